@@ -1,0 +1,40 @@
+"""maskkit: instance, semantic and panoptic segmentation on today's PyTorch.
+
+Public names are loaded when they are first used, so that ``import maskkit`` and ``maskkit --help`` need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "create_model": "maskkit.api",
+    "load": "maskkit.api",
+    "Segmenter": "maskkit.api",
+    "list_models": "maskkit.registry",
+    "Prediction": "maskkit.types",
+    "Target": "maskkit.types",
+    "Masks": "maskkit.types",
+    "Categories": "maskkit.types",
+}
+_MODULES = ("published", "data", "eval", "types", "masks", "boxes", "losses", "models")
+
+__all__ = ["Categories", "Masks", "Prediction", "Segmenter", "Target", "create_model", "list_models", "load"]
+
+if TYPE_CHECKING:
+    from maskkit.api import Segmenter, create_model, load
+    from maskkit.registry import list_models
+    from maskkit.types import Categories, Masks, Prediction, Target
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return import_module(f"maskkit.{name}")
+    raise AttributeError(f"module 'maskkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC, *_MODULES])

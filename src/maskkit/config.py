@@ -1,0 +1,174 @@
+"""The configuration of a run: frozen dataclasses, shown and overridden on the command line, written as JSON.
+
+Presets fill them, `maskkit train --section.field VALUE` changes them, the resolved values go into the run folder and
+into every checkpoint, and nothing else in the package holds a setting.
+"""
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+import cattrs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every method has; a method's own config adds its knobs."""
+
+    num_classes: int = 80
+    """Classes without background."""
+    backbone: str = "resnet50"
+    """Any timm model with ``features_only``; its name there."""
+    norm: Literal["frozen", "train"] = "frozen"
+    """Batch norm of the backbone: ``frozen`` keeps its statistics and its affine values (right for small batches)."""
+    pad_same: bool = False
+    """TensorFlow padding in the backbone, which weights that come from TensorFlow need."""
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a picture becomes the network's input; travels in every checkpoint."""
+
+    size: tuple[int, int] = (550, 550)
+    """Height and width of the network's input in pixels."""
+    resize: Literal["stretch", "pad"] = "stretch"
+    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it and pads right and bottom."""
+    mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
+    """RGB mean on 0..255."""
+    std: tuple[float, float, float] = (58.40, 57.12, 57.38)
+    """RGB divisor on 0..255."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training pictures, in the order in which they are applied; zero or None switches one off."""
+
+    copy_paste: float = 0.0
+    """Chance that objects of another training picture are pasted in (Ghiasi et al., 2021)."""
+    photometric: bool = True
+    """Brightness, contrast, saturation and hue as in SSD."""
+    expand: float = 4.0
+    """Largest factor by which the picture is put into a larger field of the mean colour (SSD); 1 switches it off."""
+    iou_crop: bool = True
+    """Random crop that keeps at least one object by IoU (SSD)."""
+    flip: float = 0.5
+    """Chance of a left-right mirror."""
+    vertical_flip: float = 0.0
+    """Chance of a top-bottom mirror; right for microscopes and aerial pictures."""
+    scale_jitter: tuple[float, float] | None = None
+    """Range of a random scale of the resized picture, cropped or padded back to the input size."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the weights are found."""
+
+    epochs: float = 12.0
+    """Passes over the training pictures; ``steps`` wins where it is set."""
+    steps: int | None = None
+    """Optimizer steps of the whole run."""
+    batch: int = 8
+    """Pictures per step over all processes."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 1e-3
+    """Peak learning rate at this ``batch``."""
+    backbone_lr: float = 1.0
+    """Factor on the learning rate for the backbone."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norm: bool = True
+    """Whether normalisation layers and biases decay too."""
+    schedule: Literal["steps", "cosine"] = "cosine"
+    milestones: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
+    """Shares of the run at which ``steps`` divides the rate by ten."""
+    warmup: int = 500
+    """Steps of linear warm-up from a tenth of the rate."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, which is what is evaluated and saved; 0 keeps none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast of the forward pass; losses are always fp32."""
+    channels_last: bool = True
+    compile: bool = False
+    workers: int = 2
+    """Loader processes."""
+    seed: int = 0
+    eval_every: float = 1.0
+    """Epochs between evaluations; the last step is always evaluated. 0 evaluates only then."""
+    save_every: int = 200
+    """Steps between writings of ``last``."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and what of their labels is used."""
+
+    train: str = ""
+    """Folder or annotation file."""
+    val: str | None = None
+    """Folder or annotation file of the validation set; found in the folder, or split off, when not given."""
+    labels: Literal["masks", "boxes", "tags"] = "masks"
+    """What the loss may see; evaluation always sees everything."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    """What training does with records that the data-set doctor calls unusable."""
+    val_split: float = 0.2
+    """Share of pictures kept for validation when there is no validation set."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a training."""
+
+    preset: str
+    model: ModelConfig
+    input: InputConfig = field(default_factory=InputConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named starting point: a method with its sizes, its recipe and its numbers."""
+
+    name: str
+    model: ModelConfig
+    input: InputConfig
+    augment: AugmentConfig
+    train: TrainConfig
+    needs: tuple[str, ...] = ("masks",)
+    """Label kinds of which one is enough for training."""
+    task: Literal["instance", "semantic", "panoptic", "detection"] = "instance"
+    published: str | None = None
+    """Where official weights are to be had, and their licence."""
+    paper: str = ""
+    """The number of the paper, with its data set."""
+    ours: str = ""
+    """Our own measured number, with its data set."""
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_structure_hook(int | None, lambda v, _: None if v is None else int(v))
+_converter.register_structure_hook(float | None, lambda v, _: None if v is None else float(v))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON types."""
+    return json.loads(json.dumps(_converter.unstructure(config)))
+
+
+def from_dict(data: dict[str, Any], kind: type[T]) -> T:
+    """The config dataclass ``kind`` of `to_dict`'s answer. Unknown names raise ``ValueError``, missing ones default."""
+    try:
+        return _converter.structure(data, kind)
+    except Exception as error:
+        reasons = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
+        raise ValueError(f"configuration of {kind.__name__} cannot be read: {reasons}") from error
+
+
+def field_names(kind: type) -> list[str]:
+    """Names of a config's fields, in order."""
+    return [f.name for f in fields(kind)]

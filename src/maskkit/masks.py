@@ -1,0 +1,95 @@
+"""Mathematics of masks: run-length encoding (COCO's), polygons, resampling, IoU.
+
+A *run-length record* is the COCO dict ``{"size": [H, W], "counts": bytes}`` (compressed) throughout the package; the
+arithmetic on it is faster-coco-eval's. Dense masks are ``(N, H, W)``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from faster_coco_eval.core import mask as coco_mask
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Rle = dict[str, Any]
+
+
+def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
+    """Run-length records of dense masks ``(N, H, W)``."""
+    dense = np.asarray(dense)
+    if len(dense) == 0:
+        return []
+    return coco_mask.encode(np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8)))  # (H, W, N)
+
+
+def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
+    """Dense masks ``(N, H, W)`` of run-length records that all have ``size`` (H, W)."""
+    if len(rles) == 0:
+        return np.zeros((0, *size), bool)
+    return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).view(bool)  # (N, H, W)
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does."""
+    if not polygons:
+        return empty(size)
+    return coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size))
+
+
+def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
+    """Compressed record of an uncompressed one (COCO stores crowds as a list of run lengths)."""
+    return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)
+
+
+def empty(size: tuple[int, int]) -> Rle:
+    """The record of a mask without a pixel."""
+    return encode(np.zeros((1, *size), bool))[0]
+
+
+def area(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:
+    """Pixels of each mask."""
+    return np.asarray(coco_mask.area(list(rles)), np.int64).reshape(-1) if len(rles) else np.zeros(0, np.int64)
+
+
+def boxes(rles: Sequence[Rle]) -> Float[np.ndarray, "n 4"]:
+    """Tight boxes ``x1 y1 x2 y2`` (pixel edges) around each mask; zeros for an empty one."""
+    if len(rles) == 0:
+        return np.zeros((0, 4), np.float32)
+    xywh = np.asarray(coco_mask.toBbox(list(rles)), np.float32).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None) -> Float[np.ndarray, "n m"]:
+    """IoU of every mask of ``a`` with every mask of ``b``; for a ``crowd`` of ``b`` the union is the mask of ``a``."""
+    if len(a) == 0 or len(b) == 0:
+        return np.zeros((len(a), len(b)))
+    flags = [int(c) for c in crowd] if crowd is not None else [0] * len(b)
+    return np.asarray(coco_mask.iou(list(a), list(b), flags)).reshape(len(a), len(b))
+
+
+def dense_boxes(dense: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
+    """Tight boxes ``x1 y1 x2 y2`` (pixel edges) around dense masks; zeros for an empty one."""
+    n, height, width = dense.shape
+    rows, columns = dense.any(2), dense.any(1)  # (N, H), (N, W)
+    if n == 0 or height == 0 or width == 0:
+        return torch.zeros(n, 4, device=dense.device)
+    # argmax gives the first maximum, so flipping gives the last one
+    edges = [
+        columns.int().argmax(1),
+        rows.int().argmax(1),
+        width - columns.flip(1).int().argmax(1),
+        height - rows.flip(1).int().argmax(1),
+    ]
+    return torch.stack(edges, 1).float() * rows.any(1, keepdim=True)  # (N, 4)
+
+
+def resample(dense: Tensor, size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
+    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (the rule YOLACT trains with)."""
+    if tuple(dense.shape[-2:]) == tuple(size):
+        return dense.bool()
+    if len(dense) == 0:
+        return torch.zeros(0, *size, dtype=torch.bool, device=dense.device)
+    return F.interpolate(dense[None].float(), size=size, mode="bilinear", align_corners=False)[0] > 0.5

@@ -1,0 +1,56 @@
+"""What every method is: a module with `forward`, `loss`, `select`, and the one `decode` they share."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import ModelConfig
+from maskkit.infer.finish import finish
+from maskkit.types import Batch, Categories, ImageMeta, Prediction, Target
+
+
+class Selected(NamedTuple):
+    """The K best objects of each picture, fixed shapes, so that `forward` and `select` export as one graph.
+
+    A padding row has score 0. Masks are probabilities on a grid that covers the whole network input.
+    """
+
+    boxes: Float[Tensor, "b k 4"]
+    """``x1 y1 x2 y2`` in input pixels."""
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    masks: Float[Tensor, "b k h w"]
+    mask_scores: Float[Tensor, "b k"]
+    """What ranks the masks; equal to ``scores`` unless the method rates masks apart."""
+
+
+class Model(nn.Module, ABC):
+    """A segmentation method. `forward` gives the same type in training and evaluation; nothing is resized inside."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    """Label kinds of which one is enough for the loss."""
+    config: ModelConfig
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Any:
+        """Raw outputs of normalised pictures. ``targets`` serve two-stage sampling only."""
+
+    @abstractmethod
+    def loss(self, raw: Any, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Weighted fp32 loss terms; a batch without objects gives zeros that keep the graph."""
+
+    @abstractmethod
+    def select(self, raw: Any) -> Selected:
+        """The best objects as tensors of fixed shape."""
+
+    def decode(
+        self, raw: Any, metas: list[ImageMeta], categories: Categories, score: float = 0.0
+    ) -> list[Prediction]:
+        """Predictions in original pixels, objects with a score above ``score`` only."""
+        chosen = self.select(raw)
+        arrays = {name: np.asarray(t.detach().float().cpu()) for name, t in chosen._asdict().items()}
+        return finish(arrays, metas, categories, score)
