@@ -21,6 +21,8 @@ class ModelConfig:
     """Classes without background."""
     backbone: str = "resnet50"
     """Any timm model with ``features_only``; its name there."""
+    backbone_weights: str | None = None
+    """Weights the training starts from: a local file with timm's names, ``hub`` for timm's own download, or None."""
     norm: Literal["frozen", "train"] = "frozen"
     """Batch norm of the backbone: ``frozen`` keeps its statistics and its affine values (right for small batches)."""
     pad_same: bool = False
@@ -100,6 +102,8 @@ class TrainConfig:
     """Epochs between evaluations; the last step is always evaluated. 0 evaluates only then."""
     save_every: int = 200
     """Steps between writings of ``last``."""
+    tensorboard: bool = False
+    """Whether curves are written for TensorBoard too."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,12 @@ class Preset:
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_unstructure_hook_func(  # the fields of the method's own config, not only the declared ones
+    lambda kind: kind is ModelConfig, lambda v: {f.name: _converter.unstructure(getattr(v, f.name)) for f in fields(v)}
+)
 _converter.register_structure_hook(int | None, lambda v, _: None if v is None else int(v))
 _converter.register_structure_hook(float | None, lambda v, _: None if v is None else float(v))
+_converter.register_structure_hook(str | None, lambda v, _: None if v is None else str(v))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

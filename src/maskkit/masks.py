@@ -25,6 +25,24 @@ def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
     return coco_mask.encode(np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8)))  # (H, W, N)
 
 
+def encode_region(region: Bool[np.ndarray, "h w"], top: int, left: int, size: tuple[int, int]) -> Rle:
+    """The record of one mask of ``size`` that is empty outside ``region``, whose upper left pixel is (top, left).
+
+    Works on the region alone, so that a hundred small objects of a large picture cost little.
+    """
+    height, width = size
+    padded = np.zeros((region.shape[1], region.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = region.T
+    column, row = np.nonzero(np.diff(padded, axis=1))  # run starts and ends in turn, column by column
+    edges = (column + left) * height + row + top
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1  # a run that goes on at the top of the next column
+    edges = np.delete(edges, np.concatenate([joined, joined + 1]))
+    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    return from_counts(counts.tolist(), size)
+
+
 def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
     """Dense masks ``(N, H, W)`` of run-length records that all have ``size`` (H, W)."""
     if len(rles) == 0:

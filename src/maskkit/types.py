@@ -197,7 +197,7 @@ class ImageMeta:
     """Where the pixels of the network's input come from.
 
     ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original picture, both in pixel edges; ``size`` is the original
-    (H, W), ``input_size`` the (h, w) of the picture inside the network's input, before padding.
+    (H, W), ``input_size`` the (h, w) of the network's whole input, padding included.
     """
 
     image_id: int

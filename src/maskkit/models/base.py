@@ -19,7 +19,7 @@ class Selected(NamedTuple):
     """
 
     boxes: Float[Tensor, "b k 4"]
-    """``x1 y1 x2 y2`` in input pixels."""
+    """``x1 y1 x2 y2`` relative to the network's input, 0 to 1."""
     labels: Int[Tensor, "b k"]
     scores: Float[Tensor, "b k"]
     masks: Float[Tensor, "b k h w"]

@@ -1,0 +1,184 @@
+"""What users import: `create_model`, `load`, `Segmenter`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskkit import registry
+from maskkit.config import DataConfig, InputConfig, RunConfig
+from maskkit.data import open_dataset
+from maskkit.data.records import Dataset
+from maskkit.errors import DataError
+from maskkit.infer.predict import Failure, Source, predict_dataset, predict_pictures
+from maskkit.models.base import Model
+from maskkit.types import Categories, Prediction
+
+if TYPE_CHECKING:
+    from maskkit.eval.coco import CocoResult
+
+BUILT_IN = "built-in"
+"""What `load` calls the weights that the package carries."""
+
+_BUILT_IN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
+
+
+def create_model(preset: str, num_classes: int | None = None, **overrides: Any) -> Model:
+    """A model with random weights; never touches the network.
+
+    ``overrides`` change fields of the method's own config. Raises `MaskkitError` for an unknown preset, naming the
+    nearest ones, and ``TypeError`` for an unknown field.
+    """
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    return registry.model_class(preset)(replace(registry.preset(preset).model, **overrides))
+
+
+def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
+    """The `Segmenter` of a self-describing checkpoint, or of the ``"built-in"`` model.
+
+    ``device`` None takes an accelerator where there is one. For speed the batch norm of the backbone is folded into
+    its convolutions: what comes back predicts, it does not train on. Raises `DataError` for a file that is missing or
+    no checkpoint.
+    """
+    from maskkit.engine.checkpoint import load_model
+    from maskkit.nn.backbone import fold_batch_norm
+
+    path = _BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
+    if not path.is_file():
+        is_preset = str(source) in registry.list_models()
+        hint = "that is a preset, train it first" if is_preset else f"give a .safetensors file or {BUILT_IN!r}"
+        raise DataError(f"{path}: there is no such checkpoint; {hint}")
+    checkpoint = load_model(path)
+    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *checkpoint.config.input.size))
+    return Segmenter(checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device)
+
+
+class Segmenter:
+    """A model with all it needs to take pictures as they come: preprocessing, class names, a device."""
+
+    def __init__(
+        self,
+        model: Model,
+        input: InputConfig,
+        categories: Categories,
+        info: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.device = torch.device(device) if device is not None else _best_device()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.input = input
+        self.categories = categories
+        self.info = dict(info or {})
+
+    def predict(self, source: Source, score: float = 0.3) -> Prediction:
+        """What is in one picture: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL picture.
+
+        Objects below ``score`` are left out. Raises `DataError` when the picture cannot be read.
+        """
+        return next(self.predict_many([source], score))
+
+    def predict_many(
+        self,
+        sources: Iterable[Source],
+        score: float = 0.3,
+        batch: int = 1,
+        failed: Callable[[Failure], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions one after the other; image ids are positions in ``sources``, counted from 1.
+
+        A picture that cannot be read raises `DataError`; with ``failed`` it is handed there and the others go on.
+        """
+        return predict_pictures(
+            self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed
+        )
+
+    def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> CocoResult:
+        """COCO numbers on a data set (a folder's validation split where it has one), over the classes both know.
+
+        Classes are matched by name. Raises `DataError` when no name is shared.
+        """
+        from maskkit.eval.coco import evaluate
+
+        dataset = data if isinstance(data, Dataset) else open_dataset(data, split="val")
+        rows, known = self.detect(dataset, batch, workers)
+        return evaluate(rows, known.coco())
+
+    def detect(
+        self, dataset: Dataset, batch: int = 1, workers: int = 0, progress: Callable[[int], None] | None = None
+    ) -> tuple[list[dict[str, Any]], Dataset]:
+        """COCO result rows for ``dataset``, and the data set cut down to the classes that model and data share.
+
+        The rows have the category ids of the data. Raises `DataError` when no class name is shared.
+        """
+        ids, known = shared_classes(self.categories, dataset)
+        rows: list[dict[str, Any]] = []
+        for prediction in predict_dataset(
+            self.model, known, self.input, self.categories, batch, workers, progress=progress
+        ):
+            found = prediction.to_coco()
+            rows += [{**row, "category_id": ids[row["category_id"]]} for row in found if row["category_id"] in ids]
+        return rows, known
+
+    @classmethod
+    def train(
+        cls,
+        preset: str,
+        data: str | Path,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        weights: str | Path | None = None,
+        **sections: Mapping[str, Any],
+    ) -> Segmenter:
+        """Train a preset on your pictures and come back with the best weights; the run is written to ``out``.
+
+        ``sections`` change fields of the preset: ``train={"epochs": 50}``, ``augment={"vertical_flip": 0.5}``.
+        """
+        from maskkit.engine.train import train
+
+        result = train(configure(preset, data, **sections), Path(out), resume, Path(weights) if weights else None)
+        return load(result.best)
+
+
+def configure(preset: str, data: str | Path = "", **sections: Mapping[str, Any]) -> RunConfig:
+    """A preset as the configuration of a run on ``data``, with fields of its sections changed."""
+    chosen = registry.preset(preset)
+    config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train, DataConfig(str(data)))
+    return replace(config, **{name: replace(getattr(config, name), **change) for name, change in sections.items()})
+
+
+def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
+    """Ids of ``known`` to ids of the data for classes of the same name, and the data set with these classes only.
+
+    Names are compared without case and surrounding space. Raises `DataError` when none is shared.
+    """
+    ours = {name.strip().lower(): i for name, i in zip(known.names, known.ids, strict=True)}
+    theirs = dataset.categories
+    kept = [k for k, name in enumerate(theirs.names) if name.strip().lower() in ours]
+    if not kept:
+        raise DataError(
+            f"{dataset.source}: shares no class with the model, which knows {_some(known.names)}, while the data has "
+            f"{_some(theirs.names)}; rename the classes of the data, or train on it"
+        )
+    ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
+    number = {k: n for n, k in enumerate(kept)}
+    records = [
+        replace(r, annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number])
+        for r in dataset.records
+    ]
+    categories = Categories(tuple(theirs.names[k] for k in kept), tuple(theirs.ids[k] for k in kept))
+    return ids, replace(dataset, records=records, categories=categories)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _best_device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

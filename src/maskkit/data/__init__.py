@@ -1,0 +1,75 @@
+"""Data sets: open one in whatever format it is, check it, convert it.
+
+The format is found by looking; `open_dataset` reads, `open_splits` gives a training and a validation part.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from maskkit.errors import DataError
+
+if TYPE_CHECKING:
+    from maskkit.data.records import Dataset
+
+FORMATS = ("coco", "yolo", "voc", "labelme")
+"""In the order in which they are looked for. Each is a module here with ``recognise``, ``splits`` and ``read``."""
+
+
+def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
+    """The data set at ``path``: an annotation file or a folder, in any of the formats.
+
+    ``split`` chooses ``train``, ``val`` or ``test`` of a folder; None reads everything in it. Raises `DataError` when
+    nothing is recognised, the split is not there, or the annotation file as a whole cannot be read. Bad records do
+    not raise: they are left out and listed in ``problems``.
+    """
+    return _reader(Path(path)).read(Path(path), split)
+
+
+def find_splits(path: str | Path) -> list[str]:
+    """The splits (``train``, ``val``, ``test``) that a data set brings along; none for a single file."""
+    path = Path(path)
+    reader = _reader(path)
+    return reader.splits(path)
+
+
+def open_splits(
+    train: str | Path, val: str | Path | None = None, val_split: float = 0.2, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """Training and validation data with the same classes, those of the training data.
+
+    Without ``val`` the validation part is looked for in ``train``; when there is none, the share ``val_split`` of the
+    pictures is set aside, always the same ones for the same ``seed``. Raises `DataError`.
+    """
+    named = find_splits(train)
+    training = open_dataset(train, "train" if "train" in named else None)
+    if val is not None:
+        validation = open_dataset(val, "val" if "val" in find_splits(val) else None)
+    elif {"train", "val"} <= set(named):
+        validation = open_dataset(train, "val")
+    elif len(training) < 2:
+        raise DataError(f"{train}: has {len(training)} usable pictures; training and validation need one each")
+    else:
+        return training.split(val_split, seed)
+    return training, validation.with_categories(training.categories)
+
+
+def _reader(path: Path) -> ModuleType:
+    """The module that reads ``path``."""
+    modules = {name: f"maskkit.data.{name}" for name in FORMATS}
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; check the path")
+    if path.is_file():
+        by_ending = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+        if path.suffix.lower() not in by_ending:
+            raise DataError(f"{path}: is neither a COCO .json nor a YOLO .yaml file; give one of them, or a folder")
+        return import_module(modules[by_ending[path.suffix.lower()]])
+    readers = [import_module(name) for name in modules.values()]
+    for reader in readers:
+        if reader.recognise(path):
+            return reader
+    looked_for = "\n".join(f"  {reader.LAYOUT}" for reader in readers)
+    raise DataError(f"{path}: no data set is recognised in this folder. Looked for\n{looked_for}")

@@ -1,0 +1,162 @@
+"""From a data set to batches: normalise, collate, and a loader whose every batch follows from (seed, step).
+
+Nothing depends on which process makes a sample or on what was made before, so a resumed training sees exactly the
+batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from maskkit.config import InputConfig, RunConfig
+from maskkit.data.patches import Patches
+from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
+from maskkit.errors import DataError
+from maskkit.types import Batch, Masks, Target
+
+
+class Source(Protocol):
+    """What the loaders need of a data set."""
+
+    def __len__(self) -> int: ...
+    def load(self, index: int, labels: str = "masks") -> Sample:
+        """Picture, target and meta of one index; ``labels`` says what the target carries."""
+        ...
+
+
+def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
+    """``(image - mean) / std`` of RGB on 0..255, channel by channel."""
+    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (input.mean, input.std))
+    return (image.float() - mean).div_(std)
+
+
+def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
+    """Samples with RGB on 0..255 as one batch, normalised.
+
+    Pictures of different sizes are padded right and bottom to the largest, rounded up to a multiple of 32; masks and
+    semantic maps grow with them. ``valid`` covers each picture's ``input_size``, everything else is zero.
+    """
+    sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    if len(sizes) > 1:
+        height, width = -(-height // 32) * 32, -(-width // 32) * 32
+    images = torch.zeros(len(samples), 3, height, width)
+    valid = torch.zeros(len(samples), height, width, dtype=torch.bool)
+    targets = []
+    for i, (image, target, meta) in enumerate(samples):
+        h, w = meta.input_size
+        images[i, :, :h, :w] = normalise(image[:, :h, :w], input)
+        valid[i, :h, :w] = True
+        targets.append(_grown(target, (height, width)))
+    return Batch(images, valid, targets, [meta for _, _, meta in samples])
+
+
+def train_loader(
+    dataset: Source, config: RunConfig, start_step: int, stop_step: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The batches of the global steps ``start_step`` to ``stop_step`` (not included), as process ``rank`` of ``world`` sees them.
+
+    The pictures are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
+    pictures from it. Raises `DataError` for a picture that cannot be read, and for a data set without pictures.
+    """
+    if len(dataset) == 0:
+        raise DataError("the training set holds no picture")
+    steps = range(start_step, stop_step)
+    return _batches(_TrainSteps(dataset, config, rank, world), steps, config.train.workers)
+
+
+def eval_loader(dataset: Source, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
+    """All pictures in order, ``batch`` at a time, unchanged but for the resize; targets carry everything known."""
+    return _batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
+
+
+@dataclass(frozen=True)
+class _TrainSteps:
+    dataset: Source
+    config: RunConfig
+    rank: int
+    world: int
+
+    def __getitem__(self, step: int) -> Batch:
+        config, n = self.config, len(self.dataset)
+        places = range(step * config.train.batch, (step + 1) * config.train.batch)[self.rank :: self.world]
+        return collate([self._sample(*divmod(place, n)) for place in places], config.input)
+
+    def _sample(self, epoch: int, place: int) -> Sample:
+        config = self.config
+        index = int(_permutation(len(self.dataset), config.train.seed, epoch)[place])
+        rng = np.random.default_rng([config.train.seed, epoch, index])
+        ops = train_ops(config.augment, config.input, self._partner)
+        return apply(ops, self.dataset.load(index, config.data.labels), rng)
+
+    def _partner(self, rng: np.random.Generator) -> Sample:
+        return self.dataset.load(int(rng.integers(len(self.dataset))), self.config.data.labels)
+
+
+@dataclass(frozen=True)
+class _EvalSteps:
+    dataset: Source
+    input: InputConfig
+    batch: int
+
+    def __getitem__(self, step: int) -> Batch:
+        indices = range(len(self.dataset))[step * self.batch : (step + 1) * self.batch]
+        rng = np.random.default_rng(0)  # the resize draws nothing
+        return collate([apply(eval_ops(self.input), self.dataset.load(i), rng) for i in indices], self.input)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def _grown(target: Target, size: tuple[int, int]) -> Target:
+    """The target with its masks and its semantic map padded to ``size``, and the masks dense."""
+    masks, semantic = target.masks, target.semantic
+    if masks is not None:
+        masks = Masks.from_dense(Patches.of(masks).window(0, 0, size).dense())
+    if semantic is not None:
+        grown = semantic.new_full(size, 255)
+        grown[: semantic.shape[0], : semantic.shape[1]] = semantic
+        semantic = grown
+    return replace(target, masks=masks, semantic=semantic)
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Gives a `DataError` back instead of raising it: a worker would bury it in a traceback of its own."""
+
+    steps: _TrainSteps | _EvalSteps
+
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.steps[step]
+        except DataError as error:
+            return error
+
+
+def _batches(steps: _TrainSteps | _EvalSteps, order: range, workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        _Guarded(steps),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=order,
+        num_workers=min(workers, len(order)),
+        worker_init_fn=_single_threaded,
+    )
+    for item in loader:
+        if isinstance(item, DataError):
+            raise item
+        yield item
+
+
+def _single_threaded(worker: int) -> None:
+    torch.set_num_threads(1)

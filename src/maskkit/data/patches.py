@@ -1,0 +1,200 @@
+"""Masks as patches: each one a bitmap of its own box, which is what makes augmentation cheap.
+
+A crop or a pad moves offsets, a mirror is a view, and a change of resolution touches the pixels of the box alone: a
+picture with a hundred windows costs what their boxes cost, not a hundred pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from maskkit import masks as mask_math
+from maskkit.masks import Rle
+from maskkit.types import Masks
+
+
+class Patch(NamedTuple):
+    """One mask: its pixels (0 or 1) and where its top left corner lies."""
+
+    pixels: UInt8[np.ndarray, "h w"]
+    x: int
+    y: int
+
+
+class Patches(Masks):
+    """`Masks` of one size (H, W) kept as patches; a mask without a pixel is a patch of no height and no width."""
+
+    def __init__(self, size: tuple[int, int], patches: list[Patch]) -> None:
+        self.size = (int(size[0]), int(size[1]))
+        self._patches = patches
+
+    @classmethod
+    def of(cls, masks: Masks) -> Patches:
+        """Any masks as patches."""
+        if isinstance(masks, Patches):
+            return masks
+        if masks._dense is not None:
+            pixels = masks._dense.cpu().numpy().view(np.uint8)
+            boxes = masks.boxes().int().tolist()
+            return cls(
+                masks.size, [Patch(p[y1:y2, x1:x2], x1, y1) for p, (x1, y1, x2, y2) in zip(pixels, boxes, strict=True)]
+            )
+        return cls(masks.size, [_decode(rle, masks.size) for rle in masks.rle()])
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> Patches:
+        if isinstance(index, slice):
+            return Patches(self.size, self._patches[index])
+        chosen = np.atleast_1d(np.asarray(index))
+        if chosen.dtype == bool:
+            chosen = np.flatnonzero(chosen)
+        return Patches(self.size, [self._patches[int(i)] for i in chosen])
+
+    def __add__(self, other: Patches) -> Patches:
+        return Patches(self.size, self._patches + other._patches)
+
+    def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+        """Dense masks; at another ``size`` (H, W) resampled as `scale` does."""
+        if size is not None and tuple(size) != self.size:
+            return self.scale(size).dense()
+        canvas = np.zeros((len(self), *self.size), np.uint8)
+        for layer, (pixels, x, y) in zip(canvas, self._patches, strict=True):
+            layer[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        return torch.from_numpy(canvas.view(bool))
+
+    def rle(self) -> list[Rle]:
+        """Compressed COCO records, one per mask."""
+        return mask_math.encode(self.dense().numpy())
+
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
+        found = np.zeros((len(self), 4), np.float32)
+        for box, (pixels, x, y) in zip(found, self._patches, strict=True):
+            columns, rows = np.flatnonzero(pixels.any(0)), np.flatnonzero(pixels.any(1))
+            if len(rows):
+                box[:] = x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1
+        return torch.from_numpy(found)
+
+    def areas(self) -> Int[Tensor, "n"]:
+        """Pixels of each mask."""
+        return torch.tensor([np.count_nonzero(p.pixels) for p in self._patches], dtype=torch.int64)
+
+    def to(self, device: torch.device | str) -> Masks:
+        """The same masks, dense, on ``device``."""
+        return Masks.from_dense(self.dense()).to(device)
+
+    def union(self) -> Bool[np.ndarray, "h w"]:
+        """The pixels that belong to any mask."""
+        canvas = np.zeros(self.size, np.uint8)
+        for pixels, x, y in self._patches:
+            canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] |= pixels
+        return canvas.view(bool)
+
+    def cut(self, hidden: Bool[np.ndarray, "h w"]) -> Patches:
+        """The masks without the pixels of ``hidden``."""
+        return Patches(
+            self.size,
+            [Patch(p * ~hidden[y : y + p.shape[0], x : x + p.shape[1]], x, y) for p, x, y in self._patches],
+        )
+
+    def window(self, x: int, y: int, size: tuple[int, int]) -> Patches:
+        """The masks seen through a window of ``size`` (H, W) with its top left corner at (x, y), inside or outside."""
+        height, width = size
+        seen = []
+        for pixels, left, top in self._patches:
+            left, top = left - x, top - y
+            pixels = pixels[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+            seen.append(Patch(pixels, max(left, 0), max(top, 0)) if pixels.size else _NOTHING)
+        return Patches(size, seen)
+
+    def mirror(self, axis: int) -> Patches:
+        """The masks turned over: ``axis`` 1 swaps left and right, 0 top and bottom."""
+        height, width = self.size
+        if axis == 1:
+            turned = [Patch(p[:, ::-1], width - x - p.shape[1], y) for p, x, y in self._patches]
+        else:
+            turned = [Patch(p[::-1], x, height - y - p.shape[0]) for p, x, y in self._patches]
+        return Patches(self.size, turned)
+
+    def scale(self, size: tuple[int, int]) -> Patches:
+        """The masks at another resolution (H, W): bilinear and ``> 0.5``, pixel for pixel as `maskkit.masks.resample`."""
+        if tuple(size) == self.size:
+            return self
+        rows, columns = _Taps(self.size[0], size[0]), _Taps(self.size[1], size[1])
+        scaled = []
+        for pixels, x, y in self._patches:
+            if not pixels.size:
+                scaled.append(_NOTHING)
+                continue
+            left, values = columns.apply(pixels.T, x)
+            top, values = rows.apply(values.T, y)
+            scaled.append(Patch((values > 0.5).view(np.uint8), left, top))
+        return Patches(size, scaled)
+
+    def __repr__(self) -> str:
+        return f"Patches({len(self)}, size={self.size})"
+
+
+_NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
+
+
+class _Taps:
+    """The two source rows, and their weights, that bilinear interpolation reads for each row of the result."""
+
+    def __init__(self, source: int, result: int) -> None:
+        # In float32 as torch does it, so that ties at 0.5 fall to the same side.
+        at = (np.arange(result, dtype=np.float32) + np.float32(0.5)) * np.float32(source / result) - np.float32(0.5)
+        at = np.maximum(at, 0)
+        self.first = np.minimum(at.astype(np.int64), source - 1)
+        self.second = np.minimum(self.first + 1, source - 1)
+        self.weight = np.clip(at - self.first.astype(np.float32), 0, 1)
+
+    def apply(self, rows: np.ndarray, start: int) -> tuple[int, Float[np.ndarray, "r w"]]:
+        """Interpolate an array whose first row is row ``start`` of the source, zeros around; also where it begins."""
+        low, high = np.searchsorted(self.second, start), np.searchsorted(self.first, start + len(rows))
+        values = np.zeros((high - low, rows.shape[1]), np.float32)
+        for index, weight in ((self.first, 1 - self.weight), (self.second, self.weight)):
+            inside = index[low:high] - start
+            known = (inside >= 0) & (inside < len(rows))
+            values += rows[np.where(known, inside, 0)] * (weight[low:high] * known)[:, None]
+        return int(low), values
+
+
+def _decode(rle: Rle, size: tuple[int, int]) -> Patch:
+    """The patch of a compressed record: only the columns that the mask touches are ever written out."""
+    counts = rle["counts"]
+    code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    # A run is written in digits of five bits, lowest first; bit 5 says that another digit follows, bit 4 of the last
+    # one is the sign; from the fourth run on what is written is the difference to the run two before.
+    last = np.flatnonzero((code & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = 5 * (np.arange(len(code)) - np.repeat(first, last - first + 1))
+    runs = np.add.reduceat((code & 31) << place, first)
+    runs -= ((code[last] >> 4) & 1) << (place[last] + 5)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+
+    height = size[0]
+    edges = runs.cumsum()
+    starts, ends = edges[0:-1:2], edges[1::2]  # of the foreground, column by column
+    filled = ends > starts
+    starts, ends = starts[filled], ends[filled]
+    if not len(starts):
+        return _NOTHING
+    (left, top), (right, bottom) = np.divmod(starts, height), np.divmod(ends - 1, height)
+    x1, x2 = int(left[0]), int(right[-1]) + 1
+    wraps = bool((left != right).any())  # a run goes on in the next column: the mask reaches from top to bottom
+    y1, y2 = (0, height) if wraps else (int(top.min()), int(bottom.max()) + 1)
+    tall = y2 - y1
+    starts, ends = (left - x1) * tall + top - y1, (right - x1) * tall + bottom - y1 + 1
+    bounds = np.stack([starts, ends], 1).reshape(-1)
+    lengths = np.diff(bounds, prepend=0, append=(x2 - x1) * tall)
+    pixels = np.repeat(np.arange(len(lengths), dtype=np.uint8) & 1, lengths)
+    return Patch(pixels.reshape(x2 - x1, tall).T, x1, y1)

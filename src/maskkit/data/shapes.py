@@ -1,0 +1,288 @@
+"""A drawn data set: textured, overlapping, holed and two-part objects from a seed, so that tests and demo need no files.
+
+Every object is given by its signed distance (pixels, negative inside) on the pixel centres of its box: the sign is the
+mask, and a ramp of one pixel is the soft edge that a lens would give. Later objects cover earlier ones, and poles that
+belong to no class cut objects in two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from maskkit import masks as mask_math
+from maskkit.data.records import Annotation, Dataset, Record
+from maskkit.types import Categories, Target
+
+Plane = Float[np.ndarray, "h w"]
+Distance = Callable[[Plane, Plane, float], Plane]
+
+LEAST_VISIBLE = 0.3
+"""Share of every object that stays in sight; what would hide more of one is not drawn."""
+
+
+def _disc(u: Plane, v: Plane, r: float) -> Plane:
+    return np.hypot(u, v) - r
+
+
+def _ring(u: Plane, v: Plane, r: float) -> Plane:
+    return np.abs(np.hypot(u, v) - 0.75 * r) - 0.25 * r
+
+
+def _square(u: Plane, v: Plane, r: float) -> Plane:
+    return np.maximum(np.abs(u), np.abs(v)) - 0.75 * r
+
+
+def _star(u: Plane, v: Plane, r: float) -> Plane:
+    # Folded into the tenth of the circle between a tip and a notch, the outline is one straight edge.
+    tenth = np.pi / 5
+    angle = np.abs((np.arctan2(v, u) + tenth) % (2 * tenth) - tenth)
+    radius = np.hypot(u, v)
+    tip, notch = np.array([r, 0.0]), 0.45 * r * np.array([np.cos(tenth), np.sin(tenth)])
+    normal = np.array([notch[1] - tip[1], tip[0] - notch[0]])
+    normal /= np.hypot(*normal)
+    return radius * (np.cos(angle) * normal[0] + np.sin(angle) * normal[1]) - tip @ normal
+
+
+def _pair(u: Plane, v: Plane, r: float) -> Plane:
+    return np.hypot(np.abs(u) - 0.6 * r, v) - 0.4 * r
+
+
+_SHAPES: dict[str, Distance] = {"disc": _disc, "ring": _ring, "square": _square, "star": _star, "pair": _pair}
+
+CATEGORIES = Categories.of(_SHAPES)
+"""Disc, ring (with a hole), square, star and pair (of two separate parts)."""
+
+
+def draw(
+    seed: int,
+    size: tuple[int, int] = (256, 256),
+    objects: tuple[int, int] = (3, 8),
+    *,
+    crowd: bool = False,
+    box_only: float = 0.0,
+) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+    """A picture of ``size`` (H, W) with ``objects`` (least, most) objects of `CATEGORIES`, the same for the same seed.
+
+    ``crowd`` adds a swarm of discs under one crowd annotation, which comes last; ``box_only`` is the chance of an
+    object to have a box but no known mask. Boxes are tight around what is visible. Fewer objects come out than asked
+    for where there is no more room.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = _background(size, rng)
+    layers = _Layers(size)
+    if crowd:
+        _draw_swarm(canvas, layers, rng)
+    wanted = int(rng.integers(objects[0], objects[1] + 1))
+    for _ in range(10 * wanted):
+        if len(layers.labels) == wanted + crowd:
+            break
+        _draw_object(canvas, layers, rng)
+    if rng.random() < 0.3:
+        _draw_pole(canvas, layers, rng)
+    canvas += rng.normal(0, 4, canvas.shape).astype(np.float32)
+
+    image = torch.from_numpy(canvas.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())  # (3, H, W)
+    order = np.argsort([label < 0 for label in layers.labels], kind="stable")
+    dense = np.array([layers.numbers == i + 1 for i in order], bool).reshape(-1, *size)
+    labels = np.array([layers.labels[i] for i in order], np.int64)
+    boxes = mask_math.dense_boxes(torch.from_numpy(dense))
+    known = (rng.random(len(labels)) >= box_only) | (labels < 0)
+    dense[~known] = False
+    return image, Target.of(boxes, np.maximum(labels, 0), dense, labels < 0, known)
+
+
+@dataclass(frozen=True, eq=False)
+class ShapesDataset(Dataset):
+    """Drawn pictures behind the interface of `Dataset`, held in memory."""
+
+    pictures: dict[int, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
+    """Pixels by image id."""
+
+    def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
+        return self.pictures[record.image_id].clone()
+
+
+def shapes_dataset(
+    count: int,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 256),
+    objects: tuple[int, int] = (3, 8),
+    *,
+    crowd: bool = False,
+    box_only: float = 0.0,
+    folder: str | Path = "shapes",
+) -> ShapesDataset:
+    """``count`` pictures of `draw` with the image ids 1 to ``count``; the paths lie in ``folder``, where no file need be."""
+    folder = Path(folder)
+    records, pictures = [], {}
+    number = 0
+    for i in range(count):
+        image, target = draw(seed * 1_000_003 + i, size, objects, crowd=crowd, box_only=box_only)
+        assert target.masks is not None
+        annotations = []
+        for box, label, rle, known, is_crowd in zip(
+            target.boxes.tolist(),
+            target.labels.tolist(),
+            target.masks.rle(),
+            target.has_mask,
+            target.crowd,
+            strict=True,
+        ):
+            number += 1
+            annotations.append(Annotation(number, label, tuple(box), rle if known else None, bool(is_crowd)))
+        records.append(Record(i + 1, folder / "images" / f"{i + 1:05d}.jpg", size, annotations))
+        pictures[i + 1] = image
+    return ShapesDataset(records, CATEGORIES, folder, "shapes", pictures=pictures)
+
+
+def write(
+    folder: str | Path,
+    train: int = 200,
+    val: int = 50,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 256),
+    objects: tuple[int, int] = (3, 8),
+) -> Path:
+    """A COCO data set of drawn pictures: ``images/*.jpg``, ``train.json`` and ``val.json`` in ``folder``."""
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    everything = shapes_dataset(train + val, seed, size, objects, folder=folder)
+    for record in everything.records:
+        pixels = everything.pictures[record.image_id].permute(1, 2, 0).numpy()  # (H, W, 3)
+        Image.fromarray(pixels).save(record.path, quality=92)
+    for name, indices in (("train", range(train)), ("val", range(train, train + val))):
+        target = folder / f"{name}.json"
+        partial = target.with_suffix(".json.part")
+        partial.write_text(json.dumps(everything.subset(indices).coco()), encoding="utf-8")
+        os.replace(partial, target)
+    return folder
+
+
+class _Layers:
+    """Which object each pixel shows: ``numbers`` (H, W) is 1 for the first of ``labels``; 0 is none, label -1 a crowd."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.numbers = np.zeros(size, np.int32)
+        self.labels: list[int] = []
+        self.whole: list[int] = []
+
+    def room(self, region: tuple[slice, slice], shape: np.ndarray) -> bool:
+        """Whether enough of every object stays in sight when ``shape`` covers ``region``."""
+        hidden = np.unique(self.numbers[region][shape])
+        after = self.numbers.copy()
+        after[region][shape] = 0
+        return all((after == n).sum() >= LEAST_VISIBLE * self.whole[n - 1] for n in hidden if n)
+
+    def add(self, region: tuple[slice, slice], shape: np.ndarray, label: int) -> None:
+        """Lay an object over what is there."""
+        self.labels.append(label)
+        self.whole.append(int(shape.sum()))
+        self.numbers[region][shape] = len(self.labels)
+
+
+def _draw_object(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
+    """One object at a random place, unless it would hide another one."""
+    height, width = layers.numbers.shape
+    label = int(rng.integers(len(CATEGORIES)))
+    radius = min(height, width) * np.exp(rng.uniform(np.log(0.07), np.log(0.24)))
+    x, y = rng.uniform(0.4 * radius, width - 0.4 * radius), rng.uniform(0.4 * radius, height - 0.4 * radius)
+    region, u, v = _local(layers.numbers.shape, x, y, radius, rng.uniform(0, 2 * np.pi))
+    distance = _SHAPES[CATEGORIES.names[label]](u, v, radius)
+    colour = _texture(u, v, radius, _colour(rng), rng)
+    shape = distance < 0
+    if shape.sum() < 30 or not layers.room(region, shape):
+        return
+    light = 1.1 - 0.25 * (u**2 + v**2)[..., None] / radius**2  # darker towards the edge, as if it were round
+    _blend(canvas[region], colour * light, distance)
+    layers.add(region, shape, label)
+
+
+def _draw_swarm(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
+    """Many small discs close together, one crowd."""
+    height, width = layers.numbers.shape
+    spread = 0.15 * min(height, width)
+    centre = np.array([rng.uniform(spread, width - spread), rng.uniform(spread, height - spread)])
+    colour = _colour(rng)
+    everywhere = (slice(None), slice(None))
+    covered = np.zeros((height, width), bool)
+    for x, y in centre + rng.normal(0, 0.5 * spread, (25, 2)):
+        radius = rng.uniform(0.1, 0.2) * spread + 1
+        region, u, v = _local((height, width), x, y, radius, 0.0)
+        distance = _disc(u, v, radius)
+        _blend(canvas[region], colour * rng.uniform(0.7, 1.2), distance)
+        covered[region] |= distance < 0
+    layers.add(everywhere, covered, -1)
+
+
+def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
+    """A thin bar from border to border that belongs to no class and cuts in two what it crosses."""
+    height, width = layers.numbers.shape
+    everywhere, u, v = _local(
+        (height, width), width * rng.uniform(0.3, 0.7), height / 2, 2.0 * max(height, width), rng.uniform(-0.5, 0.5)
+    )
+    half = rng.uniform(0.01, 0.02) * min(height, width)
+    distance = np.abs(u) - half
+    shape = distance < 0
+    if layers.room(everywhere, shape):
+        _blend(canvas, _colour(rng) * (0.6 + 0.4 * np.cos(u / half))[..., None], distance)
+        layers.numbers[shape] = 0
+
+
+def _local(
+    size: tuple[int, int], x: float, y: float, radius: float, angle: float
+) -> tuple[tuple[slice, slice], Plane, Plane]:
+    """The part of the picture within ``radius`` of (x, y), and its pixel centres in axes turned by ``angle`` about there."""
+    height, width = size
+    x1, x2 = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
+    y1, y2 = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)
+    dx = np.arange(x1, max(x1, x2), dtype=np.float32)[None] + 0.5 - x
+    dy = np.arange(y1, max(y1, y2), dtype=np.float32)[:, None] + 0.5 - y
+    cos, sin = np.cos(angle), np.sin(angle)
+    return (slice(y1, max(y1, y2)), slice(x1, max(x1, x2))), cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def _blend(canvas: np.ndarray, colour: np.ndarray, distance: Plane) -> None:
+    """Lay ``colour`` over the canvas, with a soft edge one pixel wide."""
+    alpha = np.clip(0.5 - distance, 0, 1)[..., None].astype(np.float32)
+    canvas += alpha * (colour - canvas)
+
+
+def _colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+    """A colour that is neither grey nor dark."""
+    hue = rng.uniform(0, 2 * np.pi)
+    wheel = 0.5 + 0.5 * np.cos(hue - np.array([0, 2, 4]) * np.pi / 3)
+    return (60 + 170 * wheel).astype(np.float32)
+
+
+def _texture(
+    u: Plane, v: Plane, radius: float, colour: Float[np.ndarray, "3"], rng: np.random.Generator
+) -> Float[np.ndarray, "h w 3"]:
+    """The colour of each pixel of an object: plain, striped, chequered or dotted."""
+    period = max(3.0, radius * rng.uniform(0.25, 0.5))
+    wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
+    pattern = (np.zeros_like(wave_u), wave_u, wave_u * wave_v * 2, wave_u + wave_v - 1)[rng.integers(4)]
+    share = (0.5 + 0.5 * np.clip(3 * pattern, -1, 1))[..., None]
+    other = _colour(rng) * rng.choice([0.4, 1.0])
+    return colour * (1 - share) + (0.5 * colour + 0.5 * other) * share
+
+
+def _background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
+    """Smooth noise of three coarse scales between two muted colours."""
+    height, width = size
+    field = np.zeros(size, np.float32)
+    for cells, strength in ((2, 0.6), (5, 0.3), (24, 0.15)):
+        grid = torch.from_numpy(rng.random((1, 1, cells + 1, cells + 1)).astype(np.float32))
+        field += strength * torch.nn.functional.interpolate(grid, size, mode="bicubic")[0, 0].numpy()
+    low, high = (rng.uniform(30, 190) + rng.uniform(-25, 25, 3) for _ in range(2))
+    field = field.reshape(height, width, 1)
+    return (low + (high - low) * field).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Training: the loop (`train`), its optimizer (`optim`), its files (`checkpoint`) and its voice (`log`)."""

@@ -1,0 +1,268 @@
+"""Files of weights: self-describing, without pickle, and never half written.
+
+A checkpoint is one safetensors file. Its metadata holds a JSON text with the run's configuration, the class names and
+what is known about the weights, so that the file alone is enough to predict. Tensors with plain names are the weights
+to predict with. ``last.safetensors`` has more, under names with a slash, which no module can have:
+``optimizer/<parameter>/<what>`` and, where a running average is kept (and is the plain one), ``trained/<name>``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import maskkit
+from maskkit import registry
+from maskkit.config import RunConfig, from_dict, to_dict
+from maskkit.errors import DataError, MaskkitError
+from maskkit.files import replacing
+from maskkit.models.base import Model
+from maskkit.types import Categories
+
+FORMAT = 1
+"""Version of the layout; a file with a higher one is refused."""
+
+_FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard")
+"""Settings that do not touch the result of a run."""
+
+_WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "params")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was saved, with all that is needed to use it."""
+
+    model: Model
+    config: RunConfig
+    categories: Categories
+    info: dict[str, Any]
+    """``step``, ``metrics`` and what else was known when it was saved."""
+
+
+def save_model(path: Path, model: Model, config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> None:
+    """Write a checkpoint to predict with. The file is whole or not there, whenever the process dies."""
+    _write(path, model.state_dict(), _header(config, categories, info))
+
+
+def load_model(path: str | Path) -> Checkpoint:
+    """The model of a checkpoint, on the CPU in evaluation mode. Raises `DataError` for any file that is not one."""
+    path = Path(path)
+    header = read_header(path)
+    try:
+        config = run_config(header["config"])
+        categories = Categories(tuple(header["categories"]["names"]), tuple(header["categories"]["ids"]))
+        model = registry.model_class(config.preset)(config.model)
+    except (MaskkitError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: its description cannot be used: {error}; written by maskkit {header['version']}"
+        ) from None
+    _fill(model, {n: t for n, t in _tensors(path).items() if "/" not in n}, path)
+    return Checkpoint(model.eval(), config, categories, header["info"])
+
+
+def save_state(
+    path: Path,
+    model: Model,
+    average: Model | None,
+    optimizer: Optimizer,
+    config: RunConfig,
+    categories: Categories,
+    info: Mapping[str, Any],
+) -> None:
+    """Write everything a training needs to go on. ``info`` holds the step and the best result so far."""
+    tensors = dict((average or model).state_dict())
+    if average is not None:
+        tensors |= {f"trained/{name}": tensor for name, tensor in model.state_dict().items()}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        tensors |= {f"optimizer/{names[parameter]}/{k}": t for k, t in state.items() if isinstance(t, Tensor)}
+    _write(path, tensors, _header(config, categories, info))
+
+
+def load_state(path: Path, model: Model, average: Model | None, optimizer: Optimizer) -> dict[str, Any]:
+    """Put the state of `save_state` back into the same objects, bit for bit; returns its ``info``."""
+    tensors = _tensors(path)
+    plain = {n: t for n, t in tensors.items() if "/" not in n}
+    if average is not None:
+        _fill(average, plain, path)
+        plain = {n.removeprefix("trained/"): t for n, t in tensors.items() if n.startswith("trained/")}
+    _fill(model, plain, path)
+
+    saved: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, parameter, key = name.split("/")
+            saved.setdefault(parameter, {})[key] = tensor
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        i: {k: _laid_out(t, parameter) for k, t in saved[names[parameter]].items()}
+        for i, parameter in enumerate(parameters)
+        if names[parameter] in saved
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return read_header(path)["info"]
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: ``version``, ``config``, ``categories``, ``info``. Reads no tensor."""
+    path = Path(path)
+    text = _metadata(path).get("maskkit")
+    if text is None:
+        raise DataError(f"{path}: holds tensors but no maskkit model; convert it: maskkit import {path} --model PRESET")
+    header = json.loads(text)
+    if header["format"] > FORMAT:
+        raise DataError(
+            f"{path}: written by maskkit {header['version']}, which is newer than this one; upgrade maskkit"
+        )
+    return header
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is a file that `load_model` can describe, rather than weights from elsewhere."""
+    return _is_safetensors(path) and "maskkit" in _metadata(path)
+
+
+def run_config(data: dict[str, Any]) -> RunConfig:
+    """The configuration in a checkpoint or in ``config.json``. Raises ``ValueError`` or `MaskkitError`."""
+    kind = type(registry.preset(data["preset"]).model)
+    rest = {name: value for name, value in data.items() if name != "model"}
+    base = from_dict({**rest, "model": {}}, RunConfig)
+    return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Named tensors of a weight file from anywhere: safetensors, or a PyTorch pickle that holds nothing but data.
+
+    Common wrappers (``state_dict``, ``model``, an average of the weights first) and the ``module.`` of data-parallel
+    training are taken off. A pickle that would run code is refused unread. Raises `DataError`.
+    """
+    path = Path(path)
+    if _is_safetensors(path):
+        return _tensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken or hostile file can make the unpickler fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path}: not read, because it is damaged or holds more than tensors, and a pickle can run code ({reason}); "
+            "save its state_dict again with safetensors where you trust it"
+        ) from None
+    while isinstance(content, Mapping) and (inner := next((w for w in _WRAPPERS if _is_state(content.get(w))), None)):
+        content = content[inner]
+    state = {str(n): t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, Mapping) else {}
+    if not state:
+        raise DataError(f"{path}: holds no named tensors; give a file with a state_dict")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list[str]:
+    """Fill a fresh model from ``weights``, or its backbone from what the configuration names; says what did not fit."""
+    if weights is None and config.model.backbone_weights is None:
+        return ["the weights start from random values"]
+    if weights is None or not is_checkpoint(weights):
+        from maskkit.nn.backbone import load_backbone  # which reads files by `read_checkpoint`
+
+        source = weights or config.model.backbone_weights
+        unused = load_backbone(model.backbone, source)
+        return [f"the backbone starts from {source}" + (f"; not used: {_some(unused)}" if unused else "")]
+    own, given = model.state_dict(), read_checkpoint(weights)
+    fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
+    if not fitting:
+        raise DataError(f"{weights}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
+    model.load_state_dict(fitting, strict=False)
+    left = sorted(set(own) - set(fitting))
+    return [
+        f"{len(fitting)} of {len(own)} tensors start from {weights}"
+        + (f"; random values for {_some(left)}" if left else "")
+    ]
+
+
+def check_same(config: RunConfig, categories: Categories, pictures: int, last: Path) -> None:
+    """Raise `MaskkitError` when the run in ``last`` was another one than is asked for now, with every difference."""
+    header = read_header(last)
+    then, now = _flat(header["config"]), _flat(to_dict(config))
+    names = header["categories"]
+    then |= {"classes": names["names"], "class ids": names["ids"], "training pictures": header["info"]["pictures"]}
+    now |= {"classes": list(categories.names), "class ids": list(categories.ids), "training pictures": pictures}
+    changed = [k for k in sorted(then | now) if then.get(k) != now.get(k) and k not in _FREE_TO_CHANGE]
+    if changed:
+        what = "; ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)
+        raise MaskkitError(
+            f"{last}: cannot go on, because the run was another one: {what}; use the old values or a new --out"
+        )
+
+
+def _header(config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"names": list(categories.names), "ids": list(categories.ids)}
+    version = maskkit.__version__
+    return {"format": FORMAT, "version": version, "config": to_dict(config), "categories": names, "info": dict(info)}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
+    with replacing(path) as temporary:
+        save_file(own, temporary, metadata={"maskkit": json.dumps(header)})
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content, eight bytes of length and then JSON: users rename files."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not _is_safetensors(path):
+        raise DataError(f"{path}: no safetensors file; convert other formats: maskkit import {path} --model PRESET")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0
+
+
+def _laid_out(saved: Tensor, parameter: Tensor) -> Tensor:
+    """``saved`` in the memory order of ``parameter``: another order may round differently in vectorised kernels."""
+    return torch.empty_like(parameter).copy_(saved) if saved.shape == parameter.shape and saved.ndim else saved
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise DataError(f"{path}: its tensors do not fit its own description: {'; '.join(reasons[:3])}") from None
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,138 @@
+"""What a run says: a progress bar or plain lines, `metrics.jsonl`, TensorBoard curves."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from maskkit.errors import MaskkitError
+from maskkit.files import replacing
+
+LOG_EVERY = 10
+"""Steps between lines of `metrics.jsonl`."""
+
+_SPEAK_EVERY = 10.0
+"""Seconds between plain lines where there is no terminal to draw a bar on."""
+
+T = TypeVar("T")
+
+
+class RunLog:
+    """The log of one run, from step ``start`` to ``total``; use it as a context manager.
+
+    ``main`` is False in all but the first of several processes, which then say nothing. What an earlier, killed process
+    wrote about steps after ``start`` is removed, because these steps come again.
+    """
+
+    def __init__(self, out: Path, start: int, total: int, tensorboard: bool = False, main: bool = True) -> None:
+        self.start, self.total, self.main = start, total, main
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[say]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not main or not self._console.is_terminal or "CI" in os.environ,
+        )
+        self._bar = self._bars.add_task("training", total=total, completed=start, say="")
+        self._began = self._counted_from = self._spoke = time.monotonic()
+        self._pictures = 0
+        self._file = None
+        self._curves = None
+        if main:
+            path = out / "metrics.jsonl"
+            truncate(path, start)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            self._curves = _open_curves(out / "tensorboard", start) if tensorboard else None
+
+    def __enter__(self) -> "RunLog":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+        for sink in (self._file, self._curves):
+            if sink is not None:
+                sink.close()
+
+    def step(self, step: int, terms: Mapping[str, float], rate: float, pictures: int) -> None:
+        """Tell of step ``step`` (1 is the first): loss terms, learning rate, pictures it took."""
+        now = time.monotonic()
+        self._pictures += pictures
+        speed = self._pictures / max(now - self._counted_from, 1e-9)
+        loss = sum(terms.values())
+        say = f"loss {loss:.3f} ({', '.join(f'{n} {v:.3f}' for n, v in terms.items())}) lr {rate:.2g} {speed:.1f} pictures/s"
+        self._bars.update(self._bar, completed=step, say=say)
+        if self._bars.disable and (now - self._spoke > _SPEAK_EVERY or step == self.total):
+            left = (now - self._began) / (step - self.start) * (self.total - step)
+            self.note(f"step {step}/{self.total} {say}, {_clock(left)} left")
+            self._spoke = now
+        if step % LOG_EVERY == 0 or step == self.total:
+            self._write(
+                step, {"lr": rate, "loss": loss, **{f"loss/{n}": v for n, v in terms.items()}, "pictures/s": speed}
+            )
+            self._counted_from, self._pictures = now, 0
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell of an evaluation after step ``step``."""
+        self._write(step, {f"val/{name}": value for name, value in metrics.items()})
+        self.note(f"step {step}/{self.total} " + ", ".join(f"{n} {v:.4f}" for n, v in metrics.items()))
+        self._counted_from = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """A line for the person in front of it."""
+        if self.main:
+            self._console.print(text, markup=False, highlight=False)
+
+    def track(self, things: Iterable[T], total: int, description: str) -> Iterator[T]:
+        """``things`` with a bar of their own while they last."""
+        bar = self._bars.add_task(description, total=total, say="")
+        for thing in things:
+            yield thing
+            self._bars.advance(bar)
+        self._bars.remove_task(bar)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        if self._curves is not None:
+            for name, value in values.items():
+                self._curves.add_scalar(name, value, step)
+
+
+def truncate(path: Path, step: int) -> None:
+    """Leave only what ``path`` says about steps up to ``step``; a line that a kill cut off goes too."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+    except json.JSONDecodeError:
+        return float("inf")
+
+
+def _open_curves(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MaskkitError(f"TensorBoard is not installed ({error}); pip install 'maskkit[log]'") from None
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

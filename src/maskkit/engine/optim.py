@@ -1,0 +1,65 @@
+"""Optimizer, learning rate and the running average of the weights, all from the `TrainConfig` alone."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from maskkit.config import TrainConfig
+
+
+def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Trainable parameters in four groups, always in this order: backbone, backbone norm and bias, rest, rest of those.
+
+    ``lr_factor`` of a group is its share of the learning rate. Norms and biases are told by having one axis at most.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [], "lr_factor": factor, "weight_decay": decay}
+        for factor in (config.backbone_lr, 1.0)
+        for decay in (config.weight_decay, config.weight_decay if config.decay_norm else 0.0)
+    ]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = 2 * (not name.startswith("backbone.")) + (parameter.ndim <= 1)
+            groups[place]["params"].append(parameter)
+    return groups
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """SGD with momentum or AdamW over `param_groups`."""
+    groups = param_groups(model, config)
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return AdamW(groups, lr=config.lr)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Rate of optimizer step ``step`` (0 is the first) of ``total``.
+
+    The schedule runs over the whole training; the warm-up multiplies it from 0.1 to 1, over a tenth of a short run at
+    most, so that ten epochs of a hundred pictures are not all warm-up.
+    """
+    warmup = min(config.warmup, total // 10)
+    warm = 0.1 + 0.9 * step / warmup if step < warmup else 1.0
+    if config.schedule == "steps":
+        return config.lr * warm * 0.1 ** sum(step >= share * total for share in config.milestones)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every group its share of ``rate``."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move ``average`` towards ``model`` after step ``step``; the first steps, when little is known, move it further."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)

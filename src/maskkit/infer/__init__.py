@@ -1,0 +1,1 @@
+"""From pictures to predictions: the loop, the last steps in original pixels, and the drawing."""

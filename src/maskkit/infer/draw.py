@@ -1,0 +1,87 @@
+"""Drawing of predictions: masks, boxes, names and scores over the picture, by `supervision`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from maskkit.data.images import read_image
+from maskkit.errors import DataError
+from maskkit.files import replacing
+from maskkit.types import Prediction
+
+if TYPE_CHECKING:
+    import supervision
+
+# dark enough for white text, neighbours in the list far apart in hue
+_COLOURS = (
+    "#1668dc", "#d4380d", "#389e0d", "#9254de", "#c41d7f", "#08979c", "#ad6800", "#cf1322", "#1d39c4", "#5b8c00",
+)  # fmt: skip
+
+
+def to_supervision(prediction: Prediction) -> supervision.Detections:
+    """The instances as `supervision.Detections`: dense masks, class numbers, names in ``data["class_name"]``."""
+    sv = _supervision()
+    found = prediction.instances
+    if found is None or len(found) == 0:
+        return sv.Detections.empty()
+    names = np.array([prediction.categories.names[int(label)] for label in found.labels])
+    return sv.Detections(
+        xyxy=np.asarray(found.boxes, np.float32),
+        mask=found.masks.dense().cpu().numpy() if found.masks is not None else None,
+        confidence=np.asarray(found.scores, np.float32),
+        class_id=np.asarray(found.labels, int),
+        data={"class_name": names},
+    )
+
+
+def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size."""
+    sv = _supervision()
+    found, detections = prediction.instances, to_supervision(prediction)
+    if found is None or len(found) == 0:
+        return image.copy()
+    short = min(image.shape[:2])
+    style = {"color": sv.ColorPalette.from_hex(list(_COLOURS)), "color_lookup": sv.ColorLookup.INDEX}
+    scored = zip(detections.data["class_name"], found.scores, strict=True)
+    canvas = np.ascontiguousarray(image[..., ::-1])  # supervision draws in BGR
+    if detections.mask is not None:
+        canvas = sv.MaskAnnotator(opacity=0.45, **style).annotate(canvas, detections)
+    canvas = sv.BoxAnnotator(thickness=max(1, round(short / 300)), **style).annotate(canvas, detections)
+    canvas = sv.RichLabelAnnotator(
+        font_size=max(11, round(short / 40)), text_padding=max(2, round(short / 200)), smart_position=True, **style
+    ).annotate(canvas, detections, labels=[f"{name} {score:.2f}" for name, score in scored])
+    return np.ascontiguousarray(canvas[..., ::-1])
+
+
+def save(prediction: Prediction, path: Path) -> Path:
+    """Draw ``prediction`` over its picture and write it to ``path``, whose ending chooses the format.
+
+    Raises `DataError` when the picture cannot be read again or the ending names no picture format.
+    """
+    image = prediction.image
+    if image is None:
+        image = read_image(prediction.meta.path).permute(1, 2, 0).numpy()  # (H, W, 3)
+    write_image(overlay(image, prediction), path)
+    return path
+
+
+def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
+    """Write RGB pixels in one move, so that no half-written picture is ever seen."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise DataError(f"{path}: {path.suffix or 'no ending'} is no picture format; use .jpg or .png")
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format=kind, quality=92)
+
+
+def _supervision():
+    with warnings.catch_warnings():  # it warns when OpenCV is missing; its numpy drawing serves as well
+        warnings.simplefilter("ignore", UserWarning)
+        import supervision
+    return supervision

@@ -1,0 +1,533 @@
+"""YOLACT and YOLACT++: real-time instance segmentation by prototypes and coefficients.
+
+Bolya, Zhou, Xiao, Lee: "YOLACT: Real-time Instance Segmentation" (ICCV 2019) and "YOLACT++: Better Real-time Instance
+Segmentation" (TPAMI 2020).
+
+One branch makes k prototype masks of the whole picture; every anchor predicts, beside its box and class, k signed
+coefficients. The mask of an object is the sigmoid of the prototypes weighted by its coefficients, cut off outside its
+box, so a hundred masks cost one matrix product.
+
+=========  ==========================  ================================================================
+`Raw`      shape (550 x 550, COCO)     meaning
+=========  ==========================  ================================================================
+loc        (B, 19248, 4)               box code against the anchors (SSD variances)
+conf       (B, 19248, 81)              class logits, 0 is background
+mask       (B, 19248, 32)              coefficients after tanh
+priors     (19248, 4)                  anchors ``cx cy w h`` relative to the input
+proto      (B, 138, 138, 32)           prototypes after ReLU
+segm       (B, 80, 69, 69)             semantic logits on P3, used by the loss alone
+=========  ==========================  ================================================================
+
+Differences from the official code, all deliberate: ``conf`` stays logits in evaluation; final boxes keep their
+fractions; a batch without objects has a loss of zero where the official division gives NaN; objects whose mask is
+unknown train everything but the mask terms. The three "ratios" of the COCO models are three squares, as released.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskkit import boxes as box_math
+from maskkit import masks as mask_math
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.models.base import Model, Selected
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.blocks import DeformConv
+from maskkit.nn.fpn import Fpn
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class YolactConfig(ModelConfig):
+    """Knobs of YOLACT; the defaults are the published ResNet-50 model for COCO."""
+
+    width: int = 256
+    """Channels of the pyramid, the prediction head and the prototype branch."""
+    prototypes: int = 32
+    """Number k of prototypes, and of coefficients per anchor."""
+    scales: tuple[tuple[float, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
+    """Anchor sizes in input pixels for each of the levels P3 to P7."""
+    ratios: tuple[float, ...] = (1, 0.5, 2)
+    """Width to height of the anchors."""
+    square_anchors: bool = True
+    """Anchors are squares of side scale * sqrt(ratio): an early slip that the released COCO weights depend on."""
+    leaky_slope: float | None = None
+    """Slope of the backbone's leaky ReLUs where it differs from timm's 0.01 (the original Darknet: 0.1)."""
+    deformable: int = 0
+    """Every n-th block of the stages C3 to C5 uses deformable convolution (YOLACT++); 0 is none."""
+    rescore: bool = False
+    """Rate masks by a predicted IoU (YOLACT++)."""
+    nms: Literal["fast", "cross-class", "traditional"] = "fast"
+    nms_threshold: float = 0.5
+    nms_top: int = 200
+    """Candidates per class before NMS (in all, for cross-class)."""
+    min_score: float = 0.05
+    """An anchor whose best class scores no more is not a candidate."""
+    detections: int = 100
+    """Objects kept per picture."""
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    crowd_overlap: float = 0.7
+    """Share of an anchor inside a crowd from which on it is neither object nor background."""
+    negatives_per_positive: int = 3
+    masks_to_train: int = 100
+    """Positives per picture that enter the mask loss, chosen at random."""
+    box_weight: float = 1.5
+    mask_weight: float = 6.125
+    semantic_weight: float = 1.0
+    rescore_weight: float = 25.0
+    rescore_min_area: float = 25.0
+    """Objects of no more prototype pixels do not train the rescoring."""
+
+
+class YolactRaw(NamedTuple):
+    """What `Yolact.forward` gives; the module's docstring explains the fields."""
+
+    loc: Float[Tensor, "b p 4"]
+    conf: Float[Tensor, "b p c"]
+    mask: Float[Tensor, "b p k"]
+    priors: Float[Tensor, "p 4"]
+    proto: Float[Tensor, "b h w k"]
+    segm: Float[Tensor, "b c h w"]
+
+
+class Detections(NamedTuple):
+    """Boxes after NMS with their coefficients, fixed shapes; a padding row has score 0."""
+
+    boxes: Float[Tensor, "b n 4"]
+    """``x1 y1 x2 y2`` relative to the input."""
+    labels: Int[Tensor, "b n"]
+    scores: Float[Tensor, "b n"]
+    coefficients: Float[Tensor, "b n k"]
+
+
+class Matches(NamedTuple):
+    """What each anchor of one picture should predict."""
+
+    classes: Int[Tensor, "p"]
+    """Class + 1 for an object, 0 for background, -1 for neither."""
+    objects: Int[Tensor, "p"]
+    """Index of the best object."""
+
+
+class Protonet(nn.Sequential):
+    """Prototypes from P3: three convolutions, twice the size, one convolution, k masks."""
+
+    def __init__(self, width: int, prototypes: int) -> None:
+        def conv3() -> list[nn.Module]:
+            return [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+
+        super().__init__(
+            *conv3(),
+            *conv3(),
+            *conv3(),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            nn.ReLU(),
+            *conv3(),
+            nn.Conv2d(width, prototypes, 1),
+            nn.ReLU(),
+        )
+
+
+class Head(nn.Module):
+    """The prediction head, one for all levels: a shared convolution, then boxes, classes and coefficients in parallel."""
+
+    def __init__(self, width: int, anchors: int, classes: int, prototypes: int) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(width, width, 3, padding=1)
+        self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
+        self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
+        self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
+        self.anchors = anchors
+
+    def forward(self, level: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Box code (B, hwa, 4), logits (B, hwa, C) and coefficients (B, hwa, k) of one level."""
+        x = F.relu(self.shared(level))
+
+        def rows(y: Tensor) -> Tensor:  # (B, a*n, h, w) -> (B, h*w*a, n)
+            return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, y.shape[1] // self.anchors)
+
+        return rows(self.box(x)), rows(self.conf(x)), torch.tanh(rows(self.mask(x)))
+
+
+class MaskIouNet(nn.Sequential):
+    """YOLACT++: predicts from a cropped soft mask (N, 1, h, w) the IoU it has as an object of each class, (N, K)."""
+
+    def __init__(self, num_classes: int) -> None:
+        layers: list[nn.Module] = []
+        widths = (1, 8, 16, 32, 64, 128)
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(widths[-1], num_classes, 1), nn.ReLU())
+
+    def forward(self, masks: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n k"]:
+        """IoU for each class."""
+        return super().forward(masks).amax((2, 3))
+
+
+class Yolact(Model):
+    """YOLACT, and YOLACT++ with ``deformable`` and ``rescore``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: YolactConfig
+
+    def __init__(self, config: YolactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone, norm=config.norm, pad_same=config.pad_same)
+        if config.leaky_slope is not None:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.LeakyReLU):
+                    module.negative_slope = config.leaky_slope
+        if config.deformable:
+            for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
+                for block in stage[:: config.deformable]:  # type: ignore[index]
+                    block.conv2 = DeformConv(block.conv2)
+        self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=len(config.scales) - 3)
+        self.protonet = Protonet(config.width, config.prototypes)
+        anchors = len(config.scales[0]) * len(config.ratios)
+        self.head = Head(config.width, anchors, config.num_classes + 1, config.prototypes)
+        self.semantic = nn.Conv2d(config.width, config.num_classes, 1)
+        self.maskiou = MaskIouNet(config.num_classes) if config.rescore else None
+        for part in (self.fpn, self.protonet, self.head, self.semantic, self.maskiou):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.xavier_uniform_(module.weight)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> YolactRaw:
+        """Raw outputs of normalised pictures."""
+        features = self.backbone(images)
+        levels = self.fpn(list(features.values()))  # P3 (B, w, H/8, W/8) to P7
+        loc, conf, mask = (torch.cat(parts, 1) for parts in zip(*map(self.head, levels), strict=True))
+        proto = self.protonet(levels[0]).permute(0, 2, 3, 1)  # (B, H/4, W/4, k)
+        priors = self.priors([(p.shape[2], p.shape[3]) for p in levels], (images.shape[2], images.shape[3]))
+        return YolactRaw(loc, conf, mask, priors.to(images.device), proto, self.semantic(levels[0]))
+
+    def priors(self, levels: list[tuple[int, int]], size: tuple[int, int]) -> Float[Tensor, "p 4"]:
+        """Anchors ``cx cy w h``, relative to an input of ``size`` (H, W), level by level, row, column, scale, ratio."""
+        config = self.config
+        parts = []
+        for (rows, columns), scales in zip(levels, config.scales, strict=True):
+            scale, root = torch.tensor(scales)[:, None], torch.tensor(config.ratios).sqrt()
+            width = (scale * root).flatten() / size[1]
+            height = (scale * root if config.square_anchors else scale / root).flatten() / size[0]
+            y = (torch.arange(rows) + 0.5) / rows
+            x = (torch.arange(columns) + 0.5) / columns
+            shape = (rows, columns, len(width))
+            grid = [x[None, :, None], y[:, None, None], width, height]
+            parts.append(torch.stack([g.expand(shape) for g in grid], -1).reshape(-1, 4))
+        return torch.cat(parts)
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: YolactRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Box, class, mask and semantic terms, and the rescoring term of YOLACT++ (official MultiBoxLoss)."""
+        raw = YolactRaw(*(t.float() for t in raw))
+        height, width = batch.images.shape[2:]
+        to_relative = torch.tensor([width, height, width, height], device=raw.loc.device)
+        targets = [replace(t, boxes=t.boxes / to_relative) for t in batch.targets]
+        plain = [t[~t.crowd] for t in targets]
+        matches = [self.match(t, raw.priors) for t in targets]
+        classes = torch.stack([m.classes for m in matches])  # (B, P)
+        positives = (classes > 0).sum().clamp(min=1)
+
+        box, mask, rescore = raw.loc.sum() * 0, raw.mask.sum() * 0 + raw.proto.sum() * 0, raw.loc.sum() * 0
+        if self.maskiou is not None:
+            rescore = rescore + sum(p.sum() * 0 for p in self.maskiou.parameters())
+        for b, (target, match) in enumerate(zip(plain, matches, strict=True)):
+            anchors = torch.nonzero(match.classes > 0)[:, 0]
+            objects = match.objects[anchors]
+            code = box_math.encode(target.boxes[objects], raw.priors[anchors])
+            box = box + F.smooth_l1_loss(raw.loc[b, anchors], code, reduction="sum")
+            terms = self._mask_terms(raw.proto[b], raw.mask[b, anchors], target, objects)
+            mask, rescore = mask + terms[0], rescore + terms[1]
+        losses = {
+            "box": self.config.box_weight * box / positives,
+            "conf": self._conf_loss(raw.conf, classes) / positives,
+            "mask": self.config.mask_weight * mask / positives,
+            "semantic": self.config.semantic_weight * self._semantic_loss(raw.segm, plain) / len(batch),
+        }
+        if self.maskiou is not None:
+            losses["rescore"] = self.config.rescore_weight * rescore / positives
+        return losses
+
+    @torch.no_grad()
+    def match(self, target: Target, priors: Float[Tensor, "p 4"]) -> Matches:
+        """Give every anchor an object, the background or nothing. Boxes of ``target`` are relative to the input.
+
+        Every object gets one anchor whatever the overlap: the best pair first, then the best of what is left.
+        """
+        config = self.config
+        anchors = box_math.to_corners(priors)
+        plain, crowd = target[~target.crowd], target[target.crowd]
+        best = torch.zeros(len(anchors), device=priors.device)
+        objects = torch.zeros(len(anchors), dtype=torch.int64, device=priors.device)
+        if len(plain):
+            overlaps = box_math.iou(plain.boxes, anchors)  # (N, P)
+            best, objects = overlaps.max(0)
+            value, where = overlaps.max(1)
+            for _ in range(len(plain)):
+                n = value.argmax()
+                p = where[n]
+                best[p], objects[p] = 2, n
+                overlaps[:, p], overlaps[n], value[n] = -1, -1, -1
+                for stale in torch.nonzero((where == p) & (value >= 0))[:, 0]:
+                    value[stale], where[stale] = overlaps[stale].max(0)
+            classes = plain.labels[objects] + 1
+            classes[best < config.positive_iou] = -1
+            classes[best < config.negative_iou] = 0
+        else:
+            classes = torch.zeros_like(objects)
+        if len(crowd):
+            covered = box_math.intersection(anchors, crowd.boxes) / box_math.area(anchors)[:, None]
+            classes[(classes <= 0) & (covered.amax(1) > config.crowd_overlap)] = -1
+        return Matches(classes, objects)
+
+    def _conf_loss(self, conf: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Float[Tensor, ""]:
+        """Cross entropy over the positives and the three times as many negatives of each picture that look worst."""
+        positive, background = classes > 0, classes == 0
+        with torch.no_grad():
+            hardness = (conf.logsumexp(2) - conf[..., 0]).masked_fill(~background, 0)  # (B, P)
+            rank = hardness.argsort(1, descending=True).argsort(1)
+            wanted = self.config.negatives_per_positive * positive.sum(1, keepdim=True)
+            chosen = positive | (background & (rank < wanted.clamp(max=classes.shape[1] - 1)))
+        if not chosen.any():
+            return conf.sum() * 0
+        return F.cross_entropy(conf[chosen], classes[chosen], reduction="sum")
+
+    def _mask_terms(
+        self,
+        proto: Float[Tensor, "h w k"],
+        coefficients: Float[Tensor, "n k"],
+        target: Target,
+        objects: Int[Tensor, "n"],
+    ) -> tuple[Tensor, Tensor]:
+        """Mask term and rescoring term of one picture's positives, which have ``coefficients`` and match ``objects``."""
+        known = target.has_mask[objects]
+        coefficients, objects = coefficients[known], objects[known]
+        found = len(objects)
+        if found == 0 or target.masks is None:
+            return proto.sum() * 0, proto.sum() * 0
+        if found > self.config.masks_to_train:
+            kept = torch.randperm(found, device="cpu")[: self.config.masks_to_train].to(objects.device)
+            coefficients, objects = coefficients[kept], objects[kept]
+        height, width = proto.shape[:2]
+        truth = target.masks.dense((height, width)).to(proto.device)[objects].float()  # (N, h, w)
+        boxes = target.boxes[objects]
+        logits = torch.einsum("hwk,nk->nhw", proto, coefficients)
+        inside = crop_window(boxes, (height, width))  # (N, h, w)
+        # a prediction outside the window is exactly 0, whose cross entropy with a pixel of the object is cut at 100
+        pixels = torch.where(
+            inside, F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), truth * 100
+        ).sum((1, 2))
+        size = (boxes[:, 2:] - boxes[:, :2]) * torch.tensor([width, height], device=proto.device)
+        mask = (pixels / size.prod(1)).sum() * (found / len(objects))
+        if self.maskiou is None:
+            return mask, mask.detach() * 0
+        soft = logits.sigmoid() * inside
+        large = truth.sum((1, 2)) > self.config.rescore_min_area
+        if not large.any():
+            return mask, soft.sum() * 0
+        predicted = self.maskiou(soft[large, None])
+        predicted = predicted.gather(1, target.labels[objects[large], None])[:, 0]
+        hard, real = soft[large] > 0.5, truth[large] > 0.5
+        ious = (hard & real).sum((1, 2)) / (hard | real).sum((1, 2))
+        return mask, F.smooth_l1_loss(predicted, ious, reduction="sum")
+
+    def _semantic_loss(self, segm: Float[Tensor, "b c h w"], targets: list[Target]) -> Float[Tensor, ""]:
+        """Per-class cross entropy of the union of each class's masks; pictures with unknown masks are left out."""
+        total = segm.sum() * 0
+        height, width = segm.shape[2:]
+        for logits, target in zip(segm, targets, strict=True):
+            if not target.has_mask.all():
+                continue
+            truth = torch.zeros_like(logits)
+            if target.masks is not None and len(target):
+                masks = target.masks.dense((height, width)).to(logits.device)
+                for label, mask in zip(target.labels, masks, strict=True):
+                    truth[label] = torch.maximum(truth[label], mask.float())
+            total = total + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / (height * width)
+        return total
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: YolactRaw) -> Selected:
+        """NMS, then the masks of what is left, on the prototypes' grid."""
+        found = self.detect(raw)
+        logits = torch.einsum("bhwk,bnk->bnhw", raw.proto.float(), found.coefficients)
+        masks = logits.sigmoid() * crop_window(found.boxes, (raw.proto.shape[1], raw.proto.shape[2]))
+        mask_scores = found.scores
+        if self.maskiou is not None:
+            iou = self.maskiou(masks.flatten(0, 1)[:, None]).unflatten(0, masks.shape[:2])  # (B, N, K)
+            mask_scores = mask_scores * iou.gather(2, found.labels[..., None])[..., 0]
+        return Selected(found.boxes, found.labels, found.scores, masks, mask_scores)
+
+    def detect(self, raw: YolactRaw) -> Detections:
+        """The best boxes of each picture, best first, after the configured NMS."""
+        config = self.config
+        scores = raw.conf.float().softmax(2)[..., 1:]  # (B, P, K)
+        boxes = box_math.decode(raw.loc.float(), raw.priors)  # (B, P, 4)
+        scores = torch.where(scores.amax(2, keepdim=True) > config.min_score, scores, 0).transpose(1, 2)  # (B, K, P)
+        if config.nms == "traditional":
+            kept, anchors, limit = *self._traditional_nms(boxes, scores, raw.priors), config.detections
+        else:
+            if config.nms == "cross-class":
+                scores = scores * (scores == scores.amax(1, keepdim=True))
+                best, labels = scores.max(1)  # (B, P)
+                kept, anchors = best.topk(min(config.nms_top, best.shape[1]))  # (B, T)
+                labels = labels.gather(1, anchors)
+                kept, anchors, limit = kept[:, None], anchors[:, None], kept.shape[1]
+            else:
+                kept, anchors = scores.topk(min(config.nms_top, scores.shape[2]))  # (B, K, T)
+                labels, limit = None, config.detections
+            ranked = take(boxes[:, None].expand(-1, anchors.shape[1], -1, -1), anchors)  # (B, K, T, 4)
+            kept = kept * box_math.fast_nms(ranked, config.nms_threshold)
+            if labels is not None:
+                return self._gather(boxes, raw.mask, kept[:, 0], anchors[:, 0], labels, limit)
+        labels = torch.arange(kept.shape[1], device=kept.device)[None, :, None].expand_as(kept)
+        return self._gather(boxes, raw.mask, kept.flatten(1), anchors.flatten(1), labels.flatten(1), limit)
+
+    def _traditional_nms(self, boxes: Tensor, scores: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+        """Greedy NMS class by class, in pixels with the +1 of old. Not exportable: its result has no fixed shape."""
+        config = self.config
+        pixels = config.scales[0][0] * config.ratios[0] ** 0.5 / priors[0, 2:]  # (W, H): the anchors know the size
+        kept = torch.zeros_like(scores)
+        for b, k in torch.nonzero((scores > config.min_score).any(2)).tolist():
+            candidates = torch.nonzero(scores[b, k] > config.min_score)[:, 0]
+            corners = boxes[b, candidates] * pixels.repeat(2)
+            best = box_math.greedy_nms(corners, scores[b, k, candidates], config.nms_threshold, plus_one=True)
+            kept[b, k, candidates[best]] = scores[b, k, candidates[best]]
+        return kept, torch.arange(scores.shape[2], device=scores.device).expand_as(scores)
+
+    @staticmethod
+    def _gather(boxes: Tensor, mask: Tensor, scores: Tensor, anchors: Tensor, labels: Tensor, limit: int) -> Detections:
+        """The ``limit`` best of scored (B, M) candidates that point to anchors."""
+        best, order = scores.topk(min(limit, scores.shape[1]))
+        anchors = anchors.gather(1, order)
+        return Detections(take(boxes, anchors), labels.gather(1, order), best, take(mask.float(), anchors))
+
+
+def take(rows: Float[Tensor, "*b p n"], index: Int[Tensor, "*b m"]) -> Float[Tensor, "*b m n"]:
+    """Rows of each batch entry by index."""
+    return rows.gather(-2, index[..., None].expand(*index.shape, rows.shape[-1]))
+
+
+def crop_window(boxes: Float[Tensor, "*n 4"], size: tuple[int, int]) -> Bool[Tensor, "*n h w"]:
+    """Cells of a grid of ``size`` (h, w) inside relative boxes widened by one cell on every side."""
+    height, width = size
+    cells = boxes * torch.tensor([width, height, width, height], device=boxes.device)
+    low = torch.minimum(cells[..., :2], cells[..., 2:]) - 1
+    high = torch.maximum(cells[..., :2], cells[..., 2:]) + 1
+    x = torch.arange(width, device=boxes.device)
+    y = torch.arange(height, device=boxes.device)
+    columns = (x >= low[..., :1]) & (x < high[..., :1])  # (..., w)
+    rows = (y >= low[..., 1:]) & (y < high[..., 1:])  # (..., h)
+    return rows[..., :, None] & columns[..., None, :]
+
+
+MODEL = Yolact
+
+_SSD = AugmentConfig()
+_OFFICIAL = TrainConfig(
+    epochs=54.6,  # 800,000 steps of 8 on COCO train2017
+    batch=8,
+    lr=1e-3,
+    schedule="steps",
+    milestones=(0.35, 0.75, 0.875, 0.9375),
+    warmup=500,
+)
+_WEIGHTS = "github.com/dbolya/yolact (MIT): download by hand, then `maskkit import`"
+
+
+def _published(name: str, paper: str, size: int = 550, input: InputConfig | None = None, **knobs: object) -> Preset:
+    return Preset(
+        name=name,
+        model=YolactConfig(**knobs),  # type: ignore[arg-type]
+        input=input or InputConfig(size=(size, size)),
+        augment=_SSD,
+        train=_OFFICIAL,
+        published=_WEIGHTS,
+        paper=paper,
+    )
+
+
+def _plus_scales() -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(side * 2 ** (third / 3) for third in range(3)) for side in (24, 48, 96, 192, 384))
+
+
+def _truncated_scales(size: int) -> tuple[tuple[float, ...], ...]:
+    return tuple((int(side / 550 * size),) for side in (24, 48, 96, 192, 384))
+
+
+def _small(name: str, size: int, ours: str = "") -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=name,
+        model=YolactConfig(
+            backbone="mobilenetv2_100",
+            pad_same=True,
+            width=128,
+            scales=tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
+            square_anchors=False,
+        ),
+        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=2.0),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        ours=ours,
+    )
+
+
+PRESETS = [
+    _published("yolact-resnet50", "COCO test-dev mask AP 28.2"),
+    _published("yolact-resnet101", "COCO test-dev mask AP 29.8", backbone="resnet101"),
+    _published(
+        "yolact-resnet101-400", "COCO test-dev mask AP 24.9", 400, backbone="resnet101", scales=_truncated_scales(400)
+    ),
+    _published(
+        "yolact-resnet101-700",
+        "COCO test-dev mask AP 31.2",
+        700,
+        backbone="resnet101",
+        scales=_truncated_scales(700),
+        masks_to_train=300,
+    ),
+    _published(
+        "yolact-darknet53",
+        "COCO test-dev mask AP 28.7",
+        input=InputConfig(mean=(0, 0, 0), std=(255, 255, 255)),
+        backbone="darknet53",
+        leaky_slope=0.1,
+    ),
+    replace(
+        _published(
+            "yolact-resnet50-pascal",
+            "Pascal SBD mask AP50 72.3",
+            num_classes=20,
+            scales=((32,), (64,), (128,), (256,), (512,)),
+            square_anchors=False,
+        ),
+        train=replace(_OFFICIAL, epochs=113.0, milestones=(0.5, 0.8333)),  # 120,000 steps of 8 on SBD train
+    ),
+    *(
+        _published(
+            f"yolact-plus-{backbone}",
+            f"COCO test-dev mask AP {ap}",
+            backbone=backbone,
+            scales=_plus_scales(),
+            square_anchors=False,
+            deformable=every,
+            rescore=True,
+        )
+        for backbone, every, ap in (("resnet50", 1, 34.1), ("resnet101", 3, 34.6))
+    ),
+    _small("yolact-mobilenetv2-320", 320),
+    _small("yolact-mobilenetv2-256", 256),
+]

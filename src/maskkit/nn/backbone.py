@@ -1,0 +1,132 @@
+"""Backbones: any timm model as ``{stride: feature}``, with local weights, frozen batch norm and batch-norm folding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from maskkit.errors import DataError
+
+
+class Backbone(nn.Module):
+    """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
+
+    ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
+    maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = (8, 16, 32),
+        *,
+        norm: str = "frozen",
+        pad_same: bool = False,
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
+        if pad_same:
+            options["pad_type"] = "same"
+        reductions = timm.create_model(name, features_only=True, **options).feature_info.reduction()
+        indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
+        self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        self.strides = tuple(strides)
+        self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
+        self.norm = norm
+        if norm == "frozen":
+            for module in self._norms():
+                module.requires_grad_(False)
+
+    def _norms(self) -> list[nn.Module]:
+        return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the mode; frozen batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm == "frozen":
+            for module in self._norms():
+                module.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
+        """Features by stride."""
+        return dict(zip(self.strides, self.body(images), strict=True))
+
+
+def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
+    """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
+
+    Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
+    file lacks a tensor of the backbone or has another shape for it.
+    """
+    from maskkit.engine.checkpoint import read_checkpoint
+
+    own = backbone.body.state_dict()
+    if str(source) == "hub":
+        name = backbone.body.default_cfg["architecture"]
+        try:
+            state = timm.create_model(name, pretrained=True, features_only=True).state_dict()
+        except Exception as error:
+            raise DataError(
+                f"timm could not download weights for {name!r} ({error}); without a network give a local file: "
+                "--model.backbone-weights FILE, or train from random weights: --model.backbone-weights None"
+            ) from error
+    else:
+        state = read_checkpoint(source)
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise DataError(
+            f"{source}: no weights for {len(missing)} of {len(own)} tensors of this backbone, the first is "
+            f"{missing[0]!r}; give a file with the tensor names of timm's model of the same name"
+        )
+    wrong = [n for n in own if n in state and state[n].shape != own[n].shape]
+    if wrong:
+        n = wrong[0]
+        raise DataError(f"{source}: {n!r} has shape {tuple(state[n].shape)}, this backbone needs {tuple(own[n].shape)}")
+    backbone.body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
+    return sorted(set(state) - set(own))
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.Module:
+    """Fold every batch norm that follows a convolution into it, for inference: the same function, fewer passes.
+
+    One forward of ``example`` shows which norm reads which convolution's output. Changes ``model`` in place.
+    """
+    model.eval()
+    made_by: dict[int, nn.Conv2d] = {}
+    outputs: list[Tensor] = []  # kept, so that no address is used twice
+    pairs: list[tuple[nn.Conv2d, nn.Module]] = []
+
+    def remember(module: nn.Module, _: object, output: Tensor) -> None:
+        made_by[id(output)] = module  # type: ignore[assignment]
+        outputs.append(output)
+
+    def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made_by:
+            pairs.append((made_by.pop(id(inputs[0])), module))
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember))
+        elif isinstance(module, nn.BatchNorm2d | BatchNormAct2d):
+            hooks.append(module.register_forward_pre_hook(match))
+    model(example)
+    for hook in hooks:
+        hook.remove()
+
+    names = {module: name for name, module in model.named_modules()}
+    for conv, norm in pairs:
+        fused = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
+        conv.weight, conv.bias = fused.weight, fused.bias
+        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        parent, _, child = names[norm].rpartition(".")
+        setattr(model.get_submodule(parent), child, rest)
+    return model

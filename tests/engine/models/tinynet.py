@@ -1,0 +1,81 @@
+"""A method of two thousand weights for tests of the engine: one object per class, cut out of a class map.
+
+It has what a resume can get wrong: batch norm statistics, a backbone, random choices in the loss.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.models.base import Model, Selected
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class TinyConfig(ModelConfig):
+    num_classes: int = 3
+    width: int = 8
+    poison: bool = False
+    """Whether the loss is not a number."""
+
+
+class TinyRaw(NamedTuple):
+    maps: Tensor  # (B, C, H/4, W/4)
+
+
+class TinyNet(Model):
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, config.width, 3, stride=2, padding=1),
+            nn.BatchNorm2d(config.width),
+            nn.ReLU(),
+            nn.Conv2d(config.width, config.width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.head = nn.Conv2d(config.width, config.num_classes, 3, padding=1)
+
+    def forward(self, images: Tensor, targets: list[Target] | None = None) -> TinyRaw:
+        return TinyRaw(self.head(self.backbone(images)))
+
+    def loss(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:
+        truth = torch.zeros_like(raw.maps)
+        for i, target in enumerate(batch.targets):
+            if target.masks is not None:
+                for label, mask in zip(target.labels, target.masks.dense(raw.maps.shape[2:]), strict=True):
+                    truth[i, label] = torch.maximum(truth[i, label], mask.float())
+        chosen = torch.rand_like(raw.maps) < 0.5
+        loss = F.binary_cross_entropy_with_logits(raw.maps[chosen], truth[chosen])
+        return {"map": loss * float("nan") if self.config.poison else loss, "size": 1e-3 * raw.maps.pow(2).mean()}
+
+    def select(self, raw: TinyRaw) -> Selected:
+        masks = raw.maps.sigmoid()
+        inside = masks > 0.3
+        boxes = torch.stack([extent(inside.any(2)), extent(inside.any(3))], -1).flatten(2)  # (B, C, 2, 2): low, high
+        scores = masks.amax((2, 3)) * inside.any(3).any(2)
+        return Selected(boxes, torch.arange(masks.shape[1]).expand(scores.shape), scores, masks, scores)
+
+
+def extent(line: Tensor) -> Tensor:
+    """First and last True along the last axis as shares of its length."""
+    n = line.shape[-1]
+    first = line.float().argmax(-1)
+    last = n - line.flip(-1).float().argmax(-1)
+    return torch.stack([first, last], -1) / n
+
+
+MODEL = TinyNet
+PRESETS = [
+    Preset(
+        "tinynet",
+        TinyConfig(),
+        InputConfig(size=(64, 64)),
+        AugmentConfig(),
+        TrainConfig(steps=24, batch=4, lr=0.05, workers=0, eval_every=2.0, save_every=4, warmup=3, ema=0.9),
+    )
+]

@@ -1,0 +1,27 @@
+"""Collects the golden cases: the few that the project carries, and a whole folder where there is one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.parity.goldens import find_cases
+
+_HERE = Path(__file__).parent
+_METHODS = {p.stem for p in _HERE.glob("*.py")} - {"conftest", "goldens", "test_goldens", "__init__"}
+
+
+def _root(config: pytest.Config) -> Path:
+    given = config.getoption("--goldens")
+    if given:
+        return Path(given)
+    shared = config.rootpath.parent / "shared" / "goldens"
+    return shared if shared.is_dir() else config.rootpath / "tests" / "data" / "goldens"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        root = _root(metafunc.config)
+        cases = find_cases(root, _METHODS)
+        if not cases:
+            raise pytest.UsageError(f"no golden case of {sorted(_METHODS)} below {root}")
+        metafunc.parametrize("case", cases, ids=[c.id for c in cases])

@@ -1,0 +1,111 @@
+"""Cases computed by official implementations: where they lie, what they hold, how numbers are compared.
+
+A folder of goldens holds ``recipe.py`` (weights and pictures from seeds), ``METHOD/inputs.py`` (raw predictions and
+targets from seeds) and ``METHOD/CASE/{manifest.json, outputs.safetensors}``.
+"""
+
+import importlib.util
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+
+def _load(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Case:
+    """One golden: its manifest, its stored outputs, and the means to make its inputs again."""
+
+    path: Path
+    unchecked: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.unchecked = set(self.outputs)
+
+    @property
+    def method(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def id(self) -> str:
+        return f"{self.method}/{self.path.name}"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.path / "manifest.json").read_text())
+
+    @cached_property
+    def outputs(self) -> dict[str, np.ndarray]:
+        return load_file(self.path / "outputs.safetensors")
+
+    @cached_property
+    def recipe(self) -> ModuleType:
+        root = next(p for p in self.path.parents if (p / "recipe.py").exists())
+        module = _load(root / "recipe.py", "recipe")
+        sys.modules["recipe"] = module  # the inputs of a method import it by this name
+        return module
+
+    @cached_property
+    def inputs(self) -> ModuleType:
+        assert self.recipe
+        return _load(self.path.parent / "inputs.py", f"inputs_{self.method}")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def seed(self) -> int:
+        return self.manifest["seed"]
+
+    def numbers_in(self, text: str) -> list[int]:
+        """The integers of a call written in the manifest, e.g. of ``seeded_image(480, 360, seed=12)``."""
+        return [int(n) for n in re.findall(r"-?\d+", text)]
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.recipe.fill_state_dict(self.manifest, as_torch=True)
+
+    def stored(self, name: str) -> np.ndarray:
+        """A stored output, marked as looked at."""
+        self.unchecked.discard(name)
+        return self.outputs[name]
+
+    def compare(self, name: str, ours: Tensor | np.ndarray, relative: float, absolute: float = 0.0) -> None:
+        """``|ours - official| <= relative * absmax + absolute`` for the stored part of an output."""
+        described = self.manifest["outputs"][name]
+        values = ours.detach().cpu().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+        if described["shape"] != [1]:
+            assert list(values.shape) == described["shape"], f"{name}: shape {values.shape} != {described['shape']}"
+        official = self.stored(name)
+        stride = described.get("stride", 1)
+        values = values.reshape(-1)[::stride].astype(np.float64)
+        worst = np.abs(values - official.reshape(-1)).max(initial=0)
+        limit = relative * described["absmax"] + absolute
+        assert worst <= limit, f"{name}: off by {worst:.3g}, allowed {limit:.3g} (absmax {described['absmax']})"
+
+
+def find_cases(root: Path, methods: set[str]) -> list[Case]:
+    """Cases below ``root``, a folder of methods or one method's own, whose method is among ``methods``."""
+    found = [Case(m.parent) for m in sorted(root.rglob("manifest.json"))]
+    return [c for c in found if c.method in methods]
+
+
+def seed_everything() -> None:
+    torch.manual_seed(0)
