@@ -48,14 +48,19 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     from maskkit.engine.checkpoint import load_model
     from maskkit.nn.backbone import fold_batch_norm
 
+    checkpoint = load_model(find_weights(source))
+    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *checkpoint.config.input.size))
+    return Segmenter(checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device)
+
+
+def find_weights(source: str | Path) -> Path:
+    """The file of weights called ``source``, which may be ``"built-in"``. Raises `DataError` when there is none."""
     path = _BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
         is_preset = str(source) in registry.list_models()
         hint = "that is a preset, train it first" if is_preset else f"give a .safetensors file or {BUILT_IN!r}"
-        raise DataError(f"{path}: there is no such checkpoint; {hint}")
-    checkpoint = load_model(path)
-    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *checkpoint.config.input.size))
-    return Segmenter(checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device)
+        raise DataError(f"{path}: there is no such file of weights; {hint}")
+    return path
 
 
 class Segmenter:
@@ -129,6 +134,7 @@ class Segmenter:
         cls,
         preset: str,
         data: str | Path,
+        /,
         out: str | Path,
         *,
         resume: bool = False,
@@ -137,16 +143,21 @@ class Segmenter:
     ) -> Segmenter:
         """Train a preset on your pictures and come back with the best weights; the run is written to ``out``.
 
-        ``sections`` change fields of the preset: ``train={"epochs": 50}``, ``augment={"vertical_flip": 0.5}``.
+        ``sections`` change fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
         """
         from maskkit.engine.train import train
 
-        result = train(configure(preset, data, **sections), Path(out), resume, Path(weights) if weights else None)
+        result = train(
+            configure(preset, data, **sections), Path(out), resume, find_weights(weights) if weights else None
+        )
         return load(result.best)
 
 
-def configure(preset: str, data: str | Path = "", **sections: Mapping[str, Any]) -> RunConfig:
-    """A preset as the configuration of a run on ``data``, with fields of its sections changed."""
+def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, Any]) -> RunConfig:
+    """A preset as the configuration of a run on ``data``, with fields of its ``sections`` changed.
+
+    Raises `MaskkitError` for an unknown preset, ``TypeError`` for an unknown section or field.
+    """
     chosen = registry.preset(preset)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train, DataConfig(str(data)))
     return replace(config, **{name: replace(getattr(config, name), **change) for name, change in sections.items()})

@@ -58,7 +58,7 @@ def fast_nms(ranked: Float[Tensor, "*b n 4"], threshold: float) -> Bool[Tensor, 
     One matrix instead of a loop: a box that is itself suppressed still suppresses, so slightly more goes than in
     greedy NMS. Leading dimensions (classes, pictures) are independent.
     """
-    return iou(ranked, ranked).triu(1).amax(-2) <= threshold
+    return ~(iou(ranked, ranked).triu(1) > threshold).any(-2)
 
 
 def greedy_nms(

@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -20,12 +19,14 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+import maskkit
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.errors import DataError, MaskkitError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from maskkit.infer.predict import Failure
-    from maskkit.types import Prediction
 
 T = TypeVar("T")
 
@@ -33,12 +34,13 @@ T = TypeVar("T")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. Wrong usage and ``--help`` leave by ``SystemExit``, as command-line parsers do."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] not in VERBS:
+        _show_verbs(args)
+    verb, rest = args[0], args[1:]
     try:
-        if args[:1] == ["train"]:  # its options depend on the preset
-            return train(_train_options(args[1:]))
-        return tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="maskkit", args=args, description="Segment pictures, train on your own, measure."
-        )
+        if verb == "train":
+            return train(_train_options(rest))
+        return tyro.cli(VERBS[verb], prog=f"maskkit {verb}", args=rest)
     except (MaskkitError, OSError) as error:
         print(f"maskkit: {error}", file=sys.stderr)
         return 1
@@ -55,17 +57,22 @@ def models() -> int:
     from rich.table import Table
 
     from maskkit import registry
+    from maskkit.api import BUILT_IN, find_weights
+    from maskkit.engine.checkpoint import read_header
 
     table = Table("preset", "task", "labels", "paper", "ours", "published weights")
     for preset in registry.presets():
         needs = " or ".join(preset.needs)
         table.add_row(preset.name, preset.task, needs, preset.paper or "-", preset.ours or "-", preset.published or "-")
+    header = read_header(find_weights(BUILT_IN))
+    carried, info = registry.preset(header["config"]["preset"]), header["info"]
+    table.add_row(BUILT_IN, carried.task, "-", "-", info.get("ours", "-"), info.get("licence", "-"))
     _stdout().print(table)
     return 0
 
 
 def predict(
-    sources: Positional[tuple[str, ...]],
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")],
     model: str = "built-in",
     out: Path = Path("runs/predict"),
     score: float = 0.3,
@@ -87,17 +94,32 @@ def predict(
     if not sources:
         _wrong_usage("predict needs a picture, a folder or a pattern")
     from maskkit.api import load
+    from maskkit.files import write_json
 
     failures: list[Failure] = []
     paths = _pictures(sources, failures)
-    segmenter = load(model)
-    found = segmenter.predict_many(paths, score, batch, failures.append)
-    rows, images = write_predictions(_track(found, len(paths), "predicting"), paths, out)
-    _stdout().print(f"{len(rows)} objects in {len(images)} pictures: {out / 'overlays'}, {out / 'predictions.json'}")
+    overlays = out / "overlays"
+    if overlays.resolve() in {p.parent.resolve() for p in paths}:
+        raise MaskkitError(f"{overlays}: overlays would overwrite the pictures; choose another --out")
+    rows: list[dict[str, Any]] = []
+    images: dict[str, dict[str, Any]] = {}
+    found = load(model).predict_many(paths, score, batch, failures.append)
+    with _progress() as bars:
+        for prediction in bars.track(found, len(paths), description="predicting"):
+            meta = prediction.meta
+            name = Path(meta.path).stem + ".jpg"
+            while name in images:
+                name = f"{meta.image_id}-{name}"
+            prediction.save(overlays / name)
+            images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
+            rows += prediction.to_coco()
+    write_json(out / "predictions.json", rows)
+    write_json(out / "images.json", list(images.values()))
+    print(f"{len(rows)} objects in {len(images)} pictures: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
         print(f"maskkit: {failure.error}", file=sys.stderr)
     if failures:
-        print(f"maskkit: {len(failures)} of {len(images) + len(failures)} sources failed", file=sys.stderr)
+        print(f"maskkit: {len(failures)} failed", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -113,6 +135,7 @@ def evaluate(
     """Measure a model, or a COCO results file of any tool: the COCO table, metrics.json, report.html.
 
     Example: maskkit eval --model runs/pets/best.safetensors --data pets/
+
     Example: maskkit eval --predictions results.json --data pets/val.json
 
     Args:
@@ -126,10 +149,86 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         _wrong_usage("eval needs either --model or --predictions")
-    raise NotImplementedError
+    from maskkit.data import find_splits, open_dataset
+    from maskkit.eval.coco import evaluate, read_results
+    from maskkit.eval.report import write_report
+    from maskkit.files import write_json
+
+    splits = find_splits(data)
+    dataset = open_dataset(data, split or ("val" if "val" in splits else None))
+    if left_out := [p for p in dataset.problems if p.level == "error"]:
+        print(f"{len(left_out)} bad records are left out; see them: maskkit check {data}", file=sys.stderr)
+    if model is not None:
+        from maskkit.api import load
+
+        segmenter = load(model)
+        with _progress() as bars:
+            task = bars.add_task("predicting", total=len(dataset))
+            rows, dataset = segmenter.detect(dataset, batch, workers, lambda done: bars.advance(task, done))
+        write_json(out / "predictions.json", rows)
+    else:
+        assert predictions is not None
+        rows = read_results(predictions, dataset.coco())
+    truth, paths = dataset.coco(), {r.image_id: r.path for r in dataset.records}
+    result = evaluate(rows, truth)
+    result.save(out / "metrics.json")
+    write_report(out / "report.html", result, rows, truth, paths, title=f"{model or predictions} on {data}")
+    _stdout().print(result.table())
+    print(f"{len(dataset)} pictures, {len(dataset.categories)} classes: {out / 'report.html'}")
+    return 0
 
 
-def import_(checkpoint: Positional[Path], model: str, out: Path) -> int:
+def check(
+    data: Annotated[Positional[Path], arg(metavar="DATA")],
+    out: Path | None = None,
+    samples: int = 8,
+    decode: bool | None = None,
+) -> int:
+    """Examine a data set: every bad record and picture, what is in it, drawn samples. Fails when there are errors.
+
+    Example: maskkit check pets/ --out pets-samples
+
+    Args:
+        data: Folder or annotation file, of any format.
+        out: Folder for drawn samples; none are drawn when not given.
+        samples: How many pictures of each split are drawn.
+        decode: Whether every pixel is read, or headers alone; pixels up to 5000 pictures when not given.
+    """
+    from maskkit.data import check
+
+    report = check.check(data, decode, progress=sys.stderr.isatty())
+    report.print(_stdout())
+    if out is not None:
+        for split, dataset in report.datasets.items():
+            files = check.save_samples(dataset, out / split, samples)
+            print(f"{len(files)} samples of {split}: {out / split}")
+    return 1 if report.errors else 0
+
+
+def convert(
+    src: Annotated[Positional[Path], arg(metavar="SRC")],
+    dst: Annotated[Positional[Path], arg(metavar="DST")],
+    to: Literal["coco", "yolo", "labelme"],
+) -> int:
+    """Write a data set of any format in another one: pictures, splits and objects.
+
+    Example: maskkit convert pets/ pets-yolo/ --to yolo
+
+    Args:
+        src: Folder or annotation file.
+        dst: New folder.
+        to: Format to write.
+    """
+    from maskkit.data.convert import convert
+
+    counts = convert(src, dst, to, progress=sys.stderr.isatty())
+    print(f"{dst}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if counts["problems"]:
+        print(f"problems leave records out; see them all: maskkit check {src}")
+    return 0
+
+
+def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
     """Convert a published checkpoint of a method's official code to a maskkit one.
 
     A pickle is read for its tensors only; one that would run code is refused.
@@ -155,7 +254,7 @@ def import_(checkpoint: Positional[Path], model: str, out: Path) -> int:
         message = str(error)
         raise DataError(message if str(checkpoint) in message else f"{checkpoint}: {message}") from None
     save_model(out, network, config, categories, {"imported": checkpoint.name})
-    _stdout().print(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict PICTURE --model {out}")
+    print(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict PICTURE --model {out}")
     return 0
 
 
@@ -170,8 +269,7 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
     """
     from maskkit.demo import run
 
-    run(out, steps)
-    return 0
+    return run(out, steps)
 
 
 @dataclass
@@ -182,6 +280,7 @@ class TrainOptions:
     best.safetensors, sample predictions and report.html.
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50
+
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50 --resume
     """
 
@@ -196,8 +295,8 @@ class TrainOptions:
     """Folder of the run; runs/PRESET when not given."""
     resume: bool = False
     """Go on with the run in the folder, or begin it where there is none."""
-    weights: Path | None = None
-    """Checkpoint, or backbone weights with timm's names, to start from."""
+    weights: str | None = None
+    """Checkpoint or built-in, or backbone weights with timm's names, to start from."""
 
 
 def train(options: TrainOptions) -> int:
@@ -205,16 +304,18 @@ def train(options: TrainOptions) -> int:
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
     """
+    from maskkit.api import find_weights
     from maskkit.config import to_dict
     from maskkit.engine.train import train
 
+    weights = find_weights(options.weights) if options.weights is not None else None
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
     shown = to_dict(config)
     del shown["model"]["num_classes"]  # known when the data have been read
     _stdout().print_json(json.dumps(shown))
-    result = train(config, options.out or Path("runs", options.preset), options.resume, options.weights)
+    result = train(config, options.out or Path("runs", options.preset), options.resume, weights)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    _stdout().print(f"{result.best}: {numbers}; look at {result.out / 'report.html'} and {result.out / 'samples'}")
+    print(f"{result.best}: {numbers}; look at {result.out / 'report.html'} and {result.out / 'samples'}")
     return 0
 
 
@@ -223,9 +324,27 @@ VERBS = {
     "predict": predict,
     "train": train,
     "eval": evaluate,
+    "check": check,
+    "convert": convert,
     "import": import_,
     "demo": demo,
 }
+
+
+def _show_verbs(args: list[str]) -> NoReturn:
+    """The general help, the version, or what is wrong with the first word."""
+    parser = argparse.ArgumentParser(
+        "maskkit",
+        description="Segment pictures, train on your own, measure.",
+        epilog="Example: maskkit predict photo.jpg --out found\n\n`maskkit VERB --help` explains a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"maskkit {maskkit.__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=str(verb.__doc__).splitlines()[0])
+    parser.parse_args(args)
+    raise AssertionError("no verb was given, so the parser has left")
 
 
 def _train_options(args: list[str]) -> TrainOptions:
@@ -256,3 +375,42 @@ def _annotated(section: T, **hints: Any) -> T:
     kind = type(section)
     changed = [(name, hint, field(default=getattr(section, name))) for name, hint in hints.items()]
     return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)(**vars(section))
+
+
+def _wrong_usage(message: str) -> NoReturn:
+    print(f"maskkit: {message}; see --help", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _pictures(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
+    """The files that ``sources`` (pictures, folders, patterns) stand for; sources without any go to ``failures``."""
+    from maskkit.data.images import find_images
+    from maskkit.infer.predict import Failure
+
+    paths: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = find_images(path)
+        elif path.exists() or not glob.has_magic(source):
+            found = [path]  # a missing file fails when it is read
+        else:
+            found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+        if not found:
+            failures.append(Failure(source, DataError(f"{source}: holds no picture; check the path")))
+        paths += found
+    return paths
+
+
+def _progress() -> Progress:
+    """A progress bar on stderr, where there is a terminal to draw it on."""
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, disable=not console.is_terminal)
+
+
+def _stdout() -> Console:
+    """The console for results; wide where lines go into a file, so that tables stay whole."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)

@@ -16,13 +16,16 @@ from torch import Tensor
 
 Rle = dict[str, Any]
 
+_FAR = 1e6
+
 
 def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
     """Run-length records of dense masks ``(N, H, W)``."""
     dense = np.asarray(dense)
     if len(dense) == 0:
         return []
-    return coco_mask.encode(np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8)))  # (H, W, N)
+    columns = np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8))  # (H, W, N)
+    return coco_mask.encode(columns)  # type: ignore[return-value]
 
 
 def encode_region(region: Bool[np.ndarray, "h w"], top: int, left: int, size: tuple[int, int]) -> Rle:
@@ -51,15 +54,26 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
-    """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does."""
+    """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does.
+
+    Raises ``ValueError`` for a polygon of fewer than three points, for half a point, and for a coordinate that is not
+    a number or further out than any picture reaches: the rasteriser would take four numbers for a box, drop half a
+    point, and walk along the outline, pixel by pixel, for ever.
+    """
     if not polygons:
         return empty(size)
-    return coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size))
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon needs three points at least, x and y of each, got {len(polygon)} numbers")
+        if not np.all(np.abs(np.asarray(polygon, float)) < _FAR):
+            raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the picture")
+    parts = coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size)
+    return coco_mask.merge(parts)  # type: ignore[arg-type]
 
 
 def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     """Compressed record of an uncompressed one (COCO stores crowds as a list of run lengths)."""
-    return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)
+    return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)  # type: ignore[return-value]
 
 
 def empty(size: tuple[int, int]) -> Rle:

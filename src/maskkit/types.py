@@ -82,17 +82,14 @@ class Masks:
         return len(self._rles) if self._rles is not None else len(self._dense)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> Masks:
-        if isinstance(index, int):
-            index = [index]
-        if self._rles is None:
-            assert self._dense is not None
-            return Masks(self.size, dense=self._dense[index if isinstance(index, slice) else torch.as_tensor(index)])
-        if isinstance(index, slice):
-            return Masks(self.size, rles=self._rles[index])
-        chosen = np.asarray(index)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
-        return Masks(self.size, rles=[self._rles[int(i)] for i in chosen])
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index).cpu()
+            index = index if index.numel() else index.long()  # an empty list has no type of its own
+        chosen = torch.arange(len(self))[index].reshape(-1)
+        if self._rles is not None:
+            return Masks(self.size, rles=[self._rles[i] for i in chosen.tolist()])
+        assert self._dense is not None
+        return Masks(self.size, dense=self._dense[chosen])
 
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
         """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
@@ -185,7 +182,7 @@ class Target:
     def to(self, device: torch.device | str) -> Target:
         """The same target on ``device``."""
         move = {
-            name: value.to(device, non_blocking=True)
+            name: value.to(device) if isinstance(value, Masks) else value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor | Masks)
         }

@@ -81,7 +81,7 @@ def test_the_average_moves_slowly_once_it_knows_something_and_copies_counters():
     average = deepcopy(model)
     with torch.no_grad():
         model.weight.fill_(3.0)
-    model.num_batches_tracked.fill_(7)
+        model.get_buffer("num_batches_tracked").fill_(7)
     update_average(average, model, decay=0.9, step=10_000)
     assert torch.allclose(average.weight, torch.tensor([1.2, 1.2]))
     assert average.num_batches_tracked == 7

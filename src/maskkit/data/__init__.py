@@ -22,18 +22,17 @@ FORMATS = ("coco", "yolo", "voc", "labelme")
 def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     """The data set at ``path``: an annotation file or a folder, in any of the formats.
 
-    ``split`` chooses ``train``, ``val`` or ``test`` of a folder; None reads everything in it. Raises `DataError` when
-    nothing is recognised, the split is not there, or the annotation file as a whole cannot be read. Bad records do
-    not raise: they are left out and listed in ``problems``.
+    ``split`` chooses ``train``, ``val`` or ``test`` of a folder that has splits; None, or a data set without splits,
+    reads everything. Raises `DataError` when nothing is recognised, the split is not among those of the folder, or the
+    annotation file as a whole cannot be read. Bad records do not raise: they are left out and listed in ``problems``.
     """
-    return _reader(Path(path)).read(Path(path), split)
+    reader = _reader(Path(path))
+    return reader.read(Path(path), split if reader.splits(Path(path)) else None)
 
 
 def find_splits(path: str | Path) -> list[str]:
     """The splits (``train``, ``val``, ``test``) that a data set brings along; none for a single file."""
-    path = Path(path)
-    reader = _reader(path)
-    return reader.splits(path)
+    return _reader(Path(path)).splits(Path(path))
 
 
 def open_splits(
@@ -44,12 +43,9 @@ def open_splits(
     Without ``val`` the validation part is looked for in ``train``; when there is none, the share ``val_split`` of the
     pictures is set aside, always the same ones for the same ``seed``. Raises `DataError`.
     """
-    named = find_splits(train)
-    training = open_dataset(train, "train" if "train" in named else None)
-    if val is not None:
-        validation = open_dataset(val, "val" if "val" in find_splits(val) else None)
-    elif {"train", "val"} <= set(named):
-        validation = open_dataset(train, "val")
+    training = open_dataset(train, "train")
+    if val is not None or "val" in find_splits(train):
+        validation = open_dataset(val or train, "val")
     elif len(training) < 2:
         raise DataError(f"{train}: has {len(training)} usable pictures; training and validation need one each")
     else:

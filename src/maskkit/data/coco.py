@@ -6,6 +6,7 @@ pictures beside it.
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,6 +30,7 @@ from maskkit.data.records import (
     join,
     sound_box,
     sound_polygons,
+    stated_size,
 )
 from maskkit.errors import DataError
 from maskkit.masks import Rle
@@ -128,20 +130,22 @@ class _Reader:
         self.warn = partial(self.problems.warn, file)
 
     def dataset(self, content: dict[str, Any]) -> Dataset:
-        categories = self.categories(content["categories"], {_get(a, "category_id") for a in content["annotations"]})
+        categories = self.categories(
+            content["categories"], {_whole(_get(a, "category_id")) for a in content["annotations"]}
+        )
         images = self.images(content["images"])
         annotations = self.annotations(content["annotations"], images, categories)
         records = [Record(r.image_id, r.path, r.size, annotations[key]) for key, r in images.items() if r is not None]
         return Dataset(records, categories, self.file, "coco", self.problems)
 
-    def categories(self, rows: list[Any], used: set[Any]) -> Categories:
+    def categories(self, rows: list[Any], used: set[int | None]) -> Categories:
         names: dict[int, str] = {}
         for i, row in enumerate(rows):
             key = _whole(_get(row, "id"))
             if key is None:
                 self.error(f"category {i + 1}", "has no whole number as id; give it one")
                 continue
-            if key == 0 and row.get("supercategory") == "none" and not used & {0, "0"}:
+            if key == 0 and row.get("supercategory") == "none" and 0 not in used:
                 continue  # Roboflow writes the name of the project as a class that nothing belongs to
             name = str(row.get("name") or key)
             if key in names:
@@ -149,6 +153,8 @@ class _Reader:
                     f"category {key}", f"the id is used twice, for {names[key]!r} and {name!r}; the first one counts"
                 )
                 continue
+            if name in names.values():
+                self.warn(f"category {key}", f"the name {name!r} is used twice; give each class its own")
             names[key] = name
         if not names:
             self.error("", "has no category; without classes nothing can be learnt")
@@ -157,8 +163,8 @@ class _Reader:
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
         """Records by the id that annotations refer to; None for a picture that is left out."""
         locate = finder(picture_folders(self.file))
-        numbered = all(_whole(_get(row, "id")) is not None for row in rows)
-        if not numbered and any(isinstance(_get(row, "id"), str) for row in rows):
+        worded = any(isinstance(_key(_get(row, "id")), str) for row in rows)
+        if worded:
             self.warn("images", "ids are text; the pictures are numbered 1, 2, ... in the order of the file instead")
         found: dict[Any, Record | None] = {}
         for i, row in enumerate(rows, 1):
@@ -176,14 +182,12 @@ class _Reader:
                 places = ", ".join(f"{f}/" for f in picture_folders(self.file))
                 self.error(name, f"there is no such picture in {places}; add it, or remove the record")
                 continue
-            size = (_whole(row.get("height")) or 0, _whole(row.get("width")) or 0)
-            if min(size) <= 0:
-                try:
-                    size = image_size(path)
-                except DataError as error:
-                    self.error(name, str(error))
-                    continue
-            found[key] = Record(int(key) if numbered else i, path, size, [])
+            try:
+                size = stated_size(_whole(row.get("height")), _whole(row.get("width"))) or image_size(path)
+            except DataError as error:
+                self.error(name, str(error))
+                continue
+            found[key] = Record(i if worded else int(key), path, size, [])
         if not rows:
             self.error("", "lists no picture")
         return found
@@ -193,10 +197,10 @@ class _Reader:
     ) -> dict[Any, list[Annotation]]:
         labels = {key: i for i, key in enumerate(categories.ids)}
         objects: dict[Any, list[Annotation]] = defaultdict(list)
+        seen: set[int] = set()
         fresh = 1 + max(
             (_whole(_get(row, "id")) or 0 for row in rows), default=0
-        )  # ids for those without one of their own
-        seen: set[int] = set()
+        )  # for those without an id of their own
         for i, row in enumerate(rows, 1):
             if not isinstance(row, dict):
                 self.error(f"annotation {i} of the list", f"is {type(row).__name__}, not an object")
@@ -219,7 +223,7 @@ class _Reader:
             seen.add(number)
             try:
                 objects[key].append(_annotation(row, number, label, record.size, partial(self.warn, name)))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 self.error(name, str(error))
         if not rows:
             self.warn("", "has no annotation at all; every picture counts as background")
@@ -237,14 +241,14 @@ def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, i
     box = extent(shape) if isinstance(shape, list) else None
     try:
         box = _box(row.get("bbox"), size, warn)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         if shape is None:
             raise
         if row.get("bbox"):
             warn(f"{error}; the box of the mask is taken")
     area = row.get("area")
     usable = isinstance(area, int | float) and np.isfinite(area) and area >= 0
-    return Annotation(number, label, box, shape, bool(row.get("iscrowd")), float(area) if usable else None)  # type: ignore[arg-type]
+    return Annotation(number, label, box, shape, row.get("iscrowd") in (1, "1"), float(area) if usable else None)  # type: ignore[arg-type]
 
 
 def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
@@ -257,6 +261,8 @@ def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
 def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
     """A compressed run-length record whose runs fill a picture of ``size`` (H, W) exactly, else ``ValueError``."""
     counts = record.get("counts")
+    if not isinstance(counts, str | bytes | list):
+        raise ValueError("the run-length mask has no run lengths (counts); export it again")
     if list(record.get("size") or []) != list(size):
         raise ValueError(f"the run-length mask has size {record.get('size')}, the picture {list(size)} (height, width)")
     if isinstance(counts, str):
@@ -268,11 +274,9 @@ def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
         )
     if runs[1::2].sum() == 0:
         raise ValueError("the run-length mask covers no pixel; draw it again or remove it")
-    return (
-        {"size": list(size), "counts": counts}
-        if isinstance(counts, bytes)
-        else mask_math.from_counts(runs.tolist(), size)
-    )
+    if isinstance(counts, bytes):
+        return {"size": list(size), "counts": counts}
+    return mask_math.from_counts(runs.tolist(), size)
 
 
 def run_lengths(counts: bytes) -> Int[np.ndarray, "n"]:
@@ -313,7 +317,7 @@ def finder(folders: Iterable[Path]) -> Callable[[str], Path | None]:
         slashed = name.replace("\\", "/")
         for candidate in dict.fromkeys((slashed, slashed.rsplit("/", 1)[-1])):
             for i, folder in enumerate(places):
-                if candidate and (folder / candidate).is_file():
+                if candidate and os.path.isfile(folder / candidate):  # False for a name no disk can hold
                     places.insert(0, places.pop(i))  # the next picture most likely lies there too
                     return folder / candidate
         return None

@@ -1,6 +1,5 @@
 """Pictures from disk: whatever their mode, eight bits of red, green and blue come out, upright."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +26,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes); restore it or leave it out")
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(path) as image,
-        ):
+        with Image.open(path) as image:
             yield image
     except DataError:
         raise

@@ -6,12 +6,13 @@ known) and ``crowd``.
 """
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from maskkit.data.coco import load_json
-from maskkit.data.images import find_images, image_size
+from maskkit.data.images import SUFFIXES, find_images, image_size
 from maskkit.data.records import (
     SPLITS,
     Annotation,
@@ -22,6 +23,7 @@ from maskkit.data.records import (
     number,
     sound_box,
     sound_polygons,
+    stated_size,
 )
 from maskkit.errors import DataError
 from maskkit.types import Categories
@@ -108,14 +110,11 @@ def _shapes(file: Path) -> dict[str, Any]:
 def _picture(file: Path, content: dict[str, Any]) -> tuple[Path, tuple[int, int]]:
     """The picture that a json describes, and its size as the json (or else the picture) has it."""
     named = str(content.get("imagePath") or "").replace("\\", "/")
-    beside = [file.parent / named, *(p for p in find_images(file.parent) if p.stem == file.stem)]
-    image = next((p for p in beside if p.is_file()), None)
+    twins = (file.with_suffix(s) for suffix in sorted(SUFFIXES) for s in (suffix, suffix.upper()))
+    image = next((p for p in (file.parent / named, *twins) if os.path.isfile(p)), None)
     if image is None:
         raise DataError(f"{file}: its picture {named or file.stem!r} is not there; put it beside the json")
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
-        return image, (height, width)
-    return image, image_size(image)
+    return image, stated_size(content.get("imageHeight"), content.get("imageWidth")) or image_size(image)
 
 
 def _objects(
@@ -133,15 +132,17 @@ def _objects(
     found = []
     for parts in groups.values():
         where = "shape " + ", ".join(str(i) for i, _ in parts)
-        label, flags = categories.names.index(str(parts[0][1]["label"])), parts[0][1].get("flags") or {}
+        label, flags = categories.names.index(str(parts[0][1]["label"])), parts[0][1].get("flags")
+        flags = flags if isinstance(flags, dict) else {}
         warn = partial(problems.warn, file, where)
         try:
             outlines = [_outline(shape) for _, shape in parts]
             if flags.get("box_only"):
-                found.append(Annotation(0, label, sound_box(extent(outlines), size, warn)))
+                box = sound_box(extent(outlines), size, warn)
+                found.append(Annotation(0, label, box, crowd=bool(flags.get("crowd"))))
                 continue
             polygons = sound_polygons(outlines, size, warn)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             problems.error(file, where, str(error))
             continue
         found.append(Annotation(0, label, extent(polygons), polygons, crowd=bool(flags.get("crowd"))))

@@ -4,12 +4,9 @@ Nothing depends on which process makes a sample or on what was made before, so a
 batches that an uninterrupted one would have seen.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,18 +16,10 @@ from torch.utils.data import DataLoader
 
 from maskkit.config import InputConfig, RunConfig
 from maskkit.data.patches import Patches
+from maskkit.data.records import Dataset
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
 from maskkit.errors import DataError
 from maskkit.types import Batch, Masks, Target
-
-
-class Source(Protocol):
-    """What the loaders need of a data set."""
-
-    def __len__(self) -> int: ...
-    def load(self, index: int, labels: str = "masks") -> Sample:
-        """Picture, target and meta of one index; ``labels`` says what the target carries."""
-        ...
 
 
 def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
@@ -61,27 +50,32 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
 
 
 def train_loader(
-    dataset: Source, config: RunConfig, start_step: int, stop_step: int, rank: int = 0, world: int = 1
+    dataset: Dataset, config: RunConfig, start_step: int, stop_step: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """The batches of the global steps ``start_step`` to ``stop_step`` (not included), as process ``rank`` of ``world`` sees them.
+    """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
     The pictures are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
-    pictures from it. Raises `DataError` for a picture that cannot be read, and for a data set without pictures.
+    pictures from it. Raises `DataError` for a picture that cannot be read, for a data set without pictures, and for
+    copy-paste without masks.
     """
     if len(dataset) == 0:
         raise DataError("the training set holds no picture")
-    steps = range(start_step, stop_step)
-    return _batches(_TrainSteps(dataset, config, rank, world), steps, config.train.workers)
+    if config.augment.copy_paste > 0 and config.data.labels != "masks":
+        raise DataError(f"copy-paste needs masks, not {config.data.labels}; set augment.copy_paste to 0")
+    return _batches(_TrainSteps(dataset, config, rank, world), range(start_step, stop_step), config.train.workers)
 
 
-def eval_loader(dataset: Source, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
-    """All pictures in order, ``batch`` at a time, unchanged but for the resize; targets carry everything known."""
+def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
+    """All pictures in order, ``batch`` at a time, unchanged but for the resize; the targets hold boxes, not masks.
+
+    Raises `DataError` for a picture that cannot be read.
+    """
     return _batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
 
 
 @dataclass(frozen=True)
 class _TrainSteps:
-    dataset: Source
+    dataset: Dataset
     config: RunConfig
     rank: int
     world: int
@@ -104,14 +98,14 @@ class _TrainSteps:
 
 @dataclass(frozen=True)
 class _EvalSteps:
-    dataset: Source
+    dataset: Dataset
     input: InputConfig
     batch: int
 
     def __getitem__(self, step: int) -> Batch:
         indices = range(len(self.dataset))[step * self.batch : (step + 1) * self.batch]
         rng = np.random.default_rng(0)  # the resize draws nothing
-        return collate([apply(eval_ops(self.input), self.dataset.load(i), rng) for i in indices], self.input)
+        return collate([apply(eval_ops(self.input), self.dataset.load(i, "boxes"), rng) for i in indices], self.input)
 
 
 @functools.lru_cache(maxsize=4)
@@ -145,18 +139,14 @@ class _Guarded:
 
 
 def _batches(steps: _TrainSteps | _EvalSteps, order: range, workers: int) -> Iterator[Batch]:
+    """The batches of ``order``, made by ``workers`` processes of one thread each, or here for 0."""
     loader = DataLoader(
         _Guarded(steps),  # type: ignore[arg-type]
         batch_size=None,
         sampler=order,
         num_workers=min(workers, len(order)),
-        worker_init_fn=_single_threaded,
     )
     for item in loader:
         if isinstance(item, DataError):
             raise item
         yield item
-
-
-def _single_threaded(worker: int) -> None:
-    torch.set_num_threads(1)

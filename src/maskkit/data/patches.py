@@ -4,8 +4,6 @@ A crop or a pad moves offsets, a mirror is a view, and a change of resolution to
 picture with a hundred windows costs what their boxes cost, not a hundred pictures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,7 +33,7 @@ class Patches(Masks):
         self._patches = patches
 
     @classmethod
-    def of(cls, masks: Masks) -> Patches:
+    def of(cls, masks: Masks) -> "Patches":
         """Any masks as patches."""
         if isinstance(masks, Patches):
             return masks
@@ -47,10 +45,15 @@ class Patches(Masks):
             )
         return cls(masks.size, [_decode(rle, masks.size) for rle in masks.rle()])
 
+    @classmethod
+    def empty_of(cls, n: int, size: tuple[int, int]) -> "Patches":
+        """``n`` masks without a pixel."""
+        return cls(size, [_NOTHING] * n)
+
     def __len__(self) -> int:
         return len(self._patches)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> Patches:
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> "Patches":
         if isinstance(index, slice):
             return Patches(self.size, self._patches[index])
         chosen = np.atleast_1d(np.asarray(index))
@@ -58,7 +61,7 @@ class Patches(Masks):
             chosen = np.flatnonzero(chosen)
         return Patches(self.size, [self._patches[int(i)] for i in chosen])
 
-    def __add__(self, other: Patches) -> Patches:
+    def __add__(self, other: "Patches") -> "Patches":
         return Patches(self.size, self._patches + other._patches)
 
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
@@ -91,6 +94,10 @@ class Patches(Masks):
         """The same masks, dense, on ``device``."""
         return Masks.from_dense(self.dense()).to(device)
 
+    def only(self, chosen: Bool[np.ndarray, "n"]) -> "Patches":
+        """As many masks, without a pixel where not ``chosen``."""
+        return Patches(self.size, [p if keep else _NOTHING for p, keep in zip(self._patches, chosen, strict=True)])
+
     def union(self) -> Bool[np.ndarray, "h w"]:
         """The pixels that belong to any mask."""
         canvas = np.zeros(self.size, np.uint8)
@@ -98,14 +105,14 @@ class Patches(Masks):
             canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] |= pixels
         return canvas.view(bool)
 
-    def cut(self, hidden: Bool[np.ndarray, "h w"]) -> Patches:
+    def cut(self, hidden: Bool[np.ndarray, "h w"]) -> "Patches":
         """The masks without the pixels of ``hidden``."""
         return Patches(
             self.size,
             [Patch(p * ~hidden[y : y + p.shape[0], x : x + p.shape[1]], x, y) for p, x, y in self._patches],
         )
 
-    def window(self, x: int, y: int, size: tuple[int, int]) -> Patches:
+    def window(self, x: int, y: int, size: tuple[int, int]) -> "Patches":
         """The masks seen through a window of ``size`` (H, W) with its top left corner at (x, y), inside or outside."""
         height, width = size
         seen = []
@@ -115,7 +122,7 @@ class Patches(Masks):
             seen.append(Patch(pixels, max(left, 0), max(top, 0)) if pixels.size else _NOTHING)
         return Patches(size, seen)
 
-    def mirror(self, axis: int) -> Patches:
+    def mirror(self, axis: int) -> "Patches":
         """The masks turned over: ``axis`` 1 swaps left and right, 0 top and bottom."""
         height, width = self.size
         if axis == 1:
@@ -124,11 +131,11 @@ class Patches(Masks):
             turned = [Patch(p[::-1], x, height - y - p.shape[0]) for p, x, y in self._patches]
         return Patches(self.size, turned)
 
-    def scale(self, size: tuple[int, int]) -> Patches:
-        """The masks at another resolution (H, W): bilinear and ``> 0.5``, pixel for pixel as `maskkit.masks.resample`."""
+    def scale(self, size: tuple[int, int]) -> "Patches":
+        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.masks.resample` does it."""
         if tuple(size) == self.size:
             return self
-        rows, columns = _Taps(self.size[0], size[0]), _Taps(self.size[1], size[1])
+        rows, columns = Taps(self.size[0], size[0]), Taps(self.size[1], size[1])
         scaled = []
         for pixels, x, y in self._patches:
             if not pixels.size:
@@ -146,11 +153,13 @@ class Patches(Masks):
 _NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
 
 
-class _Taps:
-    """The two source rows, and their weights, that bilinear interpolation reads for each row of the result."""
+class Taps:
+    """The two source rows, and the weight of the second, that bilinear interpolation reads for each row of the result.
+
+    Computed in float32 as torch does for ``align_corners=False``, so that ties at 0.5 mostly fall to the same side.
+    """
 
     def __init__(self, source: int, result: int) -> None:
-        # In float32 as torch does it, so that ties at 0.5 fall to the same side.
         at = (np.arange(result, dtype=np.float32) + np.float32(0.5)) * np.float32(source / result) - np.float32(0.5)
         at = np.maximum(at, 0)
         self.first = np.minimum(at.astype(np.int64), source - 1)

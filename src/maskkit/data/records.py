@@ -54,11 +54,11 @@ class Problems(list[Problem]):
 
     def error(self, file: Path, record: str, message: str) -> None:
         """Note something that had to be left out."""
-        self.append(Problem("error", str(file), record, message))
+        self.append(Problem("error", str(file), record, message.removeprefix(f"{file}: ")))
 
     def warn(self, file: Path, record: str, message: str) -> None:
         """Note something doubtful that was kept."""
-        self.append(Problem("warning", str(file), record, message))
+        self.append(Problem("warning", str(file), record, message.removeprefix(f"{file}: ")))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -198,6 +198,12 @@ def number(records: Sequence[Record]) -> list[Record]:
     return [replace(r, annotations=[replace(a, id=next(ids)) for a in r.annotations]) for r in records]
 
 
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(H, W) as a file states it, None when those are no sizes that a picture can have."""
+    known = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 and height * width < 2**31
+    return (height, width) if known else None
+
+
 def size_mismatch(stated: tuple[int, int], real: tuple[int, int]) -> str:
     """What to say when annotations were made for another (H, W) than the picture has."""
     turned = " (the picture is turned by its EXIF orientation)" if stated == real[::-1] else ""
@@ -289,7 +295,7 @@ def sound_polygons(parts: Polygons, size: tuple[int, int], warn: Warn) -> list[F
     for part in parts:
         try:
             sound.append(_sound_polygon(part, size, warn))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             reasons.append(str(error))
     if not sound:
         raise ValueError("; ".join(dict.fromkeys(reasons)) or "the mask has no polygon")

@@ -1,14 +1,12 @@
-"""A drawn data set: textured, overlapping, holed and two-part objects from a seed, so that tests and demo need no files.
+"""A drawn data set: textured, overlapping, holed and two-part objects from a seed; tests and demo need no files.
 
 Every object is given by its signed distance (pixels, negative inside) on the pixel centres of its box: the sign is the
 mask, and a ramp of one pixel is the soft edge that a lens would give. Later objects cover earlier ones, and poles that
 belong to no class cut objects in two.
 """
 
-from __future__ import annotations
-
 import json
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
-from maskkit import masks as mask_math
+from maskkit.data.patches import Patch, Patches
 from maskkit.data.records import Annotation, Dataset, Record
+from maskkit.files import replacing
 from maskkit.types import Categories, Target
 
 Plane = Float[np.ndarray, "h w"]
@@ -89,16 +89,14 @@ def draw(
         _draw_object(canvas, layers, rng)
     if rng.random() < 0.3:
         _draw_pole(canvas, layers, rng)
-    canvas += rng.normal(0, 4, canvas.shape).astype(np.float32)
+    canvas += 4 * rng.standard_normal(canvas.shape, np.float32)
 
     image = torch.from_numpy(canvas.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())  # (3, H, W)
-    order = np.argsort([label < 0 for label in layers.labels], kind="stable")
-    dense = np.array([layers.numbers == i + 1 for i in order], bool).reshape(-1, *size)
-    labels = np.array([layers.labels[i] for i in order], np.int64)
-    boxes = mask_math.dense_boxes(torch.from_numpy(dense))
-    known = (rng.random(len(labels)) >= box_only) | (labels < 0)
-    dense[~known] = False
-    return image, Target.of(boxes, np.maximum(labels, 0), dense, labels < 0, known)
+    order = np.roll(np.arange(len(layers.labels)), -crowd)
+    labels, masks = np.array(layers.labels, np.int64)[order], layers.masks()[order]
+    is_crowd = labels < 0
+    known = (rng.random(len(labels)) >= box_only) | is_crowd
+    return image, Target.of(masks.boxes(), np.maximum(labels, 0), masks.only(known), is_crowd, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +120,7 @@ def shapes_dataset(
     box_only: float = 0.0,
     folder: str | Path = "shapes",
 ) -> ShapesDataset:
-    """``count`` pictures of `draw` with the image ids 1 to ``count``; the paths lie in ``folder``, where no file need be."""
+    """``count`` pictures of `draw` with the image ids from 1 on; their paths lie in ``folder``, but no files do."""
     folder = Path(folder)
     records, pictures = [], {}
     number = 0
@@ -161,32 +159,43 @@ def write(
         pixels = everything.pictures[record.image_id].permute(1, 2, 0).numpy()  # (H, W, 3)
         Image.fromarray(pixels).save(record.path, quality=92)
     for name, indices in (("train", range(train)), ("val", range(train, train + val))):
-        target = folder / f"{name}.json"
-        partial = target.with_suffix(".json.part")
-        partial.write_text(json.dumps(everything.subset(indices).coco()), encoding="utf-8")
-        os.replace(partial, target)
+        with replacing(folder / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(everything.subset(indices).coco()), encoding="utf-8")
     return folder
 
 
 class _Layers:
-    """Which object each pixel shows: ``numbers`` (H, W) is 1 for the first of ``labels``; 0 is none, label -1 a crowd."""
+    """Which object each pixel shows: ``numbers`` (H, W) is 1 for the first of ``labels``, 0 for none; -1 is a crowd."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.numbers = np.zeros(size, np.int32)
         self.labels: list[int] = []
-        self.whole: list[int] = []
+        self.whole = np.zeros(1, np.int64)
+        """Pixels of each number when it was drawn, and of nothing."""
+        self.visible = np.zeros(1, np.int64)
+
+    def _left(self, region: tuple[slice, slice], shape: np.ndarray) -> np.ndarray:
+        """Pixels of each number still visible when ``shape`` covers ``region``."""
+        return self.visible - np.bincount(self.numbers[region][shape], minlength=len(self.visible))
+
+    def masks(self) -> Patches:
+        """What is visible of each object."""
+        found = ndimage.find_objects(self.numbers, len(self.labels))
+        patches = [
+            Patch((self.numbers[part] == i).view(np.uint8), part[1].start, part[0].start)
+            for i, part in enumerate(found, 1)
+        ]
+        return Patches(self.numbers.shape, patches)
 
     def room(self, region: tuple[slice, slice], shape: np.ndarray) -> bool:
         """Whether enough of every object stays in sight when ``shape`` covers ``region``."""
-        hidden = np.unique(self.numbers[region][shape])
-        after = self.numbers.copy()
-        after[region][shape] = 0
-        return all((after == n).sum() >= LEAST_VISIBLE * self.whole[n - 1] for n in hidden if n)
+        return bool((self._left(region, shape) >= LEAST_VISIBLE * self.whole)[1:].all())
 
     def add(self, region: tuple[slice, slice], shape: np.ndarray, label: int) -> None:
         """Lay an object over what is there."""
         self.labels.append(label)
-        self.whole.append(int(shape.sum()))
+        area = np.count_nonzero(shape)
+        self.visible, self.whole = np.append(self._left(region, shape), area), np.append(self.whole, area)
         self.numbers[region][shape] = len(self.labels)
 
 
@@ -194,7 +203,7 @@ def _draw_object(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) 
     """One object at a random place, unless it would hide another one."""
     height, width = layers.numbers.shape
     label = int(rng.integers(len(CATEGORIES)))
-    radius = min(height, width) * np.exp(rng.uniform(np.log(0.07), np.log(0.24)))
+    radius = min(height, width) * math.exp(rng.uniform(math.log(0.07), math.log(0.24)))
     x, y = rng.uniform(0.4 * radius, width - 0.4 * radius), rng.uniform(0.4 * radius, height - 0.4 * radius)
     region, u, v = _local(layers.numbers.shape, x, y, radius, rng.uniform(0, 2 * np.pi))
     distance = _SHAPES[CATEGORIES.names[label]](u, v, radius)
@@ -227,9 +236,8 @@ def _draw_swarm(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -
 def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
     """A thin bar from border to border that belongs to no class and cuts in two what it crosses."""
     height, width = layers.numbers.shape
-    everywhere, u, v = _local(
-        (height, width), width * rng.uniform(0.3, 0.7), height / 2, 2.0 * max(height, width), rng.uniform(-0.5, 0.5)
-    )
+    x, lean = width * rng.uniform(0.3, 0.7), rng.uniform(-0.5, 0.5)
+    everywhere, u, _ = _local((height, width), x, height / 2, 2.0 * max(height, width), lean)
     half = rng.uniform(0.01, 0.02) * min(height, width)
     distance = np.abs(u) - half
     shape = distance < 0
@@ -241,13 +249,13 @@ def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) ->
 def _local(
     size: tuple[int, int], x: float, y: float, radius: float, angle: float
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the picture within ``radius`` of (x, y), and its pixel centres in axes turned by ``angle`` about there."""
+    """The part of the picture within ``radius`` of (x, y), its pixel centres in axes from there turned by ``angle``."""
     height, width = size
     x1, x2 = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
     y1, y2 = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)
     dx = np.arange(x1, max(x1, x2), dtype=np.float32)[None] + 0.5 - x
     dy = np.arange(y1, max(y1, y2), dtype=np.float32)[:, None] + 0.5 - y
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
     return (slice(y1, max(y1, y2)), slice(x1, max(x1, x2))), cos * dx + sin * dy, cos * dy - sin * dx
 
 
@@ -266,23 +274,34 @@ def _colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
 
 def _texture(
     u: Plane, v: Plane, radius: float, colour: Float[np.ndarray, "3"], rng: np.random.Generator
-) -> Float[np.ndarray, "h w 3"]:
+) -> Float[np.ndarray, "*hw 3"]:
     """The colour of each pixel of an object: plain, striped, chequered or dotted."""
     period = max(3.0, radius * rng.uniform(0.25, 0.5))
-    wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
-    pattern = (np.zeros_like(wave_u), wave_u, wave_u * wave_v * 2, wave_u + wave_v - 1)[rng.integers(4)]
-    share = (0.5 + 0.5 * np.clip(3 * pattern, -1, 1))[..., None]
-    other = _colour(rng) * rng.choice([0.4, 1.0])
-    return colour * (1 - share) + (0.5 * colour + 0.5 * other) * share
+    other = _colour(rng) * rng.choice(np.array([0.4, 1.0], np.float32))
+    kind = rng.choice(["plain", "stripes", "checks", "dots"])
+    if kind == "plain":
+        return colour
+    wave = np.sin(2 * np.pi / period * u)
+    if kind == "checks":
+        wave *= 2 * np.sin(2 * np.pi / period * v)
+    elif kind == "dots":
+        wave += np.sin(2 * np.pi / period * v) - 1
+    share = (0.25 + 0.25 * np.clip(3 * wave, -1, 1))[..., None]
+    return colour + (other - colour) * share
 
 
 def _background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
     """Smooth noise of three coarse scales between two muted colours."""
-    height, width = size
-    field = np.zeros(size, np.float32)
+    noise = np.zeros(size, np.float32)
     for cells, strength in ((2, 0.6), (5, 0.3), (24, 0.15)):
-        grid = torch.from_numpy(rng.random((1, 1, cells + 1, cells + 1)).astype(np.float32))
-        field += strength * torch.nn.functional.interpolate(grid, size, mode="bicubic")[0, 0].numpy()
-    low, high = (rng.uniform(30, 190) + rng.uniform(-25, 25, 3) for _ in range(2))
-    field = field.reshape(height, width, 1)
-    return (low + (high - low) * field).astype(np.float32)
+        grid = rng.random((cells + 1, cells + 1), np.float32)
+        noise += strength * (_ramps(size[0], cells) @ grid @ _ramps(size[1], cells).T)
+    low, high = ((rng.uniform(30, 190) + rng.uniform(-25, 25, 3)).astype(np.float32) for _ in range(2))
+    return low + (high - low) * noise[..., None]
+
+
+def _ramps(n: int, cells: int) -> Float[np.ndarray, "n m"]:
+    """Weights that interpolate ``cells + 1`` values smoothly at ``n`` places."""
+    place = (np.arange(n, dtype=np.float32) + 0.5) * (cells / n)
+    weight = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells + 1, dtype=np.float32)))
+    return weight**2 * (3 - 2 * weight)

@@ -1,27 +1,24 @@
 """Random changes of a training picture together with its boxes, masks and geometry.
 
-An operation is a frozen dataclass that takes ``(image, target, meta, rng)`` and gives ``(image, target, meta)`` back. All of
-them move pixels through three functions only, `_window`, `_mirror` and `_scale`, each of which carries the image,
-the boxes, the masks, the semantic map and ``meta.affine`` along, so that a point of the result is always known in the
-original picture. Every random number comes from ``rng``.
+An operation is a frozen dataclass that takes ``(image, target, meta, rng)`` and gives ``(image, target, meta)`` back.
+All of them move pixels through three functions only, `_window`, `_mirror` and `_scale`, each of which carries the
+image, the boxes, the masks, the semantic map and ``meta.affine`` along, so that a point of the result is always known
+in the original picture. Every random number comes from ``rng``. Masks travel as `Patches`, which makes them cheap.
 """
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig
-from maskkit.data.patches import Patches
+from maskkit.data.patches import Patches, Taps
 from maskkit.types import ImageMeta, Target
 
 Picture = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
@@ -47,7 +44,10 @@ class Operation(Protocol):
 def train_ops(
     augment: AugmentConfig, input: InputConfig, partner: Callable[[np.random.Generator], Sample] | None = None
 ) -> list[Operation]:
-    """The operations of a training, in the order of `AugmentConfig`'s fields; ``partner`` gives copy-paste its pictures."""
+    """The operations of a training, in the order of `AugmentConfig`'s fields; scale jitter replaces the resize.
+
+    ``partner`` gives copy-paste its pictures; ``ValueError`` when copy-paste is on without one.
+    """
     ops: list[Operation] = []
     if augment.copy_paste > 0:
         if partner is None:
@@ -99,7 +99,7 @@ class Resize:
     def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; nothing is drawn from ``rng``."""
         fitted = _fitted(image.shape[1:], self.size, self.mode)
-        image, target, meta = _scale(image.float(), target, meta, fitted, self.antialias)
+        image, target, meta = _scale(image, target, meta, fitted, self.antialias)
         if fitted != self.size:
             image, target, meta = _window(image, target, meta, 0, 0, self.size, (0, 0, 0))
         return image, target, replace(meta, input_size=fitted)
@@ -107,7 +107,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class ScaleJitter:
-    """Large-scale jitter (Ghiasi et al., 2021): `Resize` to a random multiple of ``size``, then a random crop or pad back."""
+    """Large-scale jitter (Ghiasi et al., 2021): resize to a random multiple of ``size``, then crop or pad."""
 
     range: tuple[float, float]
     size: Size
@@ -119,9 +119,7 @@ class ScaleJitter:
         factor = rng.uniform(*self.range)
         size = (max(1, round(self.size[0] * factor)), max(1, round(self.size[1] * factor)))
         fitted = _fitted(image.shape[1:], size, self.mode)
-        image, target, meta = _scale(image.float(), target, meta, fitted)
-        y, x = (_between(0, have - want, rng) for have, want in zip(fitted, self.size, strict=True))
-        return _window(image, target, meta, x, y, self.size, self.fill)
+        return _window(*_scale(image, target, meta, fitted), *_corner(fitted, self.size, rng), self.size, self.fill)
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,9 @@ class VerticalFlip:
 
 @dataclass(frozen=True)
 class Photometric:
-    """The colour distortion of SSD (Liu et al., 2016), each part with chance 0.5.
+    """The colour distortion of SSD (Liu et al., 2016): brightness, contrast, saturation, hue, or contrast last.
 
-    Brightness, contrast, saturation, hue in this order, or contrast last. Every part is linear in RGB, so the
-    chain is one 3x4 matrix: saturation blends with the luma, hue turns about the grey axis at constant luma. (SSD
-    goes through HSV for these two: ten times slower, and for so small an angle the same to the eye.)
+    Each has a chance of 0.5; saturation and hue are those of HSV. Bytes come out.
     """
 
     brightness: float = 32.0
@@ -163,28 +159,18 @@ class Photometric:
     """Largest angle in degrees."""
 
     def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
-        """The recoloured picture, bytes."""
-        matrix = self.matrix(rng)
-        if np.array_equal(matrix, np.eye(4)):
-            return image, target, meta
-        colour = torch.from_numpy(matrix[:3].astype(np.float32))
-        flat = torch.addmm(colour[:, 3:], colour[:, :3], image.flatten(1).float())  # (3, H*W)
-        return flat.round_().clamp_(0, 255).to(torch.uint8).view(image.shape), target, meta
+        """The sample in other colours."""
 
-    def matrix(self, rng: np.random.Generator) -> Float[np.ndarray, "4 4"]:
-        """The colour change drawn from ``rng``, on ``(r, g, b, 1)``."""
-        matrix = np.eye(4)
-        if rng.random() < 0.5:
-            matrix[:3, 3] = rng.uniform(-self.brightness, self.brightness)
-        contrast = np.diag([*[rng.uniform(*self.contrast)] * 3, 1.0]) if rng.random() < 0.5 else np.eye(4)
-        contrast_first = rng.random() < 0.5
-        if contrast_first:
-            matrix = contrast @ matrix
-        if rng.random() < 0.5:
-            matrix = _saturation(rng.uniform(*self.saturation)) @ matrix
-        if rng.random() < 0.5:
-            matrix = _hue(math.radians(rng.uniform(-self.hue, self.hue))) @ matrix
-        return matrix if contrast_first else contrast @ matrix
+        def perhaps(low: float, high: float, neutral: float) -> float:
+            return rng.uniform(low, high) if rng.random() < 0.5 else neutral
+
+        brightness = perhaps(-self.brightness, self.brightness, 0.0)
+        contrast = perhaps(*self.contrast, 1.0)
+        saturation = perhaps(*self.saturation, 1.0)
+        hue = perhaps(-self.hue, self.hue, 0.0)
+        before, after = (contrast, 1.0) if rng.random() < 0.5 else (1.0, contrast)
+        pixels = (image + brightness).mul_(before)
+        return _rounded(_recolour(pixels, saturation, hue / 60).mul_(after)), target, meta
 
 
 @dataclass(frozen=True)
@@ -207,67 +193,47 @@ class Expand:
         ratio = rng.uniform(1, self.max_ratio)
         shrink = self.limit / (ratio * max(image.shape[1:]))
         if shrink < 1:
-            size = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[2] * shrink)))
-            image, target, meta = _scale(image, target, meta, size)
-        height, width = image.shape[1:]
-        size = (round(height * ratio), round(width * ratio))
-        return _window(
-            image,
-            target,
-            meta,
-            -_between(0, size[1] - width, rng),
-            -_between(0, size[0] - height, rng),
-            size,
-            self.fill,
-        )
+            image, target, meta = _scale(image, target, meta, _times(image, shrink))
+            image = _rounded(image)
+        field = _times(image, ratio)
+        return _window(image, target, meta, *_corner(image.shape[1:], field, rng), field, self.fill)
 
 
 @dataclass(frozen=True)
 class IoUCrop:
     """The random crop of SSD: sides of at least 0.3, an aspect ratio from 1/2 to 2.
 
-    One of ``overlaps`` is drawn: None keeps the picture, a number asks for an IoU of at least that much between the
+    One of ``DEMANDS`` is drawn: None keeps the picture, a number asks for an IoU of at least that much between the
     crop and one object. Objects whose centre lies in the crop stay, and there is at least one of them unless the
-    picture has none. A demand that ``trials`` crops in a row fail is drawn anew. Crowds have no say and stay where they are seen.
+    picture has none; their boxes and masks are cut. A demand that 50 crops in a row fail is drawn anew. Crowds have no
+    say, and stay wherever a part of them is seen.
     """
 
-    overlaps: tuple[float | None, ...] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
-    smallest: float = 0.3
-    trials: int = 50
+    DEMANDS: ClassVar[tuple[float | None, ...]] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 
     def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample as it is, or a crop of it."""
-        height, width = image.shape[1:]
         objects = target.boxes[~target.crowd]
         centres = box_math.to_centres(target.boxes)[:, :2]
-        while (overlap := self.overlaps[rng.integers(len(self.overlaps))]) is not None:
-            crops = self._propose(height, width, rng)
-            good = crops[:, 2] > crops[:, 0]
-            inside = _contains(crops, centres)  # (T, N)
+        while (demand := self.DEMANDS[rng.integers(len(self.DEMANDS))]) is not None:
+            crops = _propose_crops(image.shape[1:], rng)
+            inside = ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(2)  # (T, N)
             if len(objects):
-                good &= inside[:, ~target.crowd].any(1) & (box_math.iou(crops, objects).amax(1) >= overlap)
-            for i in good.nonzero()[:1, 0]:
-                x1, y1, x2, y2 = crops[i].int().tolist()
-                stay = target[inside[i] | target.crowd]
-                return _window(image, stay, meta, x1, y1, (y2 - y1, x2 - x1), (0, 0, 0))
+                good = inside[:, ~target.crowd].any(1) & (box_math.iou(crops, objects).amax(1) >= demand)
+                crops, inside = crops[good], inside[good]
+            if len(crops):
+                x1, y1, x2, y2 = (int(edge) for edge in crops[0])
+                return _window(image, target[inside[0] | target.crowd], meta, x1, y1, (y2 - y1, x2 - x1), (0, 0, 0))
         return image, target, meta
-
-    def _propose(self, height: int, width: int, rng: np.random.Generator) -> Float[Tensor, "t 4"]:
-        """Crops with whole-numbered edges; those of a wrong aspect ratio collapse to nothing."""
-        sides = np.maximum(1, np.floor(rng.uniform(self.smallest, 1, (self.trials, 2)) * (width, height)))
-        corner = np.floor(rng.random((self.trials, 2)) * ((width, height) - sides + 1))
-        aspect = sides[:, 1] / sides[:, 0]
-        sides[(aspect < 0.5) | (aspect > 2)] = 0
-        return torch.from_numpy(np.concatenate([corner, corner + sides], 1)).float()
 
 
 @dataclass(frozen=True)
 class CopyPaste:
     """Pastes objects of another picture, with chance ``p`` (Ghiasi et al., 2021).
 
-    The partner is fitted into the picture at a random size and place, perhaps mirrored, and each of its objects comes
-    over with chance 0.5. What lies beneath is cut: boxes are taken anew from what is left of the masks, and objects of
-    which less than ``visible`` is left are dropped.
+    The partner is fitted into the picture at a random size and place, perhaps mirrored, and each of its objects whose
+    mask is known comes over with chance 0.5. What lies beneath is cut: boxes are taken anew from what is left of the
+    masks, and objects of which less than ``visible`` is left are dropped.
     """
 
     p: float
@@ -279,37 +245,35 @@ class CopyPaste:
         """The sample as it is, or with guests."""
         if rng.random() >= self.p:
             return image, target, meta
-        size = (image.shape[1], image.shape[2])
-        guest_image, guests = self._guests(size, rng)
+        guest_image, guests, guest_meta = self.partner(rng)
+        guests = guests[torch.from_numpy(rng.random(len(guests)) < 0.5) & guests.has_mask & ~guests.crowd]
         if not len(guests):
             return image, target, meta
-        cover = _patches(guests).union()
+        size = (image.shape[1], image.shape[2])
+        factor = rng.uniform(*self.scale) * min(size[0] / guest_image.shape[1], size[1] / guest_image.shape[2])
+        fitted = _times(guest_image, factor)
+        sample = Flip()(*_scale(guest_image, guests, guest_meta, fitted), rng)
+        guest_image, guests, _ = _window(*sample, *_corner(fitted, size, rng), size, (0, 0, 0))
+
+        pasted = _patches(guests)
+        cover = pasted.union()
+        if target.masks is None:
+            target = replace(target, masks=Patches.empty_of(len(target), size))
+        host = _occlude(target, cover, self.visible)
         over = torch.from_numpy(cover)
         semantic = target.semantic
         if semantic is not None:
             semantic = torch.where(over, guests.semantic if guests.semantic is not None else IGNORE, semantic)
-        host = _occlude(target, cover, self.visible)
-        joined = Target(
-            torch.cat([host.boxes, guests.boxes]),
-            torch.cat([host.labels, guests.labels]),
-            _patches(host) + _patches(guests),
-            torch.cat([host.crowd, guests.crowd]),
-            torch.cat([host.has_mask, guests.has_mask]),
-            semantic,
-            target.tags if target.tags is None or guests.tags is None else target.tags | guests.tags,
+        joined = replace(
+            host,
+            boxes=torch.cat([host.boxes, pasted.boxes()]),
+            labels=torch.cat([host.labels, guests.labels]),
+            masks=_patches(host) + pasted,
+            crowd=torch.cat([host.crowd, guests.crowd]),
+            has_mask=torch.cat([host.has_mask, guests.has_mask]),
+            semantic=semantic,
         )
-        return torch.where(over, guest_image, image), joined, meta
-
-    def _guests(self, size: Size, rng: np.random.Generator) -> tuple[Tensor, Target]:
-        """A partner's picture, at ``size``, and those of its objects that are to be pasted."""
-        image, target, meta = self.partner(rng)
-        target = target[torch.from_numpy(rng.random(len(target)) < 0.5) & target.has_mask & ~target.crowd]
-        factor = rng.uniform(*self.scale) * min(size[0] / image.shape[1], size[1] / image.shape[2])
-        fitted = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor)))
-        image, target, meta = Flip()(*_scale(image, target, meta, fitted), rng)
-        y, x = (_between(0, have - want, rng) for have, want in zip(fitted, size, strict=True))
-        image, target, _ = _window(image, target, meta, x, y, size, (0, 0, 0))
-        return image, replace(target, boxes=_patches(target).boxes())
+        return torch.where(over, _rounded(guest_image), image), joined, meta
 
 
 @dataclass(frozen=True)
@@ -326,23 +290,27 @@ class DropSmall:
 
 
 def _window(image: Tensor, target: Target, meta: ImageMeta, x: int, y: int, size: Size, fill: Colour) -> Sample:
-    """The sample through a window of ``size`` (H, W) whose top left corner is (x, y), with ``fill`` outside the picture."""
-    height, width = size
-    seen = image[:, max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    left, top = max(-x, 0), max(-y, 0)
-    semantic = target.semantic
-    if semantic is not None:
-        semantic = semantic[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    if seen.shape[1:] != size:
-        padding = [left, top, width - left - seen.shape[2], height - top - seen.shape[1]]
-        seen = TF.pad(seen, padding, fill=list(fill))
-        if semantic is not None:
-            semantic = TF.pad(semantic[None], padding, fill=[IGNORE])[0]
-    boxes = target.boxes - torch.tensor([x, y, x, y], dtype=torch.float32)
-    boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=torch.float32))
+    """The sample through a window of ``size`` (H, W) with its corner at (x, y), ``fill`` around the picture."""
+    seen = _cut(image, x, y, size, torch.tensor(fill))
+    semantic = (
+        _cut(target.semantic[None], x, y, size, torch.tensor([IGNORE]))[0] if target.semantic is not None else None
+    )
+    boxes = _clipped(target.boxes - torch.tensor([x, y, x, y]), size)
     masks = _patches(target).window(x, y, size) if target.masks is not None else None
     moved = replace(target, boxes=boxes, masks=masks, semantic=semantic)
     return seen, _seen(moved), _followed(meta, size, (1, 1), (x, y))
+
+
+def _cut(plane: Tensor, x: int, y: int, size: Size, fill: Tensor) -> Tensor:
+    """The window of `_window` of a ``(C, H, W)`` tensor: a view where it lies inside."""
+    height, width = size
+    inside = plane[:, max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+    if tuple(inside.shape[1:]) == size:
+        return inside
+    top, left = max(-y, 0), max(-x, 0)
+    canvas = plane.new_empty(len(plane), height, width).copy_(fill[:, None, None])
+    canvas[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
+    return canvas
 
 
 def _mirror(image: Tensor, target: Target, meta: ImageMeta, axis: Literal[0, 1]) -> Sample:
@@ -362,22 +330,43 @@ def _mirror(image: Tensor, target: Target, meta: ImageMeta, axis: Literal[0, 1])
 
 
 def _scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias: bool = False) -> Sample:
-    """The sample at another resolution (H, W)."""
+    """The sample at another resolution (H, W), the image as float and not rounded."""
     height, width = image.shape[1:]
     if (height, width) == size:
-        return image, target, meta
+        return image.float(), target, meta
     x, y = size[1] / width, size[0] / height
     semantic = target.semantic
+    if semantic is not None:
+        semantic = TF.resize(semantic[None], list(size), TF.InterpolationMode.NEAREST_EXACT)[0]
     scaled = replace(
         target,
-        boxes=target.boxes * torch.tensor([x, y, x, y], dtype=torch.float32),
+        boxes=_clipped(target.boxes * torch.tensor([x, y, x, y]), size),
         masks=_patches(target).scale(size) if target.masks is not None else None,
-        semantic=TF.resize(semantic[None], list(size), TF.InterpolationMode.NEAREST_EXACT)[0]
-        if semantic is not None
-        else None,
+        semantic=semantic,
     )
-    image = TF.resize(image, list(size), TF.InterpolationMode.BILINEAR, antialias=antialias)
+    image = TF.resize(image.float(), list(size), antialias=True) if antialias else _bilinear(image, size)
     return image, _seen(scaled), _followed(meta, size, (1 / x, 1 / y), (0, 0))
+
+
+def _bilinear(image: Picture, size: Size) -> Float[Tensor, "3 h w"]:
+    """What `torch.nn.functional.interpolate` makes of the image in float, but only the rows it reads become floats.
+
+    From bytes of 640x640 to 320x320 that takes a fifth of the time, from 1280x1280 a fourteenth.
+    """
+    rows, columns = Taps(image.shape[1], size[0]), Taps(image.shape[2], size[1])
+    first, second = (image.index_select(1, torch.from_numpy(i)).float() for i in (rows.first, rows.second))
+    image = torch.lerp(first, second, torch.from_numpy(rows.weight)[:, None])  # (3, h, W)
+    first, second = (image.index_select(2, torch.from_numpy(i)) for i in (columns.first, columns.second))
+    return torch.lerp(first, second, torch.from_numpy(columns.weight))  # (3, h, w)
+
+
+def _rounded(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+    return image.round().clamp(0, 255).to(torch.uint8)
+
+
+def _clipped(boxes: Float[Tensor, "n 4"], size: Size) -> Float[Tensor, "n 4"]:
+    """Boxes cut at the border of a picture of ``size`` (H, W)."""
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([size[1], size[0], size[1], size[0]]))
 
 
 def _followed(meta: ImageMeta, size: Size, scale: tuple[float, float], shift: tuple[float, float]) -> ImageMeta:
@@ -387,21 +376,25 @@ def _followed(meta: ImageMeta, size: Size, scale: tuple[float, float], shift: tu
 
 
 def _seen(target: Target) -> Target:
-    """The objects that are still in the picture: a box with an area, and a pixel where the mask is known. Crowds need the box alone."""
+    """The objects still in the picture: a box with an area and, where the mask is known and no crowd, a pixel of it."""
     stay = box_math.area(target.boxes) > 0
     if target.masks is not None:
         stay &= ~target.has_mask | target.crowd | (target.masks.areas() > 0)
     return target if bool(stay.all()) else target[stay]
 
 
-def _occlude(target: Target, cover: np.ndarray, visible: float) -> Target:
-    """``target`` after something was laid over the pixels of ``cover`` (H, W)."""
+def _occlude(target: Target, cover: Bool[np.ndarray, "h w"], visible: float) -> Target:
+    """``target`` after something was laid over the pixels of ``cover``."""
     before = _patches(target)
     after = before.cut(cover)
     left, whole = after.areas(), before.areas()
-    cut = (left < whole) & target.has_mask
-    boxes = torch.where((cut & ~target.crowd)[:, None], after.boxes(), target.boxes)
-    stay = ~cut | target.crowd | ((left > 0) & (left >= visible * whole))
+    cut = target.has_mask & ~target.crowd & (left < whole)
+    boxes = torch.where(cut[:, None], after.boxes(), target.boxes)
+    stay = ~cut | (left > visible * whole)
+    for i in (~target.has_mask & ~target.crowd).nonzero()[:, 0].tolist():
+        x1, y1, x2, y2 = target.boxes[i].round().int().tolist()
+        covered = cover[y1:y2, x1:x2]
+        stay[i] = bool(covered.sum() <= (1 - visible) * covered.size)
     return replace(target, boxes=boxes, masks=after)[stay]
 
 
@@ -419,31 +412,47 @@ def _fitted(have: Sequence[int], size: Size, mode: Literal["stretch", "pad"]) ->
     return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))
 
 
-def _between(a: int, b: int, rng: np.random.Generator) -> int:
-    """A whole number from ``a`` to ``b``, both included, whichever is larger."""
-    return int(rng.integers(min(a, b), max(a, b) + 1))
+def _times(image: Tensor, factor: float) -> Size:
+    """The size of the picture multiplied."""
+    return max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor))
 
 
-def _contains(crops: Float[Tensor, "t 4"], points: Float[Tensor, "n 2"]) -> Tensor:
-    """Which points lie inside which crop, ``(T, N)``."""
-    return ((points[None] > crops[:, None, :2]) & (points[None] < crops[:, None, 2:])).all(2)
+def _corner(have: Sequence[int], want: Size, rng: np.random.Generator) -> tuple[int, int]:
+    """A random corner (x, y) for `_window`: inside where ``have`` exceeds ``want`` (H, W), around where it is less."""
+    slack = (have[1] - want[1], have[0] - want[0])
+    x, y = (int(rng.integers(min(s, 0), max(s, 0) + 1)) for s in slack)
+    return x, y
 
 
-_LUMA = np.array([0.299, 0.587, 0.114])
-_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+def _propose_crops(size: Sequence[int], rng: np.random.Generator) -> Float[Tensor, "t 4"]:
+    """Up to 50 crops with whole-numbered edges inside a picture of ``size`` (H, W)."""
+    whole = np.array([size[1], size[0]])
+    sides = np.maximum(1, np.floor(rng.uniform(0.3, 1, (50, 2)) * whole))
+    corner = np.floor(rng.random((50, 2)) * (whole - sides + 1))
+    aspect = sides[:, 1] / sides[:, 0]
+    crops = np.concatenate([corner, corner + sides], 1)
+    return torch.from_numpy(crops[(aspect >= 0.5) & (aspect <= 2)]).float()
 
 
-def _saturation(factor: float) -> Float[np.ndarray, "4 4"]:
-    """Blend of the colour with its luma."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = factor * np.eye(3) + (1 - factor) * _LUMA
-    return matrix
-
-
-def _hue(angle: float) -> Float[np.ndarray, "4 4"]:
-    """Turn of the colour about the grey axis by ``angle`` (radians), luma kept."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.linalg.inv(_YIQ) @ turn @ _YIQ
-    return matrix
+def _recolour(image: Float[Tensor, "3 h w"], saturation: float, turn: float) -> Float[Tensor, "3 h w"]:
+    """The picture with its HSV saturation multiplied and its hue turned by ``turn`` sixths of a circle."""
+    if saturation == 1 and turn == 0:
+        return image
+    red, green, blue = image
+    value = torch.maximum(torch.maximum(red, green), blue)
+    if saturation != 1:
+        image = torch.lerp(value, image, saturation)
+    if turn == 0:
+        return image
+    red, green, blue = image
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    sector = torch.where(value == red, green - blue, torch.where(value == green, blue - red, red - green))
+    offset = torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
+    hue = sector.div_(chroma.clamp(min=1e-6)).add_(offset)
+    turned = torch.empty_like(image)
+    for channel, start in zip(turned, (5, 3, 1), strict=True):
+        # A channel lies below the value by the chroma, except within two sixths of its own colour.
+        place = (hue + (start + turn)).remainder_(6)
+        share = torch.minimum(place, 4 - place).clamp_(0, 1)
+        torch.addcmul(value, chroma, share, value=-1, out=channel)
+    return turned

@@ -5,6 +5,7 @@ picture's width and height. The text lies in ``labels/`` where the picture lies 
 has no objects.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,15 @@ def read(path: Path, split: str | None = None) -> Dataset:
 
 def _yaml(folder: Path) -> Path | None:
     """The yaml file of a data set: ``data.yaml``, or the first other one with ``names``."""
-    candidates = [folder / "data.yaml", *sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))]
-    return next((f for f in candidates if f.is_file() and "names" in _content(f)), None)
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    for file in sorted(folder.glob("*.y*ml")):
+        try:
+            if "names" in _content(file):
+                return file
+        except DataError:
+            continue  # a yaml file of something else
+    return None
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -94,8 +102,8 @@ def _content(file: Path) -> dict[str, Any]:
 def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{file}: the keys of names are {sorted(names)}; they count 0, 1, 2, ... without a gap")
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{file}: the keys of names are {list(names)}; they count 0, 1, 2, ... without a gap")
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{file}: names lists no class; write them as a list or as 0: name")
@@ -127,7 +135,7 @@ def _locate(value: str, roots: list[Path]) -> Path | str:
     for entry in dict.fromkeys((value, value.removeprefix("../"))):
         for root in roots:
             if (root / entry).exists():
-                return (root / entry).resolve()
+                return Path(os.path.normpath(root / entry))
     return value
 
 
@@ -135,11 +143,17 @@ def _images(source: Path) -> list[Path]:
     """Pictures of a folder, or those that a list file names."""
     if source.is_dir():
         return find_images(source, recursive=True)
-    lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-    return [(source.parent / line).resolve() for line in lines if line]
+    try:
+        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DataError(f"{source}: is neither a folder nor a list of pictures; correct the yaml file") from error
+    return [Path(os.path.normpath(source.parent / line)) for line in lines if line]
 
 
 def _label_file(image: Path) -> Path:
+    """Where the objects of a picture are: beside it, or else in ``labels/`` for ``images/``."""
+    if (beside := image.with_suffix(".txt")).is_file():
+        return beside
     parts = list(image.with_suffix(".txt").parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":

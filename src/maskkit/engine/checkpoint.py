@@ -80,7 +80,7 @@ def save_state(
     tensors = dict((average or model).state_dict())
     if average is not None:
         tensors |= {f"trained/{name}": tensor for name, tensor in model.state_dict().items()}
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{k}": t for k, t in state.items() if isinstance(t, Tensor)}
     _write(path, tensors, _header(config, categories, info))
@@ -152,7 +152,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # a broken or hostile file can make the unpickler fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{path}: not read, because it is damaged or holds more than tensors, and a pickle can run code ({reason}); "
+            f"{path}: not read: damaged, or it holds more than tensors, and a pickle can run code ({reason}); "
             "save its state_dict again with safetensors where you trust it"
         ) from None
     while isinstance(content, Mapping) and (inner := next((w for w in _WRAPPERS if _is_state(content.get(w))), None)):
@@ -166,23 +166,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list[str]:
-    """Fill a fresh model from ``weights``, or its backbone from what the configuration names; says what did not fit."""
-    if weights is None and config.model.backbone_weights is None:
-        return ["the weights start from random values"]
-    if weights is None or not is_checkpoint(weights):
-        from maskkit.nn.backbone import load_backbone  # which reads files by `read_checkpoint`
+    """Fill a fresh model from ``weights``, or its backbone from what the configuration names; says what did not fit.
 
-        source = weights or config.model.backbone_weights
-        unused = load_backbone(model.backbone, source)
+    ``weights`` is a maskkit checkpoint, or a file with timm's names for the backbone. Raises `DataError`.
+    """
+    source = weights or config.model.backbone_weights
+    if source is None:
+        return ["all weights start from random values"]
+    if source != weights or not is_checkpoint(Path(source)):
+        from maskkit.nn.backbone import Backbone, load_backbone  # which reads files by `read_checkpoint`
+
+        backbone = getattr(model, "backbone", None)
+        if not isinstance(backbone, Backbone):
+            raise DataError(f"{source}: {config.preset} has no timm backbone to fill; give a maskkit checkpoint")
+        unused = load_backbone(backbone, source)
         return [f"the backbone starts from {source}" + (f"; not used: {_some(unused)}" if unused else "")]
-    own, given = model.state_dict(), read_checkpoint(weights)
+    own, given = model.state_dict(), _tensors(Path(source))
     fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
     if not fitting:
-        raise DataError(f"{weights}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
+        raise DataError(f"{source}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
     model.load_state_dict(fitting, strict=False)
     left = sorted(set(own) - set(fitting))
     return [
-        f"{len(fitting)} of {len(own)} tensors start from {weights}"
+        f"{len(fitting)} of {len(own)} tensors start from {source}"
         + (f"; random values for {_some(left)}" if left else "")
     ]
 
@@ -190,7 +196,7 @@ def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list
 def check_same(config: RunConfig, categories: Categories, pictures: int, last: Path) -> None:
     """Raise `MaskkitError` when the run in ``last`` was another one than is asked for now, with every difference."""
     header = read_header(last)
-    then, now = _flat(header["config"]), _flat(to_dict(config))
+    then, now = (_flat(to_dict(c)) for c in (run_config(header["config"]), config))
     names = header["categories"]
     then |= {"classes": names["names"], "class ids": names["ids"], "training pictures": header["info"]["pictures"]}
     now |= {"classes": list(categories.names), "class ids": list(categories.ids), "training pictures": pictures}
@@ -198,7 +204,7 @@ def check_same(config: RunConfig, categories: Categories, pictures: int, last: P
     if changed:
         what = "; ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)
         raise MaskkitError(
-            f"{last}: cannot go on, because the run was another one: {what}; use the old values or a new --out"
+            f"{last}: cannot go on, that run was another one: {what}; use its values, or another folder by --out"
         )
 
 

@@ -69,7 +69,8 @@ class RunLog:
         self._pictures += pictures
         speed = self._pictures / max(now - self._counted_from, 1e-9)
         loss = sum(terms.values())
-        say = f"loss {loss:.3f} ({', '.join(f'{n} {v:.3f}' for n, v in terms.items())}) lr {rate:.2g} {speed:.1f} pictures/s"
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
+        say = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} pictures/s"
         self._bars.update(self._bar, completed=step, say=say)
         if self._bars.disable and (now - self._spoke > _SPEAK_EVERY or step == self.total):
             left = (now - self._began) / (step - self.start) * (self.total - step)

@@ -56,7 +56,7 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move ``average`` towards ``model`` after step ``step``; the first steps, when little is known, move it further."""
+    """Move ``average`` towards ``model`` after step ``step``; the first steps move it further."""
     decay = min(decay, (1 + step) / (10 + step))
     for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if old.is_floating_point():

@@ -1,15 +1,17 @@
 """Training: one plain loop over batches, from a `RunConfig` to a folder with weights, curves and a report.
 
-Every step is a pure function of (configuration, weights, step number): the loader makes batch ``s`` from the seed and
-``s``, the random choices inside a loss are seeded by them, the learning rate is computed from them. So a run that was
-killed goes on from ``last.safetensors`` to the very bits that an uninterrupted run ends with.
+Every step is a pure function of the configuration, the weights and the number of the step: the loader makes batch ``s``
+from the seed and ``s``, the random choices inside a loss are seeded by the two, the learning rate is computed from
+``s``. So a run that was killed goes on from ``last.safetensors`` to the very bits that an undisturbed run ends with.
 
-The folder: ``config.json`` (resolved), ``metrics.jsonl``, ``last.safetensors`` (everything), ``best.safetensors`` (to
-predict with) and its ``predictions.json`` and ``report.html``, ``samples/`` (validation pictures at each evaluation).
+The folder of a run: ``config.json`` (resolved), ``metrics.jsonl``, ``last.safetensors`` (all that is needed to go on),
+``best.safetensors`` (to predict with), its ``predictions.json`` on the validation pictures and ``report.html``, and
+``samples/`` with some of these pictures as they were seen at each evaluation.
 """
 
 import json
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,29 +22,29 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import convert_to_fp32, gather_object
 from safetensors.torch import save_file
-from torch import Tensor
 
 from maskkit import registry
 from maskkit.config import RunConfig, to_dict
 from maskkit.data import open_splits
-from maskkit.data.check import check
+from maskkit.data.check import check_datasets
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine import checkpoint
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
-from maskkit.errors import MaskkitError
-from maskkit.eval.coco import evaluate
+from maskkit.errors import DataError, MaskkitError
+from maskkit.eval.coco import CocoResult, evaluate
 from maskkit.eval.report import write_report
 from maskkit.files import replacing, write_json
 from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
-from maskkit.types import Batch, Categories, Prediction
+from maskkit.types import Batch, Prediction
 
 SAMPLES = 4
 """Validation pictures that are drawn at each evaluation."""
 
-_KNOWS = {"masks": ("masks", "boxes", "tags"), "boxes": ("boxes", "tags"), "tags": ("tags",)}
+SAMPLE_SCORE = 0.3
+"""Least score of what is drawn there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class TrainResult:
     last: Path
     steps: int
     metrics: dict[str, float]
+    """Of the best weights; ``AP`` is that of the masks, or of the boxes where no mask is known."""
 
 
 def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | None = None) -> TrainResult:
@@ -63,64 +66,66 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     yet: the same command can be given until it succeeds. ``weights`` start a run: a maskkit checkpoint, of which all
     tensors that fit are taken, or a backbone with timm's names. Raises `MaskkitError` for what the user can mend.
     """
+    last, best, predictions = (out / name for name in ("last.safetensors", "best.safetensors", "predictions.json"))
     accelerator = Accelerator(mixed_precision="no")  # autocast stands in the loop, where it can be seen
-    rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
-    last, best = out / "last.safetensors", out / "best.safetensors"
-    if not resume and (out / "config.json").exists():
-        raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder with --out")
-
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    going_on = resume and last.exists()
+    if not resume and (last.exists() or (out / "config.json").exists()):
+        raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
+    accelerator.wait_for_everyone()  # until all have looked nobody writes
     train_set, val_set, notes = open_data(config)
-    categories = train_set.categories
+    truth, categories, pictures = val_set.coco(), train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
-    total = settings.steps or max(1, math.ceil(settings.epochs * len(train_set) / settings.batch))
+    total = settings.steps or max(1, math.ceil(settings.epochs * pictures / settings.batch))
+    if settings.batch % world:
+        raise MaskkitError(f"--train.batch {settings.batch} cannot be shared by {world} processes; give a multiple")
 
     torch.manual_seed(settings.seed)
     model = registry.model_class(config.preset)(config.model)
-    if resume and last.exists():
-        checkpoint.check_same(config, categories, len(train_set), last)
+    if going_on:
+        checkpoint.check_same(config, categories, pictures, last)
     else:
         notes += checkpoint.start_weights(model, config, weights)
-    model.to(
-        accelerator.device, memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format
-    )
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
+    shown = model if average is None else average  # what is evaluated and saved to predict with
     optimizer = make_optimizer(model, settings)
-    state: dict[str, Any] = {"step": 0, "pictures": len(train_set), "best": None, "metrics": {}}
-    if resume and last.exists():
+    state: dict[str, Any] = {"step": 0, "pictures": pictures, "best": None, "metrics": {}}
+    if going_on:
         state = checkpoint.load_state(last, model, average, optimizer)
-        notes.append(f"going on with {out} after step {state['step']} of {total}")
+        notes.append(f"going on after step {state['step']} of {total}")
     elif resume:
-        notes.append(f"{out} holds no checkpoint yet: the run begins with step 0")
+        notes.append(f"{out} holds no checkpoint to go on from: the run begins with step 1")
 
     def save() -> None:
-        if main:
+        if accelerator.is_main_process:
             checkpoint.save_state(last, model, average, optimizer, config, categories, state)
 
-    if not last.exists():
+    if not going_on:
         save()
-    if main:
+    if accelerator.is_main_process:
         write_json(out / "config.json", to_dict(config))
     network, stepper = accelerator.prepare(model, optimizer)
     if settings.compile:
         network = torch.compile(network)
     start = state["step"]
-    with RunLog(out, start, total, settings.tensorboard, main) as log:
+    with RunLog(out, start, total, settings.tensorboard, accelerator.is_main_process) as log:
         for note in notes:
             log.note(note)
         for step, batch in enumerate(train_loader(train_set, config, start, total, rank, world), start):
             torch.manual_seed(mix(settings.seed, step, rank))
             rate = learning_rate(step, total, settings)
             set_rate(optimizer, rate)
-            batch = batch.to(accelerator.device)
-            if settings.channels_last:
-                batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                raw = network(batch.images, batch.targets)
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                raw = network(batch.images.contiguous(memory_format=layout), batch.targets)
             terms = model.loss(convert_to_fp32(raw), batch)
+            # the one time in a step that the device is waited for: a loss that is not finite may not reach the weights
             values = dict(zip(terms, torch.stack([t.detach() for t in terms.values()]).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
-                raise MaskkitError(stop_at(batch, values, step, out / "bad_batch.safetensors"))
+                raise MaskkitError(keep_batch(batch, values, step + 1, out / "bad_batch.safetensors"))
             accelerator.backward(torch.stack(list(terms.values())).sum())
             if settings.clip:
                 accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -131,35 +136,61 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
 
             done = state["step"] = step + 1
             log.step(done, values, rate, settings.batch)
-            if evaluation_due(done, total, settings.eval_every * len(train_set) / settings.batch):
-                rows = detect(
-                    average or model, val_set, config, categories, out / "samples" / f"{done:07}", log, accelerator
-                )
-                if main:
-                    metrics = measure(rows, val_set)
+            if evaluation_due(done, total, settings.eval_every * pictures / settings.batch):
+                rows = detect(shown, val_set, train_set, config, out / "samples" / f"{done:07}", log, accelerator)
+                if accelerator.is_main_process:
+                    metrics = headline(evaluate(rows, truth))
                     log.evaluation(done, metrics)
-                    if state["best"] is None or metrics["AP"] > state["best"]:
+                    if state["best"] is None or metrics["AP"] >= state["best"]:
                         state |= {"best": metrics["AP"], "metrics": metrics}
-                        info = {"step": done, "metrics": metrics}
-                        write_json(out / "predictions.json", rows)
-                        checkpoint.save_model(best, average or model, config, categories, info)
+                        write_json(predictions, rows)
+                        checkpoint.save_model(best, shown, config, categories, {"step": done, "metrics": metrics})
             if done % settings.save_every == 0 or done == total:
                 save()
-    if main:
-        rows = json.loads((out / "predictions.json").read_text())
-        write_report(out / "report.html", rows, val_set)
+    if accelerator.is_main_process:
+        rows = json.loads(predictions.read_bytes())
+        paths = {r.image_id: r.path for r in val_set.records}
+        step = checkpoint.read_header(best)["info"]["step"]
+        notes = [f"weights of step {step} of {total}, trained on {pictures} pictures of {train_set.source}"]
+        write_report(out / "report.html", evaluate(rows, truth), rows, truth, paths, config.preset, notes)
     accelerator.wait_for_everyone()
     return TrainResult(out, best, last, total, state["metrics"])
 
 
 def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
-    """Training and validation pictures after the doctor has seen them, and what there is to say about it.
+    """Training and validation pictures after the data-set doctor has seen them, and lines about what was found.
 
-    Raises `DataError` with the whole list of unusable records, unless ``data.on_bad`` is ``skip``.
+    Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
+    cannot learn from the labels that there are.
     """
-    data = config.data
-    train_set, val_set = open_splits(data.train, data.val, data.val_split, config.train.seed)
-    return train_set, val_set, []
+    data, needs = config.data, registry.model_class(config.preset).needs
+    train_set, val_set = open_splits(data.train, data.val, data.val_split)
+    report = check_datasets({"train": train_set, "val": val_set}, data.train)
+    train_set, val_set = report.datasets["train"], report.datasets["val"]
+    notes = [f"{len(train_set)} pictures to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"]
+    if report.errors and data.on_bad == "refuse":
+        shown = "\n  ".join(map(str, report.errors[:20]))
+        more = f"\n  and {len(report.errors) - 20} more" if len(report.errors) > 20 else ""
+        raise DataError(
+            f"{data.train}: {len(report.errors)} records cannot be used:\n  {shown}{more}\n"
+            "mend them (maskkit check shows all), or train without them: --data.on-bad skip"
+        )
+    if report.errors:
+        notes.append(f"{len(report.errors)} unusable records are left out; maskkit check {data.train} lists them")
+    if report.warnings:
+        notes.append(f"{len(report.warnings)} doubtful records are used; maskkit check {data.train} lists them")
+    for name, part in report.datasets.items():
+        if len(part) == 0:
+            raise DataError(f"{data.train}: no usable picture for {name}; maskkit check {data.train} tells why")
+    objects = [a for record in train_set.records for a in record.annotations]
+    there = {"tags", "boxes", "masks"} if any(a.segmentation is not None for a in objects) else {"tags", "boxes"}
+    wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
+    if not objects:
+        raise DataError(f"{data.train}: no picture has an object, there is nothing to learn; add annotations")
+    if not set(needs) & there & wanted:
+        given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
+        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(needs)}, but {given}")
+    return train_set, val_set, notes
 
 
 def evaluation_due(done: int, total: int, period: float) -> bool:
@@ -169,17 +200,18 @@ def evaluation_due(done: int, total: int, period: float) -> bool:
 
 def detect(
     model: Model,
-    data: Dataset,
+    val_set: Dataset,
+    train_set: Dataset,
     config: RunConfig,
-    categories: Categories,
     samples: Path,
     log: RunLog,
     accelerator: Accelerator,
 ) -> list[dict[str, Any]]:
-    """COCO result rows of all processes for ``data``; the first pictures are drawn to ``samples``."""
-    part = data.subset(range(accelerator.process_index, len(data), accelerator.num_processes))
+    """COCO result rows of all processes for ``val_set``; the first pictures are drawn into the folder ``samples``."""
+    part = val_set.subset(range(accelerator.process_index, len(val_set), accelerator.num_processes))
+    settings = config.train
+    found = predict_dataset(model, part, config.input, train_set.categories, settings.batch, settings.workers)
     rows: list[dict[str, Any]] = []
-    found = predict_dataset(model, part, config.input, categories, config.train.batch, config.train.workers)
     for i, prediction in enumerate(log.track(found, len(part), "evaluating")):
         rows += prediction.to_coco()
         if i < SAMPLES and accelerator.is_main_process:
@@ -187,24 +219,43 @@ def detect(
     return gather_object(rows)
 
 
-def stop_at(batch: Batch, values: dict[str, float], step: int, path: Path) -> str:
-    """Write the batch whose loss is not finite to ``path``; the message to stop with."""
-    tensors = {"images": batch.images.contiguous(), "valid": batch.valid}
+def draw(prediction: Prediction, folder: Path) -> None:
+    """Save the picture of a prediction with its surer objects drawn over it."""
+    found = prediction.instances
+    if found is not None:
+        prediction = replace(prediction, instances=found[found.scores >= SAMPLE_SCORE])
+    prediction.save(folder / f"{prediction.meta.image_id}_{Path(prediction.meta.path).stem}.jpg")
+
+
+def headline(result: CocoResult) -> dict[str, float]:
+    """The numbers by which a run is followed."""
+    kinds = (("mask", result.segm), ("box", result.bbox))
+    parts = {f"{kind}_{n}": numbers[n] for kind, numbers in kinds if numbers for n in ("AP", "AP50", "AP75")}
+    return {"AP": result.main["AP"], **parts}
+
+
+def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path) -> str:
+    """Write the batch of a loss that is not finite to ``path``; gives the message to stop with."""
+    tensors = {"images": batch.images, "valid": batch.valid}
     for i, target in enumerate(batch.targets):
         tensors |= {f"boxes/{i}": target.boxes, f"labels/{i}": target.labels, f"crowd/{i}": target.crowd}
-    where = json.dumps(
-        {"step": step, "loss": {n: str(v) for n, v in values.items()}, "pictures": [m.path for m in batch.metas]}
-    )
+        if target.masks is not None:
+            tensors[f"masks/{i}"] = target.masks.dense()
+    about = {
+        "step": step,
+        "loss": {name: str(value) for name, value in values.items()},
+        "image_ids": [meta.image_id for meta in batch.metas],
+        "paths": [meta.path for meta in batch.metas],
+    }
     with replacing(path) as temporary:
-        save_file({n: t.detach().cpu() for n, t in tensors.items()}, temporary, metadata={"batch": where})
-    bad = ", ".join(f"{n} is {v}" for n, v in values.items() if not math.isfinite(v))
-    pictures = some([m.path or str(m.image_id) for m in batch.metas])
+        save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, temporary, {"batch": json.dumps(about)})
+    bad = ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
     return (
-        f"step {step + 1}: {bad}; the batch ({pictures}) is kept in {path}; "
-        "lower --train.lr, set --train.clip 10, or look at the labels of these pictures with maskkit check"
+        f"step {step}: the loss is not finite ({bad}); its batch is kept in {path} (pictures {about['image_ids']}); "
+        "lower --train.lr or set --train.clip 10, and look at these pictures with maskkit check"
     )
 
 
 def mix(seed: int, step: int, rank: int) -> int:
     """One seed for the random choices of a step in a process."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

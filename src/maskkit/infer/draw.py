@@ -23,6 +23,11 @@ _COLOURS = (
     "#1668dc", "#d4380d", "#389e0d", "#9254de", "#c41d7f", "#08979c", "#ad6800", "#cf1322", "#1d39c4", "#5b8c00",
 )  # fmt: skip
 
+_TEXT_SHARE = 0.12
+"""Share of a picture that labels may cover."""
+_MASK_BYTES = 1 << 28
+"""Dense masks are made for so many objects at once that they take no more memory than this."""
+
 
 def to_supervision(prediction: Prediction) -> supervision.Detections:
     """The instances as `supervision.Detections`: dense masks, class numbers, names in ``data["class_name"]``."""
@@ -41,21 +46,38 @@ def to_supervision(prediction: Prediction) -> supervision.Detections:
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size."""
+    """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size.
+
+    Where objects are many, the largest alone are labelled: text must not hide the picture.
+    """
     sv = _supervision()
-    found, detections = prediction.instances, to_supervision(prediction)
+    found = prediction.instances
     if found is None or len(found) == 0:
         return image.copy()
-    short = min(image.shape[:2])
+    height, width = image.shape[:2]
     style = {"color": sv.ColorPalette.from_hex(list(_COLOURS)), "color_lookup": sv.ColorLookup.INDEX}
-    scored = zip(detections.data["class_name"], found.scores, strict=True)
+    boxes = np.asarray(found.boxes, np.float32)
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects are drawn over large ones
     canvas = np.ascontiguousarray(image[..., ::-1])  # supervision draws in BGR
-    if detections.mask is not None:
-        canvas = sv.MaskAnnotator(opacity=0.45, **style).annotate(canvas, detections)
-    canvas = sv.BoxAnnotator(thickness=max(1, round(short / 300)), **style).annotate(canvas, detections)
-    canvas = sv.RichLabelAnnotator(
-        font_size=max(11, round(short / 40)), text_padding=max(2, round(short / 200)), smart_position=True, **style
-    ).annotate(canvas, detections, labels=[f"{name} {score:.2f}" for name, score in scored])
+
+    at_once = max(1, _MASK_BYTES // (height * width))
+    for start in range(0, len(order) if found.masks is not None else 0, at_once):
+        part = order[start : start + at_once]
+        some = sv.Detections(boxes[part], mask=found.masks[part].dense().cpu().numpy())  # type: ignore[index]
+        canvas = sv.MaskAnnotator(opacity=0.45, **style).annotate(canvas, some, custom_color_lookup=part)
+    thickness = max(1, round(min(height, width) / 300))
+    canvas = sv.BoxAnnotator(thickness=thickness, **style).annotate(
+        canvas, sv.Detections(boxes[order]), custom_color_lookup=order
+    )
+
+    font, padding = max(11, round(min(height, width) / 40)), max(2, round(min(height, width) / 200))
+    names = [prediction.categories.names[int(label)] for label in found.labels]
+    texts = np.array([f"{name} {score:.2f}" for name, score in zip(names, found.scores, strict=True)])
+    areas = (0.55 * font * np.char.str_len(texts) + 2 * padding) * (font + 2 * padding)
+    shown = order[np.cumsum(areas[order]) <= _TEXT_SHARE * height * width]
+    canvas = sv.RichLabelAnnotator(font_size=font, text_padding=padding, smart_position=True, **style).annotate(
+        canvas, sv.Detections(boxes[shown]), labels=texts[shown].tolist(), custom_color_lookup=shown
+    )
     return np.ascontiguousarray(canvas[..., ::-1])
 
 

@@ -108,7 +108,7 @@ def read_source(source: Source) -> UInt8[Tensor, "3 h w"]:
             raise DataError(
                 f"a picture as an array is (H, W, 3) RGB uint8, got {source.shape} {source.dtype}; convert it first"
             )
-        return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)  # (3, H, W)
+        return torch.from_numpy(source.copy()).permute(2, 0, 1)  # (3, H, W)
     if source.dtype != torch.uint8 or source.ndim != 3 or source.shape[0] != 3 or source.numel() == 0:
         raise DataError(
             f"a picture as a tensor is (3, H, W) RGB uint8, got {tuple(source.shape)} {source.dtype}; convert it first"

@@ -165,8 +165,9 @@ class MaskIouNet(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(widths[-1], num_classes, 1), nn.ReLU())
 
     def forward(self, masks: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n k"]:
-        """IoU for each class."""
-        return super().forward(masks).amax((2, 3))
+        """IoU for each class. Grids below 63 x 63 are padded with empty cells, which five strided layers need."""
+        missing = [max(0, 63 - side) for side in masks.shape[2:]]
+        return super().forward(F.pad(masks, [0, missing[1], 0, missing[0]])).amax((2, 3))
 
 
 class Yolact(Model):

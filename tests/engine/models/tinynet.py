@@ -28,6 +28,8 @@ class TinyRaw(NamedTuple):
 
 
 class TinyNet(Model):
+    config: TinyConfig
+
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         self.config = config
@@ -47,7 +49,8 @@ class TinyNet(Model):
         truth = torch.zeros_like(raw.maps)
         for i, target in enumerate(batch.targets):
             if target.masks is not None:
-                for label, mask in zip(target.labels, target.masks.dense(raw.maps.shape[2:]), strict=True):
+                size = raw.maps.shape[2], raw.maps.shape[3]
+                for label, mask in zip(target.labels, target.masks.dense(size), strict=True):
                     truth[i, label] = torch.maximum(truth[i, label], mask.float())
         chosen = torch.rand_like(raw.maps) < 0.5
         loss = F.binary_cross_entropy_with_logits(raw.maps[chosen], truth[chosen])
@@ -75,7 +78,17 @@ PRESETS = [
         "tinynet",
         TinyConfig(),
         InputConfig(size=(64, 64)),
-        AugmentConfig(),
-        TrainConfig(steps=24, batch=4, lr=0.05, workers=0, eval_every=2.0, save_every=4, warmup=3, ema=0.9),
+        AugmentConfig(photometric=False, iou_crop=False, expand=1.5, vertical_flip=0.5),
+        TrainConfig(
+            steps=30,
+            batch=4,
+            optimizer="adamw",
+            lr=0.02,
+            workers=0,
+            eval_every=2.0,
+            save_every=4,
+            warmup=3,
+            ema=0.8,
+        ),
     )
 ]

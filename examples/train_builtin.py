@@ -1,0 +1,112 @@
+"""Trains the model that the package carries.
+
+    python examples/train_builtin.py --data ../shared/data --weights ../shared/weights --out runs/builtin
+
+Data: the train splits of ``coco_instances`` and ``coco_panoptic`` (243 different photographs of COCO train2017 with
+their annotations), measured on the val splits of both. Start: the MobileNetV2 backbone of a DeepLab v3 that was trained
+on Pascal VOC (and probably COCO), Apache-2.0. Interrupt it whenever you like and give the same command again with
+``--resume``. ``--classes`` chooses what is learnt: ``docs/builtin.md`` tells how the shipped choice was made.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import maskkit.registry
+from maskkit.config import AugmentConfig, DataConfig, RunConfig, TrainConfig
+from maskkit.data.names import VOC
+
+PARTS = ("coco_instances", "coco_panoptic")
+VOC_IN_COCO = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def class_of(category: dict, classes: str) -> str | None:
+    """The class that a COCO category belongs to under a choice of classes; None leaves its objects out."""
+    if classes == "person":
+        return "person" if category["name"] == "person" else None
+    if classes == "voc":
+        wanted = {VOC_IN_COCO.get(name, name) for name in VOC.names}
+        return category["name"] if category["name"] in wanted else None
+    if classes == "super":
+        return category["supercategory"]
+    return category["name"]
+
+
+def merge(data: Path, split: str, classes: str, out: Path) -> Path:
+    """One COCO file of the ``split`` of all parts; a picture that is in two of them is taken from the first."""
+    images, annotations, names = {}, [], {}
+    for part in PARTS:
+        content = json.loads((data / part / f"{split}.json").read_text())
+        mapped = {c["id"]: class_of(c, classes) for c in content["categories"]}
+        for category in content["categories"]:
+            if mapped[category["id"]]:
+                names.setdefault(mapped[category["id"]], len(names) + 1)
+        new = {i["id"]: i for i in content["images"] if i["id"] not in images}
+        for image in new.values():
+            image["file_name"] = str((data / part / "images" / Path(image["file_name"]).name).resolve())
+        images |= new
+        for annotation in content["annotations"]:
+            name = mapped[annotation["category_id"]]
+            if annotation["image_id"] in new and name:
+                annotations.append(annotation | {"id": len(annotations) + 1, "category_id": names[name]})
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{split}.json"
+    categories = [{"id": i, "name": n} for n, i in names.items()]
+    path.write_text(
+        json.dumps({"images": list(images.values()), "annotations": annotations, "categories": categories})
+    )
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
+    parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
+    parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
+    parser.add_argument("--classes", choices=["person", "voc", "super", "coco"], default="voc")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+
+    from maskkit.engine.train import train
+
+    folder = given.out.with_name(f"{given.out.name}-data")
+    files = {split: merge(given.data, split, given.classes, folder) for split in ("train", "val")}
+    preset = maskkit.registry.preset("yolact-mobilenetv2-320")
+    config = RunConfig(
+        preset=preset.name,
+        model=replace(preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors")),
+        input=preset.input,
+        augment=AugmentConfig(expand=2.0),
+        train=TrainConfig(
+            steps=given.steps,
+            batch=given.batch,
+            optimizer="adamw",
+            lr=1e-3,
+            backbone_lr=0.3,
+            weight_decay=0.02,
+            warmup=100,
+            clip=10.0,
+            ema=0.998,
+            precision="bf16",
+            workers=1,
+            eval_every=0,
+            save_every=100,
+        ),
+        data=DataConfig(train=str(files["train"]), val=str(files["val"]), on_bad="skip"),
+    )
+    print(train(config, given.out, resume=given.resume).metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The data-set doctor: everything that is wrong with a data set at once, and what is in it."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from maskkit import masks as mask_math
+from maskkit.data import find_splits, open_dataset
+from maskkit.data.images import image_size, read_image
+from maskkit.data.records import Dataset, Problem, Problems, Record, area_of, size_mismatch
+from maskkit.errors import DataError
+from maskkit.types import ImageMeta, Instances, Masks, Prediction
+
+MANY = 5000
+"""Pictures from which on only headers are read unless pixels are asked for."""
+
+_SMALL = 32 * 32  # COCO's border between small and medium objects, in pixels
+_SAMPLE_SIDE = 1280  # longest side of a drawn sample, in pixels
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one split contains. Crowds are counted apart and are no objects."""
+
+    pictures: int
+    empty: int
+    """Pictures without an object."""
+    objects: int
+    box_only: int
+    """Objects of which no mask is known."""
+    crowds: int
+    small: int
+    """Objects smaller than 32 x 32 pixels."""
+    classes: dict[str, int]
+    """Objects of every class."""
+    sizes: Counter[tuple[int, int]]
+    """Pictures of every (H, W)."""
+    per_picture: list[int]
+    """Objects of every picture."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The doctor's findings; ``datasets`` holds what is usable of each split."""
+
+    source: str
+    datasets: dict[str, Dataset]
+    summaries: dict[str, Summary]
+    problems: list[Problem]
+    decoded: bool
+    """Whether the pixels of every picture were read, not its header alone."""
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What had to be left out."""
+        return [p for p in self.problems if p.level == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is doubtful and was kept."""
+        return [p for p in self.problems if p.level == "warning"]
+
+    def print(self, console: Console | None = None, limit: int | None = None) -> None:
+        """Write the report to the console: all problems, or no more than ``limit`` errors and as many warnings."""
+        console = console or Console()
+        console.print(_contents_table(self))
+        console.print(_class_table(self.summaries))
+        if not self.decoded:
+            console.print(f"More than {MANY} pictures: only their headers were read, damaged pixels stay undiscovered.")
+        for level, found, colour in (("error", self.errors, "red"), ("warning", self.warnings, "yellow")):
+            for problem in found[:limit]:
+                console.print(Text(str(problem), style=colour), soft_wrap=True)
+            if limit is not None and len(found) > limit:
+                console.print(f"... and {len(found) - limit} more {level}s")
+        verdict = f"{len(self.errors)} errors, {len(self.warnings)} warnings"
+        console.print(Text(f"{self.source}: {verdict}", style="bold red" if self.errors else "bold green"))
+
+
+def check(path: str | Path, decode: bool | None = None, progress: bool = False) -> CheckReport:
+    """Examine every split of the data set at ``path``: records, pictures, contents, leaks between splits.
+
+    ``decode`` reads the pixels of every picture; when not given, only up to `MANY` pictures. ``progress`` shows a bar.
+    Raises `DataError` only when nothing is recognised or an annotation file as a whole cannot be read.
+    """
+    names = find_splits(path) or ["all"]
+    return check_datasets({name: open_dataset(path, name) for name in names}, str(path), decode, progress)
+
+
+def check_datasets(
+    datasets: Mapping[str, Dataset], source: str = "", decode: bool | None = None, progress: bool = False
+) -> CheckReport:
+    """The same for data sets that are open already, by the names of their splits."""
+    # two parts of one file have met the same problems
+    problems = Problems(dict.fromkeys(p for dataset in datasets.values() for p in dataset.problems))
+    decode = sum(map(len, datasets.values())) <= MANY if decode is None else decode
+    usable = {}
+    for name, dataset in datasets.items():
+        found = _faults(dataset.records, decode, f"{name}: pictures" if progress else None)
+        for record, fault in found.items():
+            problems.error(record.path, f"image {record.image_id}", fault)
+        usable[name] = dataset.subset(i for i, record in enumerate(dataset.records) if record not in found)
+    summaries = {name: _summary(dataset) for name, dataset in usable.items()}
+    for name, summary in summaries.items():
+        if absent := [c for c, n in summary.classes.items() if n == 0]:
+            problems.warn(
+                usable[name].source, name, f"no object of {', '.join(absent)}; nothing can be learnt or measured"
+            )
+    _note_copies(usable, problems)
+    return CheckReport(source, usable, summaries, problems, decode)
+
+
+def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
+    """Draw ``count`` pictures with their objects into ``folder``; those with objects come first. Gives the files.
+
+    Raises `DataError` when a picture cannot be read.
+    """
+    from maskkit.infer.draw import overlay, write_image
+
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    chosen = sorted(order, key=lambda i: not dataset.records[i].annotations)[:count]
+    files = []
+    for index in chosen:
+        record = dataset.records[index]
+        picture, truth = _sample(dataset, int(index))
+        files.append(Path(folder) / f"{record.image_id:06d}_{record.path.stem}.jpg")
+        write_image(overlay(picture, truth), files[-1])
+    return files
+
+
+def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Record, str]:
+    """What is wrong with the pictures of ``records``, for those that have something wrong."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = pool.map(lambda r: _fault(r, decode), records)
+        watched = track(faults, title, total=len(records)) if title else faults
+        return {record: fault for record, fault in zip(records, watched, strict=True) if fault}
+
+
+def _fault(record: Record, decode: bool) -> str | None:
+    try:
+        size = tuple(read_image(record.path).shape[1:]) if decode else image_size(record.path)
+    except DataError as error:
+        return str(error)
+    return None if size == record.size else size_mismatch(record.size, (size[0], size[1]))
+
+
+def _summary(dataset: Dataset) -> Summary:
+    pairs = [(r, a) for r in dataset.records for a in r.annotations if not a.crowd]
+    counts = Counter(a.label for _, a in pairs)
+    per_picture = [sum(not a.crowd for a in r.annotations) for r in dataset.records]
+    return Summary(
+        pictures=len(dataset),
+        empty=per_picture.count(0),
+        objects=len(pairs),
+        box_only=sum(a.segmentation is None for _, a in pairs),
+        crowds=sum(a.crowd for r in dataset.records for a in r.annotations),
+        small=sum(area_of(a, r.size) < _SMALL for r, a in pairs),
+        classes={name: counts[i] for i, name in enumerate(dataset.categories.names)},
+        sizes=Counter(r.size for r in dataset.records),
+        per_picture=per_picture,
+    )
+
+
+def _note_copies(datasets: Mapping[str, Dataset], problems: Problems) -> None:
+    """Warn of pictures with the same bytes, above all of those in two splits."""
+    places = [(name, r.path) for name, dataset in datasets.items() for r in dataset.records]
+    for same in _groups(places, lambda place: place[1].stat().st_size):  # only files of one length can be the same
+        for copies in _groups(same, lambda place: _digest(place[1])):
+            (first, original), *others = copies
+            for name, path in others:
+                if name == first:
+                    problems.warn(path, name, f"the same picture as {original}; one of them is enough")
+                else:
+                    problems.warn(
+                        path, name, f"the same picture as {original} of {first}: results on {name} will be too good"
+                    )
+
+
+def _groups(items: Iterable[T], key) -> Iterator[list[T]]:
+    """Groups of two or more items with the same key."""
+    groups: dict[object, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _digest(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, Prediction]:
+    """RGB pixels ``(h, w, 3)`` of a picture, made smaller where it is large, and its objects as if predicted."""
+    image, target, meta = dataset.load(index)
+    scale = min(1.0, _SAMPLE_SIDE / max(meta.size))
+    size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))
+    if scale < 1:
+        image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
+    masks = None
+    if target.masks is not None:  # one at a time: a hundred dense masks of a large picture would fill the memory
+        masks = Masks(size, rles=[mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
+    boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
+    objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)
+    drawn = ImageMeta(meta.image_id, meta.path, size, size)
+    return image.permute(1, 2, 0).numpy(), Prediction(drawn, dataset.categories, objects)
+
+
+def _contents_table(report: CheckReport) -> Table:
+    table = Table(title=Text(report.source), title_justify="left")
+    table.add_column("")
+    rows: dict[str, list[str]] = defaultdict(list)
+    for name, s in report.summaries.items():
+        table.add_column(name, justify="right")
+        heights, widths = zip(*s.sizes, strict=True) if s.sizes else ((0,), (0,))
+        rows["format"].append(report.datasets[name].format)
+        rows["pictures"].append(str(s.pictures))
+        rows["  without objects"].append(str(s.empty))
+        rows["  width"].append(f"{min(widths)} to {max(widths)}")
+        rows["  height"].append(f"{min(heights)} to {max(heights)}")
+        rows["objects"].append(str(s.objects))
+        rows["  per picture, median and most"].append(
+            f"{median(s.per_picture or [0]):g}, {max(s.per_picture, default=0)}"
+        )
+        rows["  smaller than 32 x 32"].append(f"{s.small / max(s.objects, 1):.0%}")
+        rows["  with a box only"].append(str(s.box_only))
+        rows["crowds"].append(str(s.crowds))
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    return table
+
+
+def _class_table(summaries: Mapping[str, Summary]) -> Table:
+    table = Table(title="objects per class", title_justify="left")
+    table.add_column("class")
+    for name in summaries:
+        table.add_column(name, justify="right")
+    for label in dict.fromkeys(c for s in summaries.values() for c in s.classes):
+        table.add_row(Text(label), *(str(s.classes.get(label, 0)) for s in summaries.values()))
+    return table

@@ -1,0 +1,234 @@
+"""From any format that can be read to COCO, YOLO or LabelMe, with splits, pictures and every object.
+
+Polygons of the source are written as they are. A mask of pixels becomes the polygon along the edges of its
+pixels, which gives exactly the same pixels back. What a format cannot hold is counted in the answer.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Float
+from rich.progress import track
+from scipy import ndimage
+
+from maskkit import masks as mask_math
+from maskkit.data import find_splits, open_dataset
+from maskkit.data.records import Annotation, Dataset, Record, box_of
+from maskkit.errors import DataError
+from maskkit.types import Categories
+
+Format = Literal["coco", "yolo", "labelme"]
+Points = Float[np.ndarray, "n 2"]
+
+
+def convert(src: str | Path, dst: str | Path, to: Format, progress: bool = False) -> dict[str, int]:
+    """Write the data set ``src`` in another format into the new folder ``dst``; the answer counts what was done.
+
+    Counted are ``pictures``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems``: what the reader
+    found, see `maskkit.data.check`. The folder appears when it is complete. Raises `DataError` when ``dst`` holds
+    something already or ``src`` cannot be read.
+    """
+    dst = Path(dst).absolute()
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise DataError(f"{dst}: holds something already; choose another folder, or empty this one")
+    datasets = _same_classes({name: open_dataset(src, name) for name in find_splits(src) or [""]})
+    counts = Counter({"pictures": 0, "objects": 0, "crowds left out": 0})
+    counts["problems"] = len({p for dataset in datasets.values() for p in dataset.problems})
+    building = dst.with_name(f".{dst.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        {"coco": _write_coco, "yolo": _write_yolo, "labelme": _write_labelme}[to](datasets, building, counts, progress)
+        os.replace(building, dst)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return dict(counts)
+
+
+def trace(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k"]]:
+    """Flat polygons along the pixel edges of a mask, one per connected part, holes joined by a bridge of no width.
+
+    COCO's rasteriser gives exactly the same pixels back.
+    """
+    parts, _ = ndimage.label(mask)  # type: ignore[misc]
+    polygons = []
+    for i, window in enumerate(ndimage.find_objects(parts), 1):
+        corner = np.array([window[1].start, window[0].start], np.float64)
+        polygons.append(bridge([(loop + corner).reshape(-1) for loop in _loops(parts[window] == i)]))
+    return polygons
+
+
+def bridge(polygons: list[Float[np.ndarray, "k"]]) -> Float[np.ndarray, "m"]:
+    """One polygon of several: each is tied to those before it where they are nearest, there and back on one line."""
+    joined, *others = [p.reshape(-1, 2) for p in polygons]
+    for points in others:
+        distance = ((joined[:, None] - points) ** 2).sum(-1)  # (N, M)
+        i, j = np.unravel_index(distance.argmin(), distance.shape)
+        round_trip = np.concatenate([points[j:], points[: j + 1]])
+        joined = np.concatenate([joined[: i + 1], round_trip, joined[i:]])
+    return joined.reshape(-1)
+
+
+def _loops(mask: Bool[np.ndarray, "h w"]) -> list[Points]:
+    """Closed lines along the border of a mask, corners only, the mask on the right hand."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    following: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    # neighbour outside the mask (dx, dy); start and end of the pixel side towards it
+    for (dx, dy), (sx, sy), (ex, ey) in (
+        ((0, -1), (0, 0), (1, 0)),
+        ((1, 0), (1, 0), (1, 1)),
+        ((0, 1), (1, 1), (0, 1)),
+        ((-1, 0), (0, 1), (0, 0)),
+    ):
+        rows, columns = np.nonzero(mask & ~padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width])
+        for x, y in zip(columns.tolist(), rows.tolist(), strict=True):
+            following[x + sx, y + sy].append((x + ex, y + ey))
+    loops = []
+    while following:
+        start = point = next(iter(following))
+        walked = []
+        while not walked or point != start:
+            walked.append(point)
+            ahead = following[point].pop()
+            if not following[point]:
+                del following[point]
+            point = ahead
+        points = np.array(walked, np.float64)
+        step = np.roll(points, -1, 0) - points
+        loops.append(points[(step != np.roll(step, 1, 0)).any(1)])
+    return loops
+
+
+def _polygons(annotation: Annotation, size: tuple[int, int]) -> list[Float[np.ndarray, "k"]]:
+    """The polygons of the file, or those around the pixels of the mask."""
+    shape = annotation.segmentation
+    if isinstance(shape, dict):
+        return trace(mask_math.decode([shape], size)[0])
+    return [np.asarray(p, np.float64) for p in shape or []]
+
+
+def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndarray, "k"]:
+    """The same as a single polygon."""
+    polygons = _polygons(annotation, size)
+    whole = bridge(polygons)
+    if len(polygons) > 1:
+        union = mask_math.from_polygons([p.tolist() for p in polygons], size)
+        if mask_math.from_polygons([whole.tolist()], size)["counts"] != union["counts"]:
+            return bridge(
+                trace(mask_math.decode([union], size)[0])
+            )  # where parts overlap, one polygon would have holes
+    return whole
+
+
+def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The splits with one list of classes: those of the first, then what the others have besides."""
+    first, *others = [d.categories for d in datasets.values()]
+    names, ids = list(first.names), list(first.ids)
+    for name in (n for categories in others for n in categories.names):
+        if name not in names:
+            names.append(name)
+            ids.append(max(ids, default=0) + 1)
+    categories = Categories(tuple(names), tuple(ids))
+    return {split: dataset.with_categories(categories) for split, dataset in datasets.items()}
+
+
+def _copied(
+    split: str, dataset: Dataset, folder: Path, counts: Counter[str], progress: bool
+) -> Iterator[tuple[Record, str]]:
+    """Records with the name of the picture's copy in ``folder``; no two names differ in their ending alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for record in track(dataset.records, f"{split or 'all'}: pictures") if progress else dataset.records:
+        stem = record.path.stem
+        if stem.lower() in taken:
+            stem = f"{stem}_{record.image_id}"
+        taken.add(stem.lower())
+        name = stem + record.path.suffix
+        try:
+            shutil.copyfile(record.path, folder / name)
+        except OSError as error:
+            raise DataError(f"{record.path}: cannot be copied ({error.strerror})") from error
+        counts["pictures"] += 1
+        yield record, name
+
+
+def _write_coco(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str], progress: bool) -> None:
+    """``train.json``, ``val.json`` (or ``annotations.json``) beside ``images/``."""
+    for split, dataset in datasets.items():
+        names = {r.image_id: name for r, name in _copied(split, dataset, root / "images" / split, counts, progress)}
+        content = dataset.coco()
+        for image in content["images"]:
+            image["file_name"] = names[image["id"]]
+        counts["objects"] += len(content["annotations"])
+        (root / f"{split or 'annotations'}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_yolo(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str], progress: bool) -> None:
+    """``data.yaml``, ``images/train``, ``labels/train``, ...; a data set without splits is all ``train``."""
+    content: dict[str, Any] = {}
+    for split, dataset in datasets.items():
+        split = split or "train"
+        content[split] = f"images/{split}"
+        content["names"] = dict(enumerate(dataset.categories.names))
+        labels = root / "labels" / split
+        labels.mkdir(parents=True)
+        for record, name in _copied(split, dataset, root / "images" / split, counts, progress):
+            objects = [a for a in record.annotations if not a.crowd]
+            counts["objects"] += len(objects)
+            counts["crowds left out"] += len(record.annotations) - len(objects)
+            lines = [f"{a.label} {' '.join(f'{v:.12g}' for v in _shares(a, record.size))}\n" for a in objects]
+            (labels / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+    (root / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _shares(annotation: Annotation, size: tuple[int, int]) -> list[float]:
+    """The numbers of a YOLO line, as shares of the picture: a polygon, or centre and size of a box."""
+    scale = np.array([size[1], size[0]], np.float64)
+    if annotation.segmentation is not None:
+        return np.clip(_one_polygon(annotation, size).reshape(-1, 2) / scale, 0, 1).reshape(-1).tolist()
+    corners = np.clip(np.reshape(box_of(annotation, size), (2, 2)) / scale, 0, 1)
+    return np.concatenate([corners.mean(0), corners[1] - corners[0]]).tolist()
+
+
+def _write_labelme(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str], progress: bool) -> None:
+    """A json beside every picture, in ``train/``, ``val/`` where there are splits."""
+    for split, dataset in datasets.items():
+        for record, name in _copied(split, dataset, root / split, counts, progress):
+            counts["objects"] += len(record.annotations)
+            content = {
+                "version": "5.5.0",
+                "flags": {},
+                "shapes": [shape for a in record.annotations for shape in _shapes(a, record.size, dataset.categories)],
+                "imagePath": name,
+                "imageData": None,
+                "imageHeight": record.size[0],
+                "imageWidth": record.size[1],
+            }
+            (root / split / name).with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _shapes(annotation: Annotation, size: tuple[int, int], categories: Categories) -> list[dict[str, Any]]:
+    """LabelMe shapes of one object: a polygon per part, or a rectangle that is flagged as a box without mask."""
+    outlines, kind, flags = _polygons(annotation, size), "polygon", {}
+    if annotation.segmentation is None:
+        outlines, kind, flags = [np.array(box_of(annotation, size))], "rectangle", {"box_only": True}
+    if annotation.crowd:
+        flags["crowd"] = True
+    return [
+        {
+            "label": categories.names[annotation.label],
+            "points": outline.reshape(-1, 2).tolist(),
+            "group_id": annotation.id if len(outlines) > 1 else None,
+            "shape_type": kind,
+            "flags": flags,
+        }
+        for outline in outlines
+    ]

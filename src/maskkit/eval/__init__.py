@@ -1,0 +1,1 @@
+"""Measuring predictions: COCO average precision, and the report that shows where a model fails."""

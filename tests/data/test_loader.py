@@ -1,0 +1,185 @@
+"""The loaders: every batch a function of seed and step alone, whichever process makes it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from maskkit.data import open_dataset, shapes
+from maskkit.data.loader import collate, eval_loader, normalise, train_loader
+from maskkit.errors import DataError
+from maskkit.types import ImageMeta, Masks, Target
+
+PICTURES = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
+CONFIG = RunConfig(
+    "none",
+    ModelConfig(),
+    InputConfig((32, 32)),
+    AugmentConfig(copy_paste=0.5),
+    TrainConfig(batch=4, workers=0, seed=3),
+)
+
+
+def masks_of(target: Target) -> Masks:
+    assert target.masks is not None
+    return target.masks
+
+
+def with_train(**changes):
+    return replace(CONFIG, train=replace(CONFIG.train, **changes))
+
+
+def same(a, b):
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.valid, b.valid)
+    for x, y in zip(a.targets, b.targets, strict=True):
+        assert torch.equal(x.boxes, y.boxes)
+        assert torch.equal(x.labels, y.labels)
+        assert torch.equal(masks_of(x).dense(), masks_of(y).dense())
+        assert torch.equal(x.has_mask, y.has_mask)
+    for x, y in zip(a.metas, b.metas, strict=True):
+        assert x.image_id == y.image_id
+        np.testing.assert_array_equal(x.affine, y.affine)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return list(train_loader(PICTURES, CONFIG, 0, 8))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_batches(batches, workers):
+    found = list(train_loader(PICTURES, with_train(workers=workers), 0, 8))
+    assert len(found) == 8
+    for a, b in zip(found, batches, strict=True):
+        same(a, b)
+
+
+def test_a_resumed_run_sees_the_same_batches(batches):
+    for a, b in zip(train_loader(PICTURES, CONFIG, 5, 8), batches[5:], strict=True):
+        same(a, b)
+    assert list(train_loader(PICTURES, CONFIG, 8, 8)) == []
+
+
+def test_processes_share_a_batch(batches):
+    shares = [list(train_loader(PICTURES, CONFIG, 0, 8, rank, 2)) for rank in range(2)]
+    for step, whole in enumerate(batches):
+        assert [len(share[step]) for share in shares] == [2, 2]
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step].images, whole.images[rank::2])
+            assert [m.image_id for m in share[step].metas] == [m.image_id for m in whole.metas][rank::2]
+
+
+def test_an_epoch_is_every_picture_once(batches):
+    ids = [m.image_id for batch in batches for m in batch.metas]
+    assert len(ids) == 32
+    first, second = ids[:11], ids[11:22]
+    assert sorted(first) == sorted(second) == list(range(1, 12))
+    assert first != second
+    other = [m.image_id for b in train_loader(PICTURES, with_train(seed=4), 0, 3) for m in b.metas]
+    assert other[:11] != first
+
+
+def test_the_same_picture_is_changed_anew_in_every_epoch(batches):
+    images = [(m.image_id, image) for b in batches for m, image in zip(b.metas, b.images, strict=True)]
+    for number in range(1, 12):
+        first, second = [image for i, image in images if i == number][:2]
+        assert not torch.equal(first, second)
+
+
+def test_a_batch_may_be_larger_than_the_data_set():
+    (batch,) = train_loader(PICTURES.subset([0, 1]), with_train(batch=5), 0, 1)
+    assert sorted(m.image_id for m in batch.metas[:4]) == [1, 1, 2, 2]
+    assert len(batch) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_picture_is_one_clear_error(tmp_path, workers):
+    folder = shapes.write(tmp_path / "drawn", train=4, val=1, size=(32, 32))
+    bad = folder / "images" / "00003.jpg"
+    dataset = open_dataset(folder, "train")
+    bad.write_bytes(bad.read_bytes()[:200])
+    for load in (
+        lambda: train_loader(dataset, with_train(workers=workers), 0, 2),
+        lambda: eval_loader(dataset, CONFIG.input, 2, workers),
+    ):
+        with pytest.raises(DataError, match=r"00003\.jpg") as caught:
+            list(load())
+        assert "Traceback" not in str(caught.value)
+
+
+def test_errors_before_the_first_batch():
+    with pytest.raises(DataError, match="no picture"):
+        train_loader(PICTURES.subset([]), CONFIG, 0, 1)
+    with pytest.raises(DataError, match="copy-paste"):
+        train_loader(PICTURES, replace(CONFIG, data=DataConfig(labels="boxes")), 0, 1)
+
+
+@pytest.mark.parametrize("labels", ["boxes", "tags"])
+def test_weak_labels(labels):
+    config = replace(CONFIG, data=DataConfig(labels=labels), augment=AugmentConfig())
+    (batch,) = train_loader(PICTURES, config, 0, 1)
+    for target in batch.targets:
+        assert target.masks is None
+        assert (target.tags is not None) == (labels == "tags")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_goes_through_all_pictures_in_order(workers):
+    found = list(eval_loader(PICTURES, InputConfig((32, 40)), 4, workers))
+    assert [len(b) for b in found] == [4, 4, 3]
+    assert [m.image_id for b in found for m in b.metas] == list(range(1, 12))
+    metas = [m for b in found for m in b.metas]
+    targets = [t for b in found for t in b.targets]
+    for i, (meta, target) in enumerate(zip(metas, targets, strict=True)):
+        _, truth, _ = PICTURES.load(i)
+        np.testing.assert_allclose(meta.to_original(target.boxes.numpy()), truth.boxes.numpy(), atol=1e-3)
+        np.testing.assert_allclose(meta.affine, [[64 / 40, 0, 0], [0, 48 / 32, 0]])
+    assert list(eval_loader(PICTURES.subset([]), InputConfig((32, 40)), 4, workers)) == []
+
+
+def test_normalise():
+    given = InputConfig(mean=(10, 20, 30), std=(2, 4, 5))
+    image = torch.tensor([12, 24, 25], dtype=torch.uint8).view(3, 1, 1)
+    assert normalise(image, given).flatten().tolist() == [1, 1, -1]
+    assert image.flatten().tolist() == [12, 24, 25]
+
+
+class TestCollate:
+    given = InputConfig(mean=(100, 100, 100), std=(50, 50, 50))
+
+    def sample(self, size, inside=None):
+        target = Target.of([[0, 0, 2, 2]], [0], torch.ones(1, *size), semantic=torch.zeros(size, dtype=torch.uint8))
+        return torch.full((3, *size), 200.0), target, ImageMeta(1, "", size, inside or size)
+
+    def test_equal_sizes_are_not_padded(self):
+        batch = collate([self.sample((30, 50)), self.sample((30, 50))], self.given)
+        assert batch.images.shape == (2, 3, 30, 50)
+        assert (batch.images == 2).all()
+        assert batch.valid.all()
+
+    def test_different_sizes_are_padded_to_a_multiple_of_32(self):
+        batch = collate([self.sample((30, 50)), self.sample((40, 20))], self.given)
+        assert batch.images.shape == (2, 3, 64, 64)
+        assert batch.valid.sum((1, 2)).tolist() == [30 * 50, 40 * 20]
+        assert (batch.images == 2 * batch.valid[:, None]).all()
+        for target, valid in zip(batch.targets, batch.valid, strict=True):
+            assert torch.equal(masks_of(target).dense()[0], valid)
+            assert target.semantic is not None
+            assert torch.equal(target.semantic == 0, valid)
+            assert (target.semantic[~valid] == 255).all()
+
+    def test_the_padding_of_the_resize_is_not_valid_and_zero(self):
+        batch = collate([self.sample((32, 32), inside=(20, 32))], self.given)
+        assert batch.valid[0, :20].all()
+        assert not batch.valid[0, 20:].any()
+        assert not batch.images[0, :, 20:].any()
+
+    def test_no_objects_and_no_masks(self):
+        image, _, meta = self.sample((32, 32))
+        targets = Target.of([], []), Target.of([], [], torch.zeros(0, 32, 32))
+        batch = collate([(image, target, meta) for target in targets], self.given)
+        assert batch.targets[0].masks is None
+        assert masks_of(batch.targets[1]).dense().shape == (0, 32, 32)

@@ -1,0 +1,61 @@
+"""Trainings in processes of their own, which can be killed. A server that has torch loaded forks them, to save time."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import maskkit.models
+from maskkit.config import RunConfig, to_dict
+
+MODELS = str(Path(__file__).parent / "models")
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(
+    ["maskkit.engine.train", "maskkit.models.yolact", "supervision", "matplotlib.backends.backend_svg", "torch._dynamo"]
+)
+
+
+def start(config: RunConfig, out: Path, resume: bool = False, environment: dict[str, str] | None = None) -> BaseProcess:
+    """Begin a training in a new process."""
+    process = _server.Process(target=_train, args=(to_dict(config), out, resume, environment or {}))
+    process.start()
+    return process
+
+
+def finish(config: RunConfig, out: Path, resume: bool = False) -> None:
+    """A training in a new process, to its end."""
+    process = start(config, out, resume)
+    process.join()
+    assert process.exitcode == 0
+
+
+def kill_when(process: BaseProcess, moment: Callable[[], bool]) -> bool:
+    """Kill ``process`` as soon as ``moment`` is true; False when it ended, as it should, before."""
+    while process.is_alive():
+        if moment():
+            process.kill()
+            process.join()
+            break
+    assert process.exitcode in (0, -9), "it failed by itself"
+    return process.exitcode == -9
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """The moment that many seconds from now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def _train(config: dict, out: Path, resume: bool, environment: dict[str, str]) -> None:
+    import torch
+
+    from maskkit.engine.checkpoint import run_config
+    from maskkit.engine.train import train
+
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    maskkit.models.__path__.append(MODELS)
+    train(run_config(config), out, resume)

@@ -1,0 +1,131 @@
+"""A run that is killed by SIGKILL, at whatever moment, ends with the very files of a run that was left alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskkit import registry
+from maskkit.config import DataConfig, RunConfig
+from maskkit.engine import checkpoint
+from maskkit.engine.train import train
+from maskkit.errors import MaskkitError
+from tests.engine import runner
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Finishes a run of a configuration once and keeps it for the tests of this file."""
+    kept = {}
+
+    def run(config):
+        if config not in kept:
+            kept[config] = tmp_path_factory.mktemp("undisturbed") / "run"
+            runner.finish(config, kept[config])
+        return kept[config]
+
+    return run
+
+
+def assert_same_run(ours, theirs):
+    for name in ("last.safetensors", "best.safetensors"):
+        a, b = load_file(ours / name), load_file(theirs / name)
+        assert a.keys() == b.keys()
+        assert [n for n in a if not torch.equal(a[n], b[n])] == []
+        assert checkpoint.read_header(ours / name)["info"] == checkpoint.read_header(theirs / name)["info"]
+    for name in ("predictions.json", "config.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert metrics(ours) == metrics(theirs)
+    assert (ours / "report.html").exists()
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "pictures/s"} for row in rows]
+
+
+def test_killed_at_random_moments(tmp_path, run, undisturbed):
+    out = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    kills = 0
+    for workers in (0, 1, 0, 0):  # loader processes change nothing
+        process = runner.start(replace(run, train=replace(run.train, workers=workers)), out, resume=True)
+        kills += runner.kill_when(process, runner.after(rng.uniform(0.3, 1.3)))
+    assert kills >= 1
+    runner.finish(run, out, resume=True)
+    assert_same_run(out, undisturbed(run))
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
+    config = replace(run, model=replace(run.model, width=96), train=replace(run.train, save_every=1, eval_every=0.0))
+    out = tmp_path / "run"
+    half = out / ".last.safetensors.tmp"
+    caught = 0
+    while caught < 3 and runner.kill_when(runner.start(config, out, resume=True), half.exists):
+        if half.exists():
+            caught += 1
+            if (out / "last.safetensors").exists():
+                checkpoint.load_model(out / "last.safetensors")
+    runner.finish(config, out, resume=True)
+    assert caught >= 2, "no kill met a half-written checkpoint"
+    assert_same_run(out, undisturbed(config))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.jsonl", ".best.safetensors.tmp", "samples/0000016", ".report.html.tmp"]
+)
+def test_killed_when_a_file_appears(tmp_path, run, undisturbed, name):
+    out = tmp_path / "run"
+    runner.kill_when(runner.start(run, out), (out / name).exists)
+    assert not (out / "report.html").exists(), "killed too late to be a test"
+    runner.finish(run, out, resume=True)
+    assert_same_run(out, undisturbed(run))
+
+
+def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
+    preset = registry.preset("yolact-mobilenetv2-256")
+    config = RunConfig(
+        preset.name,
+        preset.model,
+        replace(preset.input, size=(96, 96)),
+        preset.augment,
+        replace(preset.train, steps=5, batch=2, workers=0, save_every=2, eval_every=0.0),
+        DataConfig(str(drawn)),
+    )
+    out = tmp_path / "run"
+
+    def after_step_2():
+        last = out / "last.safetensors"
+        return last.exists() and checkpoint.read_header(last)["info"]["step"] == 2
+
+    assert runner.kill_when(runner.start(config, out), after_step_2)
+    runner.finish(config, out, resume=True)
+    assert_same_run(out, undisturbed(config))
+
+
+def test_a_finished_run_stays_as_it_is(run, undisturbed):
+    out = undisturbed(run)
+    before = {p.name: p.read_bytes() for p in out.glob("*.safetensors")}
+    result = train(run, out, resume=True)
+    assert {p.name: p.read_bytes() for p in out.glob("*.safetensors")} == before
+    assert result.metrics == checkpoint.read_header(result.best)["info"]["metrics"]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run, undisturbed):
+    with pytest.raises(MaskkitError, match="already holds a run; go on with it by --resume"):
+        train(run, undisturbed(run))
+
+
+def test_a_run_does_not_go_on_with_another_configuration(run, undisturbed):
+    other = replace(run, train=replace(run.train, lr=0.5, seed=3))
+    with pytest.raises(MaskkitError, match=r"train.lr was 0.02 and is 0.5; train.seed was 0 and is 3"):
+        train(other, undisturbed(run), resume=True)
+
+
+def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, run, undisturbed, capsys):
+    train(run, tmp_path / "run", resume=True)
+    assert "holds no checkpoint to go on from: the run begins with step 1" in capsys.readouterr().err
+    assert_same_run(tmp_path / "run", undisturbed(run))

@@ -1,0 +1,203 @@
+import json
+import shutil
+import socket
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from maskkit import registry
+from maskkit.config import DataConfig, RunConfig
+from maskkit.data import shapes
+from maskkit.engine import checkpoint
+from maskkit.engine.train import evaluation_due, train
+from maskkit.errors import DataError, MaskkitError
+from tests.engine import runner
+
+
+def short(run, **settings):
+    """The run with other training settings, evaluated once at its end."""
+    return replace(run, train=replace(run.train, **{"steps": 6, "eval_every": 0.0, **settings}))
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, run, capsys):
+    out = tmp_path / "run"
+    result = train(run, out)
+    names = {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "predictions.json", "report.html"}
+    assert {p.name for p in out.iterdir()} == names | {"samples"}
+    assert [len(list(p.iterdir())) for p in sorted((out / "samples").iterdir())] == [4, 4, 4, 4]
+
+    evaluations = [row for row in metrics(out) if "val/AP" in row]
+    assert [row["step"] for row in evaluations] == [8, 16, 24, 30]
+    assert evaluations[0]["val/AP"] < max(row["val/AP"] for row in evaluations) == result.metrics["AP"] > 0.1
+    losses = [row["loss"] for row in metrics(out) if "loss" in row]
+    assert losses[-1] < losses[0]
+
+    best = checkpoint.load_model(result.best)
+    assert best.categories.names == ("red", "green")
+    assert best.config.model.num_classes == 2, "the classes of the data, not of the preset"
+    assert checkpoint.run_config(json.loads((out / "config.json").read_text())) == best.config
+    assert best.info["metrics"] == result.metrics
+    rows = json.loads((out / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == {17, 18, 19, 20}
+    assert "16 pictures to train on, 4 to validate, 2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_yolact_trains_on_drawn_shapes(tmp_path, precision):
+    preset = registry.preset("yolact-mobilenetv2-256")
+    data = shapes.write(tmp_path / "shapes", train=4, val=2, size=(96, 96), objects=(1, 3))
+    config = RunConfig(
+        preset.name,
+        preset.model,
+        replace(preset.input, size=(96, 96)),
+        preset.augment,
+        replace(preset.train, steps=3, batch=2, workers=0, precision=precision, clip=10.0),
+        DataConfig(str(data)),
+    )
+    result = train(config, tmp_path / "run")
+    (row,) = [row for row in metrics(result.out) if "loss" in row]
+    assert {"loss/box", "loss/conf", "loss/mask", "loss/semantic"} <= row.keys()
+    loaded = checkpoint.load_model(result.best)
+    assert loaded.categories == shapes.CATEGORIES
+    assert all(tensor.isfinite().all() for tensor in load_file(result.last).values())
+
+
+def test_without_an_average_best_is_what_was_trained(tmp_path, run):
+    result = train(short(run, ema=0.0), tmp_path / "run")
+    last, best = load_file(result.last), load_file(result.best)
+    assert {n for n in last if "/" not in n} == best.keys()
+    assert all(torch.equal(last[n], best[n]) for n in best)
+
+
+def test_a_loss_that_is_not_finite_keeps_its_batch_and_stops(tmp_path, run):
+    poisoned = replace(run, model=replace(run.model, poison=True))
+    with pytest.raises(MaskkitError, match=r"step 1: the loss is not finite \(map is nan\)"):
+        train(poisoned, tmp_path / "run")
+    with safe_open(tmp_path / "run" / "bad_batch.safetensors", framework="pt") as file:
+        about = json.loads(file.metadata()["batch"])
+        assert file.get_tensor("images").shape == (4, 3, 64, 64)
+        assert file.get_tensor("masks/0").shape[1:] == (64, 64)
+        assert len(file.get_tensor("labels/3")) == len(file.get_tensor("boxes/3"))
+    assert len(about["image_ids"]) == 4
+    assert about["loss"]["map"] == "nan"
+    state = checkpoint.read_header(tmp_path / "run" / "last.safetensors")["info"]
+    assert state["step"] == 0, "no step was taken"
+
+
+@pytest.fixture
+def damaged(tmp_path, drawn):
+    """A copy of the drawn data with a cut picture and an annotation that is no polygon."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(drawn, folder)
+    content = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(content[: len(content) // 2])
+    truth = json.loads((folder / "train.json").read_text())
+    truth["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    (folder / "train.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_bad_records_are_refused_with_the_whole_list(tmp_path, run, damaged):
+    with pytest.raises(DataError) as caught:
+        train(replace(run, data=DataConfig(str(damaged))), tmp_path / "run")
+    message = str(caught.value)
+    assert "2 records cannot be used" in message
+    assert "3.png" in message
+    assert "2 points" in message
+    assert "--data.on-bad skip" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_records_are_skipped_when_asked_and_counted(tmp_path, run, damaged, capsys):
+    train(short(replace(run, data=DataConfig(str(damaged), on_bad="skip"))), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "15 pictures to train on" in said
+    assert "2 unusable records are left out" in said
+
+
+def test_labels_that_the_method_cannot_learn_from_are_refused(tmp_path, run, drawn):
+    for labels in ("boxes", "tags"):
+        with pytest.raises(DataError, match=rf"tinynet learns from masks, but --data.labels {labels}"):
+            train(replace(run, data=DataConfig(str(drawn), labels=labels)), tmp_path / "run")
+
+    def without(*keys):
+        folder = tmp_path / "-".join(keys)
+        shutil.copytree(drawn, folder)
+        truth = json.loads((folder / "train.json").read_text())
+        if "annotations" in keys:
+            truth["annotations"] = []
+        for annotation in truth["annotations"]:
+            for key in keys:
+                del annotation[key]
+        (folder / "train.json").write_text(json.dumps(truth))
+        return replace(run, data=DataConfig(str(folder)))
+
+    with pytest.raises(DataError, match="tinynet learns from masks, but the data has none"):
+        train(without("segmentation"), tmp_path / "run")
+    with pytest.raises(DataError, match="nothing to learn"):
+        train(without("annotations"), tmp_path / "run")
+
+
+def test_a_run_starts_from_given_weights(tmp_path, run, capsys):
+    first = train(short(run), tmp_path / "first")
+    second = train(short(run, lr=1e-12, ema=0.0, weight_decay=0.0), tmp_path / "second", weights=first.best)
+    assert f"start from {first.best}" in capsys.readouterr().err
+    before, after = load_file(first.best), load_file(second.best)
+    assert all(torch.allclose(before[n], after[n], atol=1e-6) for n in before if "running" not in n and "num_" not in n)
+
+
+def test_a_backbone_starts_from_timm_names(tmp_path, run):
+    preset = registry.preset("yolact-mobilenetv2-256")
+    config = RunConfig(preset.name, replace(preset.model, num_classes=2), preset.input, preset.augment, preset.train)
+    model: Any = registry.model_class(preset.name)(config.model)
+    wanted = {
+        n: torch.rand_like(t) if t.is_floating_point() else t for n, t in model.backbone.body.state_dict().items()
+    }
+    save_file({**wanted, "classifier.weight": torch.zeros(2)}, tmp_path / "timm.safetensors")
+    (note,) = checkpoint.start_weights(model, config, tmp_path / "timm.safetensors")
+    assert all(torch.equal(t, wanted[n]) for n, t in model.backbone.body.state_dict().items())
+    assert "not used: classifier.weight" in note
+    other: Any = registry.model_class(preset.name)(config.model)
+    named = replace(config, model=replace(config.model, backbone_weights=str(tmp_path / "timm.safetensors")))
+    checkpoint.start_weights(other, named, None)
+    assert all(torch.equal(t, wanted[n]) for n, t in other.backbone.body.state_dict().items())
+
+
+def test_two_processes_share_the_work(tmp_path, run):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    shared |= {"LOCAL_WORLD_SIZE": "2"}
+    processes = [runner.start(run, tmp_path / "run", environment=shared | {"RANK": r, "LOCAL_RANK": r}) for r in "01"]
+    for process in processes:
+        process.join(120)
+    assert [p.exitcode for p in processes] == [0, 0]
+    rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == {17, 18, 19, 20}, "of both processes"
+    steps = [row["step"] for row in metrics(tmp_path / "run")]
+    assert steps == [8, 10, 16, 20, 24, 30, 30], "written by one of them"
+    losses = [row["loss"] for row in metrics(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+@given(st.integers(1, 200), st.floats(0.1, 50))
+def test_evaluations_come_once_per_period_and_at_the_end(total, period):
+    due = [done for done in range(1, total + 1) if evaluation_due(done, total, period)]
+    assert due[-1] == total
+    expected = {min(n for n in range(1, total + 1) if n / period >= k) for k in range(1, int(total / period) + 1)}
+    assert set(due) == expected | {total}
+
+
+def test_without_a_period_only_the_end_is_evaluated():
+    assert [done for done in range(1, 11) if evaluation_due(done, 10, 0.0)] == [10]

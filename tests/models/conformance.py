@@ -1,0 +1,235 @@
+"""What every method must do. A method's test subclasses `Conformance` and says which small model to try.
+
+The model must be cheap: a small input, few channels, the classes of the drawn data.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskkit import registry
+from maskkit.config import InputConfig, ModelConfig, RunConfig
+from maskkit.data.loader import collate
+from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
+from maskkit.data.transforms import apply, eval_ops
+from maskkit.engine.checkpoint import load_model, save_model
+from maskkit.eval.coco import evaluate
+from maskkit.models.base import Model
+from maskkit.types import Batch, ImageMeta, Target
+
+
+class Conformance:
+    """One instance-segmentation method under the tests that all share."""
+
+    preset: ClassVar[str]
+    knobs: ClassVar[dict[str, Any]] = {}
+    """Changes of the preset's model config that make it small."""
+    size: ClassVar[tuple[int, int]] = (128, 128)
+    overfit: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3}
+
+    @classmethod
+    def model_config(cls, **knobs: Any) -> ModelConfig:
+        return replace(
+            registry.preset(cls.preset).model, num_classes=len(CATEGORIES), norm="train", **{**cls.knobs, **knobs}
+        )
+
+    @classmethod
+    def model(cls, **knobs: Any) -> Model:
+        torch.manual_seed(0)
+        return registry.model_class(cls.preset)(cls.model_config(**knobs))  # type: ignore[call-arg]
+
+    @classmethod
+    def input(cls) -> InputConfig:
+        return replace(registry.preset(cls.preset).input, size=cls.size)
+
+    @classmethod
+    def batch(cls, seeds: list[int], objects: tuple[int, int] = (2, 5), **options: Any) -> Batch:
+        samples = []
+        for seed in seeds:
+            image, target = draw(seed, cls.size, objects, **options)
+            meta = ImageMeta(seed, "", cls.size, cls.size)
+            samples.append(apply(eval_ops(cls.input()), (image, target, meta), np.random.default_rng(0)))
+        return collate(samples, cls.input())
+
+    def cases(self) -> dict[str, Batch]:
+        crowd_only = self.batch([5], (0, 0), crowd=True)
+        box_only = self.batch([6, 7], box_only=1.0)
+        unknown = self.batch([8])
+        unknown.targets = [replace(t, masks=None, has_mask=torch.zeros(len(t), dtype=torch.bool)) for t in unknown.targets]
+        return {
+            "none": self.batch([0, 1], (0, 0)),
+            "one": self.batch([2], (1, 1)),
+            "many": self.batch([3, 4], (8, 12)),
+            "some and none": collate_two(self.batch([3], (3, 5)), self.batch([0], (0, 0))),
+            "crowd only": crowd_only,
+            "box only": box_only,
+            "masks not given": unknown,
+        }
+
+    def test_shapes_of_what_is_selected(self) -> None:
+        model = self.model().eval()
+        batch = self.batch([1, 2])
+        with torch.no_grad():
+            chosen = model.select(model(batch.images))
+        b, k = chosen.scores.shape
+        assert b == 2
+        assert chosen.boxes.shape == (b, k, 4)
+        assert chosen.labels.shape == chosen.mask_scores.shape == (b, k)
+        assert chosen.masks.shape[:2] == (b, k)
+        assert chosen.labels.dtype == torch.int64
+        assert 0 <= int(chosen.labels.min()) <= int(chosen.labels.max()) < len(CATEGORIES)
+        assert 0 <= float(chosen.masks.min()) <= float(chosen.masks.max()) <= 1
+        assert (chosen.scores.diff(dim=1) <= 0).all(), "best first"
+
+    def test_loss_is_finite_whatever_the_labels(self) -> None:
+        model = self.model().train()
+        names = None
+        for name, batch in self.cases().items():
+            losses = model.loss(model(batch.images, batch.targets), batch)
+            names = names or set(losses)
+            assert set(losses) == names, f"{name}: the terms change with the labels"
+            for term, value in losses.items():
+                assert value.shape == (), (name, term)
+                assert value.dtype == torch.float32, (name, term)
+                assert math.isfinite(value.item()), (name, term)
+            model.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()  # the graph is there even for empty pictures
+            assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
+
+    def test_gradient_reaches_every_parameter(self) -> None:
+        model = self.model().train()
+        for p in model.parameters():  # a layer that starts at zero passes no gradient on before it has moved
+            if not p.any():
+                torch.nn.init.normal_(p, std=0.05)
+        batch = self.batch([3, 4, 9, 10], (5, 10))
+        batch.targets[0] = with_large_object(batch.targets[0], self.size)
+        torch.stack(list(model.loss(model(batch.images, batch.targets), batch).values())).sum().backward()
+        still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        assert not still, still
+
+    def test_raw_is_the_same_type_in_training_and_evaluation(self) -> None:
+        model = self.model()
+        images = self.batch([1]).images
+        with torch.no_grad():
+            trained, evaluated = model.train()(images), model.eval()(images)
+        assert type(trained) is type(evaluated)
+        assert [t.shape for t in trained] == [t.shape for t in evaluated]
+
+    def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
+        model = self.model().eval()
+        batch = self.batch([1, 2, 3])
+        with torch.no_grad():
+            together = model.select(model(batch.images))
+            for i in range(len(batch)):
+                alone = model.select(model(batch.images[i : i + 1]))
+                assert torch.allclose(alone.scores[0], together.scores[i], atol=1e-5)
+                # what scores alike may change places; compare where the order is certain
+                sure = distinct(together.scores[i])
+                assert torch.allclose(alone.boxes[0][sure], together.boxes[i][sure], atol=1e-4)
+                assert torch.allclose(alone.masks[0][sure], together.masks[i][sure], atol=1e-3)
+
+    def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
+        model = self.model().eval()
+        images = self.batch([1]).images
+        config = RunConfig(self.preset, self.model_config(), self.input())
+        save_model(tmp_path / "model.safetensors", model, config, CATEGORIES, {"note": "test"})
+        again = load_model(tmp_path / "model.safetensors")
+        assert again.config == config
+        assert again.categories == CATEGORIES
+        with torch.no_grad():
+            for a, b in zip(model(images), again.model.eval()(images), strict=True):
+                assert torch.equal(a, b)
+
+    def test_bf16_loss_is_near_fp32(self) -> None:
+        model = self.model().train()
+        batch = self.batch([3, 4])
+        full = model.loss(model(batch.images, batch.targets), batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = model(batch.images, batch.targets)
+        half = model.loss(raw, batch)
+        for name, value in full.items():
+            assert half[name].dtype == torch.float32
+            assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
+
+    def test_forward_and_select_export_as_one_graph(self) -> None:
+        model = self.model().eval()
+        images = self.batch([1]).images
+        program = torch.export.export(Whole(model), (images,))
+        with torch.no_grad():
+            ours, exported = model.select(model(images)), program.module()(images)
+        for a, b in zip(ours, exported, strict=True):
+            assert torch.allclose(a.float(), b.float(), atol=1e-5)
+
+    @pytest.mark.slow
+    def test_overfits_two_drawn_pictures(self) -> None:
+        torch.manual_seed(0)
+        data = shapes_dataset(2, seed=11, size=self.size, objects=(2, 3))
+        samples = []
+        for i in range(2):
+            image, target, meta = data.load(i)
+            samples.append(apply(eval_ops(self.input()), (image, target, meta), np.random.default_rng(0)))
+        batch = collate(samples, self.input())
+        model = self.model(norm="frozen")
+        settings = self.overfit
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings["lr"])
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["lr"], settings["steps"])
+        model.train()
+        for _ in range(settings["steps"]):
+            losses = model.loss(model(batch.images, batch.targets), batch)
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
+            optimizer.step()
+            rate.step()
+        model.eval()
+        with torch.no_grad():
+            predictions = model.decode(model(batch.images), batch.metas, CATEGORIES)
+        result = evaluate([row for p in predictions for row in p.to_coco()], data.coco())
+        assert result.segm is not None
+        assert result.segm["AP"] > 0.9, result.segm
+
+
+class Whole(torch.nn.Module):
+    """`forward` and `select` in one, as they are exported."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.select(self.model(images)))
+
+
+def collate_two(a: Batch, b: Batch) -> Batch:
+    return Batch(
+        torch.cat([a.images, b.images]), torch.cat([a.valid, b.valid]), a.targets + b.targets, a.metas + b.metas
+    )
+
+
+def with_large_object(target: Target, size: tuple[int, int]) -> Target:
+    """The target with one more object in the middle, for the coarsest level of a pyramid."""
+    height, width = size
+    box = torch.tensor([[0.22 * width, 0.22 * height, 0.78 * width, 0.78 * height]])
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, int(0.22 * height) : int(0.78 * height), int(0.22 * width) : int(0.78 * width)] = True
+    assert target.masks is not None
+    return Target.of(
+        torch.cat([target.boxes, box]),
+        torch.cat([target.labels, torch.zeros(1, dtype=torch.int64)]),
+        torch.cat([target.masks.dense(), mask]),
+    )
+
+
+def distinct(scores: Tensor, gap: float = 1e-4) -> Tensor:
+    """Which of the sorted scores differ from both neighbours by more than ``gap``."""
+    far = scores.diff().abs() > gap
+    ends = torch.ones(1, dtype=torch.bool)
+    return torch.cat([ends, far]) & torch.cat([far, ends]) & (scores > 0)
+
+

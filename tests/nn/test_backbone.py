@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from maskkit.errors import DataError
+from maskkit.nn.backbone import Backbone, fold_batch_norm, load_backbone
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])
+def test_features_by_stride(name: str) -> None:
+    net = Backbone(name).eval()
+    with torch.no_grad():
+        features = net(torch.randn(1, 3, 96, 64))
+    assert list(features) == [8, 16, 32]
+    for stride, feature in features.items():
+        assert feature.shape == (1, net.channels[stride], 96 // stride, 64 // stride)
+
+
+def test_output_stride_dilates_the_deeper_stages() -> None:
+    net = Backbone("mobilenetv2_100", (8, 16), output_stride=16, pad_same=True).eval()
+    with torch.no_grad():
+        features = net(torch.randn(1, 3, 64, 64))
+    assert features[16].shape == (1, 320, 4, 4), "the last stage, at stride 16"
+
+
+def test_frozen_batch_norm_neither_learns_nor_moves() -> None:
+    net = Backbone("resnet18", norm="frozen").train()
+    before = {n: b.clone() for n, b in net.named_buffers()}
+    sum(f.sum() for f in net(torch.randn(2, 3, 64, 64)).values()).backward()  # type: ignore[union-attr]
+    assert all(torch.equal(b, before[n]) for n, b in net.named_buffers())
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(p.grad is None for m in norms for p in m.parameters())
+    trained = Backbone("resnet18", norm="train").train()
+    trained(torch.randn(2, 3, 64, 64))
+    assert int(trained.body.bn1.num_batches_tracked) == 1
+
+
+def test_local_weights_with_a_classifier_load_and_say_what_is_left(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    whole = timm.create_model("resnet18", num_classes=7)
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    net = Backbone("resnet18")
+    assert load_backbone(net, tmp_path / "weights.safetensors") == ["fc.bias", "fc.weight"]
+    assert torch.equal(net.body.conv1.weight, whole.conv1.weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(DataError, match=r"a\.safetensors.*no weights for"):
+        load_backbone(Backbone("mobilenetv2_100"), tmp_path / "a.safetensors")
+    state = timm.create_model("resnet18").state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
+    save_file(state, tmp_path / "b.safetensors")
+    with pytest.raises(DataError, match="conv1.weight"):
+        load_backbone(Backbone("resnet18"), tmp_path / "b.safetensors")
+
+
+def test_hub_weights_without_a_network_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    net = Backbone("resnet18")
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(DataError, match="local file"):
+        load_backbone(net, "hub")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])
+def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
+    torch.manual_seed(0)
+    net = Backbone(name, norm="train").train()
+    for _ in range(2):
+        net(torch.randn(4, 3, 64, 64))  # statistics that are not the identity
+    net.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = net(images)
+        fold_batch_norm(net, images)
+        after = net(images)
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules())
+    for stride in before:
+        scale = before[stride].abs().max()
+        assert torch.allclose(before[stride], after[stride], atol=1e-4 * float(scale))

@@ -1,0 +1,213 @@
+"""What users import: create_model, load, Segmenter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import maskkit
+from maskkit import api
+from maskkit.api import Segmenter, configure, create_model, load, shared_classes
+from maskkit.data import shapes
+from maskkit.data.names import COCO, VOC
+from maskkit.data.records import Dataset
+from maskkit.data.shapes import shapes_dataset
+from maskkit.errors import DataError, MaskkitError
+from maskkit.infer.predict import predict_pictures
+from maskkit.registry import preset
+from maskkit.types import Categories
+from tests.small import PRESET, SECTIONS, objects, save_small, small_config, small_model
+
+FIVE = ("disc", "ring", "square", "star", "pair")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_small(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint):
+    return load(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    image, _ = shapes.draw(3, (50, 70))
+    path = tmp_path / "drawn.png"
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def test_create_model_changes_what_is_asked_for():
+    model = create_model(PRESET, 5, width=24)
+    assert model.config == replace(preset(PRESET).model, num_classes=5, width=24)
+    with pytest.raises(TypeError, match="widht"):
+        create_model(PRESET, widht=24)
+
+
+def test_create_model_touches_no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    create_model("yolact-resnet50", 3)
+
+
+@pytest.mark.parametrize("name", ["yolact-resnet5", "yolact", "yolo", "resnet50", ""])
+def test_unknown_preset_names_near_ones(name):
+    with pytest.raises(MaskkitError, match="there is no model") as error:
+        create_model(name)
+    if name.startswith("yolact-r"):
+        assert "yolact-resnet50" in str(error.value)
+
+
+def test_configure_changes_fields_of_sections():
+    config = configure(PRESET, "pets", train={"epochs": 3.0}, augment={"flip": 0.0}, data={"labels": "boxes"})
+    assert (config.data.train, config.data.labels) == ("pets", "boxes")
+    assert (config.train.epochs, config.augment.flip) == (3.0, 0.0)
+    assert config.model == configure(PRESET).model
+    with pytest.raises(TypeError, match="epoch"):
+        configure(PRESET, train={"epoch": 3})
+
+
+def test_a_checkpoint_tells_all_that_is_needed(segmenter):
+    assert segmenter.categories == Categories(("disc", "ring"), (7, 8))
+    assert segmenter.input.size == (64, 64)
+    assert segmenter.info["step"] == 3
+    assert not segmenter.model.training
+    assert segmenter.device.type == "cpu"
+
+
+def test_loading_folds_without_changing_the_answer(segmenter, picture):
+    plain = next(predict_pictures(small_model(), [picture], small_config().input, segmenter.categories))
+    folded = segmenter.predict(picture, score=0.0)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in segmenter.model.backbone.modules())
+    assert len(plain) == len(folded) > 0
+    np.testing.assert_allclose(objects(folded).scores, objects(plain).scores, atol=1e-4)
+
+
+def test_predict_cuts_at_the_score(segmenter, picture):
+    scores = objects(segmenter.predict(picture, score=0.0)).scores
+    cut = float(np.median(scores))
+    assert len(segmenter.predict(picture, score=cut)) == (scores > cut).sum() > 0
+    assert (objects(segmenter.predict(picture)).scores > 0.3).all()
+
+
+def test_prediction_draws_itself(segmenter, picture, tmp_path):
+    found = segmenter.predict(Image.open(picture), score=0.0)
+    drawn = np.asarray(Image.open(found.save(tmp_path / "overlay.png")))
+    assert drawn.shape == (50, 70, 3)
+    assert {row["category_id"] for row in found.to_coco()} <= {7, 8}
+
+
+def test_predict_many(segmenter, picture, tmp_path):
+    failures = []
+    sources = [picture, tmp_path / "missing.jpg", picture]
+    found = segmenter.predict_many(sources, 0.0, batch=2, failed=failures.append)
+    assert [p.meta.image_id for p in found] == [1, 3]
+    assert len(failures) == 1
+    with pytest.raises(DataError, match=r"missing\.jpg"):
+        segmenter.predict(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize("source", ["nowhere.safetensors", PRESET, "."])
+def test_load_says_what_is_missing(source):
+    with pytest.raises(DataError, match="there is no such file") as error:
+        load(source)
+    assert ("train it first" in str(error.value)) == (source == PRESET)
+
+
+def test_load_refuses_other_files(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(DataError, match=r"weights\.safetensors"):
+        load(path)
+
+
+def test_built_in_is_a_name(checkpoint, monkeypatch):
+    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
+    assert maskkit.load("built-in").categories.names == ("disc", "ring")
+    assert maskkit.load().categories.names == ("disc", "ring")
+
+
+def test_classes_are_matched_by_name():
+    data = shapes_dataset(6, size=(64, 64))
+    known = Categories(("Star ", "cube", "disc"), (50, 60, 70))
+    ids, cut = shared_classes(known, data)
+    assert cut.categories == Categories(("disc", "star"), (1, 4))
+    assert ids == {50: 4, 70: 1}
+    assert len(cut) == 6
+    before = [data.categories.names[a.label] for r in data.records for a in r.annotations]
+    after = [cut.categories.names[a.label] for r in cut.records for a in r.annotations]
+    assert after == [name for name in before if name in ("disc", "star")]
+    assert after
+
+
+def test_no_shared_class_is_an_error():
+    data = shapes_dataset(1, size=(64, 64))
+    with pytest.raises(DataError, match="shares no class") as error:
+        shared_classes(Categories.of(["cat", "dog"]), data)
+    assert "cat, dog" in str(error.value)
+    assert "disc" in str(error.value)
+
+
+def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
+    """Let the model find exactly the objects of ``data`` that have its classes."""
+    from maskkit.infer.predict import predict_dataset
+    from maskkit.types import Instances
+
+    truth = {r.image_id: r for r in data.records}
+    number = {name: i for i, name in enumerate(segmenter.categories.names)}
+
+    def find(*args, **options):
+        for index, prediction in enumerate(predict_dataset(*args, **options)):
+            _, target, _ = data.load(index)
+            names = [data.categories.names[a.label] for a in truth[prediction.meta.image_id].annotations]
+            kept = np.array([i for i, name in enumerate(names) if name in number], int)
+            labels = np.array([number[names[i]] for i in kept], int)
+            assert target.masks is not None
+            boxes = target.boxes.numpy()[kept]
+            prediction.instances = Instances(boxes, labels, np.ones(len(kept), np.float32), target.masks[kept])
+            yield prediction
+
+    monkeypatch.setattr(api, "predict_dataset", find)
+
+
+def test_evaluate_counts_shared_classes_alone(segmenter, monkeypatch):
+    data = shapes_dataset(4, size=(64, 64))
+    perfect(monkeypatch, segmenter, data)
+    result = segmenter.evaluate(data)
+    assert result.main["AP"] == pytest.approx(1)
+    assert result.kind == "segm"
+    assert set(result.per_class) == {"disc", "ring"}
+
+
+def test_evaluate_opens_the_validation_part(segmenter, tmp_path, monkeypatch):
+    shapes.write(tmp_path, train=3, val=2, size=(64, 64))
+    seen = []
+    detect = Segmenter.detect
+    monkeypatch.setattr(Segmenter, "detect", lambda self, data, *a: seen.append(len(data)) or detect(self, data, *a))
+    result = segmenter.evaluate(tmp_path, batch=2)
+    assert seen == [2]
+    assert 0 <= result.main["AP"] < 0.5
+
+
+def test_train_comes_back_with_the_best_weights(tmp_path):
+    data = shapes.write(tmp_path / "shapes", train=4, val=2, size=(64, 64), objects=(1, 2))
+    short = {"steps": 2, "batch": 2, "workers": 0, "warmup": 1}
+    trained = Segmenter.train(PRESET, data, tmp_path / "run", train=short, model={"width": 16}, input=SECTIONS["input"])
+    assert trained.categories.names == FIVE
+    assert trained.input.size == (64, 64)
+    assert trained.info["step"] == 2
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def test_names_of_coco_and_voc():
+    assert (len(COCO), COCO.ids[0], COCO.ids[-1]) == (80, 1, 90)
+    assert COCO.names[COCO.index(18)] == "dog"
+    assert COCO.names[COCO.index(90)] == "toothbrush"
+    assert (len(VOC), VOC.names[14]) == (20, "person")
