@@ -35,6 +35,8 @@ def class_of(category: dict, classes: str) -> str | None:
     if classes == "voc":
         wanted = {VOC_IN_COCO.get(name, name) for name in VOC.names}
         return category["name"] if category["name"] in wanted else None
+    if classes == "everyday":
+        return category["supercategory"] if category["supercategory"] in ("person", "animal", "vehicle") else None
     if classes == "super":
         return category["supercategory"]
     return category["name"]
@@ -71,9 +73,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
     parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
-    parser.add_argument("--classes", choices=["person", "voc", "super", "coco"], default="voc")
+    parser.add_argument("--classes", choices=["person", "everyday", "voc", "super", "coco"], default="everyday")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0 for the end alone")
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
@@ -85,7 +88,7 @@ def main() -> None:
     preset = maskkit.registry.preset("yolact-mobilenetv2-320")
     config = RunConfig(
         preset=preset.name,
-        model=replace(preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors")),
+        model=replace(preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors"), frozen_stride=4),
         input=preset.input,
         augment=AugmentConfig(expand=2.0),
         train=TrainConfig(
@@ -100,7 +103,7 @@ def main() -> None:
             ema=0.998,
             precision="bf16",
             workers=1,
-            eval_every=0,
+            eval_every=given.eval_every,
             save_every=100,
         ),
         data=DataConfig(train=str(files["train"]), val=str(files["val"]), on_bad="skip"),

@@ -147,9 +147,8 @@ class Segmenter:
         """
         from maskkit.engine.train import train
 
-        result = train(
-            configure(preset, data, **sections), Path(out), resume, find_weights(weights) if weights else None
-        )
+        start = find_weights(weights) if weights is not None else None
+        result = train(configure(preset, data, **sections), Path(out), resume, start)
         return load(result.best)
 
 

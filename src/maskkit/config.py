@@ -25,6 +25,8 @@ class ModelConfig:
     """Weights the training starts from: a local file with timm's names, ``hub`` for timm's own download, or None."""
     norm: Literal["frozen", "train"] = "frozen"
     """Batch norm of the backbone: ``frozen`` keeps its statistics and its affine values (right for small batches)."""
+    frozen_stride: int = 0
+    """Backbone layers up to this stride keep their weights (4: the stem and the first stage); 0 trains all."""
     pad_same: bool = False
     """TensorFlow padding in the backbone, which weights that come from TensorFlow need."""
 

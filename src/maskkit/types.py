@@ -194,7 +194,8 @@ class ImageMeta:
     """Where the pixels of the network's input come from.
 
     ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original picture, both in pixel edges; ``size`` is the original
-    (H, W), ``input_size`` the (h, w) of the network's whole input, padding included.
+    (H, W); ``input_size`` is the (h, w) of the picture while it is transformed, and of the network's whole input, padding
+    included, once it is in a `Batch`.
     """
 
     image_id: int

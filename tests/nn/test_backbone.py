@@ -39,6 +39,17 @@ def test_frozen_batch_norm_neither_learns_nor_moves() -> None:
     assert int(trained.body.bn1.num_batches_tracked) == 1
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])
+def test_layers_up_to_a_stride_are_frozen(name: str) -> None:
+    net = Backbone(name, norm="train", frozen_stride=4)
+    learning = [n for n, p in net.body.named_parameters() if p.requires_grad]
+    frozen = [n for n, p in net.body.named_parameters() if not p.requires_grad]
+    first = {"resnet18": "layer2", "mobilenetv2_100": "blocks.2", "darknet53": "stages_2"}[name]
+    assert frozen
+    assert all(n.startswith(first) or n > first for n in learning)
+    assert learning[0].startswith(first)
+
+
 def test_local_weights_with_a_classifier_load_and_say_what_is_left(tmp_path: Path) -> None:
     torch.manual_seed(1)
     whole = timm.create_model("resnet18", num_classes=7)

@@ -198,9 +198,8 @@ class _Reader:
         labels = {key: i for i, key in enumerate(categories.ids)}
         objects: dict[Any, list[Annotation]] = defaultdict(list)
         seen: set[int] = set()
-        fresh = 1 + max(
-            (_whole(_get(row, "id")) or 0 for row in rows), default=0
-        )  # for those without an id of their own
+        # for those without an id of their own
+        fresh = 1 + max((_whole(_get(row, "id")) or 0 for row in rows), default=0)
         for i, row in enumerate(rows, 1):
             if not isinstance(row, dict):
                 self.error(f"annotation {i} of the list", f"is {type(row).__name__}, not an object")

@@ -121,10 +121,9 @@ def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndar
     whole = bridge(polygons)
     if len(polygons) > 1:
         union = mask_math.from_polygons([p.tolist() for p in polygons], size)
+        # where parts overlap, one polygon would have holes
         if mask_math.from_polygons([whole.tolist()], size)["counts"] != union["counts"]:
-            return bridge(
-                trace(mask_math.decode([union], size)[0])
-            )  # where parts overlap, one polygon would have holes
+            return bridge(trace(mask_math.decode([union], size)[0]))
     return whole
 
 
@@ -148,7 +147,7 @@ def _copied(
     taken: set[str] = set()
     for record in track(dataset.records, f"{split or 'all'}: pictures") if progress else dataset.records:
         stem = record.path.stem
-        if stem.lower() in taken:
+        while stem.lower() in taken:
             stem = f"{stem}_{record.image_id}"
         taken.add(stem.lower())
         name = stem + record.path.suffix

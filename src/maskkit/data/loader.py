@@ -46,7 +46,7 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
         images[i, :, :h, :w] = normalise(image[:, :h, :w], input)
         valid[i, :h, :w] = True
         targets.append(_grown(target, (height, width)))
-    return Batch(images, valid, targets, [meta for _, _, meta in samples])
+    return Batch(images, valid, targets, [replace(meta, input_size=(height, width)) for _, _, meta in samples])
 
 
 def train_loader(

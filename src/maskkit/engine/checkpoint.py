@@ -55,14 +55,9 @@ def load_model(path: str | Path) -> Checkpoint:
     """The model of a checkpoint, on the CPU in evaluation mode. Raises `DataError` for any file that is not one."""
     path = Path(path)
     header = read_header(path)
-    try:
-        config = run_config(header["config"])
-        categories = Categories(tuple(header["categories"]["names"]), tuple(header["categories"]["ids"]))
-        model = registry.model_class(config.preset)(config.model)
-    except (MaskkitError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: its description cannot be used: {error}; written by maskkit {header['version']}"
-        ) from None
+    config = _config(header, path)
+    categories = Categories(tuple(header["categories"]["names"]), tuple(header["categories"]["ids"]))
+    model = registry.model_class(config.preset)(config.model)
     _fill(model, {n: t for n, t in _tensors(path).items() if "/" not in n}, path)
     return Checkpoint(model.eval(), config, categories, header["info"])
 
@@ -77,7 +72,7 @@ def save_state(
     info: Mapping[str, Any],
 ) -> None:
     """Write everything a training needs to go on. ``info`` holds the step and the best result so far."""
-    tensors = dict((average or model).state_dict())
+    tensors = dict((model if average is None else average).state_dict())
     if average is not None:
         tensors |= {f"trained/{name}": tensor for name, tensor in model.state_dict().items()}
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -117,11 +112,16 @@ def read_header(path: str | Path) -> dict[str, Any]:
     text = _metadata(path).get("maskkit")
     if text is None:
         raise DataError(f"{path}: holds tensors but no maskkit model; convert it: maskkit import {path} --model PRESET")
-    header = json.loads(text)
-    if header["format"] > FORMAT:
-        raise DataError(
-            f"{path}: written by maskkit {header['version']}, which is newer than this one; upgrade maskkit"
-        )
+    try:
+        header = json.loads(text)
+        known = header["format"] <= FORMAT
+        complete = {"version", "config", "categories", "info"} <= header.keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known, complete, header = True, False, {}
+    if not known:
+        raise DataError(f"{path}: its layout {header['format']} is newer than this maskkit; upgrade maskkit")
+    if not complete:
+        raise DataError(f"{path}: its description is damaged; copy or download it again")
     return header
 
 
@@ -196,9 +196,9 @@ def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list
 def check_same(config: RunConfig, categories: Categories, pictures: int, last: Path) -> None:
     """Raise `MaskkitError` when the run in ``last`` was another one than is asked for now, with every difference."""
     header = read_header(last)
-    then, now = (_flat(to_dict(c)) for c in (run_config(header["config"]), config))
+    then, now = (_flat(to_dict(c)) for c in (_config(header, last), config))
     names = header["categories"]
-    then |= {"classes": names["names"], "class ids": names["ids"], "training pictures": header["info"]["pictures"]}
+    then |= {"classes": names["names"], "class ids": names["ids"], "training pictures": header["info"].get("pictures")}
     now |= {"classes": list(categories.names), "class ids": list(categories.ids), "training pictures": pictures}
     changed = [k for k in sorted(then | now) if then.get(k) != now.get(k) and k not in _FREE_TO_CHANGE]
     if changed:
@@ -206,6 +206,16 @@ def check_same(config: RunConfig, categories: Categories, pictures: int, last: P
         raise MaskkitError(
             f"{last}: cannot go on, that run was another one: {what}; use its values, or another folder by --out"
         )
+
+
+def _config(header: dict[str, Any], path: Path) -> RunConfig:
+    try:
+        return run_config(header["config"])
+    except (MaskkitError, ValueError, KeyError, TypeError) as error:
+        message = (
+            f"{path}: written by maskkit {header['version']} with a configuration that this one cannot use: {error}"
+        )
+        raise DataError(message) from None
 
 
 def _header(config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> dict[str, Any]:

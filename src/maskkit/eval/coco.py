@@ -207,10 +207,10 @@ def _sound_row(
         key: _number(row[key], key) for key in ("score", "mask_score") if row.get(key) is not None or key == "score"
     }
     shape, box = row.get("segmentation"), row.get("bbox")
-    if kind == "segm" and not shape:
-        raise ValueError("has no segmentation, so masks cannot be measured; measure boxes alone or export the masks")
     if not shape and not box:
         raise ValueError("has neither a bbox nor a segmentation")
+    if kind == "segm" and not shape:
+        raise ValueError("has no segmentation, so masks cannot be measured; measure boxes alone or export the masks")
     rle = _rle(shape, size) if shape and (kind == "segm" or not box or not boxed) else None
     sound["bbox"] = _box(box) if box else _tight_box(rle)
     sound["area"] = sound["bbox"][2] * sound["bbox"][3] if boxed or rle is None else _pixels(rle)

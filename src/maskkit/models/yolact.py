@@ -180,7 +180,9 @@ class Yolact(Model):
     def __init__(self, config: YolactConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone, norm=config.norm, pad_same=config.pad_same)
+        self.backbone = Backbone(
+            config.backbone, norm=config.norm, pad_same=config.pad_same, frozen_stride=config.frozen_stride
+        )
         if config.leaky_slope is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.LeakyReLU):

@@ -17,7 +17,8 @@ class Backbone(nn.Module):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
-    maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided.
+    maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided;
+    layers up to ``frozen_stride`` do not learn.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class Backbone(nn.Module):
         norm: str = "frozen",
         pad_same: bool = False,
         output_stride: int = 32,
+        frozen_stride: int = 0,
     ) -> None:
         super().__init__()
         options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
         if pad_same:
             options["pad_type"] = "same"
-        reductions = timm.create_model(name, features_only=True, **options).feature_info.reduction()
+        info = timm.create_model(name, features_only=True, **options).feature_info
+        reductions = info.reduction()
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
         self.strides = tuple(strides)
@@ -42,9 +45,19 @@ class Backbone(nn.Module):
         if norm == "frozen":
             for module in self._norms():
                 module.requires_grad_(False)
+        if frozen_stride:
+            last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
+            self._freeze_until(last)
 
     def _norms(self) -> list[nn.Module]:
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def _freeze_until(self, module: str) -> None:
+        """Take the gradient from every parameter up to the end of ``module``; parameters come in forward order."""
+        named = list(self.body.named_parameters())
+        inside = [i for i, (n, _) in enumerate(named) if n.startswith((f"{module}.", f"{module.replace('.', '_')}."))]
+        for _, parameter in named[: max(inside) + 1]:
+            parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode; frozen batch norm stays in evaluation mode."""

@@ -1,0 +1,250 @@
+"""Our small YOLACT beside torchvision's Mask R-CNN: same backbone weights, same data, same processor time.
+
+    python benchmarks/against_torchvision.py --data ../shared/data/nuclei_dsb2018 \
+        --weights ../shared/weights/mobilenetv2_100.safetensors --side ours --minutes 30
+
+``--side`` is ``ours`` or ``torchvision``; give the command once for each. Both train until they have used ``--minutes`` of
+wall-clock time on two threads, counted as twice as many minutes of processor time (loader processes included), so that
+other work on the machine does not favour one of them. The schedules are fitted to that budget: each side first measures its speed on a few steps
+and then plans the number of steps. Validation is not counted. Both are measured by the same `maskkit.eval.coco`.
+
+The torchvision side is its reference recipe: ``MaskRCNN`` over ``BackboneWithFPN`` (MobileNetV2 from timm with the same
+weights, frozen batch norm, levels of stride 4 to 32 and the pooled one), its own `GeneralizedRCNNTransform`, SGD with momentum,
+linear warm-up and cosine decay, random mirrors (both ways for nuclei, as for ours), anchors from 16 px on nuclei, 32 px else, a
+learning rate chosen among 0.005, 0.01 and 0.02 in short runs.
+"""
+
+import argparse
+import json
+import math
+import resource
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from machine import describe
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.rpn import AnchorGenerator
+
+from maskkit import registry
+from maskkit.config import AugmentConfig, DataConfig, RunConfig
+from maskkit.data import open_splits
+from maskkit.data.loader import train_loader
+from maskkit.data.records import Dataset
+from maskkit.data.transforms import Flip, VerticalFlip, apply
+from maskkit.engine.checkpoint import read_checkpoint
+from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
+from maskkit.eval.coco import evaluate
+from maskkit.infer.predict import predict_dataset
+from maskkit.masks import encode
+from maskkit.nn.backbone import load_backbone
+from maskkit.types import Instances, Masks, Prediction
+
+CALIBRATION = 6
+"""Steps that measure the speed; the slowest, the first, is left out."""
+
+
+def spent() -> float:
+    """Processor seconds of this process and its finished children."""
+    return sum(
+        u.ru_utime + u.ru_stime
+        for u in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+
+
+def train_within(budget: float, step: Callable[[int, int], None]) -> tuple[int, float]:
+    """Call ``step(number, total)`` as often as ``budget`` processor seconds allow; the first steps measure the speed."""
+    torch.manual_seed(0)
+    begin, marks = spent(), []
+    total = None
+    number = 0
+    while total is None or number < total:
+        step(number, total or 10_000)
+        number += 1
+        marks.append(spent())
+        if number == CALIBRATION:
+            per_step = (marks[-1] - marks[0]) / (CALIBRATION - 1)
+            total = max(number + 1, int((budget - (marks[-1] - begin)) / per_step) + number)
+        if marks[-1] - begin > budget:
+            break
+        if number % 20 == 0:
+            print(f"step {number} of {total}, {marks[-1] - begin:.0f} of {budget:.0f} processor seconds", flush=True)
+    return number, spent() - begin
+
+
+def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
+    preset = registry.preset("yolact-mobilenetv2-320")
+    nuclei = "nuclei" in str(given.data)
+    side = given.size
+    scales = (16, 28, 48, 96, 200) if nuclei else tuple(round(side * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
+    config = RunConfig(
+        preset=preset.name,
+        model=replace(preset.model, num_classes=len(train_set.categories), scales=tuple((float(s),) for s in scales)),  # type: ignore[call-arg]
+        input=replace(preset.input, size=(side, side)),
+        augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if nuclei else 0.0),
+        train=replace(preset.train, batch=4, lr=1e-3, warmup=30, clip=10.0, ema=0.99, workers=0, precision="bf16"),
+        data=DataConfig(train=str(given.data)),
+    )
+    torch.manual_seed(0)
+    model = registry.model_class(preset.name)(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    load_backbone(model.backbone, given.weights)  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, config.train)
+    batches = iter(train_loader(train_set, config, 0, 10**6))
+    model.train()
+    average = deepcopy(model).requires_grad_(False)
+
+    def step(number: int, total: int) -> None:
+        set_rate(optimizer, learning_rate(number, total, config.train))
+        batch = next(batches)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = model(images)
+        torch.stack(list(model.loss(raw, batch).values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        update_average(average, model, config.train.ema, number)
+
+    steps, seconds = train_within(given.minutes * 120, step)
+    rows = [
+        row
+        for p in predict_dataset(average, val_set, config.input, val_set.categories, 4, 0)
+        for row in p.to_coco()
+    ]
+    return rows, {"steps": steps, "batch": config.train.batch, "cpu_seconds": round(seconds), "input": side}
+
+
+class TimmBody(nn.Module):
+    """A timm feature extractor with the ordered dict that torchvision's pyramid wants."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        self.body = timm.create_model("mobilenetv2_100", features_only=True, out_indices=(1, 2, 3, 4), pad_type="same")
+        state = read_checkpoint(weights)
+        self.body.load_state_dict({n: t for n, t in state.items() if n in self.body.state_dict()}, strict=False)
+        for module in self.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TimmBody":
+        super().train(mode)
+        for module in self.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        return OrderedDict((str(i), f) for i, f in enumerate(self.body(x)))
+
+
+def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
+    body = TimmBody(given.weights)
+    backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), 256)
+    backbone.body = body
+    smallest = 16 if "nuclei" in str(given.data) else 32
+    return MaskRCNN(
+        backbone,
+        classes + 1,
+        min_size=given.size,
+        max_size=given.size * 2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple((smallest * 2**i,) for i in range(5)), ((0.5, 1.0, 2.0),) * 5
+        ),
+    )
+
+
+def torchvisions(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
+    model = mask_rcnn(given, len(train_set.categories)).train()
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=given.lr, momentum=0.9, weight_decay=1e-4
+    )
+    ops = [Flip(0.5)] + ([VerticalFlip(0.5)] if "nuclei" in str(given.data) else [])
+    batch = 2
+
+    def samples() -> Iterator[tuple[torch.Tensor, dict]]:
+        for epoch in range(10**6):
+            rng = np.random.default_rng([0, epoch])
+            for i in rng.permutation(len(train_set)):
+                image, target, _ = apply(ops, train_set.load(int(i)), rng)  # type: ignore[arg-type]
+                target = target[~target.crowd]
+                kept = ((target.boxes[:, 2:] - target.boxes[:, :2]) > 1).all(1)
+                target = target[kept]
+                if len(target) == 0:
+                    continue
+                assert target.masks is not None
+                yield (
+                    image.float() / 255,
+                    {
+                        "boxes": target.boxes,
+                        "labels": target.labels + 1,
+                        "masks": target.masks.dense().to(torch.uint8),
+                    },
+                )
+
+    stream = samples()
+
+    def step(number: int, total: int) -> None:
+        warm = min(1.0, (number + 1) / 30)
+        rate = given.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, number / total)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images, targets = zip(*(next(stream) for _ in range(batch)), strict=True)
+        losses = model(list(images), list(targets))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+
+    steps, seconds = train_within(given.minutes * 120, step)
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for i in range(len(val_set)):
+            image, _, meta = val_set.load(i)
+            out = model([image.float() / 255])[0]
+            masks = Masks(meta.size, rles=encode((out["masks"][:, 0] > 0.5).numpy()))
+            found = Instances(out["boxes"].numpy(), out["labels"].numpy() - 1, out["scores"].numpy(), masks)
+            rows += Prediction(meta, val_set.categories, found).to_coco()
+    return rows, {"steps": steps, "batch": batch, "cpu_seconds": round(seconds), "input": given.size, "lr": given.lr}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="mobilenetv2_100.safetensors")
+    parser.add_argument("--side", choices=["ours", "torchvision"], required=True)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--size", type=int, default=448, help="input side (ours), shorter side (torchvision)")
+    parser.add_argument("--lr", type=float, default=0.01, help="of the torchvision side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="json file for the result rows and the figures")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    train_set, val_set = open_splits(str(given.data), None, 0.2, 0)
+    begin = time.perf_counter()
+    rows, facts = (ours if given.side == "ours" else torchvisions)(given, train_set, val_set)
+    facts |= {"side": given.side, "wall_seconds_with_validation": round(time.perf_counter() - begin)}
+    result = evaluate(rows, val_set.coco())
+    assert result.segm is not None
+    assert result.bbox is not None
+    facts |= {f"mask {k}": round(v, 4) for k, v in result.segm.items() if k in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+    facts |= {f"box {k}": round(v, 4) for k, v in result.bbox.items() if k in ("AP", "AP50")}
+    print(describe(given.threads))
+    print(json.dumps(facts))
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({"facts": facts, "machine": describe(given.threads), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Does evaluating need more memory than training? Peak resident memory of both, each in a process of its own.
+
+    python benchmarks/memory.py --data ../shared/data/building_facades
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from machine import describe
+
+
+def measure(what: str, data: Path, preset: str) -> None:
+    """Run a few training steps, or predict and evaluate the whole validation set, and print the peak."""
+    import torch
+
+    from maskkit import registry
+    from maskkit.config import DataConfig, RunConfig
+    from maskkit.data import open_splits
+    from maskkit.data.loader import train_loader
+    from maskkit.eval.coco import evaluate
+    from maskkit.infer.predict import predict_dataset
+
+    torch.set_num_threads(2)
+    train_set, val_set = open_splits(str(data), None, 0.2, 0)
+    found = registry.preset(preset)
+    config = RunConfig(
+        preset,
+        replace(found.model, num_classes=len(train_set.categories)),
+        found.input,
+        train=replace(found.train, workers=0),
+        data=DataConfig(train=str(data)),
+    )
+    model = registry.model_class(preset)(config.model)  # type: ignore[call-arg]
+    if what == "training":
+        model.train()
+        for batch in train_loader(train_set, config, 0, 4):
+            torch.stack(list(model.loss(model(batch.images), batch).values())).sum().backward()
+            model.zero_grad()
+    else:
+        rows = []
+        for prediction in predict_dataset(model, val_set, config.input, val_set.categories, config.train.batch, 0):
+            rows += prediction.to_coco()
+        evaluate(rows, val_set.coco())
+        print(f"{len(val_set)} pictures, {len(rows)} detections with masks; ", end="")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{what}, batch {config.train.batch}: peak {peak:.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="yolact-mobilenetv2-320")
+    parser.add_argument("--only", choices=["training", "evaluating"])
+    given = parser.parse_args()
+    if given.only:
+        measure(given.only, given.data, given.model)
+    else:
+        for what in ("training", "evaluating"):
+            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", what], check=True)
+        print(describe(2))
