@@ -25,7 +25,7 @@ install: .venv/installed
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --editable ".[dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --editable ".[dev]"
 	touch $@
 
 clean:

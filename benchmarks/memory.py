@@ -1,6 +1,6 @@
 """Does evaluating need more memory than training? Peak resident memory of both, each in a process of its own.
 
-    python benchmarks/memory.py --data ../shared/data/building_facades
+python benchmarks/memory.py --data ../shared/data/building_facades
 """
 
 import argparse

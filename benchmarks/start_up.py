@@ -1,6 +1,6 @@
 """How long `import maskkit` and `maskkit --help` take, and whether they load torch.
 
-    python benchmarks/start_up.py
+python benchmarks/start_up.py
 """
 
 import statistics

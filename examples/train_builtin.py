@@ -62,9 +62,7 @@ def merge(data: Path, split: str, classes: str, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{split}.json"
     categories = [{"id": i, "name": n} for n, i in names.items()]
-    path.write_text(
-        json.dumps({"images": list(images.values()), "annotations": annotations, "categories": categories})
-    )
+    path.write_text(json.dumps({"images": list(images.values()), "annotations": annotations, "categories": categories}))
     return path
 
 
@@ -88,7 +86,9 @@ def main() -> None:
     preset = maskkit.registry.preset("yolact-mobilenetv2-320")
     config = RunConfig(
         preset=preset.name,
-        model=replace(preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors"), frozen_stride=4),
+        model=replace(
+            preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors"), frozen_stride=4
+        ),
         input=preset.input,
         augment=AugmentConfig(expand=2.0),
         train=TrainConfig(

@@ -38,7 +38,7 @@ class InputConfig:
     size: tuple[int, int] = (550, 550)
     """Height and width of the network's input in pixels."""
     resize: Literal["stretch", "pad"] = "stretch"
-    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it and pads right and bottom."""
+    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[float, float, float] = (58.40, 57.12, 57.38)
@@ -47,7 +47,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training pictures, in the order in which they are applied; zero or None switches one off."""
+    """Random changes of the training pictures, in the order of application; zero or None switches one off."""
 
     copy_paste: float = 0.0
     """Chance that objects of another training picture are pasted in (Ghiasi et al., 2021)."""

@@ -1,4 +1,4 @@
-"""The central types: what a data set gives (`Target`), what travels (`Batch`, `ImageMeta`), what comes out (`Prediction`).
+"""The central types: what a data set gives (`Target`), what travels (`Batch`), what comes out (`Prediction`).
 
 Two conventions hold everywhere. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so a picture
 of width W spans 0 to W and a change of resolution is a plain factor. Class numbers are 0..K-1; the ids and names of
@@ -111,7 +111,7 @@ class Masks:
             return mask_math.dense_boxes(self._dense)
         return torch.from_numpy(mask_math.boxes(self.rle()))
 
-    def areas(self) -> Int[Tensor, "n"]:
+    def areas(self) -> Int[Tensor, n]:
         """Pixels of each mask."""
         if self._dense is not None:
             return self._dense.sum((1, 2))
@@ -135,12 +135,12 @@ class Target:
     """
 
     boxes: Float[Tensor, "n 4"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, n]
     masks: Masks | None
-    crowd: Bool[Tensor, "n"]
-    has_mask: Bool[Tensor, "n"]
+    crowd: Bool[Tensor, n]
+    has_mask: Bool[Tensor, n]
     semantic: UInt8[Tensor, "h w"] | None = None
-    tags: Bool[Tensor, "k"] | None = None
+    tags: Bool[Tensor, k] | None = None
 
     @classmethod
     def of(
@@ -162,7 +162,9 @@ class Target:
         if len(labels) != n or (masks is not None and len(masks) != n):
             raise ValueError(f"{n} boxes, {len(labels)} labels, {len(masks) if masks is not None else 'no'} masks")
         flags = torch.zeros(n, dtype=torch.bool) if crowd is None else torch.as_tensor(crowd).bool().reshape(-1)
-        known = torch.full((n,), masks is not None) if has_mask is None else torch.as_tensor(has_mask).bool().reshape(-1)
+        known = (
+            torch.full((n,), masks is not None) if has_mask is None else torch.as_tensor(has_mask).bool().reshape(-1)
+        )
         return cls(boxes, labels, masks, flags, known, semantic, tags)
 
     def __len__(self) -> int:
@@ -194,8 +196,8 @@ class ImageMeta:
     """Where the pixels of the network's input come from.
 
     ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original picture, both in pixel edges; ``size`` is the original
-    (H, W); ``input_size`` is the (h, w) of the picture while it is transformed, and of the network's whole input, padding
-    included, once it is in a `Batch`.
+    (H, W); ``input_size`` is the (h, w) of the picture while it is transformed, and of the network's whole input,
+    padding included, once it is in a `Batch`.
     """
 
     image_id: int
@@ -213,7 +215,7 @@ class ImageMeta:
 
 @dataclass
 class Batch:
-    """Pictures of one size, padded at the right and bottom with zeros (which is the mean colour) where ``valid`` is False."""
+    """Pictures of one size, padded right and below with zeros (the mean colour) where ``valid`` is False."""
 
     images: Float[Tensor, "b 3 h w"]
     valid: Bool[Tensor, "b h w"]
@@ -238,10 +240,10 @@ class Instances:
     """Objects found in one picture, in its original pixels, best score first. Plain numpy, no framework needed."""
 
     boxes: Float[np.ndarray, "n 4"]
-    labels: Int[np.ndarray, "n"]
-    scores: Float[np.ndarray, "n"]
+    labels: Int[np.ndarray, n]
+    scores: Float[np.ndarray, n]
     masks: Masks | None = None
-    mask_scores: Float[np.ndarray, "n"] | None = None
+    mask_scores: Float[np.ndarray, n] | None = None
     """Scores that rank the masks where a method rates them apart from the boxes (YOLACT++), else None."""
 
     def __len__(self) -> int:

@@ -61,7 +61,9 @@ class Conformance:
         crowd_only = self.batch([5], (0, 0), crowd=True)
         box_only = self.batch([6, 7], box_only=1.0)
         unknown = self.batch([8])
-        unknown.targets = [replace(t, masks=None, has_mask=torch.zeros(len(t), dtype=torch.bool)) for t in unknown.targets]
+        unknown.targets = [
+            replace(t, masks=None, has_mask=torch.zeros(len(t), dtype=torch.bool)) for t in unknown.targets
+        ]
         return {
             "none": self.batch([0, 1], (0, 0)),
             "one": self.batch([2], (1, 1)),
@@ -231,5 +233,3 @@ def distinct(scores: Tensor, gap: float = 1e-4) -> Tensor:
     far = scores.diff().abs() > gap
     ends = torch.ones(1, dtype=torch.bool)
     return torch.cat([ends, far]) & torch.cat([far, ends]) & (scores > 0)
-
-

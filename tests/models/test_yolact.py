@@ -1,6 +1,7 @@
 """YOLACT: the shared conformance, and what is its own."""
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,21 +18,21 @@ SMALL = {"width": 32, "prototypes": 16, "scales": ((12,), (20,), (32,), (48,), (
 
 class TestYolact(Conformance):
     preset = "yolact-mobilenetv2-256"
-    knobs = SMALL
+    knobs: ClassVar[dict[str, Any]] = SMALL
 
 
 class TestYolactPlus(Conformance):
     """Deformable convolution and rescoring, on the smallest ResNet with bottleneck blocks."""
 
     preset = "yolact-plus-resnet50"
-    knobs = {
+    knobs: ClassVar[dict[str, Any]] = {
         "backbone": "resnet26",
         "width": 32,
         "prototypes": 16,
         "scales": ((12, 15), (20, 25), (32, 40), (48, 56), (64, 80)),
         "rescore_min_area": 4.0,
     }
-    overfit = {"steps": 200, "lr": 1e-3}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 200, "lr": 1e-3}
 
 
 def model(**knobs: object) -> Yolact:

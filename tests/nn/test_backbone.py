@@ -65,7 +65,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_backbone(Backbone("mobilenetv2_100"), tmp_path / "a.safetensors")
     state = timm.create_model("resnet18").state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
     save_file(state, tmp_path / "b.safetensors")
-    with pytest.raises(DataError, match="conv1.weight"):
+    with pytest.raises(DataError, match=r"conv1\.weight"):
         load_backbone(Backbone("resnet18"), tmp_path / "b.safetensors")
 
 

@@ -283,7 +283,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _batch(targets: list[np.ndarray], masks: list[np.ndarray], crowds: list[int]) -> Batch:
-    """A batch whose input is one pixel large, so that boxes in pixels are the relative ones of the golden, unrounded."""
+    """A batch whose input is one pixel large, so that boxes in pixels are the golden's relative ones, unrounded."""
     made = []
     for rows, dense, crowd in zip(targets, masks, crowds, strict=True):
         flags = np.arange(len(rows)) >= len(rows) - crowd

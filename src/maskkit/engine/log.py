@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from maskkit.errors import MaskkitError
 from maskkit.files import replacing
@@ -35,10 +36,11 @@ class RunLog:
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[say]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[say]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            expand=True,
             console=self._console,
             disable=not main or not self._console.is_terminal or "CI" in os.environ,
         )

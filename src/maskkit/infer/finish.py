@@ -7,7 +7,7 @@ enters here. Masks are turned into run lengths one by one; a dense mask of a who
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from maskkit import masks as mask_math
 from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction

@@ -47,9 +47,7 @@ class Model(nn.Module, ABC):
     def select(self, raw: Any) -> Selected:
         """The best objects as tensors of fixed shape."""
 
-    def decode(
-        self, raw: Any, metas: list[ImageMeta], categories: Categories, score: float = 0.0
-    ) -> list[Prediction]:
+    def decode(self, raw: Any, metas: list[ImageMeta], categories: Categories, score: float = 0.0) -> list[Prediction]:
         """Predictions in original pixels, objects with a score above ``score`` only."""
         chosen = self.select(raw)
         arrays = {name: np.asarray(t.detach().float().cpu()) for name, t in chosen._asdict().items()}

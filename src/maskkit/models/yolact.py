@@ -24,6 +24,7 @@ unknown train everything but the mask terms. The three "ratios" of the COCO mode
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -32,7 +33,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskkit import boxes as box_math
-from maskkit import masks as mask_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.models.base import Model, Selected
 from maskkit.nn.backbone import Backbone
@@ -134,7 +134,7 @@ class Protonet(nn.Sequential):
 
 
 class Head(nn.Module):
-    """The prediction head, one for all levels: a shared convolution, then boxes, classes and coefficients in parallel."""
+    """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
 
     def __init__(self, width: int, anchors: int, classes: int, prototypes: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class MaskIouNet(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         layers: list[nn.Module] = []
         widths = (1, 8, 16, 32, 64, 128)
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(widths[-1], num_classes, 1), nn.ReLU())
 
@@ -313,7 +313,7 @@ class Yolact(Model):
         target: Target,
         objects: Int[Tensor, "n"],
     ) -> tuple[Tensor, Tensor]:
-        """Mask term and rescoring term of one picture's positives, which have ``coefficients`` and match ``objects``."""
+        """Mask term and rescoring term of one picture's positives: their ``coefficients``, the ``objects`` they match."""
         known = target.has_mask[objects]
         coefficients, objects = coefficients[known], objects[known]
         found = len(objects)
@@ -366,7 +366,8 @@ class Yolact(Model):
         """NMS, then the masks of what is left, on the prototypes' grid."""
         found = self.detect(raw)
         logits = torch.einsum("bhwk,bnk->bnhw", raw.proto.float(), found.coefficients)
-        masks = logits.sigmoid() * crop_window(found.boxes, (raw.proto.shape[1], raw.proto.shape[2]))
+        inside = crop_window(found.boxes, (raw.proto.shape[1], raw.proto.shape[2]))
+        masks = torch.where(inside, logits.sigmoid(), 0)
         mask_scores = found.scores
         if self.maskiou is not None:
             iou = self.maskiou(masks.flatten(0, 1)[:, None]).unflatten(0, masks.shape[:2])  # (B, N, K)
