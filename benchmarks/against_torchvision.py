@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -41,7 +42,7 @@ from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
-from maskkit.engine.checkpoint import read_checkpoint
+from maskkit.engine.checkpoint import read_checkpoint, save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
 from maskkit.eval.coco import evaluate
 from maskkit.infer.predict import predict_dataset
@@ -115,6 +116,8 @@ def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tup
         update_average(average, model, config.train.ema, number)
 
     steps, seconds = train_within(given.minutes * 120, step)
+    if given.out:
+        save_model(given.out.with_suffix(".safetensors"), average, config, train_set.categories, {"step": steps})
     rows = [
         row for p in predict_dataset(average, val_set, config.input, val_set.categories, 4, 0) for row in p.to_coco()
     ]
@@ -123,6 +126,8 @@ def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tup
 
 class TimmBody(nn.Module):
     """A timm feature extractor with the ordered dict that torchvision's pyramid wants."""
+
+    body: Any
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -147,7 +152,7 @@ class TimmBody(nn.Module):
 def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
     body = TimmBody(given.weights)
     backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), 256)
-    backbone.body = body
+    backbone.add_module("body", body)
     smallest = 16 if "nuclei" in str(given.data) else 32
     return MaskRCNN(
         backbone,
@@ -198,7 +203,7 @@ def torchvisions(given: argparse.Namespace, train_set: Dataset, val_set: Dataset
         images, targets = zip(*(next(stream) for _ in range(batch)), strict=True)
         losses = model(list(images), list(targets))
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
 

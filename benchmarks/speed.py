@@ -45,7 +45,8 @@ GOLDEN = ROOT / "tests" / "data" / "goldens" / "yolact" / "forward_resnet50"
 
 def milliseconds(call: Callable[[], Any], runs: int) -> float:
     """Median over ``runs`` calls after two to warm up."""
-    call(), call()
+    for _ in range(2):
+        call()
     times = []
     for _ in range(runs):
         begin = time.perf_counter()
@@ -78,8 +79,8 @@ def main() -> None:
     torch.manual_seed(0)
     preset = registry.preset(MODEL)
     assert isinstance(preset.model, YolactConfig)
-    model = Yolact(preset.model)
-    model.load_state_dict(published.convert(Case(given.case).weights(), MODEL))
+    network = Yolact(preset.model)
+    network.load_state_dict(published.convert(Case(given.case).weights(), MODEL))
     categories = Categories.of(map(str, range(preset.model.num_classes)))
     input = preset.input
 
@@ -99,9 +100,9 @@ def main() -> None:
 
     batch = decode()
     with FlopCounterMode(display=False) as counter:
-        model.eval()(batch.images)
+        network.eval()(batch.images)
     flops = counter.get_total_flops()
-    model = fold_batch_norm(model, batch.images).to(memory_format=torch.channels_last)
+    model: Any = fold_batch_norm(network, batch.images).to(memory_format=torch.channels_last)
     raw = model(batch.images)
     selected = model.select(raw)
 

@@ -111,7 +111,7 @@ class Masks:
             return mask_math.dense_boxes(self._dense)
         return torch.from_numpy(mask_math.boxes(self.rle()))
 
-    def areas(self) -> Int[Tensor, n]:
+    def areas(self) -> Int[Tensor, "n"]:
         """Pixels of each mask."""
         if self._dense is not None:
             return self._dense.sum((1, 2))
@@ -135,12 +135,12 @@ class Target:
     """
 
     boxes: Float[Tensor, "n 4"]
-    labels: Int[Tensor, n]
+    labels: Int[Tensor, "n"]
     masks: Masks | None
-    crowd: Bool[Tensor, n]
-    has_mask: Bool[Tensor, n]
+    crowd: Bool[Tensor, "n"]
+    has_mask: Bool[Tensor, "n"]
     semantic: UInt8[Tensor, "h w"] | None = None
-    tags: Bool[Tensor, k] | None = None
+    tags: Bool[Tensor, "k"] | None = None
 
     @classmethod
     def of(
@@ -240,10 +240,10 @@ class Instances:
     """Objects found in one picture, in its original pixels, best score first. Plain numpy, no framework needed."""
 
     boxes: Float[np.ndarray, "n 4"]
-    labels: Int[np.ndarray, n]
-    scores: Float[np.ndarray, n]
+    labels: Int[np.ndarray, "n"]
+    scores: Float[np.ndarray, "n"]
     masks: Masks | None = None
-    mask_scores: Float[np.ndarray, n] | None = None
+    mask_scores: Float[np.ndarray, "n"] | None = None
     """Scores that rank the masks where a method rates them apart from the boxes (YOLACT++), else None."""
 
     def __len__(self) -> int:

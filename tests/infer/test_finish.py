@@ -60,6 +60,21 @@ def test_a_padded_input_is_cut_back_to_the_picture() -> None:
     assert not dense[:, :50].any()
 
 
+def test_a_mirrored_input_is_mirrored_back() -> None:
+    mask = np.zeros((1, 8, 8), np.float32)
+    mask[0, 2:5, 1:3] = 1
+    box = np.array([[1 / 8, 2 / 8, 3 / 8, 5 / 8]], np.float32)
+    straight = ImageMeta(1, "", (80, 80), (64, 64), np.array([[1.25, 0, 0], [0, 1.25, 0]]))
+    mirrored = ImageMeta(1, "", (80, 80), (64, 64), np.array([[-1.25, 0, 80], [0, 1.25, 0]]))
+    a, b = (finish(selected(mask, box), [meta], NAMES)[0].instances for meta in (straight, mirrored))
+    assert a is not None
+    assert b is not None
+    assert np.allclose(b.boxes, [[50, 20, 70, 50]])
+    assert a.masks is not None
+    assert b.masks is not None
+    assert torch.equal(b.masks.dense(), a.masks.dense().flip(2))
+
+
 def test_threshold_order_and_rescored_masks() -> None:
     masks = np.ones((4, 4, 4))
     arrays = selected(masks, scores=np.array([0.2, 0.0, 0.7, 0.3], np.float32))

@@ -7,7 +7,7 @@ enters here. Masks are turned into run lengths one by one; a dense mask of a who
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from maskkit import masks as mask_math
 from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
@@ -52,33 +52,29 @@ def _to_original(mask: Float[np.ndarray, "h w"], meta: ImageMeta) -> mask_math.R
     rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))
     if len(rows) == 0:
         return mask_math.empty(meta.size)
-    y, below, fy = _samples(rows, len(mask), meta, axis=0)
-    x, right, fx = _samples(columns, mask.shape[1], meta, axis=1)
-    near = mask[y[0] : y[1]]
-    lines = near[below - y[0]] * (1 - fy)[:, None] + near[np.minimum(below + 1, len(mask) - 1) - y[0]] * fy[:, None]
-    last = mask.shape[1] - 1
-    region = lines[:, right] * (1 - fx) + lines[:, np.minimum(right + 1, last)] * fx > 0.5
-    return mask_math.encode_region(region, y[2], x[2], meta.size)
+    top, below, fy = _samples(rows, mask.shape[0], meta, axis=0)
+    left, right, fx = _samples(columns, mask.shape[1], meta, axis=1)
+    above, before = (np.minimum(i + 1, n - 1) for i, n in zip((below, right), mask.shape, strict=True))
+    lines = mask[below] * (1 - fy)[:, None] + mask[above] * fy[:, None]  # (H', w)
+    region = lines[:, right] * (1 - fx) + lines[:, before] * fx > 0.5  # (H', W')
+    return mask_math.encode_region(region, top, left, meta.size)
 
 
 def _samples(
     hit: np.ndarray, cells: int, meta: ImageMeta, axis: int
-) -> tuple[tuple[int, int, int], np.ndarray, Float[np.ndarray, "n"]]:
-    """Where the original pixels around the cells ``hit`` fall between the cells of one axis of the mask.
+) -> tuple[int, Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Where the original pixels around the cells ``hit`` fall between the ``cells`` of one axis of the mask.
 
-    Returns (first cell, one past the last cell, first pixel), the lower neighbour of each pixel and the weight of the
-    upper one. Centres beyond the outermost cells take these cells' values, as ``F.interpolate`` does.
+    Returns the first pixel, the lower neighbour of each pixel and the weight of the upper one. Centres beyond the
+    outermost cells take these cells' values, as ``F.interpolate`` does.
     """
-    scale = meta.affine[1 - axis, 1 - axis]  # affine speaks of (x, y), pictures of (row, column)
-    offset = meta.affine[1 - axis, 2]
+    scale, offset = meta.affine[1 - axis, 1 - axis], meta.affine[1 - axis, 2]  # it speaks of (x, y), pictures of (y, x)
     cell = meta.input_size[axis] / cells  # input pixels per cell
-    low, high = (hit[0] - 1) * cell * scale + offset, (hit[-1] + 2) * cell * scale + offset
-    first, stop = max(int(np.floor(low)), 0), min(int(np.ceil(high)), meta.size[axis])
-    if hit[0] == 0:
-        first = 0
-    if hit[-1] == cells - 1:
-        stop = meta.size[axis]
-    centre = ((np.arange(first, stop) + 0.5 - offset) / scale) / cell - 0.5
+    first, stop = 0, meta.size[axis]
+    if hit[0] > 0 and hit[-1] < cells - 1:
+        low, high = sorted((edge * cell * scale + offset) for edge in (hit[0] - 1, hit[-1] + 2))
+        first, stop = max(int(np.floor(low)), 0), min(int(np.ceil(high)), stop)
+    centre = (np.arange(first, stop) + 0.5 - offset) / (scale * cell) - 0.5
     centre = np.clip(centre, 0, cells - 1).astype(np.float32)
     lower = centre.astype(np.int64)
-    return (int(lower.min(initial=0)), cells, first), lower, centre - lower
+    return first, lower, centre - lower

@@ -189,7 +189,7 @@ class Yolact(Model):
                     module.negative_slope = config.leaky_slope
         if config.deformable:
             for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
-                for block in stage[:: config.deformable]:  # type: ignore[index]
+                for block in stage[:: config.deformable]:
                     block.conv2 = DeformConv(block.conv2)
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=len(config.scales) - 3)
         self.protonet = Protonet(config.width, config.prototypes)
@@ -313,7 +313,7 @@ class Yolact(Model):
         target: Target,
         objects: Int[Tensor, "n"],
     ) -> tuple[Tensor, Tensor]:
-        """Mask term and rescoring term of one picture's positives: their ``coefficients``, the ``objects`` they match."""
+        """Mask and rescoring terms of one picture's positives with ``coefficients`` for their ``objects``."""
         known = target.has_mask[objects]
         coefficients, objects = coefficients[known], objects[known]
         found = len(objects)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -21,6 +22,9 @@ class Backbone(nn.Module):
     layers up to ``frozen_stride`` do not learn.
     """
 
+    body: Any
+    """timm's network; its parameters have timm's names."""
+
     def __init__(
         self,
         name: str,
@@ -35,7 +39,7 @@ class Backbone(nn.Module):
         options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
         if pad_same:
             options["pad_type"] = "same"
-        info = timm.create_model(name, features_only=True, **options).feature_info
+        info: Any = timm.create_model(name, features_only=True, **options).feature_info
         reductions = info.reduction()
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
@@ -139,7 +143,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
     for conv, norm in pairs:
         fused = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
         conv.weight, conv.bias = fused.weight, fused.bias
-        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        rest = nn.Sequential(*norm.children()) if isinstance(norm, BatchNormAct2d) else nn.Identity()  # dropout, ReLU
         parent, _, child = names[norm].rpartition(".")
         setattr(model.get_submodule(parent), child, rest)
     return model

@@ -1,5 +1,7 @@
 """Small network parts."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,12 +17,11 @@ class DeformConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        geometry: Any = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        self.geometry = geometry
         self.weight = nn.Parameter(conv.weight.detach().clone())
         self.bias = nn.Parameter(torch.zeros(conv.out_channels))
-        self.offset_mask = nn.Conv2d(
-            conv.in_channels, 27, 3, stride=conv.stride, padding=conv.padding, dilation=conv.dilation
-        )
+        self.offset_mask = nn.Conv2d(conv.in_channels, 27, 3, **geometry)
         nn.init.zeros_(self.offset_mask.weight)
         assert self.offset_mask.bias is not None
         nn.init.zeros_(self.offset_mask.bias)
@@ -34,8 +35,6 @@ class DeformConv(nn.Module):
             offset.to(self.weight.dtype),
             self.weight,
             self.bias,
-            stride=self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
             mask=mask.to(self.weight.dtype).sigmoid(),
+            **self.geometry,
         )
