@@ -76,6 +76,27 @@ def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)  # type: ignore[return-value]
 
 
+def run_lengths(counts: bytes) -> Int[np.ndarray, "n"]:
+    """Run lengths of COCO's compressed text: five bits per character, lowest first, bit 6 says that more follow.
+
+    From the fourth number on, each is the difference to the one two places before.
+    """
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("the counts are not COCO's compressed run lengths; export the mask again")
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 10:
+        raise ValueError("the counts hold a number beyond any picture; export the mask again")
+    shift = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((codes & 31) << shift, starts)
+    numbers -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the last character carries the sign
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
 def empty(size: tuple[int, int]) -> Rle:
     """The record of a mask without a pixel."""
     return encode(np.zeros((1, *size), bool))[0]

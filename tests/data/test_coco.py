@@ -10,7 +10,7 @@ from pycocotools import mask as oracle
 
 from maskkit import masks as mask_math
 from maskkit.data import find_splits, open_dataset, open_splits
-from maskkit.data.coco import read_json, run_lengths, sound_rle
+from maskkit.data.coco import read_json, sound_rle
 from maskkit.errors import DataError
 
 from .written import (
@@ -36,7 +36,7 @@ PIXELS = int(MASK.sum())
 
 
 def test_every_kind_of_segmentation(tmp_path):
-    runs = run_lengths(COMPRESSED.encode()).tolist()
+    runs = mask_math.run_lengths(COMPRESSED.encode()).tolist()
     shapes = [
         [SQUARE],
         [SQUARE, BLOCK],
@@ -297,7 +297,7 @@ def test_pictures_written_with_folders_of_another_machine(tmp_path):
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 60), st.integers(1, 60))))
 def test_run_lengths_of_the_compressed_text(mask):
     record = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    runs = run_lengths(bytes(record["counts"]))  # type: ignore[arg-type]
+    runs = mask_math.run_lengths(bytes(record["counts"]))  # type: ignore[arg-type]
     assert runs.min() >= 0
     assert runs.sum() == mask.size
     values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -27,6 +27,7 @@ from maskkit.data.transforms import (
     Resize,
     Sample,
     ScaleJitter,
+    Shrink,
     VerticalFlip,
     _recolour,
     apply,
@@ -140,7 +141,19 @@ def test_resize_is_torch_interpolation(size):
     assert torch.equal(masks_of(scaled).dense(), dense[dense.any((1, 2))])
     assert len(kept) == dense.any((1, 2)).sum()
     smooth, _, _ = Resize(size, antialias=True)(image, target, meta, np.random.default_rng(0))
-    assert torch.equal(smooth, F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0])
+    wanted = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    assert (smooth - wanted).abs().max() < 1e-3
+
+
+def test_large_pictures_are_shrunk_first():
+    image, target, meta = drawn()
+    rng = np.random.default_rng(0)
+    assert Shrink(120)(image, target, meta, rng)[0] is image
+    found, scaled, after = Shrink(60)(image, target, meta, rng)
+    assert found.shape == (3, 45, 60)
+    assert found.dtype == torch.uint8
+    assert masks_of(scaled).size == (45, 60) == after.input_size
+    np.testing.assert_allclose(after.to_original(scaled.boxes.numpy()), target.boxes.numpy(), atol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "inside"), [((60, 60), (45, 60)), ((50, 400), (50, 67)), ((90, 120), (90, 120))])
@@ -154,6 +167,14 @@ def test_pad_keeps_the_aspect_ratio(size, inside):
     scale = np.diag(after.affine[:, :2])
     np.testing.assert_allclose(scale, [120 / inside[1], 90 / inside[0]])
     np.testing.assert_allclose(after.to_original(padded.boxes.numpy()), target.boxes.numpy(), atol=1e-3)
+
+
+def test_objects_without_a_known_mask_stay_while_their_box_is_seen():
+    image, target, meta = blocks((0, 0, 20, 20), (30, 30, 40, 40), (0, 0, 20, 20))
+    unseen = Masks.from_dense(torch.zeros(3, 40, 60, dtype=torch.bool))
+    target = replace(target, has_mask=torch.tensor([False, False, True]), masks=unseen)
+    for op in (Resize((20, 20)), Expand(3, (0, 0, 0), p=1), ScaleJitter((0.9, 0.9), (40, 40))):
+        assert op(image, target, meta, np.random.default_rng(0))[1].labels.tolist() == [0, 1]
 
 
 def test_flips_are_torchvisions():
@@ -437,11 +458,11 @@ def test_config_chooses_the_operations():
     nothing = AugmentConfig(photometric=False, expand=1, iou_crop=False, flip=0)
     given = InputConfig((10, 20), "pad")
     names = lambda ops: [type(op).__name__ for op in ops]  # noqa: E731
-    assert names(train_ops(nothing, given)) == ["Resize", "DropSmall"]
+    assert names(train_ops(nothing, given)) == ["Shrink", "Resize", "DropSmall"]
     full = train_ops(EVERYTHING, given, lambda _: drawn())
-    order = ["CopyPaste", "Photometric", "Expand", "IoUCrop", "Flip", "VerticalFlip", "Resize", "DropSmall"]
+    order = ["Shrink", "CopyPaste", "Photometric", "Expand", "IoUCrop", "Flip", "VerticalFlip", "Resize", "DropSmall"]
     assert names(full) == order
-    assert names(train_ops(replace(nothing, scale_jitter=(0.5, 2)), given)) == ["ScaleJitter", "DropSmall"]
+    assert names(train_ops(replace(nothing, scale_jitter=(0.5, 2)), given)) == ["Shrink", "ScaleJitter", "DropSmall"]
     assert eval_ops(given) == [Resize((10, 20), "pad")]
     with pytest.raises(ValueError, match="partner"):
         train_ops(EVERYTHING, given)

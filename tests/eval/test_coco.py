@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -70,7 +70,7 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, truth
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(cases())
 def test_made_cases_have_the_numbers_of_pycocotools(case):
     assert_official(*case)

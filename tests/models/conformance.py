@@ -35,9 +35,8 @@ class Conformance:
 
     @classmethod
     def model_config(cls, **knobs: Any) -> ModelConfig:
-        return replace(
-            registry.preset(cls.preset).model, num_classes=len(CATEGORIES), norm="train", **{**cls.knobs, **knobs}
-        )
+        small = {"num_classes": len(CATEGORIES), "norm": "train", **cls.knobs, **knobs}
+        return replace(registry.preset(cls.preset).model, **small)
 
     @classmethod
     def model(cls, **knobs: Any) -> Model:

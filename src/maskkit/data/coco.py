@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from maskkit import masks as mask_math
 from maskkit.data.images import image_size
@@ -266,7 +265,7 @@ def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
         raise ValueError(f"the run-length mask has size {record.get('size')}, the picture {list(size)} (height, width)")
     if isinstance(counts, str):
         counts = counts.encode("ascii", "replace")
-    runs = run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
+    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
     if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
         raise ValueError(
             f"the run lengths add up to {runs.sum()} pixels, the picture has {size[0] * size[1]}; export the mask again"
@@ -276,27 +275,6 @@ def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
     if isinstance(counts, bytes):
         return {"size": list(size), "counts": counts}
     return mask_math.from_counts(runs.tolist(), size)
-
-
-def run_lengths(counts: bytes) -> Int[np.ndarray, "n"]:
-    """Run lengths of COCO's compressed text: five bits per character, lowest first, bit 6 says that more follow.
-
-    From the fourth number on, each is the difference to the one two places before.
-    """
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("the counts are not COCO's compressed run lengths; export the mask again")
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 10:
-        raise ValueError("the counts hold a number beyond any picture; export the mask again")
-    shift = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((codes & 31) << shift, starts)
-    numbers -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the last character carries the sign
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
 
 
 def picture_folders(file: Path) -> list[Path]:

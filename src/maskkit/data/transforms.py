@@ -32,6 +32,9 @@ IGNORE = 255
 SMALLEST = 4 / 550
 """Share of the input's side that a box must exceed to be learnt from (YOLACT)."""
 
+STRIP = 2**16
+"""Pixels whose colours are changed at a time, so that the intermediate values stay in the cache."""
+
 
 class Operation(Protocol):
     """What every transform is."""
@@ -46,9 +49,12 @@ def train_ops(
 ) -> list[Operation]:
     """The operations of a training, in the order of `AugmentConfig`'s fields; scale jitter replaces the resize.
 
+    Photographs far larger than the input are shrunk first, which bounds time and memory and loses nothing.
     ``partner`` gives copy-paste its pictures; ``ValueError`` when copy-paste is on without one.
     """
-    ops: list[Operation] = []
+    # The smallest crop is 0.3 of a side, so that four times the input shows all that the input could.
+    limit = 4 * max(input.size)
+    ops: list[Operation] = [Shrink(limit)]
     if augment.copy_paste > 0:
         if partner is None:
             raise ValueError("copy-paste needs a partner: a function that gives another training sample")
@@ -56,7 +62,7 @@ def train_ops(
     if augment.photometric:
         ops.append(Photometric())
     if augment.expand > 1:
-        ops.append(Expand(augment.expand, input.mean, limit=4 * max(input.size)))
+        ops.append(Expand(augment.expand, input.mean, limit=limit))
     if augment.iou_crop:
         ops.append(IoUCrop())
     if augment.flip > 0:
@@ -88,7 +94,7 @@ class Resize:
     """Brings a picture to the network's input size (H, W).
 
     ``stretch`` fills it; ``pad`` keeps the aspect ratio and pads right and bottom with zeros, ``meta.input_size`` then
-    is the size without the padding. The image is interpolated bilinearly in float and stays unrounded; without
+    is the size without the padding. The image is interpolated bilinearly in float and not rounded; without
     ``antialias`` that is YOLACT's own preprocessing.
     """
 
@@ -103,6 +109,21 @@ class Resize:
         if fitted != self.size:
             image, target, meta = _window(image, target, meta, 0, 0, self.size, (0, 0, 0))
         return image, target, replace(meta, input_size=fitted)
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Shrinks a picture whose longer side has more than ``limit`` pixels to that, with antialiasing."""
+
+    limit: int
+
+    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+        """The sample as it is, or smaller; nothing is drawn from ``rng``."""
+        longer = max(image.shape[1:])
+        if longer <= self.limit:
+            return image, target, meta
+        image, target, meta = _scale(image, target, meta, _times(image, self.limit / longer), antialias=True)
+        return _rounded(image), target, meta
 
 
 @dataclass(frozen=True)
@@ -169,8 +190,11 @@ class Photometric:
         saturation = perhaps(*self.saturation, 1.0)
         hue = perhaps(-self.hue, self.hue, 0.0)
         before, after = (contrast, 1.0) if rng.random() < 0.5 else (1.0, contrast)
-        pixels = (image + brightness).mul_(before)
-        return _rounded(_recolour(pixels, saturation, hue / 60).mul_(after)), target, meta
+        strips = [
+            _rounded(_recolour((strip + brightness).mul_(before), saturation, hue / 60).mul_(after))
+            for strip in image.split(max(1, STRIP // image.shape[2]), dim=1)
+        ]
+        return torch.cat(strips, 1), target, meta
 
 
 @dataclass(frozen=True)
@@ -330,7 +354,7 @@ def _mirror(image: Tensor, target: Target, meta: ImageMeta, axis: Literal[0, 1])
 
 
 def _scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias: bool = False) -> Sample:
-    """The sample at another resolution (H, W), the image as float and not rounded."""
+    """The sample at another resolution (H, W), the image as float."""
     height, width = image.shape[1:]
     if (height, width) == size:
         return image.float(), target, meta
@@ -344,7 +368,7 @@ def _scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias
         masks=_patches(target).scale(size) if target.masks is not None else None,
         semantic=semantic,
     )
-    image = TF.resize(image.float(), list(size), antialias=True) if antialias else _bilinear(image, size)
+    image = _smooth(image, size) if antialias else _bilinear(image, size)
     return image, _seen(scaled), _followed(meta, size, (1 / x, 1 / y), (0, 0))
 
 
@@ -358,6 +382,11 @@ def _bilinear(image: Picture, size: Size) -> Float[Tensor, "3 h w"]:
     image = torch.lerp(first, second, torch.from_numpy(rows.weight)[:, None])  # (3, h, W)
     first, second = (image.index_select(2, torch.from_numpy(i)) for i in (columns.first, columns.second))
     return torch.lerp(first, second, torch.from_numpy(columns.weight))  # (3, h, w)
+
+
+def _smooth(image: Picture, size: Size) -> Float[Tensor, "3 h w"]:
+    """The antialiased picture; one channel at a time, because a large photograph is much larger as floats."""
+    return torch.cat([TF.resize(channel[None].float(), list(size), antialias=True) for channel in image])
 
 
 def _rounded(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:

@@ -23,7 +23,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit import masks as mask_math
-from maskkit.data.coco import run_lengths
 from maskkit.errors import DataError
 from maskkit.files import write_json
 from maskkit.masks import Rle
@@ -282,7 +281,7 @@ def _rle(shape: Any, size: tuple[int, int] | None) -> Rle:
     counts = shape["counts"]
     if isinstance(counts, str):
         counts = counts.encode("ascii", "replace")
-    runs = run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
+    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
     if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:  # such counts make the IoU loop without end
         raise ValueError(f"the run lengths cover {runs.sum()} pixels, the picture has {size[0]} x {size[1]}")
     return {"size": list(size), "counts": counts} if isinstance(counts, bytes) else mask_math.from_counts(counts, size)
