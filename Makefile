@@ -5,14 +5,17 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-slow lint install clean
 
 demo: install
 	$(BIN)/maskkit demo
 
 # one thread per process: the processes share the cores
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
 
 lint: install
 	$(BIN)/ruff format --check

@@ -32,7 +32,6 @@ class TestYolactPlus(Conformance):
         "scales": ((12, 15), (20, 25), (32, 40), (48, 56), (64, 80)),
         "rescore_min_area": 4.0,
     }
-    overfit: ClassVar[dict[str, Any]] = {"steps": 200, "lr": 1e-3}
 
 
 def model(**knobs: object) -> Yolact:
