@@ -99,7 +99,7 @@ def run_lengths(counts: bytes) -> Int[np.ndarray, "n"]:
 
 def empty(size: tuple[int, int]) -> Rle:
     """The record of a mask without a pixel."""
-    return encode(np.zeros((1, *size), bool))[0]
+    return from_counts([size[0] * size[1]], size)
 
 
 def area(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:

@@ -9,7 +9,7 @@ import torch
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.data import open_dataset, shapes
 from maskkit.data.loader import collate, eval_loader, normalise, train_loader
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.types import ImageMeta, Masks, Target
 
 PICTURES = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
@@ -115,6 +115,8 @@ def test_errors_before_the_first_batch():
         train_loader(PICTURES.subset([]), CONFIG, 0, 1)
     with pytest.raises(DataError, match="copy-paste"):
         train_loader(PICTURES, replace(CONFIG, data=DataConfig(labels="boxes")), 0, 1)
+    with pytest.raises(MaskkitError, match=r"train\.batch"):
+        train_loader(PICTURES, CONFIG, 0, 1, rank=0, world=5)
 
 
 @pytest.mark.parametrize("labels", ["boxes", "tags"])

@@ -18,7 +18,7 @@ from maskkit.config import InputConfig, RunConfig
 from maskkit.data.patches import Patches
 from maskkit.data.records import Dataset
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.types import Batch, Masks, Target
 
 
@@ -56,10 +56,14 @@ def train_loader(
 
     The pictures are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
     pictures from it. Raises `DataError` for a picture that cannot be read, for a data set without pictures, and for
-    copy-paste without masks.
+    copy-paste without masks, `MaskkitError` for a batch with fewer pictures than there are processes.
     """
     if len(dataset) == 0:
         raise DataError("the training set holds no picture")
+    if config.train.batch < world:
+        raise MaskkitError(
+            f"a batch of {config.train.batch} cannot be shared by {world} processes; set train.batch higher"
+        )
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
         raise DataError(f"copy-paste needs masks, not {config.data.labels}; set augment.copy_paste to 0")
     return _batches(_TrainSteps(dataset, config, rank, world), range(start_step, stop_step), config.train.workers)

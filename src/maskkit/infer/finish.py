@@ -5,6 +5,7 @@ enters here. Masks are turned into run lengths one by one; a dense mask of a who
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +29,8 @@ def finish(
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         height, width = meta.input_size
         boxes = meta.to_original(selected["boxes"][b, kept] * np.array([width, height, width, height], np.float32))
-        rles = [_to_original(mask, meta) for mask in selected["masks"][b, kept]]
+        y, x = (_axis(cells, meta, axis) for axis, cells in enumerate(selected["masks"].shape[2:]))
+        rles = [_to_original(mask, y, x, meta.size) for mask in selected["masks"][b, kept]]
         mask_scores = selected["mask_scores"][b, kept]
         predictions.append(
             Prediction(
@@ -46,35 +48,41 @@ def finish(
     return predictions
 
 
-def _to_original(mask: Float[np.ndarray, "h w"], meta: ImageMeta) -> mask_math.Rle:
+class _Axis(NamedTuple):
+    """How the original pixels of one axis lie between the cells of a mask."""
+
+    lower: Int[np.ndarray, "n"]
+    """The cell at or below the centre of each pixel."""
+    upper: Int[np.ndarray, "n"]
+    weight: Float[np.ndarray, "n"]
+    """Share of the upper cell; a centre beyond the outermost cells takes their values, as in ``F.interpolate``."""
+
+    def around(self, hit: Int[np.ndarray, "k"]) -> slice:
+        """The pixels that cells between the first and the last of ``hit`` contribute to."""
+        pixels = np.flatnonzero((self.upper >= hit[0]) & (self.lower <= hit[-1]))
+        return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)
+
+
+def _axis(cells: int, meta: ImageMeta, axis: int) -> _Axis:
+    scale, offset = meta.affine[1 - axis, [1 - axis, 2]]  # the affine speaks of (x, y), pictures of (y, x)
+    cell = meta.input_size[axis] / cells  # input pixels per cell
+    centre = (np.arange(meta.size[axis]) + 0.5 - offset) / (scale * cell) - 0.5
+    centre = np.clip(centre, 0, cells - 1).astype(np.float32)
+    lower = centre.astype(np.int64)
+    return _Axis(lower, np.minimum(lower + 1, cells - 1), centre - lower)
+
+
+def _to_original(mask: Float[np.ndarray, "h w"], y: _Axis, x: _Axis, size: tuple[int, int]) -> mask_math.Rle:
     """Run lengths, at the original size, of a mask of probabilities over the network's input."""
     likely = mask > 0.5  # a value between neighbours exceeds 0.5 only where one of them does
     rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))
     if len(rows) == 0:
-        return mask_math.empty(meta.size)
-    top, below, fy = _samples(rows, mask.shape[0], meta, axis=0)
-    left, right, fx = _samples(columns, mask.shape[1], meta, axis=1)
-    above, before = (np.minimum(i + 1, n - 1) for i, n in zip((below, right), mask.shape, strict=True))
-    lines = mask[below] * (1 - fy)[:, None] + mask[above] * fy[:, None]  # (H', w)
-    region = lines[:, right] * (1 - fx) + lines[:, before] * fx > 0.5  # (H', W')
-    return mask_math.encode_region(region, top, left, meta.size)
-
-
-def _samples(
-    hit: np.ndarray, cells: int, meta: ImageMeta, axis: int
-) -> tuple[int, Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Where the original pixels around the cells ``hit`` fall between the ``cells`` of one axis of the mask.
-
-    Returns the first pixel, the lower neighbour of each pixel and the weight of the upper one. Centres beyond the
-    outermost cells take these cells' values, as ``F.interpolate`` does.
-    """
-    scale, offset = meta.affine[1 - axis, 1 - axis], meta.affine[1 - axis, 2]  # it speaks of (x, y), pictures of (y, x)
-    cell = meta.input_size[axis] / cells  # input pixels per cell
-    first, stop = 0, meta.size[axis]
-    if hit[0] > 0 and hit[-1] < cells - 1:
-        low, high = sorted((edge * cell * scale + offset) for edge in (hit[0] - 1, hit[-1] + 2))
-        first, stop = max(int(np.floor(low)), 0), min(int(np.ceil(high)), stop)
-    centre = (np.arange(first, stop) + 0.5 - offset) / (scale * cell) - 0.5
-    centre = np.clip(centre, 0, cells - 1).astype(np.float32)
-    lower = centre.astype(np.int64)
-    return first, lower, centre - lower
+        return mask_math.empty(size)
+    tall, wide = y.around(rows), x.around(columns)
+    first = max(rows[0] - 1, 0)
+    near = mask[first : rows[-1] + 2]  # (h', w)
+    left, right, fx = x.lower[wide], x.upper[wide], x.weight[wide]
+    lines = near[:, left] * (1 - fx) + near[:, right] * fx  # (h', W'): the few rows first, gathering columns is slow
+    above, below, fy = y.lower[tall] - first, y.upper[tall] - first, y.weight[tall, None]
+    region = lines[above] * (1 - fy) + lines[below] * fy > 0.5  # (H', W')
+    return mask_math.encode_region(region, tall.start, wide.start, size)

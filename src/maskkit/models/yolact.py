@@ -144,14 +144,18 @@ class Head(nn.Module):
         self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
         self.anchors = anchors
 
-    def forward(self, level: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Box code (B, hwa, 4), logits (B, hwa, C) and coefficients (B, hwa, k) of one level."""
-        x = F.relu(self.shared(level))
-
-        def rows(y: Tensor) -> Tensor:  # (B, a*n, h, w) -> (B, h*w*a, n)
-            return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, y.shape[1] // self.anchors)
-
-        return rows(self.box(x)), rows(self.conf(x)), torch.tanh(rows(self.mask(x)))
+    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Box code (B, P, 4), logits (B, P, C) and coefficients (B, P, k) of the P anchors of all levels."""
+        branches = (self.box, self.conf, self.mask)
+        # the three convolutions read the same map: as one they are faster
+        weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
+        rows: list[list[Tensor]] = [[], [], []]
+        for level in levels:
+            y = F.conv2d(F.relu(self.shared(level)), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
+            for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
+                row.append(part.permute(0, 2, 3, 1).reshape(len(y), -1, part.shape[1] // self.anchors))
+        loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
+        return loc, conf, mask.tanh()
 
 
 class MaskIouNet(nn.Sequential):
@@ -209,7 +213,7 @@ class Yolact(Model):
         """Raw outputs of normalised pictures."""
         features = self.backbone(images)
         levels = self.fpn(list(features.values()))  # P3 (B, w, H/8, W/8) to P7
-        loc, conf, mask = (torch.cat(parts, 1) for parts in zip(*map(self.head, levels), strict=True))
+        loc, conf, mask = self.head(levels)
         proto = self.protonet(levels[0]).permute(0, 2, 3, 1)  # (B, H/4, W/4, k)
         priors = self.priors([(p.shape[2], p.shape[3]) for p in levels], (images.shape[2], images.shape[3]))
         return YolactRaw(loc, conf, mask, priors.to(images.device), proto, self.semantic(levels[0]))
