@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -201,7 +202,11 @@ def test_safetensors_are_known_by_content_not_by_name(tmp_path):
     assert checkpoint.read_checkpoint(tmp_path / "w.pth")["a"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04 and so on", b"not a pickle", os.urandom(100)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"PK\x03\x04 and so on", b"not a pickle", np.random.default_rng(0).bytes(100)],
+    ids=["empty", "pickle start", "zip start", "text", "noise"],
+)
 def test_a_file_that_is_no_checkpoint_gives_one_clear_error(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(DataError, match=r"w.pth: not read"):
