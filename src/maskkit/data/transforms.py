@@ -167,9 +167,10 @@ class VerticalFlip:
 
 @dataclass(frozen=True)
 class Photometric:
-    """The colour distortion of SSD (Liu et al., 2016): brightness, contrast, saturation, hue, or contrast last.
+    """The colour distortion of SSD (Liu et al., 2016): brightness, contrast, saturation, hue, each with chance 0.5.
 
-    Each has a chance of 0.5; saturation and hue are those of HSV. Bytes come out.
+    Saturation and hue are those of HSV, which scales with contrast; so it makes no difference that SSD sometimes
+    applies the contrast last. Bytes come out.
     """
 
     brightness: float = 32.0
@@ -189,9 +190,8 @@ class Photometric:
         contrast = perhaps(*self.contrast, 1.0)
         saturation = perhaps(*self.saturation, 1.0)
         hue = perhaps(-self.hue, self.hue, 0.0)
-        before, after = (contrast, 1.0) if rng.random() < 0.5 else (1.0, contrast)
         strips = [
-            _rounded(_recolour((strip + brightness).mul_(before), saturation, hue / 60).mul_(after))
+            _rounded(_recolour((strip + brightness).mul_(contrast), saturation, hue / 60))
             for strip in image.split(max(1, STRIP // image.shape[2]), dim=1)
         ]
         return torch.cat(strips, 1), target, meta
