@@ -196,6 +196,12 @@ def test_evaluate_opens_the_validation_part(segmenter, tmp_path, monkeypatch):
     assert 0 <= result.main["AP"] < 0.5
 
 
+def test_evaluate_takes_all_where_there_is_no_validation_part(segmenter, tmp_path):
+    shapes.write(tmp_path, train=3, val=2, size=(64, 64))
+    (tmp_path / "val.json").unlink()
+    assert segmenter.evaluate(tmp_path, batch=3).bbox is not None
+
+
 def test_train_comes_back_with_the_best_weights(tmp_path):
     data = shapes.write(tmp_path / "shapes", train=4, val=2, size=(64, 64), objects=(1, 2))
     short = {"steps": 2, "batch": 2, "workers": 0, "warmup": 1}

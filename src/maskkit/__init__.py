@@ -18,7 +18,7 @@ _PUBLIC = {
     "Masks": "maskkit.types",
     "Categories": "maskkit.types",
 }
-_MODULES = ("published", "data", "eval", "types", "masks", "boxes", "losses", "models")
+_MODULES = ("published", "data", "eval", "types", "masks", "boxes", "models")
 
 __all__ = ["Categories", "Masks", "Prediction", "Segmenter", "Target", "create_model", "list_models", "load"]
 

@@ -11,7 +11,7 @@ import torch
 
 from maskkit import registry
 from maskkit.config import DataConfig, InputConfig, RunConfig
-from maskkit.data import open_dataset
+from maskkit.data import find_splits, open_dataset
 from maskkit.data.records import Dataset
 from maskkit.errors import DataError
 from maskkit.infer.predict import Failure, Source, predict_dataset, predict_pictures
@@ -109,8 +109,9 @@ class Segmenter:
         """
         from maskkit.eval.coco import evaluate
 
-        dataset = data if isinstance(data, Dataset) else open_dataset(data, split="val")
-        rows, known = self.detect(dataset, batch, workers)
+        if not isinstance(data, Dataset):
+            data = open_dataset(data, "val" if "val" in find_splits(data) else None)
+        rows, known = self.detect(data, batch, workers)
         return evaluate(rows, known.coco())
 
     def detect(

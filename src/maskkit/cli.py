@@ -93,6 +93,8 @@ def predict(
     """
     if not sources:
         _wrong_usage("predict needs a picture, a folder or a pattern")
+    if batch < 1:
+        _wrong_usage("--batch is 1 at least")
     from maskkit.api import load
     from maskkit.files import write_json
 
@@ -149,6 +151,8 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         _wrong_usage("eval needs either --model or --predictions")
+    if batch < 1:
+        _wrong_usage("--batch is 1 at least")
     from maskkit.data import find_splits, open_dataset
     from maskkit.eval.coco import evaluate, read_results
     from maskkit.eval.report import write_report

@@ -175,10 +175,5 @@ def from_dict(data: dict[str, Any], kind: type[T]) -> T:
     try:
         return _converter.structure(data, kind)
     except Exception as error:
-        reasons = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
+        reasons = "; ".join(cattrs.transform_error(error))
         raise ValueError(f"configuration of {kind.__name__} cannot be read: {reasons}") from error
-
-
-def field_names(kind: type) -> list[str]:
-    """Names of a config's fields, in order."""
-    return [f.name for f in fields(kind)]

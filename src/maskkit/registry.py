@@ -32,7 +32,7 @@ def _module(name: str) -> ModuleType:
 def unknown(name: str) -> MaskkitError:
     """The error for a preset name that does not exist, with the nearest names."""
     near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    hint = f"; did you mean {', '.join(near)}?" if near else ";"
     return MaskkitError(f"there is no model {name!r}{hint} `maskkit models` lists them all")
 
 

@@ -118,6 +118,15 @@ def test_bad_records_are_refused_with_the_whole_list(tmp_path, run, damaged):
     assert not (tmp_path / "run").exists()
 
 
+def test_numbers_that_make_no_run_are_refused(tmp_path, run, drawn):
+    for change in ({"batch": 0}, {"save_every": 0}):
+        with pytest.raises(MaskkitError, match="1 at least"):
+            train(replace(run, train=replace(run.train, **change)), tmp_path / "run")
+    whole = DataConfig(str(drawn / "train.json"), val_split=0)
+    with pytest.raises(DataError, match="between 0 and 1"):
+        train(replace(run, data=whole), tmp_path / "run")
+
+
 def test_bad_records_are_skipped_when_asked_and_counted(tmp_path, run, damaged, capsys):
     train(short(replace(run, data=DataConfig(str(damaged), on_bad="skip"))), tmp_path / "run")
     said = capsys.readouterr().err

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.backbone import Backbone, fold_batch_norm, load_backbone
 
 
@@ -37,6 +37,32 @@ def test_frozen_batch_norm_neither_learns_nor_moves() -> None:
     trained = Backbone("resnet18", norm="train").train()
     trained(torch.randn(2, 3, 64, 64))
     assert int(trained.body.bn1.num_batches_tracked) == 1
+
+
+def test_batch_norm_is_frozen_from_the_first_step_on() -> None:
+    net = Backbone("resnet18", norm="frozen")  # nobody has called train() yet
+    before = net.body.bn1.running_mean.clone()
+    net(torch.randn(2, 3, 64, 64))
+    assert torch.equal(net.body.bn1.running_mean, before)
+
+
+def test_the_stem_alone_can_be_frozen() -> None:
+    net = Backbone("resnet18", norm="train", frozen_stride=2)
+    frozen = {n.split(".")[0] for n, p in net.body.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1", "bn1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "reason"),
+    [
+        ("no_such_net", {}, "no_such_net"),
+        ("resnet18", {"frozen_stride": 1}, "frozen_stride is 1"),
+        ("resnet18", {"strides": (8, 64)}, r"not at \[64\]"),
+    ],
+)
+def test_what_a_backbone_cannot_be_is_said(name: str, knobs: dict, reason: str) -> None:
+    with pytest.raises(MaskkitError, match=reason):
+        Backbone(name, **knobs)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])

@@ -48,6 +48,8 @@ def open_splits(
         validation = open_dataset(val or train, "val")
     elif len(training) < 2:
         raise DataError(f"{train}: has {len(training)} usable pictures; training and validation need one each")
+    elif not 0 < val_split < 1:
+        raise DataError(f"the share of pictures kept for validation lies between 0 and 1, got {val_split}")
     else:
         return training.split(val_split, seed)
     return training, validation.with_categories(training.categories)

@@ -77,6 +77,8 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     truth, categories, pictures = val_set.coco(), train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
+    if min(settings.batch, settings.save_every) < 1:
+        raise MaskkitError("--train.batch and --train.save-every are 1 at least")
     total = settings.steps or max(1, math.ceil(settings.epochs * pictures / settings.batch))
     if settings.batch % world:
         raise MaskkitError(f"--train.batch {settings.batch} cannot be shared by {world} processes; give a multiple")

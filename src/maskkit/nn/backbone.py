@@ -11,7 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 
 
 class Backbone(nn.Module):
@@ -39,8 +39,13 @@ class Backbone(nn.Module):
         options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
         if pad_same:
             options["pad_type"] = "same"
-        info: Any = timm.create_model(name, features_only=True, **options).feature_info
+        try:
+            info: Any = timm.create_model(name, features_only=True, **options).feature_info
+        except RuntimeError as error:  # what timm raises for a name that it does not know
+            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() names them all") from None
         reductions = info.reduction()
+        if lacking := [s for s in strides if s not in reductions]:
+            raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
         self.strides = tuple(strides)
@@ -50,18 +55,23 @@ class Backbone(nn.Module):
             for module in self._norms():
                 module.requires_grad_(False)
         if frozen_stride:
+            if frozen_stride < min(reductions):
+                raise MaskkitError(f"frozen_stride is {frozen_stride}; {name} has strides {reductions}, 0 freezes none")
             last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
             self._freeze_until(last)
+        self.train()  # a module begins in training mode without being told, frozen batch norm must not
 
     def _norms(self) -> list[nn.Module]:
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def _freeze_until(self, module: str) -> None:
-        """Take the gradient from every parameter up to the end of ``module``; parameters come in forward order."""
-        named = list(self.body.named_parameters())
-        inside = [i for i, (n, _) in enumerate(named) if n.startswith((f"{module}.", f"{module.replace('.', '_')}."))]
-        for _, parameter in named[: max(inside) + 1]:
-            parameter.requires_grad_(False)
+        """Take the gradient from every parameter up to the end of ``module``; modules come in forward order."""
+        named = list(self.body.named_modules())
+        own = (module, module.replace(".", "_"))
+        inside = [i for i, (n, _) in enumerate(named) if n in own or n.startswith(tuple(f"{o}." for o in own))]
+        for _, part in named[: max(inside) + 1]:
+            for parameter in part.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode; frozen batch norm stays in evaluation mode."""
