@@ -31,6 +31,7 @@ class TestYolactPlus(Conformance):
         "prototypes": 16,
         "scales": ((12, 15), (20, 25), (32, 40), (48, 56), (64, 80)),
         "rescore_min_area": 4.0,
+        "deformable": 2,
     }
 
 
