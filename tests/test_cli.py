@@ -439,6 +439,8 @@ def test_ctrl_c_in_a_training(drawn, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a suite that runs in the background of a shell hands down an ignored SIGINT, which nobody at a terminal has
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     started = tmp_path / "run" / "last.safetensors"
     while process.poll() is None and not started.exists():
