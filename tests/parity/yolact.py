@@ -267,7 +267,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, letter in enumerate(letters):
         term = losses[rows[letter]]
         official_term = float(case.stored(f"loss.{letter}")[0])
-        assert abs(float(term) - official_term) <= 1e-4 * abs(official_term), letter
+        assert abs(term.item() - official_term) <= 1e-4 * abs(official_term), letter
         gradients = torch.autograd.grad(term, [leaves[n] for n in names], allow_unused=True, retain_graph=True)
         for j, gradient in enumerate(gradients):
             if gradient is not None:
