@@ -14,6 +14,7 @@ from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
 from maskkit.infer.finish import finish
 from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
+from maskkit.published.yolact import rename
 from maskkit.types import Batch, Categories, ImageMeta, Target
 from tests.parity.goldens import Case
 
@@ -60,6 +61,12 @@ def _fill(model: Yolact, case: Case) -> None:
     model.load_state_dict(
         published.convert(case.weights(), _PRESETS[case.config["name"]], num_classes=model.config.num_classes)
     )
+
+
+def _fill_rescoring(model: Yolact, case: Case) -> None:
+    """The weights of a case that has none but those of the mask-IoU net."""
+    if model.maskiou is not None:
+        model.maskiou.load_state_dict({n.removeprefix("maskiou."): t for n, t in rename(case.weights()).items()})
 
 
 def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +123,6 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def published_name(state: dict[str, Tensor]) -> list[str]:
-    from maskkit.published.yolact import rename
-
     return list(rename(state))
 
 
@@ -142,10 +147,7 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         detections=given["max_num_detections"],
         rescore=given["rescore_mask"],
     )
-    if model.maskiou is not None:
-        from maskkit.published.yolact import rename
-
-        model.maskiou.load_state_dict({n.removeprefix("maskiou."): t for n, t in rename(case.weights()).items()})
+    _fill_rescoring(model, case)
     seed, count = case.numbers_in(case.manifest["input"]["predictions"])[:2]
     priors = _priors(model, size)
     made = case.inputs.detections(priors.numpy(), seed=seed, count=count, num_classes=given["num_classes"])
@@ -227,10 +229,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         rescore_weight=given["maskiou_alpha"],
         rescore_min_area=given["discard_mask_area"],
     )
-    if model.maskiou is not None:
-        from maskkit.published.yolact import rename
-
-        model.maskiou.load_state_dict({n.removeprefix("maskiou."): t for n, t in rename(case.weights()).items()})
+    _fill_rescoring(model, case)
     if any("randperm" in stub for stub in case.manifest["stubs"]):
         monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
 
