@@ -14,6 +14,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class BoxOnly:
+    """How a mask is learnt from its box alone (BoxInst); read by every method whose loss sees mask logits."""
+
+    projection: float = 1.0
+    """Weight of the projection term: the mask fills its box from side to side and from top to bottom."""
+    pairwise: float = 1.0
+    """Weight of the pairwise term: neighbours of one colour belong together."""
+    threshold: float = 0.3
+    """Least colour similarity, 0 to 1, from which on two neighbours are taken for one object."""
+    dilation: int = 2
+    """Distance to the eight neighbours in cells of the mask grid."""
+    warmup: float = 0.1
+    """Share of the training over which the pairwise term grows to its full weight."""
+    skip_bottom: int = 0
+    """Rows at the bottom of the original picture whose colours do not count (BoxInst on COCO: 10)."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What every method has; a method's own config adds its knobs."""
 
@@ -29,6 +47,9 @@ class ModelConfig:
     """Backbone layers up to this stride keep their weights (4: the stem and the first stage); 0 trains all."""
     pad_same: bool = False
     """TensorFlow padding in the backbone, which weights that come from TensorFlow need."""
+    stride_in_1x1: bool = False
+    """ResNet stages stride in their first 1x1 convolution (Caffe, detectron2's R-50) instead of the 3x3."""
+    box_only: BoxOnly = field(default_factory=BoxOnly)
 
 
 @dataclass(frozen=True)
@@ -36,9 +57,10 @@ class InputConfig:
     """How a picture becomes the network's input; travels in every checkpoint."""
 
     size: tuple[int, int] = (550, 550)
-    """Height and width of the network's input in pixels."""
-    resize: Literal["stretch", "pad"] = "stretch"
-    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below."""
+    """Height and width of the network's input in pixels; for ``shorter``, the shorter side and the longest allowed."""
+    resize: Literal["stretch", "pad", "shorter"] = "stretch"
+    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below;
+    ``shorter`` keeps it too and lets the input be as large as the picture asks for (detectron2, torchvision)."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[float, float, float] = (58.40, 57.12, 57.38)
@@ -63,6 +85,8 @@ class AugmentConfig:
     """Chance of a top-bottom mirror; right for microscopes and aerial pictures."""
     scale_jitter: tuple[float, float] | None = None
     """Range of a random scale of the resized picture, cropped or padded back to the input size."""
+    short_sides: tuple[int, ...] = ()
+    """Lengths of the shorter side of which each picture takes one, for ``input.resize`` ``shorter``."""
 
 
 @dataclass(frozen=True)

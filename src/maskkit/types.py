@@ -221,17 +221,28 @@ class Batch:
     valid: Bool[Tensor, "b h w"]
     targets: list[Target]
     metas: list[ImageMeta]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What was subtracted from RGB on 0..255 to make ``images``."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What it was divided by."""
+    progress: float = 1.0
+    """Share of the training that is done with this batch, for losses that grow; 1 outside of a training."""
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def pixels(self) -> Float[Tensor, "b 3 h w"]:
+        """The pictures as RGB on 0..255, the padding black."""
+        mean, std = (self.images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (self.images.float() * std + mean) * self.valid[:, None]
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.valid.to(device, non_blocking=True),
-            [t.to(device) for t in self.targets],
-            self.metas,
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+            targets=[t.to(device) for t in self.targets],
         )
 
 
@@ -289,9 +300,16 @@ class Prediction:
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
 
-        A row has ``mask_score`` beside ``score`` where the method ranks masks apart.
+        A row has ``mask_score`` beside ``score`` where the method ranks masks apart. A label map gives one row per
+        class that occurs, with its mask and nothing else, as in COCO's stuff results.
         """
         rows: list[dict[str, Any]] = []
+        if self.semantic is not None:
+            for label in np.unique(self.semantic).tolist():
+                (rle,) = mask_math.encode((self.semantic == label)[None])
+                shape = {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+                category = self.categories.ids[label]
+                rows.append({"image_id": self.meta.image_id, "category_id": category, "segmentation": shape})
         found = self.instances
         if found is None:
             return rows

@@ -9,6 +9,7 @@ import torch
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.data import open_dataset, shapes
 from maskkit.data.loader import collate, eval_loader, normalise, train_loader
+from maskkit.data.transforms import apply, eval_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.types import ImageMeta, Masks, Target
 
@@ -140,6 +141,25 @@ def test_evaluation_goes_through_all_pictures_in_order(workers):
         np.testing.assert_allclose(meta.to_original(target.boxes.numpy()), truth.boxes.numpy(), atol=1e-3)
         np.testing.assert_allclose(meta.affine, [[64 / 40, 0, 0], [0, 48 / 32, 0]])
     assert list(eval_loader(PICTURES.subset([]), InputConfig((32, 40)), 4, workers)) == []
+
+
+def test_a_batch_knows_the_progress_and_gives_its_pixels_back():
+    given = list(train_loader(PICTURES, CONFIG, 0, 4))
+    assert [b.progress for b in given] == [0.25, 0.5, 0.75, 1]
+    pixels = given[0].pixels()
+    assert pixels.min() >= -1e-3
+    assert 200 < pixels.max() < 256.001
+    assert next(iter(train_loader(PICTURES, CONFIG, 2, 4))).progress == 0.75
+
+
+def test_shorter_pads_even_a_single_picture_to_a_multiple_of_32():
+    image, target = shapes.draw(1, (40, 50), (1, 2))
+    meta = ImageMeta(1, "", (40, 50), (40, 50))
+    given = InputConfig(size=(70, 100), resize="shorter")
+    batch = collate([apply(eval_ops(given), (image, target, meta), np.random.default_rng(0))], given)
+    assert batch.images.shape == (1, 3, 96, 96)
+    assert batch.valid.sum() == 70 * 88
+    assert batch.metas[0].input_size == (96, 96)
 
 
 def test_normalise():

@@ -169,6 +169,25 @@ def test_pad_keeps_the_aspect_ratio(size, inside):
     np.testing.assert_allclose(after.to_original(padded.boxes.numpy()), target.boxes.numpy(), atol=1e-3)
 
 
+def sample(height: int, width: int) -> Sample:
+    image, target = shapes.draw(1, (height, width), (1, 2))
+    return image, target, ImageMeta(1, "", (height, width), (height, width))
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((300, 900), (444, 1333))]
+)
+def test_shorter_side_unless_the_longer_one_grows_too_long(have, want):
+    image, target, meta = sample(*have)
+    image, target, meta = Resize((800, 1333), "shorter")(image, target, meta, np.random.default_rng(0))
+    assert tuple(image.shape[1:]) == meta.input_size == want
+
+
+def test_multi_scale_takes_one_of_the_short_sides():
+    op, rng = Resize((800, 1333), "shorter", short_sides=(64, 80)), np.random.default_rng(0)
+    assert {op(*sample(40, 50), rng)[0].shape[1] for _ in range(20)} == {64, 80}
+
+
 def test_objects_without_a_known_mask_stay_while_their_box_is_seen():
     image, target, meta = blocks((0, 0, 20, 20), (30, 30, 40, 40), (0, 0, 20, 20))
     unseen = Masks.from_dense(torch.zeros(3, 40, 60, dtype=torch.bool))

@@ -104,6 +104,18 @@ class Conformance:
             torch.stack(list(losses.values())).sum().backward()  # the graph is there even for empty pictures
             assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
+    def test_boxes_alone_teach_masks(self) -> None:
+        """A method that can do with boxes has the terms of `maskkit.losses`, and only where no mask is known."""
+        model = self.model().train()
+        if "boxes" not in model.needs or "instance" not in model.tasks:
+            pytest.skip("this method learns no masks from boxes")
+        for batch, boxed in ((self.batch([3, 4]), False), (self.batch([3, 4], box_only=1.0), True)):
+            losses = model.loss(model(batch.images, batch.targets), batch)
+            model.zero_grad()
+            (losses["projection"] + losses["pairwise"]).backward()
+            assert (losses["projection"].item() > 0) == boxed
+            assert any(p.grad is not None and p.grad.any() for p in model.parameters()) == boxed
+
     def test_gradient_reaches_every_parameter(self) -> None:
         model = self.model().train()
         for p in model.parameters():  # a layer that starts at zero passes no gradient on before it has moved

@@ -121,3 +121,14 @@ def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
     for stride in before:
         scale = before[stride].abs().max()
         assert torch.allclose(before[stride], after[stride], atol=1e-4 * float(scale))
+
+
+def test_stride_in_the_first_convolution_is_the_resnet_of_detectron2() -> None:
+    net = Backbone("resnet50", stride_in_1x1=True).eval()
+    with torch.no_grad():
+        features = net(torch.randn(1, 3, 64, 96))
+    assert [f.shape[2:] for f in features.values()] == [(8, 12), (4, 6), (2, 3)]
+    strided = [b.conv1.stride[0] * 10 + b.conv2.stride[0] for b in (net.body.layer1[0], net.body.layer2[0])]
+    assert strided == [11, 21]
+    with pytest.raises(MaskkitError, match="bottleneck"):
+        Backbone("resnet18", stride_in_1x1=True)

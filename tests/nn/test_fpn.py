@@ -1,5 +1,8 @@
+import re
+
 import torch
 import torch.nn.functional as F
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
@@ -39,3 +42,25 @@ def test_deformable_convolution_follows_its_offsets() -> None:
     shifted = F.pad(x, [0, 1])[..., 1:]
     inner = F.conv2d(shifted, layer.weight, padding=1)[..., 1:-1]
     assert torch.allclose(layer(x)[..., 1:-1], inner, atol=1e-4)
+
+
+def test_against_torchvision_in_the_styles_of_mask_rcnn_and_retinanet() -> None:
+    torch.manual_seed(0)
+    features = {"a": torch.randn(1, 8, 20, 26), "b": torch.randn(1, 16, 10, 13), "c": torch.randn(1, 24, 5, 7)}
+    for kind, extra, last in (
+        ("pool", 1, LastLevelMaxPool()),
+        ("relu-conv", 2, LastLevelP6P7(32, 32)),
+    ):
+        theirs = FeaturePyramidNetwork([8, 16, 24], 32, last)
+        ours = Fpn([8, 16, 24], 32, extra, interpolation="nearest", relu=False, extra_kind=kind)  # type: ignore[arg-type]
+        rules = [
+            (r"inner_blocks\.(\d)\.0", r"lateral.\1"),
+            (r"layer_blocks\.(\d)\.0", r"output.\1"),
+            (r"extra_blocks\.p(\d)", lambda m: f"extra.{int(m[1]) - 6}"),
+        ]
+        state = theirs.state_dict()
+        for pattern, name in rules:
+            state = {re.sub(pattern, name, n): t for n, t in state.items()}
+        ours.load_state_dict(state)
+        for a, b in zip(ours(list(features.values())), theirs(features).values(), strict=True):
+            assert torch.equal(a, b)

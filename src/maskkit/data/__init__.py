@@ -15,7 +15,7 @@ from maskkit.errors import DataError
 if TYPE_CHECKING:
     from maskkit.data.records import Dataset
 
-FORMATS = ("coco", "yolo", "voc", "labelme")
+FORMATS = ("coco", "yolo", "voc", "labelme", "png")
 """In the order in which they are looked for. Each is a module here with ``recognise``, ``splits`` and ``read``."""
 
 

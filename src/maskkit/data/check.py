@@ -154,6 +154,8 @@ def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Reco
 def _fault(record: Record, decode: bool) -> str | None:
     try:
         size = tuple(read_image(record.path).shape[1:]) if decode else image_size(record.path)
+        if decode and record.semantic is not None and size == record.size:
+            record.semantic.read(record.size)
     except DataError as error:
         return str(error)
     return None if size == record.size else size_mismatch(record.size, (size[0], size[1]))

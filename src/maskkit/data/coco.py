@@ -102,6 +102,10 @@ def read_json(file: Path) -> Dataset:
     lacking = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if lacking:
         raise DataError(f"{file}: has no list of {', '.join(lacking)}; it is no COCO ground truth")
+    if any("segments_info" in row for row in content["annotations"][:1] if isinstance(row, dict)):
+        from maskkit.data import panoptic  # which needs this module
+
+        return panoptic.dataset(file, content)
     return _Reader(file).dataset(content)
 
 

@@ -31,12 +31,13 @@ def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
 def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
     """Samples with RGB on 0..255 as one batch, normalised.
 
-    Pictures of different sizes are padded right and bottom to the largest, rounded up to a multiple of 32; masks and
-    semantic maps grow with them. ``valid`` covers each picture's ``input_size``, everything else is zero.
+    Pictures of different sizes, or of a size of their own (``shorter``), are padded right and bottom to the largest,
+    rounded up to a multiple of 32; masks and semantic maps grow with them. ``valid`` covers each picture's
+    ``input_size``, everything else is zero.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
     height, width = (max(side) for side in zip(*sizes, strict=True))
-    if len(sizes) > 1:
+    if len(sizes) > 1 or input.resize == "shorter":
         height, width = -(-height // 32) * 32, -(-width // 32) * 32
     images = torch.zeros(len(samples), 3, height, width)
     valid = torch.zeros(len(samples), height, width, dtype=torch.bool)
@@ -46,7 +47,8 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
         images[i, :, :h, :w] = normalise(image[:, :h, :w], input)
         valid[i, :h, :w] = True
         targets.append(_grown(target, (height, width)))
-    return Batch(images, valid, targets, [replace(meta, input_size=(height, width)) for _, _, meta in samples])
+    metas = [replace(meta, input_size=(height, width)) for _, _, meta in samples]
+    return Batch(images, valid, targets, metas, input.mean, input.std)
 
 
 def train_loader(
@@ -66,7 +68,8 @@ def train_loader(
         )
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
         raise DataError(f"copy-paste needs masks, not {config.data.labels}; set augment.copy_paste to 0")
-    return _batches(_TrainSteps(dataset, config, rank, world), range(start_step, stop_step), config.train.workers)
+    steps = _TrainSteps(dataset, config, stop_step, rank, world)
+    return _batches(steps, range(start_step, stop_step), config.train.workers)
 
 
 def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
@@ -81,13 +84,15 @@ def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) 
 class _TrainSteps:
     dataset: Dataset
     config: RunConfig
+    total: int
     rank: int
     world: int
 
     def __getitem__(self, step: int) -> Batch:
         config, n = self.config, len(self.dataset)
         places = range(step * config.train.batch, (step + 1) * config.train.batch)[self.rank :: self.world]
-        return collate([self._sample(*divmod(place, n)) for place in places], config.input)
+        batch = collate([self._sample(*divmod(place, n)) for place in places], config.input)
+        return replace(batch, progress=(step + 1) / self.total)
 
     def _sample(self, epoch: int, place: int) -> Sample:
         config = self.config

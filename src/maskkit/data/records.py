@@ -6,7 +6,7 @@ call ``warn`` when they had to mend it.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskkit import masks as mask_math
 from maskkit.data.images import read_image
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelSource, PaintedObjects
 from maskkit.errors import DataError
 from maskkit.masks import Rle
 from maskkit.types import Categories, ImageMeta, Masks, Target
@@ -85,12 +86,13 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One picture: where it lies, its (H, W) when upright, and its objects."""
+    """One picture: where it lies, its (H, W) when upright, its objects, and where the class of each pixel is known from."""
 
     image_id: int
     path: Path
     size: tuple[int, int]
     annotations: list[Annotation]
+    semantic: LabelSource | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +111,8 @@ class Dataset:
     def load(self, index: int, labels: Labels = "masks") -> tuple[UInt8[Tensor, "3 h w"], Target, ImageMeta]:
         """Picture, target and meta of one record.
 
-        ``labels`` decides what the target carries: ``masks`` everything the file has, ``boxes`` no masks, ``tags``
-        only which classes occur, without any object. Raises `DataError` when the picture cannot be read, or has not
+        ``labels`` decides what the target carries: ``masks`` everything the file has, ``boxes`` no masks and no label
+        map, ``tags`` only which classes occur, without any object. Raises `DataError` when the picture cannot be read, or has not
         the size that the annotations were made for.
         """
         record = self.records[index]
@@ -165,15 +167,30 @@ class Dataset:
         if categories == self.categories:
             return self
         numbers = {name: i for i, name in enumerate(categories.names)}
-        used = {self.categories.names[a.label] for r in self.records for a in r.annotations}
+        used = {self.categories.names[n] for r in self.records for n in _classes(r)}
         if unknown := sorted(used - numbers.keys()):
             raise DataError(
                 f"{self.source}: has objects of classes that are not known here: {', '.join(unknown)} "
                 f"(known: {', '.join(categories.names)}); rename or remove them"
             )
-        renumber = [numbers.get(name, -1) for name in self.categories.names]
+        renumber = {i: numbers[name] for i, name in enumerate(self.categories.names) if name in numbers}
+        return replace(self, records=[_renumbered(r, renumber) for r in self.records], categories=categories)
+
+    def as_semantic(self) -> "Dataset":
+        """The data set as one of label maps alone: objects become paint, where pixels may be of no class that is one.
+
+        Raises `DataError` when there are more classes than a label map can hold.
+        """
+        sources = [r.semantic or PaintedObjects(r.annotations, BACKGROUND) for r in self.records]
+        categories, shift = self.categories, 0
+        if any(s.has_background for s in sources):
+            free = next(i for i in itertools.count() if i not in categories.ids)
+            categories, shift = Categories(("background", *categories.names), (free, *categories.ids)), 1
+        if len(categories) > IGNORE:
+            raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds {IGNORE} at most")
+        numbers = {n: n + shift for n in range(-shift, len(self.categories))}
         records = [
-            replace(r, annotations=[replace(a, label=renumber[a.label]) for a in r.annotations]) for r in self.records
+            replace(r, annotations=[], semantic=s.renumber(numbers)) for r, s in zip(self.records, sources, strict=True)
         ]
         return replace(self, records=records, categories=categories)
 
@@ -233,6 +250,18 @@ def box_of(annotation: Annotation, size: tuple[int, int]) -> Box:
     return x1, y1, x2, y2
 
 
+def _classes(record: Record) -> set[int]:
+    """The class numbers that a picture uses, or may use."""
+    labelled = record.semantic.classes if record.semantic is not None else set()
+    return {a.label for a in record.annotations} | labelled
+
+
+def _renumbered(record: Record, numbers: Mapping[int, int]) -> Record:
+    annotations = [replace(a, label=numbers[a.label]) for a in record.annotations]
+    semantic = record.semantic.renumber(numbers) if record.semantic is not None else None
+    return replace(record, annotations=annotations, semantic=semantic)
+
+
 def _target(record: Record, labels: Labels, classes: int) -> Target:
     objects = record.annotations
     if labels == "tags":
@@ -242,13 +271,15 @@ def _target(record: Record, labels: Labels, classes: int) -> Target:
     height, width = record.size
     boxes = torch.tensor([box_of(a, record.size) for a in objects], dtype=torch.float32).reshape(-1, 4)
     boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    masks, known = None, None
+    masks, known, semantic = None, None, None
     if labels == "masks":
+        if record.semantic is not None and not record.semantic.has_background:
+            semantic = torch.from_numpy(record.semantic.read(record.size))
         rles = [a.rle(record.size) for a in objects]
         known = [rle is not None for rle in rles]
         if any(known) or not objects:
             masks = Masks(record.size, rles=[rle or mask_math.empty(record.size) for rle in rles])
-    return Target.of(boxes, [a.label for a in objects], masks, [a.crowd for a in objects], known)
+    return Target.of(boxes, [a.label for a in objects], masks, [a.crowd for a in objects], known, semantic)
 
 
 def _coco_row(record: Record, annotation: Annotation, categories: Categories) -> dict[str, Any]:

@@ -26,6 +26,7 @@ Picture = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
 Sample = tuple[Tensor, Target, ImageMeta]
 Colour = tuple[float, float, float]
 Size = tuple[int, int]
+ResizeMode = Literal["stretch", "pad", "shorter"]
 
 IGNORE = 255
 """The semantic label of pixels about which nothing is known."""
@@ -72,7 +73,7 @@ def train_ops(
     if augment.scale_jitter is not None:
         ops.append(ScaleJitter(augment.scale_jitter, input.size, input.resize, input.mean))
     else:
-        ops.append(Resize(input.size, input.resize))
+        ops.append(Resize(input.size, input.resize, short_sides=augment.short_sides))
     ops.append(DropSmall())
     return ops
 
@@ -94,19 +95,22 @@ class Resize:
     """Brings a picture to the network's input size (H, W).
 
     ``stretch`` fills it; ``pad`` keeps the aspect ratio and pads right and bottom with zeros, ``meta.input_size`` then
-    is the size without the padding. The image is interpolated bilinearly in float and not rounded; without
-    ``antialias`` that is YOLACT's own preprocessing.
+    is the size without the padding; ``shorter`` brings the shorter side to ``size[0]``, or to one of ``short_sides``,
+    unless the longer one would exceed ``size[1]``. The image is interpolated bilinearly in float and not rounded;
+    without ``antialias`` that is YOLACT's own preprocessing.
     """
 
     size: Size
-    mode: Literal["stretch", "pad"] = "stretch"
+    mode: ResizeMode = "stretch"
     antialias: bool = False
+    short_sides: tuple[int, ...] = ()
 
     def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
-        """The resized sample; nothing is drawn from ``rng``."""
-        fitted = _fitted(image.shape[1:], self.size, self.mode)
+        """The resized sample; ``rng`` is used only to choose among several ``short_sides``."""
+        size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
+        fitted = _fitted(image.shape[1:], size, self.mode)
         image, target, meta = _scale(image, target, meta, fitted, self.antialias)
-        if fitted != self.size:
+        if self.mode != "shorter" and fitted != self.size:
             image, target, meta = _window(image, target, meta, 0, 0, self.size, (0, 0, 0))
         return image, target, replace(meta, input_size=fitted)
 
@@ -132,7 +136,7 @@ class ScaleJitter:
 
     range: tuple[float, float]
     size: Size
-    mode: Literal["stretch", "pad"] = "stretch"
+    mode: ResizeMode = "stretch"
     fill: Colour = (0, 0, 0)
 
     def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
@@ -433,10 +437,13 @@ def _patches(target: Target) -> Patches:
     return Patches.of(target.masks)
 
 
-def _fitted(have: Sequence[int], size: Size, mode: Literal["stretch", "pad"]) -> Size:
+def _fitted(have: Sequence[int], size: Size, mode: ResizeMode) -> Size:
     """The size that a picture of size ``have`` takes inside ``size``."""
     if mode == "stretch":
         return size
+    if mode == "shorter":
+        factor = min(size[0] / min(have), size[1] / max(have))
+        return max(1, int(have[0] * factor + 0.5)), max(1, int(have[1] * factor + 0.5))
     factor = min(size[0] / have[0], size[1] / have[1])
     return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))
 

@@ -1,7 +1,8 @@
 """Pascal VOC: ``SegmentationObject`` and ``SegmentationClass`` palette pictures, ``Annotations`` in xml.
 
 A value of ``SegmentationObject`` is one object (0 background, 255 void), its class the commonest value under it in
-``SegmentationClass``. A picture without them has the boxes of its xml file and no masks. "Difficult" objects are
+``SegmentationClass``, which is also the label map of the picture. A picture without them has the boxes of its xml file
+and no masks. "Difficult" objects are
 ordinary ones.
 """
 
@@ -11,10 +12,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from maskkit import masks as mask_math
 from maskkit.data.images import find_images, image_size
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_values
 from maskkit.data.names import VOC
 from maskkit.data.records import SPLITS, Annotation, Dataset, Problems, Record, number, sound_box
 from maskkit.errors import DataError
@@ -88,6 +89,7 @@ class _Reader:
 
     def __init__(self, root: Path, categories: Categories) -> None:
         self.root, self.categories = root, categories
+        self.values = {0: BACKGROUND, IGNORE: IGNORE} | {value: i for i, value in enumerate(categories.ids)}
         self.problems = Problems()
 
     def record(self, image_id: int, name: str, image: Path | None) -> Record | None:
@@ -98,12 +100,16 @@ class _Reader:
             )
             return None
         masks, boxes = self.root / "SegmentationObject" / f"{name}.png", self.root / "Annotations" / f"{name}.xml"
+        labels = self.root / "SegmentationClass" / f"{name}.png"
         try:
             size = image_size(image)
+            semantic = LabelFile(labels, self.values) if labels.is_file() else None
             if masks.is_file():
-                return Record(image_id, image, size, self.masked(masks, size))
+                return Record(image_id, image, size, self.masked(masks, size), semantic)
             if boxes.is_file():
-                return Record(image_id, image, size, self.boxed(boxes, size))
+                return Record(image_id, image, size, self.boxed(boxes, size), semantic)
+            if semantic is not None:
+                return Record(image_id, image, size, [], semantic)
         except DataError as error:
             self.problems.error(image, "", str(error))
             return None
@@ -154,13 +160,7 @@ class _Reader:
 
 def _palette(file: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Indices of a palette (or grey) picture of ``size``. Raises `DataError`."""
-    try:
-        with Image.open(file) as image:
-            values = np.asarray(image) if image.mode in ("P", "L") else None
-    except Exception as error:  # decoders raise many kinds on bad bytes
-        raise DataError(f"{file}: cannot be read ({error}); the masks need it") from error
-    if values is None:
+    values = read_values(file, size)
+    if values.dtype != np.uint8:
         raise DataError(f"{file}: is a colour picture; save it with a palette, or as 8-bit grey")
-    if values.shape != size:
-        raise DataError(f"{file}: is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}")
     return values

@@ -19,8 +19,9 @@ segm       (B, 80, 69, 69)             semantic logits on P3, used by the loss a
 =========  ==========================  ================================================================
 
 Differences from the official code, all deliberate: ``conf`` stays logits in evaluation; final boxes keep their
-fractions; a batch without objects has a loss of zero where the official division gives NaN; objects whose mask is
-unknown train everything but the mask terms. The three "ratios" of the COCO models are three squares, as released.
+fractions; a batch without objects has a loss of zero where the official division gives NaN; masks of objects of which
+only the box is known are learnt from the box (`maskkit.losses`), and do not train the rescoring. The three "ratios" of
+the COCO models are three squares, as released.
 """
 
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.losses import OUTSIDE, mask_loss_from_boxes
 from maskkit.models.base import Model, Selected
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
@@ -75,7 +77,7 @@ class YolactConfig(ModelConfig):
     """Share of an anchor inside a crowd from which on it is neither object nor background."""
     negatives_per_positive: int = 3
     masks_to_train: int = 100
-    """Positives per picture that enter the mask loss, chosen at random."""
+    """Positives per picture that enter the mask loss, chosen at random; as many again of those with boxes only."""
     box_weight: float = 1.5
     mask_weight: float = 6.125
     semantic_weight: float = 1.0
@@ -178,15 +180,13 @@ class Yolact(Model):
     """YOLACT, and YOLACT++ with ``deformable`` and ``rescore``."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
     config: YolactConfig
 
     def __init__(self, config: YolactConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(
-            config.backbone, norm=config.norm, pad_same=config.pad_same, frozen_stride=config.frozen_stride
-        )
+        self.backbone = Backbone.of(config)
         if config.leaky_slope is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.LeakyReLU):
@@ -249,17 +249,25 @@ class Yolact(Model):
         box, mask, rescore = raw.loc.sum() * 0, raw.mask.sum() * 0 + raw.proto.sum() * 0, raw.loc.sum() * 0
         if self.maskiou is not None:
             rescore = rescore + sum(p.sum() * 0 for p in self.maskiou.parameters())
+        boxed: list[tuple[Tensor, Tensor, Tensor]] = []
         for b, (target, match) in enumerate(zip(plain, matches, strict=True)):
             anchors = torch.nonzero(match.classes > 0)[:, 0]
             objects = match.objects[anchors]
             code = box_math.encode(target.boxes[objects], raw.priors[anchors])
             box = box + F.smooth_l1_loss(raw.loc[b, anchors], code, reduction="sum")
-            terms = self._mask_terms(raw.proto[b], raw.mask[b, anchors], target, objects)
+            known = target.has_mask[objects]
+            terms = self._mask_terms(raw.proto[b], raw.mask[b, anchors[known]], target, objects[known])
             mask, rescore = mask + terms[0], rescore + terms[1]
+            logits, boxes = self._boxed(raw.proto[b], raw.mask[b, anchors[~known]], target.boxes[objects[~known]])
+            boxed.append((logits, boxes * to_relative, torch.full((len(boxes),), b, device=boxes.device)))
+        logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+        from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, self.config.box_only)
         losses = {
             "box": self.config.box_weight * box / positives,
             "conf": self._conf_loss(raw.conf, classes) / positives,
             "mask": self.config.mask_weight * mask / positives,
+            "projection": from_boxes.projection.sum() / max(len(logits), 1),
+            "pairwise": from_boxes.pairwise,
             "semantic": self.config.semantic_weight * self._semantic_loss(raw.segm, plain) / len(batch),
         }
         if self.maskiou is not None:
@@ -318,14 +326,11 @@ class Yolact(Model):
         objects: Int[Tensor, "n"],
     ) -> tuple[Tensor, Tensor]:
         """Mask and rescoring terms of one picture's positives with ``coefficients`` for their ``objects``."""
-        known = target.has_mask[objects]
-        coefficients, objects = coefficients[known], objects[known]
         found = len(objects)
         if found == 0 or target.masks is None:
             return proto.sum() * 0, proto.sum() * 0
-        if found > self.config.masks_to_train:
-            kept = torch.randperm(found, device="cpu")[: self.config.masks_to_train].to(objects.device)
-            coefficients, objects = coefficients[kept], objects[kept]
+        kept = self._sampled(found).to(objects.device)
+        coefficients, objects = coefficients[kept], objects[kept]
         height, width = proto.shape[:2]
         truth = target.masks.dense((height, width)).to(proto.device)[objects].float()  # (N, h, w)
         boxes = target.boxes[objects]
@@ -348,6 +353,25 @@ class Yolact(Model):
         hard, real = soft[large] > 0.5, truth[large] > 0.5
         ious = (hard & real).sum((1, 2)) / (hard | real).sum((1, 2))
         return mask, F.smooth_l1_loss(predicted, ious, reduction="sum")
+
+    def _boxed(
+        self, proto: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4"]
+    ) -> tuple[Float[Tensor, "m h w"], Float[Tensor, "m 4"]]:
+        """Mask logits of one picture's positives of which only the (relative) box is known, and these boxes.
+
+        What the window cuts off is background for certain, so that a colour which goes on outside of it is none of
+        the object's.
+        """
+        kept = self._sampled(len(boxes)).to(boxes.device)
+        logits = torch.einsum("hwk,nk->nhw", proto, coefficients[kept])
+        inside = crop_window(boxes[kept], (proto.shape[0], proto.shape[1]))
+        return logits.masked_fill(~inside, OUTSIDE), boxes[kept]
+
+    def _sampled(self, found: int) -> Int[Tensor, "n"]:
+        """Indices of the positives, of ``found``, that train masks; drawn on the CPU, for the same choice anywhere."""
+        if found <= self.config.masks_to_train:
+            return torch.arange(found)
+        return torch.randperm(found)[: self.config.masks_to_train]
 
     def _semantic_loss(self, segm: Float[Tensor, "b c h w"], targets: list[Target]) -> Float[Tensor, ""]:
         """Per-class cross entropy of the union of each class's masks; pictures with unknown masks are left out."""

@@ -8,9 +8,11 @@ import timm
 import torch
 from jaxtyping import Float
 from timm.layers.norm_act import BatchNormAct2d
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from maskkit.config import ModelConfig
 from maskkit.errors import DataError, MaskkitError
 
 
@@ -19,7 +21,8 @@ class Backbone(nn.Module):
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
     maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided;
-    layers up to ``frozen_stride`` do not learn.
+    layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of ResNet's stages into their first
+    1x1 convolution, as weights from Caffe need.
     """
 
     body: Any
@@ -34,6 +37,7 @@ class Backbone(nn.Module):
         pad_same: bool = False,
         output_stride: int = 32,
         frozen_stride: int = 0,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
@@ -48,6 +52,8 @@ class Backbone(nn.Module):
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        if stride_in_1x1:
+            self._stride_first(name)
         self.strides = tuple(strides)
         self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
         self.norm = norm
@@ -60,6 +66,26 @@ class Backbone(nn.Module):
             last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
             self._freeze_until(last)
         self.train()  # a module begins in training mode without being told, frozen batch norm must not
+
+    @classmethod
+    def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32), output_stride: int = 32) -> "Backbone":
+        """The backbone that a method's config names, with features at ``strides``."""
+        return cls(
+            config.backbone,
+            strides,
+            norm=config.norm,
+            pad_same=config.pad_same,
+            output_stride=output_stride,
+            frozen_stride=config.frozen_stride,
+            stride_in_1x1=config.stride_in_1x1,
+        )
+
+    def _stride_first(self, name: str) -> None:
+        blocks = [m for m in self.body.modules() if isinstance(m, Bottleneck)]
+        if not blocks:
+            raise MaskkitError(f"{name} has no bottleneck blocks, stride_in_1x1 is for ResNet-50 and larger")
+        for block in blocks:
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
     def _norms(self) -> list[nn.Module]:
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -1,6 +1,7 @@
 """Feature pyramid networks (Lin et al., 2017)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,25 +9,48 @@ from torch import Tensor, nn
 
 
 class Fpn(nn.Module):
-    """The pyramid of the one-stage methods: P3 to P5 from C3 to C5, then ``extra`` levels by strided convolution.
+    """Levels of one width from a backbone's features, and ``extra`` coarser ones. The defaults are YOLACT's pyramid.
 
-    Top-down maps are resized bilinearly to the exact size of the level below, so any input size works. A ReLU follows
-    the 3x3 output convolutions of P3 to P5; the extra levels have none.
+    Top-down maps are resized to the exact size of the level below, so any input size works. With ``relu`` a ReLU
+    follows the 3x3 output convolutions. Extra levels are made, each from the one before, by a strided 3x3 convolution
+    (``conv``), by one with a ReLU before all but the first (``relu-conv``, FCOS and RetinaNet), or by dropping every
+    second row and column (``pool``, Mask R-CNN).
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, extra: int = 2) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: int = 256,
+        extra: int = 2,
+        *,
+        interpolation: Literal["bilinear", "nearest"] = "bilinear",
+        relu: bool = True,
+        extra_kind: Literal["conv", "relu-conv", "pool"] = "conv",
+    ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
-        self.extra = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(extra))
+        self.extra = nn.ModuleList(
+            nn.MaxPool2d(1, 2) if extra_kind == "pool" else nn.Conv2d(width, width, 3, stride=2, padding=1)
+            for _ in range(extra)
+        )
+        self.interpolation = interpolation
+        self.relu = relu
+        self.relu_between = extra_kind == "relu-conv"
 
     def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
         """Levels from fine to coarse, each (B, width, h, w), of backbone features from fine to coarse."""
         merged = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
-            size = merged[i - 1].shape[-2:]
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="bilinear", align_corners=False)
-        levels = [F.relu(conv(m)) for conv, m in zip(self.output, merged, strict=True)]
-        for conv in self.extra:
-            levels.append(conv(levels[-1]))
+            merged[i - 1] = merged[i - 1] + self._resize(merged[i], (merged[i - 1].shape[2], merged[i - 1].shape[3]))
+        levels = [conv(m) for conv, m in zip(self.output, merged, strict=True)]
+        if self.relu:
+            levels = [F.relu(level) for level in levels]
+        for i, down in enumerate(self.extra):
+            levels.append(down(F.relu(levels[-1]) if self.relu_between and i else levels[-1]))
         return levels
+
+    def _resize(self, level: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.interpolation == "nearest":
+            return F.interpolate(level, size=size, mode="nearest")
+        return F.interpolate(level, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,123 @@
+"""Where the class of every pixel of a picture is known from: a picture of labels, or the masks of the objects.
+
+A label map is ``(H, W)`` uint8 of class numbers; `IGNORE` (255) marks pixels about which nothing is known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from maskkit import masks as mask_math
+from maskkit.errors import DataError
+
+if TYPE_CHECKING:
+    from maskkit.data.records import Annotation
+
+LabelArray = UInt8[np.ndarray, "h w"]
+
+IGNORE = 255
+"""The class number of pixels about which nothing is known; no loss and no metric sees them."""
+BACKGROUND = -1
+"""What stands for "no class of this list" until `Dataset.as_semantic` makes it a class of its own."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A picture whose values are labels: palette or grey indices, or the RGB numbers of COCO's panoptic format."""
+
+    path: Path
+    numbers: Mapping[int, int]
+    """Class number, `BACKGROUND` or `IGNORE` of every value that may occur."""
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a pixel may be of no class."""
+        return BACKGROUND in self.numbers.values()
+
+    @property
+    def classes(self) -> set[int]:
+        """Class numbers that may occur."""
+        return set(self.numbers.values()) - {BACKGROUND, IGNORE}
+
+    def renumber(self, numbers: Mapping[int, int]) -> "LabelFile":
+        """The same picture under other class numbers; classes that ``numbers`` does not name are ignored."""
+        return replace(self, numbers={v: n if n == IGNORE else numbers.get(n, IGNORE) for v, n in self.numbers.items()})
+
+    def read(self, size: tuple[int, int]) -> LabelArray:
+        """The label map of a picture of ``size`` (H, W). Raises `DataError` for another size and an unknown value."""
+        values = read_values(self.path, size)
+        seen, where = np.unique(values, return_inverse=True)
+        unknown = [v for v in seen.tolist() if v not in self.numbers]
+        if unknown:
+            raise DataError(
+                f"{self.path}: the value {unknown[0]} is no class ({len(self.numbers)} values are known); correct the "
+                f"pixels, or write {IGNORE} where nothing is known"
+            )
+        return np.array([self.numbers[v] for v in seen.tolist()], np.uint8)[where.reshape(values.shape)]
+
+
+@dataclass(frozen=True)
+class PaintedObjects:
+    """The masks of objects, painted large to small so that the smaller one wins, on a background class.
+
+    Crowds, and the boxes of objects whose mask is not known, become `IGNORE` where no object covers them.
+    """
+
+    objects: Sequence["Annotation"]
+    background: int
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a pixel may be of no class."""
+        return self.background == BACKGROUND
+
+    @property
+    def classes(self) -> set[int]:
+        """Class numbers that may occur."""
+        return ({o.label for o in self.objects} | {self.background}) - {BACKGROUND, IGNORE}
+
+    def renumber(self, numbers: Mapping[int, int]) -> "PaintedObjects":
+        """The same objects under other class numbers; classes that ``numbers`` does not name are ignored."""
+        objects = [replace(o, label=numbers.get(o.label, IGNORE)) for o in self.objects]
+        return PaintedObjects(objects, numbers.get(self.background, IGNORE))
+
+    def read(self, size: tuple[int, int]) -> LabelArray:
+        """The label map of a picture of ``size`` (H, W)."""
+        labels = np.full(size, self.background, np.uint8)
+        rles = [o.rle(size) for o in self.objects]
+        for o in (o for o, rle in zip(self.objects, rles, strict=True) if rle is None and o.box is not None):
+            x1, y1, x2, y2 = np.maximum(o.box, 0)
+            labels[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = IGNORE
+        known = [(o, rle) for o, rle in zip(self.objects, rles, strict=True) if rle is not None]
+        areas = mask_math.area([rle for _, rle in known])
+        for i in sorted(range(len(known)), key=lambda i: (not known[i][0].crowd, -areas[i])):
+            o, rle = known[i]
+            labels[mask_math.decode([rle], size)[0]] = IGNORE if o.crowd else o.label
+        return labels
+
+
+LabelSource = LabelFile | PaintedObjects
+
+
+def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | Int[np.ndarray, "h w"]:
+    """The values of a label picture of ``size`` (H, W): indices as bytes, RGB as ``R + 256 G + 65536 B``.
+
+    Raises `DataError` when the file cannot be read, is of another size, or of a kind that holds no labels.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.asarray(image)
+    except Exception as error:  # decoders raise many kinds on bad bytes
+        raise DataError(f"{path}: cannot be read ({error}); the labels need it") from error
+    if values.shape[:2] != size:
+        raise DataError(f"{path}: is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}")
+    if mode in ("P", "L"):
+        return values
+    if mode == "RGB":
+        return values.astype(np.int64) @ np.array([1, 256, 65536])
+    raise DataError(f"{path}: is of mode {mode}; save labels with a palette, as 8-bit grey, or as RGB ids")
