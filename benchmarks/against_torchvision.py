@@ -42,13 +42,14 @@ from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
-from maskkit.engine.checkpoint import read_checkpoint, save_model
+from maskkit.engine.checkpoint import save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
 from maskkit.eval.coco import evaluate
 from maskkit.infer.predict import predict_dataset
 from maskkit.masks import encode
 from maskkit.nn.backbone import load_backbone
 from maskkit.types import Instances, Masks, Prediction
+from maskkit.weight_files import read_checkpoint
 
 CALIBRATION = 6
 """Steps that measure the speed; the slowest, the first, is left out."""

@@ -75,6 +75,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0 for the end alone")
+    parser.add_argument("--frozen-stride", type=int, default=4, help="backbone layers up to this stride do not learn")
+    parser.add_argument("--copy-paste", type=float, default=0.0)
+    parser.add_argument("--jitter", type=float, nargs=2, default=None, help="range of the scale jitter")
+    parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their numbers")
@@ -88,10 +92,17 @@ def main() -> None:
     config = RunConfig(
         preset=preset.name,
         model=replace(
-            preset.model, backbone_weights=str(given.weights / f"{given.backbone}.safetensors"), frozen_stride=4
+            preset.model,
+            backbone_weights=str(given.weights / f"{given.backbone}.safetensors"),
+            frozen_stride=given.frozen_stride,
         ),
-        input=preset.input,
-        augment=AugmentConfig(expand=2.0),
+        input=replace(preset.input, size=(given.size, given.size)),
+        augment=AugmentConfig(
+            expand=1.0 if given.jitter else 2.0,
+            iou_crop=not given.jitter,
+            copy_paste=given.copy_paste,
+            scale_jitter=given.jitter and tuple(given.jitter),
+        ),
         train=TrainConfig(
             steps=given.steps,
             batch=given.batch,
@@ -123,9 +134,7 @@ def ship(best: Path, val: Path, out: Path) -> None:
     from maskkit.eval.coco import evaluate
 
     trained = load_model(best)
-    # the path that the training began with says nothing to anyone else
-    config = replace(trained.config, model=replace(trained.config.model, backbone_weights=None), data=DataConfig())
-    save_model(out, trained.model.half(), config, trained.categories, trained.info)
+    save_model(out, trained.model.half(), trained.config, trained.categories, trained.info)
     dataset = open_dataset(val)
     rows, _ = load(out).detect(dataset, batch=8)
     result = evaluate(rows, dataset.coco())
@@ -137,7 +146,7 @@ def ship(best: Path, val: Path, out: Path) -> None:
         "licence": "Apache-2.0; its training photographs: docs/builtin.md",
         **trained.info,
     }
-    save_model(out, trained.model, config, trained.categories, info)
+    save_model(out, trained.model, trained.config, trained.categories, info)
     result.save(best.with_name("shipped.json"))
     print(json.dumps(info, indent=2))
 

@@ -17,6 +17,7 @@ from maskkit.engine import checkpoint
 from maskkit.engine.optim import make_optimizer
 from maskkit.errors import DataError, MaskkitError
 from maskkit.types import Categories
+from maskkit.weight_files import read_checkpoint
 
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
 
@@ -174,7 +175,7 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path, write):
     path = tmp_path / "weights.pth"
     write({"state_dict": {"a": torch.zeros(1)}, "x": Hostile(f"touch {marker}")}, path)
     with pytest.raises(DataError, match=r"weights.pth: not read.* a pickle can run code"):
-        checkpoint.read_checkpoint(path)
+        read_checkpoint(path)
     assert not marker.exists()
     torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
     assert marker.exists(), "the file was hostile indeed"
@@ -194,12 +195,12 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path, write):
 def test_foreign_pickles_are_unwrapped(tmp_path, wrap):
     state = {"a.weight": torch.arange(3.0), "b.bias": torch.zeros(2)}
     torch.save(wrap(state), tmp_path / "w.pth")
-    assert same(checkpoint.read_checkpoint(tmp_path / "w.pth"), state)
+    assert same(read_checkpoint(tmp_path / "w.pth"), state)
 
 
 def test_safetensors_are_known_by_content_not_by_name(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "w.pth")
-    assert checkpoint.read_checkpoint(tmp_path / "w.pth")["a"].tolist() == [1, 1]
+    assert read_checkpoint(tmp_path / "w.pth")["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -210,14 +211,14 @@ def test_safetensors_are_known_by_content_not_by_name(tmp_path):
 def test_a_file_that_is_no_checkpoint_gives_one_clear_error(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(DataError, match=r"w.pth: not read"):
-        checkpoint.read_checkpoint(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def test_a_pickle_without_tensors_gives_one_clear_error(tmp_path):
     for content in ({"epoch": 3}, [torch.zeros(1)], torch.zeros(2), {}):
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(DataError, match="no named tensors"):
-            checkpoint.read_checkpoint(tmp_path / "w.pt")
+            read_checkpoint(tmp_path / "w.pt")
 
 
 def test_a_start_takes_what_fits_and_says_what_does_not(tmp_path, model, tiny):

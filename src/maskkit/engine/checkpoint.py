@@ -8,31 +8,30 @@ to predict with. ``last.safetensors`` has more, under names with a slash, which 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import maskkit
 from maskkit import registry
-from maskkit.config import RunConfig, from_dict, to_dict
+from maskkit.config import DataConfig, RunConfig, from_dict, to_dict
 from maskkit.errors import DataError, MaskkitError
 from maskkit.files import replacing
 from maskkit.models.base import Model
+from maskkit.nn.backbone import Backbone, load_backbone
 from maskkit.types import Categories
+from maskkit.weight_files import is_safetensors, read_metadata, read_tensors
 
 FORMAT = 1
 """Version of the layout; a file with a higher one is refused."""
 
 _FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard")
 """Settings that do not touch the result of a run."""
-
-_WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "params")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,11 @@ class Checkpoint:
 
 
 def save_model(path: Path, model: Model, config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> None:
-    """Write a checkpoint to predict with. The file is whole or not there, whenever the process dies."""
+    """Write a checkpoint to predict with. The file is whole or not there, whenever the process dies.
+
+    It does not say where data and first weights lay: folders of one machine mean nothing on the next.
+    """
+    config = replace(config, model=replace(config.model, backbone_weights=None), data=DataConfig())
     _write(path, model.state_dict(), _header(config, categories, info))
 
 
@@ -58,7 +61,7 @@ def load_model(path: str | Path) -> Checkpoint:
     config = _config(header, path)
     categories = Categories(tuple(header["categories"]["names"]), tuple(header["categories"]["ids"]))
     model = registry.model_class(config.preset)(config.model)
-    _fill(model, {n: t for n, t in _tensors(path).items() if "/" not in n}, path)
+    _fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
     return Checkpoint(model.eval(), config, categories, header["info"])
 
 
@@ -83,7 +86,7 @@ def save_state(
 
 def load_state(path: Path, model: Model, average: Model | None, optimizer: Optimizer) -> dict[str, Any]:
     """Put the state of `save_state` back into the same objects, bit for bit; returns its ``info``."""
-    tensors = _tensors(path)
+    tensors = read_tensors(path)
     plain = {n: t for n, t in tensors.items() if "/" not in n}
     if average is not None:
         _fill(average, plain, path)
@@ -109,7 +112,7 @@ def load_state(path: Path, model: Model, average: Model | None, optimizer: Optim
 def read_header(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of itself: ``version``, ``config``, ``categories``, ``info``. Reads no tensor."""
     path = Path(path)
-    text = _metadata(path).get("maskkit")
+    text = read_metadata(path).get("maskkit")
     if text is None:
         raise DataError(f"{path}: holds tensors but no maskkit model; convert it: maskkit import {path} --model PRESET")
     try:
@@ -127,7 +130,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` is a file that `load_model` can describe, rather than weights from elsewhere."""
-    return _is_safetensors(path) and "maskkit" in _metadata(path)
+    return is_safetensors(path) and "maskkit" in read_metadata(path)
 
 
 def run_config(data: dict[str, Any]) -> RunConfig:
@@ -136,33 +139,6 @@ def run_config(data: dict[str, Any]) -> RunConfig:
     rest = {name: value for name, value in data.items() if name != "model"}
     base = from_dict({**rest, "model": {}}, RunConfig)
     return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a weight file from anywhere: safetensors, or a PyTorch pickle that holds nothing but data.
-
-    Common wrappers (``state_dict``, ``model``, an average of the weights first) and the ``module.`` of data-parallel
-    training are taken off. A pickle that would run code is refused unread. Raises `DataError`.
-    """
-    path = Path(path)
-    if _is_safetensors(path):
-        return _tensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can make the unpickler fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path}: not read: damaged, or it holds more than tensors, and a pickle can run code ({reason}); "
-            "save its state_dict again with safetensors where you trust it"
-        ) from None
-    while isinstance(content, Mapping) and (inner := next((w for w in _WRAPPERS if _is_state(content.get(w))), None)):
-        content = content[inner]
-    state = {str(n): t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise DataError(f"{path}: holds no named tensors; give a file with a state_dict")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
 
 
 def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list[str]:
@@ -174,14 +150,12 @@ def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list
     if source is None:
         return ["all weights start from random values"]
     if source != weights or not is_checkpoint(Path(source)):
-        from maskkit.nn.backbone import Backbone, load_backbone  # which reads files by `read_checkpoint`
-
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, Backbone):
             raise DataError(f"{source}: {config.preset} has no timm backbone to fill; give a maskkit checkpoint")
         unused = load_backbone(backbone, source)
         return [f"the backbone starts from {source}" + (f"; not used: {_some(unused)}" if unused else "")]
-    own, given = model.state_dict(), _tensors(Path(source))
+    own, given = model.state_dict(), read_tensors(Path(source))
     fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
     if not fitting:
         raise DataError(f"{source}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
@@ -228,36 +202,6 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) ->
     own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
     with replacing(path) as temporary:
         save_file(own, temporary, metadata={"maskkit": json.dumps(header)})
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By content, eight bytes of length and then JSON: users rename files."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(9)[8:] == b"{"
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    if not _is_safetensors(path):
-        raise DataError(f"{path}: no safetensors file; convert other formats: maskkit import {path} --model PRESET")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0
 
 
 def _laid_out(saved: Tensor, parameter: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskkit.config import ModelConfig
 from maskkit.errors import DataError, MaskkitError
+from maskkit.weight_files import read_checkpoint
 
 
 class Backbone(nn.Module):
@@ -118,8 +119,6 @@ def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
     Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
     file lacks a tensor of the backbone or has another shape for it.
     """
-    from maskkit.engine.checkpoint import read_checkpoint
-
     own = backbone.body.state_dict()
     if str(source) == "hub":
         name = backbone.body.default_cfg["architecture"]
