@@ -18,12 +18,9 @@ gradient clipped.
 import argparse
 import json
 import math
-import resource
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,94 +32,27 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.rpn import AnchorGenerator
 
+from budget import train_within
+from equal_time import Training, is_nuclei
 from machine import describe
-from maskkit import registry
-from maskkit.config import AugmentConfig, DataConfig, RunConfig
 from maskkit.data import open_splits
-from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
 from maskkit.engine.checkpoint import save_model
-from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
 from maskkit.eval.coco import evaluate
 from maskkit.infer.predict import predict_dataset
 from maskkit.masks import encode
-from maskkit.nn.backbone import load_backbone
 from maskkit.types import Instances, Masks, Prediction
 from maskkit.weight_files import read_checkpoint
 
-CALIBRATION = 6
-"""Steps that measure the speed; the slowest, the first, is left out."""
-
-
-def spent() -> float:
-    """Processor seconds of this process and its finished children."""
-    return sum(
-        u.ru_utime + u.ru_stime
-        for u in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
-
-
-def train_within(budget: float, step: Callable[[int, int], None]) -> tuple[int, float]:
-    """Call ``step(number, total)`` as often as ``budget`` processor seconds allow."""
-    torch.manual_seed(0)
-    begin, marks = spent(), []
-    total = None
-    number = 0
-    while total is None or number < total:
-        step(number, total or 10_000)
-        number += 1
-        marks.append(spent())
-        if number == CALIBRATION:
-            per_step = (marks[-1] - marks[0]) / (CALIBRATION - 1)
-            total = max(number + 1, int((budget - (marks[-1] - begin)) / per_step) + number)
-        if marks[-1] - begin > budget:
-            break
-        if number % 20 == 0:
-            print(f"step {number} of {total}, {marks[-1] - begin:.0f} of {budget:.0f} processor seconds", flush=True)
-    return number, spent() - begin
-
 
 def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
-    preset = registry.preset("yolact-mobilenetv2-320")
-    nuclei = "nuclei" in str(given.data)
-    side = given.size
-    scales = (16, 28, 48, 96, 200) if nuclei else tuple(round(side * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
-    config = RunConfig(
-        preset=preset.name,
-        model=replace(preset.model, num_classes=len(train_set.categories), scales=tuple((float(s),) for s in scales)),  # type: ignore[call-arg]
-        input=replace(preset.input, size=(side, side)),
-        augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if nuclei else 0.0),
-        train=replace(preset.train, batch=4, lr=1e-3, warmup=30, clip=10.0, ema=0.99, workers=0, precision="bf16"),
-        data=DataConfig(train=str(given.data)),
-    )
-    torch.manual_seed(0)
-    model = registry.model_class(preset.name)(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    load_backbone(model.backbone, given.weights)  # type: ignore[arg-type]
-    optimizer = make_optimizer(model, config.train)
-    batches = iter(train_loader(train_set, config, 0, 10**6))
-    model.train()
-    average = deepcopy(model).requires_grad_(False)
-
-    def step(number: int, total: int) -> None:
-        set_rate(optimizer, learning_rate(number, total, config.train))
-        batch = next(batches)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            raw = model(images)
-        torch.stack(list(model.loss(raw, batch).values())).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_average(average, model, config.train.ema, number)
-
-    steps, seconds = train_within(given.minutes * 120, step)
+    training = Training("yolact-mobilenetv2-320", given.data, given.weights, size=given.size)
+    model, config, facts = training.run(train_set, given.minutes, None)
     if given.out:
-        save_model(given.out.with_suffix(".safetensors"), average, config, train_set.categories, {"step": steps})
-    rows = [
-        row for p in predict_dataset(average, val_set, config.input, val_set.categories, 4, 0) for row in p.to_coco()
-    ]
-    return rows, {"steps": steps, "batch": config.train.batch, "cpu_seconds": round(seconds), "input": side}
+        save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
+    found = predict_dataset(model, val_set, config.input, val_set.categories, 4, 0)
+    return [row for prediction in found for row in prediction.to_coco()], facts
 
 
 class TimmBody(nn.Module):
@@ -154,7 +84,7 @@ def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
     body = TimmBody(given.weights)
     backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), 256)
     backbone.add_module("body", body)
-    smallest = 16 if "nuclei" in str(given.data) else 32
+    smallest = 16 if is_nuclei(given.data) else 32
     return MaskRCNN(
         backbone,
         classes + 1,
@@ -167,11 +97,12 @@ def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
 
 
 def torchvisions(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
+    torch.manual_seed(0)
     model = mask_rcnn(given, len(train_set.categories)).train()
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=given.lr, momentum=0.9, weight_decay=1e-4
     )
-    ops = [Flip(0.5)] + ([VerticalFlip(0.5)] if "nuclei" in str(given.data) else [])
+    ops = [Flip(0.5)] + ([VerticalFlip(0.5)] if is_nuclei(given.data) else [])
     batch = 2
 
     def samples() -> Iterator[tuple[torch.Tensor, dict]]:

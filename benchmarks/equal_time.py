@@ -1,0 +1,159 @@
+"""One small model of the kit, trained for a given processor time on real pictures, and its AP: rows of a table.
+
+    python benchmarks/equal_time.py --data ../shared/data/nuclei_dsb2018 --model condinst-mobilenetv2-320 \\
+        --weights ../shared/weights/mobilenetv2_100.safetensors --labels boxes --minutes 20 --out condinst-boxes.json
+
+Every model starts from the same backbone weights (batch norm frozen) and has the same pictures, mirrors and colours,
+optimizer, batch and budget: 120 processor seconds for each of ``--minutes``, which is what two cores give in that
+time. The schedule is fitted to the budget by the speed of the first steps. Validation is not counted. ``--labels
+boxes`` hides the masks from the training; they are still what is measured. The same command twice gives the same
+result on the same machine but for the number of steps, which depends on its speed; ``--steps`` fixes that too.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from budget import spent, train_within
+from machine import describe
+from maskkit import registry
+from maskkit.api import shared_classes
+from maskkit.config import AugmentConfig, DataConfig, RunConfig
+from maskkit.data import open_splits
+from maskkit.data.loader import train_loader
+from maskkit.data.records import Dataset
+from maskkit.engine.checkpoint import save_model
+from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
+from maskkit.eval.coco import evaluate
+from maskkit.infer.predict import predict_dataset
+from maskkit.models.base import Model
+from maskkit.nn.backbone import load_backbone
+from maskkit.types import Categories
+
+
+def anchors_for(data: Path, size: int) -> tuple[tuple[float, ...], ...]:
+    """Anchor sizes for YOLACT, the only method here that has them fixed in pixels: small ones for nuclei."""
+    sides = (16, 28, 48, 96, 200) if is_nuclei(data) else (round(size * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
+    return tuple((float(side),) for side in sides)
+
+
+def is_nuclei(data: Path) -> bool:
+    """Whether the pictures come from microscopes: all objects are small, and there is no up and down."""
+    return "nuclei" in str(data)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one row of the table is."""
+
+    model: str
+    data: Path
+    weights: Path
+    labels: str = "masks"
+    size: int = 320
+    batch: int = 4
+    seed: int = 0
+    lr: float = 1e-3
+
+    def config(self, classes: int) -> RunConfig:
+        """The run, of the preset and of what is the same for all."""
+        preset = registry.preset(self.model)
+        knobs = {"scales": anchors_for(self.data, self.size)} if self.model.startswith("yolact") else {}
+        train = {"batch": self.batch, "optimizer": "adamw", "lr": self.lr, "weight_decay": 0.01, "warmup": 30}
+        return RunConfig(
+            preset=preset.name,
+            model=replace(preset.model, num_classes=classes, **knobs),
+            input=replace(preset.input, size=(self.size, self.size)),
+            augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
+            train=replace(preset.train, **train, clip=10.0, ema=0.99, workers=0, precision="bf16", seed=self.seed),
+            data=DataConfig(train=str(self.data), labels=self.labels),  # type: ignore[arg-type]
+        )
+
+    def run(self, train_set: Dataset, minutes: float, steps: int | None) -> tuple[Model, RunConfig, dict[str, Any]]:
+        """The averaged weights after ``minutes`` of two cores, or after ``steps``."""
+        config = self.config(len(train_set.categories))
+        torch.manual_seed(self.seed)
+        model = registry.model_class(self.model)(config.model)  # type: ignore[call-arg]
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, config.train)
+        batches = iter(train_loader(train_set, config, 0, 10**6))
+        model.train()
+        average = deepcopy(model).requires_grad_(False)
+
+        def step(number: int, total: int) -> None:
+            set_rate(optimizer, learning_rate(number, total, config.train))
+            batch = replace(next(batches), progress=(number + 1) / total)
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            torch.manual_seed(number)
+            with torch.autocast("cpu", torch.bfloat16):
+                raw = model(images, batch.targets)
+            torch.stack(list(model.loss(raw, batch).values())).sum().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            update_average(average, model, config.train.ema, number)
+
+        if steps is None:
+            steps, seconds = train_within(minutes * 120, step)
+        else:
+            begin = spent()
+            for number in range(steps):
+                step(number, steps)
+            seconds = spent() - begin
+        facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps}
+        return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
+
+
+def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The data set with some of its classes only; pictures without any of them stay."""
+    return shared_classes(Categories.of(names), dataset)[1] if names else dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="preset, one of the small ones with the MobileNetV2 backbone")
+    parser.add_argument("--weights", type=Path, required=True, help="mobilenetv2_100.safetensors")
+    parser.add_argument("--labels", choices=["masks", "boxes"], default="masks")
+    parser.add_argument("--classes", nargs="*", default=[], help="classes to learn; all when not given")
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--steps", type=int, help="fixed number of steps in place of --minutes")
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    train_set, val_set = (with_classes(d, given.classes) for d in open_splits(str(given.data), None, 0.2, 0))
+    begin = time.perf_counter()
+    training = Training(
+        given.model, given.data, given.weights, given.labels, given.size, given.batch, given.seed, given.lr
+    )
+    model, config, facts = training.run(train_set, given.minutes, given.steps)
+    if given.out:
+        save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
+    found = predict_dataset(model, val_set, config.input, val_set.categories, 4, 0)
+    rows = [row for prediction in found for row in prediction.to_coco()]
+    result = evaluate(rows, val_set.coco())
+    facts["wall_seconds"] = round(time.perf_counter() - begin)
+    for kind, numbers in (("mask", result.segm), ("box", result.bbox)):
+        facts |= {f"{kind} {k}": round(v, 4) for k, v in (numbers or {}).items() if k in ("AP", "AP50", "AP75")}
+    print(describe(given.threads))
+    print(json.dumps(facts), flush=True)
+    if given.out:
+        given.out.write_text(json.dumps({"facts": facts, "machine": describe(given.threads), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
