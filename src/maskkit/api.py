@@ -13,13 +13,14 @@ from maskkit import registry
 from maskkit.config import DataConfig, InputConfig, RunConfig
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.records import Dataset
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure, Source, predict_dataset, predict_pictures
 from maskkit.models.base import Model
 from maskkit.types import Categories, Prediction
 
 if TYPE_CHECKING:
-    from maskkit.eval.coco import CocoResult
+    from maskkit.eval.tasks import Result, Task
+    from maskkit.infer.views import Views
 
 BUILT_IN = "built-in"
 """What `load` calls the weights that the package carries."""
@@ -39,7 +40,7 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 
 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
-    """The `Segmenter` of a self-describing checkpoint, or of the ``"built-in"`` model.
+    """The `Segmenter` of a self-describing checkpoint, of the ``"built-in"`` model, or of a preset with public weights.
 
     ``device`` None takes an accelerator where there is one. For speed the batch norm of the backbone is folded into
     its convolutions: what comes back predicts, it does not train on. Raises `DataError` for a file that is missing or
@@ -49,15 +50,26 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     from maskkit.nn.backbone import fold_batch_norm
 
     checkpoint = load_model(find_weights(source))
-    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *checkpoint.config.input.size))
+    given = checkpoint.config.input
+    size = (256, 256) if given.resize == "shorter" else given.size  # where any size will do, a small one
+    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *size))
     return Segmenter(checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device)
 
 
-def find_weights(source: str | Path) -> Path:
-    """The file of weights called ``source``, which may be ``"built-in"``. Raises `DataError` when there is none."""
+def find_weights(source: str | Path, preset: str | None = None) -> Path:
+    """The file of weights called ``source``: a path, ``"built-in"``, or a preset that somebody publishes weights of.
+
+    ``"hub"`` is what is published of ``preset``. Raises `DataError` when there is none, or it cannot be fetched.
+    """
+    from maskkit import hub
+
+    if source == hub.HUB and preset is not None:
+        return hub.fetch(preset)
     path = _BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
         is_preset = str(source) in registry.list_models()
+        if is_preset and hub.can_fetch(str(source)):
+            return hub.fetch(str(source))
         hint = "that is a preset, train it first" if is_preset else f"give a .safetensors file or {BUILT_IN!r}"
         raise DataError(f"{path}: there is no such file of weights; {hint}")
     return path
@@ -102,26 +114,45 @@ class Segmenter:
             self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed
         )
 
-    def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> CocoResult:
-        """COCO numbers on a data set (a folder's validation split where it has one), over the classes both know.
+    def with_views(self, views: Views) -> Segmenter:
+        """The same model, looking at each picture in several ways before it decides (semantic models alone).
+
+        Raises `MaskkitError` for a model of another task.
+        """
+        from maskkit.infer.views import ManyViews
+
+        if views.plain:
+            return self
+        if "semantic" not in self.model.tasks:
+            raise MaskkitError("views are for semantic models; this one finds objects")
+        model = ManyViews(self.model, views, self.input)
+        return Segmenter(model, self.input, self.categories, self.info, self.device)
+
+    @property
+    def task(self) -> Task:
+        """How the model's predictions are measured."""
+        from maskkit.eval.tasks import TASKS
+
+        return TASKS[self.model.tasks[0]]
+
+    def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> Result:
+        """The task's numbers on a data set (a folder's validation split where it has one), over the classes both know.
 
         Classes are matched by name. Raises `DataError` when no name is shared.
         """
-        from maskkit.eval.coco import evaluate
-
         if not isinstance(data, Dataset):
             data = open_dataset(data, "val" if "val" in find_splits(data) else None)
         rows, known = self.detect(data, batch, workers)
-        return evaluate(rows, known.coco())
+        return self.task.evaluate(rows, known)
 
     def detect(
         self, dataset: Dataset, batch: int = 1, workers: int = 0, progress: Callable[[int], None] | None = None
     ) -> tuple[list[dict[str, Any]], Dataset]:
-        """COCO result rows for ``dataset``, and the data set cut down to the classes that model and data share.
+        """COCO result rows for ``dataset``, and the data set as the model's task sees it, with the shared classes only.
 
         The rows have the category ids of the data. Raises `DataError` when no class name is shared.
         """
-        ids, known = shared_classes(self.categories, dataset)
+        ids, known = shared_classes(self.categories, self.task.view(dataset))
         rows: list[dict[str, Any]] = []
         for prediction in predict_dataset(
             self.model, known, self.input, self.categories, batch, workers, progress=progress
@@ -148,7 +179,7 @@ class Segmenter:
         """
         from maskkit.engine.train import train
 
-        start = find_weights(weights) if weights is not None else None
+        start = find_weights(weights, preset) if weights is not None else None
         result = train(configure(preset, data, **sections), Path(out), resume, start)
         return load(result.best)
 
@@ -179,7 +210,11 @@ def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int],
     ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
     number = {k: n for n, k in enumerate(kept)}
     records = [
-        replace(r, annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number])
+        replace(
+            r,
+            annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number],
+            semantic=r.semantic.renumber(number) if r.semantic is not None else None,
+        )
         for r in dataset.records
     ]
     categories = Categories(tuple(theirs.names[k] for k in kept), tuple(theirs.ids[k] for k in kept))

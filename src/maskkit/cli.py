@@ -20,7 +20,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 import maskkit
-from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig, Views
 from maskkit.errors import DataError, MaskkitError
 
 if TYPE_CHECKING:
@@ -77,8 +77,11 @@ def predict(
     out: Path = Path("runs/predict"),
     score: float = 0.3,
     batch: int = 1,
+    views: Views = Views(),  # noqa: B008 (frozen)
 ) -> int:
     """Segment pictures: overlays, predictions.json (COCO results) and images.json (file name of each image id).
+
+    A semantic model also writes labels/, PNGs whose values are class numbers.
 
     Pictures that cannot be read are listed at the end; the others are done all the same.
 
@@ -90,6 +93,7 @@ def predict(
         out: Folder to write to.
         score: Objects below this score are left out.
         batch: Pictures that go through the network together.
+        views: Ways in which a semantic model looks at each picture.
     """
     if not sources:
         _wrong_usage("predict needs a picture, a folder or a pattern")
@@ -97,6 +101,7 @@ def predict(
         _wrong_usage("--batch is 1 at least")
     from maskkit.api import load
     from maskkit.files import write_json
+    from maskkit.infer.draw import save_labels
 
     failures: list[Failure] = []
     paths = _pictures(sources, failures)
@@ -105,7 +110,9 @@ def predict(
         raise MaskkitError(f"{overlays}: overlays would overwrite the pictures; choose another --out")
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
-    found = load(model).predict_many(paths, score, batch, failures.append)
+    segmenter = load(model).with_views(views)
+    found_in = "regions" if "semantic" in segmenter.model.tasks else "objects"
+    found = segmenter.predict_many(paths, score, batch, failures.append)
     with _progress() as bars:
         for prediction in bars.track(found, len(paths), description="predicting"):
             meta = prediction.meta
@@ -113,11 +120,13 @@ def predict(
             while name in images:
                 name = f"{meta.image_id}-{name}"
             prediction.save(overlays / name)
+            if prediction.semantic is not None:
+                save_labels(prediction, out / "labels" / f"{Path(name).stem}.png")
             images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
             rows += prediction.to_coco()
     write_json(out / "predictions.json", rows)
     write_json(out / "images.json", list(images.values()))
-    print(f"{len(rows)} objects in {len(images)} pictures: {overlays} and {out / 'predictions.json'}")
+    print(f"{len(rows)} {found_in} in {len(images)} pictures: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
         print(f"maskkit: {failure.error}", file=sys.stderr)
     if failures:
@@ -129,12 +138,14 @@ def evaluate(
     data: Path,
     model: str | None = None,
     predictions: Path | None = None,
+    task: Literal["instance", "semantic"] = "instance",
     split: str | None = None,
     out: Path = Path("runs/eval"),
     batch: int = 1,
     workers: int = 0,
+    views: Views = Views(),  # noqa: B008 (frozen)
 ) -> int:
-    """Measure a model, or a COCO results file of any tool: the COCO table, metrics.json, report.html.
+    """Measure a model, or a COCO results file of any tool: AP or mIoU table, metrics.json, report.html.
 
     Example: maskkit eval --model runs/pets/best.safetensors --data pets/
 
@@ -144,18 +155,19 @@ def evaluate(
         data: Folder or annotation file, of any format.
         model: Checkpoint, or built-in. Its classes are matched with those of the data by name.
         predictions: COCO results file, instead of a model.
+        task: What a results file is measured as; a model knows its own.
         split: Part of a folder: train, val or test; val where there is one, else all of it.
         out: Folder to write to.
         batch: Pictures that go through the network together.
         workers: Loader processes.
+        views: Ways in which a semantic model looks at each picture.
     """
     if (model is None) == (predictions is None):
         _wrong_usage("eval needs either --model or --predictions")
     if batch < 1:
         _wrong_usage("--batch is 1 at least")
     from maskkit.data import find_splits, open_dataset
-    from maskkit.eval.coco import evaluate, read_results
-    from maskkit.eval.report import write_report
+    from maskkit.eval.tasks import TASKS
     from maskkit.files import write_json
 
     splits = find_splits(data)
@@ -165,18 +177,20 @@ def evaluate(
     if model is not None:
         from maskkit.api import load
 
-        segmenter = load(model)
+        segmenter = load(model).with_views(views)
+        judge = segmenter.task
         with _progress() as bars:
-            task = bars.add_task("predicting", total=len(dataset))
-            rows, dataset = segmenter.detect(dataset, batch, workers, lambda done: bars.advance(task, done))
+            bar = bars.add_task("predicting", total=len(dataset))
+            rows, dataset = segmenter.detect(dataset, batch, workers, lambda done: bars.advance(bar, done))
         write_json(out / "predictions.json", rows)
     else:
         assert predictions is not None
-        rows = read_results(predictions, dataset.coco())
-    truth, paths = dataset.coco(), {r.image_id: r.path for r in dataset.records}
-    result = evaluate(rows, truth)
+        judge = TASKS[task]
+        dataset = judge.view(dataset)
+        rows = judge.read_results(predictions, dataset)
+    result = judge.evaluate(rows, dataset)
     result.save(out / "metrics.json")
-    write_report(out / "report.html", result, rows, truth, paths, title=f"{model or predictions} on {data}")
+    judge.write_report(out / "report.html", result, rows, dataset, title=f"{model or predictions} on {data}")
     _stdout().print(result.table())
     print(f"{len(dataset)} pictures, {len(dataset.categories)} classes: {out / 'report.html'}")
     return 0
@@ -244,20 +258,14 @@ def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], 
         model: Preset that it belongs to.
         out: File to write.
     """
-    from maskkit import published
-    from maskkit.api import configure, create_model
-    from maskkit.data.names import COCO, VOC
-    from maskkit.engine.checkpoint import read_checkpoint, save_model
+    from maskkit.hub import import_state
+    from maskkit.weight_files import read_checkpoint
 
-    config = configure(model)
-    categories = {len(c): c for c in (COCO, VOC)}[config.model.num_classes]
-    network = create_model(model)
     try:
-        network.load_state_dict(published.convert(read_checkpoint(checkpoint), model))
+        categories = import_state(read_checkpoint(checkpoint), model, out, checkpoint.name)
     except DataError as error:
         message = str(error)
         raise DataError(message if str(checkpoint) in message else f"{checkpoint}: {message}") from None
-    save_model(out, network, config, categories, {"imported": checkpoint.name})
     print(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict PICTURE --model {out}")
     return 0
 
@@ -300,7 +308,7 @@ class TrainOptions:
     resume: bool = False
     """Go on with the run in the folder, or begin it where there is none."""
     weights: str | None = None
-    """Checkpoint or built-in, or backbone weights with timm's names, to start from."""
+    """Checkpoint or built-in, or backbone weights with timm's names, to start from; hub fetches published ones."""
 
 
 def train(options: TrainOptions) -> int:
@@ -312,7 +320,7 @@ def train(options: TrainOptions) -> int:
     from maskkit.config import to_dict
     from maskkit.engine.train import train
 
-    weights = find_weights(options.weights) if options.weights is not None else None
+    weights = find_weights(options.weights, options.preset) if options.weights is not None else None
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
     shown = to_dict(config)
     del shown["model"]["num_classes"]  # known when the data have been read

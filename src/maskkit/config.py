@@ -61,6 +61,8 @@ class InputConfig:
     resize: Literal["stretch", "pad", "shorter"] = "stretch"
     """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below;
     ``shorter`` keeps it too and lets the input be as large as the picture asks for (detectron2, torchvision)."""
+    antialias: bool = False
+    """Whether shrinking averages over what it leaves out, as Pillow does and detectron2 by it."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[float, float, float] = (58.40, 57.12, 57.38)
@@ -108,11 +110,15 @@ class TrainConfig:
     weight_decay: float = 5e-4
     decay_norm: bool = True
     """Whether normalisation layers and biases decay too."""
+    decay_bias: bool = False
+    """Whether biases outside of normalisation layers decay even where ``decay_norm`` is off, as in detectron2."""
     schedule: Literal["steps", "cosine"] = "cosine"
     milestones: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Shares of the run at which ``steps`` divides the rate by ten."""
     warmup: int = 500
-    """Steps of linear warm-up from a tenth of the rate."""
+    """Steps of linear warm-up."""
+    warmup_from: float = 0.1
+    """Share of the rate with which the warm-up begins."""
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     ema: float = 0.0
@@ -158,6 +164,29 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of a picture a semantic model is tested on; the defaults are the picture alone."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes of the picture, as multiples of ``base``."""
+    flip: bool = False
+    """Whether each view is seen mirrored too."""
+    window: tuple[int, int] | None = None
+    """Height and width of a window that slides over each view; the whole view at once when not given."""
+    overlap: float = 1 / 3
+    """Share of a window, at least, that the next one covers again."""
+    base: int | None = None
+    """Longer side of the picture at scale 1; that of the network's input when not given."""
+    crf: bool = False
+    """Whether a fully connected CRF sharpens the result (DeepLab v1 and v2)."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the picture alone is all there is."""
+        return self == Views()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from maskkit import registry
 from maskkit.config import InputConfig, ModelConfig, RunConfig
@@ -33,6 +34,8 @@ class Conformance:
     size: ClassVar[tuple[int, int]] = (128, 128)
     overfit: ClassVar[dict[str, Any]] = {"steps": 160, "lr": 3e-3, "size": (320, 320)}
     """Masks on a grid of a quarter of the input reach an IoU of 0.95 only for objects that are large on it."""
+    pictures: ClassVar[int] = 40
+    """Seed of the two pictures that are learnt by heart."""
 
     @classmethod
     def model_config(cls, **knobs: Any) -> ModelConfig:
@@ -79,14 +82,15 @@ class Conformance:
         batch = self.batch([1, 2])
         with torch.no_grad():
             chosen = model.select(model(batch.images))
+        assert all(len(field) == 2 and field.isfinite().all() for field in chosen)
+        if "scores" not in chosen._fields:
+            return  # maps
         b, k = chosen.scores.shape
-        assert b == 2
         assert chosen.boxes.shape == (b, k, 4)
-        assert chosen.labels.shape == chosen.mask_scores.shape == (b, k)
-        assert chosen.masks.shape[:2] == (b, k)
+        assert all(field.shape[:2] == (b, k) for field in chosen)
         assert chosen.labels.dtype == torch.int64
         assert 0 <= int(chosen.labels.min()) <= int(chosen.labels.max()) < len(CATEGORIES)
-        assert 0 <= float(chosen.masks.min()) <= float(chosen.masks.max()) <= 1
+        assert all(0 <= float(masks.min()) <= float(masks.max()) <= 1 for masks in mask_fields(chosen))
         assert (chosen.scores.diff(dim=1) <= 0).all(), "best first"
 
     def test_loss_is_finite_whatever_the_labels(self) -> None:
@@ -105,11 +109,12 @@ class Conformance:
             assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
     def test_boxes_alone_teach_masks(self) -> None:
-        """A method that can do with boxes has the terms of `maskkit.losses`, and only where no mask is known."""
+        """A method for boxes has the terms of `maskkit.losses`; one for masks too, only where none is known."""
         model = self.model().train()
         if "boxes" not in model.needs or "instance" not in model.tasks:
             pytest.skip("this method learns no masks from boxes")
-        for batch, boxed in ((self.batch([3, 4]), False), (self.batch([3, 4], box_only=1.0), True)):
+        masks_too = "masks" in model.needs
+        for batch, boxed in ((self.batch([3, 4]), not masks_too), (self.batch([3, 4], box_only=1.0), True)):
             losses = model.loss(model(batch.images, batch.targets), batch)
             model.zero_grad()
             (losses["projection"] + losses["pairwise"]).backward()
@@ -133,7 +138,7 @@ class Conformance:
         with torch.no_grad():
             trained, evaluated = model.train()(images), model.eval()(images)
         assert type(trained) is type(evaluated)
-        assert [t.shape for t in trained] == [t.shape for t in evaluated]
+        assert [t.shape for t in tensors(trained)] == [t.shape for t in tensors(evaluated)]
 
     def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
@@ -142,11 +147,16 @@ class Conformance:
             together = model.select(model(batch.images))
             for i in range(len(batch)):
                 alone = model.select(model(batch.images[i : i + 1]))
+                if "scores" not in alone._fields:
+                    for a, b in zip(alone, together, strict=True):
+                        assert torch.allclose(a[0].float(), b[i].float(), atol=1e-3)
+                    continue
                 assert torch.allclose(alone.scores[0], together.scores[i], atol=1e-5)
                 # what scores alike may change places; compare where the order is certain
                 sure = distinct(together.scores[i])
                 assert torch.allclose(alone.boxes[0][sure], together.boxes[i][sure], atol=1e-4)
-                assert torch.allclose(alone.masks[0][sure], together.masks[i][sure], atol=1e-3)
+                for a, b in zip(mask_fields(alone), mask_fields(together), strict=True):
+                    assert torch.allclose(a[0][sure], b[i][sure], atol=1e-3)
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
         model = self.model().eval()
@@ -157,7 +167,7 @@ class Conformance:
         assert again.config == config
         assert again.categories == CATEGORIES
         with torch.no_grad():
-            for a, b in zip(model(images), again.model.eval()(images), strict=True):
+            for a, b in zip(tensors(model(images)), tensors(again.model.eval()(images)), strict=True):
                 assert torch.equal(a, b)
 
     def test_bf16_loss_is_near_fp32(self) -> None:
@@ -185,7 +195,7 @@ class Conformance:
         torch.manual_seed(0)
         settings = self.overfit
         given = replace(self.input(), size=settings["size"])
-        data = shapes_dataset(2, seed=40, size=settings["size"], objects=(2, 3))
+        data = shapes_dataset(2, seed=self.pictures, size=settings["size"], objects=(2, 3))
         samples = [apply(eval_ops(given), data.load(i), np.random.default_rng(0)) for i in range(2)]
         batch = collate(samples, given)
         model = self.model().train()
@@ -202,8 +212,11 @@ class Conformance:
         with torch.no_grad():
             predictions = model.decode(model(batch.images), batch.metas, CATEGORIES)
         result = evaluate([row for p in predictions for row in p.to_coco()], data.coco())
-        assert result.segm is not None
-        assert result.segm["AP"] > 0.9, result.segm
+        assert (result.segm is not None) == ("instance" in model.tasks)
+        # masks that are never shown cannot be learnt by heart: a method for boxes alone is judged by its boxes
+        numbers = result.main if "masks" in model.needs else result.bbox
+        assert numbers is not None
+        assert numbers["AP"] > 0.9, numbers
 
 
 class Whole(torch.nn.Module):
@@ -215,6 +228,16 @@ class Whole(torch.nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model.select(self.model(images)))
+
+
+def tensors(raw: Any) -> list[Tensor]:
+    """All tensors of a `Raw`, whose fields may be tuples of levels, or None."""
+    return [leaf for leaf in tree_leaves(raw) if isinstance(leaf, Tensor)]
+
+
+def mask_fields(chosen: Any) -> list[Tensor]:
+    """The masks among the fields of a selection: none for a detector."""
+    return [field for field in chosen if field.ndim == 4]
 
 
 def collate_two(a: Batch, b: Batch) -> Batch:

@@ -63,6 +63,12 @@ class Case:
         return module
 
     @cached_property
+    def scenes(self) -> ModuleType:
+        assert self.recipe
+        root = next(p for p in self.path.parents if (p / "scenes.py").exists())
+        return _load(root / "scenes.py", "scenes")
+
+    @cached_property
     def inputs(self) -> ModuleType:
         assert self.recipe
         return _load(self.path.parent / "inputs.py", f"inputs_{self.method}")
@@ -86,6 +92,11 @@ class Case:
         """A stored output, marked as looked at."""
         self.unchecked.discard(name)
         return self.outputs[name]
+
+    def unpacked(self, name: str) -> np.ndarray:
+        """A stored output of booleans, one bit each, in its shape."""
+        shape = self.manifest["outputs"][name]["shape"]
+        return np.unpackbits(self.stored(name))[: int(np.prod(shape))].reshape(shape).astype(bool)
 
     def compare(self, name: str, ours: Tensor | np.ndarray, relative: float, absolute: float = 0.0) -> None:
         """``|ours - official| <= relative * absmax + absolute`` for the stored part of an output."""

@@ -117,7 +117,8 @@ def check_datasets(
         usable[name] = dataset.subset(i for i, record in enumerate(dataset.records) if record not in found)
     summaries = {name: _summary(dataset) for name, dataset in usable.items()}
     for name, summary in summaries.items():
-        if absent := [c for c, n in summary.classes.items() if n == 0]:
+        mapped = any(r.semantic is not None for r in usable[name].records)  # its classes may stand in label maps
+        if not mapped and (absent := [c for c, n in summary.classes.items() if n == 0]):
             problems.warn(
                 usable[name].source, name, f"no object of {', '.join(absent)}; nothing can be learnt or measured"
             )

@@ -44,6 +44,11 @@ class LabelFile:
         """Class numbers that may occur."""
         return set(self.numbers.values()) - {BACKGROUND, IGNORE}
 
+    @property
+    def known(self) -> bool:
+        """Whether the class of any pixel is known."""
+        return bool(self.classes)
+
     def renumber(self, numbers: Mapping[int, int]) -> "LabelFile":
         """The same picture under other class numbers; classes that ``numbers`` does not name are ignored."""
         return replace(self, numbers={v: n if n == IGNORE else numbers.get(n, IGNORE) for v, n in self.numbers.items()})
@@ -80,6 +85,11 @@ class PaintedObjects:
     def classes(self) -> set[int]:
         """Class numbers that may occur."""
         return ({o.label for o in self.objects} | {self.background}) - {BACKGROUND, IGNORE}
+
+    @property
+    def known(self) -> bool:
+        """Whether the class of any pixel is known but that of the background."""
+        return any(o.segmentation is not None for o in self.objects)
 
     def renumber(self, numbers: Mapping[int, int]) -> "PaintedObjects":
         """The same objects under other class numbers; classes that ``numbers`` does not name are ignored."""

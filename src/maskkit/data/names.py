@@ -21,5 +21,10 @@ _VOC = (
 COCO = Categories(tuple(_COCO.split(", ")), tuple(i for i in range(1, 91) if i not in _COCO_GAPS))
 """The 80 classes of COCO with their ids between 1 and 90."""
 
+COCO_IDS = Categories(
+    tuple(COCO.names[COCO.ids.index(i)] if i in COCO.ids else f"unused {i}" for i in range(1, 91)), tuple(range(1, 91))
+)
+"""Every id from 1 to 90 as a class, as torchvision's models have it; ten of them were never annotated."""
+
 VOC = Categories.of(_VOC.split(", "))
 """The 20 classes of Pascal VOC."""

@@ -29,7 +29,9 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
         row = by_image.get(image["id"])
         picture, labels = picture_of(image["file_name"]), labels_of(row["file_name"]) if row else None
         if row is None or picture is None or labels is None:
-            lacks = "the picture" if picture is None else "the segments" if row is None else f"the ids {row['file_name']}"
+            lacks = (
+                "the picture" if picture is None else "the segments" if row is None else f"the ids {row['file_name']}"
+            )
             problems.error(file, name, f"{lacks} cannot be found; add what lacks, or remove the record")
             continue
         values = {0: IGNORE}

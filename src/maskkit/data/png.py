@@ -105,7 +105,9 @@ def _described(file: Path) -> tuple[dict[int, str], set[int]]:
         names = {int(c["id"]): str(c["name"]) for c in content["classes"]}
         return names, {int(content["void"]["id"])} if "void" in content else set()
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f'{file}: is not {{"classes": [{{"id": 0, "name": "sky"}}, ...]}} ({error!r}); correct it') from None
+        raise DataError(
+            f'{file}: is not {{"classes": [{{"id": 0, "name": "sky"}}, ...]}} ({error!r}); correct it'
+        ) from None
 
 
 def _values(masks: list[Path]) -> list[int]:

@@ -86,7 +86,7 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One picture: where it lies, its (H, W) when upright, its objects, and where the class of each pixel is known from."""
+    """One picture: where it lies, its (H, W) when upright, its objects, and what tells the class of each pixel."""
 
     image_id: int
     path: Path
@@ -112,8 +112,8 @@ class Dataset:
         """Picture, target and meta of one record.
 
         ``labels`` decides what the target carries: ``masks`` everything the file has, ``boxes`` no masks and no label
-        map, ``tags`` only which classes occur, without any object. Raises `DataError` when the picture cannot be read, or has not
-        the size that the annotations were made for.
+        map, ``tags`` only which classes occur, without any object. Raises `DataError` when the picture cannot be read,
+        or has not the size that the annotations were made for.
         """
         record = self.records[index]
         image = self._read(record)
@@ -186,8 +186,8 @@ class Dataset:
         if any(s.has_background for s in sources):
             free = next(i for i in itertools.count() if i not in categories.ids)
             categories, shift = Categories(("background", *categories.names), (free, *categories.ids)), 1
-        if len(categories) > IGNORE:
-            raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds {IGNORE} at most")
+        if len(categories) >= IGNORE:
+            raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds {IGNORE - 1} at most")
         numbers = {n: n + shift for n in range(-shift, len(self.categories))}
         records = [
             replace(r, annotations=[], semantic=s.renumber(numbers)) for r, s in zip(self.records, sources, strict=True)

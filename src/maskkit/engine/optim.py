@@ -9,12 +9,16 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from maskkit.config import TrainConfig
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in four groups, always in this order: backbone, backbone norm and bias, rest, rest of those.
 
-    ``lr_factor`` of a group is its share of the learning rate. Norms and biases are told by having one axis at most.
+    ``lr_factor`` of a group is its share of the learning rate. Norms and biases are told by having one axis at most;
+    with ``decay_bias`` only those of normalisation layers are apart from the rest.
     """
+    of_norms = {p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     groups: list[dict[str, Any]] = [
         {"params": [], "lr_factor": factor, "weight_decay": decay}
         for factor in (config.backbone_lr, 1.0)
@@ -22,7 +26,8 @@ def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     ]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            place = 2 * (not name.startswith("backbone.")) + (parameter.ndim <= 1)
+            apart = parameter.ndim <= 1 and (parameter in of_norms or not config.decay_bias)
+            place = 2 * (not name.startswith("backbone.")) + apart
             groups[place]["params"].append(parameter)
     return groups
 
@@ -38,11 +43,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Rate of optimizer step ``step`` (0 is the first) of ``total``.
 
-    The schedule runs over the whole training; the warm-up multiplies it from 0.1 to 1, over a tenth of a short run at
-    most, so that ten epochs of a hundred pictures are not all warm-up.
+    The schedule runs over the whole training; the warm-up multiplies it from ``warmup_from`` to 1, over a tenth of a
+    short run at most, so that ten epochs of a hundred pictures are not all warm-up.
     """
     warmup = min(config.warmup, total // 10)
-    warm = 0.1 + 0.9 * step / warmup if step < warmup else 1.0
+    warm = config.warmup_from + (1 - config.warmup_from) * step / warmup if step < warmup else 1.0
     if config.schedule == "steps":
         return config.lr * warm * 0.1 ** sum(step >= share * total for share in config.milestones)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))

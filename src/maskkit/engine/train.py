@@ -33,8 +33,7 @@ from maskkit.engine import checkpoint
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
 from maskkit.errors import DataError, MaskkitError
-from maskkit.eval.coco import CocoResult, evaluate
-from maskkit.eval.report import write_report
+from maskkit.eval.tasks import TASKS
 from maskkit.files import replacing, write_json
 from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
@@ -56,7 +55,7 @@ class TrainResult:
     last: Path
     steps: int
     metrics: dict[str, float]
-    """Of the best weights; ``AP`` is that of the masks, or of the boxes where no mask is known."""
+    """Of the best weights: `maskkit.eval.tasks.Result.metrics`, the number that decided which are best first."""
 
 
 def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | None = None) -> TrainResult:
@@ -74,7 +73,11 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
         raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
     accelerator.wait_for_everyone()  # until all have looked nobody writes
     train_set, val_set, notes = open_data(config)
-    truth, categories, pictures = val_set.coco(), train_set.categories, len(train_set)
+    task, categories, pictures = (
+        TASKS[registry.model_class(config.preset).tasks[0]],
+        train_set.categories,
+        len(train_set),
+    )
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
     if min(settings.batch, settings.save_every) < 1:
@@ -141,20 +144,20 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
             if evaluation_due(done, total, settings.eval_every * pictures / settings.batch):
                 rows = detect(shown, val_set, train_set, config, out / "samples" / f"{done:07}", log, accelerator)
                 if accelerator.is_main_process:
-                    metrics = headline(evaluate(rows, truth))
+                    metrics = task.evaluate(rows, val_set).metrics
                     log.evaluation(done, metrics)
-                    if state["best"] is None or metrics["AP"] >= state["best"]:
-                        state |= {"best": metrics["AP"], "metrics": metrics}
+                    decisive = next(iter(metrics.values()))
+                    if state["best"] is None or decisive >= state["best"]:
+                        state |= {"best": decisive, "metrics": metrics}
                         write_json(predictions, rows)
                         checkpoint.save_model(best, shown, config, categories, {"step": done, "metrics": metrics})
             if done % settings.save_every == 0 or done == total:
                 save()
     if accelerator.is_main_process:
         rows = json.loads(predictions.read_bytes())
-        paths = {r.image_id: r.path for r in val_set.records}
         step = checkpoint.read_header(best)["info"]["step"]
         notes = [f"weights of step {step} of {total}, trained on {pictures} pictures of {train_set.source}"]
-        write_report(out / "report.html", evaluate(rows, truth), rows, truth, paths, config.preset, notes)
+        task.write_report(out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
     accelerator.wait_for_everyone()
     return TrainResult(out, best, last, total, state["metrics"])
 
@@ -165,8 +168,8 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
     cannot learn from the labels that there are.
     """
-    data, needs = config.data, registry.model_class(config.preset).needs
-    train_set, val_set = open_splits(data.train, data.val, data.val_split)
+    data, kind = config.data, registry.model_class(config.preset)
+    train_set, val_set = map(TASKS[kind.tasks[0]].view, open_splits(data.train, data.val, data.val_split))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     train_set, val_set = report.datasets["train"], report.datasets["val"]
     notes = [f"{len(train_set)} pictures to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"]
@@ -185,13 +188,15 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
         if len(part) == 0:
             raise DataError(f"{data.train}: no usable picture for {name}; maskkit check {data.train} tells why")
     objects = [a for record in train_set.records for a in record.annotations]
-    there = {"tags", "boxes", "masks"} if any(a.segmentation is not None for a in objects) else {"tags", "boxes"}
+    maps = [record.semantic for record in train_set.records if record.semantic is not None]
+    masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
+    there = {"tags", "boxes", "masks"} if masks else {"tags", "boxes"}
     wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
-    if not objects:
+    if not objects and not any(m.classes for m in maps):
         raise DataError(f"{data.train}: no picture has an object, there is nothing to learn; add annotations")
-    if not set(needs) & there & wanted:
+    if not set(kind.needs) & there & wanted:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
-        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(needs)}, but {given}")
+        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(kind.needs)}, but {given}")
     return train_set, val_set, notes
 
 
@@ -229,13 +234,6 @@ def draw(prediction: Prediction, folder: Path) -> None:
     prediction.save(folder / f"{prediction.meta.image_id}_{Path(prediction.meta.path).stem}.jpg")
 
 
-def headline(result: CocoResult) -> dict[str, float]:
-    """The numbers by which a run is followed."""
-    kinds = (("mask", result.segm), ("box", result.bbox))
-    parts = {f"{kind}_{n}": numbers[n] for kind, numbers in kinds if numbers for n in ("AP", "AP50", "AP75")}
-    return {"AP": result.main["AP"], **parts}
-
-
 def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path) -> str:
     """Write the batch of a loss that is not finite to ``path``; gives the message to stop with."""
     tensors = {"images": batch.images, "valid": batch.valid}
@@ -243,6 +241,8 @@ def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path)
         tensors |= {f"boxes/{i}": target.boxes, f"labels/{i}": target.labels, f"crowd/{i}": target.crowd}
         if target.masks is not None:
             tensors[f"masks/{i}"] = target.masks.dense()
+        if target.semantic is not None:
+            tensors[f"semantic/{i}"] = target.semantic
     about = {
         "step": step,
         "loss": {name: str(value) for name, value in values.items()},

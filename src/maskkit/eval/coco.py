@@ -61,6 +61,13 @@ class CocoResult:
         assert numbers is not None
         return numbers
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed; the first one, ``AP``, decides which weights are best."""
+        parts = (("mask", self.segm), ("box", self.bbox))
+        named = {f"{kind}_{n}": v[n] for kind, v in parts if v for n in ("AP", "AP50", "AP75")}
+        return {"AP": self.main["AP"], **named}
+
     def to_json(self) -> dict[str, Any]:
         """The numbers as plain JSON types, without the curves."""
         return {"bbox": self.bbox, "segm": self.segm, "per_class": self.per_class}

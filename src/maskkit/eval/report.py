@@ -4,8 +4,6 @@ It answers in this order: how good is it, from which score on should detections 
 does it fail, what is taken for what, and what do the worst pictures look like.
 """
 
-import base64
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -32,7 +30,7 @@ from maskkit.eval.match import (
     threshold_curve,
     worst,
 )
-from maskkit.files import replacing
+from maskkit.eval.page import drawing, heat, picture, table, write_page
 
 PICTURES = 12
 """Worst pictures shown."""
@@ -79,9 +77,7 @@ def write_report(
         _confusion(counts, names, best.score),
         _worst(worst(seen, best.score, PICTURES), names, best.score, where, truth),
     ]
-    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(sections))
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(Path(path), title, sections)
 
 
 def _head(title: str, notes: Iterable[str], truth: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -95,10 +91,10 @@ def _head(title: str, notes: Iterable[str], truth: Mapping[str, Any], rows: Sequ
 
 def _summary(result: CocoResult) -> str:
     measured = [(name, n) for name, n in (("Boxes", result.bbox), ("Masks", result.segm)) if n is not None]
-    table = _table(["COCO, %", *measured[0][1]], [[name, *map(percent, n.values())] for name, n in measured])
+    numbers = table(["COCO, %", *measured[0][1]], [[name, *map(percent, n.values())] for name, n in measured])
     return (
         "<h2>Average precision and recall</h2>"
-        + table
+        + numbers
         + "<p class=note>AP is the mean over IoU 0.50 to 0.95, AP50 and AP75 hold one IoU; s, m, l are objects under "
         "32&sup2;, under 96&sup2; and from 96&sup2; pixels; AR with a number allows that many detections per picture. "
         "A dash: no such object.</p>"
@@ -121,7 +117,7 @@ def _threshold(best: Threshold, curve: Sequence[Threshold], kind: Kind) -> str:
         heading + f"<p>Detections with a score of <b>{best.score:.2f}</b> or more give the highest F1, "
         f"<b>{percent(best.f1)} %</b>: {percent(best.precision)} % of them are right, and {percent(best.recall)} % of "
         f"the objects are found ({_KIND_NAMES[kind]} IoU 0.5, right class). Confusion matrix and worst pictures "
-        "below are taken at this threshold.</p>" + _svg(figure, "F1, precision and recall by score threshold")
+        "below are taken at this threshold.</p>" + drawing(figure, "F1, precision and recall by score threshold")
     )
 
 
@@ -141,7 +137,7 @@ def _curves(result: CocoResult) -> str:
         axes.legend(frameon=False)
     return (
         "<h2>Precision and recall</h2>"
-        + _svg(figure, "Precision by recall")
+        + drawing(figure, "Precision by recall")
         + ("<p class=note>Mean over the classes; the number is the area under the curve in percent.</p>")
     )
 
@@ -155,7 +151,7 @@ def _sizes(result: CocoResult, seen: Sequence[Scene]) -> str:
         count = int(((areas >= low) & (areas < high)).sum())
         values = [percent(n[f"{m}{letter}"]) for _, n in measured for m in ("AP", "AR")]
         body.append([_SIZES[letter], str(count), *values])
-    return "<h2>Sizes</h2>" + _table(header, body)
+    return "<h2>Sizes</h2>" + table(header, body)
 
 
 def _classes(result: CocoResult) -> str:
@@ -164,7 +160,7 @@ def _classes(result: CocoResult) -> str:
     ranked = sorted(result.per_class.items(), key=lambda item: -item[1][f"{result.kind}_AP"])
     body = [[name, str(v["objects"]), *(percent(v[c]) for c in columns)] for name, v in ranked]
     bars = [v[f"{result.kind}_AP"] for _, v in ranked]
-    return "<h2>Classes</h2>" + _table(header, body, bars)
+    return "<h2>Classes</h2>" + table(header, body, bars)
 
 
 def _confusion(counts: Int[np.ndarray, "k+1 k+1"], names: list[str], score: float) -> str:
@@ -183,26 +179,9 @@ def _confusion(counts: Int[np.ndarray, "k+1 k+1"], names: list[str], score: floa
         f"<h2>Confusion</h2><p class=note>Rows: objects; columns: what they were taken for at score {score:.2f}, "
         "matched at IoU 0.5 regardless of class. Last column: missed; last row: detections of nothing. Shade: share of "
         f"the row. {note}</p>"
-        + _svg(_heat(counts[np.ix_(cells, cells)], [labels[i] for i in cells]), "Confusion matrix")
+        + drawing(heat(counts[np.ix_(cells, cells)], [labels[i] for i in cells]), "Confusion matrix")
         + (f"<p>Mixed up most often:</p><ol>{mixed}</ol>" if mixed else "")
     )
-
-
-def _heat(counts: Int[np.ndarray, "n n"], labels: list[str]) -> Figure:
-    side = max(3.0, min(0.45 * len(labels), 11.0)) + 1.2
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    share = counts / counts.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    font = 9 if len(labels) <= 20 else 6
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=font)
-    axes.set_yticks(range(len(labels)), labels, fontsize=font)
-    if len(labels) <= 25:
-        for (i, j), count in np.ndenumerate(counts):
-            if count:
-                ink = "white" if share[i, j] > 0.5 else "black"
-                axes.text(j, i, str(count), ha="center", va="center", fontsize=font - 1, color=ink)
-    return figure
 
 
 def _worst(
@@ -220,7 +199,7 @@ def _worst(
         name = str(images[scene.image_id].get("file_name", scene.image_id))
         caption = f"{escape(name)}: {rating.hits} right, {rating.missed} missed, {rating.false} false"
         try:
-            sides = "".join(map(_picture, draw_scene(where(scene.image_id), scene, names, score)))
+            sides = "".join(map(picture, draw_scene(where(scene.image_id), scene, names, score)))
         except (DataError, KeyError) as error:
             sides = f"<p class=note>the picture cannot be shown: {escape(str(error))}</p>"
         figures.append(f"<figure><div class=pair>{sides}</div><figcaption>{caption}</figcaption></figure>")
@@ -286,62 +265,3 @@ def _reduced(rle: mask_math.Rle, size: tuple[int, int]) -> UInt8[np.ndarray, "h 
     """A mask as 0 and 255 at another (width, height), nearest pixel."""
     dense: Bool[np.ndarray, "h w"] = mask_math.decode([rle], tuple(rle["size"]))[0]
     return np.asarray(Image.fromarray(dense).resize(size, Image.Resampling.NEAREST).convert("L"))
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]], bars: Sequence[float] | None = None) -> str:
-    """An HTML table; with ``bars``, shares 0 to 1, one bar behind each row's name."""
-    lines = []
-    for i, cells in enumerate(body):
-        share = 100 * max(bars[i], 0) if bars is not None else 0
-        fill = f' style="background:linear-gradient(90deg,#dbe9fb {share:.1f}%,transparent {share:.1f}%)"'
-        first = f"<th{fill if bars is not None else ''}>{escape(cells[0])}</th>"
-        lines.append(f"<tr>{first}{''.join(f'<td>{escape(c)}</td>' for c in cells[1:])}</tr>")
-    heads = "".join(f"<th>{escape(c)}</th>" for c in header)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-def _svg(figure: Figure, text: str) -> str:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f23; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .3rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d9dde3; padding-bottom: .2rem; }
-.note { color: #5a626c; margin: .3rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eceef1; white-space: nowrap; }
-th:first-child { text-align: left; min-width: 9rem; }
-tbody th { font-weight: normal; }
-img { max-width: 100%; }
-figure { margin: 1.2rem 0; }
-.pair { display: flex; gap: .5rem; align-items: flex-start; }
-.pair img { width: calc(50% - .25rem); }
-figcaption { color: #5a626c; font-size: .9rem; }
-.key { color: white; border-radius: .2rem; padding: 0 .4rem; margin-left: .3rem; }
-"""

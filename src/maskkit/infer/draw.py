@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from maskkit.data.images import read_image
 from maskkit.errors import DataError
@@ -25,6 +28,8 @@ _COLOURS = (
 
 _TEXT_SHARE = 0.12
 """Share of a picture that labels may cover."""
+_NAMED_SHARE = 0.01
+"""Share of a picture from which on a class of a label map is named."""
 _MASK_BYTES = 1 << 28
 """Dense masks are made for so many objects at once that they take no more memory than this."""
 
@@ -48,8 +53,12 @@ def to_supervision(prediction: Prediction) -> supervision.Detections:
 def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size.
 
-    Where objects are many, the largest alone are labelled: text must not hide the picture.
+    Where objects are many, the largest alone are labelled: text must not hide the picture. Of a label map all classes
+    are tinted, and those that cover enough are named.
     """
+    if prediction.semantic is not None:
+        tinted = paint(image, prediction.semantic, len(prediction.categories))
+        return _label_classes(tinted, prediction.semantic, prediction.categories.names)
     sv = _supervision()
     found = prediction.instances
     if found is None or len(found) == 0:
@@ -79,6 +88,50 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
         canvas, sv.Detections(boxes[shown]), labels=texts[shown].tolist(), custom_color_lookup=shown
     )
     return np.ascontiguousarray(canvas[..., ::-1])
+
+
+def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
+    """A colour per class: hues a golden section apart, in three brightnesses, so that neighbours in the list differ."""
+    hues = (np.arange(count) * 0.61803398875) % 1
+    values = np.array([0.95, 0.7, 0.5])[np.arange(count) % 3]
+    return np.array([[255 * c for c in hsv_to_rgb(h, 0.75, v)] for h, v in zip(hues, values, strict=True)], np.uint8)
+
+
+def paint(
+    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], classes: int, opacity: float = 0.55
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB picture tinted in the colours of its classes; labels beyond ``classes`` leave it as it is."""
+    colours = np.zeros((256, 3), np.float32)
+    colours[:classes] = class_colours(classes)
+    alpha = np.where(np.arange(256) < classes, opacity, 0).astype(np.float32)[labels][..., None]
+    return (image * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
+
+
+def _label_classes(
+    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], names: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with the name of each larger class at the thickest place of its largest region."""
+    canvas = Image.fromarray(image)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, round(min(image.shape[:2]) / 32)))
+    areas = np.bincount(labels.ravel(), minlength=256)
+    step = max(1, max(labels.shape) // 256)  # a place is found as well on fewer pixels
+    coarse = labels[::step, ::step]
+    for label in np.flatnonzero(areas >= _NAMED_SHARE * labels.size).tolist():
+        inside = np.pad(coarse == label, 1)  # the border of the picture is a contour too
+        depth = ndimage.distance_transform_cdt(inside)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        pen.text((x * step, y * step), names[label], "white", font, "mm", stroke_width=2, stroke_fill="black")
+    return np.asarray(canvas)
+
+
+def save_labels(prediction: Prediction, path: Path) -> Path:
+    """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of `paint` as palette."""
+    assert prediction.semantic is not None
+    image = Image.fromarray(prediction.semantic)
+    image.putpalette(class_colours(len(prediction.categories)).tobytes())
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+    return path
 
 
 def save(prediction: Prediction, path: Path) -> Path:

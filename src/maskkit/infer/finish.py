@@ -4,48 +4,176 @@ The same function ends every path: torch, ONNX Runtime and OpenVINO give the sam
 enters here. Masks are turned into run lengths one by one; a dense mask of a whole picture is never made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import ndimage
 
 from maskkit import masks as mask_math
+from maskkit.infer import group
 from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
+
+Fields = Mapping[str, np.ndarray]
+"""What a network selected, by name; in `finish` with the axis of pictures in front, in a `Kind` without."""
+Kind = Callable[[Fields, ImageMeta, Categories, float], Prediction]
+"""Makes the prediction of one picture from its fields, with objects of a score above the last argument."""
+
+
+STRIP = 1 << 24
+"""Class scores in original pixels are computed so many at a time, which bounds memory whatever the picture's size."""
 
 
 def finish(
-    selected: Mapping[str, np.ndarray], metas: Sequence[ImageMeta], categories: Categories, score: float = 0.0
+    selected: Fields, metas: Sequence[ImageMeta], categories: Categories, score: float = 0.0
 ) -> list[Prediction]:
-    """Predictions of the pictures ``metas`` from the fields of `maskkit.models.base.Selected` as arrays.
+    """Predictions of the pictures ``metas`` from what a network selected: the fields of its NamedTuple as arrays.
 
-    Objects with a score above ``score`` are kept, best first. A mask covers the network's whole input, padding
-    included, and is cut at 0.5 after bilinear interpolation at the centres of the original pixels.
+    Which kind of selection it is (`maskkit.models.base.Selected` and its siblings) is told by a field of that kind
+    alone. Objects with a score above ``score`` are kept.
     """
-    predictions = []
-    for b, meta in enumerate(metas):
-        scores = selected["scores"][b]
-        kept = np.flatnonzero(scores > score)
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        height, width = meta.input_size
-        boxes = meta.to_original(selected["boxes"][b, kept] * np.array([width, height, width, height], np.float32))
-        y, x = (_axis(cells, meta, axis) for axis, cells in enumerate(selected["masks"].shape[2:]))
-        rles = [_to_original(mask, y, x, meta.size) for mask in selected["masks"][b, kept]]
-        mask_scores = selected["mask_scores"][b, kept]
-        predictions.append(
-            Prediction(
-                meta,
-                categories,
-                Instances(
-                    boxes,
-                    selected["labels"][b, kept].astype(np.int64),
-                    scores[kept].astype(np.float32),
-                    Masks(meta.size, rles=rles),
-                    None if np.array_equal(mask_scores, scores[kept]) else mask_scores.astype(np.float32),
-                ),
-            )
+    kind = next(kind for field, kind in KINDS.items() if field in selected)
+    pictures = ({name: values[b] for name, values in selected.items()} for b in range(len(metas)))
+    return [kind(fields, meta, categories, score) for fields, meta in zip(pictures, metas, strict=True)]
+
+
+def _over_input(field: str, behind: float) -> Kind:
+    """The kind of masks over the network's whole input, cut at 0.5 in original pixels.
+
+    A value belongs to the point so many input pixels ``behind`` the middle of its cell.
+    """
+
+    def kind(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+        kept, found = _boxes(fields, meta, score)
+        y, x = (_axis(cells, meta, axis, behind) for axis, cells in enumerate(fields[field].shape[1:]))
+        found.masks = Masks(meta.size, rles=[_to_original(mask, y, x, meta.size) for mask in fields[field][kept]])
+        mask_scores = fields["mask_scores"][kept].astype(np.float32)
+        found.mask_scores = None if np.array_equal(mask_scores, found.scores) else mask_scores
+        return Prediction(meta, categories, found)
+
+    return kind
+
+
+def _detections(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """`maskkit.models.base.SelectedBoxes`: instances without masks."""
+    return Prediction(meta, categories, _boxes(fields, meta, score)[1])
+
+
+def _boxes(fields: Fields, meta: ImageMeta, score: float) -> tuple[Int[np.ndarray, "n"], Instances]:
+    """Which rows have a score above ``score``, best first, and these as instances without masks.
+
+    A box that lies in the padding, or has no area, is none.
+    """
+    scores = fields["scores"]
+    kept = np.flatnonzero(scores > score)
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    height, width = meta.input_size
+    boxes = meta.to_original(fields["boxes"][kept] * np.array([width, height, width, height], np.float32))
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    kept, boxes = kept[seen], boxes[seen]
+    return kept, Instances(boxes, fields["labels"][kept].astype(np.int64), scores[kept].astype(np.float32))
+
+
+def _in_boxes(lay: "Callable[[float, float, int, int], tuple[int, _Axis]]") -> Kind:
+    """The kind of masks on a grid over each object's box, of which ``lay`` says how it lies along one axis."""
+
+    def kind(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+        kept, found = _boxes(fields, meta, score)
+        grids = next(fields[name] for name in ("box_masks", "whole_box_masks") if name in fields)[kept]
+        rles = []
+        for (x1, y1, x2, y2), mask in zip(found.boxes, grids, strict=True):
+            left, x = lay(x1, x2, mask.shape[1], meta.size[1])
+            top, y = lay(y1, y2, mask.shape[0], meta.size[0])
+            rim = np.pad(mask, 1)  # (m + 2, m + 2)
+            lines = rim[:, x.lower] * (1 - x.weight) + rim[:, x.upper] * x.weight  # (m + 2, W')
+            region = lines[y.lower] * (1 - y.weight[:, None]) + lines[y.upper] * y.weight[:, None] >= 0.5  # (H', W')
+            rles.append(mask_math.encode_region(region, top, left, meta.size))
+        found.masks = Masks(meta.size, rles=rles)
+        mask_scores = fields["mask_scores"][kept].astype(np.float32)
+        found.mask_scores = None if np.array_equal(mask_scores, found.scores) else mask_scores
+        return Prediction(meta, categories, found)
+
+    return kind
+
+
+def _lay_exactly(low: float, high: float, cells: int, pixels: int) -> "tuple[int, _Axis]":
+    """`maskkit.models.base.SelectedInBoxes` along one axis: the grid lies exactly where the box does (detectron2).
+
+    Gives the first of the pixels that ``cells`` between ``low`` and ``high``, with a rim of one empty cell at either
+    end, reach to, and where these pixels lie between the cells.
+    """
+    size = max(high - low, 1e-6)
+    reach = size / cells / 2
+    first = min(max(int(np.floor(low - reach)), 0), pixels)
+    centre = np.arange(first, min(int(np.ceil(high + reach)), pixels)) + 0.5
+    return first, _between((centre - low) * (cells / size) + 0.5, cells + 2)
+
+
+def _lay_in_whole_pixels(low: float, high: float, cells: int, pixels: int) -> "tuple[int, _Axis]":
+    """`maskkit.models.base.SelectedInWholePixels` along one axis: box and rim are cut to whole pixels (torchvision)."""
+    half = (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells)
+    middle = (high + low) * np.float32(0.5)
+    start, stop = int(middle - half), int(middle + half) + 1
+    first = max(start, 0)
+    covered = np.arange(first, min(stop, pixels)) - start
+    return first, _between((covered + 0.5) * ((cells + 2) / (stop - start)) - 0.5, cells + 2)
+
+
+def _groups(of: Callable[[Fields], group.Groups]) -> Kind:
+    """The kind whose instances ``of`` finds on the grid: masks as in `_over_input`, boxes tight around them."""
+
+    def kind(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+        groups = of(fields)
+        order = np.argsort(-groups.scores, kind="stable")
+        order = order[groups.scores[order] > score]
+        y, x = (_axis(cells, meta, axis) for axis, cells in enumerate(groups.numbers.shape))
+        extents = ndimage.find_objects(groups.numbers)
+        rles = []
+        for number in groups.kept[order].tolist():
+            # one cell more on every side: values are interpolated between the group and what surrounds it
+            rows, columns = (slice(max(side.start - 1, 0), side.stop + 1) for side in extents[number - 1])
+            mask = (groups.numbers[rows, columns] == number).astype(np.float32)
+            rles.append(_to_original(mask, y, x, meta.size, rows.start, columns.start))
+        found = Instances(
+            mask_math.boxes(rles),
+            groups.labels[order].astype(np.int64),
+            groups.scores[order].astype(np.float32),
+            Masks(meta.size, rles=rles),
         )
-    return predictions
+        seen = np.flatnonzero(mask_math.area(rles))  # a group may lie in the padding
+        return Prediction(meta, categories, found[seen])
+
+    return kind
+
+
+def _label_map(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """`maskkit.models.base.SelectedSemantic`: the best class at the centre of every original pixel."""
+    logits = fields["logits"]
+    y, x = (_axis(cells, meta, axis) for axis, cells in enumerate(logits.shape[1:]))
+    labels = np.empty(meta.size, np.uint8)
+    rows = max(1, STRIP // (len(logits) * meta.size[1]))
+    for start in range(0, meta.size[0], rows):
+        lower, upper, fy = (part[start : start + rows] for part in y)
+        first = min(lower.min(), upper.min())
+        near = logits[:, first : max(lower.max(), upper.max()) + 1]  # (C, h', w)
+        lines = near[:, :, x.lower] * (1 - x.weight) + near[:, :, x.upper] * x.weight  # (C, h', W)
+        scores = lines[:, lower - first] * (1 - fy[:, None]) + lines[:, upper - first] * fy[:, None]  # (C, H', W)
+        labels[start : start + rows] = scores.argmax(0)
+    return Prediction(meta, categories, semantic=labels)
+
+
+KINDS: dict[str, Kind] = {
+    "logits": _label_map,
+    "kernels": _groups(group.of_kernels),
+    "embeddings": _groups(group.of_embeddings),
+    "box_masks": _in_boxes(_lay_exactly),
+    "whole_box_masks": _in_boxes(_lay_in_whole_pixels),
+    "masks": _over_input("masks", 0.0),
+    "location_masks": _over_input("location_masks", 0.5),
+    "boxes": _detections,
+}
+"""What makes a prediction of a selection that has a field of this name; the first that it has counts."""
 
 
 class _Axis(NamedTuple):
@@ -63,26 +191,37 @@ class _Axis(NamedTuple):
         return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)
 
 
-def _axis(cells: int, meta: ImageMeta, axis: int) -> _Axis:
+def _axis(cells: int, meta: ImageMeta, axis: int, behind: float = 0.0) -> _Axis:
     scale, offset = meta.affine[1 - axis, [1 - axis, 2]]  # the affine speaks of (x, y), pictures of (y, x)
     cell = meta.input_size[axis] / cells  # input pixels per cell
     centre = (np.arange(meta.size[axis]) + 0.5 - offset) / (scale * cell) - 0.5
-    centre = np.clip(centre, 0, cells - 1).astype(np.float32)
-    lower = centre.astype(np.int64)
-    return _Axis(lower, np.minimum(lower + 1, cells - 1), centre - lower)
+    return _between(centre - behind / cell, cells)
 
 
-def _to_original(mask: Float[np.ndarray, "h w"], y: _Axis, x: _Axis, size: tuple[int, int]) -> mask_math.Rle:
-    """Run lengths, at the original size, of a mask of probabilities over the network's input."""
+def _between(places: Float[np.ndarray, "n"], cells: int) -> _Axis:
+    """The neighbours of ``places``, counted in cells, among ``cells``."""
+    places = np.clip(places, 0, cells - 1).astype(np.float32)
+    lower = places.astype(np.int64)
+    return _Axis(lower, np.minimum(lower + 1, cells - 1), places - lower)
+
+
+def _to_original(
+    mask: Float[np.ndarray, "h w"], y: _Axis, x: _Axis, size: tuple[int, int], top: int = 0, left: int = 0
+) -> mask_math.Rle:
+    """Run lengths, at the original size, of a mask of probabilities over the network's input.
+
+    A mask of a part of the grid begins at the cell (top, left) and has zeros all around, save at the grid's rim.
+    """
     likely = mask > 0.5  # a value between neighbours exceeds 0.5 only where one of them does
     rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))
     if len(rows) == 0:
         return mask_math.empty(size)
-    tall, wide = y.around(rows), x.around(columns)
+    tall, wide = y.around(rows + top), x.around(columns + left)
     first = max(rows[0] - 1, 0)
     near = mask[first : rows[-1] + 2]  # (h', w)
-    left, right, fx = x.lower[wide], x.upper[wide], x.weight[wide]
-    lines = near[:, left] * (1 - fx) + near[:, right] * fx  # (h', W'): the few rows first, gathering columns is slow
+    lower, upper, fx = x.lower[wide] - left, x.upper[wide] - left, x.weight[wide]
+    lines = near[:, lower] * (1 - fx) + near[:, upper] * fx  # (h', W'): the few rows first, gathering columns is slow
+    first += top
     above, below, fy = y.lower[tall] - first, y.upper[tall] - first, y.weight[tall, None]
     region = lines[above] * (1 - fy) + lines[below] * fy > 0.5  # (H', W')
     return mask_math.encode_region(region, tall.start, wide.start, size)

@@ -27,6 +27,75 @@ class Selected(NamedTuple):
     """What ranks the masks; equal to ``scores`` unless the method rates masks apart."""
 
 
+class SelectedBoxes(NamedTuple):
+    """What a detector gives: the K best boxes of each picture, as in `Selected`, and no masks."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+
+
+class SelectedAtLocations(NamedTuple):
+    """As `Selected`, where the value of a cell belongs to its pixel ``size // 2`` and not to its middle, which is half
+    a pixel before."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    location_masks: Float[Tensor, "b k h w"]
+    mask_scores: Float[Tensor, "b k"]
+
+
+class SelectedInBoxes(NamedTuple):
+    """The K best objects of each picture, as `Selected`, with masks on a grid over each object's box."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    box_masks: Float[Tensor, "b k m m"]
+    """Probabilities; beyond the outermost cells is nothing."""
+    mask_scores: Float[Tensor, "b k"]
+
+
+class SelectedInWholePixels(NamedTuple):
+    """As `SelectedInBoxes`, with masks that are put into boxes of whole original pixels, as torchvision does it."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    whole_box_masks: Float[Tensor, "b k m m"]
+    mask_scores: Float[Tensor, "b k"]
+
+
+class SelectedKernels(NamedTuple):
+    """Maps of a method that grows instances from kernels (PSENet), on a grid that covers the whole network input."""
+
+    kernels: Float[Tensor, "b n h w"]
+    """Logits of the complete objects, then of ever smaller kernels."""
+    classes: Int[Tensor, "b h w"]
+    """The likeliest class of each cell, if it is part of an object."""
+    limits: Float[Tensor, "b 2"]
+    """Cells and mean probability of the least instance that counts, the same for every picture."""
+
+
+class SelectedEmbeddings(NamedTuple):
+    """Maps of a method that clusters the embeddings of pixels, on a grid that covers the whole network input."""
+
+    embeddings: Float[Tensor, "b d h w"]
+    foreground: Float[Tensor, "b h w"]
+    """Probability of being part of any object."""
+    classes: Int[Tensor, "b h w"]
+    """The likeliest class of each cell, if it is part of an object."""
+    limits: Float[Tensor, "b 3"]
+    """Cells and mean probability of the least instance that counts, bandwidth of the clustering."""
+
+
+class SelectedSemantic(NamedTuple):
+    """The class of every pixel, as logits on a grid that covers the whole network input."""
+
+    logits: Float[Tensor, "b c h w"]
+
+
 class Model(nn.Module, ABC):
     """A segmentation method. `forward` gives the same type in training and evaluation; nothing is resized inside."""
 
@@ -44,8 +113,8 @@ class Model(nn.Module, ABC):
         """Weighted fp32 loss terms; a batch without objects gives zeros that keep the graph."""
 
     @abstractmethod
-    def select(self, raw: Any) -> Selected:
-        """The best objects as tensors of fixed shape."""
+    def select(self, raw: Any) -> Any:
+        """What is needed to name the objects as tensors of fixed shape: one of the kinds of `Selected`."""
 
     def decode(self, raw: Any, metas: list[ImageMeta], categories: Categories, score: float = 0.0) -> list[Prediction]:
         """Predictions in original pixels, objects with a score above ``score`` only."""

@@ -1,0 +1,77 @@
+"""What is done with the predictions of each task: one entry per task, and nothing else asks which task it is."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.table import Table
+
+from maskkit.data.records import Dataset
+from maskkit.eval import coco, report, semantic, semantic_report
+from maskkit.eval.coco import CocoResult, Row
+
+
+class Result(Protocol):
+    """What every evaluation gives."""
+
+    @property
+    def main(self) -> dict[str, float]:
+        """The numbers that the task is judged by."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed; the first one decides which weights are best."""
+        ...
+
+    def table(self) -> Table:
+        """The numbers in percent."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write all numbers as JSON."""
+        ...
+
+
+class WriteReport(Protocol):
+    """Writes ``report.html`` for a result and the rows and data it was found for."""
+
+    def __call__(
+        self, path: Path, result: Any, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    ) -> None:
+        """``notes`` are lines of plain text under the title."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a data set is seen, and how the rows of `Prediction.to_coco` are measured against it."""
+
+    view: Callable[[Dataset], Dataset]
+    """The data set as one of this task."""
+    evaluate: Callable[[Sequence[Row], Dataset], Result]
+    read_results: Callable[[Path, Dataset], list[dict[str, Any]]]
+    write_report: WriteReport
+
+
+def _measure_objects(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
+    return coco.evaluate(rows, dataset.coco())
+
+
+def _read_objects(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    return coco.read_results(path, dataset.coco())
+
+
+def _report_objects(
+    path: Path, result: CocoResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+) -> None:
+    paths = {r.image_id: r.path for r in dataset.records}
+    report.write_report(path, result, rows, dataset.coco(), paths, title, notes)
+
+
+INSTANCE = Task(lambda dataset: dataset, _measure_objects, _read_objects, _report_objects)
+SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
+
+TASKS: dict[str, Task] = {"instance": INSTANCE, "semantic": SEMANTIC}
+"""By the first of a model's ``tasks``."""

@@ -1,0 +1,315 @@
+"""BlendMask: masks blended from a few bases by small attention maps.
+
+Chen, Sun, Tian, Shen, Huang, Yan: "BlendMask: Top-Down Meets Bottom-Up for Instance Segmentation" (CVPR 2020).
+
+FCOS finds the objects, and every location predicts beside its box a coarse attention map for each of four bases, which
+a branch makes of the whole picture, like YOLACT's prototypes. The bases are cut out along the box; the attention maps,
+enlarged to the same size, say at every place which basis is to be believed. Their weighted sum is the mask, 56 x 56.
+
+=============  ==========================================  =====================================================
+`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
+=============  ==========================================  =====================================================
+fcos.logits    5 x (B, 80, 100, 152)                       class logits
+fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
+fcos.extra     5 x (B, 784, 100, 152)                      attention of each location: 4 maps of 14 x 14
+bases          (B, 4, 200, 304)                            bases at a quarter of the input
+semantic       (B, 81, 100, 152)                           semantic logits, 0 is background; for the loss alone
+=============  ==========================================  =====================================================
+
+Where only the box of an object is known, its mask is laid out on the grid of the bases, certain background around the
+box, and learnt from the box (`maskkit.losses`), beside others whose masks are known.
+
+Differences from the official code, all deliberate: a picture without objects is background instead of an error;
+background inside a crowd is ignored; of several objects the smallest has a cell of the semantic target, whatever the
+order of the annotations, and pictures with unknown masks have none. Kept as released: bases are cut out along the whole
+box even where it reaches beyond the picture, and the mask is put into the part inside.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, BoxOnly, InputConfig, Preset, TrainConfig
+from maskkit.losses import OUTSIDE, mask_loss_from_boxes
+from maskkit.models.base import Model, SelectedInBoxes
+from maskkit.nn.fcos import (
+    FcosConfig,
+    FcosHead,
+    FcosRaw,
+    Positives,
+    detect,
+    fcos_loss,
+    input_size,
+    pick,
+    pyramid,
+    require_whole_cells,
+)
+from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
+from maskkit.types import Batch, Target
+
+STRIDE = 4
+"""Input pixels per cell of the bases."""
+IGNORED = -100
+"""Label of a cell that the semantic loss leaves out."""
+
+
+@dataclass(frozen=True)
+class BlendMaskConfig(FcosConfig):
+    """Knobs of BlendMask; the defaults are the published models for COCO."""
+
+    level_scales: bool = False
+    score_with_quality: bool = True
+    bases: int = 4
+    """Number K of bases."""
+    base_width: int = 128
+    """Channels of the branch that makes the bases."""
+    base_convs: int = 3
+    """Convolutions of that branch between the sum of the levels and the enlargement."""
+    attention: int = 14
+    """Side of the attention maps."""
+    crop: int = 56
+    """Side of a mask inside its box."""
+    mask_weight: float = 1.0
+    semantic_weight: float = 0.3
+    masks_to_train: int = 500
+    """Positives of a batch that learn a mask from their box alone, chosen at random; each needs a map of its own."""
+
+
+class BlendMaskRaw(NamedTuple):
+    """What `BlendMask.forward` gives; the module's docstring explains the fields."""
+
+    fcos: FcosRaw
+    bases: Float[Tensor, "b k h w"]
+    semantic: Float[Tensor, "b c h w"]
+
+
+class Basis(nn.Module):
+    """The bottom module (section 3.2): bases from P3, P4 and P5, added up on P3, and a semantic output on P3."""
+
+    def __init__(self, config: BlendMaskConfig) -> None:
+        super().__init__()
+        before, width = config.width, config.base_width
+        self.refine = nn.ModuleList(nn.Sequential(*_conv(before, width)) for _ in range(3))
+        self.tower = nn.Sequential(
+            *(nn.Sequential(*_conv(width, width)) for _ in range(config.base_convs)),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            nn.Sequential(*_conv(width, width)),
+            nn.Conv2d(width, config.bases, 1),
+        )
+        classes = nn.Conv2d(width, config.num_classes + 1, 1)
+        self.semantic = nn.Sequential(*_conv(before, width), *_conv(width, width), classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor]:
+        """Bases (B, K, H/4, W/4) and semantic logits (B, C, H/8, W/8) of the levels P3 to P5."""
+        merged = self.refine[0](levels[0])
+        for conv, level in zip(self.refine[1:], levels[1:], strict=True):
+            size = merged.shape[2:]
+            merged = merged + F.interpolate(conv(level), size=size, mode="bilinear", align_corners=False)
+        return self.tower(merged), self.semantic(levels[0])
+
+
+def _conv(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def blend(crops: Float[Tensor, "n k s s"], attention: Float[Tensor, "n d"], side: int) -> Float[Tensor, "n s s"]:
+    """Mask logits: at every place the bases' mean, weighted by the softmax of the enlarged attention (equation 5)."""
+    maps = attention.unflatten(1, (crops.shape[1], side, side))
+    maps = F.interpolate(maps, size=crops.shape[2:], mode="bilinear", align_corners=False)
+    return (crops * maps.softmax(1)).sum(1)
+
+
+def lay_out(
+    masks: Float[Tensor, "n s s"], boxes: Float[Tensor, "n 4"], grid: tuple[int, int], stride: int
+) -> Float[Tensor, "n h w"]:
+    """Logits inside boxes, in pixels, as logits on a ``grid`` of cells of ``stride`` pixels; background around."""
+    axes = []
+    for axis, cells in ((0, grid[1]), (1, grid[0])):
+        centre = (torch.arange(cells, device=boxes.device) + 0.5) * stride
+        low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
+        axes.append(2 * (centre - low) / (high - low).clamp(min=1e-6) - 1)  # -1 to 1 from side to side
+    x, y = axes
+    shape = (len(boxes), *grid)
+    at = torch.stack([x[:, None].expand(shape), y[..., None].expand(shape)], 3)
+    spread = F.grid_sample(masks[:, None], at, padding_mode="border", align_corners=False)[:, 0]
+    return spread.masked_fill((at.abs() > 1).any(3), OUTSIDE)
+
+
+class BlendMask(Model):
+    """FCOS with attention, bases, and a blender without parameters."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    config: BlendMaskConfig
+
+    def __init__(self, config: BlendMaskConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.fpn = pyramid(config)
+        self.head = FcosHead(config, extra=config.bases * config.attention**2)
+        self.basis = Basis(config)
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> BlendMaskRaw:
+        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return BlendMaskRaw(self.head(levels), *self.basis(levels[:3]))
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: BlendMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The detector's terms, cross entropy of known masks, the terms of boxes for the others, the semantic term."""
+        raw = BlendMaskRaw(raw.fcos.float(), raw.bases.float(), raw.semantic.float())
+        losses, positives = fcos_loss(raw.fcos, batch, self.config)
+        losses |= self._mask_terms(raw, positives, batch)
+        losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.semantic, batch)
+        return losses
+
+    def _mask_terms(self, raw: BlendMaskRaw, positives: Positives, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Masks of the positives inside their objects' true boxes, weighted by centerness where the mask is known.
+
+        In a mixture every positive counts alike, whatever is known of it.
+        """
+        targets = batch.targets
+        known = torch.zeros_like(positives.object, dtype=torch.bool)
+        boxes = known.new_zeros(len(known), 4, dtype=torch.float32)
+        for b, target in enumerate(targets):
+            mine = positives.picture == b
+            boxes[mine] = target.boxes[positives.object[mine]]
+            if target.masks is not None:
+                known[mine] = target.has_mask[positives.object[mine]]
+        rois = torch.cat([positives.picture[:, None].float(), boxes], 1)
+
+        logits = self._blend(raw, rois[known], positives.picture[known], positives.location[known])
+        truth = crop_masks(targets, Sampled(rois[known], positives.object[known]), self.config.crop) >= 0.5
+        wrong = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean((1, 2))
+        mask = (wrong * positives.centerness[known]).sum() / positives.centerness.sum().clamp(min=1e-6)
+
+        boxed = torch.nonzero(~known)[:, 0]
+        share = len(boxed) / max(len(known), 1)
+        boxed = boxed[torch.randperm(len(boxed), device="cpu")[: self.config.masks_to_train].to(boxed.device)]
+        picture = positives.picture[boxed]
+        logits = self._blend(raw, rois[boxed], picture, positives.location[boxed])
+        spread = lay_out(logits, boxes[boxed], (raw.bases.shape[2], raw.bases.shape[3]), STRIDE)
+        learnt = mask_loss_from_boxes(spread, boxes[boxed], picture, batch, self.config.box_only)
+        return {
+            "mask": self.config.mask_weight * mask,
+            "projection": share * learnt.projection.sum() / max(len(boxed), 1),
+            "pairwise": share * learnt.pairwise,
+        }
+
+    def _blend(
+        self, raw: BlendMaskRaw, rois: Float[Tensor, "n 5"], picture: Int[Tensor, "n"], location: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n s s"]:
+        """Mask logits of n locations inside regions ``picture x1 y1 x2 y2``."""
+        attention = pick(raw.fcos.extra, picture, location).float()
+        return blend(self.crops(raw.bases, rois), attention, self.config.attention)
+
+    def crops(self, bases: Float[Tensor, "b k h w"], rois: Float[Tensor, "n 5"]) -> Float[Tensor, "n k s s"]:
+        """The bases inside regions, one bilinear sample per bin."""
+        return pool([bases.float()], [STRIDE], rois, self.config.crop, sampling_ratio=1)
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: BlendMaskRaw) -> SelectedInBoxes:
+        """The best boxes after NMS and the masks inside them."""
+        found = detect(raw.fcos, self.config)
+        logits = blend(self.crops(raw.bases, as_rois(found.boxes)), found.extra.flatten(0, 1), self.config.attention)
+        height, width = input_size(raw.fcos, self.config)
+        boxes = found.boxes / found.boxes.new_tensor([width, height, width, height])
+        masks = logits.sigmoid().unflatten(0, found.scores.shape)
+        return SelectedInBoxes(boxes, found.labels, found.scores, masks, found.scores)
+
+
+def semantic_loss(logits: Float[Tensor, "b c h w"], batch: Batch) -> Float[Tensor, ""]:
+    """Cross entropy of the class of each cell, background and padding 0; of several objects the smallest has it.
+
+    Pictures with an object whose mask is unknown are left out, and so are cells of a crowd that no object has.
+    """
+    labels = torch.zeros_like(logits[:, 0], dtype=torch.int64)  # (B, h, w)
+    for label, target in zip(labels, batch.targets, strict=True):
+        if not target.has_mask.all():
+            label[:] = IGNORED
+        elif target.masks is not None and len(target):
+            step = target.masks.size[0] // label.shape[0]
+            masks = target.masks.dense()[:, ::step, ::step].to(label.device)
+            order = target.masks.areas().to(label.device).argsort(descending=True, stable=True)
+            order = order[(~target.crowd[order]).argsort(stable=True)]  # crowds first: every object lies over them
+            for n in order:
+                label[masks[n]] = torch.where(target.crowd[n], IGNORED, target.labels[n] + 1)
+    count = (labels != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
+
+
+MODEL = BlendMask
+
+_MULTI_SCALE = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_sides=(640, 672, 704, 736, 768, 800))
+_OFFICIAL = TrainConfig(
+    epochs=12.28,  # 90,000 steps of 16 on COCO train2017
+    batch=16,
+    lr=0.01,
+    weight_decay=1e-4,
+    decay_norm=False,
+    schedule="steps",
+    milestones=(2 / 3, 8 / 9),
+    warmup=1000,
+)
+_THRICE = replace(_OFFICIAL, epochs=36.84, milestones=(7 / 9, 25 / 27))
+
+
+def _published(name: str, paper: str, train: TrainConfig, backbone: str = "resnet50") -> Preset:
+    return Preset(
+        name=name,
+        model=BlendMaskConfig(backbone=backbone, stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10)),
+        input=InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(1, 1, 1)),
+        augment=_MULTI_SCALE,
+        train=train,
+        needs=BlendMask.needs,
+        published="github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`",
+        paper=f"COCO val mask AP {paper}",
+    )
+
+
+def _small(size: int) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=f"blendmask-mobilenetv2-{size}",
+        model=BlendMaskConfig(
+            backbone="mobilenetv2_100",
+            pad_same=True,
+            width=128,
+            tower_convs=2,
+            strides=(8, 16, 32, 64),
+            reach=(64, 128, 256),
+            base_width=64,
+            base_convs=2,
+            attention=7,
+            crop=28,
+        ),
+        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=2.0),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        needs=BlendMask.needs,
+    )
+
+
+PRESETS = [
+    _published("blendmask-resnet50-1x", "35.8", _OFFICIAL),
+    _published("blendmask-resnet50-3x", "37.8", _THRICE),
+    _published("blendmask-resnet101-3x", "39.5", _THRICE, "resnet101"),
+    _small(320),
+    _small(256),
+]

@@ -1,0 +1,157 @@
+"""BoxInst: instance segmentation from boxes alone.
+
+Tian, Shen, Wang, Chen: "BoxInst: High-Performance Instance Segmentation with Box Annotations" (CVPR 2021).
+
+The network is CondInst's (`maskkit.nn.dynamic_mask`) with sixteen mask maps; what is new is how it learns. A mask has
+to be as wide and as high as its box, and neighbours of one colour have to be on the same side of its outline
+(`maskkit.losses.mask_loss_from_boxes`). Masks are never looked at, not even where a data set has them.
+
+=============  ==========================================  =====================================================
+`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
+=============  ==========================================  =====================================================
+fcos.logits    5 x (B, 80, 100, 152)                       class logits
+fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
+fcos.extra     5 x (B, 233, 100, 152)                      parameters of the dynamic heads
+features       (B, 16, 100, 152)                           what every dynamic head reads
+=============  ==========================================  =====================================================
+
+Differences from the official code, all deliberate: a picture without objects is background instead of an error;
+background inside a crowd is ignored; a mask cell next to the picture's edge is not compared beyond it, which officially
+has weight zero; masks go from a quarter of the input to the original in one interpolation.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskkit.config import BoxOnly, Preset
+from maskkit.models.base import Model, SelectedAtLocations
+from maskkit.nn.dynamic_mask import DynamicMaskConfig, DynamicMaskRaw, MaskBranch, find, mask_centres, mask_terms
+from maskkit.nn.fcos import FcosHead, FcosRaw, Positives, fcos_loss, pick, pyramid, relative_boxes, require_whole_cells
+from maskkit.recipes import (
+    CAFFE_INPUT,
+    MULTI_SCALE,
+    SMALL_AUGMENT,
+    SMALL_FCOS,
+    SMALL_TRAIN,
+    adelaidet_train,
+    small_input,
+)
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class BoxInstConfig(DynamicMaskConfig):
+    """Knobs of BoxInst; the defaults are the published ResNet-50 model for COCO."""
+
+    mask_channels: int = 16
+    masks_to_train: int = 64
+    """Positives of a picture that enter the mask loss, shared out equally among its objects, best scored first."""
+
+
+class BoxInst(Model):
+    """CondInst's network, taught by boxes."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("boxes",)
+    config: BoxInstConfig
+
+    def __init__(self, config: BoxInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.fpn = pyramid(config)
+        self.head = FcosHead(config, extra=config.head_parameters)
+        self.mask_branch = MaskBranch(config)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
+        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
+
+    def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The detector's terms, ``projection`` and ``pairwise``."""
+        raw = raw.float()
+        batch = replace(batch, targets=[without_masks(target) for target in batch.targets])
+        height, width = batch.images.shape[2:]
+        centres = [mask_centres(target, (height, width)) for target in batch.targets]
+        losses, positives = fcos_loss(raw.fcos, batch, self.config, centres)
+        terms = mask_terms(raw, shared_out(positives, raw.fcos, self.config.masks_to_train), batch, self.config)
+        return losses | {name: terms[name] for name in ("projection", "pairwise")}
+
+    def select(self, raw: DynamicMaskRaw) -> SelectedAtLocations:
+        """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
+        found, masks = find(raw, self.config)
+        boxes = relative_boxes(found, raw.fcos, self.config)
+        return SelectedAtLocations(boxes, found.labels, found.scores, masks, found.scores)
+
+
+def without_masks(target: Target) -> Target:
+    """The target with all its masks unknown."""
+    return replace(target, masks=None, has_mask=torch.zeros_like(target.has_mask))
+
+
+@torch.no_grad()
+def shared_out(positives: Positives, raw: FcosRaw, per_picture: int) -> Positives:
+    """The positives with the best class times centerness, as many for each object: at least one.
+
+    Official ``TOPK_PROPOSALS_PER_IM``: an object gets ``per_picture // objects of the picture that have positives``.
+    """
+    where = positives.picture, positives.location
+    score = pick(raw.logits, *where).amax(1).sigmoid() * pick(raw.quality, *where)[:, 0].sigmoid()
+    order = score.argsort(descending=True, stable=True)
+    owners, owner, sizes = torch.stack([positives.picture, positives.object]).unique(
+        dim=1, return_inverse=True, return_counts=True
+    )
+    order = order[owner[order].argsort(stable=True)]  # object by object, best first
+    rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[owner[order]]
+    objects = owners[0].bincount(minlength=len(raw.logits[0]))  # of each picture
+    share = (per_picture // objects.clamp(min=1)).clamp(min=1)
+    kept = order[rank < share[positives.picture[order]]]
+    return Positives(*(column[kept] for column in positives))
+
+
+MODEL = BoxInst
+
+_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
+
+
+def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
+    # the pairwise term grows over 10,000 steps; pictures of COCO often end in a few rows of a wrong colour
+    box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
+    return Preset(
+        name=name,
+        model=BoxInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=box_only, **knobs),  # type: ignore[arg-type]
+        input=CAFFE_INPUT,
+        augment=MULTI_SCALE,
+        train=adelaidet_train(times),
+        needs=BoxInst.needs,
+        published=_WEIGHTS,
+        paper=f"COCO {paper}",
+    )
+
+
+def _small(size: int) -> Preset:
+    """A model for two processor cores."""
+    return Preset(
+        name=f"boxinst-mobilenetv2-{size}",
+        model=BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
+        needs=BoxInst.needs,
+    )
+
+
+PRESETS = [
+    _published("boxinst-resnet50-1x", "val mask AP 30.7", 1),
+    _published("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
+    _published("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, backbone="resnet101"),
+    _published("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, backbone="resnet101"),
+    _small(320),
+    _small(256),
+]

@@ -1,0 +1,158 @@
+"""CondInst: masks by filters that each object brings along.
+
+Tian, Shen, Chen: "Conditional Convolutions for Instance Segmentation" (ECCV 2020).
+
+FCOS finds the objects, and a controller beside its box output gives every location 169 numbers: the weights of a tiny
+network of three 1x1 convolutions. Run on eight maps of the whole picture, with the offset to the location as two
+channels more, this network draws the mask of its own object. No region is cut out, no mask is tied to a box.
+
+=============  ==========================================  =====================================================
+`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
+=============  ==========================================  =====================================================
+fcos.logits    5 x (B, 80, 100, 152)                       class logits
+fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
+fcos.extra     5 x (B, 169, 100, 152)                      parameters of the dynamic heads
+features       (B, 8, 100, 152)                            what every dynamic head reads
+semantic       (B, 80, 100, 152)                           semantic logits where that loss is on, used by it alone
+=============  ==========================================  =====================================================
+
+Masks of objects of which only the box is known are learnt from the box (`maskkit.losses`), beside others whose masks
+are known. `BoxInst` is the same network with the knobs that suit boxes alone.
+
+Differences from the official code, all deliberate: an object with an empty mask is taken at the centre of its box,
+where the official code may lose all objects of the picture; a picture without objects is background instead of an
+error; background inside a crowd is ignored; masks go from a quarter of the input to the original in one interpolation.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskkit.config import BoxOnly, Preset
+from maskkit.models.base import Model, SelectedAtLocations
+from maskkit.nn.dynamic_mask import (
+    DynamicMaskConfig,
+    DynamicMaskRaw,
+    MaskBranch,
+    find,
+    mask_centres,
+    mask_terms,
+    semantic_loss,
+)
+from maskkit.nn.fcos import FcosHead, Positives, fcos_loss, pyramid, relative_boxes, require_whole_cells
+from maskkit.recipes import (
+    CAFFE_INPUT,
+    MULTI_SCALE,
+    SMALL_AUGMENT,
+    SMALL_FCOS,
+    SMALL_TRAIN,
+    adelaidet_train,
+    small_input,
+)
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class CondInstConfig(DynamicMaskConfig):
+    """Knobs of CondInst; the defaults are the published ResNet-50 model for COCO."""
+
+    masks_to_train: int = 500
+    """Positives of a batch that enter the mask loss, chosen at random."""
+
+
+class CondInst(Model):
+    """FCOS with a mask branch and a dynamic mask head for every object."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    config: CondInstConfig
+
+    def __init__(self, config: CondInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.fpn = pyramid(config)
+        self.head = FcosHead(config, extra=config.head_parameters)
+        self.mask_branch = MaskBranch(config)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
+        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
+
+    def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""
+        raw = raw.float()
+        height, width = batch.images.shape[2:]
+        centres = [mask_centres(target, (height, width)) for target in batch.targets]
+        losses, positives = fcos_loss(raw.fcos, batch, self.config, centres)
+        losses |= mask_terms(raw, some(positives, self.config.masks_to_train), batch, self.config)
+        if raw.semantic is not None:
+            losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.semantic, batch)
+        return losses
+
+    def select(self, raw: DynamicMaskRaw) -> SelectedAtLocations:
+        """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
+        found, masks = find(raw, self.config)
+        boxes = relative_boxes(found, raw.fcos, self.config)
+        return SelectedAtLocations(boxes, found.labels, found.scores, masks, found.scores)
+
+
+def some(positives: Positives, count: int) -> Positives:
+    """At most ``count`` of the positives, at random."""
+    found = len(positives.label)
+    if found <= count:
+        return positives
+    kept = torch.randperm(found, device="cpu")[:count].sort().values.to(positives.label.device)
+    return Positives(*(column[kept] for column in positives))
+
+
+MODEL = CondInst
+
+_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
+
+
+def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
+    return Preset(
+        name=name,
+        model=CondInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10), **knobs),  # type: ignore[arg-type]
+        input=CAFFE_INPUT,
+        augment=MULTI_SCALE,
+        train=adelaidet_train(times),
+        needs=CondInst.needs,
+        published=_WEIGHTS,
+        paper=f"COCO {paper}",
+    )
+
+
+def _small(size: int) -> Preset:
+    """A model for two processor cores."""
+    return Preset(
+        name=f"condinst-mobilenetv2-{size}",
+        model=CondInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
+        needs=CondInst.needs,
+    )
+
+
+PRESETS = [
+    _published("condinst-resnet50-1x", "val mask AP 35.7", 1),
+    _published("condinst-resnet50-3x", "val mask AP 37.5", 3),
+    _published("condinst-resnet101-3x", "val mask AP 38.6", 3, backbone="resnet101"),
+    _published("condinst-semantic-resnet50-3x", "test-dev mask AP 38.7, val 38.2", 3, semantic_weight=1.0),
+    _published(
+        "condinst-semantic-resnet101-3x",
+        "test-dev mask AP 40.1, val 39.8",
+        3,
+        backbone="resnet101",
+        semantic_weight=1.0,
+    ),
+    _small(320),
+    _small(256),
+]

@@ -1,0 +1,383 @@
+"""DeepLab v1, v2, v3 and v3+: semantic segmentation by atrous convolution.
+
+Chen, Papandreou, Kokkinos, Murphy, Yuille: "Semantic Image Segmentation with Deep Convolutional Nets and Fully
+Connected CRFs" (ICLR 2015, v1), "DeepLab" (TPAMI 2017, v2), "Rethinking Atrous Convolution for Semantic Image
+Segmentation" (2017, v3), "Encoder-Decoder with Atrous Separable Convolution" (ECCV 2018, v3+).
+
+The deep stages of a classification network keep their resolution: instead of striding they look at every n-th
+neighbour. v1 scores the result, v2 sums four scores that see at four rates (ASPP) and takes the best of three picture
+scales, v3 joins features at several rates and their global mean, v3+ refines them with features of stride 4.
+
+=========  ======================================  ==========================================================
+`Raw`      shape (513 x 513, VOC)                  meaning
+=========  ======================================  ==========================================================
+logits     (B, 21, 33, 33); v1, v2: 65; v3+: 129   scores of the classes, background among them
+others     v2: 3 x (B, 21, ...); else 1 or 0       v2: the scores at each scale, of which ``logits`` is the maximum;
+                                                   v3: scores of the auxiliary head on stride 16
+=========  ======================================  ==========================================================
+
+The fully connected CRF that sharpened v1 and v2 is `maskkit.nn.crf`, run by `maskkit.infer.views`. Differences from
+the official code: labels are shrunk with width and height in their right places (v2's port swaps them); the mean over
+the picture uses its running statistics where a batch of one leaves nothing to normalise by; v3 has no multi-grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.models.base import Model, SelectedSemantic
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
+from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.nn.vgg import Vgg, VggShape
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class DeeplabConfig(ModelConfig):
+    """Knobs of DeepLab. ``num_classes`` counts the background where the data have one."""
+
+    version: Literal["v1", "v2", "v3", "v3+"] = "v3"
+    output_stride: int = 16
+    """8 or 16: what the strides of the backbone stop at."""
+    rates: tuple[int, ...] = (6, 12, 18)
+    """Dilations of the 3x3 branches of ASPP."""
+    width: int = 256
+    """Channels of each branch."""
+    refine: int = 1
+    """3x3 convolutions between ASPP (v3+: the joined features) and the scores; TensorFlow has 0 in v3, 2 in v3+."""
+    low_width: int = 48
+    """Channels that the features of stride 4 are reduced to (v3+)."""
+    dropout: float = 0.1
+    scales: tuple[float, ...] = ()
+    """Further scales at which v2 looks at the picture."""
+    auxiliary: float = 0.0
+    """Weight of the loss of a second head on stride 16; 0 has none."""
+    align_corners: bool = False
+    """Whether the outermost cells lie on the outermost pixels, as in TensorFlow; the input has 16 n + 1 pixels then."""
+    pad_first: bool = False
+    """Inverted residuals pad before their expansion, so that the border is no zero (a MobileNet port's habit)."""
+
+
+class DeeplabRaw(NamedTuple):
+    """What `Deeplab.forward` gives; the module's docstring explains the fields."""
+
+    logits: Float[Tensor, "b k h w"]
+    others: tuple[Float[Tensor, "b k _ _"], ...]
+
+
+class Aspp(nn.Module):
+    """Atrous spatial pyramid pooling of v3: 1x1, 3x3 at several rates, and the mean of the picture, joined by 1x1."""
+
+    def __init__(self, channels: int, width: int, rates: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [AtrousConv(channels, width), *(AtrousConv(channels, width, 3, r) for r in rates)]
+        )
+        self.pool = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), LoneBatchNorm(width), nn.ReLU())
+        self.project = AtrousConv((len(rates) + 2) * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b w h w"]:
+        """Features that have seen their neighbourhood at every rate."""
+        mean = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), mean], 1)))
+
+
+class SummedAspp(nn.Module):
+    """ASPP of v2: the sum of scores by 3x3 convolutions at several rates."""
+
+    def __init__(self, channels: int, classes: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(channels, classes, 3, padding=r, dilation=r) for r in rates)
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits."""
+        return torch.stack([branch(x) for branch in self.branches]).sum(0)
+
+
+class LargeFov(nn.Sequential):
+    """The head of v1 on VGG: fc6 as a 3x3 convolution of dilation 12, fc7, scores."""
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, width, 3, padding=12, dilation=12),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Conv2d(width, width, 1),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Conv2d(width, classes, 1),
+        )
+        nn.init.normal_(self[-1].weight, std=0.01)  # type: ignore[arg-type]
+
+
+class PadFirst(nn.Module):
+    """An inverted residual of timm with its padding moved in front of the expansion."""
+
+    conv_pw: Any
+    conv_dw: Any
+    conv_pwl: Any
+    bn1: Any
+    bn2: Any
+    bn3: Any
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        for name, part in block.named_children():
+            self.add_module(name, part)
+        self.has_skip = block.has_skip
+        self.pad = self.conv_dw.padding[0]
+        self.conv_dw.padding = (0, 0)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
+        """Output of the block."""
+        y = self.bn1(self.conv_pw(F.pad(x, [self.pad] * 4)))
+        y = self.bn3(self.conv_pwl(self.bn2(self.conv_dw(y))))
+        return x + y if self.has_skip else y
+
+
+class Deeplab(Model):
+    """DeepLab in its four versions."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: DeeplabConfig
+
+    def __init__(self, config: DeeplabConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = self._backbone(config)
+        channels, classes, width = self.backbone.channels, config.num_classes, config.width
+        self.aspp: nn.Module = nn.Identity()
+        self.low: nn.Module | None = None
+        self.refine = nn.Sequential()
+        if config.version == "v1":
+            on_vgg = isinstance(self.backbone, Vgg)
+            self.score = LargeFov(channels[32], width, classes) if on_vgg else nn.Conv2d(channels[32], classes, 1)
+        elif config.version == "v2":
+            self.score = SummedAspp(channels[32], classes, config.rates)
+        else:
+            self.aspp = Aspp(channels[32], width, config.rates, config.dropout)
+            joined = width
+            if config.version == "v3+":
+                self.low = AtrousConv(channels[4], config.low_width)
+                joined += config.low_width
+            widths = [joined, *[width] * config.refine]
+            self.refine.extend(AtrousConv(a, b, 3) for a, b in pairwise(widths))
+            self.score = nn.Conv2d(widths[-1], classes, 1)
+        self.auxiliary = ScoreHead(channels[16], channels[16] // 4, classes) if config.auxiliary else None
+
+    @staticmethod
+    def _backbone(config: DeeplabConfig) -> Backbone | Vgg:
+        """The atrous backbone: VGG-16 or a network of timm."""
+        if config.backbone == "vgg16":
+            return Vgg(VggShape(pool="3x3", ceil=True, output_stride=config.output_stride))
+        backbone = Backbone.of(config, (4, 16, 32))
+        caffe = config.version in ("v1", "v2")
+        dilate(backbone, config.output_stride, first_block=caffe)
+        if caffe and hasattr(backbone.body, "maxpool"):
+            backbone.body.maxpool.ceil_mode = True
+        if config.pad_first:
+            backbone.body.conv_stem.padding = (0, 0)
+            for stage in backbone.body.blocks:
+                for i, block in enumerate(stage):
+                    if hasattr(block, "conv_pwl"):
+                        stage[i] = PadFirst(block)
+        return backbone
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DeeplabRaw:
+        """Raw outputs of normalised pictures."""
+        features = self.backbone(images)
+        logits = self.head(features)
+        if not self.config.scales:
+            return DeeplabRaw(logits, () if self.auxiliary is None else (self.auxiliary(features[16]),))
+        scaled = [F.interpolate(images, scale_factor=s, mode="bilinear") for s in self.config.scales]
+        every = (logits, *(self.head(self.backbone(s)) for s in scaled))
+        enlarged = [F.interpolate(e, size=logits.shape[2:], mode="bilinear") for e in every]
+        return DeeplabRaw(torch.stack(enlarged).amax(0), every)
+
+    def head(self, features: dict[int, Tensor]) -> Float[Tensor, "b k h w"]:
+        """Logits of the features of one picture scale."""
+        x = self.aspp(features[32])  # (B, w, H/16, W/16)
+        if self.low is not None:
+            low = self.low(features[4])  # (B, 48, H/4, W/4)
+            x = torch.cat([low, F.interpolate(x, size=low.shape[2:], mode="bilinear")], 1)
+        return self.score(self.refine(x))
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: DeeplabRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy: v1 and v2 on their own grid, v2 at each scale and on their maximum, v3 at every pixel."""
+        truth, config = truth_of(batch), self.config
+        if config.version in ("v1", "v2"):
+            terms = [pixel_loss(logits, truth, at="cells") for logits in (raw.logits, *raw.others)]
+            return {"pixels": terms[0], **{f"pixels/{i}": term for i, term in enumerate(terms[1:])}}
+        losses = {"pixels": pixel_loss(raw.logits, truth, align_corners=config.align_corners)}
+        for logits in raw.others:
+            losses["auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
+        return losses
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: DeeplabRaw) -> SelectedSemantic:
+        """The logits; enlarged to the input where their corners lie on its corners."""
+        if not self.config.align_corners:
+            return SelectedSemantic(raw.logits)
+        stride = 4 if self.config.version == "v3+" else self.config.output_stride
+        size = [stride * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
+        return SelectedSemantic(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
+
+
+MODEL = Deeplab
+
+_IMAGENET = InputConfig((513, 513), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+_CAFFE = InputConfig((513, 513), "pad", mean=(122.675, 116.669, 104.008), std=(1.0, 1.0, 1.0))
+_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.5, 2.0))
+_V3 = TrainConfig(epochs=45.4, batch=16, lr=0.01, backbone_lr=0.1, weight_decay=1e-4)  # 30,000 steps on VOC train_aug
+_V2 = TrainConfig(epochs=18.9, batch=10, lr=2.5e-3, backbone_lr=0.1)  # 20,000 steps
+_VAINF = "github.com/VainF/DeepLabV3Plus-Pytorch (MIT): download by hand, then `maskkit import`"
+_KAZUTO = "github.com/kazuto1011/deeplab-pytorch (MIT): download by hand, then `maskkit import`"
+_TORCHVISION = "torchvision (BSD-3): download by hand, then `maskkit import`"
+
+
+def _preset(
+    name: str,
+    paper: str,
+    *,
+    input: InputConfig = _IMAGENET,
+    train: TrainConfig = _V3,
+    augment: AugmentConfig = _AUGMENT,
+    published: str | None = None,
+    ours: str = "",
+    **knobs: Any,
+) -> Preset:
+    return Preset(
+        name=name,
+        model=DeeplabConfig(**{"num_classes": 21, **knobs}),
+        input=input,
+        augment=augment,
+        train=train,
+        task="semantic",
+        published=published,
+        paper=paper,
+        ours=ours,
+    )
+
+
+def _small(name: str, size: tuple[int, int], **knobs: Any) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return _preset(
+        name,
+        "",
+        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        backbone="mobilenetv2_100",
+        pad_same=True,
+        **{"width": 128, **knobs},
+    )
+
+
+_V2_KNOBS: dict[str, Any] = {
+    "version": "v2",
+    "output_stride": 8,
+    "rates": (6, 12, 18, 24),
+    "stride_in_1x1": True,
+    "frozen_stride": 0,
+}
+
+PRESETS = [
+    _preset(
+        "deeplabv1-vgg16",
+        "VOC 2012 val mIoU 67.6 with CRF (LargeFOV)",
+        input=_CAFFE,
+        train=replace(_V2, lr=1e-2, batch=20),
+        version="v1",
+        backbone="vgg16",
+        output_stride=8,
+        width=1024,
+    ),
+    _preset(
+        "deeplabv1-resnet101",
+        "",
+        input=_CAFFE,
+        train=_V2,
+        published=_KAZUTO,
+        version="v1",
+        backbone="resnet101",
+        output_stride=8,
+        stride_in_1x1=True,
+    ),
+    _preset(
+        "deeplabv2-resnet101",
+        "VOC 2012 val mIoU 76.35, 77.69 with CRF",
+        input=_CAFFE,
+        train=_V2,
+        published=_KAZUTO,
+        backbone="resnet101",
+        scales=(0.5, 0.75),
+        **_V2_KNOBS,
+    ),
+    *(
+        _preset(
+            f"deeplabv3-{backbone}",
+            f"VOC 2012 val mIoU {number} (VainF), stride 16",
+            published=_VAINF,
+            backbone=backbone,
+        )
+        for backbone, number in (("resnet50", 76.9), ("resnet101", 77.3))
+    ),
+    *(
+        _preset(
+            f"deeplabv3-{backbone}-coco",
+            f"COCO val2017, VOC's classes, mIoU {number} (torchvision), stride 8",
+            input=InputConfig((520, 520), "pad", mean=_IMAGENET.mean, std=_IMAGENET.std),
+            published=_TORCHVISION,
+            backbone=backbone,
+            output_stride=8,
+            rates=(12, 24, 36),
+            dropout=0.5,
+            auxiliary=0.5,
+        )
+        for backbone, number in (("resnet50", 66.4), ("resnet101", 67.4))
+    ),
+    *(
+        _preset(
+            f"deeplabv3plus-{backbone}",
+            f"VOC 2012 val mIoU {number} (VainF), stride 16",
+            published=_VAINF,
+            version="v3+",
+            backbone=backbone,
+            pad_first=backbone == "mobilenetv2_100",
+        )
+        for backbone, number in (("resnet50", 77.2), ("resnet101", 78.3), ("mobilenetv2_100", 71.1))
+    ),
+    _preset(
+        "deeplabv3-mobilenetv2-voc",
+        "VOC 2012 val mIoU 75.32 (TensorFlow zoo, float weights)",
+        input=InputConfig((513, 513), "stretch", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        published="github.com/google-coral/test_data (Apache-2.0), de-quantised: `maskkit import`",
+        backbone="mobilenetv2_100",
+        pad_same=True,
+        rates=(),
+        refine=0,
+        align_corners=True,
+    ),
+    _small("deeplabv3-mobilenetv2-320", (320, 320), rates=(4, 8, 12)),
+    _small("deeplabv3plus-mobilenetv2-320", (320, 320), version="v3+", rates=(4, 8, 12)),
+    _small("deeplabv3plus-mobilenetv2-camvid", (360, 480), version="v3+", rates=(4, 8, 12), num_classes=11),
+    _small("deeplabv3plus-mobilenetv2-256", (256, 256), version="v3+", rates=(2, 4, 6)),
+]

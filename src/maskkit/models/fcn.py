@@ -1,0 +1,227 @@
+"""FCN: fully convolutional networks for semantic segmentation, 32s, 16s and 8s; and FCN on dilated ResNets.
+
+Long, Shelhamer, Darrell: "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, TPAMI 2017).
+
+A classification network turned into convolutions scores coarse cells; its scores are enlarged by a bilinear transposed
+convolution, and finer layers add their own: FCN-16s fuses pool4, FCN-8s pool3 too. On VGG-16 the picture is padded by
+100 and everything is cropped back, as published; on other backbones sizes are kept and nothing is padded. The same
+"FCN" of torchvision is a 3x3 head on a ResNet dilated to stride 8.
+
+=========  ==================================  ==============================================================
+`Raw`      shape (500 x 500, VOC)              meaning
+=========  ==================================  ==============================================================
+logits     (B, 21, 500, 500)                   scores of every pixel (dilated ResNets: (B, 21, 63, 63))
+others     (B, 21, 500, 500) each              the scores without the finest, without the two finest skips, that
+                                               stage-wise training begins with (dilated: the auxiliary head)
+=========  ==================================  ==============================================================
+
+``staged`` trains 32s, then 16s, then 8s in one run: thirds of the training whose loss sees the scores without, with
+one, with both skips; the scores of the skips start at zero, so that each stage begins where the last one ended.
+Differences from the official code: small presets take the mean over the pixels where Caffe takes the sum.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.models.base import Model, SelectedSemantic
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.dilation import ScoreHead, dilate
+from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.nn.vgg import Vgg, VggShape
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class FcnConfig(ModelConfig):
+    """Knobs of FCN. ``num_classes`` counts the background where the data have one."""
+
+    head: Literal["skips", "dilated"] = "skips"
+    """``skips`` is the paper's network, ``dilated`` torchvision's."""
+    skips: int = 2
+    """Finer layers whose scores are added: 0 is FCN-32s, 1 FCN-16s, 2 FCN-8s."""
+    skip_scales: tuple[float, float] = (1.0, 1.0)
+    """What the features of pool4 and pool3 are multiplied by (0.01 and 0.0001 train FCN-8s at once)."""
+    width: int = 4096
+    """Channels of fc6 and fc7 on VGG-16."""
+    staged: bool = False
+    """Train 32s, 16s and 8s one after the other, each for its share of the steps."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Caffe's loss is the sum over the pixels, hence its tiny learning rates."""
+    auxiliary: float = 0.0
+    """Weight of the loss of a second head on stride 16 (dilated); 0 has none."""
+
+
+class FcnRaw(NamedTuple):
+    """What `Fcn.forward` gives; the module's docstring explains the fields."""
+
+    logits: Float[Tensor, "b k h w"]
+    others: tuple[Float[Tensor, "b k _ _"], ...]
+
+
+def bilinear_kernel(side: int) -> Float[Tensor, "s s"]:
+    """Weights of the transposed convolution that interpolates bilinearly by half of ``side``."""
+    centre = (side - 1) / 2 if side % 2 else side / 2 - 0.5
+    ramp = 1 - (torch.arange(side) - centre).abs() / ((side + 1) // 2)
+    return ramp[:, None] * ramp
+
+
+class Enlarge(nn.ConvTranspose2d):
+    """Fixed bilinear transposed convolution by ``factor``, class by class."""
+
+    def __init__(self, classes: int, factor: int) -> None:
+        super().__init__(classes, classes, 2 * factor, factor, bias=False)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.weight[range(classes), range(classes)] = bilinear_kernel(2 * factor)
+        self.weight.requires_grad_(False)
+
+
+def crop(x: Float[Tensor, "b k y x"], offset: int, like: tuple[int, int]) -> Float[Tensor, "b k h w"]:
+    """The window of size ``like`` (H, W) that begins ``offset`` from the upper left corner."""
+    return x[:, :, offset : offset + like[0], offset : offset + like[1]]
+
+
+class Fcn(Model):
+    """FCN-32s, -16s and -8s, and FCN on dilated ResNets."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: FcnConfig
+
+    def __init__(self, config: FcnConfig) -> None:
+        super().__init__()
+        self.config = config
+        classes = config.num_classes
+        self.on_vgg = config.backbone == "vgg16"
+        self.auxiliary = None
+        if config.head == "dilated":
+            self.backbone = dilate(Backbone.of(config, (16, 32)), 8)
+            deep, middle = self.backbone.channels[32], self.backbone.channels[16]
+            self.score = ScoreHead(deep, deep // 4, classes)
+            self.auxiliary = ScoreHead(middle, middle // 4, classes) if config.auxiliary else None
+            return
+        self.backbone = Vgg(VggShape(first_padding=100, ceil=True)) if self.on_vgg else Backbone.of(config, (8, 16, 32))
+        channels = self.backbone.channels
+        self.fc = nn.Sequential()
+        if self.on_vgg:
+            self.fc.extend([nn.Conv2d(512, config.width, 7), nn.ReLU(), nn.Dropout(0.5)])
+            self.fc.extend([nn.Conv2d(config.width, config.width, 1), nn.ReLU(), nn.Dropout(0.5)])
+        deep = config.width if self.on_vgg else channels[32]
+        self.score = nn.Conv2d(deep, classes, 1)
+        self.skips = nn.ModuleList(nn.Conv2d(channels[s], classes, 1) for s in (16, 8)[: config.skips])
+        for parameter in (*self.score.parameters(), *self.skips.parameters()):
+            nn.init.zeros_(parameter)
+        if not self.on_vgg:  # without the paper's trained layers above it, a zero here would stop all learning
+            nn.init.normal_(self.score.weight, std=0.01)
+        self.enlarge = nn.ModuleList(Enlarge(classes, 2) for _ in self.skips)
+        self.last = Enlarge(classes, 32 >> config.skips)
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcnRaw:
+        """Raw outputs of normalised pictures."""
+        features = self.backbone(images)
+        if self.config.head == "dilated":
+            others = () if self.auxiliary is None else (self.auxiliary(features[16]),)
+            return FcnRaw(self.score(features[32]), others)
+        size = (images.shape[2], images.shape[3])
+        stages = [self.score(self.fc(features[32]))]  # (B, K, H/32, W/32); one more with each skip
+        offsets = (5, 9) if self.on_vgg else (1, 1)
+        for enlarge, skip, stride, scale, offset in zip(
+            self.enlarge, self.skips, (16, 8), self.config.skip_scales, offsets, strict=False
+        ):
+            fine = skip(features[stride] * scale)
+            stages = [enlarge(scores) for scores in stages]
+            if self.on_vgg:  # whose padding makes the finer map the larger one
+                fine = crop(fine, offset, (stages[0].shape[2], stages[0].shape[3]))
+            else:
+                stages = [crop(scores, offset, (fine.shape[2], fine.shape[3])) for scores in stages]
+            stages = [*(stages if self.config.staged else ()), stages[-1] + fine]
+        offset = (19, 27, 31)[self.config.skips] if self.on_vgg else (32 >> self.config.skips) // 2
+        *others, logits = (crop(self.last(scores), offset, size) for scores in stages)
+        return FcnRaw(logits, tuple(others))
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: FcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy of every pixel; of a staged training, that of the stage."""
+        truth, config = truth_of(batch), self.config
+        if config.head == "dilated":
+            losses = {"pixels": pixel_loss(raw.logits, truth)}
+            for logits in raw.others:
+                losses["auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
+            return losses
+        stages = (*raw.others, raw.logits)
+        stage = min(int(batch.progress * len(stages)), len(stages) - 1)
+        return {"pixels": pixel_loss(stages[stage], truth, reduction=config.reduction)}
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: FcnRaw) -> SelectedSemantic:
+        """The scores."""
+        return SelectedSemantic(raw.logits)
+
+
+MODEL = Fcn
+
+_CAFFE = InputConfig((500, 500), "pad", mean=(122.67891434, 116.66876762, 104.00698793), std=(1.0, 1.0, 1.0))
+_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
+_BERKELEY = "fcn.berkeleyvision.org (BSD-2) by wkentaro/pytorch-fcn: download by hand, then `maskkit import`"
+
+
+def _caffe(name: str, paper: str, lr: float, **knobs: object) -> Preset:
+    return Preset(
+        name=name,
+        model=FcnConfig(num_classes=21, backbone="vgg16", reduction="sum", **knobs),  # type: ignore[arg-type]
+        input=_CAFFE,
+        augment=replace(_AUGMENT, flip=0.0),
+        train=TrainConfig(
+            steps=100_000, batch=1, lr=lr, momentum=0.99, decay_norm=False, milestones=(), schedule="steps"
+        ),
+        task="semantic",
+        published=_BERKELEY,
+        paper=paper,
+    )
+
+
+def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=name,
+        model=FcnConfig(backbone="mobilenetv2_100", pad_same=True, **{"num_classes": 21, **knobs}),  # type: ignore[arg-type]
+        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        task="semantic",
+    )
+
+
+PRESETS = [
+    _caffe("fcn32s-vgg16", "VOC 2011 seg11valid mIoU 63.6", 1e-10, skips=0),
+    _caffe("fcn16s-vgg16", "VOC 2011 seg11valid mIoU 65.0", 1e-12, skips=1),
+    _caffe("fcn8s-vgg16", "VOC 2011 seg11valid mIoU 65.5", 1e-14, skips=2),
+    _caffe("fcn8s-vgg16-at-once", "VOC 2011 seg11valid mIoU 65.4", 1e-10, skips=2, skip_scales=(0.01, 0.0001)),
+    _caffe("fcn8s-vgg16-staged", "VOC 2011 seg11valid mIoU 65.5", 1e-10, skips=2, staged=True),
+    *(
+        Preset(
+            name=f"fcn-{backbone}-coco",
+            model=FcnConfig(num_classes=21, backbone=backbone, head="dilated", auxiliary=0.5),
+            input=InputConfig((520, 520), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+            augment=replace(_AUGMENT, scale_jitter=(0.5, 2.0)),
+            train=TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
+            task="semantic",
+            published="torchvision (BSD-3): download by hand, then `maskkit import`",
+            paper=f"COCO val2017, VOC's classes, mIoU {number} (torchvision)",
+        )
+        for backbone, number in (("resnet50", 60.5), ("resnet101", 63.7))
+    ),
+    _small("fcn8s-mobilenetv2-320", (320, 320)),
+    _small("fcn8s-mobilenetv2-256", (256, 256)),
+    _small("fcn8s-mobilenetv2-camvid", (360, 480), num_classes=11),
+    _small("fcn32s-mobilenetv2-camvid", (360, 480), num_classes=11, skips=0),
+]

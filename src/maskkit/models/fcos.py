@@ -1,0 +1,120 @@
+"""FCOS: object detection without anchors. Tian, Shen, Chen, He: "FCOS: Fully Convolutional One-Stage Object Detection"
+(ICCV 2019; TPAMI 2020).
+
+Every location inside an object, near its centre and on the level of its size, predicts the class and the distances to
+the four sides of the box; a third output says how good that box is. The detector on its own finds boxes and no masks;
+CondInst, BoxInst, BlendMask and PolarMask build on its parts (`maskkit.nn.fcos`).
+
+=========  ==========================================  ========================================================
+`Raw`      shape (800 x 1216, COCO), finest of levels  meaning
+=========  ==========================================  ========================================================
+logits     5 x (B, 80, 100, 152)                       class logits
+sides      5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+quality    5 x (B, 1, 100, 152)                        logits of centerness, or of the IoU
+extra      none                                        what the mask methods add
+=========  ==========================================  ========================================================
+
+Differences from the official code, all deliberate: a picture without objects is background instead of an error;
+background inside a crowd is ignored; the losses of several processes are normalised each by its own positives.
+"""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from maskkit.config import Preset
+from maskkit.models.base import Model, SelectedBoxes
+from maskkit.nn.fcos import (
+    FcosConfig,
+    FcosHead,
+    FcosRaw,
+    detect,
+    fcos_loss,
+    pyramid,
+    relative_boxes,
+    require_whole_cells,
+)
+from maskkit.recipes import (
+    CAFFE_INPUT,
+    MULTI_SCALE,
+    SINGLE_SCALE,
+    SMALL_AUGMENT,
+    SMALL_FCOS,
+    SMALL_TRAIN,
+    adelaidet_train,
+    small_input,
+)
+from maskkit.types import Batch, Target
+
+
+class Fcos(Model):
+    """The plain detector."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    config: FcosConfig
+
+    def __init__(self, config: FcosConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.fpn = pyramid(config)
+        self.head = FcosHead(config)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcosRaw:
+        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        return self.head(self.fpn(list(self.backbone(images).values())))
+
+    def loss(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Focal, GIoU and quality terms."""
+        return fcos_loss(raw.float(), batch, self.config)[0]
+
+    def select(self, raw: FcosRaw) -> SelectedBoxes:
+        """The best boxes after NMS."""
+        found = detect(raw, self.config)
+        return SelectedBoxes(relative_boxes(found, raw, self.config), found.labels, found.scores)
+
+
+MODEL = Fcos
+
+_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
+
+
+def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
+    return Preset(
+        name=name,
+        model=FcosConfig(stride_in_1x1=True, frozen_stride=4, **knobs),  # type: ignore[arg-type]
+        input=CAFFE_INPUT,
+        augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
+        train=adelaidet_train(times),
+        needs=Fcos.needs,
+        task="detection",
+        published=_WEIGHTS,
+        paper=f"COCO val box AP {paper}",
+    )
+
+
+def _small(size: int) -> Preset:
+    """A detector for two processor cores."""
+    return Preset(
+        name=f"fcos-mobilenetv2-{size}",
+        model=FcosConfig(**SMALL_FCOS),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
+        needs=Fcos.needs,
+        task="detection",
+    )
+
+
+PRESETS = [
+    _published("fcos-resnet50-1x", "38.7", 1),
+    _published("fcos-resnet50-2x", "41.0", 2),
+    _published("fcos-resnet101-2x", "43.1", 2, backbone="resnet101"),
+    _published("fcos-iou-resnet50-1x", "39.4", 1, quality="iou"),
+    _published("fcos-iou-resnet50-2x", "41.5", 2, quality="iou"),
+    _published("fcos-iou-resnet101-2x", "43.5", 2, backbone="resnet101", quality="iou"),
+    _small(320),
+    _small(256),
+]

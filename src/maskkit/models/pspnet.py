@@ -1,0 +1,158 @@
+"""PSPNet: the pyramid scene parsing network.
+
+Zhao, Shi, Qi, Wang, Jia: "Pyramid Scene Parsing Network" (CVPR 2017).
+
+The last feature map is averaged over grids of 1, 2, 3 and 6 cells a side; the means, enlarged again, are joined to
+every pixel's own features, so that the scene corrects what a pixel alone leaves open. A second head on the stage before
+helps the training.
+
+=========  ===========================  =====================================================
+`Raw`      shape (473 x 473, VOC)       meaning
+=========  ===========================  =====================================================
+logits     (B, 21, 60, 60)              scores of the classes, their corners on the picture's
+others     (B, 21, 60, 60)              scores of the auxiliary head, used by the loss alone
+=========  ===========================  =====================================================
+
+Input sides have the form 8 n + 1, as the official code demands; other sides are refused. Difference from the official
+code: the auxiliary head is there in evaluation too, its scores are ignored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.errors import MaskkitError
+from maskkit.models.base import Model, SelectedSemantic
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
+from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class PspnetConfig(ModelConfig):
+    """Knobs of PSPNet. ``num_classes`` counts the background where the data have one."""
+
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    """Cells a side of the grids."""
+    width: int = 512
+    """Channels of the head; each grid is reduced to its share of the backbone's channels."""
+    auxiliary: float = 0.4
+    """Weight of the auxiliary loss."""
+    auxiliary_width: int = 256
+
+
+class PspnetRaw(NamedTuple):
+    """What `Pspnet.forward` gives; the module's docstring explains the fields."""
+
+    logits: Float[Tensor, "b k h w"]
+    others: tuple[Float[Tensor, "b k h w"]]
+
+
+class PyramidPooling(nn.Module):
+    """Means over ever finer grids, reduced by 1x1 convolutions, enlarged and joined behind the features."""
+
+    def __init__(self, channels: int, bins: Sequence[int]) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        self.reduce = nn.ModuleList(AtrousConv(channels, channels // len(bins)) for _ in bins)
+        for bin, branch in zip(self.bins, self.reduce, strict=True):
+            if bin == 1:
+                branch[1] = LoneBatchNorm(channels // len(bins))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Features and their surroundings, (B, 2C, h, w)."""
+        means = [reduce(F.adaptive_avg_pool2d(x, bin)) for bin, reduce in zip(self.bins, self.reduce, strict=True)]
+        size = x.shape[2:]
+        return torch.cat([x, *(F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in means)], 1)
+
+
+class Pspnet(Model):
+    """The pyramid scene parsing network."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: PspnetConfig
+
+    def __init__(self, config: PspnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = dilate(Backbone.of(config, (16, 32)), 8, first_block=True)
+        deep, middle = self.backbone.channels[32], self.backbone.channels[16]
+        self.pyramid = PyramidPooling(deep, config.bins)
+        joined = deep + len(config.bins) * (deep // len(config.bins))
+        self.score = ScoreHead(joined, config.width, config.num_classes)
+        self.auxiliary = ScoreHead(middle, config.auxiliary_width, config.num_classes)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PspnetRaw:
+        """Raw outputs of normalised pictures. Raises `MaskkitError` for sides that are not 8 n + 1 pixels."""
+        height, width = images.shape[2:]
+        if height % 8 != 1 or width % 8 != 1:
+            raise MaskkitError(
+                f"PSPNet takes sides of 8 n + 1 pixels, not {height} x {width}; set --input.size 473 473"
+            )
+        features = self.backbone(images)
+        return PspnetRaw(self.score(self.pyramid(features[32])), (self.auxiliary(features[16]),))
+
+    def loss(self, raw: PspnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy of every pixel for both heads."""
+        truth = truth_of(batch)
+        main, second = (pixel_loss(logits, truth, align_corners=True) for logits in (raw.logits, *raw.others))
+        return {"pixels": main, "auxiliary": self.config.auxiliary * second}
+
+    def select(self, raw: PspnetRaw) -> SelectedSemantic:
+        """The scores of every pixel of the input."""
+        size = [8 * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
+        return SelectedSemantic(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
+
+
+MODEL = Pspnet
+
+_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.5, 2.0))
+_TRAIN = TrainConfig(
+    epochs=100, batch=16, lr=0.1, backbone_lr=0.1, weight_decay=1e-4
+)  # new layers learn ten times faster
+
+
+def _official(data: str, classes: int, size: int, epochs: int, layers: int, paper: str) -> Preset:
+    return Preset(
+        name=f"pspnet-resnet{layers}-{data}",
+        model=PspnetConfig(num_classes=classes, backbone=f"resnet{layers}s", norm="train"),
+        input=InputConfig((size, size), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+        augment=_AUGMENT,
+        train=replace(_TRAIN, epochs=epochs),
+        task="semantic",
+        published="github.com/hszhao/semseg (MIT): download by hand, then `maskkit import`",
+        paper=paper,
+    )
+
+
+def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    small = {"num_classes": 21, "width": 128, "auxiliary_width": 64, "backbone": "mobilenetv2_100", "pad_same": True}
+    return Preset(
+        name=name,
+        model=PspnetConfig(**{**small, **knobs}),  # type: ignore[arg-type]
+        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=replace(_AUGMENT, photometric=True, scale_jitter=(0.75, 1.5)),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        task="semantic",
+    )
+
+
+PRESETS = [
+    _official("ade20k", 150, 473, 100, 50, "ADE20K val mIoU 41.89, 42.84 multi-scale (semseg)"),
+    _official("ade20k", 150, 473, 100, 101, "ADE20K val mIoU 43.10, 44.15 multi-scale (semseg)"),
+    _official("voc", 21, 473, 50, 50, "VOC 2012 val mIoU 77.05, 78.02 multi-scale (semseg)"),
+    _official("voc", 21, 473, 50, 101, "VOC 2012 val mIoU 79.07, 79.63 multi-scale (semseg)"),
+    _official("cityscapes", 19, 713, 200, 50, "Cityscapes val mIoU 77.30, 78.38 multi-scale (semseg)"),
+    _official("cityscapes", 19, 713, 200, 101, "Cityscapes val mIoU 78.63, 79.29 multi-scale (semseg)"),
+    _small("pspnet-mobilenetv2-321", (321, 321)),
+    _small("pspnet-mobilenetv2-camvid", (361, 481), num_classes=11),
+]

@@ -1,0 +1,150 @@
+"""SegNet: an encoder and a decoder that remembers where the maxima were.
+
+Badrinarayanan, Kendall, Cipolla: "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation"
+(TPAMI 2017).
+
+VGG-16's thirteen convolutions pool five times and keep the places of the maxima. The decoder mirrors them: it puts each
+value back to its place among zeros, which nothing has to learn and which keeps contours sharp, and lets convolutions
+fill the gaps. The last one gives the scores.
+
+=========  ============================  =================================
+`Raw`      shape (360 x 480, CamVid)     meaning
+=========  ============================  =================================
+logits     (B, 11, 360, 480)             scores of every pixel
+=========  ============================  =================================
+
+The loss weighs classes by median frequency, taken from each batch where the official code takes it once from the whole
+training set. Differences from the official code: batch norm keeps its statistics in the layer; pictures are RGB.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.data.label_map import IGNORE
+from maskkit.models.base import Model, SelectedSemantic
+from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.nn.vgg import LAYOUT, Vgg, VggShape
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class SegnetConfig(ModelConfig):
+    """Knobs of SegNet. ``num_classes`` counts the background where the data have one."""
+
+    layout: tuple[tuple[int, ...], ...] = LAYOUT
+    """Channels of the convolutions of each stage; VGG-16's by default."""
+    ceil: bool = True
+    """Pool a rest at the border too, as Caffe does."""
+    norm_scores: bool = False
+    """Batch norm and ReLU behind the scores too (a port's habit)."""
+    median_frequency: bool = True
+    """Weigh rare classes up in the loss."""
+
+
+class SegnetRaw(NamedTuple):
+    """What `Segnet.forward` gives; the module's docstring explains the field."""
+
+    logits: Float[Tensor, "b k h w"]
+
+
+class Decoder(nn.ModuleList):
+    """The mirrored stages, deepest first; a unit is a 3x3 convolution, batch norm and ReLU."""
+
+    def __init__(self, layout: tuple[tuple[int, ...], ...], classes: int, norm_scores: bool) -> None:
+        outer = (classes, *(widths[-1] for widths in layout[:-1]))
+        stages = []
+        for widths, after in reversed(list(zip(layout, outer, strict=True))):
+            channels = [widths[-1], *widths[:0:-1], after]
+            units = [
+                nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+                for a, b in pairwise(channels)
+            ]
+            stages.append(nn.Sequential(*units))
+        if not norm_scores:
+            stages[-1][-1] = stages[-1][-1][:1]
+        super().__init__(stages)
+
+
+class Segnet(Model):
+    """SegNet on VGG-16."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: SegnetConfig
+
+    def __init__(self, config: SegnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Vgg(VggShape(ceil=config.ceil, norm=True, layout=config.layout))
+        self.decoder = Decoder(config.layout, config.num_classes, config.norm_scores)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SegnetRaw:
+        """Raw outputs of normalised pictures."""
+        x, pooled = images, []
+        for number in range(len(self.config.layout)):
+            size = (x.shape[2], x.shape[3])
+            x, places = self.backbone.stage(number, x)
+            pooled.append((size, places))
+        for stage, (size, places) in zip(self.decoder, reversed(pooled), strict=True):
+            x = stage(unpool(x, places, size))
+        return SegnetRaw(x)
+
+    def loss(self, raw: SegnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy of every pixel, rare classes weighed up."""
+        truth = truth_of(batch)
+        weights = median_frequency(truth, raw.logits.shape[1]) if self.config.median_frequency else None
+        return {"pixels": pixel_loss(raw.logits, truth, weights=weights)}
+
+    def select(self, raw: SegnetRaw) -> SelectedSemantic:
+        """The scores."""
+        return SelectedSemantic(raw.logits)
+
+
+def unpool(x: Float[Tensor, "b c h w"], places: Int[Tensor, "b c h w"], size: tuple[int, int]) -> Tensor:
+    """Each value at its place in a plane of ``size`` (H, W), zeros elsewhere. Windows may not overlap."""
+    plane = x.new_zeros(x.shape[0], x.shape[1], size[0] * size[1])
+    return plane.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, size)
+
+
+def median_frequency(truth: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, "k"]:
+    """Weights ``median(f) / f``, f the share of a class in the pictures that show it; 1 for absent classes."""
+    counts = torch.stack([torch.bincount(t[t != IGNORE], minlength=classes) for t in truth]).double()  # (B, K)
+    pixels = ((counts > 0) * counts.sum(1, keepdim=True)).sum(0)
+    frequency = counts.sum(0) / pixels.clamp(min=1)
+    seen = frequency > 0
+    if not seen.any():
+        return torch.ones(classes, device=truth.device)
+    median = frequency[seen].quantile(0.5)
+    return torch.where(seen, median / frequency.clamp(min=1e-12), 1.0).float()
+
+
+MODEL = Segnet
+
+_TRAIN = TrainConfig(epochs=435, batch=4, lr=1e-3, milestones=(), schedule="steps")  # 40,000 steps on CamVid
+
+
+def _preset(name: str, size: tuple[int, int], paper: str, train: TrainConfig = _TRAIN, **knobs: object) -> Preset:
+    return Preset(
+        name=name,
+        model=SegnetConfig(backbone="vgg16_bn", norm="train", **{"num_classes": 11, **knobs}),  # type: ignore[arg-type]
+        input=InputConfig(size, "pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
+        train=train,
+        task="semantic",
+        paper=paper,
+    )
+
+
+_SMALL = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
+_THIN = ((16, 16), (32, 32), (64, 64), (96, 96), (128, 128))
+
+PRESETS = [
+    _preset("segnet-vgg16", (360, 480), "CamVid test mIoU 60.10 (3.5k pictures), 50.2 (367)"),
+    _preset("segnet-thin", (360, 480), "", _SMALL, layout=_THIN),
+]

@@ -1,0 +1,277 @@
+"""SOLO: a channel of masks for every cell of a grid, and its decoupled form, a channel for every row and column.
+
+Wang, Kong, Shen, Jiang, Li: "SOLO: Segmenting Objects by Locations" (ECCV 2020).
+
+The picture is cut into S x S cells, one grid for each level of the pyramid. The cell that holds an object's centre
+predicts its class, and channel i S + j of the mask tensor is reserved for the object of cell (i, j): instances are told
+apart by where they are, without boxes and without grouping. The decoupled head has S channels for columns and S for
+rows, and the mask of a cell is the product of its two.
+
+============  ============================  ==========================================================
+`Raw`         shape (800 x 1216, COCO)      meaning
+============  ============================  ==========================================================
+category      (B, 80, 3872)                 class logits of each cell of the grids 40, 36, 24, 16, 12
+masks_p2      (B, 1600, 200, 304)           mask logits of the cells of the first grid; decoupled: of
+                                            its columns, then of its rows (B, 80, 200, 304)
+masks_p3      (B, 1296, 200, 304)           the same of the other grids, each at twice the size of its
+masks_p4      (B, 576, 100, 152)            level in the head
+masks_p5      (B, 256, 50, 76)
+masks_p6      (B, 144, 50, 76)
+============  ============================  ==========================================================
+
+Differences from the official code (WXinlong/SOLO), all deliberate: a batch without objects has a loss of zero where it
+fails; cells in the box of a crowd are not taught to be background; objects of which only the box is known train the
+mask through `maskkit.losses`, centred in their box; the best ``candidates`` alone get a mask, so that shapes are fixed;
+soft masks go from a quarter of the input to the picture in one interpolation, not in two; predictions have boxes, those
+of the masks. As in the official code, copies are removed by the Matrix NMS of SOLOv2.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.losses import dice_loss, mask_loss_from_boxes
+from maskkit.models.base import Model, Selected
+from maskkit.nn import grid
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.fpn import Fpn
+from maskkit.nn.grid import GridConfig
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class SoloConfig(GridConfig):
+    """Knobs of SOLO; the defaults are the published vanilla ResNet-50 model for COCO."""
+
+    head: Literal["vanilla", "decoupled", "decoupled-light"] = "vanilla"
+    """Masks by cell, by column and row from a tower each, or by column and row from one tower."""
+    head_width: int = 256
+    """Channels of the towers."""
+    head_convs: int = 7
+    """Convolutions of each tower."""
+
+
+class SoloRaw(NamedTuple):
+    """What `Solo.forward` gives; the module's docstring explains the fields."""
+
+    category: Float[Tensor, "b k p"]
+    masks_p2: Float[Tensor, "b _ _ _"]
+    masks_p3: Float[Tensor, "b _ _ _"]
+    masks_p4: Float[Tensor, "b _ _ _"]
+    masks_p5: Float[Tensor, "b _ _ _"]
+    masks_p6: Float[Tensor, "b _ _ _"]
+
+    @property
+    def masks(self) -> tuple[Tensor, ...]:
+        """Mask logits level by level."""
+        return self[1:]
+
+
+class Solo(Model):
+    """SOLO, Decoupled SOLO and its light form."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    config: SoloConfig
+
+    def __init__(self, config: SoloConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone.of(config, strides=(4, 8, 16, 32))
+        grid.deform_backbone(self.backbone, config.deformable)
+        self.fpn = Fpn(
+            list(self.backbone.channels.values()),
+            config.width,
+            extra=1,
+            interpolation="nearest",
+            relu=False,
+            extra_kind="pool",
+        )
+        head = (config.head_width, config.head_convs, config.deformable, config.head_convs - 1)  # the last one alone
+        self.category_tower = grid.tower(config.width, *head)
+        self.category = grid.output_conv(config.head_width, config.num_classes)
+        coordinates = {"vanilla": [2], "decoupled": [1, 1], "decoupled-light": [2]}[config.head]
+        self.towers = nn.ModuleList(grid.tower(config.width + more, *head) for more in coordinates)
+        if config.head == "vanilla":
+            outputs = [[grid.output_conv(config.head_width, s * s, 1) for s in config.grids]]
+        else:  # columns, then rows
+            outputs = [[grid.output_conv(config.head_width, s) for s in config.grids] for _ in range(2)]
+        self.outputs = nn.ModuleList(nn.ModuleList(convs) for convs in outputs)
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SoloRaw:
+        """Raw outputs of normalised pictures; their sides are multiples of 32."""
+        levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
+        category, masks = [], []
+        for i, (level, side) in enumerate(zip(grid.head_levels(levels), self.config.grids, strict=True)):
+            cells = self.category_tower(grid.resize(level, (side, side)))
+            category.append(self.category(cells).flatten(2))
+            places = grid.coordinates(level)
+            given = places.split(1, 1) if len(self.towers) == 2 else [places]  # x for columns, y for rows
+            drawn = [t(torch.cat([level, place], 1)) for t, place in zip(self.towers, given, strict=True)]
+            large = [grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2)) for x in drawn]
+            large = large * (len(self.outputs) // len(large))  # the light head makes both from one
+            masks.append(torch.cat([convs[i](x) for convs, x in zip(self.outputs, large, strict=True)], 1))  # type: ignore[index]
+        return SoloRaw(torch.cat(category, 2), *masks)
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: SoloRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Focal loss of the cells and dice loss of their masks (SOLO, section 3.3); masks from boxes where need be."""
+        raw = SoloRaw(*(t.float() for t in raw))
+        config = self.config
+        size = (batch.images.shape[2], batch.images.shape[3])
+        owners = [grid.last_object(grid.light(t, size, config)) for t in batch.targets]
+        first = grid.first_cells(config.grids)
+        dice, projection, pairwise = raw.category.sum() * 0, raw.category.sum() * 0, raw.category.sum() * 0
+        for level, masks in enumerate(raw.masks):
+            dice = dice + masks.sum() * 0
+            boxed = []
+            for b, target in enumerate(batch.targets):
+                owner = owners[b][first[level] : first[level + 1]]
+                cells = torch.nonzero(owner >= 0)[:, 0]
+                objects = owner[cells]
+                logits = self.cell_logits(masks[b], cells, config.grids[level])
+                known = target.has_mask[objects]
+                truth = grid.shrink(target, batch.valid[b], (masks.shape[2], masks.shape[3]))
+                dice = dice + dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002).sum()
+                boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
+            logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+            from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, config.box_only)
+            projection = projection + from_boxes.projection.sum()
+            pairwise = pairwise + from_boxes.pairwise * len(logits)
+        count = max(sum(int((owner >= 0).sum()) for owner in owners), 1)
+        boxed_count = sum(
+            int((~t.has_mask[owner[owner >= 0]]).sum()) for t, owner in zip(batch.targets, owners, strict=True)
+        )
+        return {
+            "category": grid.category_loss(raw.category, owners, batch, config.grids),
+            "mask": config.mask_weight * dice / count,
+            "projection": projection / count,
+            "pairwise": pairwise / max(boxed_count, 1),
+        }
+
+    def cell_logits(self, masks: Float[Tensor, "c h w"], cells: Int[Tensor, "m"], side: int) -> Float[Tensor, "m h w"]:
+        """Mask logits of ``cells`` of one level, counted from its first, on a grid of ``side`` cells a side."""
+        if self.config.head == "vanilla":
+            return masks[cells]
+        x, y = masks[cells % side], masks[side + cells // side]
+        # the logit of sigmoid(x) sigmoid(y)
+        return -torch.logsumexp(torch.stack([-x, -y, -x - y]), 0)
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: SoloRaw) -> Selected:
+        """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
+        return self.select_from(grid.cell_scores(raw.category, self.config.grids), self.soft_masks(raw))
+
+    def soft_masks(self, raw: SoloRaw) -> Float[Tensor, "b c h w"]:
+        """Probabilities of the mask channels of all levels, joined, at the size of the finest."""
+        size = (raw.masks_p2.shape[2], raw.masks_p2.shape[3])
+        return torch.cat([grid.resize(level.float().sigmoid(), size) for level in raw.masks], 1)
+
+    def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> Selected:
+        """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""
+        found = grid.find_candidates(scores, self.config)
+        picture = torch.arange(len(scores), device=scores.device)[:, None]
+        if self.config.head == "vanilla":
+            masks = channels[picture, found.cells]  # (B, k, H/4, W/4)
+        else:
+            column, row = (index.to(scores.device)[found.cells] for index in self.cell_channels())
+            masks = channels[picture, column] * channels[picture, row]
+        best = grid.rank_masks(found, masks, self.config)
+        return Selected(*best, best.scores)
+
+    def cell_channels(self) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
+        """Channels of each cell's column and row when those of all levels are joined (decoupled head)."""
+        columns, rows, first = [], [], 0
+        for side in self.config.grids:
+            at = torch.arange(side)
+            columns.append(first + at.repeat(side))
+            rows.append(first + side + at.repeat_interleave(side))
+            first += 2 * side
+        return torch.cat(columns), torch.cat(rows)
+
+
+MODEL = Solo
+
+_RGB = InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+_SIDES = (640, 672, 704, 736, 768, 800)
+_FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
+_ONCE = TrainConfig(
+    epochs=12,
+    batch=16,
+    lr=0.01,
+    weight_decay=1e-4,
+    schedule="steps",
+    milestones=(9 / 12, 11 / 12),
+    warmup=500,
+    warmup_from=1 / 3,
+    clip=35.0,
+)
+_THRICE = replace(_ONCE, epochs=36, milestones=(27 / 36, 33 / 36))
+
+
+def _published(name: str, ap: float, *, light: bool = False, train: TrainConfig = _THRICE, **knobs: Any) -> Preset:
+    sides = (352, 384, 416, 448, 480, 512) if light else _SIDES
+    if light:
+        knobs |= {
+            "head": "decoupled-light",
+            "head_convs": 4,
+            "scale_ranges": ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+        }
+    return Preset(
+        name=name,
+        model=SoloConfig(frozen_stride=4, **knobs),
+        input=replace(_RGB, size=(512, 852)) if light else _RGB,
+        augment=replace(_FLIP, short_sides=sides if train is _THRICE else ()),
+        train=train,
+        needs=Solo.needs,
+        published="github.com/WXinlong/SOLO (weights for academic use): download by hand, then `maskkit import`",
+        paper=f"COCO val2017 mask AP {ap}",
+    )
+
+
+def _small(name: str, size: int, ours: str = "") -> Preset:
+    """A light decoupled model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    shares = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
+    return Preset(
+        name=name,
+        model=SoloConfig(
+            backbone="mobilenetv2_100",
+            pad_same=True,
+            head="decoupled-light",
+            width=96,
+            head_width=96,
+            head_convs=2,
+            grids=(40, 28, 20, 14, 10),
+            scale_ranges=tuple((size * low, size * high) for low, high in shares),
+            min_area=(3, 4, 8, 16, 16),
+            candidates=300,
+            nms_top=300,
+        ),
+        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=2.0),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        needs=Solo.needs,
+        ours=ours,
+    )
+
+
+PRESETS = [
+    _published("solo-resnet50-1x", 32.9, train=_ONCE),
+    _published("solo-resnet50-3x", 35.8),
+    _published("solo-resnet101-3x", 37.1, backbone="resnet101"),
+    _published("solo-decoupled-resnet50-1x", 33.9, train=_ONCE, head="decoupled"),
+    _published("solo-decoupled-resnet50-3x", 36.4, head="decoupled"),
+    _published("solo-decoupled-resnet101-3x", 37.9, head="decoupled", backbone="resnet101"),
+    _published("solo-decoupled-light-resnet50-512", 33.0, light=True),
+    _published("solo-decoupled-light-dcn-resnet50-512", 35.0, light=True, deformable="v1"),
+    _small("solo-mobilenetv2-320", 320),
+    _small("solo-mobilenetv2-256", 256),
+]

@@ -1,0 +1,292 @@
+"""SOLOv2: every cell of a grid predicts the convolution that draws its object's mask.
+
+Wang, Zhang, Kong, Li, Shen: "SOLOv2: Dynamic and Fast Instance Segmentation" (NeurIPS 2020).
+
+As in SOLO, the picture is cut into grids, one for each level of the pyramid, and the cell that holds an object's centre
+answers for it. Instead of a channel of a mask tensor, a cell predicts a kernel: its 1x1 convolution of one feature map,
+shared by all levels, is the mask. No boxes, no cropping; Matrix NMS removes copies without a loop.
+
+===========  ============================  ==========================================================
+`Raw`        shape (800 x 1216, COCO)      meaning
+===========  ============================  ==========================================================
+category     (B, 80, 3872)                 class logits of each cell of the grids 40, 36, 24, 16, 12
+kernels      (B, 256, 3872)                weights of each cell's 1x1 convolution
+feature      (B, 256, 200, 304)            the unified mask feature, at a quarter of the input
+===========  ============================  ==========================================================
+
+Differences from the official codes (WXinlong/SOLO and AdelaiDet), all deliberate: a batch without objects has a loss of
+zero where theirs fails; cells in the box of a crowd are not taught to be background; objects of which only the box is
+known train the mask through `maskkit.losses`, centred in their box; the best ``candidates`` alone get a mask, so that
+shapes are fixed; soft masks go from a quarter of the input to the picture in one interpolation, not in two; predictions
+have boxes, those of the masks.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.losses import dice_loss, mask_loss_from_boxes
+from maskkit.models.base import Model, Selected
+from maskkit.nn import grid
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.fpn import Fpn
+from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class Solov2Config(GridConfig):
+    """Knobs of SOLOv2; the defaults are the published ResNet-50 model for COCO."""
+
+    head_width: int = 512
+    """Channels of the towers for classes and kernels."""
+    head_convs: int = 4
+    """Convolutions of each tower."""
+    feature_width: int = 128
+    """Channels inside of the mask branch."""
+    kernel: int = 256
+    """Channels of the mask feature, and weights of a kernel."""
+    deformable_feature: bool = False
+    """Deformable convolution in the mask branch too."""
+
+
+class Solov2Raw(NamedTuple):
+    """What `Solov2.forward` gives; the module's docstring explains the fields."""
+
+    category: Float[Tensor, "b k p"]
+    kernels: Float[Tensor, "b d p"]
+    feature: Float[Tensor, "b d h w"]
+
+
+class MaskBranch(nn.Module):
+    """The unified mask feature: P2 to P5, each convolved and doubled up to the size of P2, added, mixed by a 1x1."""
+
+    def __init__(self, config: Solov2Config) -> None:
+        super().__init__()
+        kind: Deformable = config.deformable if config.deformable_feature else "none"
+        self.levels = nn.ModuleList()
+        for level in range(4):
+            before = config.width + 2 * (level == 3)  # P5 knows where it is
+            convs = max(level, 1)
+            self.levels.append(grid.tower(before, config.feature_width, convs, kind))
+        self.mix = ConvNorm(config.feature_width, config.kernel, 1, deformable=kind)
+
+    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b d h w"]:
+        """The feature, (B, D, H/4, W/4), of P2 to P5."""
+        p2, p3, p4, p5 = levels
+        total = self.levels[0](p2)
+        inputs = [p3, p4, torch.cat([p5, grid.coordinates(p5)], 1)]
+        for convs, x in zip(list(self.levels)[1:], inputs, strict=True):
+            for conv in convs:  # type: ignore[attr-defined]
+                x = conv(x)
+                x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
+            total = total + x
+        return self.mix(total)
+
+
+class Solov2(Model):
+    """SOLOv2, its light variants and those with deformable convolution."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    config: Solov2Config
+
+    def __init__(self, config: Solov2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone.of(config, strides=(4, 8, 16, 32))
+        grid.deform_backbone(self.backbone, config.deformable)
+        self.fpn = Fpn(
+            list(self.backbone.channels.values()),
+            config.width,
+            extra=1,
+            interpolation="nearest",
+            relu=False,
+            extra_kind="pool",
+        )
+        head = (config.head_width, config.head_convs, config.deformable)
+        self.category_tower = grid.tower(config.width, *head)
+        self.kernel_tower = grid.tower(config.width + 2, *head)
+        self.category = grid.output_conv(config.head_width, config.num_classes)
+        self.kernel = grid.output_conv(config.head_width, config.kernel, prior=None)
+        self.mask_branch = MaskBranch(config)
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Solov2Raw:
+        """Raw outputs of normalised pictures; their sides are multiples of 32."""
+        levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
+        category, kernels = [], []
+        for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
+            cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
+            category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
+            kernels.append(self.kernel(self.kernel_tower(cells)).flatten(2))
+        return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: Solov2Raw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Focal loss of the cells and dice loss of their masks (SOLOv2, section 3.2); masks from boxes where need be.
+
+        A cell that answers for several objects learns the class of the last and the masks of all, as the official code.
+        """
+        raw = Solov2Raw(*(t.float() for t in raw))
+        size = (batch.images.shape[2], batch.images.shape[3])
+        nothing = raw.kernels.sum() * 0 + raw.feature.sum() * 0
+        owners, dice, boxed = [], [], []
+        for b, target in enumerate(batch.targets):
+            lit = grid.light(target, size, self.config)
+            owners.append(grid.last_object(lit))
+            objects, cells = torch.nonzero(lit, as_tuple=True)
+            logits = torch.einsum("dm,dhw->mhw", raw.kernels[b, :, cells], raw.feature[b])
+            known = target.has_mask[objects]
+            truth = grid.shrink(target, batch.valid[b], (logits.shape[1], logits.shape[2]))
+            dice.append(dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002))
+            boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
+        masks = torch.cat(dice)
+        logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+        from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, self.config.box_only)
+        count = max(len(masks) + len(logits), 1)
+        return {
+            "category": grid.category_loss(raw.category, owners, batch, self.config.grids),
+            "mask": self.config.mask_weight * masks.sum() / count + nothing,
+            "projection": from_boxes.projection.sum() / count,
+            "pairwise": from_boxes.pairwise,
+        }
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: Solov2Raw) -> Selected:
+        """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
+        return self.select_from(grid.cell_scores(raw.category, self.config.grids), raw)
+
+    def select_from(self, scores: Float[Tensor, "b k p"], raw: Solov2Raw) -> Selected:
+        """The best masks, of the scores of the cells after point NMS and of the kernels and the feature of ``raw``."""
+        found = grid.find_candidates(scores, self.config)
+        kernels = raw.kernels.float().gather(2, found.cells[:, None].expand(-1, raw.kernels.shape[1], -1))  # (B, D, k)
+        masks = torch.einsum("bdk,bdhw->bkhw", kernels, raw.feature.float()).sigmoid()  # (B, k, H/4, W/4)
+        best = grid.rank_masks(found, masks, self.config)
+        return Selected(*best, best.scores)
+
+
+MODEL = Solov2
+
+_RGB = InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+_CAFFE = replace(_RGB, std=(1.0, 1.0, 1.0))
+_SIDES = (640, 672, 704, 736, 768, 800)
+_LIGHT_SIDES = (352, 384, 416, 448, 480, 512)
+_FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
+_ONCE = TrainConfig(
+    epochs=12,
+    batch=16,
+    lr=0.01,
+    weight_decay=1e-4,
+    schedule="steps",
+    milestones=(9 / 12, 11 / 12),
+    warmup=500,
+    warmup_from=0.01,
+    clip=35.0,
+)
+_THRICE = replace(_ONCE, epochs=36, milestones=(27 / 36, 33 / 36))
+_WEIGHTS = "github.com/WXinlong/SOLO (weights for academic use): download by hand, then `maskkit import`"
+_LIGHT_RANGES = {
+    448: ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896)),
+    512: ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+}
+
+
+def _published(
+    name: str,
+    ap: float,
+    *,
+    input: InputConfig = _RGB,
+    sides: tuple[int, ...] = _SIDES,
+    train: TrainConfig = _THRICE,
+    published: str = _WEIGHTS,
+    **knobs: Any,
+) -> Preset:
+    return Preset(
+        name=name,
+        model=Solov2Config(frozen_stride=4, **knobs),
+        input=input,
+        augment=replace(_FLIP, short_sides=sides),
+        train=train,
+        needs=Solov2.needs,
+        published=published,
+        paper=f"COCO val2017 mask AP {ap}",
+    )
+
+
+def _light(name: str, ap: float, side: int, longest: int, **knobs: Any) -> Preset:
+    return _published(
+        name,
+        ap,
+        input=replace(_RGB, size=(side, longest)),
+        sides=_LIGHT_SIDES,
+        scale_ranges=_LIGHT_RANGES[side],
+        head_width=256,
+        kernel=128,
+        **knobs,
+    )
+
+
+def _caffe(name: str, ap: float, backbone: str) -> Preset:
+    """AdelaiDet's models, on detectron2's ResNets."""
+    return _published(
+        name,
+        ap,
+        input=_CAFFE,
+        train=replace(_THRICE, milestones=(7 / 9, 25 / 27), warmup=1000, clip=0.0, decay_norm=False, decay_bias=True),
+        published="github.com/aim-uofa/AdelaiDet (weights not for commercial use): by hand, then `maskkit import`",
+        backbone=backbone,
+        stride_in_1x1=True,
+    )
+
+
+def _small(name: str, size: int, ours: str = "") -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=name,
+        model=Solov2Config(
+            backbone="mobilenetv2_100",
+            pad_same=True,
+            width=96,
+            head_width=96,
+            head_convs=2,
+            feature_width=64,
+            kernel=64,
+            grids=(40, 28, 20, 14, 10),
+            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
+            min_area=(3, 4, 8, 16, 16),
+            candidates=300,
+            nms_top=300,
+        ),
+        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+        augment=AugmentConfig(expand=2.0),
+        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        needs=Solov2.needs,
+        ours=ours,
+    )
+
+
+_SHARES = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
+"""Ranges of object sizes relative to the input, a fifth finer than the published ones."""
+
+PRESETS = [
+    _published("solov2-resnet50-1x", 34.8, sides=(), train=_ONCE),
+    _published("solov2-resnet50-3x", 37.5),
+    _published("solov2-resnet101-3x", 39.1, backbone="resnet101"),
+    _published("solov2-dcn-resnet101-3x", 41.4, backbone="resnet101", deformable="v2", deformable_feature=True),
+    _light("solov2-light-resnet18-448", 29.6, 448, 768, backbone="resnet18", head_convs=2),
+    _light("solov2-light-resnet34-448", 32.0, 448, 768, backbone="resnet34", head_convs=2),
+    _light("solov2-light-resnet50-448", 33.7, 448, 768, head_convs=2),
+    _light("solov2-light-dcn-resnet50-512", 36.4, 512, 852, head_convs=3, deformable="v1"),
+    _caffe("solov2-caffe-resnet50-3x", 37.6, "resnet50"),
+    _caffe("solov2-caffe-resnet101-3x", 39.0, "resnet101"),
+    _small("solov2-mobilenetv2-320", 320),
+    _small("solov2-mobilenetv2-256", 256),
+]

@@ -1,0 +1,415 @@
+"""FCOS, the anchor-free detector under CondInst, BoxInst, BlendMask and PolarMask (Tian et al., ICCV 2019; TPAMI 2020).
+
+Every location of every pyramid level is a sample: it says which class it belongs to, how far the four sides of its
+box are, and how good that box is. A mask method lets each location predict something more (`extra`) on the box tower
+and reads it where a box was found.
+
+The way through this file: `FcosHead` makes `FcosRaw`; training goes `locate` -> `match` -> `fcos_loss`, which also
+gives the `Positives` for a mask loss; inference goes `detect` -> `Detections`.
+
+A location (row i, column j) of stride s lies at pixel ``(j s + s // 2, i s + s // 2)``. Distances to the sides are in
+units of the stride inside the network and in `FcosRaw`, in pixels elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchvision.ops import nms, sigmoid_focal_loss
+
+from maskkit import boxes as box_math
+from maskkit.config import ModelConfig
+from maskkit.errors import MaskkitError
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.fpn import Fpn
+from maskkit.types import Batch, Target
+
+
+@dataclass(frozen=True)
+class FcosConfig(ModelConfig):
+    """Knobs of the detector, which the methods on top of it extend; the defaults are the published ones for COCO."""
+
+    width: int = 256
+    """Channels of the pyramid and of the towers."""
+    tower_convs: int = 4
+    """Convolutions in each of the two towers."""
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """Levels P3, P4, P5 and those made from P5."""
+    reach: tuple[float, ...] = (64, 128, 256, 512)
+    """Largest distance to a side, in pixels, on each level but the last, which has no limit."""
+    level_scales: bool = True
+    """A learnt factor on the distances of each level."""
+    radius: float = 1.5
+    """Half side, in strides, of the square around an object's centre whose locations are positive."""
+    quality: Literal["centerness", "iou"] = "centerness"
+    """What the third output predicts: how central the location is in its box, or the IoU of the box."""
+    score_with_quality: bool = False
+    """Whether ``min_score`` is asked of class times quality instead of the class alone."""
+    min_score: float = 0.05
+    candidates: int = 1000
+    """Pairs of location and class per level that enter NMS."""
+    nms_threshold: float = 0.6
+    detections: int = 100
+    """Objects kept per picture."""
+
+
+class FcosRaw(NamedTuple):
+    """What the head says on each level, finest first."""
+
+    logits: tuple[Float[Tensor, "b c _ _"], ...]
+    sides: tuple[Float[Tensor, "b 4 _ _"], ...]
+    """Distances to left, top, right, bottom in strides, never negative."""
+    quality: tuple[Float[Tensor, "b 1 _ _"], ...]
+    """Logits."""
+    extra: tuple[Float[Tensor, "b d _ _"], ...]
+    """What the method predicts besides; no levels at all for the plain detector."""
+
+    def float(self) -> "FcosRaw":
+        """The same in fp32."""
+        return FcosRaw(*(tuple(level.float() for level in levels) for levels in self))
+
+
+class Locations(NamedTuple):
+    """The P locations of all levels: level by level, row by row."""
+
+    xy: Float[Tensor, "p 2"]
+    """Pixels of the network's input."""
+    stride: Float[Tensor, "p"]
+    level: Int[Tensor, "p"]
+
+
+class Matches(NamedTuple):
+    """What each location of one picture should predict."""
+
+    classes: Int[Tensor, "p"]
+    """Class + 1 for an object, 0 for background, -1 for neither."""
+    objects: Int[Tensor, "p"]
+    """Index of the object in the picture's target, crowds counted."""
+
+
+class Positives(NamedTuple):
+    """The n locations of a batch that have an object."""
+
+    picture: Int[Tensor, "n"]
+    location: Int[Tensor, "n"]
+    """Index into `Locations`."""
+    object: Int[Tensor, "n"]
+    """Index into the picture's target."""
+    label: Int[Tensor, "n"]
+    sides: Float[Tensor, "n 4"]
+    """True distances in strides."""
+    centerness: Float[Tensor, "n"]
+
+
+class Detections(NamedTuple):
+    """The K best boxes of each picture after NMS, best first; a padding row has score 0."""
+
+    boxes: Float[Tensor, "b k 4"]
+    """``x1 y1 x2 y2`` in pixels of the input, not clipped to it."""
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    locations: Int[Tensor, "b k"]
+    """Index into `Locations`."""
+    extra: Float[Tensor, "b k d"]
+    """What the location predicts besides."""
+
+
+# network -------------------------------------------------------------------------------------------------------------
+
+
+def pyramid(config: FcosConfig) -> tuple[Backbone, Fpn]:
+    """Backbone and feature pyramid; P6 comes from P5, P7 from ReLU(P6)."""
+    backbone = Backbone.of(config)
+    fpn = Fpn(
+        list(backbone.channels.values()),
+        config.width,
+        extra=len(config.strides) - 3,
+        interpolation="nearest",
+        relu=False,
+        extra_kind="relu-conv",
+    )
+    for module in fpn.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=1)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return backbone, fpn
+
+
+def require_whole_cells(images: Float[Tensor, "b 3 h w"]) -> None:
+    """Raise `MaskkitError` for an input that P3 to P5 do not divide: their maps would not lie on each other."""
+    height, width = images.shape[2:]
+    if height % 32 or width % 32:
+        raise MaskkitError(
+            f"the network's input is {height} x {width} pixels; this method needs multiples of 32 "
+            f"(--input.size {-(-height // 32) * 32} {-(-width // 32) * 32})"
+        )
+
+
+def tower(width: int, convs: int, bias: bool = True) -> nn.Sequential:
+    """``convs`` 3x3 convolutions, each with group norm and ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(convs):
+        norm = nn.GroupNorm(min(32, width // 4), width)
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=bias), norm, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class FcosHead(nn.Module):
+    """Two towers, one for all levels: classes on the first, distances, quality and ``extra`` channels on the second."""
+
+    def __init__(self, config: FcosConfig, extra: int = 0) -> None:
+        super().__init__()
+        width = config.width
+        self.class_tower = tower(width, config.tower_convs)
+        self.box_tower = tower(width, config.tower_convs)
+        self.logits = nn.Conv2d(width, config.num_classes, 3, padding=1)
+        self.sides = nn.Conv2d(width, 4, 3, padding=1)
+        self.quality = nn.Conv2d(width, 1, 3, padding=1)
+        self.extra = nn.Conv2d(width, extra, 3, padding=1) if extra else None
+        scaled = config.strides if config.level_scales else ()
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in scaled)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        assert self.logits.bias is not None
+        nn.init.constant_(self.logits.bias, -4.595)  # a foreground probability of 0.01 (focal loss, section 4.1)
+
+    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> FcosRaw:
+        """Predictions on every level."""
+        logits, sides, quality, extra = [], [], [], []
+        for i, level in enumerate(levels):
+            boxes = self.box_tower(level)
+            distances = self.sides(boxes)
+            logits.append(self.logits(self.class_tower(level)))
+            sides.append(F.relu(distances * self.scales[i] if self.scales else distances))
+            quality.append(self.quality(boxes))
+            if self.extra is not None:
+                extra.append(self.extra(boxes))
+        return FcosRaw(tuple(logits), tuple(sides), tuple(quality), tuple(extra))
+
+
+# locations -----------------------------------------------------------------------------------------------------------
+
+
+def locate(levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int]) -> Locations:
+    """The locations of maps of the given ``strides``."""
+    device = levels[0].device
+    xy, stride, index = [], [], []
+    for i, (level, s) in enumerate(zip(levels, strides, strict=True)):
+        rows, columns = level.shape[2:]
+        y = torch.arange(rows, device=device) * s + s // 2
+        x = torch.arange(columns, device=device) * s + s // 2
+        xy.append(torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], 2).flatten(0, 1))
+        stride.append(torch.full((rows * columns,), float(s), device=device))
+        index.append(torch.full((rows * columns,), i, device=device))
+    return Locations(torch.cat(xy).float(), torch.cat(stride), torch.cat(index))
+
+
+def flatten(levels: Sequence[Float[Tensor, "b d _ _"]]) -> Float[Tensor, "b p d"]:
+    """All levels as one list of locations."""
+    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+
+
+def pick(
+    levels: Sequence[Float[Tensor, "b d _ _"]], picture: Int[Tensor, "n"], location: Int[Tensor, "n"]
+) -> Float[Tensor, "n d"]:
+    """Rows of n locations; reads these alone, which matters where a location has hundreds of channels."""
+    picked = levels[0].new_zeros(len(location), levels[0].shape[1])
+    first = 0
+    for level in levels:
+        cells = level.shape[2] * level.shape[3]
+        inside = (location >= first) & (location < first + cells)
+        rows = level.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
+        rows = rows[picture * cells + (location - first).clamp(0, cells - 1)]
+        picked = torch.where(inside[:, None], rows, picked)
+        first += cells
+    return picked
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def box_centres(target: Target) -> Float[Tensor, "n 2"]:
+    """Centres of the boxes of a target, pixels."""
+    return box_math.to_centres(target.boxes)[:, :2]
+
+
+@torch.no_grad()
+def match(target: Target, centres: Float[Tensor, "n 2"], locations: Locations, config: FcosConfig) -> Matches:
+    """Give every location an object, the background or nothing.
+
+    A location is positive for an object when it lies inside the box and within ``radius`` strides of the object's
+    centre, and when the farthest side is within the reach of its level (both ends count); of several objects the one
+    with the smallest box has it. A location of the background inside a crowd is neither.
+    """
+    sides = distances(locations.xy[:, None], target.boxes)  # (P, N, 4)
+    half = config.radius * locations.stride[:, None, None]
+    near = (locations.xy[:, None] - centres).abs() < half  # (P, N, 2)
+    limits = torch.tensor([-1.0, *config.reach, torch.inf], device=half.device)
+    farthest = sides.amax(2) if len(target) else sides.new_zeros(len(sides), 0)
+    low, high = limits[locations.level, None], limits[locations.level + 1, None]
+    possible = (sides > 0).all(2) & near.all(2) & (farthest >= low) & (farthest <= high) & ~target.crowd
+    areas = torch.where(possible, box_math.area(target.boxes), torch.inf)  # (P, N)
+    # one column more, so that there is a smallest one without any object; it loses against everything
+    smallest, objects = F.pad(areas, [0, 1], value=torch.inf).min(1)
+    found = smallest < torch.inf
+    labels = F.pad(target.labels, [0, 1])[objects] + 1
+    in_crowd = ((sides > 0).all(2) & target.crowd).any(1)
+    return Matches(torch.where(found, labels, -in_crowd.long()), torch.where(found, objects, 0))
+
+
+def distances(xy: Float[Tensor, "*p 2"], boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*q 4"]:
+    """Left, top, right, bottom: how far the sides of boxes are from points inside, negative from points beyond."""
+    return torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], -1)
+
+
+def centerness(sides: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
+    """1 in the middle of a box, 0 on its edge (section 3.4)."""
+    pairs = torch.stack([sides[:, [0, 2]], sides[:, [1, 3]]], 1)  # (n, 2, 2)
+    return (pairs.amin(2) / pairs.amax(2)).prod(1).sqrt()
+
+
+def overlap(sides: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """IoU and GIoU of boxes around the same points, in strides.
+
+    Intersection and union are each one square stride larger, as in the official code: small boxes count as better.
+    """
+    shared = (torch.minimum(sides, truth)[:, :2] + torch.minimum(sides, truth)[:, 2:]).prod(1)
+    around = (torch.maximum(sides, truth)[:, :2] + torch.maximum(sides, truth)[:, 2:]).prod(1)
+    union = (sides[:, :2] + sides[:, 2:]).prod(1) + (truth[:, :2] + truth[:, 2:]).prod(1) - shared
+    iou = (shared + 1) / (union + 1)
+    return iou, iou - (around - union) / around
+
+
+def fcos_loss(
+    raw: FcosRaw, batch: Batch, config: FcosConfig, centres: Sequence[Float[Tensor, "_ 2"]] | None = None
+) -> tuple[dict[str, Float[Tensor, ""]], Positives]:
+    """The terms ``cls`` (focal), ``box`` (GIoU), ``quality`` of an fp32 ``raw``, and the positives behind them.
+
+    ``centres`` are the objects' centres for every picture; by default the centres of their boxes.
+    """
+    locations = locate(raw.logits, config.strides)
+    if centres is None:
+        centres = [box_centres(t) for t in batch.targets]
+    matches = [match(t, c, locations, config) for t, c in zip(batch.targets, centres, strict=True)]
+    classes = torch.stack([m.classes for m in matches])  # (B, P)
+    positives = find_positives(matches, batch.targets, locations)
+    count = max(len(positives.label), 1)
+
+    truth = F.one_hot(classes.clamp(min=0), config.num_classes + 1)[..., 1:].float()
+    focal = sigmoid_focal_loss(flatten(raw.logits), truth, alpha=0.25, gamma=2)  # (B, P, K)
+    sides = flatten(raw.sides)[positives.picture, positives.location]
+    quality = flatten(raw.quality)[positives.picture, positives.location, 0]
+    iou, giou = overlap(sides, positives.sides)
+    if config.quality == "centerness":
+        good, weight = positives.centerness, positives.centerness
+        norm = weight.sum().clamp(min=1e-6)
+    else:
+        good, weight, norm = iou.detach(), torch.ones_like(iou), count
+    losses = {
+        "cls": (focal * (classes >= 0)[..., None]).sum() / count,
+        "box": ((1 - giou) * weight).sum() / norm,
+        "quality": F.binary_cross_entropy_with_logits(quality, good, reduction="sum") / count,
+    }
+    return losses, positives
+
+
+def find_positives(matches: Sequence[Matches], targets: Sequence[Target], locations: Locations) -> Positives:
+    """The positives of a batch, picture by picture, with what they should predict."""
+    parts = []
+    for i, (m, target) in enumerate(zip(matches, targets, strict=True)):
+        where = torch.nonzero(m.classes > 0)[:, 0]
+        objects = m.objects[where]
+        sides = distances(locations.xy[where], target.boxes[objects]) / locations.stride[where, None]
+        parts.append(
+            Positives(torch.full_like(where, i), where, objects, target.labels[objects], sides, centerness(sides))
+        )
+    return Positives(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+# inference -----------------------------------------------------------------------------------------------------------
+
+
+def input_size(raw: FcosRaw, config: FcosConfig) -> tuple[int, int]:
+    """Height and width of the network's input, which the finest level divides."""
+    rows, columns = raw.logits[0].shape[2:]
+    return rows * config.strides[0], columns * config.strides[0]
+
+
+def relative_boxes(found: Detections, raw: FcosRaw, config: FcosConfig) -> Float[Tensor, "b k 4"]:
+    """Boxes relative to the network's input, and clipped to it."""
+    height, width = input_size(raw, config)
+    return (found.boxes / found.boxes.new_tensor([width, height, width, height])).clamp(0, 1)
+
+
+def propose(raw: FcosRaw, config: FcosConfig) -> Detections:
+    """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS."""
+    raw = raw.float()
+    scores, labels, locations = [], [], []
+    first = 0
+    for logits, quality in zip(raw.logits, raw.quality, strict=True):
+        cells = logits.shape[2] * logits.shape[3]
+        of_class = logits.sigmoid()
+        score = of_class * quality.sigmoid()  # (B, K, h, w)
+        passed = score if config.score_with_quality else of_class
+        score = torch.where(passed > config.min_score, score, 0).flatten(1)  # (B, K h w)
+        score, order = score.topk(min(config.candidates, score.shape[1]))
+        scores.append(score.sqrt())
+        labels.append(order // cells)
+        locations.append(order % cells + first)
+        first += cells
+    location = torch.cat(locations, 1)  # (B, M)
+    b, m = location.shape
+    picture = torch.arange(b, device=location.device).repeat_interleave(m)
+    points = locate(raw.logits, config.strides)
+    xy, stride = points.xy[location], points.stride[location]
+    sides = pick(raw.sides, picture, location.flatten()).view(b, m, 4) * stride[..., None]
+    boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], 2)
+    return Detections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
+
+
+def detect(raw: FcosRaw, config: FcosConfig) -> Detections:
+    """The best boxes of each picture after NMS class by class, with what their locations predict besides."""
+    found = propose(raw, config)
+    kept = torch.stack([survivors(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])
+    return keep_best(found._replace(scores=found.scores * kept), raw, config.detections)
+
+
+def keep_best(found: Detections, raw: FcosRaw, count: int) -> Detections:
+    """The ``count`` best rows, best first, with the `extra` of their locations."""
+    scores, order = found.scores.topk(min(count, found.scores.shape[1]))
+    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    locations = found.locations.gather(1, order)
+    extra = boxes.new_zeros(*order.shape, 0)
+    if raw.extra:
+        b, k = order.shape
+        picture = torch.arange(b, device=order.device).repeat_interleave(k)
+        extra = pick(raw.extra, picture, locations.flatten()).float().view(b, k, -1)
+    return Detections(boxes, found.labels.gather(1, order), scores, locations, extra)
+
+
+def survivors(
+    boxes: Float[Tensor, "m 4"], labels: Int[Tensor, "m"], scores: Float[Tensor, "m"], threshold: float
+) -> Float[Tensor, "m"]:
+    """1 for what greedy NMS within each class keeps, else 0.
+
+    Classes are moved apart by more than any box is large, so that one call serves all. Rows without a score share one
+    box far from everything and vanish at the first of them. The answer has a fixed shape, so the graph can be exported.
+    """
+    real = (scores > 0)[:, None]
+    boxes = torch.where(real, boxes, 0)
+    apart = labels[:, None] * (boxes.max() + 1)
+    far = boxes.abs().max() + 1
+    nowhere, beyond = (
+        far * boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]),
+        far * boxes.new_tensor([[-5.0, -5.0, -4.0, -4.0]]),
+    )
+    # an exported graph asserts that NMS keeps two boxes at least: one more, beyond all others, sees to it
+    kept = nms(torch.cat([torch.where(real, boxes + apart, nowhere), beyond]), F.pad(scores, [0, 1]), threshold)
+    return F.pad(torch.zeros_like(scores), [0, 1]).index_fill(0, kept, 1)[:-1]

@@ -1,0 +1,299 @@
+"""The second stage: features of regions, the box branch on them, and the mask branch of Mask R-CNN.
+
+A region of interest (RoI) is a row ``picture x1 y1 x2 y2``, in input pixels. Three ways to its features are offered:
+
+* *RoI Pooling* (Girshick, 2015) takes maxima, and rounds twice: the RoI to whole cells of the map, then its bins to
+  whole cells. At stride 16 the first rounding alone moves an edge by up to eight pixels.
+* *RoIAlign* (He et al., 2017) rounds nothing: every bin is the mean of bilinear samples.
+* RoIAlign with ``aligned`` also shifts by half a cell, since the value of a cell belongs to its centre (detectron2).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
+from maskkit.types import Target
+
+BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
+"""Of the box code of the second stage."""
+
+_DENSE = 16
+"""Masks of a whole picture that are held at a time."""
+
+
+class Sampled(NamedTuple):
+    """Regions of a batch that train the second stage, those of a picture together, positives first."""
+
+    rois: Float[Tensor, "n 5"]
+    matched: Int[Tensor, "n"]
+    """Index of the object in its picture's target, or `BACKGROUND`."""
+
+
+class Detections(NamedTuple):
+    """The K best boxes of each picture in input pixels, best first; a padding row has score 0."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+
+
+class BoxLosses(NamedTuple):
+    """Terms of `box_loss`."""
+
+    label: Float[Tensor, ""]
+    box: Float[Tensor, ""]
+
+
+def as_rois(boxes: Float[Tensor, "b r 4"]) -> Float[Tensor, "n 5"]:
+    """Boxes of each picture as regions, picture by picture."""
+    picture = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+    return torch.cat([picture.expand(*boxes.shape[:2], 1), boxes], 2).flatten(0, 1)
+
+
+# features of regions --------------------------------------------------------------------------------------------------
+
+
+def pyramid_level(rois: Float[Tensor, "n 5"], strides: Sequence[int]) -> Int[Tensor, "n"]:
+    """Which level a region is read from (FPN, equation 1): one of 224 x 224 pixels from that of stride 16."""
+    side = (rois[:, 3:] - rois[:, 1:3]).prod(1).clamp(min=0).sqrt()
+    level = torch.floor(torch.log2(16 * side / 224 / strides[0] + 1e-8) + 1e-6)
+    return level.clamp(0, len(strides) - 1).long()
+
+
+def pool(
+    levels: Sequence[Float[Tensor, "b c _ _"]],
+    strides: Sequence[int],
+    rois: Float[Tensor, "n 5"],
+    bins: int,
+    *,
+    kind: Literal["align", "pool"] = "align",
+    aligned: bool = True,
+    sampling_ratio: int = 0,
+) -> Float[Tensor, "n c s s"]:
+    """Features of each region, from the level of its size, on a grid of ``bins`` x ``bins``."""
+    which = pyramid_level(rois, strides)
+    kinds = {"align": _align, "pool": _pool}
+    if len(levels) == 1:
+        return kinds[kind](levels[0], rois, bins, strides[0], aligned, sampling_ratio)
+    shape = (len(rois), levels[0].shape[1], bins, bins)
+    pooled = torch.empty(shape, device=rois.device, memory_format=torch.channels_last)
+    for i, (level, stride) in enumerate(zip(levels, strides, strict=True)):
+        index = torch.nonzero(which == i)[:, 0]
+        pooled[index] = kinds[kind](level, rois[index], bins, stride, aligned, sampling_ratio).to(pooled.dtype)
+    return pooled
+
+
+def _pool(level: Tensor, rois: Tensor, bins: int, stride: int, aligned: bool, sampling_ratio: int) -> Tensor:
+    return roi_pool(level.float(), rois, bins, 1 / stride)
+
+
+def _align(level: Tensor, rois: Tensor, bins: int, stride: int, aligned: bool, sampling_ratio: int) -> Tensor:
+    if sampling_ratio and level.device.type == "cpu" and not torch.compiler.is_exporting():
+        return align_by_rows(level.float(), rois, bins, 1 / stride, aligned, sampling_ratio)
+    return roi_align(level.float(), rois, bins, 1 / stride, sampling_ratio, aligned)
+
+
+def align_by_rows(
+    level: Float[Tensor, "b c h w"],
+    rois: Float[Tensor, "n 5"],
+    bins: int,
+    scale: float,
+    aligned: bool,
+    sampling_ratio: int,
+) -> Float[Tensor, "n c s s"]:
+    """RoIAlign as a weighted sum of cells, each a row of C numbers: on processors many times as fast as the operator.
+
+    Four cells for each of the ``sampling_ratio`` squared samples of a bin. The same function as
+    ``torchvision.ops.roi_align``, whose loop over the channels outermost makes a processor wait for its memory, above
+    all in the backward pass.
+    """
+    height, width = level.shape[2:]
+    x, x_share = _taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
+    y, y_share = _taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
+    picture = rois[:, 0].long()[:, None, None, None, None]
+    cells = (picture * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]  # (N, s, s, 2r, 2r)
+    shares = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
+    rows = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
+    cells, shares = (t.flatten(0, 2).flatten(1) for t in (cells, shares))  # (N s s, 4 r r)
+    pooled = F.embedding_bag(cells, rows, per_sample_weights=shares, mode="sum")  # (N s s, C)
+    return pooled.view(len(rois), bins, bins, level.shape[1]).permute(0, 3, 1, 2)
+
+
+def _taps(
+    low: Float[Tensor, "n"], high: Float[Tensor, "n"], bins: int, cells: int, scale: float, aligned: bool, ratio: int
+) -> tuple[Int[Tensor, "n s t"], Float[Tensor, "n s t"]]:
+    """Along one axis, the cells that the samples of each bin lie between, and their shares in the bin."""
+    low, high = low * scale, high * scale
+    if aligned:
+        low, high = low - 0.5, high - 0.5
+    length = high - low if aligned else (high - low).clamp(min=1)
+    bin, part = (torch.arange(n, device=low.device, dtype=low.dtype) for n in (bins, ratio))
+    place = bin[:, None] + (part + 0.5) / ratio  # in bins
+    at = low[:, None, None] + place * (length / bins)[:, None, None]  # (N, s, r)
+    seen = (at >= -1) & (at <= cells)
+    at = at.clamp(0, cells - 1)
+    below = at.long()
+    above = (below + 1).clamp(max=cells - 1)
+    part = at - below
+    shares = torch.stack([1 - part, part], -1) * seen[..., None] / ratio
+    return torch.stack([below, above], -1).flatten(2), shares.flatten(2)
+
+
+# the box branch -------------------------------------------------------------------------------------------------------
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then a class, the last of which is background, and a box code for every class."""
+
+    def __init__(self, channels: int, bins: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels * bins * bins, width)
+        self.fc2 = nn.Linear(width, width)
+        self.label = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, num_classes * 4)
+        for layer in (self.fc1, self.fc2):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.normal_(self.label.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        for layer in (self.fc1, self.fc2, self.label, self.deltas):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k 4"]]:
+        """Class logits (N, K + 1) and codes (N, K, 4)."""
+        y = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        return self.label(y), self.deltas(y).unflatten(1, (-1, 4))
+
+
+@torch.no_grad()
+def sample_rois(
+    proposals: Proposals,
+    targets: Sequence[Target],
+    *,
+    count: int = 512,
+    share: float = 0.25,
+    iou: float = 0.5,
+    crowd_overlap: float = 1.0,
+) -> Sampled:
+    """Of each picture's proposals and objects' own boxes the ``count`` that train the second stage.
+
+    At most ``share`` of them are positive, which means an IoU of ``iou`` at least with their object.
+    """
+    rois, matched = [], []
+    for b, (boxes, scores, target) in enumerate(zip(*proposals, targets, strict=True)):
+        boxes = torch.cat([boxes[scores.isfinite()], target.boxes[~target.crowd]])
+        mine = match(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
+        chosen = torch.cat(sample(mine, count, share))
+        rois.append(F.pad(boxes[chosen], (1, 0), value=b))
+        matched.append(mine[chosen])
+    return Sampled(torch.cat(rois), torch.cat(matched))
+
+
+def objects_of(sampled: Sampled, targets: Sequence[Target]) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
+    """Which of the regions are positive, and their objects' places when the objects of all pictures are in a row."""
+    counts = torch.tensor([0] + [len(t) for t in targets[:-1]], device=sampled.rois.device)
+    positive = torch.nonzero(sampled.matched != BACKGROUND)[:, 0]
+    first = counts.cumsum(0)[sampled.rois[positive, 0].long()]
+    return positive, first + sampled.matched[positive]
+
+
+def box_loss(
+    logits: Float[Tensor, "n d"],
+    deltas: Float[Tensor, "n k 4"],
+    sampled: Sampled,
+    targets: Sequence[Target],
+    beta: float,
+) -> BoxLosses:
+    """Cross entropy over the regions, and smooth L1 of the positives' codes for their class, over all regions."""
+    positive, objects = objects_of(sampled, targets)
+    labels = torch.cat([t.labels for t in targets])[objects]
+    truth = torch.full((len(logits),), deltas.shape[1], device=logits.device)
+    truth[positive] = labels
+    wanted = encode(torch.cat([t.boxes for t in targets])[objects], sampled.rois[positive, 1:], BOX_WEIGHTS)
+    box = F.smooth_l1_loss(deltas[positive, labels], wanted, beta=beta, reduction="sum")
+    rows = max(len(logits), 1)
+    return BoxLosses(F.cross_entropy(logits, truth, reduction="sum") / rows, box / rows)
+
+
+@torch.no_grad()
+def detect(
+    logits: Float[Tensor, "b r d"],
+    deltas: Float[Tensor, "b r k 4"],
+    boxes: Float[Tensor, "b r 4"],
+    pictures: Float[Tensor, "b 2"],
+    *,
+    min_score: float = 0.05,
+    threshold: float = 0.5,
+    candidates: int = 2000,
+    count: int = 100,
+) -> Detections:
+    """The ``count`` best refined boxes with a score above ``min_score`` after NMS within each class.
+
+    Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
+    """
+    classes = deltas.shape[2]
+    scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
+    refined = clip(decode(deltas.float(), boxes[:, :, None], BOX_WEIGHTS), pictures)  # (B, R, K, 4)
+    scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
+    scores, order = scores.topk(min(candidates, scores.shape[1]))
+    refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
+    labels = order % classes
+    scores = scores * suppress(refined, scores, threshold, labels)
+    scores, order = scores.topk(min(count, scores.shape[1]))
+    return Detections(refined.gather(1, order[..., None].expand(-1, -1, 4)), labels.gather(1, order), scores)
+
+
+# the mask branch ------------------------------------------------------------------------------------------------------
+
+
+class MaskHead(nn.Module):
+    """Convolutions on the features of a region, twice the size, then one mask for each class (Mask R-CNN, figure 4)."""
+
+    def __init__(self, channels: int, width: int, convs: int, num_classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(width if i else channels, width, 3, padding=1) for i in range(convs))
+        self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.predictor = nn.Conv2d(width, num_classes, 1)
+        for layer in (*self.convs, self.deconv):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        assert self.predictor.bias is not None
+        nn.init.zeros_(self.predictor.bias)
+
+    def features(self, pooled: Float[Tensor, "n c s s"]) -> Float[Tensor, "n d m m"]:
+        """What the masks of all classes are read from, of twice the size."""
+        for conv in self.convs:
+            pooled = F.relu(conv(pooled))
+        return F.relu(self.deconv(pooled))
+
+    def forward(self, pooled: Float[Tensor, "n c s s"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n m m"]:
+        """Mask logits of each region for its class; those of the other classes are never computed."""
+        assert self.predictor.bias is not None
+        weight, bias = self.predictor.weight[labels, :, 0, 0], self.predictor.bias[labels]
+        return torch.einsum("ndhw,nd->nhw", self.features(pooled), weight) + bias[:, None, None]
+
+
+@torch.no_grad()
+def crop_masks(targets: Sequence[Target], sampled: Sampled, bins: int, aligned: bool = True) -> Float[Tensor, "n s s"]:
+    """The masks of the objects that ``sampled`` regions stand for, as seen through the region, soft at their edges.
+
+    Only regions whose object's mask is known may be asked for.
+    """
+    crops = torch.zeros(len(sampled.rois), bins, bins, device=sampled.rois.device)
+    for b, target in enumerate(targets):
+        mine = torch.nonzero(sampled.rois[:, 0] == b)[:, 0]
+        if len(mine) == 0 or target.masks is None:
+            continue
+        objects, place = sampled.matched[mine].unique(return_inverse=True)
+        for first in range(0, len(objects), _DENSE):
+            dense = target.masks[objects[first : first + _DENSE]].dense().to(crops.device, torch.float32)
+            now = torch.nonzero((place >= first) & (place < first + _DENSE))[:, 0]
+            rois = torch.cat([(place[now, None] - first).float(), sampled.rois[mine[now], 1:]], 1)
+            crops[mine[now]] = roi_align(dense[:, None], rois, bins, 1.0, 0, aligned)[:, 0]
+    return crops

@@ -1,0 +1,262 @@
+"""The region proposal network (Ren et al., 2015), and the anchors, matching and sampling that two-stage methods share.
+
+Boxes are ``x1 y1 x2 y2`` in input pixels throughout. What is found has a fixed number of rows for each picture, so that
+it exports; a padding row is a box without area and with the score minus infinity.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from maskkit import boxes as box_math
+from maskkit.types import Target
+
+BACKGROUND = -1
+"""What `match` gives to a box that belongs to no object."""
+NEITHER = -2
+"""What `match` gives to a box that is neither object nor background for certain."""
+
+Weights = tuple[float, float, float, float]
+ONES: Weights = (1.0, 1.0, 1.0, 1.0)
+
+_LARGEST_GROWTH = math.log(1000 / 16)
+_LEAST_SIDE = 1e-3
+"""A box with a shorter side, in pixels, is none."""
+
+
+class Proposals(NamedTuple):
+    """The R best boxes of each picture, best first."""
+
+    boxes: Float[Tensor, "b r 4"]
+    scores: Float[Tensor, "b r"]
+    """Objectness logits."""
+
+
+class RpnLevel(NamedTuple):
+    """What the network says about the anchors of one level, in the order row, column, anchor."""
+
+    objectness: Float[Tensor, "b n"]
+    deltas: Float[Tensor, "b n 4"]
+    anchors: Float[Tensor, "n 4"]
+
+
+# anchors and the box code ---------------------------------------------------------------------------------------------
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Float[Tensor, "a 4"]:
+    """Anchors around the origin: for each of the ``ratios`` (height to width) one of the area of each size squared.
+
+    ``rounded`` to whole pixels, as torchvision has them; detectron2 leaves them as they are.
+    """
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
+    side = torch.tensor(sizes, dtype=torch.float32)
+    half = torch.stack([(side / root).flatten(), (side * root).flatten()], 1) / 2  # (A, 2): width, height
+    anchors = torch.cat([-half, half], 1)
+    return anchors.round() if rounded else anchors
+
+
+def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """``cells`` put on every place of a ``grid`` (h, w), ``stride`` (down, right) apart; the first is the origin."""
+    y = torch.arange(grid[0], device=cells.device) * stride[0]
+    x = torch.arange(grid[1], device=cells.device) * stride[1]
+    corner = torch.stack([x.expand(grid), y[:, None].expand(grid)], -1)  # (h, w, 2)
+    return (torch.cat([corner, corner], -1)[:, :, None] + cells).reshape(-1, 4)
+
+
+def encode(
+    boxes: Float[Tensor, "*n 4"], references: Float[Tensor, "*n 4"], weights: Weights = ONES
+) -> Float[Tensor, "*n 4"]:
+    """The R-CNN code: shift of the centre in sizes of the reference and log of the growth, times ``weights``."""
+    centre, size = box_math.to_centres(boxes).split(2, -1)
+    at, extent = box_math.to_centres(references).split(2, -1)
+    code = torch.cat([(centre - at) / extent, torch.log(size / extent)], -1)
+    return code * code.new_tensor(weights)
+
+
+def decode(
+    deltas: Float[Tensor, "*n 4"], references: Float[Tensor, "*m 4"], weights: Weights = ONES
+) -> Float[Tensor, "*n 4"]:
+    """Boxes of a code: the inverse of `encode`. No box grows by more than 62.5 times."""
+    shift, growth = (deltas / deltas.new_tensor(weights)).split(2, -1)
+    at, extent = box_math.to_centres(references).split(2, -1)
+    centre = at + shift * extent
+    half = 0.5 * extent * growth.clamp(max=_LARGEST_GROWTH).exp()
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def picture_sizes(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2"]:
+    """Width and height of each picture inside the input, without the padding to its right and below.
+
+    Padding is exactly zero, the mean colour; no row of a picture is, since no mean is a whole number. A picture without
+    any content counts as a whole input of it.
+    """
+    seen = (images != 0).any(1)  # (B, H, W)
+    sizes = []
+    for filled in (seen.any(1), seen.any(2)):  # columns, rows
+        places = torch.arange(1, filled.shape[1] + 1, device=images.device)
+        last = (filled * places).amax(1)
+        sizes.append(torch.where(last == 0, filled.shape[1], last))
+    return torch.stack(sizes, 1).float()
+
+
+def clip(boxes: Float[Tensor, "b *n 4"], pictures: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
+    """The part of each box that lies in its picture, of a size as `picture_sizes` gives it."""
+    limit = pictures.repeat(1, 2).view(-1, *[1] * (boxes.ndim - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def has_area(boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
+    """Whether both sides of a box are longer than a thousandth of a pixel."""
+    return ((boxes[..., 2:] - boxes[..., :2]) > _LEAST_SIDE).all(-1)
+
+
+def suppress(
+    boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float, groups: Tensor | None = None
+) -> Bool[Tensor, "b n"]:
+    """Which boxes greedy NMS keeps; boxes of other pictures, or of other ``groups`` (b n), do not count.
+
+    Boxes without area are not kept. The answer is a mask, not a list of indices: its shape does not depend on the data.
+    """
+    if not torch.compiler.is_exporting():
+        boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
+    real = has_area(boxes)
+    if groups is not None:  # each group gets a place of its own
+        boxes = boxes + (groups * (boxes.amax() + 1))[..., None]
+    # what is no box vanishes at the first of its kind, so that NMS does not compare it with everything
+    boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))
+    none = torch.zeros_like(real[0])
+    kept = [none.index_fill(0, nms(b, s.to(b.dtype), threshold), True) for b, s in zip(boxes, scores, strict=True)]
+    return torch.stack(kept) & real
+
+
+# matching and sampling ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def match(
+    references: Float[Tensor, "n 4"],
+    target: Target,
+    low: float,
+    high: float,
+    *,
+    best_too: bool = False,
+    crowd_overlap: float = 1.0,
+) -> Int[Tensor, "n"]:
+    """For each reference box the index of the object it stands for, `BACKGROUND` or `NEITHER`.
+
+    It stands for the object of best IoU from ``high`` on and is background below ``low``; with ``best_too`` the best
+    references of every object stand for something whatever the IoU. Crowds are no objects, and background of which
+    more than the share ``crowd_overlap`` lies in a crowd is not certain.
+    """
+    plain, crowd = torch.nonzero(~target.crowd)[:, 0], target.boxes[target.crowd]
+    matched = torch.full((len(references),), BACKGROUND, device=references.device)
+    if len(plain):
+        overlaps = box_math.iou(target.boxes[plain], references)  # (N, n)
+        best, which = overlaps.max(0)
+        positive = best >= high
+        matched[best >= low] = NEITHER
+        if best_too:
+            most = overlaps.amax(1, keepdim=True)
+            positive |= ((overlaps == most) & (most > 0)).any(0)
+        matched[positive] = plain[which[positive]]
+    if len(crowd):
+        covered = box_math.intersection(references, crowd).amax(1) / box_math.area(references).clamp(min=_LEAST_SIDE)
+        matched[(matched == BACKGROUND) & (covered > crowd_overlap)] = NEITHER
+    return matched
+
+
+def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Tensor, "p"], Int[Tensor, "q"]]:
+    """Indices of random positives, at most ``share`` of ``count``, and of random background that fills up the rest."""
+    positive, negative = torch.nonzero(matched >= 0)[:, 0], torch.nonzero(matched == BACKGROUND)[:, 0]
+    # drawn on the CPU, for the same choice anywhere
+    positive = positive[torch.randperm(len(positive))[: int(count * share)].to(matched.device)]
+    negative = negative[torch.randperm(len(negative))[: count - len(positive)].to(matched.device)]
+    return positive, negative
+
+
+# the network ----------------------------------------------------------------------------------------------------------
+
+
+class RpnHead(nn.Module):
+    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every place."""
+
+    def __init__(self, channels: int, anchors: int, width: int | None = None) -> None:
+        super().__init__()
+        width = width or channels
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.objectness = nn.Conv2d(width, anchors, 1)
+        self.deltas = nn.Conv2d(width, anchors * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, level: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b a h w"], Float[Tensor, "b d h w"]]:
+        """Objectness (B, A, h, w) and codes (B, 4A, h, w)."""
+        y = F.relu(self.conv(level))
+        return self.objectness(y), self.deltas(y)
+
+
+def flatten(
+    objectness: Float[Tensor, "b a h w"], deltas: Float[Tensor, "b d h w"]
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n 4"]]:
+    """Maps of `RpnHead` in the order of the anchors: row, column, anchor."""
+    b, a, h, w = objectness.shape
+    codes = deltas.reshape(b, a, 4, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, 4)  # (B, hwA, 4)
+    return objectness.permute(0, 2, 3, 1).reshape(b, -1), codes
+
+
+@torch.no_grad()
+def propose(
+    levels: Sequence[RpnLevel], pictures: Float[Tensor, "b 2"], before: int, after: int, threshold: float
+) -> Proposals:
+    """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best."""
+    found = []
+    for objectness, deltas, anchors in levels:
+        scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
+        deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
+        boxes = clip(decode(deltas, anchors[order]), pictures)
+        good = suppress(boxes, scores, threshold)
+        found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
+    boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    scores, order = scores.topk(min(after, scores.shape[1]))
+    return Proposals(boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores)
+
+
+class RpnLosses(NamedTuple):
+    """Terms of `rpn_loss`."""
+
+    objectness: Float[Tensor, ""]
+    box: Float[Tensor, ""]
+
+
+def rpn_loss(
+    objectness: Float[Tensor, "b n"],
+    deltas: Float[Tensor, "b n 4"],
+    matched: Sequence[Int[Tensor, "n"]],
+    anchors: Float[Tensor, "n 4"],
+    targets: Sequence[Target],
+    *,
+    count: int,
+    share: float,
+    beta: float,
+) -> RpnLosses:
+    """Cross entropy of ``count`` sampled anchors of each picture and smooth L1 of the positives, both per anchor.
+
+    ``beta`` is where the smooth L1 turns linear; 0 is L1.
+    """
+    object_loss, box_loss = objectness.sum() * 0, deltas.sum() * 0
+    for b, (mine, target) in enumerate(zip(matched, targets, strict=True)):
+        positive, negative = sample(mine, count, share)
+        logits = objectness[b, torch.cat([positive, negative])]
+        truth = (torch.arange(len(logits), device=logits.device) < len(positive)).float()
+        object_loss = object_loss + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+        wanted = encode(target.boxes[mine[positive]], anchors[positive])
+        box_loss = box_loss + F.smooth_l1_loss(deltas[b, positive], wanted, beta=beta, reduction="sum")
+    return RpnLosses(object_loss / (count * len(targets)), box_loss / (count * len(targets)))

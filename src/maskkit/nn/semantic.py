@@ -1,0 +1,44 @@
+"""What the semantic methods share beside their networks: the truth of a batch, the loss of a map of logits."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from maskkit.data.label_map import IGNORE
+from maskkit.types import Batch
+
+
+def truth_of(batch: Batch) -> Int[Tensor, "b h w"]:
+    """Class numbers of the pixels of a batch, `IGNORE` where nothing is known."""
+    unknown = torch.full(batch.images.shape[2:], IGNORE, dtype=torch.uint8, device=batch.images.device)
+    return torch.stack([unknown if t.semantic is None else t.semantic for t in batch.targets]).long()
+
+
+def pixel_loss(
+    logits: Float[Tensor, "b k h w"],
+    truth: Int[Tensor, "b y x"],
+    *,
+    at: Literal["pixels", "cells"] = "pixels",
+    align_corners: bool = False,
+    weights: Float[Tensor, "k"] | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, ""]:
+    """Cross entropy over the pixels of known class, fp32; zero with a graph where there is none.
+
+    ``at="pixels"`` enlarges the logits bilinearly to the truth; ``"cells"`` shrinks the truth to the logits, each cell
+    taking the label at its centre. ``weights`` are those of the classes; the mean is over the weights then.
+    """
+    logits = logits.float()
+    if at == "pixels" and logits.shape[2:] != truth.shape[1:]:
+        logits = F.interpolate(logits, size=truth.shape[1:], mode="bilinear", align_corners=align_corners)
+    elif at == "cells" and logits.shape[2:] != truth.shape[1:]:
+        truth = F.interpolate(truth[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0].long()
+    total = F.cross_entropy(logits, truth, weights, ignore_index=IGNORE, reduction="sum")
+    if reduction == "sum":
+        return total
+    known = truth != IGNORE
+    share = known.sum() if weights is None else (weights[truth.clamp(max=len(weights) - 1)] * known).sum()
+    return total / share.clamp(min=1e-6)

@@ -1,0 +1,246 @@
+"""What two-stage methods on a pyramid share: Faster R-CNN up to its boxes.
+
+Ren, He, Girshick, Sun: "Faster R-CNN" (NeurIPS 2015) with the pyramid of Lin et al., "Feature Pyramid Networks for
+Object Detection" (CVPR 2017), in two dialects that published weights speak: detectron2's, which are the defaults, and
+torchvision's (`TORCHVISION`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import ModelConfig
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.fpn import Fpn
+from maskkit.nn.roi import BoxHead, Detections, Sampled, as_rois, box_loss, detect, pool, sample_rois
+from maskkit.nn.rpn import (
+    BACKGROUND,
+    RpnHead,
+    RpnLevel,
+    cell_anchors,
+    flatten,
+    grid_anchors,
+    match,
+    picture_sizes,
+    propose,
+    rpn_loss,
+)
+from maskkit.types import Batch, Target
+
+BINS = 7
+"""Side of the grid of features that the box head reads."""
+
+
+@dataclass(frozen=True)
+class TwoStageConfig(ModelConfig):
+    """Knobs of a region proposal network on a pyramid and of the box branch; the defaults are detectron2's."""
+
+    width: int = 256
+    """Channels of the pyramid."""
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    """Anchor sizes in input pixels for each of the levels P2 to P6."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height to width."""
+    rounded_anchors: bool = False
+    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
+    rpn_high: float = 0.7
+    rpn_low: float = 0.3
+    rpn_sampled: int = 256
+    """Anchors per picture in the loss, at most half of them positive."""
+    rpn_before: tuple[int, int] = (2000, 1000)
+    """Anchors of each level that enter NMS, in training and in inference."""
+    rpn_after: tuple[int, int] = (1000, 1000)
+    """Proposals of each picture, in training and in inference."""
+    rpn_nms: float = 0.7
+    crowd_overlap: float = 0.7
+    """Share of a box inside a crowd from which on it is no background."""
+    roi_sampled: int = 512
+    """Regions per picture in the loss."""
+    roi_positive: float = 0.25
+    """Largest share of positives among them."""
+    roi_iou: float = 0.5
+    """Least IoU with its object of a positive one."""
+    pooling: Literal["align", "pool"] = "align"
+    """RoIAlign or RoI Pooling."""
+    aligned: bool = True
+    """Whether RoIAlign takes the half cell into account (detectron2) or not (torchvision)."""
+    sampling_ratio: int = 0
+    """Samples of RoIAlign along each side of a bin; 0 takes as many as the bin has cells."""
+    box_width: int = 1024
+    """Features of the two layers of the box head."""
+    smooth_l1: float = 0.0
+    """Where the smooth L1 losses of both stages turn linear; 0 is L1."""
+    min_score: float = 0.05
+    nms_threshold: float = 0.5
+    candidates: int = 2000
+    """Boxes of all classes that enter the last NMS."""
+    detections: int = 100
+    """Objects kept per picture."""
+
+
+TORCHVISION: dict[str, Any] = {
+    "num_classes": 90,
+    "frozen_stride": 4,
+    "rounded_anchors": True,
+    "rpn_after": (2000, 1000),
+    "aligned": False,
+    "sampling_ratio": 2,
+    "smooth_l1": 1 / 9,
+}
+"""What torchvision does differently; its COCO models count every id from 1 to 90 as a class."""
+
+
+def small_two_stage(size: int) -> dict[str, Any]:
+    """Knobs of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
+    return {
+        "backbone": "mobilenetv2_100",
+        "pad_same": True,
+        "width": 96,
+        "anchor_sizes": tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
+        "rpn_before": (500, 300),
+        "rpn_after": (300, 200),
+        "roi_sampled": 128,
+        "sampling_ratio": 2,
+        "box_width": 256,
+    }
+
+
+class BoxRaw(NamedTuple):
+    """What the two stages say up to the boxes. N is B R in inference, and what was sampled in training."""
+
+    objectness: Float[Tensor, "b a"]
+    """Logits of the anchors."""
+    anchor_deltas: Float[Tensor, "b a 4"]
+    anchors: Float[Tensor, "a 4"]
+    """In input pixels, as all boxes here."""
+    rois: Float[Tensor, "n 5"]
+    """Picture and box of each region."""
+    matched: Int[Tensor, "n"]
+    """Index of the object in its picture, or -1 for background; always -1 in inference."""
+    class_logits: Float[Tensor, "n c"]
+    """The last class is background."""
+    box_deltas: Float[Tensor, "n k 4"]
+    pictures: Float[Tensor, "b 2"]
+    """Width and height of each picture inside the input."""
+    size: Float[Tensor, "2"]
+    """Width and height of the input."""
+
+
+class TwoStage(nn.Module):
+    """Backbone, pyramid, region proposal network and box head, and what is done with them in this order."""
+
+    config: TwoStageConfig
+
+    def __init__(self, config: TwoStageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.strides = tuple(4 * 2**i for i in range(len(config.anchor_sizes)))
+        self.backbone = Backbone.of(config, self.strides[:-1])
+        channels = list(self.backbone.channels.values())
+        self.fpn = Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
+        self.rpn = RpnHead(config.width, len(config.anchor_sizes[0]) * len(config.anchor_ratios))
+        self.box_head = BoxHead(config.width, BINS, config.box_width, config.num_classes)
+        for conv in (*self.fpn.lateral, *self.fpn.output):
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def boxes(
+        self, images: Float[Tensor, "b 3 h w"], targets: Sequence[Target] | None
+    ) -> tuple[list[Float[Tensor, "b c _ _"]], BoxRaw]:
+        """The levels of the pyramid, and all that is said up to the boxes. With ``targets`` regions are sampled."""
+        config, training = self.config, targets is not None
+        levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
+        size = (images.shape[2], images.shape[3])
+        pictures = picture_sizes(images)
+        anchored = self.anchored(levels, size)
+        before, after = (n[not training] for n in (config.rpn_before, config.rpn_after))
+        proposals = propose(anchored, pictures, before, after, config.rpn_nms)
+        if targets is None:
+            rois = as_rois(proposals.boxes)
+            sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
+        else:
+            sampled = sample_rois(
+                proposals,
+                targets,
+                count=config.roi_sampled,
+                share=config.roi_positive,
+                iou=config.roi_iou,
+                crowd_overlap=config.crowd_overlap,
+            )
+        class_logits, box_deltas = self.box_head(self.pool(levels, sampled.rois, BINS))
+        objectness, anchor_deltas = (torch.cat(parts, 1) for parts in list(zip(*anchored, strict=True))[:2])
+        anchors = torch.cat([level.anchors for level in anchored])
+        extent = pictures.new_tensor([size[1], size[0]])
+        return levels, BoxRaw(objectness, anchor_deltas, anchors, *sampled, class_logits, box_deltas, pictures, extent)
+
+    def anchored(self, levels: Sequence[Float[Tensor, "b c _ _"]], size: tuple[int, int]) -> list[RpnLevel]:
+        """What the region proposal network says on each level of an input of ``size`` (H, W)."""
+        config = self.config
+        found = []
+        for level, stride, sizes in zip(levels, self.strides, config.anchor_sizes, strict=True):
+            grid = (level.shape[2], level.shape[3])
+            apart = (size[0] // grid[0], size[1] // grid[1]) if config.rounded_anchors else (stride, stride)
+            cells = cell_anchors(sizes, config.anchor_ratios, config.rounded_anchors).to(level.device)
+            found.append(RpnLevel(*flatten(*self.rpn(level)), grid_anchors(cells, grid, apart)))
+        return found
+
+    def pool(
+        self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int
+    ) -> Float[Tensor, "n c s s"]:
+        """Features of regions from P2 to P5."""
+        config = self.config
+        return pool(
+            levels[:-1],
+            self.strides[:-1],
+            rois,
+            bins,
+            kind=config.pooling,
+            aligned=config.aligned,
+            sampling_ratio=config.sampling_ratio,
+        )
+
+    def box_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The losses of both stages."""
+        config, targets = self.config, batch.targets
+        matched = [
+            match(
+                raw.anchors,
+                target,
+                config.rpn_low,
+                config.rpn_high,
+                best_too=True,
+                crowd_overlap=config.crowd_overlap,
+            )
+            for target in targets
+        ]
+        first = rpn_loss(
+            raw.objectness,
+            raw.anchor_deltas,
+            matched,
+            raw.anchors,
+            targets,
+            count=config.rpn_sampled,
+            share=0.5,
+            beta=config.smooth_l1,
+        )
+        sampled = Sampled(raw.rois, raw.matched)
+        second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, config.smooth_l1)
+        return {"objectness": first.objectness, "proposal": first.box, "class": second.label, "box": second.box}
+
+    def detect(self, raw: BoxRaw) -> Detections:
+        """The final boxes of an inference."""
+        config, batch = self.config, (len(raw.pictures), -1)
+        return detect(
+            raw.class_logits.unflatten(0, batch),
+            raw.box_deltas.unflatten(0, batch),
+            raw.rois[:, 1:].unflatten(0, batch),
+            raw.pictures,
+            min_score=config.min_score,
+            threshold=config.nms_threshold,
+            candidates=config.candidates,
+            count=config.detections,
+        )

@@ -1,0 +1,81 @@
+"""VGG-16 (Simonyan and Zisserman, 2014) as the semantic methods of 2015 use it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+LAYOUT = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+"""Channels of the thirteen convolutions, stage by stage."""
+
+
+@dataclass(frozen=True)
+class VggShape:
+    """What differs from method to method; the defaults are the classifier's own network."""
+
+    first_padding: int = 1
+    """Padding of the first convolution; FCN has 100."""
+    pool: Literal["2x2", "3x3"] = "2x2"
+    """Window of the pooling; DeepLab's is 3x3 with a padding of 1."""
+    ceil: bool = False
+    """Whether a rest at the border is pooled too, as Caffe does."""
+    output_stride: int = 32
+    """8 takes the strides of the last two poolings away and dilates the fifth stage by 2 (DeepLab v1)."""
+    norm: bool = False
+    """Batch norm after every convolution (SegNet)."""
+    layout: tuple[tuple[int, ...], ...] = LAYOUT
+    """Channels of the convolutions, stage by stage."""
+
+
+class Vgg(nn.Module):
+    """The convolutions of VGG-16; ``body`` has the names of torchvision's and timm's ``vgg16`` or ``vgg16_bn``.
+
+    `stage` gives a stage's output and the places of its maxima, `forward` the pooled outputs of all five by stride.
+    """
+
+    def __init__(self, shape: VggShape) -> None:
+        super().__init__()
+        self.stages: list[list[str]] = [[] for _ in shape.layout]
+        self.channels = {2 << i: widths[-1] for i, widths in enumerate(shape.layout)}
+        layers: list[nn.Module] = []
+        before = 3
+        for i, widths in enumerate(shape.layout):
+            rate = 2 if shape.output_stride == 8 and i == 4 else 1
+            for width in widths:
+                padding = shape.first_padding if not layers else rate
+                unit: list[nn.Module] = [nn.Conv2d(before, width, 3, padding=padding, dilation=rate)]
+                unit += [nn.BatchNorm2d(width)] if shape.norm else []
+                for layer in (*unit, nn.ReLU()):
+                    self.stages[i].append(str(len(layers)))
+                    layers.append(layer)
+                before = width
+            stride = 1 if shape.output_stride == 8 and i >= 3 else 2
+            side, padding = (3, 1) if shape.pool == "3x3" else (2, 0)
+            layers.append(nn.MaxPool2d(side, stride, padding, ceil_mode=shape.ceil, return_indices=True))
+        self.body: Any = nn.Module()
+        self.body.features = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def stage(
+        self, number: int, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b d y x"], Int[Tensor, "b d y x"]]:
+        """Output of stage ``number`` (0 is the first) after its pooling, and where in each plane the maxima were."""
+        for name in self.stages[number]:
+            x = self.body.features.get_submodule(name)(x)
+        return self.body.features.get_submodule(str(int(self.stages[number][-1]) + 1))(x)
+
+    def walk(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`stage` after `stage`."""
+        x = images
+        for number in range(len(self.stages)):
+            x, places = self.stage(number, x)
+            yield x, places
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
+        """Pooled features by the stride that they have without dilation."""
+        return dict(zip(self.channels, (x for x, _ in self.walk(images)), strict=True))

@@ -1,0 +1,31 @@
+"""whai362/PSENet (Apache-2.0): names of its checkpoints."""
+
+import re
+
+from torch import Tensor
+
+from maskkit.errors import DataError
+
+_STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
+_UNIT = {"conv": "0", "bn": "1"}
+_HEAD = {"conv1": "0.0", "bn1": "0.1", "conv2": "1"}
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names to ours; `DataError` for a name that no PSENet has."""
+    return {_name(n): t for n, t in state.items()}
+
+
+def _name(name: str) -> str:
+    if m := re.fullmatch(r"backbone\.(conv[123]|bn[123])\.(\w+)", name):  # a stem of three convolutions
+        return f"backbone.body.{_STEM[m[1]]}.{m[2]}"
+    if m := re.fullmatch(r"backbone\.(layer\d\..+)", name):
+        return f"backbone.body.{m[1]}"
+    if m := re.fullmatch(r"fpn\.toplayer_\.(conv|bn)\.(\w+)", name):
+        return f"fpn.lateral.3.{_UNIT[m[1]]}.{m[2]}"
+    if m := re.fullmatch(r"fpn\.(latlayer|smooth)([123])_\.(conv|bn)\.(\w+)", name):  # counted from the top
+        part = "lateral" if m[1] == "latlayer" else "smooth"
+        return f"fpn.{part}.{3 - int(m[2])}.{_UNIT[m[3]]}.{m[4]}"
+    if m := re.fullmatch(r"det_head\.(conv[12]|bn1)\.(\w+)", name):
+        return f"head.{_HEAD[m[1]]}.{m[2]}"
+    raise DataError(f"{name!r} is no tensor of a PSENet checkpoint")

@@ -1,0 +1,52 @@
+"""CondInst: the shared conformance, and what is its own."""
+
+from typing import Any, ClassVar
+
+import torch
+
+from maskkit import registry
+from maskkit.models.condinst import CondInst, some
+from maskkit.nn.fcos import Positives
+from tests.models.conformance import Conformance
+
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "strides": (8, 16, 32, 64),
+    "reach": (16, 32, 64),
+    "branch_width": 32,
+    "min_score": 1e-3,
+    "detections": 20,
+    "mask_candidates": 40,
+}
+
+
+class TestCondInst(Conformance):
+    preset = "condinst-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+
+
+class TestCondInstSemantic(Conformance):
+    """The auxiliary loss, and NMS of masks."""
+
+    preset = "condinst-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = {**SMALL, "semantic_weight": 1.0, "nms": "masks"}
+
+
+def test_shapes_of_the_published_coco_model() -> None:
+    with torch.device("meta"):
+        net = CondInst(registry.preset("condinst-semantic-resnet50-3x").model)  # type: ignore[arg-type]
+        raw = net(torch.zeros(1, 3, 800, 1216))
+    assert [tuple(level.shape) for level in raw.fcos.extra[:2]] == [(1, 169, 100, 152), (1, 169, 50, 76)]
+    assert raw.features.shape == (1, 8, 100, 152)
+    assert raw.semantic.shape == (1, 80, 100, 152)
+    assert sum(level.shape[2] * level.shape[3] for level in raw.fcos.logits) == 20267
+
+
+def test_no_more_positives_than_asked_for_are_taken() -> None:
+    n = torch.arange(30)
+    positives = Positives(n, n, n, n, torch.zeros(30, 4), torch.zeros(30))
+    torch.manual_seed(0)
+    taken = some(positives, 12)
+    assert len(taken.label) == 12 == len(taken.label.unique())
+    assert torch.equal(taken.picture, taken.location)
+    assert some(positives, 30) is positives

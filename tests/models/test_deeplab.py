@@ -1,0 +1,105 @@
+"""DeepLab under the suite that all semantic methods share, and what is its own."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from maskkit import published, registry
+from maskkit.models.deeplab import Aspp, Deeplab, DeeplabConfig
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.dilation import dilate
+from tests.models.semantic import SemanticConformance
+
+
+class TestDeeplabV3Plus(SemanticConformance):
+    preset = "deeplabv3plus-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = {"width": 32, "low_width": 16}
+
+
+class TestDeeplabV3(SemanticConformance):
+    preset = "deeplabv3-mobilenetv2-320"
+    knobs: ClassVar[dict[str, Any]] = {"width": 32, "auxiliary": 0.4, "output_stride": 8}
+
+
+class TestDeeplabV2(SemanticConformance):
+    preset = "deeplabv3-mobilenetv2-320"
+    knobs: ClassVar[dict[str, Any]] = {"version": "v2", "output_stride": 8, "scales": (0.5, 0.75)}
+
+
+class TestDeeplabV1(SemanticConformance):
+    preset = "deeplabv3-mobilenetv2-320"
+    knobs: ClassVar[dict[str, Any]] = {"version": "v1", "output_stride": 8}
+
+
+def model(**knobs: Any) -> Deeplab:
+    torch.manual_seed(0)
+    preset = registry.preset("deeplabv3-mobilenetv2-320")
+    assert isinstance(preset.model, DeeplabConfig)
+    return Deeplab(replace(preset.model, num_classes=3, width=16, **knobs)).eval()
+
+
+def test_an_atrous_kernel_is_one_with_zeros_between() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 2, 15, 15), torch.randn(3, 2, 3, 3)
+    stretched = torch.zeros(3, 2, 7, 7)
+    stretched[:, :, ::3, ::3] = weight
+    assert torch.allclose(F.conv2d(x, weight, padding=3, dilation=3), F.conv2d(x, stretched, padding=3), atol=1e-5)
+
+
+def test_a_rate_beyond_the_map_leaves_the_centre_alone() -> None:
+    aspp = model(rates=(8,)).aspp
+    assert isinstance(aspp, Aspp)
+    branch = next(m for m in aspp.branches[1].modules() if isinstance(m, nn.Conv2d))
+    x = torch.randn(1, branch.in_channels, 8, 8)
+    assert torch.allclose(branch(x), F.conv2d(x, branch.weight[:, :, 1:2, 1:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "resnet18"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_dilation_agrees_with_timm(backbone: str, stride: int) -> None:
+    torch.manual_seed(0)
+    ours = dilate(Backbone(backbone, (32,)), stride).eval()
+    theirs = Backbone(backbone, (stride,), output_stride=stride).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        assert torch.allclose(ours(images)[32], theirs(images)[stride], atol=1e-5)
+
+
+def test_every_size_of_input_is_taken() -> None:
+    for size in ((97, 64), (33, 50)):
+        for version in ("v1", "v2", "v3", "v3+"):
+            net = model(version=version)
+            assert net.select(net(torch.zeros(1, 3, *size))).logits.isfinite().all()
+
+
+def test_vgg_keeps_a_stride_of_eight() -> None:
+    preset = registry.preset("deeplabv1-vgg16")
+    assert isinstance(preset.model, DeeplabConfig)
+    net = Deeplab(replace(preset.model, width=16)).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 97, 129)).logits.shape == (1, 21, 13, 17)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50"])
+def test_torchvision_checkpoints_give_the_same_scores(backbone: str) -> None:
+    """The live oracle: torchvision's own network and its state dict under our names."""
+    torch.manual_seed(0)
+    official = torchvision.models.segmentation.deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    ).eval()
+    name = f"deeplabv3-{backbone}-coco"
+    preset = registry.preset(name)
+    net = registry.model_class(name)(preset.model).eval()  # type: ignore[call-arg]
+    net.load_state_dict(published.convert(official.state_dict(), name))
+    images = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        theirs, raw = official(images), net(images)
+    for ours, key in ((raw.logits, "out"), (raw.others[0], "aux")):
+        enlarged = F.interpolate(ours, size=images.shape[2:], mode="bilinear")
+        assert torch.allclose(enlarged, theirs[key], atol=1e-4)

@@ -1,0 +1,35 @@
+"""FCOS: the shared conformance, and what is its own."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from maskkit.data.shapes import CATEGORIES
+from maskkit.infer.finish import finish
+from maskkit.types import ImageMeta
+from tests.models.conformance import Conformance
+
+SMALL: dict[str, Any] = {"width": 32, "strides": (8, 16, 32, 64), "reach": (16, 32, 64), "min_score": 1e-3}
+
+
+class TestFcos(Conformance):
+    preset = "fcos-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+
+
+def test_a_detector_predicts_boxes_without_masks() -> None:
+    """The third box lies in the padding, the fourth row is padding of the selection."""
+    affine = np.array([[2.0, 0, 0], [0, 2.0, 0]])
+    meta = ImageMeta(7, "", (100, 200), (64, 128), affine)
+    selected = {
+        "boxes": np.array([[[0, 0, 0.5, 0.5], [0.25, 0.25, 0.5, 0.75], [0.1, 0.8, 0.2, 1], [0, 0, 1, 1]]], np.float32),
+        "labels": np.array([[0, 1, 0, 2]]),
+        "scores": np.array([[0.5, 0.9, 0.4, 0]], np.float32),
+    }
+    (prediction,) = finish(selected, [meta], CATEGORIES)
+    found = prediction.instances
+    assert found is not None
+    assert found.masks is None
+    assert found.labels.tolist() == [1, 0]
+    assert found.boxes.tolist() == [[64, 32, 128, 96], [0, 0, 128, 64]]
+    assert all("segmentation" not in row for row in prediction.to_coco())

@@ -1,0 +1,75 @@
+"""SOLO: the shared conformance for two of its heads, and what is its own."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from maskkit import registry
+from maskkit.models.solo import Solo, SoloConfig, SoloRaw
+from tests.models.conformance import Conformance
+
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "head_width": 32,
+    "head_convs": 2,
+    "grids": (16, 12, 10, 8, 6),
+    "scale_ranges": ((1, 20), (14, 32), (24, 48), (36, 70), (60, 999)),
+    "candidates": 60,
+}
+
+
+class TestSolo(Conformance):
+    preset = "solo-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = {**SMALL, "head": "vanilla"}
+
+
+class TestLightSolo(Conformance):
+    preset = "solo-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+
+
+def model(**knobs: Any) -> Solo:
+    config = registry.preset("solo-mobilenetv2-256").model
+    assert isinstance(config, SoloConfig)
+    return Solo(replace(config, num_classes=3, **{**SMALL, **knobs}))
+
+
+def test_mask_channels_of_the_published_coco_models() -> None:
+    for preset, channels in (
+        ("solo-resnet50-1x", [1600, 1296, 576, 256, 144]),
+        ("solo-decoupled-resnet50-1x", [80, 72, 48, 32, 24]),
+        ("solo-decoupled-light-resnet50-512", [80, 72, 48, 32, 24]),
+    ):
+        with torch.device("meta"):
+            net = Solo(registry.preset(preset).model)  # type: ignore[arg-type]
+            raw = net.eval()(torch.zeros(1, 3, 320, 352))
+        assert raw.category.shape == (1, 80, 3872)
+        sizes = [(80, 88), (80, 88), (40, 44), (20, 22), (20, 22)]
+        assert [m.shape[1:] for m in raw.masks] == [(c, *s) for c, s in zip(channels, sizes, strict=True)]
+
+
+def test_decoupled_logits_are_those_of_the_product() -> None:
+    net = model(head="decoupled")
+    masks = 3 * torch.randn(32, 5, 6, dtype=torch.float64)
+    cells = torch.tensor([0, 17, 255])
+    product = masks[cells % 16].sigmoid() * masks[16 + cells // 16].sigmoid()
+    assert torch.allclose(net.cell_logits(masks, cells, 16).sigmoid(), product)
+    extreme = torch.full((32, 1, 1), 80.0)
+    assert net.cell_logits(extreme, cells, 16).isfinite().all()
+    assert net.cell_logits(-extreme, cells, 16).isfinite().all()
+
+
+def test_row_i_and_column_j_make_the_mask_of_cell_i_j() -> None:
+    net = model().eval()
+    grids = net.config.grids
+    category = torch.full((1, 3, sum(s * s for s in grids)), -9.0)
+    level, row, column = 1, 3, 7
+    category[0, 2, grids[0] ** 2 + row * grids[1] + column] = 3.0
+    masks = [torch.full((1, 2 * s, 32, 32), -9.0) for s in grids]
+    masks[level][0, column, :, 8:16] = 9.0  # columns come first
+    masks[level][0, grids[level] + row, 4:20] = 9.0
+    found = net.select(SoloRaw(category, *masks))
+    assert int(found.labels[0, 0]) == 2
+    assert torch.equal(found.boxes[0, 0], torch.tensor([8, 4, 16, 20]) / 32)
+    assert int((found.scores > 0).sum()) == 1

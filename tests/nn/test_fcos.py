@@ -1,0 +1,208 @@
+"""Parts of the FCOS detector."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from maskkit.config import BoxOnly
+from maskkit.errors import MaskkitError
+from maskkit.nn.fcos import (
+    FcosConfig,
+    FcosHead,
+    FcosRaw,
+    Locations,
+    box_centres,
+    centerness,
+    detect,
+    fcos_loss,
+    find_positives,
+    flatten,
+    keep_best,
+    locate,
+    match,
+    overlap,
+    pick,
+    propose,
+    relative_boxes,
+    require_whole_cells,
+    survivors,
+)
+from maskkit.types import Batch, ImageMeta, Target
+
+CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,), box_only=BoxOnly())
+
+
+def maps(channels: int, fill: float = 0.0, batch: int = 1) -> tuple[Tensor, ...]:
+    """Two levels of a 64 x 96 input."""
+    return tuple(torch.full((batch, channels, 64 // s, 96 // s), fill) for s in CONFIG.strides)
+
+
+def places() -> Locations:
+    return locate(maps(1), CONFIG.strides)
+
+
+def at(x: float, y: float, stride: float) -> int:
+    """The index of a location."""
+    xy, strides, _ = places()
+    return int(torch.nonzero((xy == torch.tensor([x, y])).all(1) & (strides == stride)))
+
+
+def test_locations_go_level_by_level_and_row_by_row() -> None:
+    xy, stride, level = places()
+    assert len(xy) == 8 * 12 + 4 * 6
+    assert xy[[0, 1, 12, 96, 97]].tolist() == [[4, 4], [12, 4], [4, 12], [8, 8], [24, 8]]
+    assert stride[[0, 95, 96]].tolist() == [8, 8, 16]
+    assert level[[0, 95, 96]].tolist() == [0, 0, 1]
+
+
+def test_a_row_that_is_picked_is_that_of_the_flattened_levels() -> None:
+    levels = [torch.randn(2, 5, 8, 12), torch.randn(2, 5, 4, 6)]
+    picture, location = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 95, 96, 119])
+    assert torch.equal(pick(levels, picture, location), flatten(levels)[picture, location])
+
+
+def test_of_two_objects_the_smaller_has_the_location() -> None:
+    target = Target.of([[0, 0, 60, 60], [20, 20, 44, 44]], [2, 0])
+    found = match(target, box_centres(target), places(), CONFIG)
+    shared, outside = at(28, 28, 8), at(20, 20, 8)  # near both centres, the second on the edge of the small box
+    assert (int(found.classes[shared]), int(found.objects[shared])) == (1, 1)
+    assert (int(found.classes[outside]), int(found.objects[outside])) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "fine", "coarse"), [(103, True, False), (104, True, True), (108, True, True), (109, False, True)]
+)
+def test_a_level_takes_what_reaches_as_far_as_it_does_and_both_ends_count(right: int, fine: bool, coarse: bool) -> None:
+    target = Target.of([[20, 20, right, 60]], [0])
+    found = match(target, torch.tensor([[42.0, 42.0]]), places(), CONFIG)
+    assert bool(found.classes[at(44, 44, 8)]) == fine
+    assert bool(found.classes[at(40, 40, 16)]) == coarse
+
+
+def test_a_wider_centre_has_more_positives() -> None:
+    target = Target.of([[4, 4, 60, 60]], [0])
+    counts = [
+        int((match(target, box_centres(target), places(), replace(CONFIG, radius=r)).classes > 0).sum())
+        for r in (0.5, 1.5, 10.0)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_the_background_inside_a_crowd_is_neither() -> None:
+    target = Target.of([[0, 0, 48, 64], [10, 10, 40, 40]], [0, 1], crowd=[True, False])
+    found = match(target, box_centres(target), places(), CONFIG)
+    assert int(found.classes[at(4, 4, 8)]) == -1
+    assert int(found.classes[at(92, 4, 8)]) == 0
+    where = at(28, 28, 8)
+    assert (int(found.classes[where]), int(found.objects[where])) == (2, 1)
+
+
+def test_a_picture_without_objects_is_background() -> None:
+    target = Target.of([], [])
+    found = match(target, box_centres(target), places(), CONFIG)
+    assert not found.classes.any()
+    assert len(find_positives([found], [target], places()).label) == 0
+
+
+def test_centerness_is_one_in_the_middle_and_zero_on_an_edge() -> None:
+    sides = torch.tensor([[3.0, 2, 3, 2], [0, 2, 6, 2], [1, 2, 4, 2]])
+    assert torch.allclose(centerness(sides), torch.tensor([1.0, 0.0, 0.5]))
+
+
+def test_overlap_counts_one_square_stride_more() -> None:
+    sides = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
+    truth = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1]])
+    iou, giou = overlap(sides, truth)
+    assert torch.allclose(iou, torch.tensor([1.0, 5 / 17]))
+    assert torch.allclose(giou, iou)  # the larger box is the one around both
+
+
+def test_a_perfect_prediction_costs_no_box_loss() -> None:
+    target = Target.of([[10, 12, 50, 56]], [1])
+    batch = Batch(
+        torch.zeros(1, 3, 64, 96), torch.ones(1, 64, 96) > 0, [target], [ImageMeta(0, "", (64, 96), (64, 96))]
+    )
+    sides = []
+    for s in CONFIG.strides:
+        xy = locate([torch.zeros(1, 1, 64 // s, 96 // s)], [s]).xy
+        exact = torch.cat([xy - target.boxes[:, :2], target.boxes[:, 2:] - xy], 1).clamp(min=0) / s
+        sides.append(exact.T.reshape(1, 4, 64 // s, 96 // s))
+    raw = FcosRaw(maps(3), tuple(sides), maps(1), ())
+    losses, positives = fcos_loss(raw, batch, CONFIG)
+    assert len(positives.label) > 4
+    assert losses["box"].item() == pytest.approx(0, abs=1e-6)
+    assert fcos_loss(raw, batch, replace(CONFIG, quality="iou"))[0]["box"].item() == pytest.approx(0, abs=1e-6)
+
+
+def scored(*spots: tuple[int, int, float]) -> FcosRaw:
+    """Nothing anywhere but (location on the finest level, class, logit); boxes of 40 pixels; extra is the location."""
+    logits, sides = maps(3, -20), maps(4, 2.5)
+    for location, label, logit in spots:
+        logits[0].view(-1, 96)[label, location] = logit
+    number = torch.arange(96.0).view(1, 1, 8, 12), torch.arange(96.0, 120).view(1, 1, 4, 6)
+    return FcosRaw(logits, sides, maps(1, 20), number)
+
+
+def test_of_two_copies_one_stays_and_another_class_does_too() -> None:
+    here, beside = at(44, 28, 8), at(52, 28, 8)
+    found = detect(scored((here, 0, 3.0), (beside, 0, 2.0), (beside, 2, 1.0)), CONFIG)
+    kept = found.scores[0] > 0
+    assert found.labels[0, kept].tolist() == [0, 2]
+    assert found.locations[0, kept].tolist() == [here, beside]
+    assert found.extra[0, kept, 0].tolist() == [here, beside]
+    assert found.boxes[0, 0].tolist() == [24, 8, 64, 48]
+    assert found.scores[0, 0].item() == pytest.approx(torch.sigmoid(torch.tensor(3.0)).sqrt().item())
+
+
+def test_the_threshold_may_be_on_the_product() -> None:
+    raw = scored((at(44, 28, 8), 0, 0.0))._replace(quality=maps(1, -2.0))  # 0.5 * 0.12
+    for strict, count in ((False, 1), (True, 0)):
+        config = replace(CONFIG, min_score=0.1, score_with_quality=strict)
+        assert int((detect(raw, config).scores > 0).sum()) == count
+
+
+def test_candidates_are_counted_level_by_level() -> None:
+    found = propose(scored(*((n, 0, 1.0) for n in range(96))), replace(CONFIG, candidates=10))
+    assert found.scores.shape == (1, 20)
+    assert int((found.scores > 0).sum()) == 10
+
+
+def test_what_is_kept_is_padded_with_score_zero_and_boxes_are_clipped() -> None:
+    raw = scored((at(4, 4, 8), 1, 2.0))
+    found = keep_best(propose(raw, CONFIG), raw, 30)
+    assert found.scores.shape == (1, 30)
+    assert int((found.scores > 0).sum()) == 1
+    assert found.boxes[0, 0].tolist() == [-16, -16, 24, 24]
+    assert torch.allclose(relative_boxes(found, raw, CONFIG)[0, 0], torch.tensor([0, 0, 0.25, 0.375]))
+
+
+def test_survivors_are_those_of_torchvision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        low = torch.rand(200, 2, generator=generator) * 100 - 10
+        boxes = torch.cat([low, low + torch.rand(200, 2, generator=generator) * 60 + 1], 1)
+        labels = torch.randint(0, 4, (200,), generator=generator)
+        scores = torch.rand(200, generator=generator)
+        scores[150:] = 0
+        expected = torch.zeros(200)
+        expected[batched_nms(boxes[:150], scores[:150], labels[:150], 0.5)] = 1
+        ours = survivors(boxes, labels, scores, 0.5)
+        assert torch.equal(ours[:150], expected[:150])
+
+
+def test_the_head_starts_with_a_foreground_of_one_percent() -> None:
+    head = FcosHead(replace(CONFIG, width=32), extra=7)
+    with torch.no_grad():
+        raw = head([torch.zeros(1, 32, 4, 4), torch.zeros(1, 32, 2, 2)])
+    assert raw.logits[0].sigmoid().mean().item() == pytest.approx(0.01, rel=1e-3)
+    assert raw.extra[1].shape == (1, 7, 2, 2)
+    assert FcosHead(replace(CONFIG, width=32, level_scales=False)).state_dict().keys().isdisjoint({"scales.0"})
+
+
+def test_an_input_that_levels_do_not_divide_is_refused() -> None:
+    require_whole_cells(torch.zeros(1, 3, 64, 96))
+    with pytest.raises(MaskkitError, match=r"--input.size 64 128"):
+        require_whole_cells(torch.zeros(1, 3, 50, 100))

@@ -1,0 +1,126 @@
+"""Anchors, the box code, matching, sampling, proposals."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
+
+from maskkit import boxes as box_math
+from maskkit.nn import rpn
+from maskkit.types import Target
+
+
+def random_boxes(count: int, seed: int = 0, side: float = 100) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 0.8 * side, (count, 2))
+    return torch.from_numpy(np.concatenate([low, low + rng.uniform(2, 0.5 * side, (count, 2))], 1)).float()
+
+
+def test_rounded_anchors_are_torchvisions():
+    sizes, ratios, grids, size = ((32,), (64,), (128,)), (0.5, 1.0, 2.0), ((25, 38), (13, 19), (7, 10)), (100, 152)
+    theirs = AnchorGenerator(sizes, (ratios,) * 3)(
+        ImageList(torch.zeros(1, 3, *size), [size]), [torch.zeros(1, 1, *g) for g in grids]
+    )[0]
+    ours = [
+        rpn.grid_anchors(rpn.cell_anchors(s, ratios, rounded=True), g, (size[0] // g[0], size[1] // g[1]))
+        for s, g in zip(sizes, grids, strict=True)
+    ]
+    assert torch.equal(torch.cat(ours), theirs)
+
+
+def test_exact_anchors_have_their_area_and_ratio():
+    cells = rpn.cell_anchors((32, 64), (0.5, 1, 2))
+    width, height = (cells[:, 2:] - cells[:, :2]).unbind(1)
+    assert torch.allclose(box_math.area(cells), torch.tensor([32.0, 64.0]).repeat(3) ** 2)
+    assert torch.allclose(height / width, torch.tensor([0.5, 1, 2]).repeat_interleave(2))
+    assert (cells[:, :2] + cells[:, 2:] == 0).all()
+
+
+@given(st.integers(0, 10_000))
+def test_the_box_code_can_be_undone(seed):
+    boxes, references = random_boxes(20, seed), random_boxes(20, seed + 1)
+    for weights in (rpn.ONES, (10.0, 10.0, 5.0, 5.0)):
+        again = rpn.decode(rpn.encode(boxes, references, weights), references, weights)
+        assert torch.allclose(again, boxes, atol=1e-3)
+
+
+def test_no_code_grows_a_box_without_limit():
+    grown = rpn.decode(torch.tensor([[0.0, 0, 99, 99]]), torch.tensor([[0.0, 0, 16, 16]]))
+    assert torch.allclose(grown[:, 2:] - grown[:, :2], torch.tensor(1000.0))
+
+
+def test_size_of_pictures_inside_their_padding():
+    images = torch.zeros(3, 3, 8, 10)
+    images[0, :, :5, :7] = torch.randn(3, 5, 7)
+    images[1] = torch.randn(3, 8, 10)
+    assert rpn.picture_sizes(images).tolist() == [[7, 5], [10, 8], [10, 8]]
+
+
+def test_matching_by_its_definition():
+    anchors, objects = random_boxes(200), random_boxes(6, seed=1)
+    target = Target.of(objects, range(6), crowd=[0, 0, 1, 0, 0, 0])
+    matched = rpn.match(anchors, target, 0.3, 0.6, best_too=True, crowd_overlap=0.8)
+    overlaps = box_math.iou(objects, anchors)
+    overlaps[2] = -1
+    covered = box_math.intersection(anchors, objects[2:3])[:, 0] / box_math.area(anchors)
+    for i in range(len(anchors)):
+        best, which = overlaps[:, i].max(0)
+        if best >= 0.6 or any(overlaps[k, i] == overlaps[k].max() for k in (0, 1, 3, 4, 5)):
+            assert matched[i] == which
+        elif best >= 0.3 or covered[i] > 0.8:
+            assert matched[i] == rpn.NEITHER
+        else:
+            assert matched[i] == rpn.BACKGROUND
+    for kind in (rpn.NEITHER, rpn.BACKGROUND):
+        assert (matched == kind).any()
+    assert set(matched[matched >= 0].tolist()) == {0, 1, 3, 4, 5}, "every object but the crowd has an anchor"
+
+
+def test_nothing_matches_where_there_is_nothing():
+    assert (rpn.match(random_boxes(5), Target.of([], []), 0.3, 0.7, best_too=True) == rpn.BACKGROUND).all()
+
+
+def test_samples_are_random_distinct_and_balanced():
+    torch.manual_seed(0)
+    matched = torch.tensor([0] * 50 + [rpn.NEITHER] * 50 + [rpn.BACKGROUND] * 300)
+    seen = set()
+    for _ in range(20):
+        positive, negative = rpn.sample(matched, 64, 0.25)
+        assert (len(positive), len(negative)) == (16, 48)
+        assert (matched[positive] == 0).all()
+        assert (matched[negative] == rpn.BACKGROUND).all()
+        assert len(set(positive.tolist())) == 16
+        seen |= set(positive.tolist())
+    assert len(seen) == 50
+    few, rest = rpn.sample(matched[47:], 64, 0.25)
+    assert (len(few), len(rest)) == (3, 61)
+
+
+def test_suppression_is_greedy_nms_of_each_group():
+    boxes = torch.stack([random_boxes(80), random_boxes(80, 1)])
+    boxes[:, 70:] = 0
+    scores, groups = torch.rand(2, 80), torch.randint(0, 3, (2, 80))
+    kept = rpn.suppress(boxes, scores, 0.5, groups)
+    for b in range(2):
+        wanted = batched_nms(boxes[b, :70], scores[b, :70], groups[b, :70], 0.5)
+        assert torch.equal(torch.nonzero(kept[b])[:, 0], wanted.sort().values)
+
+
+def test_proposals_have_a_fixed_number_and_stay_inside():
+    torch.manual_seed(0)
+    cells = rpn.cell_anchors((16,), (0.5, 1, 2))
+    anchors = rpn.grid_anchors(cells, (6, 8), (8, 8))
+    level = rpn.RpnLevel(torch.randn(2, 144), 0.3 * torch.randn(2, 144, 4), anchors)
+    pictures = torch.tensor([[64.0, 48.0], [30.0, 20.0]])
+    boxes, scores = rpn.propose([level], pictures, 100, 100, 0.7)
+    assert boxes.shape == (2, 100, 4)
+    for b in range(2):
+        real = scores[b].isfinite()
+        assert 0 < real.sum() < 100
+        assert (boxes[b, real, 2:] <= pictures[b] + 1e-5).all()
+        assert (boxes[b, ~real] == 0).all()
+        assert not box_math.iou(boxes[b, real], boxes[b, real]).fill_diagonal_(0).gt(0.7).any()
+    assert (scores[:, :-1] >= scores[:, 1:]).all()

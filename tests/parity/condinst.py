@@ -1,0 +1,195 @@
+"""CondInst against AdelaiDet. Every stored tensor of a case is compared; nothing is left out."""
+
+import numpy as np
+import pytest
+import torch
+
+from maskkit import masks as mask_math
+from maskkit import registry
+from maskkit.engine.optim import learning_rate, param_groups
+from maskkit.infer.finish import finish
+from maskkit.losses import dice_loss
+from maskkit.models.condinst import some
+from maskkit.nn.dynamic_mask import (
+    DynamicMaskRaw,
+    aligned_upsample,
+    dynamic_masks,
+    find,
+    mask_centres,
+    mask_targets,
+    semantic_loss,
+    split_parameters,
+)
+from maskkit.nn.fcos import fcos_loss, locate, pick
+from maskkit.types import Masks, Target
+from tests.parity import adelaidet as official
+from tests.parity.goldens import Case
+
+
+def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {
+        "optimizer": _optimizer,
+        "polygons": _polygons,
+        "mask_head": _mask_head,
+        "train_step": _train_step,
+        "sem": _semantic,
+        "forward": _forward,
+        "loss": _loss,
+        "postprocess": _postprocess,
+    }
+    kinds[_kind(case)](case)
+    assert not case.unchecked, f"stored but not compared: {sorted(case.unchecked)}"
+
+
+def _kind(case: Case) -> str:
+    """What a case is about, told by what it stores."""
+    marks = {
+        "factor": "optimizer",
+        "bitmasks": "polygons",
+        "weight0": "mask_head",
+        "gradnorm": "train_step",
+        "pos_inds": "loss",
+        "loss_sem": "sem",
+    }
+    return next((kind for mark, kind in marks.items() if mark in case.outputs), case.manifest["kind"])
+
+
+def _forward(case: Case) -> None:
+    model = official.model_of(case, fill=True).eval()
+    images = official.picture_batch(case).images
+    assert list(images.shape[2:]) == case.manifest["padded_hw"]
+    near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
+    with torch.no_grad():
+        levels = model.fpn(list(model.backbone(images).values()))
+        raw = model(images)
+        official.compare_detector(case, levels, raw.fcos)
+        if "mask_feats" in case.outputs:
+            case.compare("mask_feats", raw.features, *near)
+        if "sem_logits" in case.outputs:
+            case.compare("sem_logits", raw.semantic, *near)
+        if "mask_logits" in case.outputs:
+            strides = model.config.strides
+            masks = []
+            for b, level, row, column in case.manifest["picks"]["value"]:
+                s = strides[level]
+                xy = torch.tensor([[column * s + s // 2.0, row * s + s // 2.0]])
+                filters = raw.fcos.extra[level][b, :, row, column][None]
+                masks.append(dynamic_masks(filters, xy, torch.tensor([float(s)]), raw.features[b], model.config))
+            case.compare("mask_logits", aligned_upsample(torch.stack(masks), 2), *near)
+
+
+def _mask_head(case: Case) -> None:
+    given = case.manifest["inputs"]
+    near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
+    config = official.model_of(case).config
+    features, parameters = official.maps_of(case, "mask_feats"), official.maps_of(case, "params")
+    weights, biases = split_parameters(parameters, config.head_widths)
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        case.compare(f"weight{i}", weight.flatten(0, 1)[..., None, None], 0, 0)
+        case.compare(f"bias{i}", bias.flatten(), 0, 0)
+    xy, picture = torch.tensor(given["locations_xy"]), torch.tensor(given["im_inds"])
+    stride = torch.tensor(config.strides)[given["fpn_levels"]].float()
+    masks = torch.stack(
+        [
+            dynamic_masks(parameters[i : i + 1], xy[i : i + 1], stride[i : i + 1], features[picture[i]], config)
+            for i in range(len(parameters))
+        ]
+    )  # (n, 1, h, w)
+    case.compare("logits_stride8", masks, *near)
+    case.compare("logits_stride4", aligned_upsample(masks, 2), *near)
+    for factor in (1, 2, 4):
+        case.compare(f"aligned_x{factor}", aligned_upsample(official.maps_of(case, "aligned_in"), factor), *near)
+
+
+def _loss(case: Case) -> None:
+    model = official.model_of(case)
+    scenes = official.scenes_of(case)
+    raw = DynamicMaskRaw(official.raw_of(case, scenes), official.maps_of(case, "mask_feats"), None)
+    batch = official.given_batch(case, scenes)
+    size = (batch.images.shape[2], batch.images.shape[3])
+    grid = (size[0] // 4, size[1] // 4)
+    for i, target in enumerate(batch.targets):
+        truth = mask_targets(target, torch.arange(len(target)), grid).bool()
+        assert np.array_equal(case.unpacked(f"gt_bitmasks.{i}"), truth)
+
+    _, positives = fcos_loss(raw.fcos, batch, model.config, [mask_centres(t, size) for t in batch.targets])
+    order = official.compare_positives(case, positives, raw.fcos, batch)
+    locations = locate(raw.fcos.logits, model.config.strides)
+    chosen = some(positives, model.config.masks_to_train)
+    dice = []
+    for i in order.tolist():
+        b, where = int(chosen.picture[i]), chosen.location[i : i + 1]
+        filters = pick(raw.fcos.extra, chosen.picture[i : i + 1], where)
+        mask = dynamic_masks(filters, locations.xy[where], locations.stride[where], raw.features[b], model.config)
+        truth = mask_targets(batch.targets[b], chosen.object[i : i + 1], grid)
+        dice.append(dice_loss(aligned_upsample(mask[None], 2)[0].sigmoid(), truth, 1e-5))
+    near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
+    case.compare("dice_per_instance", torch.cat(dice), *near)
+
+    losses = model.loss(raw, batch)
+    official.compare_fcos_terms(case, losses, raw.fcos)
+    official.compare_term(case, "loss_mask", losses["mask"], {"top": raw.fcos.extra, "mask_feats": [raw.features]})
+    assert not losses["projection"].any()
+    assert not losses["pairwise"].any()
+
+
+def _semantic(case: Case) -> None:
+    logits = official.maps_of(case, "logits")
+    batch = official.given_batch(case, official.scenes_of(case))
+    weight = official.model_of(case).config.semantic_weight
+    official.compare_term(case, "loss_sem", weight * semantic_loss(logits, batch), {"logits": [logits]})
+
+
+def _train_step(case: Case) -> None:
+    terms = {"loss_fcos_cls": "cls", "loss_fcos_loc": "box", "loss_fcos_ctr": "quality", "loss_mask": "mask"}
+    if "loss_sem" in case.outputs:
+        terms["loss_sem"] = "semantic"
+    official.train_step(case, terms)
+
+
+def _postprocess(case: Case) -> None:
+    model = official.model_of(case)
+    raw = DynamicMaskRaw(official.raw_of(case, official.scenes_of(case)), official.maps_of(case, "mask_feats"), None)
+    tolerance = case.manifest["tolerance"]
+    with torch.no_grad():
+        found, masks = find(raw, model.config)
+        kept = found.scores[0] > 0
+        case.compare("detections.boxes", found.boxes[0, kept], 0, tolerance["boxes"])
+        case.compare("detections.scores", found.scores[0, kept], 0, tolerance["scores"])
+        assert np.array_equal(case.stored("detections.classes"), found.labels[0, kept])
+        locations = locate(raw.fcos.logits, model.config.strides)
+        where = found.locations[0, kept]
+        assert np.array_equal(case.stored("detections.fpn_levels"), locations.level[where])
+        assert np.array_equal(case.stored("detections.locations"), locations.xy[where])
+        case.compare("mask_probs", masks[0, kept][:, None], 1e-3, 1e-4)
+        chosen = {name: t.numpy() for name, t in model.select(raw)._asdict().items()}
+    instances = official.compare_final(case, finish(chosen, [official.meta_of(case)], official.CATEGORIES))
+    assert instances.masks is not None
+    ours, theirs = instances.masks.dense().numpy(), case.unpacked("masks")
+    for a, b in zip(ours, theirs, strict=True):
+        union = (a | b).sum()
+        assert union == 0 or (a & b).sum() / union >= tolerance["mask_iou"]
+
+
+def _polygons(case: Case) -> None:
+    size = tuple(case.manifest["inputs"]["hw"])
+    masks = Masks(size, rles=[mask_math.from_polygons(parts, size) for parts in case.manifest["inputs"]["polygons"]])
+    assert np.array_equal(case.unpacked("bitmasks"), masks.dense())
+    target = Target.of(masks.boxes(), [0] * len(masks), masks)
+    sampled = mask_targets(target, torch.arange(len(masks)), (size[0] // 4, size[1] // 4)).bool()
+    assert np.array_equal(case.unpacked("bitmasks_stride4"), sampled)
+
+
+def _optimizer(case: Case) -> None:
+    given = case.manifest["solver"]
+    preset = registry.preset(official.preset_of(case))
+    train, model = preset.train, official.model_of(case)
+    assert (train.momentum, train.batch) == (given["MOMENTUM"], given["IMS_PER_BATCH"])
+    assert train.epochs * 117_266 / train.batch == pytest.approx(given["MAX_ITER"], rel=1e-3)  # pictures with objects
+    groups = {p: group for group in param_groups(model, train) for p in group["params"]}
+    parameters = official.trained(case, model, "names")
+    near = case.manifest["tolerance"]["rtol"]
+    case.compare("lr", np.array([train.lr * groups[p]["lr_factor"] for p in parameters]), near)
+    case.compare("weight_decay", np.array([groups[p]["weight_decay"] for p in parameters]), near)
+    factors = [learning_rate(i, given["MAX_ITER"], train) / train.lr for i in case.manifest["iterations"]]
+    case.compare("factor", np.array(factors), near)

@@ -1,0 +1,44 @@
+"""FCOS against AdelaiDet. Every stored tensor of a case is compared; nothing is left out."""
+
+import pytest
+import torch
+
+from maskkit.infer.finish import finish
+from maskkit.nn.fcos import fcos_loss
+from tests.parity import adelaidet as official
+from tests.parity.goldens import Case
+
+
+def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "gradnorm_names" in case.manifest:
+        third = "loss_fcos_iou" if "loss_fcos_iou" in case.outputs else "loss_fcos_ctr"
+        official.train_step(case, {"loss_fcos_cls": "cls", "loss_fcos_loc": "box", third: "quality"})
+    else:
+        {"forward": _forward, "postprocess": _postprocess, "loss": _loss}[case.manifest["kind"]](case)
+    assert not case.unchecked, f"stored but not compared: {sorted(case.unchecked)}"
+
+
+def _forward(case: Case) -> None:
+    model = official.model_of(case, fill=True).eval()
+    images = official.picture_batch(case).images
+    assert list(images.shape[2:]) == case.manifest["padded_hw"]
+    with torch.no_grad():
+        levels = model.fpn(list(model.backbone(images).values()))
+        official.compare_detector(case, levels, model(images))
+
+
+def _loss(case: Case) -> None:
+    model = official.model_of(case)
+    scenes = official.scenes_of(case)
+    raw, batch = official.raw_of(case, scenes), official.given_batch(case, scenes, with_masks=False)
+    _, positives = fcos_loss(raw, batch, model.config)
+    official.compare_positives(case, positives, raw, batch)
+    official.compare_fcos_terms(case, model.loss(raw, batch), raw)
+
+
+def _postprocess(case: Case) -> None:
+    model = official.model_of(case)
+    raw = official.raw_of(case, official.scenes_of(case))
+    with torch.no_grad():
+        chosen = {name: t.numpy() for name, t in model.select(raw)._asdict().items()}
+    official.compare_final(case, finish(chosen, [official.meta_of(case)], official.CATEGORIES))

@@ -1,0 +1,104 @@
+"""PSPNet, and testing by sliding windows, against hszhao/semseg."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskkit import published, registry
+from maskkit.config import InputConfig, ModelConfig, Views
+from maskkit.data.loader import normalise
+from maskkit.infer.views import ManyViews
+from maskkit.models.base import Model, SelectedSemantic
+from maskkit.models.pspnet import Pspnet, PspnetConfig
+from maskkit.types import Batch, Target
+from tests.parity.goldens import Case
+from tests.parity.semantic import batch, check, every_output_seen, picture
+
+_IMAGENET = InputConfig(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+
+def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_views if case.manifest["kind"] == "POSTPROCESS" else _forward)(case)
+    every_output_seen(case)
+
+
+def _forward(case: Case) -> None:
+    config = case.config
+    name = f"pspnet-resnet{config['layers']}-ade20k"
+    preset = registry.preset(name)
+    assert isinstance(preset.model, PspnetConfig)
+    knobs = {"num_classes": config["classes"], "bins": tuple(config["bins"]), "auxiliary": config["aux_weight"]}
+    model = Pspnet(replace(preset.model, **knobs)).eval()
+    model.load_state_dict(published.convert(case.weights(), name, **knobs))
+    given = batch(case, preset.input, config["classes"])
+    seen: dict[str, Tensor] = {}
+    body = model.backbone.body
+    layers = {"layer0": body.maxpool, "ppm": model.pyramid, "cls_stride8": model.score}
+    layers |= {f"layer{i}": getattr(body, f"layer{i}") for i in range(1, 5)}
+    for key, layer in layers.items():
+        layer.register_forward_hook(lambda _, __, out, key=key: seen.update({key: out}))
+    raw = model(given.images)
+    for key, value in seen.items():
+        check(case, key, value)
+    logits = model.select(raw).logits
+    check(case, "logits", logits)
+    assert (logits.argmax(1).flatten()[::11].numpy() == case.stored("prediction").reshape(-1)).mean() > 0.999
+    losses = model.loss(raw, given)
+    check(case, "loss_main", losses["pixels"])
+    check(case, "loss_aux", losses["auxiliary"] / config["aux_weight"])
+    (losses["pixels"] + losses["auxiliary"]).backward()
+    gradients = {
+        "grad.cls.0.weight": model.score[0].weight,
+        "grad.ppm.features.3.1.weight": model.pyramid.reduce[3][0].weight,
+        "grad.aux.4.bias": model.auxiliary[4].bias,
+    }
+    for key, parameter in gradients.items():
+        assert parameter.grad is not None
+        check(case, key, parameter.grad)
+
+
+class Toy(Model):
+    """The network of the case: two convolutions, enlarged with corner on corner."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.config = ModelConfig(num_classes=classes)
+        self.a, self.b = nn.Conv2d(3, 8, 7, 8, 3), nn.Conv2d(8, classes, 1)
+
+    def forward(self, images: Tensor, targets: list[Target] | None = None) -> Tensor:
+        y = self.b(F.relu(self.a(images)))
+        return F.interpolate(y, size=images.shape[2:], mode="bilinear", align_corners=True)
+
+    def loss(self, raw: Tensor, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def select(self, raw: Tensor) -> SelectedSemantic:
+        return SelectedSemantic(raw)
+
+
+def _views(case: Case) -> None:
+    config = case.config
+    toy = Toy(config["classes"]).eval()
+    toy.load_state_dict(case.weights())
+    images = normalise(picture(case), _IMAGENET)[None]
+    part = config["stride_rate"].split("/")
+    common = {
+        "base": config["base_size"],
+        "window": tuple(config["crop"]),
+        "overlap": 1 - int(part[0]) / int(part[1]),
+        "flip": True,
+    }
+
+    def probabilities(scales: tuple[float, ...]) -> Tensor:
+        with torch.no_grad():
+            found = ManyViews(toy, Views(scales=scales, **common), _IMAGENET)(images).probabilities
+        return found[0].permute(1, 2, 0)  # (H, W, C)
+
+    for scale in config["scales"]:
+        check(case, f"prob_scale_{scale}", probabilities((scale,)))
+    mean = probabilities(tuple(config["scales"]))
+    check(case, "prob_mean", mean)
+    assert (mean.argmax(2).numpy() == case.stored("prediction")).mean() > 0.999
