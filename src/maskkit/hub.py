@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskkit import published, registry
 from maskkit.config import RunConfig
-from maskkit.data.names import COCO, COCO_IDS, VOC
+from maskkit.data.names import names_for
 from maskkit.engine.checkpoint import save_model
 from maskkit.errors import DataError
 from maskkit.types import Categories
@@ -23,7 +23,7 @@ def import_state(state: dict[str, Tensor], preset: str, out: Path, source: str) 
     chosen = registry.preset(preset)
     model = registry.model_class(preset)(chosen.model)
     model.load_state_dict(published.convert(state, preset))
-    categories = {len(c): c for c in (COCO, COCO_IDS, VOC)}[chosen.model.num_classes]
+    categories = names_for(chosen.model.num_classes)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train)
     save_model(out, model, config, categories, {"imported": source})
     return categories

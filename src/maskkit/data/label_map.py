@@ -100,9 +100,10 @@ class PaintedObjects:
         """The label map of a picture of ``size`` (H, W)."""
         labels = np.full(size, self.background, np.uint8)
         rles = [o.rle(size) for o in self.objects]
-        for o in (o for o, rle in zip(self.objects, rles, strict=True) if rle is None and o.box is not None):
-            x1, y1, x2, y2 = np.maximum(o.box, 0)
-            labels[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = IGNORE
+        for box in (o.box for o, rle in zip(self.objects, rles, strict=True) if rle is None):
+            if box is not None:
+                x1, y1, x2, y2 = np.maximum(box, 0)
+                labels[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = IGNORE
         known = [(o, rle) for o, rle in zip(self.objects, rles, strict=True) if rle is not None]
         areas = mask_math.area([rle for _, rle in known])
         for i in sorted(range(len(known)), key=lambda i: (not known[i][0].crowd, -areas[i])):

@@ -28,3 +28,12 @@ COCO_IDS = Categories(
 
 VOC = Categories.of(_VOC.split(", "))
 """The 20 classes of Pascal VOC."""
+
+VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids))
+"""The same with the background, as semantic models know them."""
+
+
+def names_for(classes: int) -> Categories:
+    """The classes of a published checkpoint by their number; ``class 0``, ``class 1``, ... where none is known."""
+    known = {len(c): c for c in (COCO, COCO_IDS, VOC, VOC_SEMANTIC)}
+    return known.get(classes) or Categories.of(f"class {i}" for i in range(classes))

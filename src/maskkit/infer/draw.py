@@ -118,8 +118,8 @@ def _label_classes(
     coarse = labels[::step, ::step]
     for label in np.flatnonzero(areas >= _NAMED_SHARE * labels.size).tolist():
         inside = np.pad(coarse == label, 1)  # the border of the picture is a contour too
-        depth = ndimage.distance_transform_cdt(inside)[1:-1, 1:-1]
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        depth = np.asarray(ndimage.distance_transform_cdt(inside))[1:-1, 1:-1]
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
         pen.text((x * step, y * step), names[label], "white", font, "mm", stroke_width=2, stroke_fill="black")
     return np.asarray(canvas)
 

@@ -97,9 +97,8 @@ class SummedAspp(nn.Module):
     def __init__(self, channels: int, classes: int, rates: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(channels, classes, 3, padding=r, dilation=r) for r in rates)
-        for branch in self.branches:
-            nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.01) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """Logits."""
