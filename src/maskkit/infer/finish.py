@@ -75,12 +75,15 @@ def _boxes(fields: Fields, meta: ImageMeta, score: float) -> tuple[Int[np.ndarra
     return kept, Instances(boxes, fields["labels"][kept].astype(np.int64), scores[kept].astype(np.float32))
 
 
+_IN_BOXES = ("box_masks", "whole_box_masks", "last_pixel_masks")
+
+
 def _in_boxes(lay: "Callable[[float, float, int, int], tuple[int, _Axis]]") -> Kind:
     """The kind of masks on a grid over each object's box, of which ``lay`` says how it lies along one axis."""
 
     def kind(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
         kept, found = _boxes(fields, meta, score)
-        grids = next(fields[name] for name in ("box_masks", "whole_box_masks") if name in fields)[kept]
+        grids = next(fields[name] for name in _IN_BOXES if name in fields)[kept]
         rles = []
         for (x1, y1, x2, y2), mask in zip(found.boxes, grids, strict=True):
             left, x = lay(x1, x2, mask.shape[1], meta.size[1])
@@ -118,6 +121,11 @@ def _lay_in_whole_pixels(low: float, high: float, cells: int, pixels: int) -> "t
     first = max(start, 0)
     covered = np.arange(first, min(stop, pixels)) - start
     return first, _between((covered + 0.5) * ((cells + 2) / (stop - start)) - 0.5, cells + 2)
+
+
+def _lay_up_to_last_pixel(low: float, high: float, cells: int, pixels: int) -> "tuple[int, _Axis]":
+    """`maskkit.models.base.SelectedUpToLastPixel` along one axis, which Detectron counts from pixel to pixel."""
+    return _lay_in_whole_pixels(low, high - 1, cells, pixels)
 
 
 def _groups(of: Callable[[Fields], group.Groups]) -> Kind:
@@ -169,6 +177,7 @@ KINDS: dict[str, Kind] = {
     "embeddings": _groups(group.of_embeddings),
     "box_masks": _in_boxes(_lay_exactly),
     "whole_box_masks": _in_boxes(_lay_in_whole_pixels),
+    "last_pixel_masks": _in_boxes(_lay_up_to_last_pixel),
     "masks": _over_input("masks", 0.0),
     "location_masks": _over_input("location_masks", 0.5),
     "boxes": _detections,

@@ -67,6 +67,16 @@ class SelectedInWholePixels(NamedTuple):
     mask_scores: Float[Tensor, "b k"]
 
 
+class SelectedUpToLastPixel(NamedTuple):
+    """As `SelectedInWholePixels`, where a box ends with the number of its last pixel, as in Detectron."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    last_pixel_masks: Float[Tensor, "b k m m"]
+    mask_scores: Float[Tensor, "b k"]
+
+
 class SelectedKernels(NamedTuple):
     """Maps of a method that grows instances from kernels (PSENet), on a grid that covers the whole network input."""
 

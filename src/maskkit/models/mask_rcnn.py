@@ -16,29 +16,23 @@ mask_scores   (B 100)                      their score; in training 1
 mask_logits   (B 100, 28, 28)              the mask of that class on a grid over the box
 ============  ===========================  ================================================================
 
-Objects of which only the box is known train the mask branch by `mask_loss_from_boxes`: their region is the union of
-proposal and box, widened by a random share on each side, so that it shows what lies around the object, and neither the
-middle nor the rim of a region stands for anything. The picture inside the region is to the loss what the whole picture
-is elsewhere.
+Objects of which only the box is known train the mask branch too (`maskkit.nn.mask_stage`).
 
 Differences from the official code, all deliberate: the masks of classes that nobody asks for are never computed;
 background inside a crowd is ignored; mask targets are cropped from bitmaps, not drawn from polygons.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from maskkit.config import Preset
-from maskkit.losses import FromBoxes, mask_loss_from_boxes
 from maskkit.models.base import Model, SelectedInBoxes, SelectedInWholePixels
-from maskkit.nn.roi import MaskHead, Sampled, as_rois, crop_masks, objects_of
-from maskkit.nn.two_stage import TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
+from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
+from maskkit.nn.roi import MaskHead
+from maskkit.nn.two_stage import TORCHVISION, BoxRaw, small_two_stage
 from maskkit.recipes import (
     CAFFE_INPUT,
     MULTI_SCALE,
@@ -50,45 +44,22 @@ from maskkit.recipes import (
     detectron2_train,
     small_input,
 )
-from maskkit.types import Batch, ImageMeta, Target
-
-_WIDEN = 0.5
-"""Largest share of its size by which a region is widened on each side where only the object's box is known."""
+from maskkit.types import Batch, Target
 
 
 @dataclass(frozen=True)
-class MaskRcnnConfig(TwoStageConfig):
+class MaskRcnnConfig(MaskStageConfig):
     """Knobs of Mask R-CNN; the defaults are detectron2's."""
 
     mask_width: int = 256
     mask_convs: int = 4
     mask_bins: int = 14
     """Side of the grid of features that the mask head reads; masks have twice as many cells."""
-    soft_targets: bool = False
-    """Whether mask targets keep the values between 0 and 1 that cropping gives (torchvision), or are cut at 0.5."""
     paste: Literal["exact", "whole pixels"] = "exact"
     """Whether masks are put where their boxes are (detectron2), or the boxes are rounded first (torchvision)."""
 
 
-class MaskRcnnRaw(NamedTuple):
-    """What `MaskRcnn.forward` gives; the module's docstring explains the fields."""
-
-    objectness: Float[Tensor, "b a"]
-    anchor_deltas: Float[Tensor, "b a 4"]
-    anchors: Float[Tensor, "a 4"]
-    rois: Float[Tensor, "n 5"]
-    matched: Int[Tensor, "n"]
-    class_logits: Float[Tensor, "n c"]
-    box_deltas: Float[Tensor, "n k 4"]
-    pictures: Float[Tensor, "b 2"]
-    size: Float[Tensor, "2"]
-    mask_rois: Float[Tensor, "m 5"]
-    mask_labels: Int[Tensor, "m"]
-    mask_scores: Float[Tensor, "m"]
-    mask_logits: Float[Tensor, "m s s"]
-
-
-class MaskRcnn(TwoStage, Model):
+class MaskRcnn(MaskStage, Model):
     """Faster R-CNN with a mask branch."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
@@ -99,98 +70,24 @@ class MaskRcnn(TwoStage, Model):
         super().__init__(config)
         self.mask_head = MaskHead(config.width, config.mask_width, config.mask_convs, config.num_classes)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRcnnRaw:
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
         """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
         levels, raw = self.boxes(images, targets)
-        if targets is None:
-            found = self.detect(raw)
-            rois, labels, scores = as_rois(found.boxes), found.labels.flatten(), found.scores.flatten()
-        else:
-            rois, labels = self._positive(Sampled(raw.rois, raw.matched), targets)
-            scores = torch.ones_like(rois[:, 0])
-        return MaskRcnnRaw(*raw, rois, labels, scores, self._masks(levels, rois, labels, scores))
+        regions = self.mask_regions(raw, targets)
+        bins = self.config.mask_bins
+        masks = self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
+        return MaskRaw(*raw, *regions, masks)
 
-    def _masks(self, levels: list[Tensor], rois: Tensor, labels: Tensor, scores: Tensor) -> Float[Tensor, "m s s"]:
-        if torch.compiler.is_exporting() or (scores > 0).all():
-            return self.mask_head(self.pool(levels, rois, self.config.mask_bins), labels)
-        real = torch.nonzero(scores > 0)[:, 0]  # a graph of fixed shapes works for the padding too, here it need not
-        masks = self.mask_head(self.pool(levels, rois[real], self.config.mask_bins), labels[real])
-        return masks.new_zeros(len(rois), *masks.shape[1:]).index_copy(0, real, masks)
-
-    def _positive(self, sampled: Sampled, targets: list[Target]) -> tuple[Tensor, Tensor]:
-        """Regions and classes that train masks: the positive ones, widened where only the object's box is known."""
-        positive, objects = objects_of(sampled, targets)
-        rois = sampled.rois[positive]
-        boxes, labels, known = (
-            torch.cat([getattr(t, name) for t in targets])[objects] for name in ("boxes", "labels", "has_mask")
-        )
-        low, high = torch.minimum(rois[:, 1:3], boxes[:, :2]), torch.maximum(rois[:, 3:], boxes[:, 2:])
-        more = _WIDEN * torch.rand(2, len(rois), 2).to(rois.device) * (high - low)
-        wide = torch.cat([rois[:, :1], low - more[0], high + more[1]], 1)
-        return torch.where(known[:, None], rois, wide), labels
-
-    # loss ------------------------------------------------------------------------------------------------------------
-
-    def loss(self, raw: MaskRcnnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
-        raw = MaskRcnnRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        terms = self.box_terms(BoxRaw(*raw[: len(BoxRaw._fields)]), batch)
-        positive, objects = objects_of(Sampled(raw.rois, raw.matched), batch.targets)
-        known = torch.cat([t.has_mask for t in batch.targets])[objects]
-        sampled = Sampled(raw.mask_rois, raw.matched[positive])
-        from_boxes = self._from_boxes(raw, torch.cat([t.boxes for t in batch.targets])[objects], ~known, batch)
-        return {
-            **terms,
-            "mask": self._from_masks(raw.mask_logits, sampled, known, batch),
-            "projection": from_boxes.projection.sum() / max(len(from_boxes.projection), 1),
-            "pairwise": from_boxes.pairwise,
-        }
+        raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
+        boxes = BoxRaw(*raw[: len(BoxRaw._fields)])
+        return {**self.box_terms(boxes, batch), **self.mask_terms(raw, batch)}
 
-    def _from_masks(
-        self, logits: Float[Tensor, "m s s"], sampled: Sampled, known: Bool[Tensor, "m"], batch: Batch
-    ) -> Float[Tensor, ""]:
-        """Mean cross entropy over the regions whose object's mask is known."""
-        if not known.any():
-            return logits.sum() * 0
-        sampled = Sampled(sampled.rois[known], sampled.matched[known])
-        truth = crop_masks(batch.targets, sampled, logits.shape[1], self.config.aligned)
-        if not self.config.soft_targets:
-            truth = (truth >= 0.5).float()
-        return F.binary_cross_entropy_with_logits(logits[known], truth)
-
-    def _from_boxes(
-        self, raw: MaskRcnnRaw, boxes: Float[Tensor, "m 4"], wanted: Bool[Tensor, "m"], batch: Batch
-    ) -> FromBoxes:
-        """The box-only loss of the ``wanted`` regions, each a picture of its own, of two pixels to a cell."""
-        logits, rois, boxes = raw.mask_logits[wanted], raw.mask_rois[wanted], boxes[wanted]
-        side = 2 * logits.shape[1]
-        seen = roi_align(batch.valid[:, None].float(), rois, side, aligned=True)[:, 0] > 0.5
-        crops = Batch(
-            roi_align(batch.images.float(), rois, side, aligned=True),
-            seen,
-            [],
-            [ImageMeta(0, "", (side, side), (side, side))] * len(rois),
-            batch.mean,
-            batch.std,
-            batch.progress,
-        )
-        scale = side / (rois[:, 3:] - rois[:, 1:3])
-        inside = ((boxes.unflatten(1, (2, 2)) - rois[:, None, 1:3]) * scale[:, None]).flatten(1)
-        each = torch.arange(len(rois), device=rois.device)
-        # the last rows of a picture are not the last rows of a region
-        return mask_loss_from_boxes(logits, inside, each, crops, replace(self.config.box_only, skip_bottom=0))
-
-    # selection -------------------------------------------------------------------------------------------------------
-
-    def select(self, raw: MaskRcnnRaw) -> SelectedInBoxes | SelectedInWholePixels:
+    def select(self, raw: MaskRaw) -> SelectedInBoxes | SelectedInWholePixels:
         """The final boxes and their masks."""
-        b = len(raw.pictures)
-        boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
-        labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
-        masks = raw.mask_logits.float().sigmoid().unflatten(0, (b, -1))
-        if self.config.paste == "exact":
-            return SelectedInBoxes(boxes, labels, scores, masks, scores)
-        return SelectedInWholePixels(boxes, labels, scores, masks, scores)
+        kind = SelectedInBoxes if self.config.paste == "exact" else SelectedInWholePixels
+        return kind(*self.found(raw))
 
 
 MODEL = MaskRcnn
@@ -227,7 +124,7 @@ def _small(size: int) -> Preset:
 PRESETS = [
     Preset(
         name="maskrcnn-resnet50",
-        model=MaskRcnnConfig(**TORCHVISION, soft_targets=True, paste="whole pixels"),
+        model=MaskRcnnConfig(**TORCHVISION, aligned_targets=False, soft_targets=True, paste="whole pixels"),
         input=TORCHVISION_INPUT,
         augment=SINGLE_SCALE,
         train=TORCHVISION_TRAIN,

@@ -61,6 +61,15 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return anchors.round() if rounded else anchors
 
 
+def window_anchors(window: int, scales: Sequence[float], ratios: Sequence[float]) -> Float[Tensor, "a 4"]:
+    """Anchors of the first Faster R-CNN: a square ``window`` at the origin, reshaped to each of the ``ratios`` with
+    sides of whole pixels, and then scaled around its middle."""
+    ratio = torch.tensor(ratios, dtype=torch.float64)
+    width = (window**2 / ratio).sqrt().round()
+    half = torch.stack([width, (width * ratio).round()], 1)[:, None] * torch.tensor(scales)[:, None] / 2  # (r, s, 2)
+    return (window / 2 + torch.cat([-half, half], 2)).flatten(0, 1).float()
+
+
 def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tuple[int, int]) -> Float[Tensor, "n 4"]:
     """``cells`` put on every place of a ``grid`` (h, w), ``stride`` (down, right) apart; the first is the origin."""
     y = torch.arange(grid[0], device=cells.device) * stride[0]

@@ -184,9 +184,13 @@ class TwoStage(nn.Module):
         for level, stride, sizes in zip(levels, self.strides, config.anchor_sizes, strict=True):
             grid = (level.shape[2], level.shape[3])
             apart = (size[0] // grid[0], size[1] // grid[1]) if config.rounded_anchors else (stride, stride)
-            cells = cell_anchors(sizes, config.anchor_ratios, config.rounded_anchors).to(level.device)
+            cells = self.cells(sizes, stride).to(level.device)
             found.append(RpnLevel(*flatten(*self.rpn(level)), grid_anchors(cells, grid, apart)))
         return found
+
+    def cells(self, sizes: Sequence[float], stride: int) -> Float[Tensor, "a 4"]:
+        """The anchors of the first place of a level."""
+        return cell_anchors(sizes, self.config.anchor_ratios, self.config.rounded_anchors)
 
     def pool(
         self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int

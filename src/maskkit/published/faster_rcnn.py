@@ -57,12 +57,16 @@ def rename_two_stage(
         renamed = rename_by((*_TORCHVISION, *torchvision), state, method)
         if "rpn.head.conv.weight" in state:
             renamed = {n: t - _EPSILON if n.endswith("running_var") else t for n, t in renamed.items()}
-        return {
-            n: _BACKGROUND[n.rpartition(".")[0]](t) if n.rpartition(".")[0] in _BACKGROUND else t
-            for n, t in renamed.items()
-        }
+        return background_last(renamed)
     state = {n: t for n, t in state.items() if not _SETTINGS.fullmatch(n)}
     return bgr_to_rgb(rename_by((*_DETECTRON2, *detectron2), state, method))
+
+
+def background_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of ours of a source that has background as the first class."""
+    return {
+        n: _BACKGROUND[n.rpartition(".")[0]](t) if n.rpartition(".")[0] in _BACKGROUND else t for n, t in state.items()
+    }
 
 
 _BACKGROUND: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,4 +74,4 @@ _BACKGROUND: dict[str, Callable[[Tensor], Tensor]] = {
     "box_head.deltas": lambda t: t[4:],
     "mask_head.predictor": lambda t: t[1:],
 }
-"""What becomes of the rows of background, which torchvision has first, in the layers of ours."""
+"""What becomes of the rows of background, where it comes first, in the layers of ours."""

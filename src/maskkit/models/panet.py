@@ -1,0 +1,259 @@
+"""PANet: every proposal uses every level of the pyramid, and detail comes to all of them by a short way.
+
+Liu, Qi, Qin, Shi, Jia: "Path Aggregation Network for Instance Segmentation" (CVPR 2018).
+
+Mask R-CNN with three additions. *Bottom-up path augmentation*: a second pyramid N2 to N5 climbs up again from P2, so
+that edges and texture reach the coarse levels over a few layers. *Adaptive feature pooling*: a region is pooled from
+all levels, its first layer is one of each level's own, and the largest answer counts; no rule of sizes chooses a level.
+*Fully-connected fusion*: beside the masks of the classes, one of plain foreground is drawn by a fully connected layer,
+which knows where in the region it is, and added to them.
+
+============  ===========================  ================================================================
+`Raw`         shape (800 x 1216, COCO)     meaning
+============  ===========================  ================================================================
+...                                        the fields of `BoxRaw`, as in `maskkit.models.faster_rcnn`
+mask_rois     (B 100, 5)                   final boxes; in training the positive regions
+mask_labels   (B 100)                      their class; in training their object's
+mask_scores   (B 100)                      their score; in training 1
+mask_logits   (B 100, 28, 28)              the mask of that class on a grid over the box; 0 x 0 for a detector
+============  ===========================  ================================================================
+
+Objects of which only the box is known train the mask branch too (`maskkit.nn.mask_stage`).
+
+Differences from the official code, all deliberate: the masks of classes that nobody asks for are never computed;
+background inside a crowd is ignored; mask targets are cropped from bitmaps, not drawn from polygons; smooth L1 turns
+linear at 1/3 in both stages, not in the second alone. Official boxes end with the number of their last pixel, ours with
+its edge: regions are pooled a pixel shorter, which gives the same features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import AugmentConfig, InputConfig, Preset
+from maskkit.models.base import Model, SelectedBoxes, SelectedUpToLastPixel
+from maskkit.nn.fpn import Fpn
+from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConfig
+from maskkit.nn.roi import pool
+from maskkit.nn.rpn import window_anchors
+from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, detectron2_train, small_input
+from maskkit.types import Batch, Target
+
+_GROUPS = 32
+
+
+@dataclass(frozen=True)
+class PanetConfig(MaskStageConfig):
+    """Knobs of PANet; the defaults are the official ones."""
+
+    aligned: bool = False
+    sampling_ratio: int = 2
+    smooth_l1: float = 1 / 3
+    box_convs: int = 3
+    """Convolutions of the box head behind the first one, which each level has for itself; 0 is the head of two fully
+    connected layers, of which each level has the first for itself."""
+    masks: bool = True
+    """Without, a detector."""
+    mask_width: int = 256
+    mask_bins: int = 14
+    """Side of the grid of features that the mask head reads; masks have twice as many cells."""
+
+
+def conv(before: int, after: int, stride: int = 1, bias: bool = False) -> nn.Sequential:
+    """3x3 convolution and group norm."""
+    layer = nn.Conv2d(before, after, 3, stride, 1, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(layer, nn.GroupNorm(_GROUPS, after))
+
+
+class PathAggregation(nn.Module):
+    """A feature pyramid with group norm, and the path that climbs up from its finest level again."""
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.fpn = Fpn(channels, width, 0, interpolation="nearest", relu=False)
+        for i, before in enumerate(channels):
+            lateral = nn.Conv2d(before, width, 1, bias=False)
+            self.fpn.lateral[i] = nn.Sequential(lateral, nn.GroupNorm(_GROUPS, width))
+            self.fpn.output[i] = conv(width, width)
+        self.down = nn.ModuleList(conv(width, width, stride=2, bias=True) for _ in channels[1:])
+        self.output = nn.ModuleList(conv(width, width, bias=True) for _ in channels[1:])
+
+    def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """N2 to N5, and N6, which is every second row and column of N5, for the proposals."""
+        plain = self.fpn(features)  # P2 (B, w, H/4, W/4) to P5
+        levels = plain[:1]
+        for level, down, output in zip(plain[1:], self.down, self.output, strict=True):
+            levels.append(F.relu(output(F.relu(down(levels[-1])) + level)))
+        return [*levels, F.max_pool2d(levels[-1], 1, 2)]
+
+
+def fuse(layers: nn.ModuleList, pooled: Float[Tensor, "l n *s"]) -> Float[Tensor, "n *t"]:
+    """Adaptive feature pooling: each level through its own layer, and of the answers the largest."""
+    return torch.stack([F.relu(layer(level)) for layer, level in zip(layers, pooled, strict=True)]).amax(0)
+
+
+class BoxHead(nn.Module):
+    """Class logits, background last, and box codes of regions that were pooled from every level."""
+
+    def __init__(self, levels: int, channels: int, convs: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        flat = channels * BINS * BINS
+        if convs:
+            self.first = nn.ModuleList(conv(channels, channels) for _ in range(levels))
+            self.rest = nn.Sequential(
+                *(nn.Sequential(conv(channels, channels), nn.ReLU()) for _ in range(convs)),
+                nn.Flatten(),
+                nn.Linear(flat, width),
+                nn.ReLU(),
+            )
+        else:
+            self.first = nn.ModuleList(
+                nn.Sequential(nn.Flatten(), nn.Linear(flat, width), nn.GroupNorm(_GROUPS, width)) for _ in range(levels)
+            )
+            self.rest = nn.Sequential(nn.Linear(width, width), nn.GroupNorm(_GROUPS, width), nn.ReLU())
+        self.label = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, num_classes * 4)
+        nn.init.normal_(self.label.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        for layer in (self.label, self.deltas):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Float[Tensor, "l n c s s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k 4"]]:
+        """Class logits (N, K + 1) and codes (N, K, 4)."""
+        y = self.rest(fuse(self.first, pooled))
+        return self.label(y), self.deltas(y).unflatten(1, (-1, 4))
+
+
+class MaskHead(nn.Module):
+    """Masks of classes by convolutions, one of foreground by a fully connected layer, and their sum (figure 4)."""
+
+    def __init__(self, levels: int, channels: int, width: int, bins: int, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(conv(channels, width) for _ in range(levels))
+        self.shared = nn.Sequential(*(nn.Sequential(conv(width, width), nn.ReLU()) for _ in range(2)))
+        self.main = nn.Sequential(conv(width, width), nn.ReLU())
+        self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.predictor = nn.Conv2d(width, num_classes, 1)
+        self.side = nn.Sequential(conv(width, width), nn.ReLU(), conv(width, width // 2), nn.ReLU())
+        self.foreground = nn.Linear(width // 2 * bins * bins, 4 * bins * bins)
+        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.normal_(self.foreground.weight, std=0.001)
+        for layer in (self.deconv, self.predictor, self.foreground):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def features(self, pooled: Float[Tensor, "l n c s s"]) -> tuple[Float[Tensor, "n d m m"], Float[Tensor, "n mm"]]:
+        """What the masks of all classes are read from, and the foreground, which is never negative, row by row."""
+        y = self.shared(fuse(self.first, pooled))
+        return F.relu(self.deconv(self.main(y))), F.relu(self.foreground(self.side(y).flatten(1)))
+
+    def forward(self, pooled: Float[Tensor, "l n c s s"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n m m"]:
+        """Mask logits of each region for its class."""
+        y, foreground = self.features(pooled)
+        assert self.predictor.bias is not None
+        weight, bias = self.predictor.weight[labels, :, 0, 0], self.predictor.bias[labels]
+        return torch.einsum("ndhw,nd->nhw", y, weight) + bias[:, None, None] + foreground.view(-1, *y.shape[2:])
+
+
+class Panet(MaskStage, Model):
+    """Mask R-CNN with bottom-up path augmentation, adaptive feature pooling and fully-connected fusion."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    config: PanetConfig
+
+    def __init__(self, config: PanetConfig) -> None:
+        super().__init__(config)
+        levels, classes = len(self.backbone.channels), config.num_classes
+        self.fpn = PathAggregation(list(self.backbone.channels.values()), config.width)
+        self.box_head = BoxHead(levels, config.width, config.box_convs, config.box_width, classes)
+        if config.masks:
+            self.mask_head = MaskHead(levels, config.width, config.mask_width, config.mask_bins, classes)
+
+    def cells(self, sizes: Sequence[float], stride: int) -> Float[Tensor, "a 4"]:
+        """Anchors in the middle of their cell, of whole pixels before they are scaled."""
+        return window_anchors(stride, [size / stride for size in sizes], self.config.anchor_ratios)
+
+    def pool(
+        self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int
+    ) -> Float[Tensor, "l n c s s"]:
+        """Features of regions from each of N2 to N5."""
+        options: dict[str, Any] = {"aligned": self.config.aligned, "sampling_ratio": self.config.sampling_ratio}
+        rois = rois - rois.new_tensor([0, 0, 0, 1, 1])  # they end with their last pixel
+        each = zip(levels[:-1], self.strides[:-1], strict=True)
+        return torch.stack(
+            [pool([level], [stride], rois, bins, kind=self.config.pooling, **options) for level, stride in each]
+        )
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
+        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        levels, raw = self.boxes(images, targets)
+        regions = self.mask_regions(raw, targets)
+        return MaskRaw(*raw, *regions, self._masks(levels, regions))
+
+    def _masks(self, levels: list[Tensor], regions: MaskRegions) -> Float[Tensor, "m s s"]:
+        if not self.config.masks:
+            return regions.mask_rois.new_zeros(len(regions.mask_rois), 0, 0)
+        bins = self.config.mask_bins
+        return self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
+
+    def loss(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
+        raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
+        terms = self.box_terms(BoxRaw(*raw[: len(BoxRaw._fields)]), batch)
+        return {**terms, **self.mask_terms(raw, batch)} if self.config.masks else terms
+
+    def select(self, raw: MaskRaw) -> SelectedUpToLastPixel | SelectedBoxes:
+        """The final boxes and their masks."""
+        found = self.found(raw)
+        return SelectedUpToLastPixel(*found) if self.config.masks else SelectedBoxes(*found[:3])
+
+
+MODEL = Panet
+
+_INPUT = InputConfig(size=(1000, 1400), resize="shorter", mean=(122.7717, 115.9465, 102.9801), std=(1, 1, 1))
+_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_sides=(400, 600, 800, 1000, 1200, 1200))
+
+
+def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
+    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 pictures."""
+    return Preset(
+        name=name,
+        model=PanetConfig(frozen_stride=4, stride_in_1x1=True, **knobs),
+        input=_INPUT,
+        augment=_AUGMENT,
+        train=detectron2_train(times),
+        needs=Panet.needs,
+        task="instance" if knobs.get("masks", True) else "detection",
+        published="github.com/ShuLiu1993/PANet (MIT): download by hand, then `maskkit import`",
+        paper=paper,
+    )
+
+
+def _small(size: int) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=f"panet-mobilenetv2-{size}",
+        model=PanetConfig(**{**small_two_stage(size), "width": 64}, box_convs=1, mask_width=64),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
+        needs=Panet.needs,
+    )
+
+
+PRESETS = [
+    _official("panet-resnet50-2x", "COCO val mask AP 37.8 (the re-release 38.3)", 2),
+    _official("panet-resnet50-det-1x", "COCO val box AP 39.2 (the re-release 39.8)", 1, masks=False),
+    _official("panet-resnet50-det-2fc-1x", "COCO val box AP 39.0 (the re-release 39.6)", 1, masks=False, box_convs=0),
+    _small(320),
+    _small(256),
+]
