@@ -26,7 +26,7 @@ from budget import spent, train_within
 from machine import describe
 from maskkit import registry
 from maskkit.api import shared_classes
-from maskkit.config import AugmentConfig, DataConfig, RunConfig
+from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
@@ -62,6 +62,8 @@ class Training:
     batch: int = 4
     seed: int = 0
     lr: float = 1e-3
+    dilation: int = 2
+    """Cells between the neighbours whose colours teach masks from boxes."""
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
@@ -70,7 +72,7 @@ class Training:
         train = {"batch": self.batch, "optimizer": "adamw", "lr": self.lr, "weight_decay": 0.01, "warmup": 30}
         return RunConfig(
             preset=preset.name,
-            model=replace(preset.model, num_classes=classes, **knobs),
+            model=replace(preset.model, num_classes=classes, box_only=BoxOnly(dilation=self.dilation), **knobs),
             input=replace(preset.input, size=(self.size, self.size)),
             augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
             train=replace(preset.train, **train, clip=10.0, ema=0.99, workers=0, precision="bf16", seed=self.seed),
@@ -110,6 +112,8 @@ class Training:
                 step(number, steps)
             seconds = spent() - begin
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps}
+        if self.labels == "boxes":
+            facts["dilation"] = self.dilation
         return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
 
 
@@ -130,6 +134,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
@@ -137,9 +142,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     train_set, val_set = (with_classes(d, given.classes) for d in open_splits(str(given.data), None, 0.2, 0))
     begin = time.perf_counter()
-    training = Training(
-        given.model, given.data, given.weights, given.labels, given.size, given.batch, given.seed, given.lr
-    )
+    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation")
+    training = Training(**{name: getattr(given, name) for name in names})
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)

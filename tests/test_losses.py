@@ -27,7 +27,9 @@ def batch(pixels: torch.Tensor, valid: torch.Tensor | None = None, progress: flo
     size = (pixels.shape[2], pixels.shape[3])
     valid = torch.ones(len(pixels), *size, dtype=torch.bool) if valid is None else valid
     metas = [ImageMeta(i, "", (height or size[0], size[1]), size) for i in range(len(pixels))]
-    return Batch((pixels - 100) / 50 * valid[:, None], valid, [], metas, (100,) * 3, (50,) * 3, progress)
+    return Batch(
+        (pixels - 100) / 50 * valid[:, None], valid, [], metas, (100.0, 100.0, 100.0), (50.0, 50.0, 50.0), progress
+    )
 
 
 def filled(logit: float, box: tuple[int, int, int, int], size: int = 12) -> torch.Tensor:

@@ -20,7 +20,16 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 import maskkit
-from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig, Views
+from maskkit.config import (
+    AugmentConfig,
+    DataConfig,
+    InputConfig,
+    ModelConfig,
+    PseudoMasks,
+    RunConfig,
+    TrainConfig,
+    Views,
+)
 from maskkit.errors import DataError, MaskkitError
 
 if TYPE_CHECKING:
@@ -54,19 +63,22 @@ def models() -> int:
 
     Example: maskkit models
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from maskkit import registry
     from maskkit.api import BUILT_IN, find_weights
     from maskkit.engine.checkpoint import read_header
 
-    table = Table("preset", "task", "labels", "paper", "ours", "published weights")
+    table = Table(Column("preset", no_wrap=True), "task", "labels", "paper", "ours", "published weights")
     for preset in registry.presets():
-        needs = " or ".join(preset.needs)
-        table.add_row(preset.name, preset.task, needs, preset.paper or "-", preset.ours or "-", preset.published or "-")
+        kind = registry.model_class(preset.name)
+        labels = " or ".join(kind.needs)
+        table.add_row(
+            preset.name, kind.tasks[0], labels, preset.paper or "-", preset.ours or "-", preset.published or "-"
+        )
     header = read_header(find_weights(BUILT_IN))
     carried, info = registry.preset(header["config"]["preset"]), header["info"]
-    table.add_row(BUILT_IN, carried.task, "-", "-", info.get("ours", "-"), info.get("licence", "-"))
+    table.add_row(BUILT_IN, registry.model_class(carried.name).tasks[0], "-", "-", info.get("ours", "-"), info.get("licence", "-"))
     _stdout().print(table)
     return 0
 
@@ -246,6 +258,64 @@ def convert(
     return 0
 
 
+def pseudo_masks(
+    data: Path,
+    labels: Literal["tags"] = "tags",
+    saliency: Path | None = None,
+    model: str = "eps-mobilenetv2-320",
+    out: Path = Path("runs/pseudo-masks"),
+    weights: str | None = None,
+    steps: int | None = None,
+    views: PseudoMasks = PseudoMasks(),  # noqa: B008 (frozen)
+) -> int:
+    """Make masks of image tags and saliency (EPS): a data set of label pictures, on which any semantic model trains.
+
+    Tags are the classes of boxes, masks or label pictures, the rows of a tags.csv, or the names of folders.
+
+    Example: maskkit pseudo-masks --data pets/ --labels tags --saliency pets-saliency/ --out pets-masks
+
+    Example: maskkit pseudo-masks --data pets/ --model runs/eps-mobilenetv2-320/best.safetensors --out pets-masks
+
+    Args:
+        data: Folder or annotation file; its train split where it has one.
+        labels: What the masks are made of: which classes a picture shows.
+        saliency: Folder of grey pictures named as the pictures, or a checkpoint of any model, whose finds they become.
+        model: Checkpoint of a model of tags, or a preset, which is trained first, in OUT/run.
+        out: Folder to write to.
+        weights: What the training starts from, as in maskkit train.
+        steps: Optimizer steps of the training; those of the preset when not given.
+        views: How the model looks at each picture.
+    """
+    from maskkit.api import find_weights, load
+    from maskkit.data import find_splits, open_dataset
+    from maskkit.engine.pseudo import train_on_tags
+    from maskkit.eval.semantic import evaluate
+    from maskkit.infer.pseudo import TagModel, write_pseudo_masks
+
+    dataset = open_dataset(data, "train" if "train" in find_splits(data) else None)
+    checkpoint = Path(model)
+    if not checkpoint.is_file():
+        if saliency is None:
+            _wrong_usage("pseudo-masks needs --saliency to train a preset, or --model with a checkpoint")
+        start = find_weights(weights, model) if weights is not None else None
+        checkpoint = train_on_tags(model, data, saliency, out, start, steps)
+    segmenter = load(checkpoint)
+    if not isinstance(segmenter.model, TagModel):
+        raise MaskkitError(f"{checkpoint}: does not learn from tags; give a checkpoint of EPS")
+    dataset = dataset.as_semantic().with_categories(segmenter.categories)
+    with _progress() as bars:
+        bar = bars.add_task("making masks", total=len(dataset))
+        rows = write_pseudo_masks(
+            segmenter.model, dataset, segmenter.input, views, out, segmenter.device, lambda n: bars.advance(bar, n)
+        )
+    print(f"{len(dataset)} pictures, {len(dataset.categories)} classes; train on them: maskkit train --data {out}")
+    if any(r.semantic is not None and r.semantic.known for r in dataset.records):
+        result = evaluate(rows, dataset)
+        result.save(out / "metrics.json")
+        _stdout().print(result.table())
+    return 0
+
+
 def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
     """Convert a published checkpoint of a method's official code to a maskkit one.
 
@@ -258,9 +328,11 @@ def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], 
         model: Preset that it belongs to.
         out: File to write.
     """
+    from maskkit import registry
     from maskkit.hub import import_state
     from maskkit.weight_files import read_checkpoint
 
+    registry.preset(model)  # an unknown one is said before the file is read
     try:
         categories = import_state(read_checkpoint(checkpoint), model, out, checkpoint.name)
     except DataError as error:
@@ -339,6 +411,7 @@ VERBS = {
     "check": check,
     "convert": convert,
     "import": import_,
+    "pseudo-masks": pseudo_masks,
     "demo": demo,
 }
 

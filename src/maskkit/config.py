@@ -112,7 +112,8 @@ class TrainConfig:
     """Whether normalisation layers and biases decay too."""
     decay_bias: bool = False
     """Whether biases outside of normalisation layers decay even where ``decay_norm`` is off, as in detectron2."""
-    schedule: Literal["steps", "cosine"] = "cosine"
+    schedule: Literal["steps", "cosine", "poly"] = "cosine"
+    """``poly`` is the power 0.9 of the share that is left of the run."""
     milestones: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Shares of the run at which ``steps`` divides the rate by ten."""
     warmup: int = 500
@@ -148,6 +149,8 @@ class DataConfig:
     """Folder or annotation file of the validation set; found in the folder, or split off, when not given."""
     labels: Literal["masks", "boxes", "tags"] = "masks"
     """What the loss may see; evaluation always sees everything."""
+    saliency: str | None = None
+    """Folder of grey pictures named as the training pictures, bright where something stands out (EPS)."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What training does with records that the data-set doctor calls unusable."""
     val_split: float = 0.2
@@ -190,6 +193,18 @@ class Views:
 
 
 @dataclass(frozen=True)
+class PseudoMasks:
+    """How a model of image tags turns what it sees of a picture, whose tags are known, into a label map."""
+
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    """Sizes at which the picture is seen, mirrored too, as multiples of ``base``."""
+    base: int | None = None
+    """Longer side of the picture at scale 1; that of the network's input when not given."""
+    threshold: float = 0.2
+    """Score of the background beside the classes, whose best pixel has 1."""
+
+
+@dataclass(frozen=True)
 class Preset:
     """A named starting point: a method with its sizes, its recipe and its numbers."""
 
@@ -198,9 +213,6 @@ class Preset:
     input: InputConfig
     augment: AugmentConfig
     train: TrainConfig
-    needs: tuple[str, ...] = ("masks",)
-    """Label kinds of which one is enough for training."""
-    task: Literal["instance", "semantic", "panoptic", "detection"] = "instance"
     published: str | None = None
     """Where official weights are to be had, and their licence."""
     paper: str = ""

@@ -141,6 +141,8 @@ class Target:
     has_mask: Bool[Tensor, "n"]
     semantic: UInt8[Tensor, "h w"] | None = None
     tags: Bool[Tensor, "k"] | None = None
+    saliency: Float[Tensor, "h w"] | None = None
+    """How much each pixel stands out, 0 to 1, whatever it shows."""
 
     @classmethod
     def of(

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "mask_width": 64,
     "rpn_before": (200, 100),
     "rpn_after": (100, 60),
-    "roi_sampled": 32,
+    "roi_sampled": 128,
     "detections": 20,
 }
 
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 class TestPanet(Conformance):
     preset = "panet-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
-    overfit: ClassVar[dict[str, Any]] = {"steps": 120, "lr": 2e-3, "size": (192, 192)}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 320, "lr": 3e-3, "size": (320, 320)}
 
 
 def small(**knobs: Any) -> Panet:

@@ -98,7 +98,8 @@ def _masks(case: Case, model: Panet, pooled: Tensor, official: dict[str, Tensor]
     features, foreground = head.features(pooled)
     _close(case, "mask_feat_fcn_fixed", features)
     _close(case, "mask_feat_ff_fixed", foreground)
-    background = F.conv2d(features, *(official[f"Mask_Outs.classify.{n}"][:1] for n in ("weight", "bias")))
+    weight, bias = (official[f"Mask_Outs.classify.{n}"][:1] for n in ("weight", "bias"))
+    background = F.conv2d(features, weight, bias)
     side = foreground.view(-1, 1, *features.shape[2:])
     logits = torch.cat([background, head.predictor(features)], 1) + side
     _close(case, "mask_prob_fixed", logits.sigmoid())
@@ -165,7 +166,7 @@ def _without_weights(name: str) -> Panet:
 
 
 def _losses(case: Case) -> None:
-    """Losses on given targets, which are packed into objects: a box that has the code, a mask that fills its picture."""
+    """Losses on given targets, packed into objects: a box that has the code, a mask of its region."""
     classes, n = case.config["num_classes"] - 1, case.config["n"]
     made, rng = case.recipe.seeded_array, case.recipe.rng_for("targets", case.seed)
     shapes = {"cls_score": (n, classes + 1), "bbox_pred": (n, 4 * classes + 4), "mask_pred": (n, classes + 1, 28, 28)}

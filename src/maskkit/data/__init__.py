@@ -15,7 +15,7 @@ from maskkit.errors import DataError
 if TYPE_CHECKING:
     from maskkit.data.records import Dataset
 
-FORMATS = ("coco", "yolo", "voc", "labelme", "png")
+FORMATS = ("coco", "yolo", "voc", "labelme", "png", "tags")
 """In the order in which they are looked for. Each is a module here with ``recognise``, ``splits`` and ``read``."""
 
 
@@ -61,9 +61,10 @@ def _reader(path: Path) -> ModuleType:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():
-        by_ending = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+        by_ending = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "tags"}
         if path.suffix.lower() not in by_ending:
-            raise DataError(f"{path}: is neither a COCO .json nor a YOLO .yaml file; give one of them, or a folder")
+            kinds = "neither a COCO .json nor a YOLO .yaml nor a .csv of tags"
+            raise DataError(f"{path}: is {kinds}; give one of them, or a folder")
         return import_module(modules[by_ending[path.suffix.lower()]])
     readers = [import_module(name) for name in modules.values()]
     for reader in readers:

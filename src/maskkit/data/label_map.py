@@ -1,4 +1,4 @@
-"""Where the class of every pixel of a picture is known from: a picture of labels, or the masks of the objects.
+"""Where the class of every pixel of a picture is known from: a picture of labels, the masks of the objects, or nothing.
 
 A label map is ``(H, W)`` uint8 of class numbers; `IGNORE` (255) marks pixels about which nothing is known.
 """
@@ -24,6 +24,8 @@ IGNORE = 255
 """The class number of pixels about which nothing is known; no loss and no metric sees them."""
 BACKGROUND = -1
 """What stands for "no class of this list" until `Dataset.as_semantic` makes it a class of its own."""
+BACKGROUND_NAME = "background"
+"""The name of that class."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class LabelFile:
     def known(self) -> bool:
         """Whether the class of any pixel is known."""
         return bool(self.classes)
+
+    def present(self, size: tuple[int, int]) -> set[int]:
+        """Class numbers that do occur in the picture of ``size`` (H, W). Raises `DataError`."""
+        seen = np.unique(read_values(self.path, size)).tolist()
+        return {self.numbers.get(value, IGNORE) for value in seen} - {BACKGROUND, IGNORE}
 
     def renumber(self, numbers: Mapping[int, int]) -> "LabelFile":
         """The same picture under other class numbers; classes that ``numbers`` does not name are ignored."""
@@ -91,6 +98,10 @@ class PaintedObjects:
         """Whether the class of any pixel is known but that of the background."""
         return any(o.segmentation is not None for o in self.objects)
 
+    def present(self, size: tuple[int, int]) -> set[int]:
+        """Class numbers that do occur."""
+        return self.classes
+
     def renumber(self, numbers: Mapping[int, int]) -> "PaintedObjects":
         """The same objects under other class numbers; classes that ``numbers`` does not name are ignored."""
         objects = [replace(o, label=numbers.get(o.label, IGNORE)) for o in self.objects]
@@ -112,7 +123,35 @@ class PaintedObjects:
         return labels
 
 
-LabelSource = LabelFile | PaintedObjects
+@dataclass(frozen=True)
+class PictureTags:
+    """Which classes a picture shows, and nothing about where: its label map is `IGNORE` throughout."""
+
+    classes: frozenset[int]
+    """Class numbers that occur."""
+    background: int = BACKGROUND
+    known = False
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a pixel may be of no class."""
+        return self.background == BACKGROUND
+
+    def present(self, size: tuple[int, int]) -> frozenset[int]:
+        """Class numbers that do occur."""
+        return self.classes
+
+    def renumber(self, numbers: Mapping[int, int]) -> "PictureTags":
+        """The same tags under other class numbers; classes that ``numbers`` does not name are left out."""
+        classes = frozenset(numbers[c] for c in self.classes if c in numbers)
+        return PictureTags(classes, numbers.get(self.background, IGNORE))
+
+    def read(self, size: tuple[int, int]) -> LabelArray:
+        """The label map of a picture of ``size`` (H, W)."""
+        return np.full(size, IGNORE, np.uint8)
+
+
+LabelSource = LabelFile | PaintedObjects | PictureTags
 
 
 def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | Int[np.ndarray, "h w"]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -123,15 +124,17 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _grown(target: Target, size: tuple[int, int]) -> Target:
-    """The target with its masks and its semantic map padded to ``size``, and the masks dense."""
-    masks, semantic = target.masks, target.semantic
+    """The target with its masks and its maps padded to ``size``, and the masks dense."""
+    masks, semantic, saliency = target.masks, target.semantic, target.saliency
     if masks is not None:
         masks = Masks.from_dense(Patches.of(masks).window(0, 0, size).dense())
     if semantic is not None:
         grown = semantic.new_full(size, 255)
         grown[: semantic.shape[0], : semantic.shape[1]] = semantic
         semantic = grown
-    return replace(target, masks=masks, semantic=semantic)
+    if saliency is not None:
+        saliency = F.pad(saliency, [0, size[1] - saliency.shape[1], 0, size[0] - saliency.shape[0]])
+    return replace(target, masks=masks, semantic=semantic, saliency=saliency)
 
 
 @dataclass(frozen=True)

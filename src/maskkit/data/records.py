@@ -17,8 +17,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskkit import masks as mask_math
+from maskkit.data import saliency
 from maskkit.data.images import read_image
-from maskkit.data.label_map import BACKGROUND, IGNORE, LabelSource, PaintedObjects
+from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, LabelSource, PaintedObjects
 from maskkit.errors import DataError
 from maskkit.masks import Rle
 from maskkit.types import Categories, ImageMeta, Masks, Target
@@ -93,6 +94,8 @@ class Record:
     size: tuple[int, int]
     annotations: list[Annotation]
     semantic: LabelSource | None = None
+    saliency: Path | None = None
+    """A grey picture of how much each pixel stands out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,10 @@ class Dataset:
         if tuple(image.shape[1:]) != record.size:
             raise DataError(f"{record.path}: {size_mismatch(record.size, (image.shape[1], image.shape[2]))}")
         meta = ImageMeta(record.image_id, str(record.path), record.size, record.size)
-        return image, _target(record, labels, len(self.categories)), meta
+        target = _target(record, labels, len(self.categories))
+        if record.saliency is not None:
+            target.saliency = saliency.read(record.saliency, record.size)
+        return image, target, meta
 
     def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
         return read_image(record.path)
@@ -176,19 +182,28 @@ class Dataset:
         renumber = {i: numbers[name] for i, name in enumerate(self.categories.names) if name in numbers}
         return replace(self, records=[_renumbered(r, renumber) for r in self.records], categories=categories)
 
+    def with_saliency(self, folder: Path) -> "Dataset":
+        """The same pictures with their saliency maps, which lie in ``folder``. Raises `DataError` where one lacks."""
+        maps = saliency.find(folder, [r.path for r in self.records])
+        return replace(self, records=[replace(r, saliency=m) for r, m in zip(self.records, maps, strict=True)])
+
     def as_semantic(self) -> "Dataset":
-        """The data set as one of label maps alone: objects become paint, where pixels may be of no class that is one.
+        """The data set as one of label maps alone: objects become paint, where pixels may be of no class that is one:
+        the class called background, which comes in front where the data has none of that name.
 
         Raises `DataError` when there are more classes than a label map can hold.
         """
         sources = [r.semantic or PaintedObjects(r.annotations, BACKGROUND) for r in self.records]
-        categories, shift = self.categories, 0
-        if any(s.has_background for s in sources):
+        categories, shift, background = self.categories, 0, BACKGROUND
+        if BACKGROUND_NAME in categories.names:
+            background = categories.names.index(BACKGROUND_NAME)
+        elif any(s.has_background for s in sources):
             free = next(i for i in itertools.count() if i not in categories.ids)
-            categories, shift = Categories(("background", *categories.names), (free, *categories.ids)), 1
+            categories = Categories((BACKGROUND_NAME, *categories.names), (free, *categories.ids))
+            shift, background = 1, 0
         if len(categories) >= IGNORE:
             raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds {IGNORE - 1} at most")
-        numbers = {n: n + shift for n in range(-shift, len(self.categories))}
+        numbers = {BACKGROUND: background} | {n: n + shift for n in range(len(self.categories))}
         records = [
             replace(r, annotations=[], semantic=s.renumber(numbers)) for r, s in zip(self.records, sources, strict=True)
         ]
@@ -265,8 +280,11 @@ def _renumbered(record: Record, numbers: Mapping[int, int]) -> Record:
 def _target(record: Record, labels: Labels, classes: int) -> Target:
     objects = record.annotations
     if labels == "tags":
+        seen = {a.label for a in objects}
+        if record.semantic is not None:
+            seen |= record.semantic.present(record.size)
         tags = torch.zeros(classes, dtype=torch.bool)
-        tags[[a.label for a in objects]] = True
+        tags[sorted(seen)] = True
         return Target.of([], [], tags=tags)
     height, width = record.size
     boxes = torch.tensor([box_of(a, record.size) for a in objects], dtype=torch.float32).reshape(-1, 4)

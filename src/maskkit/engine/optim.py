@@ -50,6 +50,8 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     warm = config.warmup_from + (1 - config.warmup_from) * step / warmup if step < warmup else 1.0
     if config.schedule == "steps":
         return config.lr * warm * 0.1 ** sum(step >= share * total for share in config.milestones)
+    if config.schedule == "poly":
+        return config.lr * warm * (1 - step / total) ** 0.9
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
 
 

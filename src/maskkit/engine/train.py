@@ -88,6 +88,8 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
 
     torch.manual_seed(settings.seed)
     model = registry.model_class(config.preset)(config.model)
+    if reason := model.objection(config.data, categories):
+        raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if going_on:
         checkpoint.check_same(config, categories, pictures, last)
     else:
@@ -190,13 +192,15 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     objects = [a for record in train_set.records for a in record.annotations]
     maps = [record.semantic for record in train_set.records if record.semantic is not None]
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
-    there = {"tags", "boxes", "masks"} if masks else {"tags", "boxes"}
+    there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks"} if masks else set())
     wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
     if not objects and not any(m.classes for m in maps):
         raise DataError(f"{data.train}: no picture has an object, there is nothing to learn; add annotations")
     if not set(kind.needs) & there & wanted:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
         raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(kind.needs)}, but {given}")
+    if data.saliency is not None:
+        train_set = train_set.with_saliency(Path(data.saliency))
     return train_set, val_set, notes
 
 
@@ -243,6 +247,10 @@ def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path)
             tensors[f"masks/{i}"] = target.masks.dense()
         if target.semantic is not None:
             tensors[f"semantic/{i}"] = target.semantic
+        if target.tags is not None:
+            tensors[f"tags/{i}"] = target.tags
+        if target.saliency is not None:
+            tensors[f"saliency/{i}"] = target.saliency
     about = {
         "step": step,
         "loss": {name: str(value) for name, value in values.items()},

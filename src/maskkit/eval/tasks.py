@@ -73,5 +73,5 @@ def _report_objects(
 INSTANCE = Task(lambda dataset: dataset, _measure_objects, _read_objects, _report_objects)
 SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
 
-TASKS: dict[str, Task] = {"instance": INSTANCE, "semantic": SEMANTIC}
+TASKS: dict[str, Task] = {"instance": INSTANCE, "detection": INSTANCE, "semantic": SEMANTIC}
 """By the first of a model's ``tasks``."""

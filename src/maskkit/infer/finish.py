@@ -5,6 +5,7 @@ enters here. Masks are turned into run lengths one by one; a dense mask of a who
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ Kind = Callable[[Fields, ImageMeta, Categories, float], Prediction]
 
 STRIP = 1 << 24
 """Class scores in original pixels are computed so many at a time, which bounds memory whatever the picture's size."""
+
+AGREED = 0.4
+"""Where the masks of regions, and what is voted from them, are cut (FCIS)."""
 
 
 def finish(
@@ -128,6 +132,50 @@ def _lay_up_to_last_pixel(low: float, high: float, cells: int, pixels: int) -> "
     return _lay_in_whole_pixels(low, high - 1, cells, pixels)
 
 
+def _voted(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """`maskkit.models.base.SelectedVotes`: what the regions voted, cut at `AGREED`, and the box of that."""
+    kept, found = _boxes(fields, meta, score)
+    vote = _ballot(fields, meta)
+    rles = []
+    for row in kept:
+        total, top, left = vote(row)
+        rles.append(mask_math.encode_region(total >= AGREED, top, left, meta.size))
+    found.boxes, found.masks = mask_math.boxes(rles), Masks(meta.size, rles=rles)
+    return Prediction(meta, categories, found[np.flatnonzero(mask_math.area(rles))])
+
+
+def _ballot(fields: Fields, meta: ImageMeta) -> Callable[[int], tuple[Float[np.ndarray, "h w"], int, int]]:
+    """What gives, for an object's row, the weighted mean of its regions' cut masks, and its first row and column."""
+    votes = fields["votes"]
+    height, width = meta.input_size
+    regions = fields["boxes"][-votes.shape[1] :] * np.array([width, height, width, height], np.float32)
+    whole = np.floor(meta.to_original(regions) + 0.5).astype(np.int64)
+    real = (whole[:, 2:] > whole[:, :2]).all(1)
+    masks = fields["region_masks"][-len(regions) :]
+    drawn = cache(lambda i: _stretch(masks[i], whole[i]) >= AGREED)
+
+    def vote(row: int) -> tuple[np.ndarray, int, int]:
+        voters = np.flatnonzero((votes[row] > 0) & real)
+        if len(voters) == 0:
+            return np.zeros((0, 0), np.float32), 0, 0
+        left, top, right, bottom = (*whole[voters, :2].min(0), *whole[voters, 2:].max(0))
+        total = np.zeros((bottom - top, right - left), np.float32)
+        for i in voters.tolist():
+            x1, y1, x2, y2 = whole[i] - (left, top, left, top)
+            total[y1:y2, x1:x2] += votes[row, i] * drawn(i)
+        return total, int(top), int(left)
+
+    return vote
+
+
+def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"]) -> Float[np.ndarray, "h w"]:
+    """A mask at the size of a ``box`` of whole pixels."""
+    width, height = box[2:] - box[:2]
+    y, x = (_between((np.arange(n) + 0.5) * (len(mask) / n) - 0.5, len(mask)) for n in (height, width))
+    lines = mask[:, x.lower] * (1 - x.weight) + mask[:, x.upper] * x.weight
+    return lines[y.lower] * (1 - y.weight[:, None]) + lines[y.upper] * y.weight[:, None]
+
+
 def _groups(of: Callable[[Fields], group.Groups]) -> Kind:
     """The kind whose instances ``of`` finds on the grid: masks as in `_over_input`, boxes tight around them."""
 
@@ -175,6 +223,7 @@ KINDS: dict[str, Kind] = {
     "logits": _label_map,
     "kernels": _groups(group.of_kernels),
     "embeddings": _groups(group.of_embeddings),
+    "votes": _voted,
     "box_masks": _in_boxes(_lay_exactly),
     "whole_box_masks": _in_boxes(_lay_in_whole_pixels),
     "last_pixel_masks": _in_boxes(_lay_up_to_last_pixel),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import ModelConfig
+from maskkit.config import DataConfig, ModelConfig
 from maskkit.infer.finish import finish
 from maskkit.types import Batch, Categories, ImageMeta, Prediction, Target
 
@@ -77,6 +77,19 @@ class SelectedUpToLastPixel(NamedTuple):
     mask_scores: Float[Tensor, "b k"]
 
 
+class SelectedVotes(NamedTuple):
+    """Objects whose masks are voted on by regions (FCIS). The first of the N rows are the objects, best first; the last
+    R, with score 0, are the regions. An object gets the box of its mask."""
+
+    boxes: Float[Tensor, "b n 4"]
+    labels: Int[Tensor, "b n"]
+    scores: Float[Tensor, "b n"]
+    region_masks: Float[Tensor, "b n m m"]
+    """Probabilities on a grid over the box."""
+    votes: Float[Tensor, "b n r"]
+    """Weight of each region's mask in the object's; their sum is 1, or 0 for what is no object."""
+
+
 class SelectedKernels(NamedTuple):
     """Maps of a method that grows instances from kernels (PSENet), on a grid that covers the whole network input."""
 
@@ -125,6 +138,10 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def select(self, raw: Any) -> Any:
         """What is needed to name the objects as tensors of fixed shape: one of the kinds of `Selected`."""
+
+    def objection(self, data: DataConfig, categories: Categories) -> str | None:
+        """Why the model cannot learn from such data, None when it can."""
+        return "does not learn from saliency maps; leave --data.saliency out" if data.saliency is not None else None
 
     def decode(self, raw: Any, metas: list[ImageMeta], categories: Categories, score: float = 0.0) -> list[Prediction]:
         """Predictions in original pixels, objects with a score above ``score`` only."""

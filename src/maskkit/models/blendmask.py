@@ -277,7 +277,6 @@ def _published(name: str, paper: str, train: TrainConfig, backbone: str = "resne
         input=InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(1, 1, 1)),
         augment=_MULTI_SCALE,
         train=train,
-        needs=BlendMask.needs,
         published="github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`",
         paper=f"COCO val mask AP {paper}",
     )
@@ -302,7 +301,6 @@ def _small(size: int) -> Preset:
         input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=2.0),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        needs=BlendMask.needs,
     )
 
 

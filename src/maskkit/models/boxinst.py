@@ -129,7 +129,6 @@ def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
         input=CAFFE_INPUT,
         augment=MULTI_SCALE,
         train=adelaidet_train(times),
-        needs=BoxInst.needs,
         published=_WEIGHTS,
         paper=f"COCO {paper}",
     )
@@ -143,7 +142,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=BoxInst.needs,
     )
 
 

@@ -123,7 +123,6 @@ def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
         input=CAFFE_INPUT,
         augment=MULTI_SCALE,
         train=adelaidet_train(times),
-        needs=CondInst.needs,
         published=_WEIGHTS,
         paper=f"COCO {paper}",
     )
@@ -137,7 +136,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=CondInst.needs,
     )
 
 

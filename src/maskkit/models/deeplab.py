@@ -269,7 +269,6 @@ def _preset(
         input=input,
         augment=augment,
         train=train,
-        task="semantic",
         published=published,
         paper=paper,
         ours=ours,

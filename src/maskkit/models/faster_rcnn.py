@@ -82,8 +82,6 @@ def _detectron2(name: str, paper: str, times: int, **knobs: Any) -> Preset:
         input=replace(CAFFE_INPUT, antialias=True),
         augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
         train=detectron2_train(times),
-        needs=FasterRcnn.needs,
-        task="detection",
         published=_WEIGHTS,
         paper=f"COCO val box AP {paper}",
     )
@@ -97,8 +95,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=FasterRcnn.needs,
-        task="detection",
     )
 
 
@@ -109,8 +105,6 @@ PRESETS = [
         input=TORCHVISION_INPUT,
         augment=SINGLE_SCALE,
         train=TORCHVISION_TRAIN,
-        needs=FasterRcnn.needs,
-        task="detection",
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val box AP 37.0",
     ),

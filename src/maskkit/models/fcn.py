@@ -183,7 +183,6 @@ def _caffe(name: str, paper: str, lr: float, **knobs: object) -> Preset:
         train=TrainConfig(
             steps=100_000, batch=1, lr=lr, momentum=0.99, decay_norm=False, milestones=(), schedule="steps"
         ),
-        task="semantic",
         published=_BERKELEY,
         paper=paper,
     )
@@ -197,7 +196,6 @@ def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
         input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        task="semantic",
     )
 
 
@@ -214,7 +212,6 @@ PRESETS = [
             input=InputConfig((520, 520), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
             augment=replace(_AUGMENT, scale_jitter=(0.5, 2.0)),
             train=TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
-            task="semantic",
             published="torchvision (BSD-3): download by hand, then `maskkit import`",
             paper=f"COCO val2017, VOC's classes, mIoU {number} (torchvision)",
         )

@@ -88,8 +88,6 @@ def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
         input=CAFFE_INPUT,
         augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
         train=adelaidet_train(times),
-        needs=Fcos.needs,
-        task="detection",
         published=_WEIGHTS,
         paper=f"COCO val box AP {paper}",
     )
@@ -103,8 +101,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=Fcos.needs,
-        task="detection",
     )
 
 

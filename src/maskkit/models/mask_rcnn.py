@@ -103,7 +103,6 @@ def _detectron2(name: str, paper: str, times: int, **knobs: Any) -> Preset:
         input=replace(CAFFE_INPUT, antialias=True),
         augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
         train=detectron2_train(times),
-        needs=MaskRcnn.needs,
         published=_WEIGHTS,
         paper=f"COCO val mask AP {paper}",
     )
@@ -117,7 +116,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=MaskRcnn.needs,
     )
 
 
@@ -128,7 +126,6 @@ PRESETS = [
         input=TORCHVISION_INPUT,
         augment=SINGLE_SCALE,
         train=TORCHVISION_TRAIN,
-        needs=MaskRcnn.needs,
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val mask AP 34.6",
     ),

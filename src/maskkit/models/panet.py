@@ -45,8 +45,6 @@ from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
 from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, detectron2_train, small_input
 from maskkit.types import Batch, Target
 
-_GROUPS = 32
-
 
 @dataclass(frozen=True)
 class PanetConfig(MaskStageConfig):
@@ -65,11 +63,16 @@ class PanetConfig(MaskStageConfig):
     """Side of the grid of features that the mask head reads; masks have twice as many cells."""
 
 
+def norm(channels: int) -> nn.GroupNorm:
+    """Group norm in 32 groups, in fewer where these had less than four channels each."""
+    return nn.GroupNorm(min(32, channels // 4), channels)
+
+
 def conv(before: int, after: int, stride: int = 1, bias: bool = False) -> nn.Sequential:
     """3x3 convolution and group norm."""
     layer = nn.Conv2d(before, after, 3, stride, 1, bias=bias)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(layer, nn.GroupNorm(_GROUPS, after))
+    return nn.Sequential(layer, norm(after))
 
 
 class PathAggregation(nn.Module):
@@ -80,7 +83,7 @@ class PathAggregation(nn.Module):
         self.fpn = Fpn(channels, width, 0, interpolation="nearest", relu=False)
         for i, before in enumerate(channels):
             lateral = nn.Conv2d(before, width, 1, bias=False)
-            self.fpn.lateral[i] = nn.Sequential(lateral, nn.GroupNorm(_GROUPS, width))
+            self.fpn.lateral[i] = nn.Sequential(lateral, norm(width))
             self.fpn.output[i] = conv(width, width)
         self.down = nn.ModuleList(conv(width, width, stride=2, bias=True) for _ in channels[1:])
         self.output = nn.ModuleList(conv(width, width, bias=True) for _ in channels[1:])
@@ -115,9 +118,9 @@ class BoxHead(nn.Module):
             )
         else:
             self.first = nn.ModuleList(
-                nn.Sequential(nn.Flatten(), nn.Linear(flat, width), nn.GroupNorm(_GROUPS, width)) for _ in range(levels)
+                nn.Sequential(nn.Flatten(), nn.Linear(flat, width), norm(width)) for _ in range(levels)
             )
-            self.rest = nn.Sequential(nn.Linear(width, width), nn.GroupNorm(_GROUPS, width), nn.ReLU())
+            self.rest = nn.Sequential(nn.Linear(width, width), norm(width), nn.ReLU())
         self.label = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
         nn.init.normal_(self.label.weight, std=0.01)
@@ -231,8 +234,6 @@ def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
         input=_INPUT,
         augment=_AUGMENT,
         train=detectron2_train(times),
-        needs=Panet.needs,
-        task="instance" if knobs.get("masks", True) else "detection",
         published="github.com/ShuLiu1993/PANet (MIT): download by hand, then `maskkit import`",
         paper=paper,
     )
@@ -246,7 +247,6 @@ def _small(size: int) -> Preset:
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,
-        needs=Panet.needs,
     )
 
 

@@ -127,7 +127,6 @@ def _official(data: str, classes: int, size: int, epochs: int, layers: int, pape
         input=InputConfig((size, size), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
         augment=_AUGMENT,
         train=replace(_TRAIN, epochs=epochs),
-        task="semantic",
         published="github.com/hszhao/semseg (MIT): download by hand, then `maskkit import`",
         paper=paper,
     )
@@ -142,7 +141,6 @@ def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
         input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=replace(_AUGMENT, photometric=True, scale_jitter=(0.75, 1.5)),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        task="semantic",
     )
 
 

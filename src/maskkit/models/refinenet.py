@@ -153,7 +153,6 @@ def _official(layers: int, paper: str, published: str | None = None) -> Preset:
         input=InputConfig((500, 500), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
         augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.7, 1.3)),
         train=_TRAIN,
-        task="semantic",
         published=published,
         paper=paper,
     )
@@ -168,7 +167,6 @@ def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
         input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        task="semantic",
     )
 
 

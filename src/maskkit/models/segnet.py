@@ -136,7 +136,6 @@ def _preset(name: str, size: tuple[int, int], paper: str, train: TrainConfig = _
         input=InputConfig(size, "pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
         augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
         train=train,
-        task="semantic",
         paper=paper,
     )
 

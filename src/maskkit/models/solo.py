@@ -231,7 +231,6 @@ def _published(name: str, ap: float, *, light: bool = False, train: TrainConfig 
         input=replace(_RGB, size=(512, 852)) if light else _RGB,
         augment=replace(_FLIP, short_sides=sides if train is _THRICE else ()),
         train=train,
-        needs=Solo.needs,
         published="github.com/WXinlong/SOLO (weights for academic use): download by hand, then `maskkit import`",
         paper=f"COCO val2017 mask AP {ap}",
     )
@@ -258,7 +257,6 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
         input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=2.0),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        needs=Solo.needs,
         ours=ours,
     )
 

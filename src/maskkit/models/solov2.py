@@ -215,7 +215,6 @@ def _published(
         input=input,
         augment=replace(_FLIP, short_sides=sides),
         train=train,
-        needs=Solov2.needs,
         published=published,
         paper=f"COCO val2017 mask AP {ap}",
     )
@@ -268,7 +267,6 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
         input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=2.0),
         train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
-        needs=Solov2.needs,
         ours=ours,
     )
 

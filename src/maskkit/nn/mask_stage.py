@@ -8,7 +8,7 @@ The picture inside the region is to the loss what the whole picture is elsewhere
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,19 +66,6 @@ class MaskRaw(NamedTuple):
     """The mask of the region's class on a grid over the region."""
 
 
-class HasMasks(Protocol):
-    """Any `Raw` with the fields of `MaskRaw`."""
-
-    rois: Tensor
-    matched: Tensor
-    size: Tensor
-    pictures: Tensor
-    mask_rois: Tensor
-    mask_labels: Tensor
-    mask_scores: Tensor
-    mask_logits: Tensor
-
-
 class MaskStage(TwoStage):
     """Two stages and what is done with the masks of their regions; how these are drawn is for the method to say."""
 
@@ -118,7 +105,7 @@ class MaskStage(TwoStage):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def mask_terms(self, raw: HasMasks, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def mask_terms(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of known masks, and what boxes say about the others."""
         positive, objects = objects_of(Sampled(raw.rois, raw.matched), batch.targets)
         known = torch.cat([t.has_mask for t in batch.targets])[objects]
@@ -143,7 +130,7 @@ class MaskStage(TwoStage):
         return F.binary_cross_entropy_with_logits(logits[known], truth)
 
     def _from_boxes(
-        self, raw: HasMasks, boxes: Float[Tensor, "m 4"], wanted: Bool[Tensor, "m"], batch: Batch
+        self, raw: MaskRaw, boxes: Float[Tensor, "m 4"], wanted: Bool[Tensor, "m"], batch: Batch
     ) -> FromBoxes:
         """The box-only loss of the ``wanted`` regions, each a picture of its own, of two pixels to a cell."""
         logits, rois, boxes = raw.mask_logits[wanted], raw.mask_rois[wanted], boxes[wanted]
@@ -167,7 +154,7 @@ class MaskStage(TwoStage):
     # selection -------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def found(raw: HasMasks) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def found(raw: MaskRaw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of `SelectedInBoxes`: the final boxes, their classes, scores and masks, and the scores again."""
         b = len(raw.pictures)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))

@@ -120,9 +120,9 @@ def clip(boxes: Float[Tensor, "b *n 4"], pictures: Float[Tensor, "b 2"]) -> Floa
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def has_area(boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
-    """Whether both sides of a box are longer than a thousandth of a pixel."""
-    return ((boxes[..., 2:] - boxes[..., :2]) > _LEAST_SIDE).all(-1)
+def has_area(boxes: Float[Tensor, "*n 4"], least_side: float = _LEAST_SIDE) -> Bool[Tensor, "*n"]:
+    """Whether both sides of a box have ``least_side`` at least, which is a thousandth of a pixel."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= least_side).all(-1)
 
 
 def suppress(
@@ -223,15 +223,23 @@ def flatten(
 
 @torch.no_grad()
 def propose(
-    levels: Sequence[RpnLevel], pictures: Float[Tensor, "b 2"], before: int, after: int, threshold: float
+    levels: Sequence[RpnLevel],
+    pictures: Float[Tensor, "b 2"],
+    before: int,
+    after: int,
+    threshold: float,
+    least_side: float = _LEAST_SIDE,
 ) -> Proposals:
-    """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best."""
+    """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best.
+
+    Boxes with a side shorter than ``least_side`` are none.
+    """
     found = []
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, anchors[order]), pictures)
-        good = suppress(boxes, scores, threshold)
+        good = suppress(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     scores, order = scores.topk(min(after, scores.shape[1]))

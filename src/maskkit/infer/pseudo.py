@@ -1,0 +1,111 @@
+"""Pseudo masks: what a model of image tags sees of pictures whose tags are known, as a data set of label maps.
+
+Any semantic model trains on what `write_pseudo_masks` leaves: pictures beside label pictures and the names of the
+classes, which `maskkit.data.png` reads.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from maskkit.config import InputConfig, PseudoMasks
+from maskkit.data.loader import normalise
+from maskkit.data.records import Dataset
+from maskkit.errors import DataError
+from maskkit.files import replacing
+from maskkit.infer.draw import save_labels
+from maskkit.nn.semantic import rival_scores
+from maskkit.types import Prediction
+
+
+@runtime_checkable
+class TagModel(Protocol):
+    """What a model of image tags can do beside what all can."""
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], /) -> Any:
+        """Raw outputs."""
+        ...
+
+    def activations(self, raw: Any, /) -> Float[Tensor, "b c h w"]:
+        """How much each cell shows each class, 0 and up, without the background."""
+        ...
+
+
+@torch.inference_mode()
+def localise(
+    model: TagModel, image: UInt8[Tensor, "3 h w"], tags: Bool[Tensor, "c"], input: InputConfig, views: PseudoMasks
+) -> Float[Tensor, "p+1 h w"]:
+    """Scores of the background, the same everywhere, and of the tagged classes, each with 1 where it is highest.
+
+    ``tags`` are of the classes without background. The model, in evaluation mode, sees the picture at every scale and
+    mirrored; its activations are summed.
+    """
+    height, width = image.shape[1:]
+    device = tags.device
+    present = tags.nonzero()[:, 0]
+    total = torch.zeros(len(present), height, width, device=device)
+    if not len(present):
+        return total.new_full((1, height, width), views.threshold)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    factor = (views.base or max(input.size)) / max(height, width)
+    for scale in views.scales:
+        size = [max(1, round(side * factor * scale)) for side in (width, height)]
+        resized = np.array(picture.resize((size[0], size[1]), Image.Resampling.BICUBIC))
+        view = normalise(torch.from_numpy(resized).permute(2, 0, 1), input)[None].to(device)
+        for mirrored in (False, True):
+            found = model.activations(model(view.flip(3) if mirrored else view))[:, present]
+            found = F.interpolate(found, size=(height, width), mode="bilinear")[0]
+            total += found.flip(2) if mirrored else found
+    return rival_scores(total[None], views.threshold)[0]
+
+
+def label_map(scores: Float[Tensor, "p+1 h w"], tags: Bool[Tensor, "c"]) -> UInt8[np.ndarray, "h w"]:
+    """The class with the highest of the scores that `localise` gives for ``tags``, counted from 1; 0 is background."""
+    numbers = F.pad(tags.nonzero()[:, 0] + 1, [1, 0])  # (P + 1)
+    return numbers[scores.argmax(0)].to(torch.uint8).cpu().numpy()
+
+
+def write_pseudo_masks(
+    model: TagModel,
+    dataset: Dataset,
+    input: InputConfig,
+    views: PseudoMasks,
+    out: Path,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Write the pseudo masks of ``dataset`` to ``out``: ``images/train/``, ``masks/train/`` and ``classes.txt``.
+
+    The data set has the model's classes, the background first. Gives the rows that `maskkit.eval.semantic.evaluate`
+    compares with the label maps where they are known. Raises `DataError` for a picture that cannot be read, and when
+    ``out`` holds pseudo masks already.
+    """
+    if (out / "classes.txt").exists():
+        raise DataError(f"{out}: holds pseudo masks already; choose another folder")
+    rows: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for i, record in enumerate(dataset.records):
+        image, target, meta = dataset.load(i, "tags")
+        assert target.tags is not None
+        tags = target.tags[1:].to(device)
+        labels = label_map(localise(model, image, tags, input, views), tags)
+        prediction = Prediction(meta, dataset.categories, semantic=labels)
+        name = record.path.stem if record.path.stem not in taken else f"{record.image_id}-{record.path.stem}"
+        taken.add(name)
+        save_labels(prediction, out / "masks" / "train" / f"{name}.png")
+        with replacing(out / "images" / "train" / f"{name}{record.path.suffix}") as temporary:
+            shutil.copyfile(record.path, temporary)
+        rows += prediction.to_coco()
+        if progress is not None:
+            progress(1)
+    with replacing(out / "classes.txt") as temporary:
+        temporary.write_text("\n".join(dataset.categories.names) + "\n", encoding="utf-8")
+    return rows

@@ -1,0 +1,455 @@
+"""FCIS: regions are found, named and segmented by the same position-sensitive maps.
+
+Li, Qi, Dai, Ji, Wei: "Fully Convolutional Instance-aware Semantic Segmentation" (CVPR 2017).
+
+For every class and each of k x k parts of an object there are two maps: how much a pixel lies *inside* of an object at
+that part, and how much *outside* of one while within its box. A region proposal puts its pixels together from the maps
+of their parts. Where either is high there is an object, so that the mean of their maximum is the score of the class;
+where inside beats outside is its mask. No weights belong to regions, which makes them nearly free: in inference the
+proposals are refined and looked at again, and all of them vote on the masks.
+
+==============  ======================  ==============================================================================
+`Raw`           shape (608 x 1008)      meaning
+==============  ======================  ==============================================================================
+objectness      (B, 28728)              logits of the anchors
+anchor_deltas   (B, 28728, 4)           their box code
+anchors         (28728, 4)              in input pixels
+rois            (B 600, 5)              picture and box of each region: 300 proposals, then these refined; in training
+                                        proposals and objects' own boxes
+matched         (B 600)                 index of the region's object, in training
+class_logits    (B 600, 81)             background is last
+box_deltas      (B 600, 4)              box code, whatever the class
+mask_logits     (B 600, 21, 21)         inside less outside, of the likeliest class; in training of the object's
+pictures        (B, 2)                  width and height of each picture without padding
+size            (2)                     width and height of the input
+==============  ======================  ==============================================================================
+
+Differences from the official code, all deliberate: objectness is one logit, the difference of the official two, and
+boxes have no code for background, which nothing reads (so the box maps are 4 k^2, as in the paper); masks are cut from
+what was voted, not from a copy of it on 21 x 21 cells; too few proposals are filled up with none, not with random
+repetitions; background inside a crowd is ignored.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit import boxes as box_math
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.models.base import Model, SelectedVotes
+from maskkit.nn.backbone import Backbone
+from maskkit.nn.dilation import dilate
+from maskkit.nn.position_sensitive import pool
+from maskkit.nn.roi import Sampled, as_rois, objects_of, sample_rois
+from maskkit.nn.rpn import (
+    BACKGROUND,
+    Proposals,
+    RpnHead,
+    RpnLevel,
+    Weights,
+    clip,
+    decode,
+    encode,
+    flatten,
+    grid_anchors,
+    has_area,
+    match,
+    picture_sizes,
+    propose,
+    rpn_loss,
+    suppress,
+    window_anchors,
+)
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.types import Batch, Target
+
+STRIDE = 16
+BOX_WEIGHTS: Weights = (5.0, 5.0, 2.0, 2.0)
+"""Of the box code of regions."""
+MASK_WEIGHT = 10.0
+"""Of the mask term."""
+_TRUE = 0.4
+"""Share of an object from which on a cell belongs to its mask."""
+
+
+@dataclass(frozen=True)
+class FcisConfig(ModelConfig):
+    """Knobs of FCIS; the defaults are the official ones for COCO."""
+
+    parts: int = 7
+    """Parts of an object along each side; 1 makes it blind to where a pixel lies in its region."""
+    bins: int = 21
+    """Side of the grid on which regions are put together."""
+    width: int = 1024
+    """Channels of the features that the maps are read from."""
+    rpn_width: int = 512
+    anchor_scales: tuple[float, ...] = (4, 8, 16, 32)
+    """Anchor sizes in cells of 16 pixels."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height to width."""
+    rpn_high: float = 0.7
+    rpn_low: float = 0.3
+    rpn_sampled: int = 256
+    """Anchors per picture in the loss, at most half of them positive."""
+    rpn_before: int = 6000
+    """Anchors that enter NMS."""
+    rpn_after: int = 300
+    """Proposals of each picture."""
+    rpn_nms: float = 0.7
+    least_side: float = 2.0
+    """Shortest side of a region in pixels."""
+    crowd_overlap: float = 0.7
+    """Share of a box inside a crowd from which on it is no background."""
+    roi_sampled: int = 128
+    """Regions per picture in the loss."""
+    hard: bool = True
+    """Whether these are the ones with the largest loss (online hard example mining, COCO), or random ones, a quarter of
+    them positive (VOC)."""
+    roi_iou: float = 0.5
+    """Least IoU with its object of a positive region."""
+    caffe_stem: bool = False
+    """Max-pooling in the stem without padding, rests at the border included, as weights from Caffe need."""
+    nms_threshold: float = 0.3
+    vote_iou: float = 0.5
+    """Least IoU with an object of the regions that vote on its mask."""
+    min_score: float = 1e-3
+    candidates: int = 2000
+    """Boxes of all classes that enter the last NMS."""
+    detections: int = 100
+    """Objects kept per picture."""
+
+
+class FcisRaw(NamedTuple):
+    """What `Fcis.forward` gives; the module's docstring explains the fields."""
+
+    objectness: Float[Tensor, "b a"]
+    anchor_deltas: Float[Tensor, "b a 4"]
+    anchors: Float[Tensor, "a 4"]
+    rois: Float[Tensor, "n 5"]
+    matched: Int[Tensor, "n"]
+    class_logits: Float[Tensor, "n c"]
+    box_deltas: Float[Tensor, "n 4"]
+    mask_logits: Float[Tensor, "n s s"]
+    pictures: Float[Tensor, "b 2"]
+    size: Float[Tensor, "2"]
+
+
+class Regions(NamedTuple):
+    """What is read from the maps for each region."""
+
+    class_logits: Float[Tensor, "n c"]
+    box_deltas: Float[Tensor, "n 4"]
+    mask_logits: Float[Tensor, "n s s"]
+
+
+class RegionLosses(NamedTuple):
+    """Terms of each region, not weighted."""
+
+    label: Float[Tensor, "n"]
+    mask: Float[Tensor, "n"]
+    box: Float[Tensor, "n"]
+
+
+class Fcis(Model):
+    """A region proposal network and position-sensitive maps on one backbone of stride 16."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    config: FcisConfig
+
+    def __init__(self, config: FcisConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = dilate(Backbone.of(config, (16, 32)), STRIDE, first_block=True)
+        if config.caffe_stem:
+            self.backbone.body.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        anchors = len(config.anchor_scales) * len(config.anchor_ratios)
+        self.rpn = RpnHead(self.backbone.channels[16], anchors, config.rpn_width)
+        self.squeeze = nn.Conv2d(self.backbone.channels[32], config.width, 1)
+        self.score = nn.Conv2d(config.width, (config.num_classes + 1) * 2 * config.parts**2, 1)
+        self.deltas = nn.Conv2d(config.width, 4 * config.parts**2, 1)
+        for layer in (self.squeeze, self.score, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcisRaw:
+        """Raw outputs of normalised pictures; with ``targets`` for the regions that are trained on."""
+        shallow, deep = self.backbone(images).values()  # (B, ., H/16, W/16) each
+        level = self.anchored(shallow)
+        pictures = picture_sizes(images)
+        proposals = self.propose(level, pictures)
+        y = F.relu(self.squeeze(deep))
+        maps, boxes = self.score(y), self.deltas(y)
+        if targets is None:
+            first = self.read(maps, boxes, as_rois(proposals.boxes))
+            refined = self.refine(proposals.boxes, first.box_deltas, pictures)
+            second = self.read(maps, boxes, as_rois(refined))
+            b = len(images)
+            found = Regions(*(join(x, y, b) for x, y in zip(first, second, strict=True)))
+            rois = as_rois(torch.cat([proposals.boxes, refined], 1))
+            sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
+        else:
+            sampled = self.sample(proposals, targets)
+            found = self.read(maps, boxes, sampled.rois, self.labels(sampled, targets))
+        size = pictures.new_tensor([images.shape[3], images.shape[2]])
+        return FcisRaw(*level, *sampled, *found, pictures, size)
+
+    def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
+        """What the region proposal network says."""
+        cells = window_anchors(STRIDE, self.config.anchor_scales, self.config.anchor_ratios).to(features.device)
+        grid = (features.shape[2], features.shape[3])
+        return RpnLevel(*flatten(*self.rpn(features)), grid_anchors(cells, grid, (STRIDE, STRIDE)))
+
+    def propose(self, level: RpnLevel, pictures: Float[Tensor, "b 2"]) -> Proposals:
+        """The best anchors of cells that lie in the picture as a whole."""
+        config = self.config
+        ends = box_math.to_centres(level.anchors)[:, :2] + STRIDE / 2
+        whole = (ends <= pictures[:, None]).all(2)  # (B, A)
+        level = level._replace(objectness=level.objectness.masked_fill(~whole, -math.inf))
+        boxes, scores = propose(
+            [level], pictures, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side
+        )
+        return Proposals(boxes * scores.isfinite()[..., None], scores)
+
+    def read(
+        self,
+        maps: Float[Tensor, "b d h w"],
+        boxes: Float[Tensor, "b e h w"],
+        rois: Float[Tensor, "n 5"],
+        labels: Int[Tensor, "n"] | None = None,
+    ) -> Regions:
+        """Classes, boxes and masks of regions; masks of the given classes or else of the likeliest ones."""
+        config = self.config
+        pooled = pool(maps, rois, config.parts, config.bins, STRIDE).unflatten(3, (-1, 2))  # (N, s, s, K + 1, 2)
+        outside, inside = pooled.unbind(4)
+        logits = torch.maximum(outside, inside).mean((1, 2))
+        labels = logits[:, :-1].argmax(1) if labels is None else labels
+        index = labels[:, None, None, None].expand(-1, config.bins, config.bins, 1)
+        masks = (inside.gather(3, index) - outside.gather(3, index))[..., 0]
+        return Regions(logits, pool(boxes, rois, config.parts, config.bins, STRIDE).mean((1, 2)), masks)
+
+    def refine(
+        self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], pictures: Float[Tensor, "b 2"]
+    ) -> Float[Tensor, "b r 4"]:
+        """Boxes of regions after their code was applied."""
+        moved = clip(decode(deltas.float().view_as(boxes), boxes, BOX_WEIGHTS), pictures)
+        return moved * has_area(moved, self.config.least_side)[..., None]
+
+    def sample(self, proposals: Proposals, targets: Sequence[Target]) -> Sampled:
+        """The regions that the loss sees: all of them where the hardest are to be found."""
+        config = self.config
+        every = proposals.boxes.shape[1] + max(map(len, targets))
+        count, share = (every, 1.0) if config.hard else (config.roi_sampled, 0.25)
+        return sample_rois(
+            proposals, targets, count=count, share=share, iou=config.roi_iou, crowd_overlap=config.crowd_overlap
+        )
+
+    def labels(self, sampled: Sampled, targets: Sequence[Target]) -> Int[Tensor, "n"]:
+        """Class of each region; the number of classes is background."""
+        labels = torch.full_like(sampled.matched, self.config.num_classes)
+        positive, objects = objects_of(sampled, targets)
+        return labels.index_copy(0, positive, torch.cat([t.labels for t in targets])[objects])
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: FcisRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Terms of the proposals, and of the regions of each picture that are hardest."""
+        config, targets = self.config, batch.targets
+        raw = FcisRaw(*(t.float() if t.is_floating_point() else t for t in raw))
+        matched = [
+            match(raw.anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
+            for t in targets
+        ]
+        first = rpn_loss(
+            raw.objectness,
+            raw.anchor_deltas,
+            matched,
+            raw.anchors,
+            targets,
+            count=config.rpn_sampled,
+            share=0.5,
+            beta=1 / 9,
+        )
+        sampled = Sampled(raw.rois, raw.matched)
+        labels = self.labels(sampled, targets)
+        masks, codes = aims(sampled, targets, config.bins)
+        regions = Regions(raw.class_logits, raw.box_deltas, raw.mask_logits)
+        each = region_losses(regions, labels, masks, codes)
+        chosen = torch.cat([hardest(each, raw.rois[:, 0] == b, config.roi_sampled) for b in range(len(batch))])
+        rows = config.roi_sampled * len(batch)
+        return {
+            "objectness": first.objectness,
+            "proposal": first.box,
+            "class": each.label[chosen].sum() / max(len(chosen), 1),
+            "mask": MASK_WEIGHT * each.mask[chosen].sum() / rows,
+            "box": each.box[chosen].sum() / rows,
+        }
+
+    # selection -------------------------------------------------------------------------------------------------------
+
+    def select(self, raw: FcisRaw) -> SelectedVotes:
+        """The best boxes after NMS within each class, and who votes on their masks."""
+        config, b = self.config, len(raw.pictures)
+        regions = raw.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
+        masks = raw.mask_logits.float().sigmoid().unflatten(0, (b, -1))
+        scores = raw.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]
+        best, order = scores.flatten(1).topk(min(config.candidates, scores[0].numel()))
+        labels, which = order % config.num_classes, order // config.num_classes
+        boxes = regions.gather(1, which[..., None].expand(-1, -1, 4))
+        best = best * (suppress(boxes, best, config.nms_threshold, labels) & (best > config.min_score))
+        best, order = best.topk(min(config.detections, best.shape[1]))
+        labels, which = labels.gather(1, order), which.gather(1, order)
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (best > 0)[..., None]
+
+        near = (box_math.iou(boxes, regions) >= config.vote_iou) * (best > 0)[..., None]  # (B, K, R)
+        votes = near * scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))
+        votes = votes / votes.sum(2, keepdim=True).clamp(min=1e-12)
+        own = masks.gather(1, which[..., None, None].expand(-1, -1, *masks.shape[2:]))
+        none = torch.zeros_like(regions[..., 0])
+        return SelectedVotes(
+            torch.cat([boxes, regions], 1) / raw.size.repeat(2),
+            torch.cat([labels, none.long()], 1),
+            torch.cat([best, none], 1),
+            torch.cat([own, masks], 1),
+            torch.cat([votes, none[..., None].expand(-1, -1, votes.shape[2])], 1),
+        )
+
+
+def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], pictures: int) -> Float[Tensor, "m *c"]:
+    """Rows of both passes, picture by picture."""
+    return torch.cat([x.unflatten(0, (pictures, -1)) for x in (first, second)], 1).flatten(0, 1)
+
+
+@torch.no_grad()
+def aims(sampled: Sampled, targets: Sequence[Target], bins: int) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "n 4"]]:
+    """Mask and box code that each region shall have: masks of 0 and 1, of -1 where none is known or there is no object.
+
+    Masks are read at the middle of each cell of the region in whole pixels, without looking beyond it, and cut at 0.4.
+    """
+    rois, matched = sampled
+    masks = torch.full((len(rois), bins, bins), -1.0, device=rois.device)
+    codes = torch.zeros(len(rois), 4, device=rois.device)
+    for b, target in enumerate(targets):
+        mine = torch.nonzero((rois[:, 0] == b) & (matched != BACKGROUND))[:, 0]
+        if len(mine) == 0:
+            continue
+        objects, boxes = matched[mine], rois[mine, 1:]
+        codes[mine] = encode(target.boxes[objects], boxes, BOX_WEIGHTS)
+        known = target.has_mask[objects]
+        if target.masks is None or not known.any():
+            continue
+        seen, place = objects[known].unique(return_inverse=True)
+        dense = target.masks[seen].dense().to(rois.device, torch.float32)  # (S, H, W)
+        whole = boxes[known].round().long()
+        y, y_share = _middles(whole[:, 1], whole[:, 3], bins, dense.shape[1])  # (P, 2, s)
+        x, x_share = _middles(whole[:, 0], whole[:, 2], bins, dense.shape[2])
+        corners = dense[place[:, None, None, None, None], y[:, :, None, :, None], x[:, None, :, None, :]]
+        shares = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
+        masks[mine[known]] = ((corners * shares).sum((1, 2)) >= _TRUE).float()
+    return masks, codes
+
+
+def _middles(
+    low: Int[Tensor, "p"], high: Int[Tensor, "p"], bins: int, pixels: int
+) -> tuple[Int[Tensor, "p 2 s"], Float[Tensor, "p 2 s"]]:
+    """The two pixels next to the middle of each bin along one axis, and their shares."""
+    low = low.clamp(max=pixels - 1)
+    last = (torch.maximum(high, low + 1) - 1)[:, None]
+    bin = torch.arange(bins, device=low.device)
+    at = (bin + 0.5) * ((last - low[:, None] + 1) / bins) - 0.5 + low[:, None]
+    below = at.floor().long()
+    part = at - below
+    pair = torch.stack([below, below + 1], 1)
+    pair = torch.minimum(torch.maximum(pair, low[:, None, None]), last[:, None]).clamp(0, pixels - 1)
+    return pair, torch.stack([1 - part, part], 1)
+
+
+def region_losses(
+    regions: Regions, labels: Int[Tensor, "n"], masks: Float[Tensor, "n s s"], codes: Float[Tensor, "n 4"]
+) -> RegionLosses:
+    """Cross entropy of the class, mean cross entropy of the pixels of a known mask, smooth L1 of an object's box."""
+    known = masks[:, 0, 0] >= 0
+    pixels = F.binary_cross_entropy_with_logits(regions.mask_logits, masks.clamp(min=0), reduction="none")
+    box = F.smooth_l1_loss(regions.box_deltas, codes, reduction="none").sum(1)
+    background = regions.class_logits.shape[1] - 1
+    return RegionLosses(
+        F.cross_entropy(regions.class_logits, labels, reduction="none"),
+        pixels.mean((1, 2)) * known,
+        box * (labels != background),
+    )
+
+
+def hardest(losses: RegionLosses, among: Tensor, count: int) -> Int[Tensor, "k"]:
+    """Indices of the ``count`` regions ``among`` some whose loss is largest (OHEM; Shrivastava et al., 2016)."""
+    mine = torch.nonzero(among)[:, 0]
+    total = (losses.label + MASK_WEIGHT * losses.mask + losses.box).detach()[mine]
+    return mine[total.topk(min(count, len(mine))).indices]
+
+
+MODEL = Fcis
+
+_INPUT = InputConfig(size=(600, 1000), resize="shorter", mean=(123.15, 115.90, 103.06), std=(1, 1, 1))
+_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
+_PUBLISHED = "github.com/msracver/FCIS (MIT): download by hand, then `maskkit import`"
+_MEASURED = "VOC 2012 val mAPr at IoU 0.5 / 0.7: 65.7 / 52.1 (the code 66.0 / 51.9)"
+
+
+def _small(size: int) -> Preset:
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    return Preset(
+        name=f"fcis-mobilenetv2-{size}",
+        model=FcisConfig(
+            backbone="mobilenetv2_100",
+            pad_same=True,
+            width=128,
+            rpn_width=128,
+            anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
+            rpn_before=1000,
+            rpn_after=150,
+            roi_sampled=64,
+        ),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
+    )
+
+
+PRESETS = [
+    Preset(
+        name="fcis-resnet101",
+        model=FcisConfig(backbone="resnet101", frozen_stride=4, stride_in_1x1=True, caffe_stem=True),
+        input=_INPUT,
+        augment=_AUGMENT,
+        train=TrainConfig(
+            epochs=8, batch=8, lr=5e-4, schedule="steps", milestones=(5.33 / 8,), warmup=250, warmup_from=0.1
+        ),
+        published=_PUBLISHED,
+        paper="COCO test-dev mask AP 29.6",
+    ),
+    Preset(
+        name="fcis-resnet101-voc",
+        model=FcisConfig(
+            num_classes=20,
+            backbone="resnet101",
+            frozen_stride=4,
+            stride_in_1x1=True,
+            caffe_stem=True,
+            anchor_scales=(8, 16, 32),
+            hard=False,
+        ),
+        input=_INPUT,
+        augment=_AUGMENT,
+        train=TrainConfig(epochs=22, batch=8, lr=5e-4, schedule="steps", milestones=(14 / 22,), warmup=0),
+        published=_PUBLISHED,
+        paper=_MEASURED,
+    ),
+    _small(320),
+    _small(256),
+]
