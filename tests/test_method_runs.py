@@ -1,4 +1,4 @@
-"""Every small model from training to evaluation and prediction, through the command line: kinds of output, not quality."""
+"""Every small model from training to prediction, through the command line: that it runs, not how good it is."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_train_evaluate_and_predict(
-    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_measure_predict(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind = registry.model_class(name)
     run, out = tmp_path / "run", tmp_path / "eval"
     labels = "masks" if "masks" in kind.needs else "boxes"

@@ -77,8 +77,8 @@ def models() -> int:
             preset.name, kind.tasks[0], labels, preset.paper or "-", preset.ours or "-", preset.published or "-"
         )
     header = read_header(find_weights(BUILT_IN))
-    carried, info = registry.preset(header["config"]["preset"]), header["info"]
-    table.add_row(BUILT_IN, registry.model_class(carried.name).tasks[0], "-", "-", info.get("ours", "-"), info.get("licence", "-"))
+    task, info = registry.model_class(header["config"]["preset"]).tasks[0], header["info"]
+    table.add_row(BUILT_IN, task, "-", "-", info.get("ours", "-"), info.get("licence", "-"))
     _stdout().print(table)
     return 0
 

@@ -1,7 +1,7 @@
 """What is done with the predictions of each task: one entry per task, and nothing else asks which task it is."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +59,10 @@ def _measure_objects(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
     return coco.evaluate(rows, dataset.coco())
 
 
+def _measure_boxes(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
+    return coco.evaluate(rows, dataset.coco(), kinds=("bbox",))
+
+
 def _read_objects(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
     return coco.read_results(path, dataset.coco())
 
@@ -71,7 +75,8 @@ def _report_objects(
 
 
 INSTANCE = Task(lambda dataset: dataset, _measure_objects, _read_objects, _report_objects)
+DETECTION = replace(INSTANCE, evaluate=_measure_boxes)
 SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
 
-TASKS: dict[str, Task] = {"instance": INSTANCE, "detection": INSTANCE, "semantic": SEMANTIC}
+TASKS: dict[str, Task] = {"instance": INSTANCE, "detection": DETECTION, "semantic": SEMANTIC}
 """By the first of a model's ``tasks``."""
