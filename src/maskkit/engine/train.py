@@ -73,11 +73,8 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
         raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
     accelerator.wait_for_everyone()  # until all have looked nobody writes
     train_set, val_set, notes = open_data(config)
-    task, categories, pictures = (
-        TASKS[registry.model_class(config.preset).tasks[0]],
-        train_set.categories,
-        len(train_set),
-    )
+    task = TASKS[registry.model_class(config.preset).tasks[0]]
+    categories, pictures = train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
     if min(settings.batch, settings.save_every) < 1:
