@@ -22,11 +22,15 @@ SMALL: dict[str, Any] = {
 class TestSolo(Conformance):
     preset = "solo-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = {**SMALL, "head": "vanilla"}
+    floor = 0.6
+    """Masks of larger objects lie on cells of 8 or 16 pixels: AP 0.71, at an AP75 of 1.0, is what 160 steps reach."""
 
 
 class TestLightSolo(Conformance):
     preset = "solo-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
+    floor = 0.6
+    """As above."""
 
 
 def model(**knobs: Any) -> Solo:
