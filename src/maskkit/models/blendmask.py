@@ -51,6 +51,7 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
 
 STRIDE = 4
@@ -298,9 +299,9 @@ def _small(size: int) -> Preset:
             attention=7,
             crop=28,
         ),
-        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=2.0),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
     )
 
 

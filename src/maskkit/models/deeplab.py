@@ -37,6 +37,7 @@ from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.nn.vgg import Vgg, VggShape
+from maskkit.recipes import SMALL_TRAIN
 from maskkit.types import Batch, Target
 
 
@@ -282,7 +283,7 @@ def _small(name: str, size: tuple[int, int], **knobs: Any) -> Preset:
         "",
         input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        train=SMALL_TRAIN,
         backbone="mobilenetv2_100",
         pad_same=True,
         **{"width": 128, **knobs},

@@ -37,6 +37,7 @@ from maskkit.models.base import Model, SelectedEmbeddings
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
 
 
@@ -222,9 +223,9 @@ def _small(size: int) -> Preset:
     return Preset(
         name=f"embedding-mobilenetv2-{size}",
         model=EmbeddingConfig(backbone="mobilenetv2_100", pad_same=True, width=64, min_area=9.0),
-        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=2.0),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
     )
 
 

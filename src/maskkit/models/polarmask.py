@@ -59,6 +59,7 @@ from maskkit.nn.fcos import (
     survivors,
     tower,
 )
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
 
 NO_BORDER = 1e-6
@@ -452,9 +453,9 @@ def _small(size: int) -> Preset:
             strides=(8, 16, 32, 64),
             reach=(64, 128, 256),
         ),
-        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=2.0),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
     )
 
 

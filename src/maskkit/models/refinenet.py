@@ -28,6 +28,7 @@ from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, Trai
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.recipes import SMALL_TRAIN
 from maskkit.types import Batch, Target
 
 
@@ -166,7 +167,7 @@ def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
         model=RefinenetConfig(backbone="mobilenetv2_100", pad_same=True, **{**small, **knobs}),  # type: ignore[arg-type]
         input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
         augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        train=SMALL_TRAIN,
     )
 
 

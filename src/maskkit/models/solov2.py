@@ -35,6 +35,7 @@ from maskkit.nn import grid
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
+from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
 
 
@@ -264,9 +265,9 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
             candidates=300,
             nms_top=300,
         ),
-        input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=2.0),
-        train=TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0),
+        input=small_input(size),
+        augment=SMALL_AUGMENT,
+        train=SMALL_TRAIN,
         ours=ours,
     )
 
