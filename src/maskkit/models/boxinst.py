@@ -30,8 +30,15 @@ from torch import Tensor
 
 from maskkit.config import BoxOnly, Preset
 from maskkit.models.base import Model, SelectedAtLocations
-from maskkit.nn.dynamic_mask import DynamicMaskConfig, DynamicMaskRaw, MaskBranch, find, mask_centres, mask_terms
-from maskkit.nn.fcos import FcosHead, FcosRaw, Positives, fcos_loss, pick, pyramid, relative_boxes, require_whole_cells
+from maskkit.nn.dynamic_mask import (
+    DynamicMaskConfig,
+    DynamicMaskNet,
+    DynamicMaskRaw,
+    find,
+    mask_centres,
+    mask_terms,
+)
+from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
 from maskkit.recipes import (
     CAFFE_INPUT,
     MULTI_SCALE,
@@ -53,25 +60,12 @@ class BoxInstConfig(DynamicMaskConfig):
     """Positives of a picture that enter the mask loss, shared out equally among its objects, best scored first."""
 
 
-class BoxInst(Model):
+class BoxInst(DynamicMaskNet, Model):
     """CondInst's network, taught by boxes."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
     needs: ClassVar[tuple[str, ...]] = ("boxes",)
     config: BoxInstConfig
-
-    def __init__(self, config: BoxInstConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone, self.fpn = pyramid(config)
-        self.head = FcosHead(config, extra=config.head_parameters)
-        self.mask_branch = MaskBranch(config)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
-        require_whole_cells(images)
-        levels = self.fpn(list(self.backbone(images).values()))
-        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
 
     def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, ``projection`` and ``pairwise``."""

@@ -36,14 +36,14 @@ from maskkit.config import BoxOnly, Preset
 from maskkit.models.base import Model, SelectedAtLocations
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
+    DynamicMaskNet,
     DynamicMaskRaw,
-    MaskBranch,
     find,
     mask_centres,
     mask_terms,
     semantic_loss,
 )
-from maskkit.nn.fcos import FcosHead, Positives, fcos_loss, pyramid, relative_boxes, require_whole_cells
+from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
 from maskkit.recipes import (
     CAFFE_INPUT,
     MULTI_SCALE,
@@ -53,7 +53,7 @@ from maskkit.recipes import (
     adelaidet_train,
     small_input,
 )
-from maskkit.types import Batch, Target
+from maskkit.types import Batch
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,12 @@ class CondInstConfig(DynamicMaskConfig):
     """Positives of a batch that enter the mask loss, chosen at random."""
 
 
-class CondInst(Model):
+class CondInst(DynamicMaskNet, Model):
     """FCOS with a mask branch and a dynamic mask head for every object."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
     needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
     config: CondInstConfig
-
-    def __init__(self, config: CondInstConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone, self.fpn = pyramid(config)
-        self.head = FcosHead(config, extra=config.head_parameters)
-        self.mask_branch = MaskBranch(config)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
-        require_whole_cells(images)
-        levels = self.fpn(list(self.backbone(images).values()))
-        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
 
     def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""

@@ -20,6 +20,7 @@ from maskkit.nms import mask_iou
 from maskkit.nn.fcos import (
     Detections,
     FcosConfig,
+    FcosHead,
     FcosRaw,
     Positives,
     detect,
@@ -27,6 +28,8 @@ from maskkit.nn.fcos import (
     locate,
     pick,
     propose,
+    pyramid,
+    require_whole_cells,
 )
 from maskkit.types import Batch, Target
 
@@ -128,6 +131,23 @@ def aligned_upsample(maps: Float[Tensor, "b c h w"], factor: int) -> Float[Tenso
     maps = F.interpolate(maps, size=(height + 1, width + 1), mode="bilinear", align_corners=True)
     maps = F.pad(maps, [factor // 2, 0, factor // 2, 0], mode="replicate")
     return maps[..., :height, :width]
+
+
+class DynamicMaskNet(nn.Module):
+    """The network that CondInst and BoxInst share; they differ in how it learns."""
+
+    def __init__(self, config: DynamicMaskConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.fpn = pyramid(config)
+        self.head = FcosHead(config, extra=config.head_parameters)
+        self.mask_branch = MaskBranch(config)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
+        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
 
 
 _TOGETHER = 8
