@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils import _pytree
 
 from maskkit import registry
 from maskkit.config import InputConfig, ModelConfig, RunConfig
@@ -21,7 +19,7 @@ from maskkit.engine.checkpoint import load_model, save_model
 from maskkit.eval.semantic import evaluate
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.types import Batch, Categories
-from tests.models.conformance import Conformance
+from tests.models.conformance import Conformance, tensors
 
 CLASSES = Categories(("background", *CATEGORIES.names), (0, *CATEGORIES.ids))
 
@@ -152,8 +150,3 @@ class SemanticConformance(Conformance):
         """mIoU of what a trained model says about the pictures of ``data``, which are those of ``batch``."""
         predictions = model.decode(model(batch.images), batch.metas, CLASSES)
         return evaluate([row for p in predictions for row in p.to_coco()], data).main["mIoU"]
-
-
-def tensors(raw: Any) -> list[Tensor]:
-    """All tensors of a raw output."""
-    return [leaf for leaf in _pytree.tree_leaves(raw) if isinstance(leaf, Tensor)]

@@ -106,14 +106,7 @@ class Embedding(Model):
     def __init__(self, config: EmbeddingConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(
-            config.backbone,
-            (4, 8, 16, 32),
-            norm=config.norm,
-            pad_same=config.pad_same,
-            frozen_stride=config.frozen_stride,
-            stride_in_1x1=config.stride_in_1x1,
-        )
+        self.backbone = Backbone.of(config, (4, 8, 16, 32))
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=0)
         classes = config.num_classes if config.num_classes > 1 else 0
         self.semantic = Branch(config.width, 1 + classes)
