@@ -48,12 +48,15 @@ def matrix_nms(
 
 
 def greedy_mask_nms(
-    masks: Bool[Tensor, "n h w"], labels: Int[Tensor, "n"], threshold: float = 0.5
-) -> Bool[Tensor, "n"]:
-    """Which of the masks, ranked best first, stay when each removes those of its class with an IoU above it."""
-    overlaps = (mask_iou(masks) > threshold) & (labels[:, None] == labels)
-    kept = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
-    for i in range(len(masks)):
-        if kept[i]:
-            kept[i + 1 :] &= ~overlaps[i, i + 1 :]
+    masks: Bool[Tensor, "*b n h w"], labels: Int[Tensor, "*b n"], threshold: float = 0.5
+) -> Bool[Tensor, "*b n"]:
+    """Which of the masks, ranked best first, stay when each removes those of its class with an IoU above it.
+
+    Leading dimensions are independent. The number of steps is that of the masks, whatever they are, for export.
+    """
+    same = labels[..., :, None] == labels[..., None, :]
+    worse = ((mask_iou(masks) > threshold) & same).triu(1)  # (..., N, N): column j is overlapped by the better row i
+    kept = torch.ones_like(labels, dtype=torch.bool)
+    for i in range(kept.shape[-1]):
+        kept = kept & ~(worse[..., i, :] & kept[..., i, None])
     return kept

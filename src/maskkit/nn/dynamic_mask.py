@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.losses import dice_loss, mask_loss_from_boxes
-from maskkit.nms import mask_iou
+from maskkit.nms import greedy_mask_nms
 from maskkit.nn.fcos import (
     Detections,
     FcosConfig,
@@ -316,15 +316,5 @@ def _detect_by_masks(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> Detectio
     """Greedy NMS on the IoU of masks, class by class, among the best candidates: the box has no part in it."""
     found = keep_best(propose(raw.fcos, config), raw.fcos, config.mask_candidates)
     masks = _logits(raw, found, config) > 0  # (B, M, h, w)
-    same = found.labels[:, :, None] == found.labels[:, None]
-    alive = _greedy((mask_iou(masks) > config.nms_threshold) & same) & masks.flatten(2).any(2)
+    alive = greedy_mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
     return keep_best(found._replace(scores=found.scores * alive), raw.fcos, config.detections)
-
-
-def _greedy(overlaps: Bool[Tensor, "b m m"]) -> Bool[Tensor, "b m"]:
-    """What greedy NMS keeps of lists in order of score; a fixed number of steps, for export."""
-    alive = torch.ones_like(overlaps[..., 0])
-    after = overlaps.triu(1)
-    for i in range(overlaps.shape[1]):
-        alive = alive & ~(after[:, i] & alive[:, i, None])
-    return alive
