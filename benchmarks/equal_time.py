@@ -4,10 +4,11 @@
         --weights ../shared/weights/mobilenetv2_100.safetensors --labels boxes --minutes 20 --out condinst-boxes.json
 
 Every model starts from the same backbone weights (batch norm frozen) and has the same pictures, mirrors and colours,
-optimizer, batch and budget: 120 processor seconds for each of ``--minutes``, which is what two cores give in that
-time. The schedule is fitted to the budget by the speed of the first steps. Validation is not counted. ``--labels
-boxes`` hides the masks from the training; they are still what is measured. The same command twice gives the same
-result on the same machine but for the number of steps, which depends on its speed; ``--steps`` fixes that too.
+optimizer (but for the learning rate, which is the preset's), batch and budget: 120 processor seconds for each of
+``--minutes``, which is what two cores give in that time. The schedule is fitted to the budget by the speed of the first
+steps. Validation is not counted. ``--labels boxes`` hides the masks from the training; they are still what is measured.
+The same command twice gives the same result on the same machine but for the number of steps, which depends on its
+speed; ``--steps`` fixes that too.
 """
 
 import argparse
@@ -39,10 +40,14 @@ from maskkit.nn.backbone import load_backbone
 from maskkit.types import Categories
 
 
-def anchors_for(data: Path, size: int) -> tuple[tuple[float, ...], ...]:
-    """Anchor sizes for YOLACT, the only method here that has them fixed in pixels: small ones for nuclei."""
-    sides = (16, 28, 48, 96, 200) if is_nuclei(data) else (round(size * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
-    return tuple((float(side),) for side in sides)
+def knobs_for(model: str, data: Path, size: int) -> dict[str, Any]:
+    """What a method has fixed in pixels, after the size of the objects: they are small where they are nuclei."""
+    if model.startswith("yolact"):
+        sides = (16, 28, 48, 96, 200) if is_nuclei(data) else (round(size * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
+        return {"scales": tuple((float(side),) for side in sides)}
+    if model.startswith("embedding"):
+        return {"unit": 8.0 if is_nuclei(data) else 16.0}
+    return {}
 
 
 def is_nuclei(data: Path) -> bool:
@@ -61,21 +66,33 @@ class Training:
     size: int = 320
     batch: int = 4
     seed: int = 0
-    lr: float = 1e-3
+    lr: float | None = None
+    """Learning rate, when it is not to be that of the preset."""
     dilation: int = 2
     """Cells between the neighbours whose colours teach masks from boxes."""
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
         preset = registry.preset(self.model)
-        knobs = {"scales": anchors_for(self.data, self.size)} if self.model.startswith("yolact") else {}
-        train = {"batch": self.batch, "optimizer": "adamw", "lr": self.lr, "weight_decay": 0.01, "warmup": 30}
+        knobs = knobs_for(self.model, self.data, self.size)
         return RunConfig(
             preset=preset.name,
             model=replace(preset.model, num_classes=classes, box_only=BoxOnly(dilation=self.dilation), **knobs),
             input=replace(preset.input, size=(self.size, self.size)),
             augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
-            train=replace(preset.train, **train, clip=10.0, ema=0.99, workers=0, precision="bf16", seed=self.seed),
+            train=replace(
+                preset.train,
+                batch=self.batch,
+                optimizer="adamw",
+                lr=self.lr or preset.train.lr,
+                weight_decay=0.01,
+                warmup=30,
+                clip=10.0,
+                ema=0.99,
+                workers=0,
+                precision="bf16",
+                seed=self.seed,
+            ),
             data=DataConfig(train=str(self.data), labels=self.labels),  # type: ignore[arg-type]
         )
 
@@ -133,7 +150,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="fixed number of steps in place of --minutes")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, help="when it is not to be that of the preset")
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

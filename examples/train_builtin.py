@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
+    parser.add_argument("--model", default="yolact-mobilenetv2-320", help="preset with a MobileNetV2 backbone")
     parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
     parser.add_argument("--classes", choices=["person", "everyday", "voc", "super", "coco"], default="everyday")
     parser.add_argument("--steps", type=int, default=2400)
@@ -88,7 +89,7 @@ def main() -> None:
 
     folder = given.out.with_name(f"{given.out.name}-data")
     files = {split: merge(given.data, split, given.classes, folder) for split in ("train", "val")}
-    preset = maskkit.registry.preset("yolact-mobilenetv2-320")
+    preset = maskkit.registry.preset(given.model)
     config = RunConfig(
         preset=preset.name,
         model=replace(

@@ -16,6 +16,7 @@ from maskkit.losses import (
     lab_of_rgb,
     mask_loss_from_boxes,
     neighbours,
+    normaliser,
     pairwise_loss,
     similarity,
     trusted,
@@ -176,3 +177,26 @@ def test_bottom_rows_and_padding_are_not_trusted() -> None:
 
 def test_similarity_of_equal_colours_is_one() -> None:
     assert (similarity(torch.ones(3, 5, 5), (1, 1), 2) == 1).all()
+
+
+def test_a_normaliser_is_the_count_and_one_at_least() -> None:
+    assert normaliser(3) == 3
+    assert normaliser(0) == 1
+    assert normaliser(0, 0) == 0
+    assert normaliser(torch.tensor(0.0), 1e-6) == pytest.approx(1e-6)
+    assert normaliser(torch.tensor(5)) == 5
+
+
+@pytest.mark.parametrize(("mine", "other"), [(3, 1), (0, 5), (0, 0)])
+def test_the_mean_over_processes_is_the_sum_over_the_whole_count(
+    monkeypatch: pytest.MonkeyPatch, mine: int, other: int
+) -> None:
+    """Sums of 2 and 7 over two processes with so many objects: together 9 over all their objects."""
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    losses = []
+    for total, count, elsewhere in ((2.0, mine, other), (7.0, other, mine)):
+        monkeypatch.setattr("torch.distributed.all_reduce", lambda t, elsewhere=elsewhere: t.add_(elsewhere))
+        losses.append(total / normaliser(count))
+    assert sum(losses) / 2 == pytest.approx(9 / max(mine + other, 1))

@@ -180,6 +180,13 @@ def test_categories_map_ids_to_numbers():
     with pytest.raises(ValueError, match="unique"):
         Categories(("cat", "dog"), (1, 1))
     assert Categories.of(["a", "b"]).ids == (1, 2)
+    assert categories.things == (True, True)
+    mixed = Categories.of(["cat"], stuff=["sky"])
+    assert mixed == Categories(("cat", "sky"), (1, 2), (True, False))
+    assert mixed[[1]] == Categories(("sky",), (2,), (False,))
+    assert [row.get("isthing") for c in (categories, mixed) for row in c.to_coco()] == [None, None, 1, 0]
+    with pytest.raises(ValueError, match="thing"):
+        Categories(("cat", "dog"), (1, 2), (True,))
 
 
 @given(stacks, st.booleans())

@@ -123,7 +123,7 @@ class Segmenter:
 
         if views.plain:
             return self
-        if "semantic" not in self.model.tasks:
+        if self.model.task != "semantic":
             raise MaskkitError("views are for semantic models; this one finds objects")
         model = ManyViews(self.model, views, self.input)
         return Segmenter(model, self.input, self.categories, self.info, self.device)
@@ -133,7 +133,7 @@ class Segmenter:
         """How the model's predictions are measured."""
         from maskkit.eval.tasks import TASKS
 
-        return TASKS[self.model.tasks[0]]
+        return TASKS[self.model.task]
 
     def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> Result:
         """The task's numbers on a data set (a folder's validation split where it has one), over the classes both know.
@@ -208,17 +208,7 @@ def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int],
             f"{_some(theirs.names)}; rename the classes of the data, or train on it"
         )
     ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
-    number = {k: n for n, k in enumerate(kept)}
-    records = [
-        replace(
-            r,
-            annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number],
-            semantic=r.semantic.renumber(number) if r.semantic is not None else None,
-        )
-        for r in dataset.records
-    ]
-    categories = Categories(tuple(theirs.names[k] for k in kept), tuple(theirs.ids[k] for k in kept))
-    return ids, replace(dataset, records=records, categories=categories)
+    return ids, dataset.only(kept)
 
 
 def _some(names: Sequence[str]) -> str:

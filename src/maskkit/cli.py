@@ -25,6 +25,7 @@ from maskkit.config import (
     DataConfig,
     InputConfig,
     ModelConfig,
+    Pretraining,
     PseudoMasks,
     RunConfig,
     TrainConfig,
@@ -74,7 +75,12 @@ def models() -> int:
         kind = registry.model_class(preset.name)
         labels = " or ".join(kind.needs)
         table.add_row(
-            preset.name, kind.tasks[0], labels, preset.paper or "-", preset.ours or "-", preset.published or "-"
+            preset.name,
+            kind.task_of(preset.model),
+            labels,
+            preset.paper or "-",
+            preset.ours or "-",
+            preset.published or "-",
         )
     header = read_header(find_weights(BUILT_IN))
     task, info = registry.model_class(header["config"]["preset"]).tasks[0], header["info"]
@@ -93,7 +99,8 @@ def predict(
 ) -> int:
     """Segment pictures: overlays, predictions.json (COCO results) and images.json (file name of each image id).
 
-    A semantic model also writes labels/, PNGs whose values are class numbers.
+    A semantic model also writes labels/, PNGs whose values are class numbers; a panoptic one panoptic.json and
+    panoptic/, COCO's panoptic results.
 
     Pictures that cannot be read are listed at the end; the others are done all the same.
 
@@ -123,7 +130,7 @@ def predict(
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
     segmenter = load(model).with_views(views)
-    found_in = "regions" if "semantic" in segmenter.model.tasks else "objects"
+    found_in = {"semantic": "regions", "panoptic": "segments"}.get(segmenter.model.task, "objects")
     found = segmenter.predict_many(paths, score, batch, failures.append)
     with _progress() as bars:
         for prediction in bars.track(found, len(paths), description="predicting"):
@@ -136,7 +143,7 @@ def predict(
                 save_labels(prediction, out / "labels" / f"{Path(name).stem}.png")
             images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
             rows += prediction.to_coco()
-    write_json(out / "predictions.json", rows)
+    segmenter.task.write_results(out, rows, images.values(), segmenter.categories)
     write_json(out / "images.json", list(images.values()))
     print(f"{len(rows)} {found_in} in {len(images)} pictures: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
@@ -150,14 +157,14 @@ def evaluate(
     data: Path,
     model: str | None = None,
     predictions: Path | None = None,
-    task: Literal["instance", "semantic"] = "instance",
+    task: Literal["instance", "semantic", "panoptic", "proposals"] = "instance",
     split: str | None = None,
     out: Path = Path("runs/eval"),
     batch: int = 1,
     workers: int = 0,
     views: Views = Views(),  # noqa: B008 (frozen)
 ) -> int:
-    """Measure a model, or a COCO results file of any tool: AP or mIoU table, metrics.json, report.html.
+    """Measure a model, or a COCO results file of any tool: AP, mIoU or PQ table, metrics.json, report.html.
 
     Example: maskkit eval --model runs/pets/best.safetensors --data pets/
 
@@ -180,7 +187,6 @@ def evaluate(
         _wrong_usage("--batch is 1 at least")
     from maskkit.data import find_splits, open_dataset
     from maskkit.eval.tasks import TASKS
-    from maskkit.files import write_json
 
     splits = find_splits(data)
     dataset = open_dataset(data, split or ("val" if "val" in splits else None))
@@ -194,7 +200,7 @@ def evaluate(
         with _progress() as bars:
             bar = bars.add_task("predicting", total=len(dataset))
             rows, dataset = segmenter.detect(dataset, batch, workers, lambda done: bars.advance(bar, done))
-        write_json(out / "predictions.json", rows)
+        judge.write_results(out, rows, dataset.coco_images(), dataset.categories)
     else:
         assert predictions is not None
         judge = TASKS[task]
@@ -316,6 +322,31 @@ def pseudo_masks(
     return 0
 
 
+def pretrain(
+    pictures: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    out: Path = Path("runs/pretrain"),
+    resume: bool = False,
+    config: Annotated[Pretraining, arg(name="")] = Pretraining(),  # noqa: B008 (frozen)
+) -> int:
+    """Train a backbone on pictures without labels (EVA): it predicts what CLIP says of the parts that it cannot see.
+
+    Example: maskkit pretrain photos/ --student eva_tiny_patch16_224 --epochs 50 --out runs/pretrain
+
+    Example: maskkit train --model eva-tiny-256 --data pets/ --model.backbone-weights runs/pretrain/backbone.safetensors
+
+    Args:
+        pictures: Folder of pictures; those in folders of it are used too.
+        out: Folder of the run.
+        resume: Go on with the run in the folder, or begin it where there is none.
+        config: Student, teacher and recipe.
+    """
+    from maskkit.engine.pretrain import pretrain
+
+    backbone = pretrain(pictures, config, out, resume)
+    print(f"{backbone}: weights of {config.student}, for --model.backbone-weights")
+    return 0
+
+
 def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
     """Convert a published checkpoint of a method's official code to a maskkit one.
 
@@ -412,6 +443,7 @@ VERBS = {
     "convert": convert,
     "import": import_,
     "pseudo-masks": pseudo_masks,
+    "pretrain": pretrain,
     "demo": demo,
 }
 

@@ -32,6 +32,24 @@ class BoxOnly:
 
 
 @dataclass(frozen=True)
+class PlainVit:
+    """How a plain vision transformer (timm's EVA family) becomes a backbone; no other backbone reads it."""
+
+    patch: int = 16
+    """Side of a patch in pixels; weights for patches of another size are resampled."""
+    window: int = 16
+    """Side, in patches, of the windows within which most blocks attend; 0: every block sees the whole picture."""
+    global_blocks: tuple[int, ...] = ()
+    """Blocks that see the whole picture; the last one of each quarter when none is named."""
+    relative: int = 0
+    """Side in pixels of the pictures whose relative positions the blocks learn (ViTDet); 0: they learn none."""
+    width: int = 256
+    """Channels of the maps that the pyramid gives."""
+    drop_path: float = 0.0
+    """Chance that the last block is left out in training; that of earlier ones grows towards it."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What every method has; a method's own config adds its knobs."""
 
@@ -49,6 +67,7 @@ class ModelConfig:
     """TensorFlow padding in the backbone, which weights that come from TensorFlow need."""
     stride_in_1x1: bool = False
     """ResNet stages stride in their first 1x1 convolution (Caffe, detectron2's R-50) instead of the 3x3."""
+    vit: PlainVit = field(default_factory=PlainVit)
     box_only: BoxOnly = field(default_factory=BoxOnly)
 
 
@@ -137,6 +156,49 @@ class TrainConfig:
     """Steps between writings of ``last``."""
     tensorboard: bool = False
     """Whether curves are written for TensorBoard too."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How a plain vision transformer learns from pictures alone; the paper's recipe, but for network and batch."""
+
+    student: str = "eva_tiny_patch16_224"
+    """What learns: a model of timm's EVA family."""
+    size: int = 224
+    """Side of its pictures in pixels."""
+    teacher: str = "timm:vit_large_patch14_clip_quickgelu_224.openai"
+    """What is to be predicted: features of a timm model, CLIP in the paper; ``random:NAME`` gives it random weights."""
+    teacher_weights: str = "hub"
+    """A file with timm's names, or ``hub`` for timm's own download."""
+    mask: float = 0.4
+    """Share of the patches that the student does not see."""
+    crop: float = 0.2
+    """Least share of a picture's area that is shown."""
+    flip: float = 0.5
+    """Chance of a left-right mirror."""
+    epochs: float = 150.0
+    """Passes over the pictures; ``steps`` wins where it is set."""
+    steps: int | None = None
+    """Optimizer steps of the whole run."""
+    batch: int = 64
+    """Pictures per step over all processes (paper: 4096)."""
+    lr: float = 1e-3
+    """Peak learning rate at this ``batch``; a cosine lets it fall to zero."""
+    warmup: int = 500
+    """Steps of linear warm-up from zero, over a tenth of a short run at most."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    clip: float = 3.0
+    """Largest gradient norm."""
+    drop_path: float = 0.1
+    """Chance that the last block is left out in training; that of earlier ones grows towards it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast of student and teacher; the loss is always fp32."""
+    workers: int = 2
+    """Loader processes."""
+    seed: int = 0
+    save_every: int = 200
+    """Steps between writings of the weights."""
 
 
 @dataclass(frozen=True)

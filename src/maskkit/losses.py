@@ -9,6 +9,7 @@ has the logits of whole-picture masks can learn from boxes by `mask_loss_from_bo
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -32,6 +33,28 @@ class FromBoxes(NamedTuple):
     """Mean over the pairs of all objects, warm-up included."""
 
 
+def processes() -> int:
+    """How many processes train together, each on its share of a batch; 1 outside of such a training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def normaliser(count: Tensor | float, least: float = 1.0) -> Tensor | float:
+    """What a sum over this process's share of a batch is divided by: the ``count`` of the whole batch, ``least`` at
+    least, per process.
+
+    The gradients of processes are averaged. Divided by this, and not by their own counts, they are those of one process
+    with the whole batch, however objects are spread. All processes have to call it, in the same order: a loss may not
+    leave out a term because it has nothing to say about its own pictures.
+    """
+    world = processes()
+    if world == 1:
+        return count.clamp(min=least) if isinstance(count, Tensor) else max(count, least)
+    where = torch.device("cpu") if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
+    total = torch.as_tensor(count, dtype=torch.float64, device=where).detach().clone()
+    dist.all_reduce(total)
+    return max(float(total), least) / world
+
+
 def dice_loss(probabilities: Float[Tensor, "n *d"], truth: Float[Tensor, "n *d"], epsilon: float) -> Float[Tensor, "n"]:
     """``1 - 2 sum(pt) / (sum(p^2) + sum(t^2) + epsilon)`` of each row (V-Net; Milletari et al., 2016)."""
     p, t = probabilities.flatten(1), truth.flatten(1)
@@ -51,6 +74,7 @@ def mask_loss_from_boxes(
     picture of ``batch`` each object belongs to.
     """
     if len(logits) == 0:
+        normaliser(0)  # that of `pairwise_loss`, which another process may have called
         return FromBoxes(logits.sum((1, 2)), logits.sum() * 0)
     height, width = batch.images.shape[2:]
     inside = box_cells(boxes, (height, width), (logits.shape[1], logits.shape[2]))  # (N, h, w)
@@ -84,7 +108,7 @@ def pairwise_loss(
         for chosen in (forth, back):
             wrong = disagreement(a[chosen], b[chosen])
             total, count = total + wrong.sum(), count + len(wrong)
-    return total / max(count, 1)
+    return total / normaliser(count)
 
 
 def disagreement(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -53,10 +53,12 @@ SMALL_AUGMENT = AugmentConfig(expand=2.0)
 SMALL_TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
 SMALL_FCOS: dict[str, Any] = {
     "backbone": "mobilenetv2_100",
+    "frozen_stride": 4,
     "pad_same": True,
     "width": 128,
     "tower_convs": 2,
     "strides": (8, 16, 32, 64),
     "reach": (64, 128, 256),
+    "distances": "exp",
 }
 """Knobs of a small FCOS, and of what is built on it."""

@@ -30,19 +30,37 @@ class Categories:
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
+    things: tuple[bool, ...] = ()
+    """Which classes have objects to be told apart; the others are stuff, as sky is. All are things when not given."""
 
     def __post_init__(self) -> None:
+        if not self.things:
+            object.__setattr__(self, "things", (True,) * len(self.names))
+        if len(self.things) != len(self.names):
+            raise ValueError(f"categories need to know of each name whether it is a thing, got {self.things}")
         if len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
             raise ValueError(f"categories need one unique id per name, got names {self.names} and ids {self.ids}")
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Categories:
-        """Categories with the ids 1..K."""
-        names = tuple(names)
-        return cls(names, tuple(range(1, len(names) + 1)))
+    def of(cls, names: Iterable[str], stuff: Iterable[str] = ()) -> Categories:
+        """Categories with the ids 1..K, first the things called ``names``, then ``stuff``."""
+        names, stuff = tuple(names), tuple(stuff)
+        things = (True,) * len(names) + (False,) * len(stuff)
+        return cls(names + stuff, tuple(range(1, len(things) + 1)), things)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __getitem__(self, numbers: Sequence[int]) -> Categories:
+        """The classes of these numbers, in that order."""
+        parts = ([values[n] for n in numbers] for values in (self.names, self.ids, self.things))
+        return Categories(*map(tuple, parts))  # type: ignore[arg-type]
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO's category records; ``isthing`` stands there when not all are things."""
+        rows = zip(self.ids, self.names, self.things, strict=True)
+        flags = not all(self.things)
+        return [{"id": i, "name": name} | ({"isthing": int(thing)} if flags else {}) for i, name, thing in rows]
 
     def index(self, category_id: int) -> int:
         """Class number 0..K-1 of an id of the file; ``KeyError`` when the id is unknown."""
@@ -208,11 +226,12 @@ class ImageMeta:
     input_size: tuple[int, int]
     affine: Float[np.ndarray, "2 3"] = field(default_factory=lambda: np.eye(3, dtype=np.float64)[:2])
 
-    def to_original(self, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the input in the original picture, clipped to it. A mirrored axis is put in order again."""
+    def to_original(self, boxes: Float[np.ndarray, "n 4"], clip: bool = True) -> Float[np.ndarray, "n 4"]:
+        """Boxes of the input in the original picture, clipped to it unless ``clip`` is off. A mirrored axis is put in
+        order again."""
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) @ self.affine[:, :2].T + self.affine[:, 2]
         corners = np.sort(corners, axis=1).reshape(-1, 4)
-        return np.clip(corners, 0, np.tile(self.size[::-1], 2)).astype(np.float32)
+        return (np.clip(corners, 0, np.tile(self.size[::-1], 2)) if clip else corners).astype(np.float32)
 
 
 @dataclass
@@ -280,6 +299,9 @@ class Panoptic:
     segments: list[dict[str, Any]]
     """One dict per segment: ``id``, ``label`` (0..K-1), ``score``, ``thing``."""
 
+    def __len__(self) -> int:
+        return len(self.segments)
+
 
 @dataclass
 class Prediction:
@@ -294,7 +316,8 @@ class Prediction:
     """RGB pixels, kept only when the picture was given as an array and cannot be read again from ``meta.path``."""
 
     def __len__(self) -> int:
-        return len(self.instances) if self.instances is not None else 0
+        found = self.instances if self.instances is not None else self.panoptic
+        return len(found) if found is not None else 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.to_coco()
@@ -303,15 +326,20 @@ class Prediction:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
 
         A row has ``mask_score`` beside ``score`` where the method ranks masks apart. A label map gives one row per
-        class that occurs, with its mask and nothing else, as in COCO's stuff results.
+        class that occurs, with its mask and nothing else, as in COCO's stuff results; a panoptic picture gives one row
+        per segment, with its mask and score.
         """
         rows: list[dict[str, Any]] = []
         if self.semantic is not None:
             for label in np.unique(self.semantic).tolist():
                 (rle,) = mask_math.encode((self.semantic == label)[None])
-                shape = {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
                 category = self.categories.ids[label]
-                rows.append({"image_id": self.meta.image_id, "category_id": category, "segmentation": shape})
+                rows.append({"image_id": self.meta.image_id, "category_id": category, "segmentation": _text(rle)})
+        for segment in self.panoptic.segments if self.panoptic is not None else ():
+            (rle,) = mask_math.encode((self.panoptic.ids == segment["id"])[None])  # type: ignore[union-attr]
+            category = self.categories.ids[segment["label"]]
+            row = {"image_id": self.meta.image_id, "category_id": category, "segmentation": _text(rle)}
+            rows.append(row | {"score": float(segment["score"])})
         found = self.instances
         if found is None:
             return rows
@@ -325,11 +353,7 @@ class Prediction:
                 "score": float(found.scores[i]),
             }
             if rle is not None:
-                counts = rle["counts"]
-                row["segmentation"] = {
-                    "size": [int(v) for v in rle["size"]],
-                    "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-                }
+                row["segmentation"] = _text(rle)
             if found.mask_scores is not None:
                 row["mask_score"] = float(found.mask_scores[i])
             rows.append(row)
@@ -346,3 +370,12 @@ class Prediction:
         from maskkit.infer.draw import save
 
         return save(self, Path(path))
+
+
+def _text(rle: Rle) -> Rle:
+    """The record as JSON can hold it."""
+    counts = rle["counts"]
+    return {
+        "size": [int(v) for v in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }

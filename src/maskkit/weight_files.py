@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskkit.errors import DataError
+from maskkit.files import replacing
 
-_WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "params")
+_WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "module", "params")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -67,6 +68,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all, with texts beside the tensors."""
+    own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
+    with replacing(path) as temporary:
+        save_file(own, temporary, metadata)
 
 
 def _is_state(value: Any) -> bool:

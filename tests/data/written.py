@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskkit import masks as mask_math
-from maskkit.data.records import Annotation, Problem
+from maskkit.data.records import Annotation, Problem, Segment
+from maskkit.types import Categories
 
 SIZE = (40, 60)  # height, width of every picture here
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
@@ -79,6 +80,32 @@ def write_coco(
     return write_json(file, {"images": images, "annotations": annotations, "categories": categories})
 
 
+PANOPTIC_CLASSES = (("cat", 3, True), ("sky", 187, False), ("grass", 193, False))
+"""Name, id, whether a thing."""
+
+
+def panoptic_categories() -> Categories:
+    return Categories(*zip(*PANOPTIC_CLASSES, strict=True))  # type: ignore[arg-type]
+
+
+def write_panoptic(file: Path, pictures: dict[int, tuple[np.ndarray, list[dict[str, Any]]]]) -> Path:
+    """A COCO panoptic file: ids per pixel and segments by the id of the picture, which lies in ``images/``.
+
+    What a segment does not say of itself is filled in.
+    """
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": panoptic_categories().to_coco()}
+    for number, (ids, segments) in pictures.items():
+        write_picture(file.parent / "images" / f"{number}.png", number, ids.shape)  # type: ignore[arg-type]
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+        (file.parent / file.stem).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours).save(file.parent / file.stem / f"{number}.png")
+        rows = [{"iscrowd": 0, "area": int((ids == s["id"]).sum())} | s for s in segments]
+        size = {"height": ids.shape[0], "width": ids.shape[1]}
+        content["images"].append({"id": number, "file_name": f"{number}.png", **size})
+        content["annotations"].append({"image_id": number, "file_name": f"{number}.png", "segments_info": rows})
+    return write_json(file, content)
+
+
 def pixels(annotation: Annotation, size: tuple[int, int] = SIZE) -> np.ndarray:
     """The mask (H, W) of an object."""
     rle = annotation.rle(size)
@@ -94,7 +121,7 @@ def areas(annotations: list[Annotation]) -> list[int | None]:
 def outlines(annotation: Annotation) -> list[list[float]]:
     """The polygons of an object."""
     assert annotation.segmentation is not None
-    assert not isinstance(annotation.segmentation, dict)
+    assert not isinstance(annotation.segmentation, dict | Segment)
     return [np.asarray(p).tolist() for p in annotation.segmentation]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import maskkit.models
 from maskkit.config import RunConfig, to_dict
+from maskkit.engine.log import LOG_EVERY
 
 MODELS = str(Path(__file__).parent / "models")
 
@@ -18,9 +19,15 @@ _server.set_forkserver_preload(
 )
 
 
-def start(config: RunConfig, out: Path, resume: bool = False, environment: dict[str, str] | None = None) -> BaseProcess:
-    """Begin a training in a new process."""
-    process = _server.Process(target=_train, args=(to_dict(config), out, resume, environment or {}))
+def start(
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    environment: dict[str, str] | None = None,
+    log_every: int = LOG_EVERY,
+) -> BaseProcess:
+    """Begin a training in a new process, which writes its losses every ``log_every`` steps."""
+    process = _server.Process(target=_train, args=(to_dict(config), out, resume, environment or {}, log_every))
     process.start()
     return process
 
@@ -57,13 +64,15 @@ def into(out: Path, seconds: float) -> Callable[[], bool]:
     return moment
 
 
-def _train(config: dict, out: Path, resume: bool, environment: dict[str, str]) -> None:
+def _train(config: dict, out: Path, resume: bool, environment: dict[str, str], log_every: int) -> None:
     import torch
 
+    from maskkit.engine import log
     from maskkit.engine.checkpoint import run_config
     from maskkit.engine.train import train
 
     torch.set_num_threads(1)
     os.environ.update(environment)
     maskkit.models.__path__.append(MODELS)
+    log.LOG_EVERY = log_every
     train(run_config(config), out, resume)

@@ -106,7 +106,7 @@ def test_a_failed_writing_leaves_the_previous_file(tmp_path, model, tiny, monkey
         Path(file).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr("maskkit.weight_files.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save_model(path, model, tiny, CLASSES, {"step": 2})
     assert checkpoint.load_model(path).info == {"step": 1}
@@ -159,6 +159,14 @@ def test_a_description_that_cannot_be_used_gives_one_clear_error(tmp_path, model
         rewrite(path, change)
         with pytest.raises(DataError, match=message):
             checkpoint.load_model(path)
+
+
+def test_things_and_stuff_are_kept_and_older_files_know_only_things(tmp_path, model, tiny):
+    path, classes = tmp_path / "m.safetensors", Categories.of(["cat", "dog"], stuff=["sky"])
+    checkpoint.save_model(path, model, tiny, classes, {})
+    assert checkpoint.load_model(path).categories == classes
+    rewrite(path, lambda h: h["categories"].pop("things"))
+    assert checkpoint.load_model(path).categories == Categories.of(["cat", "dog", "sky"])
 
 
 class Hostile:

@@ -20,7 +20,8 @@ from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.engine.checkpoint import load_model, save_model
-from maskkit.eval.coco import evaluate
+from maskkit.eval.coco import CocoResult
+from maskkit.eval.tasks import TASKS
 from maskkit.models.base import Model
 from maskkit.types import Batch, ImageMeta, Target
 
@@ -197,7 +198,8 @@ class Conformance:
         torch.manual_seed(0)
         settings = self.overfit
         given = replace(self.input(), size=settings["size"])
-        data = shapes_dataset(2, seed=self.pictures, size=settings["size"], objects=(2, 3))
+        task = TASKS[registry.model_class(self.preset).tasks[0]]
+        data = task.view(shapes_dataset(2, seed=self.pictures, size=settings["size"], objects=(2, 3)))
         samples = [apply(eval_ops(given), data.load(i), np.random.default_rng(0)) for i in range(2)]
         batch = collate(samples, given)
         model = self.model().train()
@@ -212,8 +214,9 @@ class Conformance:
             rate.step()
         model.eval()
         with torch.no_grad():
-            predictions = model.decode(model(batch.images), batch.metas, CATEGORIES)
-        result = evaluate([row for p in predictions for row in p.to_coco()], data.coco())
+            predictions = model.decode(model(batch.images), batch.metas, data.categories)
+        result = task.evaluate([row for p in predictions for row in p.to_coco()], data)
+        assert isinstance(result, CocoResult)
         assert (result.segm is not None) == ("instance" in model.tasks)
         # masks that are never shown cannot be learnt by heart: a method for boxes alone is judged by its boxes
         numbers = result.main if "masks" in model.needs else result.bbox

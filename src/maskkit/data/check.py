@@ -21,9 +21,9 @@ from rich.text import Text
 from maskkit import masks as mask_math
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.images import image_size, read_image
-from maskkit.data.records import Dataset, Problem, Problems, Record, area_of, size_mismatch
+from maskkit.data.records import Dataset, Problem, Problems, Record, Segment, area_of, size_mismatch
 from maskkit.errors import DataError
-from maskkit.types import ImageMeta, Instances, Masks, Prediction
+from maskkit.types import ImageMeta, Instances, Masks, Panoptic, Prediction
 
 MANY = 5000
 """Pictures from which on only headers are read unless pixels are asked for."""
@@ -155,8 +155,11 @@ def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Reco
 def _fault(record: Record, decode: bool) -> str | None:
     try:
         size = tuple(read_image(record.path).shape[1:]) if decode else image_size(record.path)
-        if decode and record.semantic is not None and size == record.size:
-            record.semantic.read(record.size)
+        if decode and size == record.size:
+            if record.semantic is not None:
+                record.semantic.read(record.size)
+            for segment in (a.segmentation for a in record.annotations if isinstance(a.segmentation, Segment)):
+                segment.rle(record.size)
     except DataError as error:
         return str(error)
     return None if size == record.size else size_mismatch(record.size, (size[0], size[1]))
@@ -218,9 +221,17 @@ def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, Prediction]:
     if target.masks is not None:  # one at a time: a hundred dense masks of a large picture would fill the memory
         masks = Masks(size, rles=[mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
     boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
-    objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)
-    drawn = ImageMeta(meta.image_id, meta.path, size, size)
-    return image.permute(1, 2, 0).numpy(), Prediction(drawn, dataset.categories, objects)
+    drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
+    if masks is not None and not all(names.things):
+        ids = np.zeros(size, np.int32)
+        for i in range(len(masks)):
+            ids[masks[i].dense()[0].numpy()] = i + 1
+        segments = [{"id": i, "label": n, "score": 1.0, "thing": names.things[n]} for i, n in enumerate(labels, 1)]
+        truth = Prediction(drawn, names, panoptic=Panoptic(ids, segments))
+    else:
+        objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)
+        truth = Prediction(drawn, names, objects)
+    return image.permute(1, 2, 0).numpy(), truth
 
 
 def _contents_table(report: CheckReport) -> Table:

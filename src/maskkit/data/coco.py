@@ -36,7 +36,8 @@ from maskkit.masks import Rle
 from maskkit.types import Categories
 
 LAYOUT = (
-    "COCO: annotations.json, train.json, annotations/instances_train*.json or train/_annotations.coco.json "
+    "COCO: annotations.json, train.json, annotations/instances_train*.json, annotations/panoptic_train*.json or "
+    "train/_annotations.coco.json "
     '(with "images", "annotations" and "categories")'
 )
 
@@ -55,6 +56,8 @@ def find(folder: Path) -> dict[str | None, Path]:
                 f"annotations/{name}.json",
                 f"annotations/instances_{name}*.json",
                 f"instances_{name}*.json",
+                f"annotations/panoptic_{name}*.json",
+                f"panoptic_{name}*.json",
             )
             candidates = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
             if candidates:
@@ -143,6 +146,7 @@ class _Reader:
 
     def categories(self, rows: list[Any], used: set[int | None]) -> Categories:
         names: dict[int, str] = {}
+        things: list[bool] = []
         for i, row in enumerate(rows):
             key = _whole(_get(row, "id"))
             if key is None:
@@ -159,9 +163,10 @@ class _Reader:
             if name in names.values():
                 self.warn(f"category {key}", f"the name {name!r} is used twice; give each class its own")
             names[key] = name
+            things.append(row.get("isthing") not in (0, "0", False))
         if not names:
             self.error("", "has no category; without classes nothing can be learnt")
-        return Categories(tuple(names.values()), tuple(names))
+        return Categories(tuple(names.values()), tuple(names), tuple(things))
 
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
         """Records by the id that annotations refer to; None for a picture that is left out."""

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,10 +109,10 @@ def _loops(mask: Bool[np.ndarray, "h w"]) -> list[Points]:
 
 def _polygons(annotation: Annotation, size: tuple[int, int]) -> list[Float[np.ndarray, "k"]]:
     """The polygons of the file, or those around the pixels of the mask."""
-    shape = annotation.segmentation
-    if isinstance(shape, dict):
-        return trace(mask_math.decode([shape], size)[0])
-    return [np.asarray(p, np.float64) for p in shape or []]
+    if isinstance(annotation.segmentation, Sequence):
+        return [np.asarray(p, np.float64) for p in annotation.segmentation]
+    rle = annotation.rle(size)
+    return trace(mask_math.decode([rle], size)[0]) if rle is not None else []
 
 
 def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndarray, "k"]:
@@ -130,12 +130,13 @@ def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndar
 def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The splits with one list of classes: those of the first, then what the others have besides."""
     first, *others = [d.categories for d in datasets.values()]
-    names, ids = list(first.names), list(first.ids)
-    for name in (n for categories in others for n in categories.names):
+    names, ids, things = list(first.names), list(first.ids), list(first.things)
+    for name, thing in (pair for known in others for pair in zip(known.names, known.things, strict=True)):
         if name not in names:
             names.append(name)
             ids.append(max(ids, default=0) + 1)
-    categories = Categories(tuple(names), tuple(ids))
+            things.append(thing)
+    categories = Categories(tuple(names), tuple(ids), tuple(things))
     return {split: dataset.with_categories(categories) for split, dataset in datasets.items()}
 
 

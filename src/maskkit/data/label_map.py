@@ -5,15 +5,18 @@ A label map is ``(H, W)`` uint8 of class numbers; `IGNORE` (255) marks pixels ab
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
+from scipy import ndimage
 
 from maskkit import masks as mask_math
 from maskkit.errors import DataError
+from maskkit.masks import Rle
 
 if TYPE_CHECKING:
     from maskkit.data.records import Annotation
@@ -152,6 +155,43 @@ class PictureTags:
 
 
 LabelSource = LabelFile | PaintedObjects | PictureTags
+
+
+@dataclass(frozen=True)
+class IdPicture:
+    """A picture whose values are the ids of segments, as in COCO's panoptic format; 0 is nothing."""
+
+    path: Path
+    ids: frozenset[int]
+    """Those that occur, without 0."""
+
+    def rles(self, size: tuple[int, int]) -> dict[int, Rle]:
+        """Run-length records of the segments by their ids, in a picture of ``size`` (H, W).
+
+        Raises `DataError` when the file cannot be read, or has not just the segments that it should.
+        """
+        try:
+            written = self.path.stat().st_mtime_ns
+        except OSError:
+            written = 0  # reading it will tell
+        return _segments(self, size, written)
+
+
+@lru_cache(maxsize=8)  # the segments of a picture are asked for one after the other
+def _segments(picture: IdPicture, size: tuple[int, int], written: int) -> dict[int, Rle]:
+    pixels = read_values(picture.path, size)
+    values = np.unique(pixels)
+    there = set(values.tolist()) - {0}
+    if there != picture.ids:
+        wrong = min(there ^ picture.ids)
+        what = "has no segment in the json" if wrong in there else "is a segment of the json without a pixel"
+        raise DataError(f"{picture.path}: the id {wrong} {what}; write both again from one source")
+    numbers = np.searchsorted(values, pixels) + 1  # return_inverse would sort all pixels along
+    return {
+        value: mask_math.encode_region(numbers[place] == n, place[0].start, place[1].start, size)
+        for n, (value, place) in enumerate(zip(values.tolist(), ndimage.find_objects(numbers), strict=True), 1)
+        if value != 0
+    }
 
 
 def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | Int[np.ndarray, "h w"]:

@@ -7,6 +7,7 @@ batches that an uninterrupted one would have seen.
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ from maskkit.data.records import Dataset
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.types import Batch, Masks, Target
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Steps(Protocol[T_co]):
+    """What makes the batch of a step, of the number of the step alone. Raises `DataError`."""
+
+    def __getitem__(self, step: int, /) -> T_co: ...
 
 
 def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
@@ -70,7 +80,7 @@ def train_loader(
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
         raise DataError(f"copy-paste needs masks, not {config.data.labels}; set augment.copy_paste to 0")
     steps = _TrainSteps(dataset, config, stop_step, rank, world)
-    return _batches(steps, range(start_step, stop_step), config.train.workers)
+    return batches(steps, range(start_step, stop_step), config.train.workers)
 
 
 def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
@@ -78,7 +88,7 @@ def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) 
 
     Raises `DataError` for a picture that cannot be read.
     """
-    return _batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
+    return batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class _TrainSteps:
 
     def _sample(self, epoch: int, place: int) -> Sample:
         config = self.config
-        index = int(_permutation(len(self.dataset), config.train.seed, epoch)[place])
+        index = int(permutation(len(self.dataset), config.train.seed, epoch)[place])
         rng = np.random.default_rng([config.train.seed, epoch, index])
         ops = train_ops(config.augment, config.input, self._partner)
         return apply(ops, self.dataset.load(index, config.data.labels), rng)
@@ -119,7 +129,8 @@ class _EvalSteps:
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of ``n`` pictures in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
@@ -141,16 +152,16 @@ def _grown(target: Target, size: tuple[int, int]) -> Target:
 class _Guarded:
     """Gives a `DataError` back instead of raising it: a worker would bury it in a traceback of its own."""
 
-    steps: _TrainSteps | _EvalSteps
+    steps: Steps[object]
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def __getitem__(self, step: int) -> object:
         try:
             return self.steps[step]
         except DataError as error:
             return error
 
 
-def _batches(steps: _TrainSteps | _EvalSteps, order: range, workers: int) -> Iterator[Batch]:
+def batches(steps: Steps[T], order: range, workers: int) -> Iterator[T]:
     """The batches of ``order``, made by ``workers`` processes of one thread each, or here for 0."""
     loader = DataLoader(
         _Guarded(steps),  # type: ignore[arg-type]

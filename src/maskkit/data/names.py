@@ -13,6 +13,19 @@ _COCO = (
 )
 # classes that were planned and never annotated; their ids stay free
 _COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_COCO_STUFF = (
+    "banner, blanket, bridge, cardboard, counter, curtain, door-stuff, floor-wood, flower, fruit, gravel, house, "
+    "light, mirror-stuff, net, pillow, platform, playingfield, railroad, river, road, roof, sand, sea, shelf, snow, "
+    "stairs, tent, towel, wall-brick, wall-stone, wall-tile, wall-wood, water-other, window-blind, window-other, "
+    "tree-merged, fence-merged, ceiling-merged, sky-other-merged, cabinet-merged, table-merged, floor-other-merged, "
+    "pavement-merged, mountain-merged, grass-merged, dirt-merged, paper-merged, food-other-merged, "
+    "building-other-merged, rock-merged, wall-other-merged, rug-merged"
+)
+_COCO_STUFF_IDS = (
+    *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154),
+    *(155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
+    *range(184, 201),
+)
 _VOC = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, "
     "pottedplant, sheep, sofa, train, tvmonitor"
@@ -26,14 +39,19 @@ COCO_IDS = Categories(
 )
 """Every id from 1 to 90 as a class, as torchvision's models have it; ten of them were never annotated."""
 
+COCO_PANOPTIC = Categories(
+    (*COCO.names, *_COCO_STUFF.split(", ")), (*COCO.ids, *_COCO_STUFF_IDS), (True,) * 80 + (False,) * 53
+)
+"""The 133 classes of COCO panoptic: 80 things, 53 kinds of stuff."""
+
 VOC = Categories.of(_VOC.split(", "))
 """The 20 classes of Pascal VOC."""
 
-VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids))
+VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids), (False, *VOC.things))
 """The same with the background, as semantic models know them."""
 
 
 def names_for(classes: int) -> Categories:
     """The classes of a published checkpoint by their number; ``class 0``, ``class 1``, ... where none is known."""
-    known = {len(c): c for c in (COCO, COCO_IDS, VOC, VOC_SEMANTIC)}
+    known = {len(c): c for c in (COCO, COCO_IDS, COCO_PANOPTIC, VOC, VOC_SEMANTIC)}
     return known.get(classes) or Categories.of(f"class {i}" for i in range(classes))

@@ -19,7 +19,7 @@ from torch import Tensor
 from maskkit import masks as mask_math
 from maskkit.data import saliency
 from maskkit.data.images import read_image
-from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, LabelSource, PaintedObjects
+from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, IdPicture, LabelSource, PaintedObjects
 from maskkit.errors import DataError
 from maskkit.masks import Rle
 from maskkit.types import Categories, ImageMeta, Masks, Target
@@ -32,6 +32,9 @@ Warn = Callable[[str], None]
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Names that folders and files give to a split, ours first."""
+
+ONE_CLASS = Categories.of(["object"])
+"""Of class-agnostic methods."""
 
 SLACK = 1.0
 """Pixels by which an annotation may reach over the border before it is worth a warning."""
@@ -63,6 +66,18 @@ class Problems(list[Problem]):
         self.append(Problem("warning", str(file), record, message.removeprefix(f"{file}: ")))
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The pixels of one value in a picture of ids, which is read when they are asked for."""
+
+    picture: IdPicture
+    id: int
+
+    def rle(self, size: tuple[int, int]) -> Rle:
+        """Run-length record in a picture of ``size`` (H, W). Raises `DataError`."""
+        return self.picture.rles(size)[self.id]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Annotation:
     """One object of a picture. Everything is in pixel edges of the upright picture."""
@@ -72,17 +87,22 @@ class Annotation:
     """Class number 0..K-1."""
     box: Box | None
     """``x1 y1 x2 y2``; None stands for the tight box of the mask."""
-    segmentation: Polygons | Rle | None = None
-    """Flat polygons ``[x0, y0, x1, y1, ...]`` whose union is the mask, a compressed run-length record, or not known."""
+    segmentation: Polygons | Rle | Segment | None = None
+    """Flat polygons ``[x0, y0, x1, y1, ...]`` whose union is the mask, a compressed run-length record, a value of a
+    picture of ids, or not known."""
     crowd: bool = False
     area: float | None = None
     """Area as the file has it; None stands for the pixels of the mask (or the area of the box)."""
 
     def rle(self, size: tuple[int, int]) -> Rle | None:
-        """Run-length record of the mask in a picture of ``size`` (H, W), None when no mask is known."""
-        if self.segmentation is None or isinstance(self.segmentation, dict):
-            return self.segmentation
-        return mask_math.from_polygons(self.segmentation, size)
+        """Run-length record of the mask in a picture of ``size`` (H, W), None when no mask is known.
+
+        Raises `DataError` when it stands in a picture of ids that cannot be read.
+        """
+        shape = self.segmentation
+        if shape is None or isinstance(shape, dict):
+            return shape
+        return shape.rle(size) if isinstance(shape, Segment) else mask_math.from_polygons(shape, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +153,16 @@ class Dataset:
 
     def coco(self) -> dict[str, Any]:
         """COCO ground truth with the ids of the file; an object whose mask is not known has no ``segmentation``."""
+        return {
+            "images": self.coco_images(),
+            "categories": self.categories.to_coco(),
+            "annotations": [_coco_row(r, a, self.categories) for r in self.records for a in r.annotations],
+        }
+
+    def coco_images(self) -> list[dict[str, Any]]:
+        """COCO's records of the pictures."""
         folder = self.source if self.source.is_dir() else self.source.parent
-        images = [
+        return [
             {
                 "id": r.image_id,
                 "file_name": (r.path.relative_to(folder) if r.path.is_relative_to(folder) else r.path).as_posix(),
@@ -143,12 +171,6 @@ class Dataset:
             }
             for r in self.records
         ]
-        names = zip(self.categories.ids, self.categories.names, strict=True)
-        return {
-            "images": images,
-            "categories": [{"id": i, "name": name} for i, name in names],
-            "annotations": [_coco_row(r, a, self.categories) for r in self.records for a in r.annotations],
-        }
 
     def subset(self, indices: Iterable[int]) -> "Dataset":
         """The records at ``indices``, in that order."""
@@ -182,10 +204,49 @@ class Dataset:
         renumber = {i: numbers[name] for i, name in enumerate(self.categories.names) if name in numbers}
         return replace(self, records=[_renumbered(r, renumber) for r in self.records], categories=categories)
 
+    def only(self, classes: Sequence[int]) -> "Dataset":
+        """The data set with the class numbers ``classes`` alone, which become 0, 1, ...; nothing is known of others."""
+        number = {k: n for n, k in enumerate(classes)}
+        records = [
+            replace(
+                r,
+                annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number],
+                semantic=r.semantic.renumber(number) if r.semantic is not None else None,
+            )
+            for r in self.records
+        ]
+        return replace(self, records=records, categories=self.categories[classes])
+
     def with_saliency(self, folder: Path) -> "Dataset":
         """The same pictures with their saliency maps, which lie in ``folder``. Raises `DataError` where one lacks."""
         maps = saliency.find(folder, [r.path for r in self.records])
         return replace(self, records=[replace(r, saliency=m) for r, m in zip(self.records, maps, strict=True)])
+
+    def as_one_class(self) -> "Dataset":
+        """The data set as one whose objects are of one class, called object: what class-agnostic methods see of it."""
+        records = [
+            replace(r, annotations=[replace(a, label=0) for a in r.annotations], semantic=None) for r in self.records
+        ]
+        return replace(self, records=records, categories=ONE_CLASS)
+
+    def as_instances(self) -> "Dataset":
+        """The data set as one of things alone: segments of stuff, and their classes, are left out."""
+        if all(self.categories.things):
+            return self
+        things = self.only(np.flatnonzero(self.categories.things).tolist())
+        return replace(things, records=[replace(r, semantic=None) for r in things.records])
+
+    def as_panoptic(self) -> "Dataset":
+        """The data set as one of segments, things and stuff alike, which are its annotations; the rest is not known.
+
+        Raises `DataError` when there are label maps alone, in which objects cannot be told apart.
+        """
+        if any(r.semantic is not None for r in self.records) and not any(r.annotations for r in self.records):
+            raise DataError(
+                f"{self.source}: has label maps without objects; panoptic data are a COCO panoptic json with its "
+                "pictures of ids, or masks of objects"
+            )
+        return replace(self, records=[replace(r, semantic=None) for r in self.records])
 
     def as_semantic(self) -> "Dataset":
         """The data set as one of label maps alone: objects become paint, where pixels may be of no class that is one:
@@ -199,7 +260,9 @@ class Dataset:
             background = categories.names.index(BACKGROUND_NAME)
         elif any(s.has_background for s in sources):
             free = next(i for i in itertools.count() if i not in categories.ids)
-            categories = Categories((BACKGROUND_NAME, *categories.names), (free, *categories.ids))
+            categories = Categories(
+                (BACKGROUND_NAME, *categories.names), (free, *categories.ids), (False, *categories.things)
+            )
             shift, background = 1, 0
         if len(categories) >= IGNORE:
             raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds {IGNORE - 1} at most")
@@ -311,12 +374,12 @@ def _coco_row(record: Record, annotation: Annotation, categories: Categories) ->
         "iscrowd": int(annotation.crowd),
     }
     shape = annotation.segmentation
-    if isinstance(shape, dict):
-        counts = shape["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        row["segmentation"] = {"size": list(shape["size"]), "counts": text}
-    elif shape is not None:
+    if isinstance(shape, Sequence):
         row["segmentation"] = [np.asarray(p, np.float64).tolist() for p in shape]
+    elif (rle := annotation.rle(record.size)) is not None:
+        counts = rle["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        row["segmentation"] = {"size": list(rle["size"]), "counts": text}
     return row
 
 

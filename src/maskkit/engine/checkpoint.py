@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,11 +20,10 @@ import maskkit
 from maskkit import registry
 from maskkit.config import DataConfig, RunConfig, from_dict, to_dict
 from maskkit.errors import DataError, MaskkitError
-from maskkit.files import replacing
 from maskkit.models.base import Model
 from maskkit.nn.backbone import Backbone, load_backbone
 from maskkit.types import Categories
-from maskkit.weight_files import is_safetensors, read_metadata, read_tensors
+from maskkit.weight_files import is_safetensors, read_metadata, read_tensors, write_tensors
 
 FORMAT = 1
 """Version of the layout; a file with a higher one is refused."""
@@ -59,7 +57,7 @@ def load_model(path: str | Path) -> Checkpoint:
     path = Path(path)
     header = read_header(path)
     config = _config(header, path)
-    categories = Categories(tuple(header["categories"]["names"]), tuple(header["categories"]["ids"]))
+    categories = _categories(header)
     model = registry.model_class(config.preset)(config.model)
     _fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
     return Checkpoint(model.eval(), config, categories, header["info"])
@@ -78,10 +76,7 @@ def save_state(
     tensors = dict((model if average is None else average).state_dict())
     if average is not None:
         tensors |= {f"trained/{name}": tensor for name, tensor in model.state_dict().items()}
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, state in optimizer.state.items():
-        tensors |= {f"optimizer/{names[parameter]}/{k}": t for k, t in state.items() if isinstance(t, Tensor)}
-    _write(path, tensors, _header(config, categories, info))
+    _write(path, tensors | optimizer_tensors(model, optimizer), _header(config, categories, info))
 
 
 def load_state(path: Path, model: Model, average: Model | None, optimizer: Optimizer) -> dict[str, Any]:
@@ -92,7 +87,23 @@ def load_state(path: Path, model: Model, average: Model | None, optimizer: Optim
         _fill(average, plain, path)
         plain = {n.removeprefix("trained/"): t for n, t in tensors.items() if n.startswith("trained/")}
     _fill(model, plain, path)
+    load_optimizer(tensors, model, optimizer)
+    return read_header(path)["info"]
 
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers of each parameter of ``model``, as ``optimizer/<parameter>/<what>``."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"optimizer/{names[parameter]}/{k}": t
+        for parameter, state in optimizer.state.items()
+        for k, t in state.items()
+        if isinstance(t, Tensor)
+    }
+
+
+def load_optimizer(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
+    """Put the `optimizer_tensors` among ``tensors`` back, bit for bit."""
     saved: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
@@ -106,7 +117,6 @@ def load_state(path: Path, model: Model, average: Model | None, optimizer: Optim
         if names[parameter] in saved
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return read_header(path)["info"]
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -154,6 +164,7 @@ def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list
         if not isinstance(backbone, Backbone):
             raise DataError(f"{source}: {config.preset} has no timm backbone to fill; give a maskkit checkpoint")
         unused = load_backbone(backbone, source)
+        model.adopt_backbone()
         return [f"the backbone starts from {source}" + (f"; not used: {_some(unused)}" if unused else "")]
     own, given = model.state_dict(), read_tensors(Path(source))
     fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
@@ -171,15 +182,21 @@ def check_same(config: RunConfig, categories: Categories, pictures: int, last: P
     """Raise `MaskkitError` when the run in ``last`` was another one than is asked for now, with every difference."""
     header = read_header(last)
     then, now = (_flat(to_dict(c)) for c in (_config(header, last), config))
-    names = header["categories"]
-    then |= {"classes": names["names"], "class ids": names["ids"], "training pictures": header["info"].get("pictures")}
-    now |= {"classes": list(categories.names), "class ids": list(categories.ids), "training pictures": pictures}
+    before = header["info"].get("pictures")
+    for facts, known, count in ((then, _categories(header), before), (now, categories, pictures)):
+        facts |= {"classes": list(known.names), "class ids": list(known.ids), "things": list(known.things)}
+        facts["training pictures"] = count
     changed = [k for k in sorted(then | now) if then.get(k) != now.get(k) and k not in _FREE_TO_CHANGE]
     if changed:
         what = "; ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)
         raise MaskkitError(
             f"{last}: cannot go on, that run was another one: {what}; use its values, or another folder by --out"
         )
+
+
+def _categories(header: dict[str, Any]) -> Categories:
+    """The classes of a checkpoint; one from before there was stuff does not say which are things."""
+    return Categories(**{name: tuple(values) for name, values in header["categories"].items()})
 
 
 def _config(header: dict[str, Any], path: Path) -> RunConfig:
@@ -193,15 +210,13 @@ def _config(header: dict[str, Any], path: Path) -> RunConfig:
 
 
 def _header(config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"names": list(categories.names), "ids": list(categories.ids)}
+    names = {"names": list(categories.names), "ids": list(categories.ids), "things": list(categories.things)}
     version = maskkit.__version__
     return {"format": FORMAT, "version": version, "config": to_dict(config), "categories": names, "info": dict(info)}
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
-    own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
-    with replacing(path) as temporary:
-        save_file(own, temporary, metadata={"maskkit": json.dumps(header)})
+    write_tensors(path, tensors, {"maskkit": json.dumps(header)})
 
 
 def _laid_out(saved: Tensor, parameter: Tensor) -> Tensor:

@@ -9,16 +9,16 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from maskkit.config import TrainConfig
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_UNDECAYED = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
 
 def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in four groups, always in this order: backbone, backbone norm and bias, rest, rest of those.
 
     ``lr_factor`` of a group is its share of the learning rate. Norms and biases are told by having one axis at most;
-    with ``decay_bias`` only those of normalisation layers are apart from the rest.
+    with ``decay_bias`` only those of normalisation layers are apart from the rest. Embeddings are with the norms.
     """
-    of_norms = {p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    undecayed = {p for m in model.modules() if isinstance(m, _UNDECAYED) for p in m.parameters(recurse=False)}
     groups: list[dict[str, Any]] = [
         {"params": [], "lr_factor": factor, "weight_decay": decay}
         for factor in (config.backbone_lr, 1.0)
@@ -26,7 +26,7 @@ def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     ]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            apart = parameter.ndim <= 1 and (parameter in of_norms or not config.decay_bias)
+            apart = parameter in undecayed or (parameter.ndim <= 1 and not config.decay_bias)
             place = 2 * (not name.startswith("backbone.")) + apart
             groups[place]["params"].append(parameter)
     return groups

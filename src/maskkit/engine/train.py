@@ -4,6 +4,10 @@ Every step is a pure function of the configuration, the weights and the number o
 from the seed and ``s``, the random choices inside a loss are seeded by the two, the learning rate is computed from
 ``s``. So a run that was killed goes on from ``last.safetensors`` to the very bits that an undisturbed run ends with.
 
+Several processes share each batch and take the step that one would have taken with all of it: pictures are augmented by
+their own numbers, and losses are divided by the objects of the whole batch (`maskkit.losses.normaliser`). What remains
+different is what a loss draws at random, and batch norm that is trained, which sees its process's pictures alone.
+
 The folder of a run: ``config.json`` (resolved), ``metrics.jsonl``, ``last.safetensors`` (all that is needed to go on),
 ``best.safetensors`` (to predict with), its ``predictions.json`` on the validation pictures and ``report.html``, and
 ``samples/`` with some of these pictures as they were seen at each evaluation.
@@ -11,16 +15,16 @@ The folder of a run: ``config.json`` (resolved), ``metrics.jsonl``, ``last.safet
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import convert_to_fp32, gather_object
+from accelerate.utils import broadcast_object_list, convert_to_fp32, gather_object
 from safetensors.torch import save_file
 
 from maskkit import registry
@@ -44,6 +48,8 @@ SAMPLES = 4
 
 SAMPLE_SCORE = 0.3
 """Least score of what is drawn there."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     if not resume and (last.exists() or (out / "config.json").exists()):
         raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
     accelerator.wait_for_everyone()  # until all have looked nobody writes
-    train_set, val_set, notes = open_data(config)
-    task = TASKS[registry.model_class(config.preset).tasks[0]]
+    train_set, val_set, notes = once(accelerator, lambda: open_data(config))
+    task = TASKS[registry.model_class(config.preset).task_of(config.model)]
     categories, pictures = train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
@@ -127,9 +133,11 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
                 raw = network(batch.images.contiguous(memory_format=layout), batch.targets)
             terms = model.loss(convert_to_fp32(raw), batch)
             # the one time in a step that the device is waited for: a loss that is not finite may not reach the weights
-            values = dict(zip(terms, torch.stack([t.detach() for t in terms.values()]).tolist(), strict=True))
+            whole = accelerator.reduce(torch.stack([t.detach() for t in terms.values()]), "mean")
+            values = dict(zip(terms, whole.tolist(), strict=True))  # type: ignore[union-attr]
             if not all(map(math.isfinite, values.values())):
-                raise MaskkitError(keep_batch(batch, values, step + 1, out / "bad_batch.safetensors"))
+                kept = out / ("bad_batch.safetensors" if rank == 0 else f"bad_batch_{rank}.safetensors")
+                raise MaskkitError(keep_batch(batch, values, step + 1, kept))
             accelerator.backward(torch.stack(list(terms.values())).sum())
             if settings.clip:
                 accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -168,7 +176,7 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     cannot learn from the labels that there are.
     """
     data, kind = config.data, registry.model_class(config.preset)
-    train_set, val_set = map(TASKS[kind.tasks[0]].view, open_splits(data.train, data.val, data.val_split))
+    train_set, val_set = map(TASKS[kind.task_of(config.model)].view, open_splits(data.train, data.val, data.val_split))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     train_set, val_set = report.datasets["train"], report.datasets["val"]
     notes = [f"{len(train_set)} pictures to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"]
@@ -199,6 +207,20 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     if data.saliency is not None:
         train_set = train_set.with_saliency(Path(data.saliency))
     return train_set, val_set, notes
+
+
+def once(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` gives, or raises for the user to mend, in the first process; in all of them."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [work()]
+        except MaskkitError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], MaskkitError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def evaluation_due(done: int, total: int, period: float) -> bool:

@@ -32,6 +32,8 @@ Row = Mapping[str, Any]
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
+PROPOSALS = (10, 100, 1000)
+"""Limits of detections at which the average recall of class-agnostic proposals is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,15 @@ class CocoResult:
             if numbers is not None:
                 table.add_row(name, *map(percent, numbers.values()))
         return table
+
+
+class ProposalResult(CocoResult):
+    """What `evaluate` finds of class-agnostic proposals with the limits `PROPOSALS`: they are judged by recall."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed: the recall of the best hundred decides which weights are best."""
+        return {name: self.main[name] for name in ("AR100", "AR10", "AR1000", "AP")}
 
 
 def percent(value: float) -> str:

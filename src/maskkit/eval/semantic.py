@@ -5,7 +5,6 @@ per class that occurs. A pixel without a row is of no class, which is as wrong a
 known (255) count nowhere.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,13 +124,7 @@ def evaluate(rows: Sequence[Row], dataset: Dataset) -> SemanticResult:
 def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
     """Truth and prediction of each picture of ``dataset``. Raises `DataError`."""
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
-    by_image: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["category_id"] not in numbers:
-            raise DataError(f"{dataset.source}: has no class with the id {row['category_id']!r} of a prediction")
-        by_image[row["image_id"]].append(row)
-    if unknown := by_image.keys() - {r.image_id for r in dataset.records}:
-        raise DataError(f"{dataset.source}: has no picture with the id {min(unknown)!r} of a prediction")
+    by_image = rows_by_image(rows, dataset)
     for record in dataset.records:
         if record.semantic is None:
             raise DataError(f"{record.path}: has no label map; only data sets of label maps can be measured")
@@ -141,6 +134,19 @@ def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
             found[mask_math.decode([row["segmentation"]], record.size)[0]] = numbers[row["category_id"]]
         found[truth == IGNORE] = IGNORE
         yield Pair(record, truth, found)
+
+
+def rows_by_image(rows: Sequence[Row], dataset: Dataset) -> dict[int, list[Row]]:
+    """The rows of each picture of ``dataset``. Raises `DataError` for one of an unknown picture or class."""
+    found: dict[int, list[Row]] = {r.image_id: [] for r in dataset.records}
+    classes = set(dataset.categories.ids)
+    for row in rows:
+        if row["category_id"] not in classes:
+            raise DataError(f"{dataset.source}: has no class with the id {row['category_id']!r} of a prediction")
+        if row["image_id"] not in found:
+            raise DataError(f"{dataset.source}: has no picture with the id {row['image_id']!r} of a prediction")
+        found[row["image_id"]].append(row)
+    return found
 
 
 def count(truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int) -> Int[np.ndarray, "k k+1"]:
@@ -173,8 +179,11 @@ def contour_band(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarra
 
 def read_results(path: str | Path, dataset: Dataset) -> list[dict[str, Any]]:
     """The rows of a file of COCO stuff results. Raises `DataError` for the first row that cannot be used."""
-    path = Path(path)
-    rows = load_json(path)
+    return sound_rows(load_json(Path(path)), Path(path), dataset)
+
+
+def sound_rows(rows: Any, path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """``rows``, the content of the file ``path``, with run lengths that fit. Raises `DataError`."""
     if not isinstance(rows, list):
         raise DataError(f"{path}: a results file is a list of rows, this is a {type(rows).__name__}")
     sizes = {r.image_id: r.size for r in dataset.records}

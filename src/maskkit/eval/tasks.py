@@ -1,15 +1,18 @@
 """What is done with the predictions of each task: one entry per task, and nothing else asks which task it is."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.table import Table
 
+from maskkit.data import panoptic as panoptic_files
 from maskkit.data.records import Dataset
-from maskkit.eval import coco, report, semantic, semantic_report
-from maskkit.eval.coco import CocoResult, Row
+from maskkit.eval import coco, panoptic, panoptic_report, report, semantic, semantic_report
+from maskkit.eval.coco import CocoResult, ProposalResult, Row
+from maskkit.files import write_json
+from maskkit.types import Categories
 
 
 class Result(Protocol):
@@ -44,6 +47,20 @@ class WriteReport(Protocol):
         ...
 
 
+class WriteResults(Protocol):
+    """Writes rows as the files that other tools of the task read."""
+
+    def __call__(
+        self, folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories
+    ) -> None:
+        """``images`` are COCO's image records; ``predictions.json`` in ``folder`` has the rows in any case."""
+        ...
+
+
+def _write_rows(folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
+    write_json(folder / "predictions.json", rows)
+
+
 @dataclass(frozen=True)
 class Task:
     """How a data set is seen, and how the rows of `Prediction.to_coco` are measured against it."""
@@ -53,6 +70,7 @@ class Task:
     evaluate: Callable[[Sequence[Row], Dataset], Result]
     read_results: Callable[[Path, Dataset], list[dict[str, Any]]]
     write_report: WriteReport
+    write_results: WriteResults = _write_rows
 
 
 def _measure_objects(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
@@ -61,6 +79,10 @@ def _measure_objects(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
 
 def _measure_boxes(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
     return coco.evaluate(rows, dataset.coco(), kinds=("bbox",))
+
+
+def _measure_proposals(rows: Sequence[Row], dataset: Dataset) -> ProposalResult:
+    return ProposalResult(**vars(coco.evaluate(rows, dataset.coco(), max_dets=coco.PROPOSALS)))
 
 
 def _read_objects(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
@@ -74,9 +96,30 @@ def _report_objects(
     report.write_report(path, result, rows, dataset.coco(), paths, title, notes)
 
 
-INSTANCE = Task(lambda dataset: dataset, _measure_objects, _read_objects, _report_objects)
-DETECTION = replace(INSTANCE, evaluate=_measure_boxes)
-SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
+def _write_segments(
+    folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories
+) -> None:
+    _write_rows(folder, rows, images, categories)
+    panoptic_files.write_results(folder / "panoptic.json", rows, images, categories)
 
-TASKS: dict[str, Task] = {"instance": INSTANCE, "detection": DETECTION, "semantic": SEMANTIC}
+
+INSTANCE = Task(Dataset.as_instances, _measure_objects, _read_objects, _report_objects)
+DETECTION = replace(INSTANCE, evaluate=_measure_boxes)
+PROPOSALS = replace(INSTANCE, view=Dataset.as_one_class, evaluate=_measure_proposals)
+SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
+PANOPTIC = Task(
+    Dataset.as_panoptic,
+    panoptic.evaluate,
+    panoptic.read_results,
+    panoptic_report.write_report,
+    _write_segments,
+)
+
+TASKS: dict[str, Task] = {
+    "instance": INSTANCE,
+    "detection": DETECTION,
+    "proposals": PROPOSALS,
+    "semantic": SEMANTIC,
+    "panoptic": PANOPTIC,
+}
 """By the first of a model's ``tasks``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -30,6 +30,8 @@ _TEXT_SHARE = 0.12
 """Share of a picture that labels may cover."""
 _NAMED_SHARE = 0.01
 """Share of a picture from which on a class of a label map is named."""
+_SHADES = np.array([1.0, 0.7, 0.5, 0.85, 0.6], np.float32)
+"""Brightnesses of the segments of one class, in turn."""
 _MASK_BYTES = 1 << 28
 """Dense masks are made for so many objects at once that they take no more memory than this."""
 
@@ -54,11 +56,18 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
     """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size.
 
     Where objects are many, the largest alone are labelled: text must not hide the picture. Of a label map all classes
-    are tinted, and those that cover enough are named.
+    are tinted, of a panoptic picture all segments, and those that cover enough are named.
     """
+    names = prediction.categories.names
     if prediction.semantic is not None:
-        tinted = paint(image, prediction.semantic, len(prediction.categories))
-        return _label_classes(tinted, prediction.semantic, prediction.categories.names)
+        return _name_regions(paint(image, prediction.semantic, len(names)), prediction.semantic, names)
+    if prediction.panoptic is not None:
+        ids, segments = prediction.panoptic.ids, prediction.panoptic.segments
+        order = np.zeros(1 + max((s["id"] for s in segments), default=0), np.int64)
+        order[[s["id"] for s in segments]] = np.arange(1, len(segments) + 1)
+        numbers, labels = order[ids], [s["label"] for s in segments]
+        tinted = paint_segments(image, numbers, labels, len(names))
+        return _name_regions(tinted, numbers, ["", *(names[label] for label in labels)])
     sv = _supervision()
     found = prediction.instances
     if found is None or len(found) == 0:
@@ -80,8 +89,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
     )
 
     font, padding = max(11, round(min(height, width) / 40)), max(2, round(min(height, width) / 200))
-    names = [prediction.categories.names[int(label)] for label in found.labels]
-    texts = np.array([f"{name} {score:.2f}" for name, score in zip(names, found.scores, strict=True)])
+    texts = np.array([f"{names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)])
     areas = (0.55 * font * np.char.str_len(texts) + 2 * padding) * (font + 2 * padding)
     shown = order[np.cumsum(areas[order]) <= _TEXT_SHARE * height * width]
     canvas = sv.RichLabelAnnotator(font_size=font, text_padding=padding, smart_position=True, **style).annotate(
@@ -107,16 +115,39 @@ def paint(
     return (image * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
 
 
-def _label_classes(
-    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], names: Sequence[str]
+def paint_segments(
+    image: UInt8[np.ndarray, "h w 3"],
+    numbers: Int[np.ndarray, "h w"],
+    labels: Sequence[int] | Int[np.ndarray, "n"],
+    classes: int,
+    opacity: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the name of each larger class at the thickest place of its largest region."""
+    """The RGB picture tinted segment by segment, with light lines between them; 0 in ``numbers`` leaves it as it is.
+
+    Segment 1 is of class ``labels[0]``, and so on. Those of one class have its hue, in different brightnesses.
+    """
+    labels = np.asarray(labels, np.int64)
+    rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
+    colours = np.zeros((len(labels) + 1, 3), np.float32)
+    colours[1:] = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None]
+    alpha = np.where(numbers > 0, opacity, 0).astype(np.float32)[..., None]
+    tinted = (image * (1 - alpha) + colours[numbers] * alpha).astype(np.uint8)
+    width = 2 * max(1, round(min(numbers.shape) / 600)) + 1
+    lowest, highest = (f(numbers, width, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
+    tinted[lowest != highest] = tinted[lowest != highest] // 3 + 170
+    return tinted
+
+
+def _name_regions(
+    image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "h w"], names: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with the name of each larger region at its thickest place; ``labels`` are places in ``names``."""
     canvas = Image.fromarray(image)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, round(min(image.shape[:2]) / 32)))
-    areas = np.bincount(labels.ravel(), minlength=256)
+    areas = np.bincount(labels.ravel(), minlength=len(names))
     step = max(1, max(labels.shape) // 256)  # a place is found as well on fewer pixels
     coarse = labels[::step, ::step]
-    for label in np.flatnonzero(areas >= _NAMED_SHARE * labels.size).tolist():
+    for label in np.flatnonzero(areas[: len(names)] >= _NAMED_SHARE * labels.size).tolist():
         inside = np.pad(coarse == label, 1)  # the border of the picture is a contour too
         depth = np.asarray(ndimage.distance_transform_cdt(inside))[1:-1, 1:-1]
         y, x = divmod(int(depth.argmax()), depth.shape[1])

@@ -4,17 +4,18 @@ The same function ends every path: torch, ONNX Runtime and OpenVINO give the sam
 enters here. Masks are turned into run lengths one by one; a dense mask of a whole picture is never made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
+from scipy.special import expit
 
 from maskkit import masks as mask_math
 from maskkit.infer import group
-from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
+from maskkit.types import Categories, ImageMeta, Instances, Masks, Panoptic, Prediction
 
 Fields = Mapping[str, np.ndarray]
 """What a network selected, by name; in `finish` with the axis of pictures in front, in a `Kind` without."""
@@ -23,7 +24,7 @@ Kind = Callable[[Fields, ImageMeta, Categories, float], Prediction]
 
 
 STRIP = 1 << 24
-"""Class scores in original pixels are computed so many at a time, which bounds memory whatever the picture's size."""
+"""Maps of scores in original pixels are computed so many at a time, which bounds memory whatever the picture's size."""
 
 AGREED = 0.4
 """Where the masks of regions, and what is voted from them, are cut (FCIS)."""
@@ -80,28 +81,49 @@ def _boxes(fields: Fields, meta: ImageMeta, score: float) -> tuple[Int[np.ndarra
 
 
 _IN_BOXES = ("box_masks", "whole_box_masks", "last_pixel_masks")
+_Lay = Callable[[float, float, int, int], tuple[int, "_Axis"]]
 
 
-def _in_boxes(lay: "Callable[[float, float, int, int], tuple[int, _Axis]]") -> Kind:
+def _in_boxes(lay: _Lay) -> Kind:
     """The kind of masks on a grid over each object's box, of which ``lay`` says how it lies along one axis."""
 
     def kind(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
         kept, found = _boxes(fields, meta, score)
         grids = next(fields[name] for name in _IN_BOXES if name in fields)[kept]
-        rles = []
-        for (x1, y1, x2, y2), mask in zip(found.boxes, grids, strict=True):
-            left, x = lay(x1, x2, mask.shape[1], meta.size[1])
-            top, y = lay(y1, y2, mask.shape[0], meta.size[0])
-            rim = np.pad(mask, 1)  # (m + 2, m + 2)
-            lines = rim[:, x.lower] * (1 - x.weight) + rim[:, x.upper] * x.weight  # (m + 2, W')
-            region = lines[y.lower] * (1 - y.weight[:, None]) + lines[y.upper] * y.weight[:, None] >= 0.5  # (H', W')
-            rles.append(mask_math.encode_region(region, top, left, meta.size))
+        rles = [_in_box(box, mask, lay, meta.size) for box, mask in zip(found.boxes, grids, strict=True)]
         found.masks = Masks(meta.size, rles=rles)
         mask_scores = fields["mask_scores"][kept].astype(np.float32)
         found.mask_scores = None if np.array_equal(mask_scores, found.scores) else mask_scores
         return Prediction(meta, categories, found)
 
     return kind
+
+
+def _in_windows(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """`maskkit.models.base.SelectedInWindows`: masks in windows, and boxes tight around them."""
+    kept = np.flatnonzero(fields["scores"] > score)
+    kept = kept[np.argsort(-fields["scores"][kept], kind="stable")]
+    height, width = meta.input_size
+    sides = np.array([width, height, width, height], np.float32)
+    windows = meta.to_original(fields["boxes"][kept] * sides, clip=False)
+    masks = fields["window_masks"][kept]
+    rles = [_in_box(window, mask, _lay_exactly, meta.size) for window, mask in zip(windows, masks, strict=True)]
+    labels, scores = fields["labels"][kept].astype(np.int64), fields["scores"][kept].astype(np.float32)
+    found = Instances(mask_math.boxes(rles), labels, scores, Masks(meta.size, rles=rles))
+    return Prediction(meta, categories, found[np.flatnonzero(mask_math.area(rles))])
+
+
+def _in_box(
+    box: Float[np.ndarray, "4"], mask: Float[np.ndarray, "m m"], lay: _Lay, size: tuple[int, int]
+) -> mask_math.Rle:
+    """Run lengths of a mask on a grid over a box, cut at 0.5, in a picture of ``size``."""
+    x1, y1, x2, y2 = box
+    left, x = lay(x1, x2, mask.shape[1], size[1])
+    top, y = lay(y1, y2, mask.shape[0], size[0])
+    rim = np.pad(mask, 1)  # (m + 2, m + 2)
+    lines = rim[:, x.lower] * (1 - x.weight) + rim[:, x.upper] * x.weight  # (m + 2, W')
+    region = lines[y.lower] * (1 - y.weight[:, None]) + lines[y.upper] * y.weight[:, None] >= 0.5  # (H', W')
+    return mask_math.encode_region(region, top, left, size)
 
 
 def _lay_exactly(low: float, high: float, cells: int, pixels: int) -> "tuple[int, _Axis]":
@@ -208,22 +230,85 @@ def _label_map(fields: Fields, meta: ImageMeta, categories: Categories, score: f
     logits = fields["logits"]
     y, x = (_axis(cells, meta, axis) for axis, cells in enumerate(logits.shape[1:]))
     labels = np.empty(meta.size, np.uint8)
-    rows = max(1, STRIP // (len(logits) * meta.size[1]))
-    for start in range(0, meta.size[0], rows):
-        lower, upper, fy = (part[start : start + rows] for part in y)
-        first = min(lower.min(), upper.min())
-        near = logits[:, first : max(lower.max(), upper.max()) + 1]  # (C, h', w)
-        lines = near[:, :, x.lower] * (1 - x.weight) + near[:, :, x.upper] * x.weight  # (C, h', W)
-        scores = lines[:, lower - first] * (1 - fy[:, None]) + lines[:, upper - first] * fy[:, None]  # (C, H', W)
-        labels[start : start + rows] = scores.argmax(0)
+    for rows in _strips(len(logits) * meta.size[1], meta.size[0]):
+        labels[rows] = _blend(logits, y.part(rows), x).argmax(0)
     return Prediction(meta, categories, semantic=labels)
+
+
+def _segments(fields: Fields, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """`maskkit.models.base.SelectedSegments`: each pixel goes to the segment with the most score times probability.
+
+    What loses too much of its own mask to others is left out; segments of the same stuff are one (Mask2Former).
+    """
+    least, overlap = fields["limits"]
+    kept = np.flatnonzero((fields["labels"] < len(categories)) & (fields["scores"] > max(least, score)))
+    labels, scores = fields["labels"][kept].astype(np.int64), fields["scores"][kept].astype(np.float32)
+    won, own = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.int64)  # pixels
+    winner = np.full(meta.size, -1, np.int64)
+    for rows, logits in _in_two_steps(fields["segment_logits"][kept], meta) if len(kept) else ():
+        best = (scores[:, None, None] * expit(logits)).argmax(0)  # (H', W)
+        inside = np.take_along_axis(logits, best[None], 0)[0] >= 0
+        winner[rows] = np.where(inside, best, -1)
+        won += np.bincount(best.ravel(), minlength=len(kept))
+        own += (logits >= 0).sum((1, 2))
+    seen = np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
+    share = (won / own.clip(min=1)).astype(np.float32)  # as exact as the limit
+    numbers = np.zeros(len(kept) + 1, np.int32)  # the last one is for pixels that nobody won
+    segments: list[dict[str, Any]] = []
+    stuff: dict[int, dict[str, Any]] = {}
+    for k in np.flatnonzero(seen & (share >= overlap)).tolist():
+        label, thing = int(labels[k]), categories.things[labels[k]]
+        segment = None if thing else stuff.get(label)
+        if segment is None:
+            segment = {"id": len(segments) + 1, "label": label, "score": float(scores[k]), "thing": thing}
+            segments.append(segment)
+            stuff |= {} if thing else {label: segment}
+        segment["score"] = max(segment["score"], float(scores[k]))
+        numbers[k] = segment["id"]
+    return Prediction(meta, categories, panoptic=Panoptic(numbers[winner], segments))
+
+
+def _in_two_steps(
+    maps: Float[np.ndarray, "c h w"], meta: ImageMeta
+) -> Iterator[tuple[slice, Float[np.ndarray, "c rows width"]]]:
+    """Maps at the original pixels, strip by strip: interpolated to the network's input first, and from there without
+    its padding to the picture, as the detectron2 family does it."""
+    y, x = (_through_input(cells, meta, axis) for axis, cells in enumerate(maps.shape[1:]))
+    for rows in _strips(16 * len(maps) * meta.size[1], meta.size[0]):  # the fewer rows, the fewer cells take part
+        hit = np.flatnonzero(y[rows].any(0))
+        near = slice(hit[0], hit[-1] + 1)
+        yield rows, y[rows, near] @ (maps[:, near] @ x.T)  # (C, H', W)
+
+
+def _through_input(cells: int, meta: ImageMeta, axis: int) -> Float[np.ndarray, "n cells"]:
+    """The share that each cell of one axis has in each original pixel after both interpolations."""
+    pixels = meta.input_size[axis]
+    step = _between((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, cells)
+    shares = np.zeros((pixels, cells), np.float32)
+    each = np.arange(pixels)
+    shares[each, step.lower] = 1 - step.weight
+    shares[each, step.upper] += step.weight
+    scale, offset = meta.affine[1 - axis, [1 - axis, 2]]
+    end = max(-offset / scale, (meta.size[axis] - offset) / scale)  # of the picture in the input
+    seen = min(max(round(end), 1), pixels)
+    step = _between((np.arange(meta.size[axis]) + 0.5 - offset) / scale - 0.5, seen)
+    return shares[step.lower] * (1 - step.weight[:, None]) + shares[step.upper] * step.weight[:, None]
+
+
+def _strips(width: int, height: int) -> Iterator[slice]:
+    """``height`` rows of ``width`` values, so many at a time as make a strip."""
+    at_once = max(1, STRIP // width)
+    for start in range(0, height, at_once):
+        yield slice(start, start + at_once)
 
 
 KINDS: dict[str, Kind] = {
     "logits": _label_map,
+    "segment_logits": _segments,
     "kernels": _groups(group.of_kernels),
     "embeddings": _groups(group.of_embeddings),
     "votes": _voted,
+    "window_masks": _in_windows,
     "box_masks": _in_boxes(_lay_exactly),
     "whole_box_masks": _in_boxes(_lay_in_whole_pixels),
     "last_pixel_masks": _in_boxes(_lay_up_to_last_pixel),
@@ -243,6 +328,10 @@ class _Axis(NamedTuple):
     weight: Float[np.ndarray, "n"]
     """Share of the upper cell; a centre beyond the outermost cells takes their values, as in ``F.interpolate``."""
 
+    def part(self, rows: slice) -> "_Axis":
+        """The same for some of the pixels."""
+        return _Axis(*(values[rows] for values in self))
+
     def around(self, hit: Int[np.ndarray, "k"]) -> slice:
         """The pixels that cells between the first and the last of ``hit`` contribute to."""
         pixels = np.flatnonzero((self.upper >= hit[0]) & (self.lower <= hit[-1]))
@@ -261,6 +350,15 @@ def _between(places: Float[np.ndarray, "n"], cells: int) -> _Axis:
     places = np.clip(places, 0, cells - 1).astype(np.float32)
     lower = places.astype(np.int64)
     return _Axis(lower, np.minimum(lower + 1, cells - 1), places - lower)
+
+
+def _blend(maps: Float[np.ndarray, "c h w"], y: _Axis, x: _Axis) -> Float[np.ndarray, "c rows width"]:
+    """Maps at the pixels of two axes."""
+    first = min(y.lower.min(), y.upper.min())
+    near = maps[:, first : max(y.lower.max(), y.upper.max()) + 1]  # (C, h', w)
+    lines = near[:, :, x.lower] * (1 - x.weight) + near[:, :, x.upper] * x.weight  # (C, h', W)
+    weight = y.weight[:, None]
+    return lines[:, y.lower - first] * (1 - weight) + lines[:, y.upper - first] * weight  # (C, H, W)
 
 
 def _to_original(

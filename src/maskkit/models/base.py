@@ -77,6 +77,16 @@ class SelectedUpToLastPixel(NamedTuple):
     mask_scores: Float[Tensor, "b k"]
 
 
+class SelectedInWindows(NamedTuple):
+    """As `SelectedInBoxes`, where the boxes are windows that may reach out of the picture, and are no boxes of objects
+    (InstanceFCN): an object gets the box of its mask."""
+
+    boxes: Float[Tensor, "b k 4"]
+    labels: Int[Tensor, "b k"]
+    scores: Float[Tensor, "b k"]
+    window_masks: Float[Tensor, "b k m m"]
+
+
 class SelectedVotes(NamedTuple):
     """Objects whose masks are voted on by regions (FCIS). The first of the N rows are the objects, best first; the last
     R, with score 0, are the regions. An object gets the box of its mask."""
@@ -119,6 +129,20 @@ class SelectedSemantic(NamedTuple):
     logits: Float[Tensor, "b c h w"]
 
 
+class SelectedSegments(NamedTuple):
+    """Segments that compete for the pixels of a panoptic picture: each goes to the one that claims it most."""
+
+    segment_logits: Float[Tensor, "b q h w"]
+    """Mask logits on a grid that covers the whole network input."""
+    labels: Int[Tensor, "b q"]
+    """Class number; the number of classes stands for no object."""
+    scores: Float[Tensor, "b q"]
+    """Probability of that label."""
+    limits: Float[Tensor, "b 2"]
+    """The score that a segment exceeds, and the share of its own mask that it keeps at least against the others; the
+    same for every picture."""
+
+
 class Model(nn.Module, ABC):
     """A segmentation method. `forward` gives the same type in training and evaluation; nothing is resized inside."""
 
@@ -126,6 +150,16 @@ class Model(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ("masks",)
     """Label kinds of which one is enough for the loss."""
     config: ModelConfig
+
+    @classmethod
+    def task_of(cls, config: ModelConfig) -> str:
+        """What a model of ``config`` is measured by: the first of ``tasks``, unless the config chooses among them."""
+        return cls.tasks[0]
+
+    @property
+    def task(self) -> str:
+        """What the model is measured by."""
+        return self.task_of(self.config)
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Any:
@@ -138,6 +172,9 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def select(self, raw: Any) -> Any:
         """What is needed to name the objects as tensors of fixed shape: one of the kinds of `Selected`."""
+
+    def adopt_backbone(self) -> None:
+        """Called when the backbone has got the weights that a training starts from: for copies of its layers."""
 
     def objection(self, data: DataConfig, categories: Categories) -> str | None:
         """Why the model cannot learn from such data, None when it can."""

@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, BoxOnly, InputConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE, mask_loss_from_boxes
+from maskkit.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.fcos import (
     FcosConfig,
@@ -197,10 +197,10 @@ class BlendMask(Model):
         logits = self._blend(raw, rois[known], positives.picture[known], positives.location[known])
         truth = crop_masks(targets, Sampled(rois[known], positives.object[known]), self.config.crop) >= 0.5
         wrong = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean((1, 2))
-        mask = (wrong * positives.centerness[known]).sum() / positives.centerness.sum().clamp(min=1e-6)
+        mask = (wrong * positives.centerness[known]).sum() / normaliser(positives.centerness.sum(), 1e-6)
 
         boxed = torch.nonzero(~known)[:, 0]
-        share = len(boxed) / max(len(known), 1)
+        share = normaliser(len(boxed), 0) / normaliser(len(known))
         boxed = boxed[torch.randperm(len(boxed), device="cpu")[: self.config.masks_to_train].to(boxed.device)]
         picture = positives.picture[boxed]
         logits = self._blend(raw, rois[boxed], picture, positives.location[boxed])
@@ -208,7 +208,7 @@ class BlendMask(Model):
         learnt = mask_loss_from_boxes(spread, boxes[boxed], picture, batch, self.config.box_only)
         return {
             "mask": self.config.mask_weight * mask,
-            "projection": share * learnt.projection.sum() / max(len(boxed), 1),
+            "projection": share * learnt.projection.sum() / normaliser(len(boxed)),
             "pairwise": share * learnt.pairwise,
         }
 
@@ -251,7 +251,7 @@ def semantic_loss(logits: Float[Tensor, "b c h w"], batch: Batch) -> Float[Tenso
             order = order[(~target.crowd[order]).argsort(stable=True)]  # crowds first: every object lies over them
             for n in order:
                 label[masks[n]] = torch.where(target.crowd[n], IGNORED, target.labels[n] + 1)
-    count = (labels != IGNORED).sum().clamp(min=1)
+    count = normaliser((labels != IGNORED).sum())
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
 
 
@@ -289,11 +289,13 @@ def _small(size: int) -> Preset:
         name=f"blendmask-mobilenetv2-{size}",
         model=BlendMaskConfig(
             backbone="mobilenetv2_100",
+            frozen_stride=4,
             pad_same=True,
             width=128,
             tower_convs=2,
             strides=(8, 16, 32, 64),
             reach=(64, 128, 256),
+            distances="exp",
             base_width=64,
             base_convs=2,
             attention=7,

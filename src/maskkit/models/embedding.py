@@ -33,6 +33,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedEmbeddings
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
@@ -155,7 +156,7 @@ class Embedding(Model):
         ]
         pull, push, norm = (torch.stack(term).mean() for term in zip(*terms, strict=True))
         losses = {
-            "foreground": config.foreground_weight * (pixels * known).sum() / known.sum().clamp(min=1),
+            "foreground": config.foreground_weight * (pixels * known).sum() / normaliser(known.sum()),
             "pull": config.pull_weight * pull,
             "push": config.push_weight * push,
             "norm": config.norm_weight * norm,
@@ -215,7 +216,7 @@ def _small(size: int) -> Preset:
     """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
     return Preset(
         name=f"embedding-mobilenetv2-{size}",
-        model=EmbeddingConfig(backbone="mobilenetv2_100", pad_same=True, width=64, min_area=9.0),
+        model=EmbeddingConfig(backbone="mobilenetv2_100", frozen_stride=4, pad_same=True, width=64, min_area=9.0),
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,

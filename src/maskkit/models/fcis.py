@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedVotes
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import dilate
@@ -287,7 +288,7 @@ class Fcis(Model):
         return {
             "objectness": first.objectness,
             "proposal": first.box,
-            "class": each.label[chosen].sum() / max(len(chosen), 1),
+            "class": each.label[chosen].sum() / normaliser(len(chosen)),
             "mask": MASK_WEIGHT * each.mask[chosen].sum() / rows,
             "box": each.box[chosen].sum() / rows,
         }

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.losses import normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn.fcos import (
     Detections,
@@ -316,11 +317,11 @@ class PolarMask(Model):
         labels = F.one_hot(classes.clamp(min=0), self.config.num_classes + 1)[..., 1:].float()
         focal = sigmoid_focal_loss(flatten(raw.logits), labels, alpha=0.25, gamma=2)  # (B, P, K)
         return {
-            "cls": (focal * (classes >= 0)[..., None]).sum() / (len(positives.label) + len(batch)),
-            "box": (-overlap.log() * weight).sum() / weight.sum().clamp(min=1e-6),
+            "cls": (focal * (classes >= 0)[..., None]).sum() / normaliser(len(positives.label) + len(batch)),
+            "box": (-overlap.log() * weight).sum() / normaliser(weight.sum(), 1e-6),
             "centerness": F.binary_cross_entropy_with_logits(centerness[known, 0], central, reduction="sum")
-            / max(len(central), 1),
-            "mask": (polar_iou_loss(rays[known], truth[known]) * central).sum() / central.sum().clamp(min=1e-6),
+            / normaliser(len(central)),
+            "mask": (polar_iou_loss(rays[known], truth[known]) * central).sum() / normaliser(central.sum(), 1e-6),
         }
 
     @torch.no_grad()
@@ -447,6 +448,7 @@ def _small(size: int) -> Preset:
         name=f"polarmask-mobilenetv2-{size}",
         model=PolarMaskConfig(
             backbone="mobilenetv2_100",
+            frozen_stride=4,
             pad_same=True,
             width=128,
             tower_convs=2,

@@ -246,7 +246,9 @@ def _small(size: int) -> Preset:
     """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
     return Preset(
         name=f"psenet-mobilenetv2-{size}",
-        model=PsenetConfig(backbone="mobilenetv2_100", pad_same=True, width=64, min_area=9.0, min_score=0.0),
+        model=PsenetConfig(
+            backbone="mobilenetv2_100", frozen_stride=4, pad_same=True, width=64, min_area=9.0, min_score=0.0
+        ),
         input=small_input(size),
         augment=SMALL_AUGMENT,
         train=SMALL_TRAIN,

@@ -34,11 +34,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import dice_loss, mask_loss_from_boxes
+from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
-from maskkit.nn.backbone import Backbone
-from maskkit.nn.fpn import Fpn
 from maskkit.nn.grid import GridConfig
 from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
@@ -82,16 +80,7 @@ class Solo(Model):
     def __init__(self, config: SoloConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone.of(config, strides=(4, 8, 16, 32))
-        grid.deform_backbone(self.backbone, config.deformable)
-        self.fpn = Fpn(
-            list(self.backbone.channels.values()),
-            config.width,
-            extra=1,
-            interpolation="nearest",
-            relu=False,
-            extra_kind="pool",
-        )
+        self.backbone, self.fpn = grid.pyramid(config)
         head = (config.head_width, config.head_convs, config.deformable, config.head_convs - 1)  # the last one alone
         self.category_tower = grid.tower(config.width, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
@@ -145,8 +134,8 @@ class Solo(Model):
             logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
             from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, config.box_only)
             projection = projection + from_boxes.projection.sum()
-            pairwise = pairwise + from_boxes.pairwise * len(logits)
-        count = max(sum(int((owner >= 0).sum()) for owner in owners), 1)
+            pairwise = pairwise + from_boxes.pairwise * normaliser(len(logits), 0)
+        count = normaliser(sum(int((owner >= 0).sum()) for owner in owners))
         boxed_count = sum(
             int((~t.has_mask[owner[owner >= 0]]).sum()) for t, owner in zip(batch.targets, owners, strict=True)
         )
@@ -154,7 +143,7 @@ class Solo(Model):
             "category": grid.category_loss(raw.category, owners, batch, config.grids),
             "mask": config.mask_weight * dice / count,
             "projection": projection / count,
-            "pairwise": pairwise / max(boxed_count, 1),
+            "pairwise": pairwise / normaliser(boxed_count),
         }
 
     def cell_logits(self, masks: Float[Tensor, "c h w"], cells: Int[Tensor, "m"], side: int) -> Float[Tensor, "m h w"]:

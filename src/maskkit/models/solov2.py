@@ -29,11 +29,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import dice_loss, mask_loss_from_boxes
+from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
-from maskkit.nn.backbone import Backbone
-from maskkit.nn.fpn import Fpn
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
@@ -51,6 +49,9 @@ class Solov2Config(GridConfig):
     """Channels inside of the mask branch."""
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
+    waves: int = 0
+    """Waves of the place, per axis, that kernels and mask feature are made from besides its coordinates (`grid.waves`);
+    not in the paper, and worth it where pictures are few."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 
@@ -74,7 +75,8 @@ class MaskBranch(nn.Module):
             before = config.width + 2 * (level == 3)  # P5 knows where it is
             convs = max(level, 1)
             self.levels.append(grid.tower(before, config.feature_width, convs, kind))
-        self.mix = ConvNorm(config.feature_width, config.kernel, 1, deformable=kind)
+        self.waves = config.waves
+        self.mix = ConvNorm(config.feature_width + 4 * config.waves, config.kernel, 1, deformable=kind)
 
     def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b d h w"]:
         """The feature, (B, D, H/4, W/4), of P2 to P5."""
@@ -86,7 +88,7 @@ class MaskBranch(nn.Module):
                 x = conv(x)
                 x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
-        return self.mix(total)
+        return self.mix(torch.cat([total, grid.waves(total, self.waves)], 1))
 
 
 class Solov2(Model):
@@ -99,19 +101,10 @@ class Solov2(Model):
     def __init__(self, config: Solov2Config) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone.of(config, strides=(4, 8, 16, 32))
-        grid.deform_backbone(self.backbone, config.deformable)
-        self.fpn = Fpn(
-            list(self.backbone.channels.values()),
-            config.width,
-            extra=1,
-            interpolation="nearest",
-            relu=False,
-            extra_kind="pool",
-        )
+        self.backbone, self.fpn = grid.pyramid(config)
         head = (config.head_width, config.head_convs, config.deformable)
         self.category_tower = grid.tower(config.width, *head)
-        self.kernel_tower = grid.tower(config.width + 2, *head)
+        self.kernel_tower = grid.tower(config.width + 2 + 4 * config.waves, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
         self.kernel = grid.output_conv(config.head_width, config.kernel, prior=None)
         self.mask_branch = MaskBranch(config)
@@ -125,6 +118,7 @@ class Solov2(Model):
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
             cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
+            cells = torch.cat([cells, grid.waves(cells, self.config.waves)], 1)
             kernels.append(self.kernel(self.kernel_tower(cells)).flatten(2))
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
@@ -151,7 +145,7 @@ class Solov2(Model):
         masks = torch.cat(dice)
         logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
         from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, self.config.box_only)
-        count = max(len(masks) + len(logits), 1)
+        count = normaliser(len(masks) + len(logits))
         return {
             "category": grid.category_loss(raw.category, owners, batch, self.config.grids),
             "mask": self.config.mask_weight * masks.sum() / count + nothing,
@@ -253,7 +247,9 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
         name=name,
         model=Solov2Config(
             backbone="mobilenetv2_100",
+            frozen_stride=4,
             pad_same=True,
+            waves=6,
             width=96,
             head_width=96,
             head_convs=2,
@@ -267,7 +263,7 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
         ),
         input=small_input(size),
         augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
+        train=replace(SMALL_TRAIN, lr=3e-4),
         ours=ours,
     )
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE, mask_loss_from_boxes
+from maskkit.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
@@ -245,7 +245,7 @@ class Yolact(Model):
         plain = [t[~t.crowd] for t in targets]
         matches = [self.match(t, raw.priors) for t in targets]
         classes = torch.stack([m.classes for m in matches])  # (B, P)
-        positives = (classes > 0).sum().clamp(min=1)
+        positives = normaliser((classes > 0).sum())
 
         box, mask, rescore = raw.loc.sum() * 0, raw.mask.sum() * 0 + raw.proto.sum() * 0, raw.loc.sum() * 0
         if self.maskiou is not None:
@@ -267,7 +267,7 @@ class Yolact(Model):
             "box": self.config.box_weight * box / positives,
             "conf": self._conf_loss(raw.conf, classes) / positives,
             "mask": self.config.mask_weight * mask / positives,
-            "projection": from_boxes.projection.sum() / max(len(logits), 1),
+            "projection": from_boxes.projection.sum() / normaliser(len(logits)),
             "pairwise": from_boxes.pairwise,
             "semantic": self.config.semantic_weight * self._semantic_loss(raw.segm, plain) / len(batch),
         }
@@ -506,6 +506,7 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
         name=name,
         model=YolactConfig(
             backbone="mobilenetv2_100",
+            frozen_stride=4,
             pad_same=True,
             width=128,
             scales=tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),

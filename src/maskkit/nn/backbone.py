@@ -1,5 +1,6 @@
 """Backbones: any timm model as ``{stride: feature}``, with local weights, frozen batch norm and batch-norm folding."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from maskkit.config import ModelConfig
+from maskkit.config import ModelConfig, PlainVit
 from maskkit.errors import DataError, MaskkitError
+from maskkit.nn import swin
+from maskkit.nn import vit as plain
 from maskkit.weight_files import read_checkpoint
+
+_LISTS = re.compile(r"^(layers|stages)\.(\d)")
+"""Lists of stages in timm's files, which its feature extractors take apart."""
 
 
 class Backbone(nn.Module):
@@ -23,11 +29,12 @@ class Backbone(nn.Module):
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
     maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided;
     layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of ResNet's stages into their first
-    1x1 convolution, as weights from Caffe need.
+    1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of `maskkit.nn.vit` are made.
     """
 
+    channels: dict[int, int]
     body: Any
-    """timm's network; its parameters have timm's names."""
+    """timm's network, whose parameters have timm's names, or a `VitPyramid` around one."""
 
     def __init__(
         self,
@@ -39,11 +46,28 @@ class Backbone(nn.Module):
         output_stride: int = 32,
         frozen_stride: int = 0,
         stride_in_1x1: bool = False,
+        vit: PlainVit | None = None,
     ) -> None:
         super().__init__()
+        self.strides = tuple(strides)
+        self.norm = norm
+        self.norms: nn.ModuleList | None = None
+        """Of Swin's features."""
+        if plain.is_plain(name):
+            if output_stride != 32 or frozen_stride or stride_in_1x1:
+                raise MaskkitError(
+                    f"{name} has one stride for all its blocks: set --model.frozen-stride 0 and "
+                    "--model.no-stride-in-1x1, and take a method that does not dilate"
+                )
+            vit = vit or PlainVit()
+            self.body = plain.VitPyramid(name, strides, vit)
+            self.channels = dict.fromkeys(strides, vit.width)
+            return
         options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
         if pad_same:
             options["pad_type"] = "same"
+        if swin.is_swin(name):
+            options |= swin.OPTIONS
         try:
             info: Any = timm.create_model(name, features_only=True, **options).feature_info
         except RuntimeError as error:  # what timm raises for a name that it does not know
@@ -55,9 +79,10 @@ class Backbone(nn.Module):
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
         if stride_in_1x1:
             self._stride_first(name)
-        self.strides = tuple(strides)
         self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
-        self.norm = norm
+        if swin.is_swin(name):
+            swin.replace_blocks(self.body)
+            self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels.values())
         if norm == "frozen":
             for module in self._norms():
                 module.requires_grad_(False)
@@ -79,6 +104,7 @@ class Backbone(nn.Module):
             output_stride=output_stride,
             frozen_stride=config.frozen_stride,
             stride_in_1x1=config.stride_in_1x1,
+            vit=config.vit,
         )
 
     def _stride_first(self, name: str) -> None:
@@ -110,27 +136,35 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
         """Features by stride."""
-        return dict(zip(self.strides, self.body(images), strict=True))
+        features = self.body(images)
+        if self.norms is not None:  # Swin's maps have their channels last
+            features = [norm(f).permute(0, 3, 1, 2) for norm, f in zip(self.norms, features, strict=True)]
+        return dict(zip(self.strides, features, strict=True))
 
 
 def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
     """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
 
     Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
-    file lacks a tensor of the backbone or has another shape for it.
+    file lacks a tensor of the backbone or has another shape for it. The pyramid around a plain transformer is no part
+    of such files.
     """
-    own = backbone.body.state_dict()
+    is_plain = isinstance(backbone.body, plain.VitPyramid)
+    body = backbone.body.net if is_plain else backbone.body
+    own = body.state_dict()
     if str(source) == "hub":
-        name = backbone.body.default_cfg["architecture"]
+        name = body.default_cfg["architecture"]
         try:
-            state = timm.create_model(name, pretrained=True, features_only=True).state_dict()
+            state = timm.create_model(name, pretrained=True, features_only=not is_plain).state_dict()
         except Exception as error:
             raise DataError(
                 f"timm could not download weights for {name!r} ({error}); without a network give a local file: "
                 "--model.backbone-weights FILE, or train from random weights: --model.backbone-weights None"
             ) from error
     else:
-        state = read_checkpoint(source)
+        state = {_LISTS.sub(r"\1_\2", n): t for n, t in read_checkpoint(source).items()}
+    if is_plain:
+        state = plain.fit(state, body)
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     if missing:
         raise DataError(
@@ -141,7 +175,7 @@ def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
     if wrong:
         n = wrong[0]
         raise DataError(f"{source}: {n!r} has shape {tuple(state[n].shape)}, this backbone needs {tuple(own[n].shape)}")
-    backbone.body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
+    body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
     return sorted(set(state) - set(own))
 
 
@@ -175,7 +209,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         hook.remove()
 
     names = {module: name for name, module in model.named_modules()}
-    for conv, norm in pairs:
+    for conv, norm in dict.fromkeys(pairs):  # each once, however often the model has used it
         fused = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
         conv.weight, conv.bias = fused.weight, fused.bias
         rest = nn.Sequential(*norm.children()) if isinstance(norm, BatchNormAct2d) else nn.Identity()  # dropout, ReLU

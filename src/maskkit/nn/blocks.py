@@ -1,5 +1,6 @@
 """Small network parts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,3 +44,16 @@ class DeformConv(nn.Module):
             mask=mask.sigmoid() if self.modulated else None,
             **self.geometry,
         )
+
+
+def in_pieces(
+    layer: Callable[[Tensor], Tensor], rows: Float[Tensor, "*n c"], count: int = 1024
+) -> Float[Tensor, "*n c"]:
+    """``layer``, which treats every row alike, of ``count`` rows at a time.
+
+    Processors are faster so, since what a feed-forward network holds in between stays in the cache. Where gradients are
+    wanted that is kept anyhow, and all rows go through at once.
+    """
+    if rows.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return layer(rows)
+    return torch.cat([layer(piece) for piece in rows.flatten(0, -2).split(count)]).view(rows.shape)

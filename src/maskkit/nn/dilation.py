@@ -1,5 +1,7 @@
 """Atrous networks: backbones whose deep stages keep their resolution and look at every n-th neighbour instead."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,16 +20,47 @@ def dilate(backbone: Backbone, output_stride: int, *, first_block: bool = False)
     with ``first_block`` it takes the new one, as in Caffe's DeepLab and in PSPNet. Raises `MaskkitError` for networks
     that are not ResNets and not built of inverted residuals.
     """
+    blocks = [block for stage in _stages(backbone) for block in stage]
+    _take_out(blocks, 32 >> sum(map(_strides, blocks)), output_stride, first_block)
+    return backbone
+
+
+def last_stage(backbone: Backbone, atrous: bool) -> nn.Sequential:
+    """A copy of the layers that lead from features of stride 16 to those of 32, of a backbone that is not dilated.
+
+    With ``atrous`` they keep the resolution and are dilated by 2: every second row and column of what bottlenecks and
+    inverted residuals give is then what they give otherwise.
+    """
+    stages = _stages(backbone)
+    start = max(i for i, stage in enumerate(stages) if any(map(_strides, stage)))
+    copy = deepcopy([block for stage in stages[start:] for block in stage])
+    if atrous:
+        _take_out(copy, 16, 16, False)
+    return nn.Sequential(*copy)
+
+
+def _stages(backbone: Backbone) -> Sequence[Any]:
     body = backbone.body
-    stages: Any = getattr(body, "blocks", None)
-    if stages is None and hasattr(body, "layer4"):
-        stages = [body.layer1, body.layer2, body.layer3, body.layer4]
-    if stages is None:
-        raise MaskkitError(f"only ResNets and networks like MobileNet can be dilated, not {type(body).__name__}")
-    blocks = [[m for m in block.modules() if isinstance(m, nn.Conv2d)] for stage in stages for block in stage]
-    strided = [any(conv.stride != (1, 1) for conv in convs) for convs in blocks]
-    stride, dilation = 32 >> sum(strided), 1
-    for convs, first in zip(blocks, strided, strict=True):
+    if hasattr(body, "blocks"):
+        return list(body.blocks)
+    if hasattr(body, "layer4"):
+        return [body.layer1, body.layer2, body.layer3, body.layer4]
+    raise MaskkitError(f"only ResNets and networks like MobileNet can be dilated, not {type(body).__name__}")
+
+
+def _convs(block: nn.Module) -> list[nn.Conv2d]:
+    return [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+
+
+def _strides(block: nn.Module) -> bool:
+    return any(conv.stride != (1, 1) for conv in _convs(block))
+
+
+def _take_out(blocks: Sequence[nn.Module], stride: int, output_stride: int, first_block: bool) -> None:
+    """What `dilate` does to ``blocks`` that begin at ``stride``."""
+    dilation = 1
+    strided = list(map(_strides, blocks))
+    for convs, first in zip(map(_convs, blocks), strided, strict=True):
         stride, before = stride * 2 if first else stride, dilation
         if stride <= output_stride:
             continue
@@ -38,7 +71,6 @@ def dilate(backbone: Backbone, output_stride: int, *, first_block: bool = False)
             rate = before if first and not first_block else dilation
             if side > 1:
                 conv.dilation, conv.padding = (rate, rate), (rate * (side // 2),) * 2
-    return backbone
 
 
 class AtrousConv(nn.Sequential):

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.losses import dice_loss, mask_loss_from_boxes
+from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.nms import greedy_mask_nms
 from maskkit.nn.fcos import (
     Detections,
@@ -248,7 +248,7 @@ def mask_terms(
         truth.append(mask_targets(target, objects[known[-1]], (logits[-1].shape[1], logits[-1].shape[2])))
         boxes.append(target.boxes[objects])
     drawn, is_known = torch.cat(logits), torch.cat(known)
-    n = max(len(drawn), 1)
+    n = normaliser(len(drawn))
     dice = dice_loss(drawn[is_known].sigmoid(), torch.cat(truth), 1e-5)
     boxed = mask_loss_from_boxes(
         drawn[~is_known], torch.cat(boxes)[~is_known], positives.picture[~is_known], batch, config.box_only
@@ -256,7 +256,7 @@ def mask_terms(
     return {
         "mask": dice.sum() / n,
         "projection": boxed.projection.sum() / n,
-        "pairwise": boxed.pairwise * ((~is_known).sum() / n),
+        "pairwise": boxed.pairwise * (normaliser((~is_known).sum(), 0) / n),
     }
 
 
@@ -289,7 +289,7 @@ def semantic_loss(logits: Float[Tensor, "b k h w"], batch: Batch) -> Float[Tenso
         truth = F.one_hot(label.clamp(min=0), len(maps) + 1)[..., 1:].permute(2, 0, 1).float()  # (K, h, w)
         total = total + (sigmoid_focal_loss(maps, truth, alpha=0.25, gamma=2) * (label >= 0)).sum()
         positive = positive + (label > 0).sum()
-    return total / max(int(positive), 1)
+    return total / normaliser(positive)
 
 
 # inference -----------------------------------------------------------------------------------------------------------

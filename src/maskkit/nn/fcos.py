@@ -24,6 +24,7 @@ from torchvision.ops import nms, sigmoid_focal_loss
 from maskkit import boxes as box_math
 from maskkit.config import ModelConfig
 from maskkit.errors import MaskkitError
+from maskkit.losses import normaliser
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.types import Batch, Target
@@ -43,6 +44,9 @@ class FcosConfig(ModelConfig):
     """Largest distance to a side, in pixels, on each level but the last, which has no limit."""
     level_scales: bool = True
     """A learnt factor on the distances of each level."""
+    distances: Literal["relu", "exp"] = "relu"
+    """What keeps distances above zero: ReLU as in the official code, which in a fast training can end at zero for good;
+    or the exponential, as in the paper."""
     radius: float = 1.5
     """Half side, in strides, of the square around an object's centre whose locations are positive."""
     quality: Literal["centerness", "iou"] = "centerness"
@@ -170,6 +174,7 @@ class FcosHead(nn.Module):
         self.sides = nn.Conv2d(width, 4, 3, padding=1)
         self.quality = nn.Conv2d(width, 1, 3, padding=1)
         self.extra = nn.Conv2d(width, extra, 3, padding=1) if extra else None
+        self.exponential = config.distances == "exp"
         scaled = config.strides if config.level_scales else ()
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in scaled)
         for module in self.modules():
@@ -185,9 +190,9 @@ class FcosHead(nn.Module):
         logits, sides, quality, extra = [], [], [], []
         for i, level in enumerate(levels):
             boxes = self.box_tower(level)
-            distances = self.sides(boxes)
+            distances = self.sides(boxes) * (self.scales[i] if self.scales else 1)
             logits.append(self.logits(self.class_tower(level)))
-            sides.append(F.relu(distances * self.scales[i] if self.scales else distances))
+            sides.append(distances.float().exp() if self.exponential else F.relu(distances))
             quality.append(self.quality(boxes))
             if self.extra is not None:
                 extra.append(self.extra(boxes))
@@ -300,7 +305,7 @@ def fcos_loss(
     matches = [match(t, c, locations, config) for t, c in zip(batch.targets, centres, strict=True)]
     classes = torch.stack([m.classes for m in matches])  # (B, P)
     positives = find_positives(matches, batch.targets, locations)
-    count = max(len(positives.label), 1)
+    count = normaliser(len(positives.label))
 
     truth = F.one_hot(classes.clamp(min=0), config.num_classes + 1)[..., 1:].float()
     focal = sigmoid_focal_loss(flatten(raw.logits), truth, alpha=0.25, gamma=2)  # (B, P, K)
@@ -309,7 +314,7 @@ def fcos_loss(
     iou, giou = overlap(sides, positives.sides)
     if config.quality == "centerness":
         good, weight = positives.centerness, positives.centerness
-        norm = weight.sum().clamp(min=1e-6)
+        norm = normaliser(weight.sum(), 1e-6)
     else:
         good, weight, norm = iou.detach(), torch.ones_like(iou), count
     losses = {

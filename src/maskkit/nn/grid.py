@@ -17,9 +17,11 @@ from torchvision.ops import sigmoid_focal_loss
 
 from maskkit import masks as mask_math
 from maskkit.config import ModelConfig
+from maskkit.losses import normaliser, processes
 from maskkit.nms import matrix_nms
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
+from maskkit.nn.fpn import Fpn
 from maskkit.types import Batch, Target
 
 Deformable = Literal["none", "v1", "v2"]
@@ -95,12 +97,15 @@ def deform(conv: nn.Conv2d, kind: Deformable) -> nn.Module:
     return conv if kind == "none" else DeformConv(conv, modulated=kind == "v2", bias=False)
 
 
-def deform_backbone(backbone: Backbone, kind: Deformable) -> None:
-    """Make the 3x3 convolutions of a ResNet's stages C3 to C5 deformable, in place."""
-    if kind != "none":
+def pyramid(config: GridConfig) -> tuple[Backbone, Fpn]:
+    """The backbone, its stages C3 to C5 deformable if so configured, and the pyramid of P2 to P6 over it."""
+    backbone = Backbone.of(config, strides=(4, 8, 16, 32))
+    if config.deformable != "none":
         for stage in (backbone.body.layer2, backbone.body.layer3, backbone.body.layer4):
             for block in stage:
-                block.conv2 = deform(block.conv2, kind)
+                block.conv2 = deform(block.conv2, config.deformable)
+    channels = list(backbone.channels.values())
+    return backbone, Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
 
 
 def resize(x: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
@@ -114,6 +119,16 @@ def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
     y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
     x = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(b, -1, -1, -1)
+
+
+def waves(like: Float[Tensor, "b c h w"], count: int) -> Float[Tensor, "b 4*count h w"]:
+    """Sine and cosine of x and y of each place, of 1/2, 1, 2, ... 2 ** (count - 2) periods over the picture.
+
+    The product of two places' waves depends on their distance alone, which is what a kernel needs to be local.
+    """
+    rate = math.pi / 2 * 2.0 ** torch.arange(count, device=like.device)
+    phase = coordinates(like)[:, :, None].float() * rate[:, None, None]  # (B, 2, count, H, W)
+    return torch.stack([phase.sin(), phase.cos()], 1).flatten(1, 3).to(like.dtype)
 
 
 def head_levels(levels: list[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
@@ -238,7 +253,7 @@ def category_loss(
         inside = ((middle >= crowds[..., :2]) & (middle < crowds[..., 2:])).all(-1).any(0)  # (P,)
         counted[b, :, inside & (owner < 0)] = 0
     losses = sigmoid_focal_loss(category, truth, alpha=0.25, gamma=2)
-    return (losses * counted).sum() / (positives + 1)
+    return (losses * counted).sum() / normaliser(positives + 1 / processes())
 
 
 def cell_middles(grids: Sequence[int]) -> Float[Tensor, "p 2"]:

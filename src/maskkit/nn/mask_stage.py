@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from maskkit.losses import FromBoxes, mask_loss_from_boxes
+from maskkit.losses import FromBoxes, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, objects_of
 from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
 from maskkit.types import Batch, ImageMeta, Target
@@ -113,7 +113,7 @@ class MaskStage(TwoStage):
         from_boxes = self._from_boxes(raw, torch.cat([t.boxes for t in batch.targets])[objects], ~known, batch)
         return {
             "mask": self._from_masks(raw.mask_logits, sampled, known, batch),
-            "projection": from_boxes.projection.sum() / max(len(from_boxes.projection), 1),
+            "projection": from_boxes.projection.sum() / normaliser(len(from_boxes.projection)),
             "pairwise": from_boxes.pairwise,
         }
 
@@ -121,13 +121,15 @@ class MaskStage(TwoStage):
         self, logits: Float[Tensor, "m s s"], sampled: Sampled, known: Bool[Tensor, "m"], batch: Batch
     ) -> Float[Tensor, ""]:
         """Mean cross entropy over the regions whose object's mask is known."""
+        count = normaliser(known.sum())
         if not known.any():
             return logits.sum() * 0
         sampled = Sampled(sampled.rois[known], sampled.matched[known])
         truth = crop_masks(batch.targets, sampled, logits.shape[1], self.config.aligned_targets)
         if not self.config.soft_targets:
             truth = (truth >= 0.5).float()
-        return F.binary_cross_entropy_with_logits(logits[known], truth)
+        wrong = F.binary_cross_entropy_with_logits(logits[known], truth, reduction="none").mean((1, 2))
+        return wrong.sum() / count
 
     def _from_boxes(
         self, raw: MaskRaw, boxes: Float[Tensor, "m 4"], wanted: Bool[Tensor, "m"], batch: Batch

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskkit.losses import box_cells
+from maskkit.losses import box_cells, normaliser
 from maskkit.types import Batch, Target
 
 BACKGROUND, UNKNOWN = -1, -2
@@ -47,7 +47,7 @@ def class_loss(
     for row, owner, target in zip(truth, owners, targets, strict=True):
         row[owner >= 0] = target.labels[owner[owner >= 0]]
     total = F.cross_entropy(logits.float(), truth, ignore_index=BACKGROUND, reduction="sum")
-    return total / (truth >= 0).sum().clamp(min=1)
+    return total / normaliser((truth >= 0).sum())
 
 
 def likeliest(logits: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Int[Tensor, "b h w"]:

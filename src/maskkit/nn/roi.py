@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from maskkit.losses import normaliser
 from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
 from maskkit.types import Target
 
@@ -208,16 +209,38 @@ def box_loss(
     sampled: Sampled,
     targets: Sequence[Target],
     beta: float,
+    weights: Weights = BOX_WEIGHTS,
 ) -> BoxLosses:
     """Cross entropy over the regions, and smooth L1 of the positives' codes for their class, over all regions."""
     positive, objects = objects_of(sampled, targets)
     labels = torch.cat([t.labels for t in targets])[objects]
     truth = torch.full((len(logits),), deltas.shape[1], device=logits.device)
     truth[positive] = labels
-    wanted = encode(torch.cat([t.boxes for t in targets])[objects], sampled.rois[positive, 1:], BOX_WEIGHTS)
+    wanted = encode(torch.cat([t.boxes for t in targets])[objects], sampled.rois[positive, 1:], weights)
     box = F.smooth_l1_loss(deltas[positive, labels], wanted, beta=beta, reduction="sum")
-    rows = max(len(logits), 1)
+    rows = normaliser(len(logits))
     return BoxLosses(F.cross_entropy(logits, truth, reduction="sum") / rows, box / rows)
+
+
+@torch.no_grad()
+def refine(
+    logits: Float[Tensor, "b r d"],
+    deltas: Float[Tensor, "b r k 4"],
+    boxes: Float[Tensor, "b r 4"],
+    pictures: Float[Tensor, "b 2"],
+    *,
+    min_score: float = 0.05,
+    count: int = 2000,
+    weights: Weights = BOX_WEIGHTS,
+) -> Detections:
+    """The ``count`` best refined boxes of all classes with a score above ``min_score``, copies among them."""
+    classes = deltas.shape[2]
+    scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
+    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), pictures)  # (B, R, K, 4)
+    scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
+    scores, order = scores.topk(min(count, scores.shape[1]))
+    refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
+    return Detections(refined, order % classes, scores)
 
 
 @torch.no_grad()
@@ -236,16 +259,14 @@ def detect(
 
     Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
     """
-    classes = deltas.shape[2]
-    scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
-    refined = clip(decode(deltas.float(), boxes[:, :, None], BOX_WEIGHTS), pictures)  # (B, R, K, 4)
-    scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
-    scores, order = scores.topk(min(candidates, scores.shape[1]))
-    refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
-    labels = order % classes
-    scores = scores * suppress(refined, scores, threshold, labels)
+    return keep(refine(logits, deltas, boxes, pictures, min_score=min_score, count=candidates), threshold, count)
+
+
+def keep(found: Detections, threshold: float, count: int) -> Detections:
+    """The ``count`` best of what NMS within each class leaves."""
+    scores = found.scores * suppress(found.boxes, found.scores, threshold, found.labels)
     scores, order = scores.topk(min(count, scores.shape[1]))
-    return Detections(refined.gather(1, order[..., None].expand(-1, -1, 4)), labels.gather(1, order), scores)
+    return Detections(found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), found.labels.gather(1, order), scores)
 
 
 # the mask branch ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.data.label_map import IGNORE
+from maskkit.losses import normaliser, processes
 from maskkit.types import Batch
 
 
@@ -38,10 +39,10 @@ def pixel_loss(
         truth = F.interpolate(truth[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0].long()
     total = F.cross_entropy(logits, truth, weights, ignore_index=IGNORE, reduction="sum")
     if reduction == "sum":
-        return total
+        return total * processes()
     known = truth != IGNORE
     share = known.sum() if weights is None else (weights[truth.clamp(max=len(weights) - 1)] * known).sum()
-    return total / share.clamp(min=1e-6)
+    return total / normaliser(share, 1e-6)
 
 
 def rival_scores(activations: Float[Tensor, "b c h w"], threshold: float) -> Float[Tensor, "b c+1 h w"]:

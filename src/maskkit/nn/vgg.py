@@ -61,12 +61,17 @@ class Vgg(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
+    def convolve(self, number: int, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Output of stage ``number`` (0 is the first) before its pooling."""
+        for name in self.stages[number]:
+            x = self.body.features.get_submodule(name)(x)
+        return x
+
     def stage(
         self, number: int, x: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d y x"], Int[Tensor, "b d y x"]]:
-        """Output of stage ``number`` (0 is the first) after its pooling, and where in each plane the maxima were."""
-        for name in self.stages[number]:
-            x = self.body.features.get_submodule(name)(x)
+        """Output of stage ``number`` after its pooling, and where in each plane the maxima were."""
+        x = self.convolve(number, x)
         return self.body.features.get_submodule(str(int(self.stages[number][-1]) + 1))(x)
 
     def walk(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,149 @@
+"""Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021), in plain torch.
+
+A query looks at few places instead of at all: for each head it predicts ``points`` offsets on each level and a weight
+for each; the answer is the weighted sum of the values there, interpolated bilinearly, with nothing outside of the maps.
+
+On processors the sum is taken as one of table rows (`sample_by_rows`): the values as they leave their projection are a
+table with a row of C / M numbers for every cell and head, and each answer is the weighted sum of the rows of the four
+cells around every place. Nothing is rearranged, and ``embedding_bag`` reads whole rows, where ``grid_sample`` gathers
+single numbers that lie a whole map apart.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+
+_AT_A_TIME = 1024
+"""Queries whose places are worked out together: what that takes then stays in the processor's cache."""
+
+
+class DeformableAttention(nn.Module):
+    """Attention of queries to ``levels`` maps, whose cells follow one another in a row."""
+
+    def __init__(self, width: int, heads: int = 8, levels: int = 3, points: int = 4) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.reset()
+
+    def reset(self) -> None:
+        """The first offsets of each head point into its own direction, one to ``points`` cells far; equal weights."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], 1)
+        direction = direction / direction.abs().amax(1, keepdim=True)
+        far = torch.arange(1, self.points + 1)[:, None]
+        with torch.no_grad():
+            first = (direction[:, None, None] * far).expand(-1, self.levels, -1, -1)  # (M, L, P, 2)
+            self.offsets.bias.copy_(first.flatten())
+        for parameter in (self.offsets.weight, *self.weights.parameters(), self.value.bias, self.output.bias):
+            nn.init.zeros_(parameter)
+        nn.init.xavier_uniform_(self.value.weight)
+        nn.init.xavier_uniform_(self.output.weight)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b q c"],
+        reference: Float[Tensor, "*b q l 2"],
+        cells: Float[Tensor, "b n c"],
+        sizes: Sequence[Size],
+    ) -> Float[Tensor, "b q c"]:
+        """What the queries see around their ``reference`` points, ``x y`` from 0 to 1 on every level.
+
+        ``cells`` are those of the levels of ``sizes`` (H, W) one after the other, row by row.
+        """
+        values = self.value(cells).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
+        extent = query.new_tensor([(w, h) for h, w in sizes])
+        # two projections of the same queries: as one they are faster
+        projections = zip(self.offsets.parameters(), self.weights.parameters(), strict=True)
+        weight, bias = (torch.cat(pair) for pair in projections)
+        look, count = sample_by_grid, query.shape[1]
+        if query.device.type == "cpu" and not torch.compiler.is_exporting():
+            values, look, count = tabulate(values, sizes), sum_rows, _AT_A_TIME
+        answers = []
+        for first in range(0, query.shape[1], count):
+            some = slice(first, first + count)
+            found = F.linear(query[:, some], weight, bias).unflatten(2, (-1, self.levels, self.points))
+            offsets, shares = found.split([2 * self.heads, self.heads], 2)
+            offsets = offsets.flatten(2).unflatten(2, (self.heads, self.levels, self.points, 2))
+            shares = shares.flatten(3).softmax(3).view_as(shares)  # (B, Q, M, L, P)
+            places = (reference[..., some, :, :] * extent)[..., None, :, None, :] + offsets  # (B, Q, M, L, P, 2)
+            answers.append(self.output(look(values, places, shares, sizes)))
+        return torch.cat(answers, 1)
+
+
+def sample_by_grid(
+    values: Float[Tensor, "b n m d"],
+    places: Float[Tensor, "b q m l p 2"],
+    weights: Float[Tensor, "b q m l p"],
+    sizes: Sequence[Size],
+) -> Float[Tensor, "b q c"]:
+    """Weighted sums of ``values`` interpolated at ``places``, ``x y`` in cells of the level from its corner on.
+
+    With ``grid_sample``, level by level: what accelerators are good at, and what every runtime knows.
+    """
+    maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], 2)  # (BM, D, hw) each
+    total = values.new_zeros(())
+    for level, (cells, (h, w)) in enumerate(zip(maps, sizes, strict=True)):
+        grid = places[:, :, :, level] * (2 / places.new_tensor([w, h])) - 1
+        found = F.grid_sample(cells.unflatten(2, (h, w)), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
+        total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(3)  # (BM, D, Q)
+    return total.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
+
+
+def sample_by_rows(
+    values: Float[Tensor, "b n m d"],
+    places: Float[Tensor, "b q m l p 2"],
+    weights: Float[Tensor, "b q m l p"],
+    sizes: Sequence[Size],
+) -> Float[Tensor, "b q c"]:
+    """The same as weighted sums of table rows."""
+    return sum_rows(tabulate(values, sizes), places, weights, sizes)
+
+
+def tabulate(values: Float[Tensor, "b n m d"], sizes: Sequence[Size]) -> Float[Tensor, "b k m d"]:
+    """The cells of all levels, each level with zeros around: a row above, and a cell before each row, which also ends
+    the row before.
+
+    Two more rows than one below: what lies behind a place at the very end is read, though its share is zero.
+    """
+    levels = zip(values.split([h * w for h, w in sizes], 1), sizes, strict=True)
+    return torch.cat([F.pad(v.unflatten(1, s), [0, 0, 0, 0, 1, 0, 1, 3]).flatten(1, 2) for v, s in levels], 1)
+
+
+def sum_rows(
+    table: Float[Tensor, "b k m d"],
+    places: Float[Tensor, "b q m l p 2"],
+    weights: Float[Tensor, "b q m l p"],
+    sizes: Sequence[Size],
+) -> Float[Tensor, "b q c"]:
+    """Weighted sums of the rows of a table from `tabulate`, four for each place."""
+    batch, cells, heads, depth = table.shape
+    counts = [0, *((h + 4) * (w + 1) for h, w in sizes)]
+    first = torch.tensor(counts[:-1]).cumsum(0)[:, None]  # (L, 1)
+    height, width = (torch.tensor(side, dtype=places.dtype)[:, None] for side in zip(*sizes, strict=True))
+    corners = torch.tensor([(0, 1, w + 1, w + 2) for _, w in sizes], dtype=torch.int32)[:, None] * heads  # (L, 1, 4)
+    head = torch.arange(heads, dtype=torch.int32)[:, None, None]
+    picture = torch.arange(batch, dtype=torch.int32)[:, None, None, None, None] * cells
+    x, y = places.unbind(-1)  # (B, Q, M, L, P)
+    x = (x + 0.5).clamp(min=0).minimum(width + 1)  # in cells of the frame, from the centre of its first one
+    y = (y + 0.5).clamp(min=0).minimum(height + 1)
+    left, above = x.detach().floor(), y.detach().floor()
+    right, below = x - left, y - above  # shares of the later cells
+    cell = (above * (width + 1) + left + first).int() + picture
+    rows = (cell * heads + head)[..., None] + corners  # (B, Q, M, L, P, 4)
+    lower = weights * below
+    upper = weights - lower
+    later = [upper * right, lower * right]
+    shares = torch.stack([upper - later[0], later[0], lower - later[1], later[1]], -1)  # (B, Q, M, L, P, 4)
+    rows, shares = (t.flatten(0, 2).flatten(1) for t in (rows, shares))  # (B Q M, 4 L P)
+    sums = F.embedding_bag(rows, table.reshape(-1, depth), per_sample_weights=shares, mode="sum")
+    return sums.view(batch, -1, heads * depth)

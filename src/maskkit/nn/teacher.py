@@ -1,0 +1,92 @@
+"""Teachers of masked image modelling: frozen networks of timm that say what each patch of a picture shows."""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskkit.errors import DataError, MaskkitError
+from maskkit.nn.backbone import Backbone, load_backbone
+from maskkit.weight_files import read_checkpoint
+
+
+class Teacher(nn.Module):
+    """Features (B, N, D) of the patches of a ``grid``, for the student's pictures with ``patch`` pixels a patch.
+
+    ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer sees the
+    picture enlarged or shrunken to as many patches of its own; one of CLIP's says what its projection makes of each
+    token, others what their last norm does. Of any other network the features at the stride of a patch are taken.
+    Raises `MaskkitError` for a source that is none, `DataError` for weights that do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+    net: Any
+    features: int
+    """D, the width of a feature."""
+
+    def __init__(self, source: str, weights: str, grid: tuple[int, int], patch: int) -> None:
+        super().__init__()
+        kind, _, name = source.partition(":")
+        if kind not in ("timm", "random") or not name:
+            raise MaskkitError(f"teacher {source!r} is neither timm:NAME nor random:NAME")
+        if kind == "random" and weights != "hub":
+            raise MaskkitError(f"teacher {source!r} has random weights, and --teacher-weights {weights}: which?")
+        self.grid, self.patch, self.projects = grid, patch, False
+        try:
+            with torch.device("meta"):
+                outline: Any = timm.create_model(name)
+        except (RuntimeError, ValueError) as error:  # what timm raises for a name, or a tag, that it does not know
+            raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() names them") from None
+        if hasattr(outline, "num_prefix_tokens"):
+            tag = str(outline.pretrained_cfg.get("tag"))
+            self.projects = "_clip_" in name and "_ft_" not in tag
+            self.features = outline.num_classes if self.projects else outline.num_features
+            self.net = _transformer(name, None if kind == "random" else weights, grid)
+        else:
+            self.net = Backbone(name, (patch,))
+            self.features = self.net.channels[patch]
+            if kind == "timm":
+                load_backbone(self.net, weights)
+        cfg = outline.pretrained_cfg
+        for statistic in ("mean", "std"):
+            self.register_buffer(statistic, torch.tensor(cfg[statistic])[:, None, None], persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Nothing changes: a teacher does not learn."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Features of whole pictures, RGB on 0 to 1."""
+        images = (pixels - self.mean) / self.std
+        if isinstance(self.net, Backbone):
+            return self.net(images)[self.patch].flatten(2).transpose(1, 2)
+        own = self.net.patch_embed.img_size
+        if images.shape[2:] != own:
+            images = F.interpolate(images, own, mode="bicubic", antialias=True)
+        tokens = self.net.forward_features(images)[:, self.net.num_prefix_tokens :]
+        return self.net.head(tokens) if self.projects else tokens
+
+
+def _transformer(name: str, weights: str | None, grid: tuple[int, int]) -> nn.Module:
+    """timm's transformer for pictures of ``grid`` patches; random where ``weights`` is None."""
+    with torch.device("meta"):
+        outline: Any = timm.create_model(name)
+    patch = outline.patch_embed.patch_size[0]
+    size = (grid[0] * patch, grid[1] * patch)
+    if weights is None:
+        return timm.create_model(name, img_size=size)
+    overlay = {} if weights == "hub" else {"state_dict": read_checkpoint(weights)}
+    try:
+        return timm.create_model(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # no network, or tensors of another network
+        raise DataError(
+            f"{name} cannot have its weights from {weights} ({error}); without a network give a local file: "
+            "--teacher-weights FILE, or a teacher that knows nothing: --teacher random:NAME"
+        ) from error

@@ -1,0 +1,94 @@
+"""Two processes that share each batch take the steps that one takes with all of it.
+
+The methods tried have no batch norm that is trained: that sees the pictures of its own process alone.
+"""
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskkit import registry
+from maskkit.config import AugmentConfig, DataConfig, RunConfig
+from maskkit.data import shapes
+from tests.engine import runner
+
+STEPS = 20
+
+TWO_STAGE = {
+    "width": 32,
+    "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
+    "box_width": 64,
+    "mask_width": 32,
+    "rpn_before": (100, 60),
+    "rpn_after": (60, 40),
+    # all anchors and all regions, so that nothing is left to chance
+    "rpn_sampled": 6000,
+    "roi_sampled": 10_000,
+    "roi_positive": 1.0,
+}
+
+
+def draw(folder: Path, boxes_too: bool) -> Path:
+    """Pictures of different numbers of objects, none in some; perhaps of every second one the box alone is known."""
+    shapes.write(folder, train=12, val=2, size=(96, 96), objects=(0, 5))
+    if boxes_too:
+        truth = json.loads((folder / "train.json").read_text())
+        for annotation in truth["annotations"][::2]:
+            del annotation["segmentation"]
+        (folder / "train.json").write_text(json.dumps(truth))
+    return folder
+
+
+def losses(run: RunConfig, out: Path, processes: int) -> list[dict[str, float]]:
+    """The terms of the loss of every step, as the run of so many processes has written them."""
+    environments: list[dict[str, str]] = [{}]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        count = str(processes)
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        shared |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        environments = [shared | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(processes)]
+    started = [runner.start(run, out, environment=e, log_every=1) for e in environments]
+    for process in started:
+        process.join()
+    assert [p.exitcode for p in started] == [0] * processes
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{n: v for n, v in row.items() if n.startswith("loss")} for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "boxes_too", "knobs"),
+    [
+        ("yolact-mobilenetv2-256", True, {"width": 32}),
+        ("fcos-mobilenetv2-256", True, {"width": 32}),
+        ("solov2-mobilenetv2-256", True, {"width": 32, "head_width": 32}),
+        ("maskrcnn-mobilenetv2-256", False, TWO_STAGE),  # regions of boxes alone are widened at random
+        ("fcn8s-mobilenetv2-256", False, {}),
+    ],
+)
+def test_two_processes_lose_what_one_loses(tmp_path: Path, preset: str, boxes_too: bool, knobs: dict[str, Any]) -> None:
+    found = registry.preset(preset)
+    # Adam would make whole steps of the rounding errors of gradients that are nearly zero, and large steps from random
+    # weights on multiply any error
+    settings = {"optimizer": "sgd", "lr": 1e-5, "steps": STEPS, "batch": 4, "workers": 0, "eval_every": 0.0}
+    run = RunConfig(
+        preset,
+        replace(found.model, norm="frozen", **knobs),
+        replace(found.input, size=(96, 96)),
+        AugmentConfig(expand=2.0),
+        replace(found.train, **settings),
+        DataConfig(str(draw(tmp_path / "shapes", boxes_too))),
+    )
+    one, two = (losses(run, tmp_path / str(n), n) for n in (1, 2))
+    assert len(one) == len(two) == STEPS
+    for step, (a, b) in enumerate(zip(one, two, strict=True)):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-5), f"{name} of step {step + 1}"

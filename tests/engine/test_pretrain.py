@@ -1,0 +1,147 @@
+"""Pre-training from a folder of pictures: it learns, resumes bit for bit, and its result is a backbone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from maskkit import registry
+from maskkit.cli import main
+from maskkit.config import Pretraining, RunConfig
+from maskkit.data.shapes import draw
+from maskkit.engine.checkpoint import start_weights
+from maskkit.engine.pretrain import pretrain, random_crop
+from maskkit.errors import DataError, MaskkitError
+
+CONFIG = Pretraining(
+    size=32,
+    teacher="random:mobilenetv2_050",
+    steps=6,
+    batch=4,
+    warmup=1,
+    workers=0,
+    save_every=3,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and nothing else, in a folder and one inside of it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    for i in range(8):
+        image, _ = draw(i, (48, 64), (2, 4))
+        place = folder / "more" if i % 2 else folder
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i}.png")
+    return folder
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows]
+
+
+def test_it_learns_and_leaves_a_backbone(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskkit.engine.log.LOG_EVERY", 1)
+    out = tmp_path / "run"
+    backbone = pretrain(pictures, replace(CONFIG, steps=40, lr=3e-3, crop=0.9, drop_path=0.0), out)
+    found = losses(out)
+    assert len(found) == 40
+    assert np.mean(found[-5:]) < found[0] - 0.3
+    assert all(-1 <= value <= 1 for value in found)
+    assert {p.name for p in out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "last.safetensors",
+        "backbone.safetensors",
+    }
+    preset = registry.preset("eva-tiny-256")
+    model: Any = registry.model_class(preset.name)(replace(preset.model, backbone_weights=str(backbone)))  # type: ignore[call-arg]
+    config = RunConfig(preset.name, model.config, preset.input, preset.augment, preset.train)
+    (note,) = start_weights(model, config, None)
+    assert str(backbone) in note
+    learnt = load_file(backbone)
+    own = model.backbone.body.net.state_dict()
+    assert all(torch.equal(own[n], t) for n, t in learnt.items() if n.startswith("blocks."))
+
+
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain(pictures, CONFIG, tmp_path / "whole")
+    from maskkit.engine import pretrain as module
+
+    seen = iter(range(100))
+
+    def breaks(*given: torch.Tensor) -> torch.Tensor:
+        if next(seen) == 4:
+            raise KeyboardInterrupt
+        return cosine(*given)
+
+    cosine = module.cosine_loss
+    monkeypatch.setattr(module, "cosine_loss", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(pictures, CONFIG, tmp_path / "broken")
+    monkeypatch.setattr(module, "cosine_loss", cosine)
+    again = pretrain(pictures, replace(CONFIG, save_every=2), tmp_path / "broken", resume=True)
+    for name in ("last.safetensors", "backbone.safetensors"):
+        a, b = load_file(whole.parent / name), load_file(again.parent / name)
+        assert a.keys() == b.keys()
+        assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def test_a_run_does_not_go_on_as_another(tmp_path: Path, pictures: Path) -> None:
+    config = replace(CONFIG, steps=1)
+    pretrain(pictures, config, tmp_path / "run")
+    with pytest.raises(MaskkitError, match="already holds a run"):
+        pretrain(pictures, config, tmp_path / "run")
+    with pytest.raises(MaskkitError, match=r"lr was 0\.001 and is 0\.1"):
+        pretrain(pictures, replace(config, lr=0.1), tmp_path / "run", resume=True)
+
+
+def test_no_label_is_read(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the pictures is opened for reading."""
+    from maskkit.data import images
+
+    opened: list[Path] = []
+    read = images.read_image
+    monkeypatch.setattr("maskkit.engine.pretrain.read_image", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr("maskkit.data.records.Dataset.load", None)
+    pretrain(pictures, replace(CONFIG, steps=2), tmp_path / "run")
+    assert len(opened) == 8
+    assert {p.suffix for p in opened} == {".png"}
+
+
+def test_folders_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no picture"):
+        pretrain(tmp_path, CONFIG, tmp_path / "run")
+    with pytest.raises(DataError, match="is no folder"):
+        pretrain(tmp_path / "none", CONFIG, tmp_path / "run")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        pretrain(tmp_path / "pictures", replace(CONFIG, batch=1, steps=1), tmp_path / "run")
+
+
+def test_crops() -> None:
+    rng = np.random.default_rng(0)
+    picture = torch.arange(48 * 64, dtype=torch.float32).view(1, 48, 64).expand(3, -1, -1)
+    crops = [random_crop(picture, 32, 0.2, rng) for _ in range(20)]
+    assert all(c.shape == (3, 32, 32) for c in crops)
+    assert len({float(c.mean()) for c in crops}) == 20
+
+
+def test_the_verb(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--size", "32", "--teacher", "random:mobilenetv2_050", "--steps", "1", "--batch", "2", "--workers", "0"]
+    assert main(["pretrain", str(pictures), "--out", str(tmp_path / "run"), *options]) == 0
+    assert "--model.backbone-weights" in capsys.readouterr().out
+    assert (tmp_path / "run" / "backbone.safetensors").exists()
+    assert main(["pretrain", str(pictures), "--out", str(tmp_path / "other"), "--teacher", "clip"]) == 1
+    assert "neither timm:NAME nor random:NAME" in capsys.readouterr().err

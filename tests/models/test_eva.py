@@ -1,0 +1,114 @@
+"""EVA's detector: the shared conformance, and what is its own."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from maskkit import registry
+from maskkit.data.shapes import CATEGORIES
+from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, maskness, soften
+from maskkit.nn.roi import Detections
+from maskkit.nn.rpn import encode
+from maskkit.types import Target
+from tests.models.conformance import Conformance
+
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
+    "box_width": 64,
+    "rpn_before": (200, 100),
+    "rpn_after": (100, 60),
+    "roi_sampled": 64,
+    "candidates": 200,
+    "detections": 20,
+}
+
+
+def config(**knobs: Any) -> EvaConfig:
+    model = registry.preset("eva-tiny-256").model
+    assert isinstance(model, EvaConfig)
+    vit = replace(model.vit, width=SMALL["width"])
+    return replace(model, num_classes=len(CATEGORIES), **{"vit": vit, **SMALL, **knobs})
+
+
+def small(**knobs: Any) -> Eva:
+    torch.manual_seed(0)
+    return Eva(config(**knobs))
+
+
+class TestEva(Conformance):
+    """The cascade."""
+
+    preset = "eva-tiny-256"
+    knobs: ClassVar[dict[str, Any]] = {**SMALL, "vit": config().vit}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 180, "lr": 1.5e-3, "size": (320, 320)}
+
+
+def test_one_stage_is_mask_rcnn() -> None:
+    model = small(stages=(0.5,)).train()
+    batch = TestEva.batch([3, 4])
+    raw = model(batch.images, batch.targets)
+    assert raw.later_rois == raw.later_logits == ()
+    assert model.box_head.deltas.out_features == 4 * len(CATEGORIES), "boxes of each class"
+    assert set(model.loss(raw, batch)) == {"objectness", "proposal", "class", "box", "mask", "projection", "pairwise"}
+
+
+def test_later_stages_take_corrected_boxes_and_ask_for_more() -> None:
+    """Regions that the first stage moves onto their object are positive in the last; those that it leaves are not."""
+    model = small()
+    truth = torch.tensor([[40.0, 40, 80, 80]])
+    start = torch.tensor([[46.0, 44, 86, 84]])  # an IoU of 0.62
+    target = Target.of(truth, [1])
+    rois = torch.cat([torch.zeros(2, 1), start.expand(2, 4)], 1)
+    deltas = torch.stack([encode(truth, start, box_weights(0))[0], torch.zeros(4)])[:, None].expand(-1, 5, -1)
+    logits = torch.zeros(2, 6)
+    pictures = torch.tensor([[128.0, 128]])
+    first = Stage(rois, torch.zeros(2, dtype=torch.int64), logits, deltas)
+    second = model.refined([first], pictures, [target])
+    assert torch.allclose(second.rois[0, 1:], truth[0], atol=1e-3)
+    assert second.matched.tolist() == [0, 0], "0.62 is enough for 0.6"
+    still = Stage(second.rois, second.matched, logits, torch.zeros_like(deltas))
+    third = model.refined([first, still], pictures, [target])
+    assert third.matched.tolist() == [0, -1], "but not for 0.7"
+
+
+def test_regions_of_crowds_leave_the_later_stages() -> None:
+    model = small()
+    target = Target.of([[0, 0, 100, 100]], [0], crowd=[True])
+    rois = torch.tensor([[0.0, 10, 10, 40, 40], [0, 104, 104, 126, 126]])
+    none = Stage(rois, torch.full((2,), -1), torch.zeros(2, 6), torch.zeros(2, 5, 4))
+    kept = model.refined([none], torch.tensor([[128.0, 128]]), [target])
+    assert torch.equal(kept.rois, rois[1:])
+
+
+def test_soft_nms_by_hand() -> None:
+    """Two boxes of one class with an IoU of 2/3, the same pair in two classes, and one that is far."""
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 60, 60], [0, 0, 10, 10]]])
+    scores, labels = torch.tensor([[0.9, 0.8, 0.3, 0.7]]), torch.tensor([[0, 0, 0, 1]])
+    found = soften(Detections(boxes, labels, scores), 0.5, 4)
+    assert torch.allclose(found.scores, torch.tensor([[0.9, 0.7, 0.3, 0.8 / 3]]))
+    assert found.labels.tolist() == [[0, 1, 0, 0]]
+    assert torch.equal(found.boxes[0, 3], boxes[0, 1])
+    assert torch.allclose(soften(Detections(boxes, labels, scores), 0.7, 4).scores, scores.sort(descending=True)[0])
+
+
+def test_maskness_is_the_mean_of_the_foreground() -> None:
+    masks = torch.tensor([[[[0.9, 0.7], [0.4, 0.1]], [[0.2, 0.3], [0.4, 0.1]]]])
+    assert torch.allclose(maskness(masks), torch.tensor([[0.8, 0.0]]))
+    model, images = small(min_score=0.0).eval(), TestEva.batch([1]).images
+    with torch.no_grad():
+        raw = model(images)
+        plain = small(maskness=False).select(raw)
+        rated = model.select(raw)
+    assert torch.equal(plain.mask_scores, plain.scores)
+    assert torch.allclose(rated.mask_scores, plain.scores * maskness(plain.box_masks))
+
+
+def test_scores_are_the_mean_of_the_stages() -> None:
+    model = small(soft_nms=False, nms_threshold=1.0, min_score=0.0).eval()
+    with torch.no_grad():
+        raw = model(TestEva.batch([1]).images)
+    stages = torch.stack([raw.class_logits, *raw.later_logits]).softmax(2).mean(0)
+    area = (raw.later_rois[-1][:, 3:] > raw.later_rois[-1][:, 1:3]).all(1)
+    assert torch.allclose(raw.mask_scores.max(), stages[area, :-1].max(), atol=1e-6)

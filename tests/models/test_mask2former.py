@@ -1,0 +1,336 @@
+"""Mask2Former: the shared conformance for each task, and what is its own; transformers is the oracle."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskkit import published, registry
+from maskkit.data.label_map import IGNORE
+from maskkit.losses import box_cells
+from maskkit.models.base import SelectedSegments
+from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
+from maskkit.types import Batch, ImageMeta, Target
+from tests.models.conformance import Conformance
+from tests.models.semantic import SemanticConformance
+
+SMALL: dict[str, Any] = {
+    "queries": 20,
+    "width": 64,
+    "heads": 4,
+    "encoder_layers": 1,
+    "encoder_width": 128,
+    "decoder_width": 128,
+    "points": 1024,
+    "detections": 30,
+}
+
+
+class TestMask2Former(Conformance):
+    preset = "mask2former-mobilenetv2-256"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+    overfit: ClassVar[dict[str, Any]] = {"steps": 120, "lr": 1e-3, "size": (320, 320)}
+
+
+class TestMask2FormerSemantic(SemanticConformance):
+    preset = "mask2former-mobilenetv2-320-semantic"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+    overfit: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "size": (160, 160)}
+
+    def test_ignored_pixels_do_not_count(self) -> None:
+        """As for the others; of this raw output only the features lie on a grid."""
+        model = self.model().eval()
+        batch = self.batch([3])
+        (target,) = batch.targets
+        assert target.semantic is not None
+        half = target.semantic.clone()
+        half[:, half.shape[1] // 2 :] = IGNORE
+        batch.targets = [replace(target, semantic=half)]
+        raw = model(batch.images)
+        total = torch.stack(list(model.loss(raw, batch).values())).sum()
+        (gradient,) = torch.autograd.grad(total, raw.features)
+        assert gradient.any()
+        assert not gradient[..., round(gradient.shape[-1] * 0.75) :].any()
+
+    def test_a_picture_of_which_nothing_is_known_teaches_nothing(self) -> None:
+        model = self.model().train()
+        losses = model.loss(model(self.cases()["not given"].images), self.cases()["not given"])
+        assert all(value.item() == 0 for value in losses.values())
+
+
+class TestMask2FormerPanoptic(Conformance):
+    preset = "mask2former-mobilenetv2-320-panoptic"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+    test_overfits_two_drawn_pictures = None  # type: ignore[assignment]  # what is learnt is that of instances
+
+    def test_shapes_of_what_is_selected(self) -> None:
+        model = self.model().eval()
+        with torch.no_grad():
+            chosen = model.select(model(self.batch([1, 2]).images))
+        assert isinstance(chosen, SelectedSegments)
+        assert chosen.segment_logits.shape == (2, 20, 32, 32)
+        assert chosen.labels.shape == chosen.scores.shape == (2, 20)
+        assert int(chosen.labels.max()) <= model.config.num_classes
+        assert torch.allclose(chosen.limits, torch.tensor([0.8, 0.8]).expand(2, -1))
+
+    def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
+        model = self.model().eval()
+        images = self.batch([1, 2]).images
+        with torch.no_grad():
+            together = model.select(model(images))
+            alone = model.select(model(images[1:]))
+        for a, b in zip(alone, together, strict=True):
+            assert torch.allclose(a[0].float(), b[1].float(), atol=1e-3)
+
+
+def model(**knobs: Any) -> Mask2Former:
+    config = replace(registry.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | knobs)
+    assert isinstance(config, Mask2FormerConfig)
+    torch.manual_seed(0)
+    return Mask2Former(config)
+
+
+def raw_of(masks: Tensor, logits: Tensor) -> Mask2FormerRaw:
+    """One layer whose mask logits (Q, h, w) and class logits (Q, D) are given."""
+    return Mask2FormerRaw(logits[None, None], torch.eye(len(masks))[None, None], masks[None])
+
+
+def batch_of(target: Target, size: tuple[int, int] = (64, 64)) -> Batch:
+    return Batch(
+        torch.zeros(1, 3, *size), torch.ones(1, *size, dtype=torch.bool), [target], [ImageMeta(1, "", size, size)]
+    )
+
+
+def squares(*corners: tuple[int, int, int, int], size: int = 64) -> Tensor:
+    masks = torch.zeros(len(corners), size, size, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, corners, strict=True):
+        mask[y1:y2, x1:x2] = True
+    return masks
+
+
+LEFT, RIGHT, DOWN = (8, 8, 24, 40), (40, 8, 56, 24), (16, 48, 48, 60)
+
+
+def shrunk(masks: Tensor) -> Tensor:
+    """Confident logits at stride 4."""
+    return F.avg_pool2d(masks[None].float(), 4)[0] * 16 - 8
+
+
+def transformers_model() -> tuple[Any, dict[str, Any]]:
+    """A small one with Swin-T, all of its weights random, and our knobs for the same."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(out_features=[f"stage{i}" for i in range(1, 5)], drop_path_rate=0.0)
+    theirs = transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(
+            backbone_config=swin,
+            num_labels=7,
+            feature_size=64,
+            mask_feature_size=64,
+            hidden_dim=64,
+            encoder_feedforward_dim=96,
+            dim_feedforward=128,
+            encoder_layers=2,
+            decoder_layers=5,
+            num_queries=12,
+            train_num_points=256,
+            output_auxiliary_logits=True,
+        )
+    ).eval()
+    for name, parameter in theirs.named_parameters():
+        if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # they start at zero, which would hide mistakes
+    knobs = {"num_classes": 7, "width": 64, "encoder_width": 96, "decoder_width": 128, "encoder_layers": 2}
+    return theirs, knobs | {"decoder_layers": 4, "queries": 12, "points": 256}
+
+
+def test_predictions_and_losses_are_those_of_transformers() -> None:
+    theirs, knobs = transformers_model()
+    preset = registry.preset("mask2former-swin-t")
+    ours = Mask2Former(replace(preset.model, **knobs)).eval()  # type: ignore[arg-type]
+    ours.load_state_dict(published.convert(theirs.state_dict(), preset.name, **knobs))
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 256, 288, generator=generator)
+    masks = torch.rand(5, 1, 8, 9, generator=generator)
+    masks = F.interpolate(masks, images.shape[2:], mode="bilinear")[:, 0] > 0.5
+    labels = torch.tensor([0, 3, 6, 3, 1])
+    with torch.no_grad():
+        raw = ours(images)
+        torch.manual_seed(2)
+        wanted = theirs(
+            images, mask_labels=[masks[:2].float(), masks[2:].float()], class_labels=[labels[:2], labels[2:]]
+        )
+        targets = [
+            Target.of(torch.zeros(len(m), 4), k, m) for m, k in ((masks[:2], labels[:2]), (masks[2:], labels[2:]))
+        ]
+        metas = [ImageMeta(i, "", (256, 288), (256, 288)) for i in range(2)]
+        torch.manual_seed(2)
+        losses = ours.loss(raw, Batch(images, torch.ones(2, 256, 288, dtype=torch.bool), targets, metas))
+    found = torch.einsum("blqc,bchw->blqhw", raw.embeddings, raw.features)
+    for layer, aux in enumerate([*wanted.auxiliary_logits, wanted]):
+        assert torch.allclose(raw.logits[:, layer], aux["class_queries_logits"], atol=1e-4)
+        assert torch.allclose(found[:, layer], aux["masks_queries_logits"], atol=1e-4)
+    assert sum(losses.values()).item() == pytest.approx(wanted.loss.item(), rel=1e-4)
+
+
+def test_shapes_of_the_published_coco_model() -> None:
+    preset = registry.preset("mask2former-resnet50")
+    net = Mask2Former(preset.model).eval()  # type: ignore[arg-type]
+    parameters = sum(p.numel() for p in net.parameters())
+    assert parameters == pytest.approx(44e6, rel=0.01)
+    with torch.no_grad():
+        raw = net(torch.zeros(1, 3, 96, 128))
+    assert raw.logits.shape == (1, 10, 100, 81)
+    assert raw.embeddings.shape == (1, 10, 100, 256)
+    assert raw.features.shape == (1, 256, 24, 32)
+
+
+def test_every_query_and_every_object_is_in_one_pair_and_the_best_is_found() -> None:
+    net = model()
+    masks = squares(LEFT, RIGHT, DOWN)
+    order = [7, 0, 13]
+    logits, given = torch.zeros(20, 4), torch.full((20, 16, 16), -8.0)
+    given[order] = shrunk(masks)
+    raw = raw_of(given, logits)
+    truth = net.truth(Target.of(torch.zeros(3, 4), [0, 1, 2], masks), raw, batch_of(Target.of([], [])))
+    pairs = net.match(logits, raw.embeddings[0, 0], raw.features[0], truth)
+    assert dict(zip(pairs.queries.tolist(), pairs.objects.tolist(), strict=True)) == {7: 0, 0: 1, 13: 2}
+    crowded = Target.of(torch.zeros(30, 4), torch.zeros(30), squares(*[LEFT] * 30))
+    pairs = net.match(logits, raw.embeddings[0, 0], raw.features[0], net.truth(crowded, raw, batch_of(crowded)))
+    assert len(pairs.queries.unique()) == len(pairs.objects.unique()) == 20
+
+
+def test_a_box_without_a_mask_finds_the_query_that_fills_it() -> None:
+    net = model()
+    masks = squares(LEFT, RIGHT, DOWN)
+    given = torch.full((20, 16, 16), -8.0)
+    given[[7, 0, 13]] = shrunk(masks)
+    boxes = torch.tensor([LEFT, RIGHT, DOWN]).float()
+    target = Target.of(boxes, [0, 0, 0], masks & False, has_mask=[False] * 3)
+    raw = raw_of(given, torch.zeros(20, 4))
+    truth = net.truth(target, raw, batch_of(target))
+    assert not truth.known.any()
+    pairs = net.match(raw.logits[0, 0], raw.embeddings[0, 0], raw.features[0], truth)
+    assert dict(zip(pairs.queries.tolist(), pairs.objects.tolist(), strict=True)) == {7: 0, 0: 1, 13: 2}
+    costs = box_costs(raw.embeddings[0, 0], raw.features[0], truth)
+    assert costs.shape == (20, 3)
+    assert float(costs[7, 0]) < 0.1 < 1 < float(costs[7, 1])
+    assert box_cells(boxes, (64, 64), (16, 16)).any((1, 2)).all()
+
+
+def test_perfect_masks_cost_nothing_and_copies_are_no_objects() -> None:
+    net = model(queries=3)
+    masks = squares(LEFT, RIGHT)
+    target = Target.of(torch.zeros(2, 4), [2, 1], masks)
+    given = 4 * shrunk(masks)[[0, 1, 0]]
+    logits = torch.full((3, 4), -9.0)
+    logits[0, 2] = logits[1, 1] = logits[2, 3] = 9.0
+    right = net.loss(raw_of(given, logits), batch_of(target))
+    assert right["class"] < 1e-3
+    inverse = net.loss(raw_of(-given, logits), batch_of(target))
+    assert right["mask"] + right["dice"] < 0.05 * (inverse["mask"] + inverse["dice"])
+    logits[2, 3], logits[2, 2] = -9.0, 8.0  # a copy of the first
+    wrong = net.loss(raw_of(given, logits), batch_of(target))
+    # one of three queries errs by 17, with the weight of no object
+    assert wrong["class"].item() == pytest.approx(2 * 0.1 * 17 / 2.1, rel=1e-3)
+
+
+def test_what_a_crowd_hides_does_not_teach() -> None:
+    net = model(queries=2, uncertain=0.0)
+    masks = squares(LEFT, (0, 0, 64, 64))
+    given = torch.cat([shrunk(masks[:1]), torch.full((1, 16, 16), -8.0)])
+    given[0, :, 8:] = 8.0  # wrong, but hidden
+    logits = torch.zeros(2, 4)
+    crowd = Target.of(torch.zeros(2, 4), [0, 0], masks, crowd=[False, True])
+    plain = Target.of(torch.zeros(1, 4), [0], masks[:1])
+    hidden, seen = (net.loss(raw_of(given, logits), batch_of(t))["mask"].item() for t in (crowd, plain))
+    assert hidden < 0.2 * seen
+
+
+def test_points_are_where_the_mask_is_uncertain() -> None:
+    net = model(points=400)
+    ramp = torch.linspace(-10, 10, 32).expand(3, 1, 32, 32)
+    points = net.uncertain_points(ramp)
+    assert points.shape == (3, 400, 2)
+    sure = (points[..., 0] - 0.5).abs() > 0.25
+    assert not sure[:, :300].any(), "the 300 most uncertain of 1200"
+    assert sure[:, 300:].float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_query_without_a_mask_sees_everything() -> None:
+    net = model().eval()
+    with torch.no_grad():
+        net.decoder.embed[4].weight.zero_()
+        net.decoder.embed[4].bias.zero_()
+        features, levels = torch.zeros(1, 64, 16, 16), [torch.randn(1, 64, s, s) for s in (2, 4, 8)]
+        net.decoder.embed[4].bias[0] = 1.0
+        features[:, 0] = -1.0  # every mask is empty
+        empty = net.decoder(levels, features)
+        features[:, 0] = 1.0  # every mask is full
+        full = net.decoder(levels, features)
+    for a, b in zip(empty, full, strict=True):
+        assert a.isfinite().all()
+        assert torch.equal(a, b)
+
+
+def test_order_of_the_queries_is_only_an_order() -> None:
+    net = model().eval()
+    images = torch.randn(1, 3, 64, 64)
+    order = torch.randperm(20)
+    with torch.no_grad():
+        before = net(images)
+        for embedding in (net.decoder.queries, net.decoder.positions):
+            embedding.weight.copy_(embedding.weight[order])
+        after = net(images)
+    assert torch.allclose(before.logits[:, :, order], after.logits, atol=1e-4)
+    assert torch.allclose(before.embeddings[:, :, order], after.embeddings, atol=1e-4)
+
+
+def test_one_network_is_read_in_three_ways() -> None:
+    masks = shrunk(squares(LEFT, RIGHT))
+    logits = torch.full((2, 4), -5.0)
+    logits[0, 1] = logits[1, 3] = 5.0  # the second is no object
+    raw = raw_of(masks, logits)
+    instance, semantic, panoptic = (
+        model(queries=2, task=task).select(raw) for task in ("instance", "semantic", "panoptic")
+    )
+    assert int(instance.labels[0, 0]) == 1
+    assert torch.allclose(instance.boxes[0, 0], torch.tensor(LEFT) / 64)
+    assert float(instance.scores[0, 0]) > 0.99 > 0.01 > float(instance.scores[0, 1])
+    inside = squares(LEFT)[0, ::4, ::4]
+    assert torch.equal(semantic.logits[0].argmax(0)[inside], torch.ones(int(inside.sum()), dtype=torch.int64))
+    assert semantic.logits[0, 1][inside].min() > 0.99
+    assert panoptic.labels.tolist() == [[1, 3]]
+
+
+def test_sines_are_those_of_detr() -> None:
+    """Half of the channels are the row's sines and cosines in turn, of ever longer waves; then the column's."""
+    found = sines((2, 3), torch.zeros(1, 8)).view(2, 3, 8)
+    y = 2 * np.pi * 2 / 2
+    assert found[1, 0, :4].tolist() == pytest.approx([np.sin(y), np.cos(y), np.sin(y / 100), np.cos(y / 100)], abs=1e-4)
+    x = 2 * np.pi * 2 / 3
+    assert found[0, 1, 4:].tolist() == pytest.approx([np.sin(x), np.cos(x), np.sin(x / 100), np.cos(x / 100)], abs=1e-4)
+
+
+def test_the_config_chooses_the_task() -> None:
+    assert [model(task=task).task for task in ("instance", "semantic", "panoptic")] == [
+        "instance",
+        "semantic",
+        "panoptic",
+    ]
+
+
+def test_label_maps_become_one_mask_per_class() -> None:
+    net = model(task="semantic")
+    semantic = torch.full((64, 64), 2, dtype=torch.uint8)
+    semantic[:, :16], semantic[:16] = 0, IGNORE
+    target = replace(Target.of([], []), semantic=semantic)
+    raw = raw_of(torch.zeros(20, 16, 16), torch.zeros(20, 4))
+    truth: Truth = net.truth(target, raw, batch_of(target))
+    assert truth.labels.tolist() == [0, 2]
+    assert truth.masks.sum((1, 2)).tolist() == [48 * 16, 48 * 48]
+    assert int(truth.counted.sum()) == 48 * 64
