@@ -19,6 +19,7 @@ from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.nn.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
 from maskkit.types import Batch
+from tests.models.conformance import learn_by_heart
 from tests.models.semantic import CLASSES, SemanticConformance
 
 
@@ -51,17 +52,10 @@ class TestEps(SemanticConformance):
         shown = [t.tags[1:].nonzero().flatten().tolist() for t in batch.targets if t.tags is not None]
         assert len(shown[0]) == len(shown[1]) == 1
         assert shown[0] != shown[1]
-        model = self.model(tau=-1.0).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"])
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["lr"], settings["steps"])
-        for _ in range(settings["steps"]):
-            losses = model.loss(model(batch.images), batch)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
-            rate.step()
+        model = self.model(tau=-1.0)
+        learn_by_heart(model, batch, settings["steps"], settings["lr"])
         with torch.no_grad():
-            found = model.select(model.eval()(batch.images)).logits.argmax(1)
+            found = model.select(model(batch.images)).logits.argmax(1)
         truth = F.interpolate(truth_of(batch)[:, None].float(), size=found.shape[1:], mode="nearest")[:, 0].long()
         counts = sum(count(t.numpy(), f.numpy(), len(CLASSES)) for t, f in zip(truth, found, strict=True))
         assert isinstance(counts, np.ndarray)
