@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE
+from maskkit.losses import OUTSIDE, normaliser
 from maskkit.masks import dense_boxes
 from maskkit.models.base import Model, SelectedInWindows
 from maskkit.nn.backbone import Backbone
@@ -274,7 +274,7 @@ class InstanceFcn(Model):
             wanted = crop_masks([target], sampled, config.window)
             wanted = wanted if config.soft_targets else (wanted >= 0.5).float()
             masks, pixels = masks + window_losses(found, wanted).sum(), pixels + found.numel()
-        return {"objectness": objects / len(batch), "mask": config.mask_weight * masks / max(pixels, 1)}
+        return {"objectness": objects / len(batch), "mask": config.mask_weight * masks / normaliser(pixels)}
 
     # selection -------------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import dilate, last_stage
@@ -326,7 +327,7 @@ def map_truths(
 def map_loss(logits: Float[Tensor, "b c h w"], truth: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Mean cross entropy of the cells of known truth."""
     total = F.cross_entropy(logits, truth, ignore_index=_UNKNOWN, reduction="sum")
-    return total / (truth != _UNKNOWN).sum().clamp(min=1)
+    return total / normaliser((truth != _UNKNOWN).sum())
 
 
 # the network ----------------------------------------------------------------------------------------------------------
