@@ -29,8 +29,9 @@ PRESET = "mask2former-swin-t"
 
 def build() -> tuple[Any, Mask2Former]:
     """Transformers' model, with random offsets and attention too, and ours with the same weights."""
-    swin = SwinConfig(out_features=[f"stage{i}" for i in range(1, 5)])
-    theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=80)).eval()
+    swin = SwinConfig(out_features=[f"stage{i}" for i in range(1, 5)])  # type: ignore[call-arg]
+    config = Mask2FormerConfig(backbone_config=swin, num_labels=80)  # type: ignore[call-arg]
+    theirs = Mask2FormerForUniversalSegmentation(config).eval()
     for name, parameter in theirs.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             torch.nn.init.normal_(parameter, std=0.02)

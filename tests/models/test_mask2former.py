@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskkit import published, registry
 from maskkit.data.label_map import IGNORE
 from maskkit.losses import box_cells
-from maskkit.models.base import SelectedSegments
+from maskkit.models.base import Selected, SelectedSegments, SelectedSemantic
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
 from maskkit.types import Batch, ImageMeta, Target
 from tests.models.conformance import Conformance
@@ -174,7 +174,7 @@ def test_predictions_and_losses_are_those_of_transformers() -> None:
     for layer, aux in enumerate([*wanted.auxiliary_logits, wanted]):
         assert torch.allclose(raw.logits[:, layer], aux["class_queries_logits"], atol=1e-4)
         assert torch.allclose(found[:, layer], aux["masks_queries_logits"], atol=1e-4)
-    assert sum(losses.values()).item() == pytest.approx(wanted.loss.item(), rel=1e-4)
+    assert torch.stack(list(losses.values())).sum().item() == pytest.approx(wanted.loss.item(), rel=1e-4)
 
 
 def test_shapes_of_the_published_coco_model() -> None:
@@ -263,11 +263,13 @@ def test_points_are_where_the_mask_is_uncertain() -> None:
 
 def test_a_query_without_a_mask_sees_everything() -> None:
     net = model().eval()
+    last = net.decoder.embed[4]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        net.decoder.embed[4].weight.zero_()
-        net.decoder.embed[4].bias.zero_()
+        last.weight.zero_()
+        last.bias.zero_()
         features, levels = torch.zeros(1, 64, 16, 16), [torch.randn(1, 64, s, s) for s in (2, 4, 8)]
-        net.decoder.embed[4].bias[0] = 1.0
+        last.bias[0] = 1.0
         features[:, 0] = -1.0  # every mask is empty
         empty = net.decoder(levels, features)
         features[:, 0] = 1.0  # every mask is full
@@ -298,6 +300,9 @@ def test_one_network_is_read_in_three_ways() -> None:
     instance, semantic, panoptic = (
         model(queries=2, task=task).select(raw) for task in ("instance", "semantic", "panoptic")
     )
+    assert isinstance(instance, Selected)
+    assert isinstance(semantic, SelectedSemantic)
+    assert isinstance(panoptic, SelectedSegments)
     assert int(instance.labels[0, 0]) == 1
     assert torch.allclose(instance.boxes[0, 0], torch.tensor(LEFT) / 64)
     assert float(instance.scores[0, 0]) > 0.99 > 0.01 > float(instance.scores[0, 1])

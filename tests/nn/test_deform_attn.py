@@ -25,7 +25,9 @@ def inputs(queries: int = 50, far: float = 3.0) -> tuple[Tensor, Tensor, Tensor]
 def test_rows_give_what_the_grid_gives_and_its_gradients() -> None:
     found = []
     for sample in (sample_by_rows, sample_by_grid):
-        leaves = [t.requires_grad_() for t in inputs()]
+        leaves = inputs()
+        for leaf in leaves:
+            leaf.requires_grad_()
         seen = sample(*leaves, SIZES)
         seeds = torch.linspace(-1, 1, seen.numel(), dtype=torch.float64).view_as(seen)
         gradients = torch.autograd.grad((seen * seeds).sum(), leaves)

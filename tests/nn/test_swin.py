@@ -1,5 +1,7 @@
 """Swin for pictures of any size."""
 
+from typing import Any
+
 import timm
 import torch
 
@@ -12,7 +14,8 @@ NAME = "swin_tiny_patch4_window7_224"
 def blocks() -> tuple[torch.nn.ModuleList, list[swin.SwinBlock]]:
     """The two blocks of timm's first stage, and ours of the same weights."""
     torch.manual_seed(0)
-    stage = timm.create_model(NAME, strict_img_size=False).layers[0].blocks.eval()
+    net: Any = timm.create_model(NAME, strict_img_size=False)
+    stage = net.layers[0].blocks.eval()
     return stage, [swin.SwinBlock(block, shifted=bool(i)) for i, block in enumerate(stage)]
 
 

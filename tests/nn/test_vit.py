@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models.eva import Eva
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 
 from maskkit import registry
 from maskkit.config import PlainVit
@@ -17,7 +17,7 @@ from maskkit.nn.vit import RelativePositions, VitPyramid, fit, stretched, whole,
 from tests.models.conformance import Conformance
 
 TINY = "eva_tiny_patch16_224"
-SHORT = {"depth": 2, "embed_dim": 48}
+SHORT: dict[str, Any] = {"depth": 2, "embed_dim": 48}
 
 
 def tiny(vit: PlainVit, strides: tuple[int, ...] = (16,), name: str = TINY, **options: Any) -> VitPyramid:
@@ -46,8 +46,15 @@ def test_without_windows_it_is_timm_without_class_token(name: str) -> None:
     """timm's own forward on the same weights: positions, blocks and rotary embedding are used as there."""
     body = tiny(PlainVit(window=0), name=name)
     side = body.net.patch_embed.img_size[0]
-    form = {"patch_size": 16, "img_size": side, "num_classes": 0, "class_token": False, "global_pool": "avg"}
+    form: dict[str, Any] = {
+        "patch_size": 16,
+        "img_size": side,
+        "num_classes": 0,
+        "class_token": False,
+        "global_pool": "avg",
+    }
     oracle = timm.create_model(name, use_post_transformer_norm=False, use_fc_norm=False, **form).eval()
+    assert isinstance(oracle, Eva)
     oracle.load_state_dict(body.net.state_dict())
     images = torch.randn(1, 3, side, side)
     with torch.no_grad():
@@ -143,7 +150,14 @@ def test_other_methods_learn_on_it(preset: str) -> None:
     """A plain transformer is a backbone as any other: its name is all that a method's configuration needs."""
     found = registry.preset(preset)
     vit = PlainVit(window=4, width=32)
-    knobs = {"backbone": TINY, "pad_same": False, "frozen_stride": 0, "vit": vit, "num_classes": 5, "width": 32}
+    knobs: dict[str, Any] = {
+        "backbone": TINY,
+        "pad_same": False,
+        "frozen_stride": 0,
+        "vit": vit,
+        "num_classes": 5,
+        "width": 32,
+    }
     torch.manual_seed(0)
     model: Model = registry.model_class(preset)(replace(found.model, **knobs))  # type: ignore[call-arg]
     batch = type("Drawn", (Conformance,), {"preset": preset}).batch([3, 4])
@@ -173,6 +187,8 @@ def test_a_billion_parameters() -> None:
             else:
                 parameter.zero_()
         for block in net.blocks:
+            assert isinstance(block, EvaBlock)
+            assert isinstance(block.attn, EvaAttention)
             block.attn.init_non_persistent_buffers()
         seen = net.forward_features(torch.randn(1, 3, 224, 224, dtype=torch.bfloat16))
     assert seen.shape == (1, 257, 1408)

@@ -61,8 +61,11 @@ def _pair(case: Case, side: int) -> Tensor:
 
 
 def _watch_blocks(blocks: nn.Module, seen: list[Tensor]) -> None:
+    def watch(_: nn.Module, __: Any, output: Tensor) -> None:
+        seen.append(output)
+
     for block in blocks.children():
-        block.register_forward_hook(lambda _, __, output: seen.append(output))
+        block.register_forward_hook(watch)
 
 
 def _mim(case: Case) -> None:
@@ -142,12 +145,12 @@ def _detector(case: Case) -> None:
 def _relative_bias(case: Case) -> None:
     """The options of EVA's code that its relatives of BEiT's kind use are timm's BEiT."""
     config, limits = case.config, _limits(case)
-    options = {n: config[n] for n in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes")}
+    form = {n: config[n] for n in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes")}
     for tag, how in (("shared", "use_shared_rel_pos_bias"), ("per_block", "use_rel_pos_bias")):
         scaled = config["init_values"].split(" for ")[1].startswith(tag)
+        options: dict[str, Any] = {**form, how: True}
         net = Beit(
             **options,
-            **{how: True},
             use_abs_pos_emb=False,
             mlp_ratio=config["mlp_ratio"],
             init_values=float(config["init_values"].split()[0]) if scaled else None,
@@ -213,6 +216,7 @@ def _clip(case: Case) -> None:
         words["context_length"],
         config["embed_dim"],
     )
+    assert isinstance(vision, Eva)
     state = case.weights()
     vision.load_state_dict(rename_vit(state))
     text.load({n.removeprefix("text."): t for n, t in state.items() if n.startswith("text.")})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskkit import published, registry
 from maskkit.data.loader import normalise
@@ -107,9 +107,13 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(case, meta=False).eval()
     images = _images(case)
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
-    layers: dict[int, Tensor] = {}
-    for i, layer in enumerate(model.pixel_decoder.layers):
-        layer.register_forward_hook(lambda _, __, output, i=i: layers.__setitem__(i, output))
+    layers: list[Tensor] = []
+
+    def watch(_: nn.Module, __: Any, output: Tensor) -> None:
+        layers.append(output)
+
+    for layer in model.pixel_decoder.layers:
+        layer.register_forward_hook(watch)
     with torch.no_grad():
         stages = model.backbone(images)
         features, levels = model.pixel_decoder(list(stages.values()))

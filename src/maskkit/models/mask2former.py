@@ -171,7 +171,8 @@ class PixelDecoder(nn.Module):
         for conv, _ in self.inputs:  # type: ignore[misc]
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
-        for conv in (self.lateral[0], self.output[0], self.mask):
+        later: list[Any] = [self.lateral[0], self.output[0], self.mask]
+        for conv in later:
             nn.init.kaiming_uniform_(conv.weight, a=1)
         nn.init.zeros_(self.mask.bias)  # type: ignore[arg-type]
 
@@ -577,9 +578,10 @@ def _coco(backbone: str, ap: float, task: Literal["instance", "panoptic"] = "ins
 
 
 def _ade(backbone: str, miou: float) -> Preset:
+    knobs: dict[str, Any] = _BACKBONES[backbone] | {"queries": 100}
     return Preset(
         name=f"mask2former-{backbone}-semantic",
-        model=Mask2FormerConfig(task="semantic", num_classes=150, **_BACKBONES[backbone] | {"queries": 100}),
+        model=Mask2FormerConfig(task="semantic", num_classes=150, **knobs),
         input=_ADE_INPUT,
         augment=_ADE_AUGMENT,
         train=_ADE,

@@ -43,7 +43,7 @@ class SwinBlock(nn.Module):
         self.norm2: nn.Module = block.norm2
         self.mlp: nn.Module = block.mlp
         self.drop_path2: nn.Module = block.drop_path2
-        self.window = block.attn.window_size[0]
+        self.window = int(block.attn.window_size[0])
         self.shift = self.window // 2 if shifted else 0
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
