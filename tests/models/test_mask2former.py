@@ -39,7 +39,7 @@ class TestMask2Former(Conformance):
 class TestMask2FormerSemantic(SemanticConformance):
     preset = "mask2former-mobilenetv2-320-semantic"
     knobs: ClassVar[dict[str, Any]] = SMALL
-    overfit: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "size": (160, 160)}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "size": (256, 256)}
 
     def test_ignored_pixels_do_not_count(self) -> None:
         """As for the others; of this raw output only the features lie on a grid."""
