@@ -24,7 +24,7 @@ def run(out: Path, steps: int) -> int:
         f"--weights built-in --train.steps {steps} --train.eval-every 0 --resume",
         "3. Measuring what came out": f"eval --model {_q(best)} --data {_q(drawn)} --out {_q(out / 'eval')}",
         "4. Predicting with it": f"predict {_q(last_pictures)} --model {_q(best)} "
-        f"--out {_q(out / 'found')} --score 0.15",
+        f"--out {_q(out / 'found')} --score 0.5",
     }
     for title, command in commands.items():
         print(f"\n{title}\n$ maskkit {command}", flush=True)
