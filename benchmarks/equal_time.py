@@ -40,11 +40,8 @@ from maskkit.nn.backbone import load_backbone
 from maskkit.types import Categories
 
 
-def knobs_for(model: str, data: Path, size: int) -> dict[str, Any]:
+def knobs_for(model: str, data: Path) -> dict[str, Any]:
     """What a method has fixed in pixels, after the size of the objects: they are small where they are nuclei."""
-    if model.startswith("yolact"):
-        sides = (16, 28, 48, 96, 200) if is_nuclei(data) else (round(size * s) for s in (0.04, 0.08, 0.16, 0.34, 0.7))
-        return {"scales": tuple((float(side),) for side in sides)}
     if model.startswith("embedding"):
         return {"unit": 8.0 if is_nuclei(data) else 16.0}
     return {}
@@ -74,7 +71,7 @@ class Training:
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
         preset = registry.preset(self.model)
-        knobs = knobs_for(self.model, self.data, self.size)
+        knobs = knobs_for(self.model, self.data)
         return RunConfig(
             preset=preset.name,
             model=replace(preset.model, num_classes=classes, box_only=BoxOnly(dilation=self.dilation), **knobs),

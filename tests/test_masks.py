@@ -135,3 +135,8 @@ def test_resample_cuts_the_bilinear_picture_at_one_half(dense, size):
         assert torch.equal(after, soft > 0.5)
         if before.all() or not before.any():
             assert torch.equal(after, before.flatten()[0].expand(size))
+
+
+def test_maskness_is_the_mean_of_the_foreground():
+    soft = torch.tensor([[[[0.9, 0.7], [0.4, 0.1]], [[0.2, 0.3], [0.4, 0.1]]]])
+    assert torch.allclose(masks.maskness(soft), torch.tensor([[0.8, 0.0]]))

@@ -68,12 +68,12 @@ def models() -> int:
 
     from maskkit import registry
     from maskkit.api import BUILT_IN, find_weights
-    from maskkit.engine.checkpoint import read_header
+    from maskkit.engine.checkpoint import read_header, run_config
 
     table = Table(Column("preset", no_wrap=True), "task", "labels", "paper", "ours", "published weights")
     for preset in registry.presets():
         kind = registry.model_class(preset.name)
-        labels = " or ".join(kind.needs)
+        labels = " or ".join(kind.needs_of(preset.model))
         table.add_row(
             preset.name,
             kind.task_of(preset.model),
@@ -83,7 +83,8 @@ def models() -> int:
             preset.published or "-",
         )
     header = read_header(find_weights(BUILT_IN))
-    task, info = registry.model_class(header["config"]["preset"]).tasks[0], header["info"]
+    config, info = run_config(header["config"]), header["info"]
+    task = registry.model_class(config.preset).task_of(config.model)
     table.add_row(BUILT_IN, task, "-", "-", info.get("ours", "-"), info.get("licence", "-"))
     _stdout().print(table)
     return 0

@@ -10,7 +10,7 @@ from maskkit import cli
 from maskkit.data import shapes
 
 PHOTOS = Path(__file__).parent / "demo_images"
-PRESET = "condinst-mobilenetv2-256"
+PRESET = "yolact-mobilenetv2-256"
 
 
 def run(out: Path, steps: int) -> int:

@@ -123,6 +123,12 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
     return np.asarray(coco_mask.iou(list(a), list(b), flags)).reshape(len(a), len(b))
 
 
+def maskness(masks: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
+    """Mean probability of the cells that are rather foreground; 0 without any (SOLO, section 3.3)."""
+    likely = masks > 0.5
+    return (masks * likely).sum((-2, -1)) / likely.sum((-2, -1)).clamp(min=1)
+
+
 def dense_boxes(dense: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     """Tight boxes ``x1 y1 x2 y2`` (pixel edges) around dense masks; zeros for an empty one."""
     n, height, width = dense.shape

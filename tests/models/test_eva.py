@@ -7,7 +7,8 @@ import torch
 
 from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
-from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, maskness, soften
+from maskkit.masks import maskness
+from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, soften
 from maskkit.nn.roi import Detections
 from maskkit.nn.rpn import encode
 from maskkit.types import Target
@@ -94,9 +95,7 @@ def test_soft_nms_by_hand() -> None:
     assert torch.allclose(soften(Detections(boxes, labels, scores), 0.7, 4).scores, scores.sort(descending=True)[0])
 
 
-def test_maskness_is_the_mean_of_the_foreground() -> None:
-    masks = torch.tensor([[[[0.9, 0.7], [0.4, 0.1]], [[0.2, 0.3], [0.4, 0.1]]]])
-    assert torch.allclose(maskness(masks), torch.tensor([[0.8, 0.0]]))
+def test_masks_rank_by_maskness() -> None:
     model, images = small(min_score=0.0).eval(), TestEva.batch([1]).images
     with torch.no_grad():
         raw = model(images)

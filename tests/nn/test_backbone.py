@@ -4,9 +4,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torchvision.models.vgg import cfgs, make_layers
 
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.backbone import Backbone, fold_batch_norm, load_backbone
+from maskkit.nn.vgg import Vgg, VggShape
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])
@@ -83,6 +85,14 @@ def test_local_weights_with_a_classifier_load_and_say_what_is_left(tmp_path: Pat
     net = Backbone("resnet18")
     assert load_backbone(net, tmp_path / "weights.safetensors") == ["fc.bias", "fc.weight"]
     assert torch.equal(net.body.conv1.weight, whole.state_dict()["conv1.weight"])
+
+
+def test_vgg_takes_the_layers_of_torchvision_under_their_names(tmp_path: Path) -> None:
+    layers = make_layers(cfgs["D"])
+    save_file({f"features.{n}": t for n, t in layers.state_dict().items()}, tmp_path / "vgg16.safetensors")
+    net, picture = Vgg(VggShape()), torch.rand(1, 3, 32, 64)
+    assert load_backbone(net, tmp_path / "vgg16.safetensors") == []
+    assert torch.equal(net(picture)[32], layers(picture))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

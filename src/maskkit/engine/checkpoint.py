@@ -22,6 +22,7 @@ from maskkit.config import DataConfig, RunConfig, from_dict, to_dict
 from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.backbone import Backbone, load_backbone
+from maskkit.nn.vgg import Vgg
 from maskkit.types import Categories
 from maskkit.weight_files import is_safetensors, read_metadata, read_tensors, write_tensors
 
@@ -161,8 +162,8 @@ def start_weights(model: Model, config: RunConfig, weights: Path | None) -> list
         return ["all weights start from random values"]
     if source != weights or not is_checkpoint(Path(source)):
         backbone = getattr(model, "backbone", None)
-        if not isinstance(backbone, Backbone):
-            raise DataError(f"{source}: {config.preset} has no timm backbone to fill; give a maskkit checkpoint")
+        if not isinstance(backbone, Backbone | Vgg):
+            raise DataError(f"{source}: {config.preset} has no backbone that timm knows; give a maskkit checkpoint")
         unused = load_backbone(backbone, source)
         model.adopt_backbone()
         return [f"the backbone starts from {source}" + (f"; not used: {_some(unused)}" if unused else "")]

@@ -201,9 +201,10 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
     if not objects and not any(m.classes for m in maps):
         raise DataError(f"{data.train}: no picture has an object, there is nothing to learn; add annotations")
-    if not set(kind.needs) & there & wanted:
+    needs = kind.needs_of(config.model)
+    if not set(needs) & there & wanted:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
-        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(kind.needs)}, but {given}")
+        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(needs)}, but {given}")
     if data.saliency is not None:
         train_set = train_set.with_saliency(Path(data.saliency))
     return train_set, val_set, notes

@@ -105,7 +105,7 @@ def _write_segments(
 
 INSTANCE = Task(Dataset.as_instances, _measure_objects, _read_objects, _report_objects)
 DETECTION = replace(INSTANCE, evaluate=_measure_boxes)
-PROPOSALS = replace(INSTANCE, view=Dataset.as_one_class, evaluate=_measure_proposals)
+PROPOSALS = replace(INSTANCE, view=lambda d: d.as_instances().as_one_class(), evaluate=_measure_proposals)
 SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
 PANOPTIC = Task(
     Dataset.as_panoptic,

@@ -156,6 +156,11 @@ class Model(nn.Module, ABC):
         """What a model of ``config`` is measured by: the first of ``tasks``, unless the config chooses among them."""
         return cls.tasks[0]
 
+    @classmethod
+    def needs_of(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Label kinds of which one is enough for the loss of ``config``."""
+        return cls.needs
+
     @property
     def task(self) -> str:
         """What the model is measured by."""

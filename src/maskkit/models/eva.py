@@ -31,6 +31,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from maskkit import boxes as box_math
+from maskkit import masks as mask_math
 from maskkit.config import AugmentConfig, InputConfig, PlainVit, Preset, TrainConfig
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
@@ -239,7 +240,7 @@ class Eva(MaskStage, Model):
         """The final boxes and their masks."""
         boxes, labels, scores, masks, ranks = self.found(MaskRaw(*raw[: len(MaskRaw._fields)]))  # type: ignore[arg-type]
         if self.config.maskness:
-            ranks = ranks * maskness(masks)
+            ranks = ranks * mask_math.maskness(masks)
         return SelectedInBoxes(boxes, labels, scores, masks, ranks)
 
 
@@ -248,12 +249,6 @@ def joined(raw: BoxRaw, stages: list[Stage]) -> BoxRaw:
     scores = torch.stack([stage.logits.float().softmax(1) for stage in stages]).mean(0)
     last = stages[-1]
     return raw._replace(rois=last.rois, class_logits=scores.clamp(min=1e-30).log(), box_deltas=last.deltas)
-
-
-def maskness(masks: Float[Tensor, "b k m m"]) -> Float[Tensor, "b k"]:
-    """Mean probability of the cells that are foreground rather than not; 0 without any (SOLO, section 3.3)."""
-    likely = masks > 0.5
-    return (masks * likely).sum((2, 3)) / likely.sum((2, 3)).clamp(min=1)
 
 
 MODEL = Eva

@@ -41,7 +41,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit import boxes as box_math
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedVotes
 from maskkit.nn.backbone import Backbone
@@ -51,6 +51,7 @@ from maskkit.nn.roi import Sampled, as_rois, objects_of, sample_rois
 from maskkit.nn.rpn import (
     BACKGROUND,
     Proposals,
+    RpnConfig,
     RpnHead,
     RpnLevel,
     Weights,
@@ -60,10 +61,9 @@ from maskkit.nn.rpn import (
     flatten,
     grid_anchors,
     has_area,
-    match,
     picture_sizes,
+    proposal_terms,
     propose,
-    rpn_loss,
     suppress,
     window_anchors,
 )
@@ -80,7 +80,7 @@ _TRUE = 0.4
 
 
 @dataclass(frozen=True)
-class FcisConfig(ModelConfig):
+class FcisConfig(RpnConfig):
     """Knobs of FCIS; the defaults are the official ones for COCO."""
 
     parts: int = 7
@@ -92,38 +92,23 @@ class FcisConfig(ModelConfig):
     rpn_width: int = 512
     anchor_scales: tuple[float, ...] = (4, 8, 16, 32)
     """Anchor sizes in cells of 16 pixels."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height to width."""
-    rpn_high: float = 0.7
-    rpn_low: float = 0.3
-    rpn_sampled: int = 256
-    """Anchors per picture in the loss, at most half of them positive."""
     rpn_before: int = 6000
     """Anchors that enter NMS."""
     rpn_after: int = 300
     """Proposals of each picture."""
-    rpn_nms: float = 0.7
     least_side: float = 2.0
     """Shortest side of a region in pixels."""
-    crowd_overlap: float = 0.7
-    """Share of a box inside a crowd from which on it is no background."""
     roi_sampled: int = 128
     """Regions per picture in the loss."""
     hard: bool = True
     """Whether these are the ones with the largest loss (online hard example mining, COCO), or random ones, a quarter of
     them positive (VOC)."""
-    roi_iou: float = 0.5
-    """Least IoU with its object of a positive region."""
     caffe_stem: bool = False
     """Max-pooling in the stem without padding, rests at the border included, as weights from Caffe need."""
     nms_threshold: float = 0.3
     vote_iou: float = 0.5
     """Least IoU with an object of the regions that vote on its mask."""
     min_score: float = 1e-3
-    candidates: int = 2000
-    """Boxes of all classes that enter the last NMS."""
-    detections: int = 100
-    """Objects kept per picture."""
 
 
 class FcisRaw(NamedTuple):
@@ -264,20 +249,7 @@ class Fcis(Model):
         """Terms of the proposals, and of the regions of each picture that are hardest."""
         config, targets = self.config, batch.targets
         raw = FcisRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        matched = [
-            match(raw.anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
-            for t in targets
-        ]
-        first = rpn_loss(
-            raw.objectness,
-            raw.anchor_deltas,
-            matched,
-            raw.anchors,
-            targets,
-            count=config.rpn_sampled,
-            share=0.5,
-            beta=1 / 9,
-        )
+        first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1 / 9)
         sampled = Sampled(raw.rois, raw.matched)
         labels = self.labels(sampled, targets)
         masks, codes = aims(sampled, targets, config.bins)
@@ -285,9 +257,7 @@ class Fcis(Model):
         each = region_losses(regions, labels, masks, codes)
         chosen = torch.cat([hardest(each, raw.rois[:, 0] == b, config.roi_sampled) for b in range(len(batch))])
         rows = config.roi_sampled * len(batch)
-        return {
-            "objectness": first.objectness,
-            "proposal": first.box,
+        return first | {
             "class": each.label[chosen].sum() / normaliser(len(chosen)),
             "mask": MASK_WEIGHT * each.mask[chosen].sum() / rows,
             "box": each.box[chosen].sum() / rows,

@@ -325,6 +325,11 @@ class Mask2Former(Model):
         assert isinstance(config, Mask2FormerConfig)
         return config.task
 
+    @classmethod
+    def needs_of(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Boxes teach the masks of objects, not those of stuff."""
+        return cls.needs if cls.task_of(config) == "instance" else ("masks",)
+
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Mask2FormerRaw:

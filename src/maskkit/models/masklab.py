@@ -46,7 +46,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit import boxes as box_math
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.backbone import Backbone
@@ -68,6 +68,7 @@ from maskkit.nn.roi import (
 )
 from maskkit.nn.rpn import (
     BACKGROUND,
+    RpnConfig,
     RpnHead,
     RpnLevel,
     cell_anchors,
@@ -76,10 +77,9 @@ from maskkit.nn.rpn import (
     flatten,
     grid_anchors,
     has_area,
-    match,
     picture_sizes,
+    proposal_terms,
     propose,
-    rpn_loss,
 )
 from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
 from maskkit.types import Batch, Target
@@ -93,33 +93,22 @@ _UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class MasklabConfig(ModelConfig):
+class MasklabConfig(RpnConfig):
     """Knobs of MaskLab; the defaults are the paper's where it says something."""
 
     output_stride: Literal[8, 16] = 8
     """Of the features that boxes, classes and directions are read from; the stages behind are atrous."""
     anchor_sizes: tuple[float, ...] = (64, 128, 256, 512)
     """In input pixels."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height to width."""
     rpn_width: int = 512
-    rpn_high: float = 0.7
-    rpn_low: float = 0.3
-    rpn_sampled: int = 256
-    """Anchors per picture in the loss, at most half of them positive."""
     rpn_before: int = 6000
     """Anchors that enter NMS."""
     rpn_after: int = 300
     """Proposals of each picture."""
-    rpn_nms: float = 0.7
-    crowd_overlap: float = 0.7
-    """Share of a box inside a crowd from which on it is no background."""
     roi_sampled: int = 64
     """Regions per picture in the loss."""
     roi_positive: float = 0.25
     """Largest share of positives among them."""
-    roi_iou: float = 0.5
-    """Least IoU with its object of a positive one."""
     box_crop: int = 41
     """Side of the crops of conv4 that the box classifier reads."""
     box_atrous: bool = True
@@ -151,10 +140,6 @@ class MasklabConfig(ModelConfig):
     """Channels of the three 5x5 convolutions."""
     min_score: float = 1e-3
     nms_threshold: float = 0.6
-    candidates: int = 2000
-    """Boxes of all classes that enter the last NMS."""
-    detections: int = 100
-    """Objects kept per picture."""
 
 
 class MasklabRaw(NamedTuple):
@@ -526,27 +511,12 @@ class Masklab(Model):
         """Terms of the proposals, the regions, both maps, and the masks of regions whose object's mask is known."""
         config, targets = self.config, batch.targets
         raw = MasklabRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        matched = [
-            match(raw.anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
-            for t in targets
-        ]
-        first = rpn_loss(
-            raw.objectness,
-            raw.anchor_deltas,
-            matched,
-            raw.anchors,
-            targets,
-            count=config.rpn_sampled,
-            share=0.5,
-            beta=1.0,
-        )
+        first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1.0)
         sampled = Sampled(raw.rois, raw.matched)
         second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, 1.0)
         classes, directions = map_truths(batch, (raw.semantic.shape[2], raw.semantic.shape[3]), config)
         coarse, mask = self._mask_losses(raw, sampled, targets)
-        return {
-            "objectness": first.objectness,
-            "proposal": first.box,
+        return first | {
             "class": second.label,
             "box": second.box,
             "semantic": map_loss(raw.semantic, classes),

@@ -60,6 +60,9 @@ class YolactConfig(ModelConfig):
     """Anchors are squares of side scale * sqrt(ratio): an early slip that the released COCO weights depend on."""
     leaky_slope: float | None = None
     """Slope of the backbone's leaky ReLUs where it differs from timm's 0.01 (the original Darknet: 0.1)."""
+    head_norm: bool = False
+    """Group norm after the convolutions of prototype branch and head that share their width; not in the paper, and
+    worth it where the training is short."""
     deformable: int = 0
     """Every n-th block of the stages C3 to C5 uses deformable convolution (YOLACT++); 0 is none."""
     rescore: bool = False
@@ -120,9 +123,10 @@ class Matches(NamedTuple):
 class Protonet(nn.Sequential):
     """Prototypes from P3: three convolutions, twice the size, one convolution, k masks."""
 
-    def __init__(self, width: int, prototypes: int) -> None:
+    def __init__(self, width: int, prototypes: int, norm: bool) -> None:
         def conv3() -> list[nn.Module]:
-            return [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+            normed = [nn.GroupNorm(32, width)] if norm else []
+            return [nn.Conv2d(width, width, 3, padding=1), *normed, nn.ReLU()]
 
         super().__init__(
             *conv3(),
@@ -139,9 +143,10 @@ class Protonet(nn.Sequential):
 class Head(nn.Module):
     """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
 
-    def __init__(self, width: int, anchors: int, classes: int, prototypes: int) -> None:
+    def __init__(self, width: int, anchors: int, classes: int, prototypes: int, norm: bool) -> None:
         super().__init__()
         self.shared = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(32, width) if norm else nn.Identity()
         self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
         self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
         self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
@@ -154,7 +159,7 @@ class Head(nn.Module):
         weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
         rows: list[list[Tensor]] = [[], [], []]
         for level in levels:
-            y = F.conv2d(F.relu(self.shared(level)), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
+            y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
             for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
                 row.append(part.permute(0, 2, 3, 1).reshape(len(y), -1, part.shape[1] // self.anchors))
         loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
@@ -197,9 +202,9 @@ class Yolact(Model):
                 for block in stage[:: config.deformable]:
                     block.conv2 = DeformConv(block.conv2)
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=len(config.scales) - 3)
-        self.protonet = Protonet(config.width, config.prototypes)
+        self.protonet = Protonet(config.width, config.prototypes, config.head_norm)
         anchors = len(config.scales[0]) * len(config.ratios)
-        self.head = Head(config.width, anchors, config.num_classes + 1, config.prototypes)
+        self.head = Head(config.width, anchors, config.num_classes + 1, config.prototypes, config.head_norm)
         self.semantic = nn.Conv2d(config.width, config.num_classes, 1)
         self.maskiou = MaskIouNet(config.num_classes) if config.rescore else None
         for part in (self.fpn, self.protonet, self.head, self.semantic, self.maskiou):
@@ -501,7 +506,10 @@ def _truncated_scales(size: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _small(name: str, size: int, ours: str = "") -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
+    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding.
+
+    Anchors are three cells wide, as in the paper: from fewer cells boxes are hardly learnt.
+    """
     return Preset(
         name=name,
         model=YolactConfig(
@@ -509,7 +517,8 @@ def _small(name: str, size: int, ours: str = "") -> Preset:
             frozen_stride=4,
             pad_same=True,
             width=128,
-            scales=tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
+            head_norm=True,
+            scales=((24,), (48,), (96,), (192,)),
             square_anchors=False,
         ),
         input=small_input(size),

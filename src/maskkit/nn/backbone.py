@@ -17,6 +17,7 @@ from maskkit.config import ModelConfig, PlainVit
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn import swin
 from maskkit.nn import vit as plain
+from maskkit.nn.vgg import Vgg
 from maskkit.weight_files import read_checkpoint
 
 _LISTS = re.compile(r"^(layers|stages)\.(\d)")
@@ -142,7 +143,7 @@ class Backbone(nn.Module):
         return dict(zip(self.strides, features, strict=True))
 
 
-def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
+def load_backbone(backbone: Backbone | Vgg, source: str | Path) -> list[str]:
     """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
 
     Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
@@ -153,9 +154,10 @@ def load_backbone(backbone: Backbone, source: str | Path) -> list[str]:
     body = backbone.body.net if is_plain else backbone.body
     own = body.state_dict()
     if str(source) == "hub":
-        name = body.default_cfg["architecture"]
+        whole = is_plain or isinstance(backbone, Vgg)
+        name = backbone.name if isinstance(backbone, Vgg) else body.default_cfg["architecture"]
         try:
-            state = timm.create_model(name, pretrained=True, features_only=not is_plain).state_dict()
+            state = timm.create_model(name, pretrained=True, features_only=not whole).state_dict()
         except Exception as error:
             raise DataError(
                 f"timm could not download weights for {name!r} ({error}); without a network give a local file: "

@@ -310,8 +310,7 @@ def rank_masks(found: Candidates, masks: Float[Tensor, "b k h w"], config: GridC
     likely = masks > 0.5
     area = likely.sum((2, 3))
     least = torch.tensor(config.min_area, device=masks.device)[cell_levels(config.grids).to(masks.device)][found.cells]
-    maskness = (masks * likely).sum((2, 3)) / area.clamp(min=1)
-    scores = found.scores * maskness * (area > least)
+    scores = found.scores * mask_math.maskness(masks) * (area > least)
     picture = torch.arange(len(masks), device=masks.device)[:, None]
 
     scores, order = scores.topk(min(config.nms_top, scores.shape[1]))  # (B, n)

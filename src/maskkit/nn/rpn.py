@@ -6,6 +6,7 @@ it exports; a padding row is a box without area and with the score minus infinit
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from maskkit import boxes as box_math
+from maskkit.config import ModelConfig
 from maskkit.types import Target
 
 BACKGROUND = -1
@@ -28,6 +30,29 @@ ONES: Weights = (1.0, 1.0, 1.0, 1.0)
 _LARGEST_GROWTH = math.log(1000 / 16)
 _LEAST_SIDE = 1e-3
 """A box with a shorter side, in pixels, is none."""
+
+
+@dataclass(frozen=True)
+class RpnConfig(ModelConfig):
+    """What every method with a region proposal network can set."""
+
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height to width."""
+    rpn_high: float = 0.7
+    """Least IoU with its object of a positive anchor; the best one of an object is positive in any case."""
+    rpn_low: float = 0.3
+    """IoU from which on an anchor is no background."""
+    rpn_sampled: int = 256
+    """Anchors per picture in the loss, at most half of them positive."""
+    rpn_nms: float = 0.7
+    crowd_overlap: float = 0.7
+    """Share of a box inside a crowd from which on it is no background."""
+    roi_iou: float = 0.5
+    """Least IoU with its object of a positive region."""
+    candidates: int = 2000
+    """Boxes of all classes that enter the last NMS."""
+    detections: int = 100
+    """Objects kept per picture."""
 
 
 class Proposals(NamedTuple):
@@ -277,3 +302,18 @@ def rpn_loss(
         wanted = encode(target.boxes[mine[positive]], anchors[positive])
         box_loss = box_loss + F.smooth_l1_loss(deltas[b, positive], wanted, beta=beta, reduction="sum")
     return RpnLosses(object_loss / (count * len(targets)), box_loss / (count * len(targets)))
+
+
+def proposal_terms(
+    objectness: Float[Tensor, "b n"],
+    deltas: Float[Tensor, "b n 4"],
+    anchors: Float[Tensor, "n 4"],
+    targets: Sequence[Target],
+    config: RpnConfig,
+    beta: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """The loss terms of a proposal network: its anchors matched as ``config`` says, and `rpn_loss` of them."""
+    low, high, crowd = config.rpn_low, config.rpn_high, config.crowd_overlap
+    matched = [match(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
+    found = rpn_loss(objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=beta)
+    return {"objectness": found.objectness, "proposal": found.box}

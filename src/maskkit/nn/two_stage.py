@@ -13,21 +13,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import ModelConfig
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.roi import BoxHead, Detections, Sampled, as_rois, box_loss, detect, pool, sample_rois
 from maskkit.nn.rpn import (
     BACKGROUND,
+    RpnConfig,
     RpnHead,
     RpnLevel,
     cell_anchors,
     flatten,
     grid_anchors,
-    match,
     picture_sizes,
+    proposal_terms,
     propose,
-    rpn_loss,
 )
 from maskkit.types import Batch, Target
 
@@ -36,34 +35,23 @@ BINS = 7
 
 
 @dataclass(frozen=True)
-class TwoStageConfig(ModelConfig):
+class TwoStageConfig(RpnConfig):
     """Knobs of a region proposal network on a pyramid and of the box branch; the defaults are detectron2's."""
 
     width: int = 256
     """Channels of the pyramid."""
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
     """Anchor sizes in input pixels for each of the levels P2 to P6."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height to width."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
-    rpn_high: float = 0.7
-    rpn_low: float = 0.3
-    rpn_sampled: int = 256
-    """Anchors per picture in the loss, at most half of them positive."""
     rpn_before: tuple[int, int] = (2000, 1000)
     """Anchors of each level that enter NMS, in training and in inference."""
     rpn_after: tuple[int, int] = (1000, 1000)
     """Proposals of each picture, in training and in inference."""
-    rpn_nms: float = 0.7
-    crowd_overlap: float = 0.7
-    """Share of a box inside a crowd from which on it is no background."""
     roi_sampled: int = 512
     """Regions per picture in the loss."""
     roi_positive: float = 0.25
     """Largest share of positives among them."""
-    roi_iou: float = 0.5
-    """Least IoU with its object of a positive one."""
     pooling: Literal["align", "pool"] = "align"
     """RoIAlign or RoI Pooling."""
     aligned: bool = True
@@ -76,10 +64,6 @@ class TwoStageConfig(ModelConfig):
     """Where the smooth L1 losses of both stages turn linear; 0 is L1."""
     min_score: float = 0.05
     nms_threshold: float = 0.5
-    candidates: int = 2000
-    """Boxes of all classes that enter the last NMS."""
-    detections: int = 100
-    """Objects kept per picture."""
 
 
 TORCHVISION: dict[str, Any] = {
@@ -210,30 +194,10 @@ class TwoStage(nn.Module):
     def box_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The losses of both stages."""
         config, targets = self.config, batch.targets
-        matched = [
-            match(
-                raw.anchors,
-                target,
-                config.rpn_low,
-                config.rpn_high,
-                best_too=True,
-                crowd_overlap=config.crowd_overlap,
-            )
-            for target in targets
-        ]
-        first = rpn_loss(
-            raw.objectness,
-            raw.anchor_deltas,
-            matched,
-            raw.anchors,
-            targets,
-            count=config.rpn_sampled,
-            share=0.5,
-            beta=config.smooth_l1,
-        )
+        first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, config.smooth_l1)
         sampled = Sampled(raw.rois, raw.matched)
         second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, config.smooth_l1)
-        return {"objectness": first.objectness, "proposal": first.box, "class": second.label, "box": second.box}
+        return first | {"class": second.label, "box": second.box}
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes of an inference."""

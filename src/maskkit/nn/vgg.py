@@ -37,6 +37,7 @@ class Vgg(nn.Module):
 
     def __init__(self, shape: VggShape) -> None:
         super().__init__()
+        self.name = "vgg16_bn" if shape.norm else "vgg16"
         self.stages: list[list[str]] = [[] for _ in shape.layout]
         self.channels = {2 << i: widths[-1] for i, widths in enumerate(shape.layout)}
         layers: list[nn.Module] = []
