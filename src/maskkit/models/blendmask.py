@@ -51,7 +51,7 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import SMALL_FCOS, small_presets
 from maskkit.types import Batch, Target
 
 STRIDE = 4
@@ -283,34 +283,11 @@ def _published(name: str, paper: str, train: TrainConfig, backbone: str = "resne
     )
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"blendmask-mobilenetv2-{size}",
-        model=BlendMaskConfig(
-            backbone="mobilenetv2_100",
-            frozen_stride=4,
-            pad_same=True,
-            width=128,
-            tower_convs=2,
-            strides=(8, 16, 32, 64),
-            reach=(64, 128, 256),
-            distances="exp",
-            base_width=64,
-            base_convs=2,
-            attention=7,
-            crop=28,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     _published("blendmask-resnet50-1x", "35.8", _OFFICIAL),
     _published("blendmask-resnet50-3x", "37.8", _THRICE),
     _published("blendmask-resnet101-3x", "39.5", _THRICE, "resnet101"),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "blendmask", lambda _: BlendMaskConfig(**SMALL_FCOS, base_width=64, base_convs=2, attention=7, crop=28)
+    ),
 ]

@@ -39,15 +39,7 @@ from maskkit.nn.dynamic_mask import (
     mask_terms,
 )
 from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
-from maskkit.recipes import (
-    CAFFE_INPUT,
-    MULTI_SCALE,
-    SMALL_AUGMENT,
-    SMALL_FCOS,
-    SMALL_TRAIN,
-    adelaidet_train,
-    small_input,
-)
+from maskkit.recipes import SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -111,32 +103,12 @@ def shared_out(positives: Positives, raw: FcosRaw, per_picture: int) -> Positive
 
 MODEL = BoxInst
 
-_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
-
 
 def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
     # the pairwise term grows over 10,000 steps; pictures of COCO often end in a few rows of a wrong colour
     box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
-    return Preset(
-        name=name,
-        model=BoxInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=box_only, **knobs),  # type: ignore[arg-type]
-        input=CAFFE_INPUT,
-        augment=MULTI_SCALE,
-        train=adelaidet_train(times),
-        published=_WEIGHTS,
-        paper=f"COCO {paper}",
-    )
-
-
-def _small(size: int) -> Preset:
-    """A model for two processor cores."""
-    return Preset(
-        name=f"boxinst-mobilenetv2-{size}",
-        model=BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
+    config = BoxInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=box_only, **knobs)  # type: ignore[arg-type]
+    return adelaidet(name, config, times, f"COCO {paper}")
 
 
 PRESETS = [
@@ -144,6 +116,5 @@ PRESETS = [
     _published("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
     _published("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, backbone="resnet101"),
     _published("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, backbone="resnet101"),
-    _small(320),
-    _small(256),
+    *small_presets("boxinst", lambda _: BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
 ]

@@ -44,15 +44,7 @@ from maskkit.nn.dynamic_mask import (
     semantic_loss,
 )
 from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
-from maskkit.recipes import (
-    CAFFE_INPUT,
-    MULTI_SCALE,
-    SMALL_AUGMENT,
-    SMALL_FCOS,
-    SMALL_TRAIN,
-    adelaidet_train,
-    small_input,
-)
+from maskkit.recipes import SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch
 
 
@@ -100,30 +92,10 @@ def some(positives: Positives, count: int) -> Positives:
 
 MODEL = CondInst
 
-_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
-
 
 def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    return Preset(
-        name=name,
-        model=CondInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10), **knobs),  # type: ignore[arg-type]
-        input=CAFFE_INPUT,
-        augment=MULTI_SCALE,
-        train=adelaidet_train(times),
-        published=_WEIGHTS,
-        paper=f"COCO {paper}",
-    )
-
-
-def _small(size: int) -> Preset:
-    """A model for two processor cores."""
-    return Preset(
-        name=f"condinst-mobilenetv2-{size}",
-        model=CondInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
+    config = CondInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10), **knobs)  # type: ignore[arg-type]
+    return adelaidet(name, config, times, f"COCO {paper}")
 
 
 PRESETS = [
@@ -138,6 +110,5 @@ PRESETS = [
         backbone="resnet101",
         semantic_weight=1.0,
     ),
-    _small(320),
-    _small(256),
+    *small_presets("condinst", lambda _: CondInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
 ]

@@ -37,7 +37,7 @@ from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import SMALL_TRAIN
+from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
 
 
@@ -277,17 +277,7 @@ def _preset(
 
 
 def _small(name: str, size: tuple[int, int], **knobs: Any) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return _preset(
-        name,
-        "",
-        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=SMALL_TRAIN,
-        backbone="mobilenetv2_100",
-        pad_same=True,
-        **{"width": 128, **knobs},
-    )
+    return small_semantic(name, DeeplabConfig(**MOBILENET, **{"num_classes": 21, "width": 128, **knobs}), size)
 
 
 _V2_KNOBS: dict[str, Any] = {

@@ -38,7 +38,7 @@ from maskkit.models.base import Model, SelectedEmbeddings
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -212,17 +212,6 @@ def length(vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
 MODEL = Embedding
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"embedding-mobilenetv2-{size}",
-        model=EmbeddingConfig(backbone="mobilenetv2_100", frozen_stride=4, pad_same=True, width=64, min_area=9.0),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     Preset(
         name="embedding-resnet50",
@@ -234,6 +223,5 @@ PRESETS = [
         train=TrainConfig(epochs=12, batch=16, optimizer="adamw", lr=1e-4, weight_decay=0.05, clip=10.0),
         paper="Cityscapes AP 17.5, CVPPP leaves SBD 84.2",
     ),
-    _small(320),
-    _small(256),
+    *small_presets("embedding", lambda _: EmbeddingConfig(**MOBILENET, frozen_stride=4, width=64, min_area=9.0)),
 ]

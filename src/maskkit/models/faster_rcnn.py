@@ -25,7 +25,6 @@ Differences from the official code, all deliberate: background inside a crowd is
 inference (boxes without area fill up), so that the graph can be exported.
 """
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -34,17 +33,7 @@ from torch import Tensor
 from maskkit.config import Preset
 from maskkit.models.base import Model, SelectedBoxes
 from maskkit.nn.two_stage import TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
-from maskkit.recipes import (
-    CAFFE_INPUT,
-    MULTI_SCALE,
-    SINGLE_SCALE,
-    SMALL_AUGMENT,
-    SMALL_TRAIN,
-    TORCHVISION_INPUT,
-    TORCHVISION_TRAIN,
-    detectron2_train,
-    small_input,
-)
+from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -71,32 +60,9 @@ class FasterRcnn(TwoStage, Model):
 
 MODEL = FasterRcnn
 
-_WEIGHTS = "github.com/facebookresearch/detectron2 (Apache-2.0): download by hand, then `maskkit import`"
 
-
-def _detectron2(name: str, paper: str, times: int, **knobs: Any) -> Preset:
-    """A model of detectron2's zoo, trained on ``times`` 90,000 steps."""
-    return Preset(
-        name=name,
-        model=TwoStageConfig(frozen_stride=4, stride_in_1x1=True, **knobs),
-        input=replace(CAFFE_INPUT, antialias=True),
-        augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
-        train=detectron2_train(times),
-        published=_WEIGHTS,
-        paper=f"COCO val box AP {paper}",
-    )
-
-
-def _small(size: int) -> Preset:
-    """A detector for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"fasterrcnn-mobilenetv2-{size}",
-        model=TwoStageConfig(**small_two_stage(size)),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
+_R50: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
+_R101 = {**_R50, "backbone": "resnet101"}
 
 PRESETS = [
     Preset(
@@ -108,9 +74,8 @@ PRESETS = [
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val box AP 37.0",
     ),
-    _detectron2("fasterrcnn-resnet50-d2-1x", "37.9", 1),
-    _detectron2("fasterrcnn-resnet50-d2-3x", "40.2", 3),
-    _detectron2("fasterrcnn-resnet101-d2-3x", "42.0", 3, backbone="resnet101"),
-    _small(320),
-    _small(256),
+    detectron2("fasterrcnn-resnet50-d2-1x", TwoStageConfig(**_R50), 1, "COCO val box AP 37.9"),
+    detectron2("fasterrcnn-resnet50-d2-3x", TwoStageConfig(**_R50), 3, "COCO val box AP 40.2"),
+    detectron2("fasterrcnn-resnet101-d2-3x", TwoStageConfig(**_R101), 3, "COCO val box AP 42.0"),
+    *small_presets("fasterrcnn", lambda size: TwoStageConfig(**small_two_stage(size))),
 ]

@@ -67,7 +67,7 @@ from maskkit.nn.rpn import (
     suppress,
     window_anchors,
 )
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 STRIDE = 16
@@ -372,26 +372,6 @@ _PUBLISHED = "github.com/msracver/FCIS (MIT): download by hand, then `maskkit im
 _MEASURED = "VOC 2012 val mAPr at IoU 0.5 / 0.7: 65.7 / 52.1 (the code 66.0 / 51.9)"
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"fcis-mobilenetv2-{size}",
-        model=FcisConfig(
-            backbone="mobilenetv2_100",
-            pad_same=True,
-            width=128,
-            rpn_width=128,
-            anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
-            rpn_before=1000,
-            rpn_after=150,
-            roi_sampled=64,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     Preset(
         name="fcis-resnet101",
@@ -421,6 +401,16 @@ PRESETS = [
         published=_PUBLISHED,
         paper=_MEASURED,
     ),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "fcis",
+        lambda size: FcisConfig(
+            **MOBILENET,
+            width=128,
+            rpn_width=128,
+            anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
+            rpn_before=1000,
+            rpn_after=150,
+            roi_sampled=64,
+        ),
+    ),
 ]

@@ -33,7 +33,7 @@ from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import SMALL_TRAIN
+from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
 
 
@@ -190,14 +190,7 @@ def _caffe(name: str, paper: str, lr: float, **knobs: object) -> Preset:
 
 
 def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=name,
-        model=FcnConfig(backbone="mobilenetv2_100", pad_same=True, **{"num_classes": 21, **knobs}),  # type: ignore[arg-type]
-        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=SMALL_TRAIN,
-    )
+    return small_semantic(name, FcnConfig(**MOBILENET, **{"num_classes": 21, **knobs}), size)  # type: ignore[arg-type]
 
 
 PRESETS = [

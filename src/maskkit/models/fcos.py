@@ -35,16 +35,7 @@ from maskkit.nn.fcos import (
     relative_boxes,
     require_whole_cells,
 )
-from maskkit.recipes import (
-    CAFFE_INPUT,
-    MULTI_SCALE,
-    SINGLE_SCALE,
-    SMALL_AUGMENT,
-    SMALL_FCOS,
-    SMALL_TRAIN,
-    adelaidet_train,
-    small_input,
-)
+from maskkit.recipes import MULTI_SCALE, SINGLE_SCALE, SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -78,30 +69,10 @@ class Fcos(Model):
 
 MODEL = Fcos
 
-_WEIGHTS = "github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`"
-
 
 def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    return Preset(
-        name=name,
-        model=FcosConfig(stride_in_1x1=True, frozen_stride=4, **knobs),  # type: ignore[arg-type]
-        input=CAFFE_INPUT,
-        augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
-        train=adelaidet_train(times),
-        published=_WEIGHTS,
-        paper=f"COCO val box AP {paper}",
-    )
-
-
-def _small(size: int) -> Preset:
-    """A detector for two processor cores."""
-    return Preset(
-        name=f"fcos-mobilenetv2-{size}",
-        model=FcosConfig(**SMALL_FCOS),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
+    config = FcosConfig(stride_in_1x1=True, frozen_stride=4, **knobs)  # type: ignore[arg-type]
+    return adelaidet(name, config, times, f"COCO val box AP {paper}", SINGLE_SCALE if times == 1 else MULTI_SCALE)
 
 
 PRESETS = [
@@ -111,6 +82,5 @@ PRESETS = [
     _published("fcos-iou-resnet50-1x", "39.4", 1, quality="iou"),
     _published("fcos-iou-resnet50-2x", "41.5", 2, quality="iou"),
     _published("fcos-iou-resnet101-2x", "43.5", 2, backbone="resnet101", quality="iou"),
-    _small(320),
-    _small(256),
+    *small_presets("fcos", lambda _: FcosConfig(**SMALL_FCOS)),
 ]

@@ -47,7 +47,7 @@ from maskkit.nn.dilation import dilate
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.nn.rpn import match, sample, suppress
 from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 STRIDE = 8
@@ -301,25 +301,6 @@ class InstanceFcn(Model):
 MODEL = InstanceFcn
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"instancefcn-mobilenetv2-{size}",
-        model=InstanceFcnConfig(
-            backbone="mobilenetv2_100",
-            pad_same=True,
-            width=128,
-            scales=(1.5, 1.0, 1 / 1.5, 1 / 1.5**2),
-            soft_targets=True,
-            candidates=1000,
-            detections=300,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     Preset(
         name="instancefcn-vgg16",
@@ -331,6 +312,15 @@ PRESETS = [
         ),
         paper="COCO val mask AR@10/100/1000 16.6/31.7/39.2; VOC 2012 val 38.9/49.7/52.6 (class-agnostic)",
     ),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "instancefcn",
+        lambda _: InstanceFcnConfig(
+            **MOBILENET,
+            width=128,
+            scales=(1.5, 1.0, 1 / 1.5, 1 / 1.5**2),
+            soft_targets=True,
+            candidates=1000,
+            detections=300,
+        ),
+    ),
 ]

@@ -47,7 +47,7 @@ from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSeman
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.blocks import in_pieces
 from maskkit.nn.deform_attn import DeformableAttention, Size
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 STRIDES = (4, 8, 16, 32)
@@ -595,27 +595,18 @@ def _ade(backbone: str, miou: float) -> Preset:
     )
 
 
-def _small(size: int, task: Literal["instance", "semantic", "panoptic"] = "instance", ours: str = "") -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"mask2former-mobilenetv2-{size}" + ("" if task == "instance" else f"-{task}"),
-        model=Mask2FormerConfig(
-            task=task,
-            backbone="mobilenetv2_100",
-            pad_same=True,
-            queries=50,
-            width=128,
-            encoder_layers=2,
-            encoder_width=512,
-            decoder_layers=3,
-            decoder_width=512,
-            points=2048,
-            detections=50,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-        ours=ours,
+def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConfig:
+    return Mask2FormerConfig(
+        **MOBILENET,
+        task=task,
+        queries=50,
+        width=128,
+        encoder_layers=2,
+        encoder_width=512,
+        decoder_layers=3,
+        decoder_width=512,
+        points=2048,
+        detections=50,
     )
 
 
@@ -631,8 +622,7 @@ PRESETS = [
     _coco("swin-l", 57.8, "panoptic", 133),
     _ade("resnet50", 47.2),
     _ade("swin-l", 56.1),
-    _small(320),
-    _small(256),
-    _small(320, "semantic"),
-    _small(320, "panoptic"),
+    *small_presets("mask2former", lambda _: _small("instance")),
+    *small_presets("mask2former", lambda _: _small("semantic"), sizes=(320,), suffix="-semantic"),
+    *small_presets("mask2former", lambda _: _small("panoptic"), sizes=(320,), suffix="-panoptic"),
 ]

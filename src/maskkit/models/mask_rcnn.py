@@ -22,7 +22,7 @@ Differences from the official code, all deliberate: the masks of classes that no
 background inside a crowd is ignored; mask targets are cropped from bitmaps, not drawn from polygons.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
@@ -33,17 +33,7 @@ from maskkit.models.base import Model, SelectedInBoxes, SelectedInWholePixels
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import MaskHead
 from maskkit.nn.two_stage import TORCHVISION, BoxRaw, small_two_stage
-from maskkit.recipes import (
-    CAFFE_INPUT,
-    MULTI_SCALE,
-    SINGLE_SCALE,
-    SMALL_AUGMENT,
-    SMALL_TRAIN,
-    TORCHVISION_INPUT,
-    TORCHVISION_TRAIN,
-    detectron2_train,
-    small_input,
-)
+from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -92,32 +82,9 @@ class MaskRcnn(MaskStage, Model):
 
 MODEL = MaskRcnn
 
-_WEIGHTS = "github.com/facebookresearch/detectron2 (Apache-2.0): download by hand, then `maskkit import`"
 
-
-def _detectron2(name: str, paper: str, times: int, **knobs: Any) -> Preset:
-    """A model of detectron2's zoo, trained on ``times`` 90,000 steps."""
-    return Preset(
-        name=name,
-        model=MaskRcnnConfig(frozen_stride=4, stride_in_1x1=True, **knobs),
-        input=replace(CAFFE_INPUT, antialias=True),
-        augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
-        train=detectron2_train(times),
-        published=_WEIGHTS,
-        paper=f"COCO val mask AP {paper}",
-    )
-
-
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"maskrcnn-mobilenetv2-{size}",
-        model=MaskRcnnConfig(**small_two_stage(size), mask_width=96, mask_convs=2),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
+_R50: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
+_R101 = {**_R50, "backbone": "resnet101"}
 
 PRESETS = [
     Preset(
@@ -129,9 +96,8 @@ PRESETS = [
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val mask AP 34.6",
     ),
-    _detectron2("maskrcnn-resnet50-d2-1x", "35.2", 1),
-    _detectron2("maskrcnn-resnet50-d2-3x", "37.2", 3),
-    _detectron2("maskrcnn-resnet101-d2-3x", "38.6", 3, backbone="resnet101"),
-    _small(320),
-    _small(256),
+    detectron2("maskrcnn-resnet50-d2-1x", MaskRcnnConfig(**_R50), 1, "COCO val mask AP 35.2"),
+    detectron2("maskrcnn-resnet50-d2-3x", MaskRcnnConfig(**_R50), 3, "COCO val mask AP 37.2"),
+    detectron2("maskrcnn-resnet101-d2-3x", MaskRcnnConfig(**_R101), 3, "COCO val mask AP 38.6"),
+    *small_presets("maskrcnn", lambda size: MaskRcnnConfig(**small_two_stage(size), mask_width=96, mask_convs=2)),
 ]

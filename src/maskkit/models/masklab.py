@@ -81,7 +81,7 @@ from maskkit.nn.rpn import (
     proposal_terms,
     propose,
 )
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 _LOW = (2, 4)
@@ -559,29 +559,6 @@ _AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
 _INPUT = InputConfig(size=(800, 1365), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"masklab-mobilenetv2-{size}",
-        model=MasklabConfig(
-            backbone="mobilenetv2_100",
-            pad_same=True,
-            output_stride=16,
-            anchor_sizes=tuple(size * share for share in (0.09, 0.18, 0.36, 0.72)),
-            rpn_width=128,
-            rpn_before=1000,
-            rpn_after=100,
-            box_crop=7,
-            crop=29,
-            low_width=16,
-            refine_width=32,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     Preset(
         name="masklab-resnet101",
@@ -601,6 +578,19 @@ PRESETS = [
         train=_TRAIN,
         paper="COCO test-dev mask AP 37.3",
     ),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "masklab",
+        lambda size: MasklabConfig(
+            **MOBILENET,
+            output_stride=16,
+            anchor_sizes=tuple(size * share for share in (0.09, 0.18, 0.36, 0.72)),
+            rpn_width=128,
+            rpn_before=1000,
+            rpn_after=100,
+            box_crop=7,
+            crop=29,
+            low_width=16,
+            refine_width=32,
+        ),
+    ),
 ]

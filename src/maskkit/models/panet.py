@@ -42,7 +42,7 @@ from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConf
 from maskkit.nn.roi import pool
 from maskkit.nn.rpn import window_anchors
 from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, detectron2_train, small_input
+from maskkit.recipes import detectron2_train, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -239,21 +239,12 @@ def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
     )
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"panet-mobilenetv2-{size}",
-        model=PanetConfig(**{**small_two_stage(size), "width": 64}, box_convs=1, mask_width=64),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     _official("panet-resnet50-2x", "COCO val mask AP 37.8 (the re-release 38.3)", 2),
     _official("panet-resnet50-det-1x", "COCO val box AP 39.2 (the re-release 39.8)", 1, masks=False),
     _official("panet-resnet50-det-2fc-1x", "COCO val box AP 39.0 (the re-release 39.6)", 1, masks=False, box_convs=0),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "panet",
+        lambda size: PanetConfig(**{**small_two_stage(size), "width": 64}, box_convs=1, mask_width=64),
+    ),
 ]

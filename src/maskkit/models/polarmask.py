@@ -60,7 +60,7 @@ from maskkit.nn.fcos import (
     survivors,
     tower,
 )
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import SMALL_FCOS, small_presets
 from maskkit.types import Batch, Target
 
 NO_BORDER = 1e-6
@@ -442,28 +442,8 @@ def _published(name: str, backbone: str, paper: str) -> Preset:
     )
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"polarmask-mobilenetv2-{size}",
-        model=PolarMaskConfig(
-            backbone="mobilenetv2_100",
-            frozen_stride=4,
-            pad_same=True,
-            width=128,
-            tower_convs=2,
-            strides=(8, 16, 32, 64),
-            reach=(64, 128, 256),
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     _published("polarmask-resnet50-1x", "resnet50", "COCO val mask AP 29.1"),
     _published("polarmask-resnet101-1x", "resnet101", "COCO val mask AP 30.7"),
-    _small(320),
-    _small(256),
+    *small_presets("polarmask", lambda _: PolarMaskConfig(**SMALL_FCOS)),
 ]

@@ -41,7 +41,7 @@ from maskkit.losses import dice_loss
 from maskkit.models.base import Model, SelectedKernels
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -242,19 +242,6 @@ def hard_pixels(
 MODEL = Psenet
 
 
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"psenet-mobilenetv2-{size}",
-        model=PsenetConfig(
-            backbone="mobilenetv2_100", frozen_stride=4, pad_same=True, width=64, min_area=9.0, min_score=0.0
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
 PRESETS = [
     Preset(
         name="psenet-resnet50",
@@ -269,6 +256,7 @@ PRESETS = [
         published="github.com/whai362/PSENet (Apache-2.0): download by hand, then `maskkit import`",
         paper="ICDAR 2015 F-measure 80.6 (78.5 as released at 736 px)",
     ),
-    _small(320),
-    _small(256),
+    *small_presets(
+        "psenet", lambda _: PsenetConfig(**MOBILENET, frozen_stride=4, width=64, min_area=9.0, min_score=0.0)
+    ),
 ]

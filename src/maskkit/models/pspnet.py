@@ -32,7 +32,7 @@ from maskkit.models.base import Model, SelectedSemantic
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.recipes import SMALL_TRAIN
+from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
 
 
@@ -134,15 +134,8 @@ def _official(data: str, classes: int, size: int, epochs: int, layers: int, pape
 
 
 def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    small = {"num_classes": 21, "width": 128, "auxiliary_width": 64, "backbone": "mobilenetv2_100", "pad_same": True}
-    return Preset(
-        name=name,
-        model=PspnetConfig(**{**small, **knobs}),  # type: ignore[arg-type]
-        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=replace(_AUGMENT, photometric=True, scale_jitter=(0.75, 1.5)),
-        train=SMALL_TRAIN,
-    )
+    small = {"num_classes": 21, "width": 128, "auxiliary_width": 64}
+    return small_semantic(name, PspnetConfig(**MOBILENET, **{**small, **knobs}), size)  # type: ignore[arg-type]
 
 
 PRESETS = [

@@ -28,7 +28,7 @@ from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, Trai
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.recipes import SMALL_TRAIN
+from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
 
 
@@ -160,15 +160,8 @@ def _official(layers: int, paper: str, published: str | None = None) -> Preset:
 
 
 def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
     small = {"num_classes": 21, "widths": (96, 64, 64, 64), "pools": 2, "dropout": 0.1}
-    return Preset(
-        name=name,
-        model=RefinenetConfig(backbone="mobilenetv2_100", pad_same=True, **{**small, **knobs}),  # type: ignore[arg-type]
-        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=SMALL_TRAIN,
-    )
+    return small_semantic(name, RefinenetConfig(**MOBILENET, **{**small, **knobs}), size)  # type: ignore[arg-type]
 
 
 PRESETS = [

@@ -38,7 +38,7 @@ from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
 from maskkit.nn.grid import GridConfig
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -226,30 +226,8 @@ def _published(name: str, ap: float, *, light: bool = False, train: TrainConfig 
     )
 
 
-def _small(name: str, size: int, ours: str = "") -> Preset:
-    """A light decoupled model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    shares = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
-    return Preset(
-        name=name,
-        model=SoloConfig(
-            backbone="mobilenetv2_100",
-            pad_same=True,
-            head="decoupled-light",
-            width=96,
-            head_width=96,
-            head_convs=2,
-            grids=(40, 28, 20, 14, 10),
-            scale_ranges=tuple((size * low, size * high) for low, high in shares),
-            min_area=(3, 4, 8, 16, 16),
-            candidates=300,
-            nms_top=300,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-        ours=ours,
-    )
-
+_SHARES = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
+"""Lengths of objects for each grid, in inputs."""
 
 PRESETS = [
     _published("solo-resnet50-1x", 32.9, train=_ONCE),
@@ -260,6 +238,19 @@ PRESETS = [
     _published("solo-decoupled-resnet101-3x", 37.9, head="decoupled", backbone="resnet101"),
     _published("solo-decoupled-light-resnet50-512", 33.0, light=True),
     _published("solo-decoupled-light-dcn-resnet50-512", 35.0, light=True, deformable="v1"),
-    _small("solo-mobilenetv2-320", 320),
-    _small("solo-mobilenetv2-256", 256),
+    *small_presets(
+        "solo",
+        lambda size: SoloConfig(
+            **MOBILENET,
+            head="decoupled-light",
+            width=96,
+            head_width=96,
+            head_convs=2,
+            grids=(40, 28, 20, 14, 10),
+            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
+            min_area=(3, 4, 8, 16, 16),
+            candidates=300,
+            nms_top=300,
+        ),
+    ),
 ]

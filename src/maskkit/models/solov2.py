@@ -33,7 +33,7 @@ from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN, small_input
+from maskkit.recipes import MOBILENET, SMALL_TRAIN, small_presets
 from maskkit.types import Batch, Target
 
 
@@ -241,33 +241,6 @@ def _caffe(name: str, ap: float, backbone: str) -> Preset:
     )
 
 
-def _small(name: str, size: int, ours: str = "") -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=name,
-        model=Solov2Config(
-            backbone="mobilenetv2_100",
-            frozen_stride=4,
-            pad_same=True,
-            waves=6,
-            width=96,
-            head_width=96,
-            head_convs=2,
-            feature_width=64,
-            kernel=64,
-            grids=(40, 28, 20, 14, 10),
-            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
-            min_area=(3, 4, 8, 16, 16),
-            candidates=300,
-            nms_top=300,
-        ),
-        input=small_input(size),
-        augment=SMALL_AUGMENT,
-        train=replace(SMALL_TRAIN, lr=3e-4),
-        ours=ours,
-    )
-
-
 _SHARES = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
 """Ranges of object sizes relative to the input, a fifth finer than the published ones."""
 
@@ -282,6 +255,23 @@ PRESETS = [
     _light("solov2-light-dcn-resnet50-512", 36.4, 512, 852, head_convs=3, deformable="v1"),
     _caffe("solov2-caffe-resnet50-3x", 37.6, "resnet50"),
     _caffe("solov2-caffe-resnet101-3x", 39.0, "resnet101"),
-    _small("solov2-mobilenetv2-320", 320),
-    _small("solov2-mobilenetv2-256", 256),
+    *small_presets(
+        "solov2",
+        lambda size: Solov2Config(
+            **MOBILENET,
+            frozen_stride=4,
+            waves=6,
+            width=96,
+            head_width=96,
+            head_convs=2,
+            feature_width=64,
+            kernel=64,
+            grids=(40, 28, 20, 14, 10),
+            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
+            min_area=(3, 4, 8, 16, 16),
+            candidates=300,
+            nms_top=300,
+        ),
+        train=replace(SMALL_TRAIN, lr=3e-4),
+    ),
 ]
