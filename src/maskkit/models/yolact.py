@@ -61,8 +61,8 @@ class YolactConfig(ModelConfig):
     leaky_slope: float | None = None
     """Slope of the backbone's leaky ReLUs where it differs from timm's 0.01 (the original Darknet: 0.1)."""
     head_norm: bool = False
-    """Group norm, of four channels each, after the inner convolutions of prototype branch and head; not in the paper, and
-    worth it where the training is short."""
+    """Group norm, of four channels each, after the inner convolutions of prototype branch and head; not in the paper,
+    and worth it where the training is short."""
     deformable: int = 0
     """Every n-th block of the stages C3 to C5 uses deformable convolution (YOLACT++); 0 is none."""
     rescore: bool = False
