@@ -1,4 +1,4 @@
-"""How several methods were trained: inputs, augmentations and schedules that their presets share."""
+"""How several methods were trained: inputs, augmentations, schedules, and presets that differ by the model alone."""
 
 from collections.abc import Callable
 from dataclasses import replace

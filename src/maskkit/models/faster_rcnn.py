@@ -25,14 +25,14 @@ Differences from the official code, all deliberate: background inside a crowd is
 inference (boxes without area fill up), so that the graph can be exported.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from maskkit.config import Preset
 from maskkit.models.base import Model, SelectedBoxes
-from maskkit.nn.two_stage import TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
+from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
 from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
 
@@ -61,9 +61,6 @@ class FasterRcnn(TwoStage, Model):
 MODEL = FasterRcnn
 
 
-_R50: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
-_R101 = {**_R50, "backbone": "resnet101"}
-
 PRESETS = [
     Preset(
         name="fasterrcnn-resnet50",
@@ -74,8 +71,10 @@ PRESETS = [
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val box AP 37.0",
     ),
-    detectron2("fasterrcnn-resnet50-d2-1x", TwoStageConfig(**_R50), 1, "COCO val box AP 37.9"),
-    detectron2("fasterrcnn-resnet50-d2-3x", TwoStageConfig(**_R50), 3, "COCO val box AP 40.2"),
-    detectron2("fasterrcnn-resnet101-d2-3x", TwoStageConfig(**_R101), 3, "COCO val box AP 42.0"),
+    detectron2("fasterrcnn-resnet50-d2-1x", TwoStageConfig(**DETECTRON2), 1, "COCO val box AP 37.9"),
+    detectron2("fasterrcnn-resnet50-d2-3x", TwoStageConfig(**DETECTRON2), 3, "COCO val box AP 40.2"),
+    detectron2(
+        "fasterrcnn-resnet101-d2-3x", TwoStageConfig(**DETECTRON2, backbone="resnet101"), 3, "COCO val box AP 42.0"
+    ),
     *small_presets("fasterrcnn", lambda size: TwoStageConfig(**small_two_stage(size))),
 ]

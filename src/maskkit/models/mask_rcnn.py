@@ -23,7 +23,7 @@ background inside a crowd is ignored; mask targets are cropped from bitmaps, not
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +32,7 @@ from maskkit.config import Preset
 from maskkit.models.base import Model, SelectedInBoxes, SelectedInWholePixels
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import MaskHead
-from maskkit.nn.two_stage import TORCHVISION, BoxRaw, small_two_stage
+from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, small_two_stage
 from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
 
@@ -83,9 +83,6 @@ class MaskRcnn(MaskStage, Model):
 MODEL = MaskRcnn
 
 
-_R50: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
-_R101 = {**_R50, "backbone": "resnet101"}
-
 PRESETS = [
     Preset(
         name="maskrcnn-resnet50",
@@ -96,8 +93,10 @@ PRESETS = [
         published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
         paper="COCO val mask AP 34.6",
     ),
-    detectron2("maskrcnn-resnet50-d2-1x", MaskRcnnConfig(**_R50), 1, "COCO val mask AP 35.2"),
-    detectron2("maskrcnn-resnet50-d2-3x", MaskRcnnConfig(**_R50), 3, "COCO val mask AP 37.2"),
-    detectron2("maskrcnn-resnet101-d2-3x", MaskRcnnConfig(**_R101), 3, "COCO val mask AP 38.6"),
+    detectron2("maskrcnn-resnet50-d2-1x", MaskRcnnConfig(**DETECTRON2), 1, "COCO val mask AP 35.2"),
+    detectron2("maskrcnn-resnet50-d2-3x", MaskRcnnConfig(**DETECTRON2), 3, "COCO val mask AP 37.2"),
+    detectron2(
+        "maskrcnn-resnet101-d2-3x", MaskRcnnConfig(**DETECTRON2, backbone="resnet101"), 3, "COCO val mask AP 38.6"
+    ),
     *small_presets("maskrcnn", lambda size: MaskRcnnConfig(**small_two_stage(size), mask_width=96, mask_convs=2)),
 ]

@@ -226,9 +226,6 @@ def _published(name: str, ap: float, *, light: bool = False, train: TrainConfig 
     )
 
 
-_SHARES = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
-"""Lengths of objects for each grid, in inputs."""
-
 PRESETS = [
     _published("solo-resnet50-1x", 32.9, train=_ONCE),
     _published("solo-resnet50-3x", 35.8),
@@ -240,17 +237,6 @@ PRESETS = [
     _published("solo-decoupled-light-dcn-resnet50-512", 35.0, light=True, deformable="v1"),
     *small_presets(
         "solo",
-        lambda size: SoloConfig(
-            **MOBILENET,
-            head="decoupled-light",
-            width=96,
-            head_width=96,
-            head_convs=2,
-            grids=(40, 28, 20, 14, 10),
-            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
-            min_area=(3, 4, 8, 16, 16),
-            candidates=300,
-            nms_top=300,
-        ),
+        lambda size: SoloConfig(**MOBILENET, **grid.small_grids(size), head="decoupled-light"),
     ),
 ]

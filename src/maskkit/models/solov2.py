@@ -241,9 +241,6 @@ def _caffe(name: str, ap: float, backbone: str) -> Preset:
     )
 
 
-_SHARES = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
-"""Ranges of object sizes relative to the input, a fifth finer than the published ones."""
-
 PRESETS = [
     _published("solov2-resnet50-1x", 34.8, sides=(), train=_ONCE),
     _published("solov2-resnet50-3x", 37.5),
@@ -258,19 +255,7 @@ PRESETS = [
     *small_presets(
         "solov2",
         lambda size: Solov2Config(
-            **MOBILENET,
-            frozen_stride=4,
-            waves=6,
-            width=96,
-            head_width=96,
-            head_convs=2,
-            feature_width=64,
-            kernel=64,
-            grids=(40, 28, 20, 14, 10),
-            scale_ranges=tuple((size * low, size * high) for low, high in _SHARES),
-            min_area=(3, 4, 8, 16, 16),
-            candidates=300,
-            nms_top=300,
+            **MOBILENET, **grid.small_grids(size), frozen_stride=4, waves=6, feature_width=64, kernel=64
         ),
         train=replace(SMALL_TRAIN, lr=3e-4),
     ),

@@ -66,6 +66,9 @@ class TwoStageConfig(RpnConfig):
     nms_threshold: float = 0.5
 
 
+DETECTRON2: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
+"""What the backbones of detectron2's zoo, whose weights come from Caffe, need."""
+
 TORCHVISION: dict[str, Any] = {
     "num_classes": 90,
     "frozen_stride": 4,
