@@ -6,6 +6,7 @@ Data: the train splits of ``coco_instances`` and ``coco_panoptic`` (246 differen
 their annotations), measured on the val splits of both. Start: the MobileNetV2 backbone of a DeepLab v3 that was trained
 on Pascal VOC (and probably COCO), Apache-2.0. Interrupt it whenever you like and give the same command again with
 ``--resume``. ``--classes`` chooses what is learnt: ``docs/builtin.md`` tells how the shipped choice was made.
+``--labels boxes`` learns the same without a single mask: ``docs/results.md`` has both beside each other.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import maskkit.registry
-from maskkit.config import AugmentConfig, DataConfig, RunConfig, TrainConfig
+from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig
 from maskkit.data.names import VOC
 
 PARTS = ("coco_instances", "coco_panoptic")
@@ -73,6 +74,8 @@ def main() -> None:
     parser.add_argument("--model", default="condinst-mobilenetv2-320", help="preset with a MobileNetV2 backbone")
     parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
     parser.add_argument("--classes", choices=["person", "everyday", "voc", "super", "coco"], default="everyday")
+    parser.add_argument("--labels", choices=["masks", "boxes"], default="masks", help="boxes: masks are only measured")
+    parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0 for the end alone")
@@ -96,6 +99,7 @@ def main() -> None:
             preset.model,
             backbone_weights=str(given.weights / f"{given.backbone}.safetensors"),
             frozen_stride=given.frozen_stride,
+            box_only=BoxOnly(dilation=given.dilation),
         ),
         input=replace(preset.input, size=(given.size, given.size)),
         augment=AugmentConfig(
@@ -119,7 +123,7 @@ def main() -> None:
             eval_every=given.eval_every,
             save_every=100,
         ),
-        data=DataConfig(train=str(files["train"]), val=str(files["val"]), on_bad="skip"),
+        data=DataConfig(train=str(files["train"]), val=str(files["val"]), labels=given.labels, on_bad="skip"),
     )
     result = train(config, given.out, resume=given.resume)
     print(result.metrics)
