@@ -10,6 +10,7 @@ from torch import nn
 from maskkit import registry
 from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
+from maskkit.nn.grid import cell_middles
 from maskkit.types import Batch, ImageMeta, Masks, Target
 from tests.models.conformance import Conformance
 
@@ -93,6 +94,17 @@ def test_point_nms_keeps_one_of_two_neighbouring_cells() -> None:
     net = model().eval()
     found = net.select(square_raw(net, [(5, 1, 3.0), (6, 1, 2.9)]))
     assert int((found.scores > 0).sum()) == 1
+
+
+def test_with_waves_masks_start_at_their_cell() -> None:
+    net = model(waves=5).eval()
+    nn.init.zeros_(net.kernel.weight)
+    with torch.no_grad():
+        raw = net(torch.randn(1, 3, 64, 96))
+    logits = torch.einsum("dp,dhw->phw", raw.kernels[0], raw.feature[0])  # (P, 16, 24)
+    best = logits.flatten(1).argmax(1)
+    places = torch.stack([(best % 24 + 0.5) / 24, (best // 24 + 0.5) / 16], 1)
+    assert (places - cell_middles(net.config.grids)).abs().max() < 1 / 16
 
 
 def test_masks_too_small_for_their_level_are_dropped() -> None:

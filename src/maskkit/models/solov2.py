@@ -50,8 +50,9 @@ class Solov2Config(GridConfig):
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
     waves: int = 0
-    """Waves of the place, per axis, that kernels and mask feature are made from besides its coordinates (`grid.waves`);
-    not in the paper, and worth it where pictures are few."""
+    """Waves of the place, per axis, that are more channels of the mask feature (`grid.waves`). A kernel's weights for
+    them are those of its cell, times what it predicts: masks start near their cell, which otherwise takes thousands of
+    pictures to learn. Not in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 
@@ -76,7 +77,7 @@ class MaskBranch(nn.Module):
             convs = max(level, 1)
             self.levels.append(grid.tower(before, config.feature_width, convs, kind))
         self.waves = config.waves
-        self.mix = ConvNorm(config.feature_width + 4 * config.waves, config.kernel, 1, deformable=kind)
+        self.mix = ConvNorm(config.feature_width, config.kernel, 1, deformable=kind)
 
     def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b d h w"]:
         """The feature, (B, D, H/4, W/4), of P2 to P5."""
@@ -88,7 +89,7 @@ class MaskBranch(nn.Module):
                 x = conv(x)
                 x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
-        return self.mix(torch.cat([total, grid.waves(total, self.waves)], 1))
+        return torch.cat([self.mix(total), grid.waves(total, self.waves)], 1)
 
 
 class Solov2(Model):
@@ -104,9 +105,10 @@ class Solov2(Model):
         self.backbone, self.fpn = grid.pyramid(config)
         head = (config.head_width, config.head_convs, config.deformable)
         self.category_tower = grid.tower(config.width, *head)
-        self.kernel_tower = grid.tower(config.width + 2 + 4 * config.waves, *head)
+        self.kernel_tower = grid.tower(config.width + 2, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
-        self.kernel = grid.output_conv(config.head_width, config.kernel, prior=None)
+        self.kernel = grid.output_conv(config.head_width, config.kernel + 4 * config.waves, prior=None)
+        nn.init.constant_(self.kernel.bias[config.kernel :], 0.5)  # type: ignore[index]
         self.mask_branch = MaskBranch(config)
 
     # forward ---------------------------------------------------------------------------------------------------------
@@ -118,8 +120,8 @@ class Solov2(Model):
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
             cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
-            cells = torch.cat([cells, grid.waves(cells, self.config.waves)], 1)
-            kernels.append(self.kernel(self.kernel_tower(cells)).flatten(2))
+            kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * self.config.waves], 1)
+            kernels.append(torch.cat([kernel, local * grid.waves(local, self.config.waves)], 1).flatten(2))
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
     # loss ------------------------------------------------------------------------------------------------------------
