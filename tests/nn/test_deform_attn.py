@@ -19,7 +19,7 @@ def inputs(queries: int = 50, far: float = 3.0) -> tuple[Tensor, Tensor, Tensor]
     places[:, 0], places[:, 1] = extent - 0.5, extent
     places[:, 2], places[:, 3], places[:, 4] = 0.5, 0.0, -0.5
     places[:, 5] = extent + 0.5
-    return values, places, torch.rand(2, queries, 4, 3, 6, generator=generator, dtype=torch.float64)
+    return values, places.movedim(-1, 0), torch.rand(2, queries, 4, 3, 6, generator=generator, dtype=torch.float64)
 
 
 def test_rows_give_what_the_grid_gives_and_its_gradients() -> None:
@@ -33,7 +33,7 @@ def test_rows_give_what_the_grid_gives_and_its_gradients() -> None:
         gradients = torch.autograd.grad((seen * seeds).sum(), leaves)
         inside = torch.ones(seen.shape[1], dtype=torch.bool)
         inside[:6] = False  # at a kink there are two slopes
-        found.append([seen, gradients[0], gradients[1][:, inside], gradients[2]])
+        found.append([seen, gradients[0], gradients[1][:, :, inside], gradients[2]])
     for rows, grid in zip(*found, strict=True):
         assert torch.allclose(rows, grid, atol=1e-10)
 
@@ -54,7 +54,7 @@ def test_the_centre_of_a_cell_is_its_value_and_beyond_the_map_is_nothing() -> No
     places = torch.tensor([[0.5, 0.5], [2.5, 1.5], [1.5, 0.0], [3.5, 1.0], [-0.5, 0.5], [1.0, -2.0], [9.0, 9.0]])
     weights = torch.ones(1, len(places), 1, 1, 1)
     for sample in (sample_by_rows, sample_by_grid):
-        seen = sample(values, places.view(1, -1, 1, 1, 1, 2), weights, [(2, 3)])
+        seen = sample(values, places.T.view(2, 1, -1, 1, 1, 1), weights, [(2, 3)])
         assert seen.flatten().tolist() == [1, 6, 1, 0, 0, 0, 0]
 
 

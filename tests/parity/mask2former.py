@@ -167,7 +167,8 @@ def _attention(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     renamed = {n.replace(n.split(".")[0], ours[n.split(".")[0]]): t for n, t in case.weights().items()}
     attention.load_state_dict(renamed)
-    places = made["locations"] * torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32)[:, None]
+    extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32)
+    places = (made["locations"] * extent[:, None]).movedim(-1, 0)
     with torch.no_grad():
         rows, grid = (s(made["value"], places, made["weights"], sizes) for s in (sample_by_rows, sample_by_grid))
         case.compare("core", rows, *_limits(case))

@@ -45,7 +45,7 @@ from maskkit.data.label_map import IGNORE
 from maskkit.losses import box_cells, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
 from maskkit.nn.backbone import Backbone
-from maskkit.nn.blocks import in_pieces
+from maskkit.nn.blocks import in_pieces, linear
 from maskkit.nn.deform_attn import DeformableAttention, Size
 from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
@@ -138,7 +138,8 @@ class EncoderLayer(nn.Module):
 
     def feed(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """The feed-forward network, cell by cell."""
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
+        inner = linear(x, self.linear1.weight, self.linear1.bias, "relu")
+        return self.norm2(x + linear(inner, self.linear2.weight, self.linear2.bias))
 
 
 class Pointwise(nn.Conv2d):
@@ -149,7 +150,7 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """The same map with other channels."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class PixelDecoder(nn.Module):
@@ -186,7 +187,8 @@ class PixelDecoder(nn.Module):
         for layer in self.layers:
             cells = layer(cells, where, reference, sizes)
         counts = [h * w for h, w in sizes]
-        levels = [x.transpose(1, 2).unflatten(2, s) for x, s in zip(cells.split(counts, 1), sizes, strict=True)]
+        # channels last, as they are: unflattened after the permutation, one picture would have strides that hide it
+        levels = [x.unflatten(1, s).permute(0, 3, 1, 2) for x, s in zip(cells.split(counts, 1), sizes, strict=True)]
         size = (features[0].shape[2], features[0].shape[3])
         fine = F.interpolate(levels[-1], size=size, mode="bilinear").add_(self.lateral(features[0]))
         return self.mask(F.relu(self.output(fine), inplace=True)), levels
@@ -233,7 +235,7 @@ class Attention(nn.Module):
         """What each query gathers from the values, of those that it may have ``seen``."""
         weights, biases = self.inward.weight.chunk(3), self.inward.bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, M, _, C / M)
+            linear(x, w, b).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, M, _, C / M)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         found = F.scaled_dot_product_attention(q, k, v, None if seen is None else seen[:, None])
@@ -252,8 +254,8 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, inner)
         self.linear2 = nn.Linear(inner, width)
         self.norm3 = nn.LayerNorm(width)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(
         self, x: Float[Tensor, "b q c"], who: Tensor, cells: Float[Tensor, "b n c"], where: Tensor, seen: Tensor

@@ -11,11 +11,14 @@ single numbers that lie a whole map apart.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from maskkit.nn.blocks import linear
 
 Size = tuple[int, int]
 
@@ -60,40 +63,44 @@ class DeformableAttention(nn.Module):
 
         ``cells`` are those of the levels of ``sizes`` (H, W) one after the other, row by row.
         """
-        values = self.value(cells).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
+        values = linear(cells, self.value.weight, self.value.bias).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
         extent = query.new_tensor([(w, h) for h, w in sizes])
-        # two projections of the same queries: as one they are faster
-        projections = zip(self.offsets.parameters(), self.weights.parameters(), strict=True)
-        weight, bias = (torch.cat(pair) for pair in projections)
+        around = (reference * extent).movedim(-1, 0)  # (2, *B, Q, L)
+        around = around[..., None, :, None].expand(*around.shape[:-1], self.heads, -1, self.points).flatten(-3)
+        # two projections of the same queries are faster as one; x, y and weights of all places lie side by side
+        place = torch.arange(2 * around.shape[-1], device=query.device).view(-1, 2).T.flatten()
+        weight, bias = (
+            torch.cat([o[place], w]) for o, w in zip(self.offsets.parameters(), self.weights.parameters(), strict=True)
+        )
         look, count = sample_by_grid, query.shape[1]
         if query.device.type == "cpu" and not torch.compiler.is_exporting():
             values, look, count = tabulate(values, sizes), sum_rows, _AT_A_TIME
         answers = []
         for first in range(0, query.shape[1], count):
             some = slice(first, first + count)
-            found = F.linear(query[:, some], weight, bias).unflatten(2, (-1, self.levels, self.points))
-            offsets, shares = found.split([2 * self.heads, self.heads], 2)
-            offsets = offsets.flatten(2).unflatten(2, (self.heads, self.levels, self.points, 2))
-            shares = shares.flatten(3).softmax(3).view_as(shares)  # (B, Q, M, L, P)
-            places = (reference[..., some, :, :] * extent)[..., None, :, None, :] + offsets  # (B, Q, M, L, P, 2)
-            answers.append(self.output(look(values, places, shares, sizes)))
+            *offsets, shares = linear(query[:, some], weight, bias).chunk(3, 2)  # (B, Q, M L P) each
+            shares = shares.unflatten(2, (self.heads, -1)).mT.softmax(2).mT  # (B, Q, M, L P); slow along the last axis
+            places = torch.stack([at + off for at, off in zip(around[..., some, :], offsets, strict=True)])
+            parts = (self.heads, self.levels, self.points)
+            seen = look(values, places.unflatten(3, parts), shares.unflatten(3, parts[1:]), sizes)
+            answers.append(linear(seen, self.output.weight, self.output.bias))
         return torch.cat(answers, 1)
 
 
 def sample_by_grid(
     values: Float[Tensor, "b n m d"],
-    places: Float[Tensor, "b q m l p 2"],
+    places: Float[Tensor, "2 b q m l p"],
     weights: Float[Tensor, "b q m l p"],
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
-    """Weighted sums of ``values`` interpolated at ``places``, ``x y`` in cells of the level from its corner on.
+    """Weighted sums of ``values`` interpolated at ``places``, x and y in cells of the level from its corner on.
 
     With ``grid_sample``, level by level: what accelerators are good at, and what every runtime knows.
     """
     maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], 2)  # (BM, D, hw) each
     total = values.new_zeros(())
     for level, (cells, (h, w)) in enumerate(zip(maps, sizes, strict=True)):
-        grid = places[:, :, :, level] * (2 / places.new_tensor([w, h])) - 1
+        grid = places[..., level, :].movedim(0, -1) * (2 / places.new_tensor([w, h])) - 1  # (B, Q, M, P, 2)
         found = F.grid_sample(cells.unflatten(2, (h, w)), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
         total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(3)  # (BM, D, Q)
     return total.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
@@ -101,7 +108,7 @@ def sample_by_grid(
 
 def sample_by_rows(
     values: Float[Tensor, "b n m d"],
-    places: Float[Tensor, "b q m l p 2"],
+    places: Float[Tensor, "2 b q m l p"],
     weights: Float[Tensor, "b q m l p"],
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
@@ -121,29 +128,39 @@ def tabulate(values: Float[Tensor, "b n m d"], sizes: Sequence[Size]) -> Float[T
 
 def sum_rows(
     table: Float[Tensor, "b k m d"],
-    places: Float[Tensor, "b q m l p 2"],
+    places: Float[Tensor, "2 b q m l p"],
     weights: Float[Tensor, "b q m l p"],
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
     """Weighted sums of the rows of a table from `tabulate`, four for each place."""
     batch, cells, heads, depth = table.shape
-    counts = [0, *((h + 4) * (w + 1) for h, w in sizes)]
-    first = torch.tensor(counts[:-1]).cumsum(0)[:, None]  # (L, 1)
-    height, width = (torch.tensor(side, dtype=places.dtype)[:, None] for side in zip(*sizes, strict=True))
-    corners = torch.tensor([(0, 1, w + 1, w + 2) for _, w in sizes], dtype=torch.int32)[:, None] * heads  # (L, 1, 4)
-    head = torch.arange(heads, dtype=torch.int32)[:, None, None]
-    picture = torch.arange(batch, dtype=torch.int32)[:, None, None, None, None] * cells
-    x, y = places.unbind(-1)  # (B, Q, M, L, P)
+    points = places.shape[-1]
+    # what differs between levels is spread over (M L P) first: processors are slow at short inner loops
+
+    def spread(of_level: Sequence[int], kind: torch.dtype) -> Float[Tensor, "k"]:
+        return torch.tensor(of_level, dtype=kind).repeat_interleave(points).repeat(heads)
+
+    heights, widths = zip(*sizes, strict=True)
+    starts = [0, *accumulate((h + 4) * (w + 1) for h, w in sizes)][:-1]
+    height, width, first = (spread(numbers, places.dtype) for numbers in (heights, widths, starts))
+    one_below = spread([(w + 1) * heads for w in widths], torch.int32)
+    head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(sizes) * points)
+    picture = torch.arange(batch, dtype=torch.int32)[:, None, None] * (cells * heads)
+
+    x, y = places.flatten(3)  # (B, Q, M L P), as all that follows
     x = (x + 0.5).clamp(min=0).minimum(width + 1)  # in cells of the frame, from the centre of its first one
     y = (y + 0.5).clamp(min=0).minimum(height + 1)
     left, above = x.detach().floor(), y.detach().floor()
     right, below = x - left, y - above  # shares of the later cells
-    cell = (above * (width + 1) + left + first).int() + picture
-    rows = (cell * heads + head)[..., None] + corners  # (B, Q, M, L, P, 4)
+    row = (above * (width + 1) + left + first).int() * heads + (head + picture)
+    rows = [row, row + heads, row + one_below, row + (one_below + heads)]
+    weights = weights.flatten(2)
     lower = weights * below
     upper = weights - lower
     later = [upper * right, lower * right]
-    shares = torch.stack([upper - later[0], later[0], lower - later[1], later[1]], -1)  # (B, Q, M, L, P, 4)
-    rows, shares = (t.flatten(0, 2).flatten(1) for t in (rows, shares))  # (B Q M, 4 L P)
+    shares = [upper - later[0], later[0], lower - later[1], later[1]]
+    rows, shares = (
+        torch.stack([t.unflatten(2, (heads, -1)) for t in four], 3).flatten(0, 2).flatten(1) for four in (rows, shares)
+    )  # (B Q M, 4 L P)
     sums = F.embedding_bag(rows, table.reshape(-1, depth), per_sample_weights=shares, mode="sum")
     return sums.view(batch, -1, heads * depth)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from maskkit.nn.blocks import in_pieces
+from maskkit.nn.blocks import in_pieces, linear
 
 OPTIONS: dict[str, Any] = {"strict_img_size": False, "drop_path_rate": 0.3}
 """What `timm.create_model` is told for dense prediction."""
@@ -41,7 +41,7 @@ class SwinBlock(nn.Module):
         self.attn: Any = block.attn
         self.drop_path1: nn.Module = block.drop_path1
         self.norm2: nn.Module = block.norm2
-        self.mlp: nn.Module = block.mlp
+        self.mlp: Any = block.mlp
         self.drop_path2: nn.Module = block.drop_path2
         self.window = int(block.attn.window_size[0])
         self.shift = self.window // 2 if shifted else 0
@@ -53,7 +53,8 @@ class SwinBlock(nn.Module):
 
     def feed(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """The feed-forward network, cell by cell."""
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        inner = linear(self.norm2(x), self.mlp.fc1.weight, self.mlp.fc1.bias, "gelu")
+        return x + self.drop_path2(linear(inner, self.mlp.fc2.weight, self.mlp.fc2.bias))
 
     def attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Each cell gathers from those of its window; beyond the map are zeros, which take part."""
@@ -63,12 +64,14 @@ class SwinBlock(nn.Module):
         if place.numel() > height * width:
             cells = F.pad(cells, [0, 0, 0, 1])  # a cell of zeros, for those beyond the map
         windows = cells.index_select(1, place.flatten()).view(-1, place.shape[1], channels)  # (B V, T, C)
-        q, k, v = self.attn.qkv(windows).unflatten(2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = linear(windows, self.attn.qkv.weight, self.attn.qkv.bias)  # (B V, T, 3 C)
+        q, k, v = qkv.unflatten(2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.bias(height, width).to(q.dtype)
         if len(bias) > 1:
             bias = bias.repeat(batch, 1, 1, 1)
         found = F.scaled_dot_product_attention(q, k, v, bias)  # (B V, M, T, C / M)
-        found = self.attn.proj(found.transpose(1, 2).flatten(2)).view(batch, -1, channels)
+        found = linear(found.transpose(1, 2).flatten(2), self.attn.proj.weight, self.attn.proj.bias)
+        found = found.view(batch, -1, channels)
         return found.index_select(1, back).view(x.shape)
 
     def order(self, height: int, width: int, device: torch.device) -> tuple[Int[Tensor, "v t"], Int[Tensor, "n"]]:
