@@ -11,9 +11,6 @@ The parts are measured one by one, each with what the part before it gave; trans
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +20,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from machine import describe
 from maskkit import published, registry
 from maskkit.models.mask2former import Mask2Former
+from turns import in_turn, ratios
 
 PRESET = "mask2former-swin-t"
 
@@ -38,27 +36,6 @@ def build() -> tuple[Any, Mask2Former]:
     ours = Mask2Former(registry.preset(PRESET).model).eval()  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(theirs.state_dict(), PRESET))
     return theirs, ours.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def seconds(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What ``call`` gives, and its processor and clock time."""
-    begin, clock = time.process_time(), time.perf_counter()
-    result = call()
-    return result, time.process_time() - begin, time.perf_counter() - clock
-
-
-def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-    """Results, and median processor and clock time, of calls that are made in turn; the first round does not count."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    results = {}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            results[name], *took = seconds(call)
-            if number:
-                times[name].append((took[0], took[1]))
-    return results, {
-        name: (statistics.median(c for c, _ in t), statistics.median(w for _, w in t)) for name, t in times.items()
-    }
 
 
 @torch.inference_mode()
@@ -84,8 +61,7 @@ def main() -> None:
     print(f"{PRESET}, {given.size} x {given.size}, batch 1, {counter.get_total_flops() / 1e9:.0f} GFLOP in products")
     for name, (processor, clock) in took.items():
         print(f"  {name:14} {1000 * processor:8.0f} ms of processor time, {1000 * clock:8.0f} ms by the clock")
-    ratios = (a / b for a, b in zip(took["transformers"], took["maskkit"], strict=True))
-    print("  times as fast: {:.2f} by processor time, {:.2f} by the clock".format(*ratios))
+    print(f"  {ratios(took['transformers'], took['maskkit'])}")
     labels, masks = found["maskkit"]
     off = [(labels - found["transformers"].class_queries_logits), (masks - found["transformers"].masks_queries_logits)]
     print("  largest difference of class logits {:.1g}, of mask logits {:.1g}".format(*(d.abs().max() for d in off)))

@@ -1,0 +1,162 @@
+"""Our Mask R-CNN beside torchvision's: the same weights, the same pictures, one run; speed and memory.
+
+    python benchmarks/mask_rcnn.py --threads 2
+
+``maskrcnn-resnet50`` with seeded weights that leave 100 objects in every picture, those of torchvision carried over by
+`maskkit.published`. Three questions, each side in turn:
+
+- inference: one picture of 800 x 1088 from normalised pixels to 100 boxes and 100 masks of the whole picture;
+- training: a step with two pictures of ``--train-size``, forward, backward and SGD, layers up to stride 4 and batch
+  norm frozen on both sides, masks as tensors at hand;
+- memory: what the process has held at most after one picture of 800 x 1333, each side in a process of its own.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+
+from machine import describe
+from maskkit import published, registry
+from maskkit.data.shapes import draw
+from maskkit.models.mask_rcnn import MaskRcnn
+from maskkit.types import Batch, Categories, ImageMeta, Target
+from turns import in_turn, ratios
+
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+NAMES = Categories.of([f"class {i}" for i in range(90)])
+
+
+def build() -> tuple[MaskRCNN, MaskRcnn]:
+    """Torchvision's model and ours; activations stay in range, and scores lie apart."""
+    torch.manual_seed(0)
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            if name.endswith("bn3.weight"):
+                tensor.fill_(0.2)
+            elif name.endswith("cls_logits.weight"):
+                tensor.normal_(std=0.05)
+            elif name.endswith("cls_score.weight"):
+                tensor.normal_()
+            elif name.endswith("bbox_pred.weight"):
+                tensor.normal_(std=0.0005)
+    preset = registry.preset("maskrcnn-resnet50")
+    ours = MaskRcnn(preset.model)  # type: ignore[arg-type]
+    ours.load_state_dict(published.convert(theirs.state_dict(), preset.name))
+    return theirs, ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def pictures(count: int, size: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
+    """Drawn pictures on 0..1, and what is in them."""
+    images, targets = zip(*(draw(seed, size, (6, 10)) for seed in range(count)), strict=True)
+    return [image / 255 for image in images], list(targets)
+
+
+def metas(count: int, size: tuple[int, int]) -> list[ImageMeta]:
+    return [ImageMeta(i, "", size, size) for i in range(count)]
+
+
+def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[str, Callable[[], int]]:
+    """Calls that find the objects of one picture and say how many they are."""
+    plain = pictures(1, size)[0][0]
+    theirs.transform.min_size, theirs.transform.max_size = (size[0],), size[1]
+
+    @torch.inference_mode()
+    def of_theirs() -> int:
+        return len(theirs([plain])[0]["masks"][:, 0] > 0.5)
+
+    @torch.inference_mode()
+    def of_ours() -> int:
+        high, wide = (-(-side // 32) * 32 for side in size)
+        image = nn.functional.pad((plain - MEAN) / STD, [0, wide - size[1], 0, high - size[0]])
+        image = image[None].contiguous(memory_format=torch.channels_last)
+        found = ours.decode(ours(image), metas(1, size), NAMES)[0].instances
+        assert found is not None
+        assert found.masks is not None
+        return len(found.masks.dense())
+
+    theirs.eval()
+    ours.eval()
+    return {"torchvision": of_theirs, "maskkit": of_ours}
+
+
+def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[str, Callable[[], float]]:
+    """Calls that make a step and give its loss."""
+    plain, targets = pictures(2, size)
+    truth = []
+    for target in targets:
+        assert target.masks is not None
+        truth.append({"boxes": target.boxes, "labels": target.labels + 1, "masks": target.masks.dense().byte()})
+    images = torch.stack([(image - MEAN) / STD for image in plain]).contiguous(memory_format=torch.channels_last)
+    batch = Batch(images, torch.ones(2, *size, dtype=torch.bool), targets, metas(2, size))
+    theirs.transform.min_size, theirs.transform.max_size = (size[0],), size[1]
+    theirs.train()
+    ours.train()
+    body: Any = theirs.backbone.body
+    body.eval()  # without pretrained weights torchvision does not freeze these
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(
+            name.startswith(("layer2", "layer3", "layer4")) and "bn" not in name and "downsample.1" not in name
+        )
+    learnt = [[p for p in model.parameters() if p.requires_grad] for model in (theirs, ours)]
+    backbones = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (body, ours.backbone)]
+    assert backbones[0] == backbones[1], f"torchvision learns {backbones[0]} weights of its backbone, we {backbones[1]}"
+    optimizers = [torch.optim.SGD(part, lr=1e-5, momentum=0.9) for part in learnt]
+
+    def step(optimizer: torch.optim.Optimizer, losses: Callable[[], dict[str, Tensor]]) -> float:
+        total = torch.stack(list(losses().values())).sum()
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(total)
+
+    return {
+        "torchvision": lambda: step(optimizers[0], lambda: theirs(plain, truth)),
+        "maskkit": lambda: step(optimizers[1], lambda: ours.loss(ours(images, targets), batch)),
+    }
+
+
+def show(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Print what the calls gave and how long they took."""
+    found, took = in_turn(calls, rounds)
+    print(title)
+    for name, times in took.items():
+        processor, clock = (1000 * seconds for seconds in times)
+        print(f"  {name:12} {processor:7.0f} ms of processor time, {clock:7.0f} by the clock; {found[name]:.5g}")
+    print(f"  {ratios(took['torchvision'], took['maskkit'])}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--train-size", type=int, nargs=2, default=(480, 640), help="height and width")
+    parser.add_argument("--memory-of", choices=["torchvision", "maskkit"], help="measure the memory of one side alone")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    theirs, ours = build()
+    if given.memory_of:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found = inference(theirs, ours, (800, 1333))[given.memory_of]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        assert found == 100, f"{found} objects, not 100"
+        print(f"  {given.memory_of:12} {peak:.0f} MiB with {found} objects, {before:.0f} MiB before")
+        return
+    print(describe(given.threads))
+    show("inference, 800 x 1088, milliseconds; objects", inference(theirs, ours, (800, 1088)), given.rounds)
+    size = (given.train_size[0], given.train_size[1])
+    show(f"training, 2 x {size[0]} x {size[1]}; loss", training(theirs, ours, size), given.rounds)
+    print("memory, 800 x 1333", flush=True)
+    for side in ("torchvision", "maskkit"):
+        subprocess.run([sys.executable, __file__, "--threads", str(given.threads), "--memory-of", side], check=True)
+
+
+if __name__ == "__main__":
+    main()
