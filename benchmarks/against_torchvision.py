@@ -3,10 +3,10 @@
     python benchmarks/against_torchvision.py --data ../shared/data/nuclei_dsb2018 \\
         --weights ../shared/weights/mobilenetv2_100.safetensors --side ours --minutes 30
 
-``--side`` is ``ours`` (the preset ``--model``) or ``torchvision``; give the command once for each. The budget is processor time, 120 seconds
-for each of ``--minutes``, which is what two cores give in that time: other work on the machine then favours neither
-side. Each side measures its speed on its first steps and fits its schedule to the budget. Validation is not counted,
-and both are measured by `maskkit.eval.coco`.
+``--side`` is ``ours`` (the preset ``--model``) or ``torchvision``; give the command once for each. The budget is
+processor time, 120 seconds for each of ``--minutes``, which is what two cores give in that time: other work on the
+machine then favours neither side. Each side measures its speed on its first steps and fits its schedule to the budget.
+Validation is not counted, and both are measured by `maskkit.eval.coco`.
 
 The torchvision side is ``MaskRCNN`` over ``BackboneWithFPN`` (MobileNetV2 from timm with the same weights and padding,
 frozen batch norm, levels of stride 4 to 32 and the pooled one), its own transform and its reference recipe: SGD with
