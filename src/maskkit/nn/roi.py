@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from maskkit.losses import normaliser
+from maskkit.nn.blocks import linear
 from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
 from maskkit.types import Target
 
@@ -167,7 +168,8 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k 4"]]:
         """Class logits (N, K + 1) and codes (N, K, 4)."""
-        y = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        y = linear(pooled.flatten(1), self.fc1.weight, self.fc1.bias, "relu")
+        y = linear(y, self.fc2.weight, self.fc2.bias, "relu")
         return self.label(y), self.deltas(y).unflatten(1, (-1, 4))
 
 
