@@ -67,14 +67,17 @@ class Training:
     """Learning rate, when it is not to be that of the preset."""
     dilation: int = 2
     """Cells between the neighbours whose colours teach masks from boxes."""
+    pairwise: float = 1.0
+    """Weight of that comparison."""
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
         preset = registry.preset(self.model)
         knobs = knobs_for(self.model, self.data)
+        box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise)
         return RunConfig(
             preset=preset.name,
-            model=replace(preset.model, num_classes=classes, box_only=BoxOnly(dilation=self.dilation), **knobs),
+            model=replace(preset.model, num_classes=classes, box_only=box_only, **knobs),
             input=replace(preset.input, size=(self.size, self.size)),
             augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
             train=replace(
@@ -127,7 +130,7 @@ class Training:
             seconds = spent() - begin
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps}
         if self.labels == "boxes":
-            facts["dilation"] = self.dilation
+            facts |= {"dilation": self.dilation, "pairwise": self.pairwise}
         return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
 
 
@@ -149,6 +152,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, help="when it is not to be that of the preset")
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
+    parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
@@ -156,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     train_set, val_set = (with_classes(d, given.classes) for d in open_splits(str(given.data), None, 0.2, 0))
     begin = time.perf_counter()
-    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation")
+    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise")
     training = Training(**{name: getattr(given, name) for name in names})
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
