@@ -63,10 +63,16 @@ def metas(count: int, size: tuple[int, int]) -> list[ImageMeta]:
     return [ImageMeta(i, "", size, size) for i in range(count)]
 
 
+def resize(theirs: MaskRCNN, size: tuple[int, int]) -> None:
+    """Make torchvision's transform leave pictures of ``size`` as they are."""
+    transform: Any = theirs.transform
+    transform.min_size, transform.max_size = (size[0],), size[1]
+
+
 def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[str, Callable[[], int]]:
     """Calls that find the objects of one picture and say how many they are."""
     plain = pictures(1, size)[0][0]
-    theirs.transform.min_size, theirs.transform.max_size = (size[0],), size[1]
+    resize(theirs, size)
 
     @torch.inference_mode()
     def of_theirs() -> int:
@@ -96,7 +102,7 @@ def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[st
         truth.append({"boxes": target.boxes, "labels": target.labels + 1, "masks": target.masks.dense().byte()})
     images = torch.stack([(image - MEAN) / STD for image in plain]).contiguous(memory_format=torch.channels_last)
     batch = Batch(images, torch.ones(2, *size, dtype=torch.bool), targets, metas(2, size))
-    theirs.transform.min_size, theirs.transform.max_size = (size[0],), size[1]
+    resize(theirs, size)
     theirs.train()
     ours.train()
     body: Any = theirs.backbone.body
