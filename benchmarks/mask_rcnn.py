@@ -26,6 +26,7 @@ from machine import describe
 from maskkit import published, registry
 from maskkit.data.shapes import draw
 from maskkit.models.mask_rcnn import MaskRcnn
+from maskkit.nn.backbone import fold_batch_norm
 from maskkit.types import Batch, Categories, ImageMeta, Target
 from turns import in_turn, ratios
 
@@ -89,7 +90,7 @@ def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[s
         return len(found.masks.dense())
 
     theirs.eval()
-    ours.eval()
+    fold_batch_norm(ours.eval(), torch.zeros(1, 3, 256, 256))  # as `maskkit.load` does it
     return {"torchvision": of_theirs, "maskkit": of_ours}
 
 
@@ -121,7 +122,7 @@ def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[st
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(total)
+        return float(total.detach())
 
     return {
         "torchvision": lambda: step(optimizers[0], lambda: theirs(plain, truth)),
@@ -156,9 +157,9 @@ def main() -> None:
         print(f"  {given.memory_of:12} {peak:.0f} MiB with {found} objects, {before:.0f} MiB before")
         return
     print(describe(given.threads))
-    show("inference, 800 x 1088, milliseconds; objects", inference(theirs, ours, (800, 1088)), given.rounds)
     size = (given.train_size[0], given.train_size[1])
     show(f"training, 2 x {size[0]} x {size[1]}; loss", training(theirs, ours, size), given.rounds)
+    show("inference, 800 x 1088, milliseconds; objects", inference(*build(), (800, 1088)), given.rounds)
     print("memory, 800 x 1333", flush=True)
     for side in ("torchvision", "maskkit"):
         subprocess.run([sys.executable, __file__, "--threads", str(given.threads), "--memory-of", side], check=True)
