@@ -54,7 +54,8 @@ def main() -> None:
         raw = ours(images)
         return raw.logits[:, -1], torch.einsum("bqc,bchw->bqhw", raw.embeddings[:, -1], raw.features)
 
-    with FlopCounterMode(display=False) as counter:
+    # counted as where gradients are wanted: what oneDNN computes otherwise is not counted
+    with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         whole()
     found, took = in_turn({"transformers": lambda: theirs(images), "maskkit": whole}, given.rounds)
     print(describe(given.threads))

@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=["torchvision", "maskkit"], help="measure the memory of one side alone")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    theirs, ours = build()
     if given.memory_of:
+        theirs, ours = build()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found = inference(theirs, ours, (800, 1333))[given.memory_of]()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -157,12 +157,14 @@ def main() -> None:
         print(f"  {given.memory_of:12} {peak:.0f} MiB with {found} objects, {before:.0f} MiB before")
         return
     print(describe(given.threads))
-    size = (given.train_size[0], given.train_size[1])
-    show(f"training, 2 x {size[0]} x {size[1]}; loss", training(theirs, ours, size), given.rounds)
-    show("inference, 800 x 1088, milliseconds; objects", inference(*build(), (800, 1088)), given.rounds)
+    # first of all, since a process inherits the peak of the one that started it
     print("memory, 800 x 1333", flush=True)
     for side in ("torchvision", "maskkit"):
         subprocess.run([sys.executable, __file__, "--threads", str(given.threads), "--memory-of", side], check=True)
+    size = (given.train_size[0], given.train_size[1])
+    theirs, ours = build()
+    show(f"training, 2 x {size[0]} x {size[1]}; loss", training(theirs, ours, size), given.rounds)
+    show("inference, 800 x 1088, milliseconds; objects", inference(*build(), (800, 1088)), given.rounds)
 
 
 if __name__ == "__main__":
