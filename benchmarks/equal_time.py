@@ -69,12 +69,14 @@ class Training:
     """Cells between the neighbours whose colours teach masks from boxes."""
     pairwise: float = 1.0
     """Weight of that comparison."""
+    warmup: float = 0.1
+    """Share of the training over which that weight grows."""
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
         preset = registry.preset(self.model)
         knobs = knobs_for(self.model, self.data)
-        box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise)
+        box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
         return RunConfig(
             preset=preset.name,
             model=replace(preset.model, num_classes=classes, box_only=box_only, **knobs),
@@ -130,7 +132,7 @@ class Training:
             seconds = spent() - begin
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps}
         if self.labels == "boxes":
-            facts |= {"dilation": self.dilation, "pairwise": self.pairwise}
+            facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
         return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
 
 
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="when it is not to be that of the preset")
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
+    parser.add_argument("--warmup", type=float, default=0.1, help="share of the training over which that weight grows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
@@ -160,7 +163,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     train_set, val_set = (with_classes(d, given.classes) for d in open_splits(str(given.data), None, 0.2, 0))
     begin = time.perf_counter()
-    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise")
+    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise", "warmup")
     training = Training(**{name: getattr(given, name) for name in names})
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:

@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--labels", choices=["masks", "boxes"], default="masks", help="boxes: masks are only measured")
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
+    parser.add_argument("--warmup", type=float, default=0.1, help="share of the training over which that weight grows")
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0 for the end alone")
@@ -100,7 +101,7 @@ def main() -> None:
             preset.model,
             backbone_weights=str(given.weights / f"{given.backbone}.safetensors"),
             frozen_stride=given.frozen_stride,
-            box_only=BoxOnly(dilation=given.dilation, pairwise=given.pairwise),
+            box_only=BoxOnly(dilation=given.dilation, pairwise=given.pairwise, warmup=given.warmup),
         ),
         input=replace(preset.input, size=(given.size, given.size)),
         augment=AugmentConfig(

@@ -51,8 +51,8 @@ class Solov2Config(GridConfig):
     """Channels of the mask feature, and weights of a kernel."""
     waves: int = 0
     """Waves of the place, per axis, that are more channels of the mask feature (`grid.waves`). A kernel's weights for
-    them are those of its cell, times what it predicts: masks start near their cell, which otherwise takes thousands of
-    pictures to learn. Not in the paper."""
+    them are those of its cell, times what it predicts: masks start near their cell, which is slow to learn
+    otherwise. Not in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 

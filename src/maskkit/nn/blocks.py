@@ -62,7 +62,9 @@ def linear(
     if single and infers_on_cpu(x) and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, then, [], "none")
     x = F.linear(x, weight, bias)
-    return {"none": lambda: x, "relu": x.relu, "gelu": lambda: F.gelu(x)}[then]()
+    if then == "relu":
+        return F.relu(x, inplace=True)
+    return F.gelu(x) if then == "gelu" else x
 
 
 def infers_on_cpu(x: Tensor) -> bool:
