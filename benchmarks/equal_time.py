@@ -7,8 +7,9 @@ Every model starts from the same backbone weights (batch norm frozen) and has th
 optimizer (but for the learning rate, which is the preset's), batch and budget: 120 processor seconds for each of
 ``--minutes``, which is what two cores give in that time. The schedule is fitted to the budget by the speed of the first
 steps. Validation is not counted. ``--labels boxes`` hides the masks from the training; they are still what is measured.
-The same command twice gives the same result on the same machine but for the number of steps, which depends on its
-speed; ``--steps`` fixes that too.
+Proposals, label maps and panoptic segments are measured as `maskkit eval` does it. ``--knob parts=1`` changes a field
+of the method's own config, to see what one of its ideas is worth. The same command twice gives the same result on the
+same machine but for the number of steps, which depends on its speed; ``--steps`` fixes that too.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
-from maskkit.eval.coco import evaluate
+from maskkit.eval.tasks import TASKS
 from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
 from maskkit.nn.backbone import load_backbone
@@ -71,11 +72,13 @@ class Training:
     """Weight of that comparison."""
     warmup: float = 0.1
     """Share of the training over which that weight grows."""
+    knobs: dict[str, Any] = field(default_factory=dict)
+    """Fields of the method's config that are not to be those of the preset."""
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
         preset = registry.preset(self.model)
-        knobs = knobs_for(self.model, self.data)
+        knobs = knobs_for(self.model, self.data) | self.knobs
         box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
         return RunConfig(
             preset=preset.name,
@@ -130,7 +133,7 @@ class Training:
             for number in range(steps):
                 step(number, steps)
             seconds = spent() - begin
-        facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps}
+        facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps} | self.knobs
         if self.labels == "boxes":
             facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
         return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
@@ -139,6 +142,15 @@ class Training:
 def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """The data set with some of its classes only; pictures without any of them stay."""
     return shared_classes(Categories.of(names), dataset)[1] if names else dataset
+
+
+def knob(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``, the value as JSON or else as text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def main() -> None:
@@ -156,24 +168,26 @@ def main() -> None:
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
     parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the training over which that weight grows")
+    parser.add_argument("--knob", type=knob, action="append", default=[], help="NAME=VALUE of the method's config")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    train_set, val_set = (with_classes(d, given.classes) for d in open_splits(str(given.data), None, 0.2, 0))
+    task = TASKS[registry.model_class(given.model).tasks[0]]
+    splits = (task.view(d) for d in open_splits(str(given.data), None, 0.2, 0))
+    train_set, val_set = (with_classes(d, given.classes) for d in splits)
     begin = time.perf_counter()
     names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise", "warmup")
-    training = Training(**{name: getattr(given, name) for name in names})
+    training = Training(**{name: getattr(given, name) for name in names}, knobs=dict(given.knob))
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
     found = predict_dataset(model, val_set, config.input, val_set.categories, 4, 0)
     rows = [row for prediction in found for row in prediction.to_coco()]
-    result = evaluate(rows, val_set.coco())
+    result = task.evaluate(rows, val_set)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
-    for kind, numbers in (("mask", result.segm), ("box", result.bbox)):
-        facts |= {f"{kind} {k}": round(v, 4) for k, v in (numbers or {}).items() if k in ("AP", "AP50", "AP75")}
+    facts |= {name: round(value, 4) for name, value in result.metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)
     if given.out:

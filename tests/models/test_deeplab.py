@@ -15,8 +15,6 @@ from maskkit.data.records import Dataset
 from maskkit.eval.semantic import SemanticResult, count
 from maskkit.models.base import Model
 from maskkit.models.deeplab import Aspp, Deeplab, DeeplabConfig
-from maskkit.nn.backbone import Backbone
-from maskkit.nn.dilation import dilate
 from maskkit.nn.semantic import truth_of
 from maskkit.types import Batch
 from tests.models.semantic import CLASSES, SemanticConformance
@@ -74,18 +72,6 @@ def test_a_rate_beyond_the_map_leaves_the_centre_alone() -> None:
     branch = next(m for m in aspp.branches[1].modules() if isinstance(m, nn.Conv2d))
     x = torch.randn(1, branch.in_channels, 8, 8)
     assert torch.allclose(branch(x), F.conv2d(x, branch.weight[:, :, 1:2, 1:2]), atol=1e-5)
-
-
-@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "resnet18"])
-@pytest.mark.parametrize("stride", [8, 16])
-def test_dilation_agrees_with_timm(backbone: str, stride: int) -> None:
-    torch.manual_seed(0)
-    ours = dilate(Backbone(backbone, (32,)), stride).eval()
-    theirs = Backbone(backbone, (stride,), output_stride=stride).eval()
-    theirs.load_state_dict(ours.state_dict())
-    images = torch.randn(1, 3, 65, 97)
-    with torch.no_grad():
-        assert torch.allclose(ours(images)[32], theirs(images)[stride], atol=1e-5)
 
 
 def test_every_size_of_input_is_taken() -> None:

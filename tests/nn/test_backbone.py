@@ -21,13 +21,6 @@ def test_features_by_stride(name: str) -> None:
         assert feature.shape == (1, net.channels[stride], 96 // stride, 64 // stride)
 
 
-def test_output_stride_dilates_the_deeper_stages() -> None:
-    net = Backbone("mobilenetv2_100", (8, 16), output_stride=16, pad_same=True).eval()
-    with torch.no_grad():
-        features = net(torch.randn(1, 3, 64, 64))
-    assert features[16].shape == (1, 320, 4, 4), "the last stage, at stride 16"
-
-
 def test_frozen_batch_norm_neither_learns_nor_moves() -> None:
     net = Backbone("resnet18", norm="frozen").train()
     before = {n: b.clone() for n, b in net.named_buffers()}

@@ -405,6 +405,7 @@ PRESETS = [
         "fcis",
         lambda size: FcisConfig(
             **MOBILENET,
+            frozen_stride=4,
             width=128,
             rpn_width=128,
             anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),

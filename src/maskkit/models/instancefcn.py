@@ -58,6 +58,8 @@ class InstanceFcnConfig(ModelConfig):
     """Knobs of InstanceFCN. ``num_classes`` changes nothing."""
 
     backbone: str = "vgg16"
+    stage: Literal[16, 32] = 32
+    """Which features of the backbone are read, by their stride before dilation to 8; VGG's are those of conv5."""
     parts: int = 5
     """Parts of an object along each side (k)."""
     window: int = 21
@@ -210,8 +212,8 @@ class InstanceFcn(Model):
             self.backbone = Vgg(VggShape(pool="3x3", output_stride=STRIDE))
             channels = self.backbone.channels[32]
         else:
-            self.backbone = dilate(Backbone.of(config, (32,)), STRIDE)
-            channels = self.backbone.channels[32]
+            self.backbone = dilate(Backbone.of(config, (config.stage,)), STRIDE)
+            channels = self.backbone.channels[config.stage]
         width = config.width
         self.segment = nn.Sequential(
             nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, config.parts**2, 3, 1, 1)
@@ -239,7 +241,7 @@ class InstanceFcn(Model):
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         """Features of stride 8: conv5_3 of VGG-16."""
         if not isinstance(self.backbone, Vgg):
-            return self.backbone(images)[32]
+            return self.backbone(images)[self.config.stage]
         y = images
         for number in range(4):
             y, _ = self.backbone.stage(number, y)
@@ -316,6 +318,8 @@ PRESETS = [
         "instancefcn",
         lambda _: InstanceFcnConfig(
             **MOBILENET,
+            stage=16,
+            frozen_stride=4,
             width=128,
             scales=(1.5, 1.0, 1 / 1.5, 1 / 1.5**2),
             soft_targets=True,

@@ -582,6 +582,7 @@ PRESETS = [
         "masklab",
         lambda size: MasklabConfig(
             **MOBILENET,
+            frozen_stride=4,
             output_stride=16,
             anchor_sizes=tuple(size * share for share in (0.09, 0.18, 0.36, 0.72)),
             rpn_width=128,

@@ -237,6 +237,6 @@ PRESETS = [
     _published("solo-decoupled-light-dcn-resnet50-512", 35.0, light=True, deformable="v1"),
     *small_presets(
         "solo",
-        lambda size: SoloConfig(**MOBILENET, **grid.small_grids(size), head="decoupled-light"),
+        lambda size: SoloConfig(**MOBILENET, **grid.small_grids(size), frozen_stride=4, head="decoupled-light"),
     ),
 ]

@@ -28,9 +28,9 @@ class Backbone(nn.Module):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
-    maps each stride to its channels. With ``output_stride`` 8 or 16 the deeper stages are dilated instead of strided;
-    layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of ResNet's stages into their first
-    1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of `maskkit.nn.vit` are made.
+    maps each stride to its channels. Layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of
+    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of
+    `maskkit.nn.vit` are made. `maskkit.nn.dilation.dilate` takes strides out of a backbone.
     """
 
     channels: dict[int, int]
@@ -44,7 +44,6 @@ class Backbone(nn.Module):
         *,
         norm: str = "frozen",
         pad_same: bool = False,
-        output_stride: int = 32,
         frozen_stride: int = 0,
         stride_in_1x1: bool = False,
         vit: PlainVit | None = None,
@@ -55,7 +54,7 @@ class Backbone(nn.Module):
         self.norms: nn.ModuleList | None = None
         """Of Swin's features."""
         if plain.is_plain(name):
-            if output_stride != 32 or frozen_stride or stride_in_1x1:
+            if frozen_stride or stride_in_1x1:
                 raise MaskkitError(
                     f"{name} has one stride for all its blocks: set --model.frozen-stride 0 and "
                     "--model.no-stride-in-1x1, and take a method that does not dilate"
@@ -64,9 +63,7 @@ class Backbone(nn.Module):
             self.body = plain.VitPyramid(name, strides, vit)
             self.channels = dict.fromkeys(strides, vit.width)
             return
-        options: dict = {"output_stride": output_stride} if output_stride != 32 else {}
-        if pad_same:
-            options["pad_type"] = "same"
+        options: dict = {"pad_type": "same"} if pad_same else {}
         if swin.is_swin(name):
             options |= swin.OPTIONS
         try:
@@ -78,6 +75,9 @@ class Backbone(nn.Module):
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        if hasattr(self.body, "blocks"):  # timm would run those too whose features nobody reads
+            last = int(self.body.feature_info.module_name()[-1].removeprefix("blocks."))
+            del self.body.blocks[last + 1 :]
         if stride_in_1x1:
             self._stride_first(name)
         self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
@@ -95,14 +95,13 @@ class Backbone(nn.Module):
         self.train()  # a module begins in training mode without being told, frozen batch norm must not
 
     @classmethod
-    def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32), output_stride: int = 32) -> "Backbone":
+    def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
         """The backbone that a method's config names, with features at ``strides``."""
         return cls(
             config.backbone,
             strides,
             norm=config.norm,
             pad_same=config.pad_same,
-            output_stride=output_stride,
             frozen_stride=config.frozen_stride,
             stride_in_1x1=config.stride_in_1x1,
             vit=config.vit,

@@ -86,6 +86,7 @@ def small_two_stage(size: int) -> dict[str, Any]:
     return {
         "backbone": "mobilenetv2_100",
         "pad_same": True,
+        "frozen_stride": 4,
         "width": 96,
         "anchor_sizes": tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
         "rpn_before": (500, 300),
