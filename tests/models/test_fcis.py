@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.fcis import Fcis
-from maskkit.nn.position_sensitive import parts, pool
+from maskkit.nn.position_sensitive import corner_sums, parts, pool
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -65,17 +64,17 @@ def test_one_gather_is_the_loop_over_bins() -> None:
     maps = rng.standard_normal((2, 3 * 16, 11, 13))
     low = rng.uniform(-20, 150, (12, 2))
     rois = np.concatenate([rng.integers(0, 2, (12, 1)), low, low + rng.uniform(3, 120, (12, 2))], 1)
-    pooled = pool(torch.from_numpy(maps), torch.from_numpy(rois), 4, 8, 16)
+    pooled = pool(corner_sums(torch.from_numpy(maps), 4), torch.from_numpy(rois), 8, 16)
     assert np.allclose(pooled, by_loops(maps, rois, 4, 8, 16), atol=1e-4)
 
 
 def test_constant_parts_are_copied_and_their_order_matters() -> None:
     maps = torch.arange(9.0).view(1, 9, 1, 1).expand(1, 9, 12, 12).contiguous()
     rois = torch.tensor([[0.0, 16, 16, 112, 112]])
-    pooled = pool(maps, rois, 3, 9, 16)[0, :, :, 0]
+    pooled = pool(corner_sums(maps, 3), rois, 9, 16)[0, :, :, 0]
     part = parts(9, 3)
     assert torch.allclose(pooled, (part[:, None] * 3 + part).float(), atol=1e-4)
-    assert not torch.allclose(pool(maps.flip(1), rois, 3, 9, 16)[0, :, :, 0], pooled)
+    assert not torch.allclose(pool(corner_sums(maps.flip(1), 3), rois, 9, 16)[0, :, :, 0], pooled)
 
 
 @pytest.mark.parametrize(("inside", "outside", "found", "drawn"), [(6, -6, 1, 1), (-6, 6, 1, 0), (-6, -6, 0, None)])
@@ -87,7 +86,8 @@ def test_three_cases_of_scores(inside: float, outside: float, found: int, drawn:
     maps[:, 2, 0], maps[:, 2, 1] = outside, inside
     boxes = torch.zeros(1, 4 * config.parts**2, 10, 10)
     rois = torch.tensor([[0.0, 20, 20, 120, 110]])
-    regions = model.read(maps.flatten(1, 3), boxes, rois, torch.tensor([2]))
+    maps, boxes = (corner_sums(m, config.parts) for m in (maps.flatten(1, 3), boxes))
+    regions = model.read(maps, boxes, rois, torch.tensor([2]))
     assert torch.allclose(regions.class_logits[0, 2], torch.tensor(6.0 if found else -6.0), atol=1e-3)
     if drawn is not None:
         assert ((regions.mask_logits > 0) == bool(drawn)).all()
@@ -96,18 +96,17 @@ def test_three_cases_of_scores(inside: float, outside: float, found: int, drawn:
 def test_with_one_part_a_pixel_means_the_same_wherever_it_lies_in_its_region() -> None:
     maps = torch.randn(1, 1, 20, 20)
     here, there = (torch.tensor([[0.0, x, 32, x + 160, 192]]) for x in (32, 48))
-    a, b = (pool(maps, rois, 1, 10, 16)[0, :, :, 0] for rois in (here, there))
+    a, b = (pool(corner_sums(maps, 1), rois, 10, 16)[0, :, :, 0] for rois in (here, there))
     assert torch.allclose(a[:, 1:], b[:, :-1], atol=1e-4)
     sensitive = torch.randn(1, 25, 20, 20)
-    a, b = (pool(sensitive, rois, 5, 10, 16)[0, :, :, 0] for rois in (here, there))
+    a, b = (pool(corner_sums(sensitive, 5), rois, 10, 16)[0, :, :, 0] for rois in (here, there))
     assert not torch.allclose(a[:, 1:], b[:, :-1], atol=1e-2)
 
 
 def test_regions_are_few_against_the_network() -> None:
     """Pooling writes as many numbers as there are cells, and nothing of the size of the maps for each region."""
     model = small()
-    maps: Tensor = torch.randn(1, (len(CATEGORIES) + 1) * 2 * 25, 16, 16)
-    boxes = torch.randn(1, 4 * 25, 16, 16)
+    maps, boxes = (corner_sums(torch.randn(1, n * 25, 16, 16), 5) for n in ((len(CATEGORIES) + 1) * 2, 4))
     with torch.no_grad():
         one = model.read(maps, boxes, torch.tensor([[0.0, 0, 0, 100, 100]]))
         many = model.read(maps, boxes, torch.tensor([[0.0, 0, 0, 100, 100]]).expand(300, 5))

@@ -1,7 +1,6 @@
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -17,7 +16,7 @@ def test_interleaved_pictures_are_the_dilated_convolution(b: int, h: int, w: int
     ours = AtrousDepthwise.of(conv)
     x = torch.randn(b, 4, h, w, dtype=torch.float64, requires_grad=True)
     gradient = torch.randn(b, 4, h, w, dtype=torch.float64)
-    found, wanted = ours(x), conv(x)
+    found, wanted = ours.interleaved(x), conv(x)
     torch.testing.assert_close(found, wanted)
     inputs = [x, *conv.parameters()]
     for mine, theirs in zip(
@@ -26,11 +25,16 @@ def test_interleaved_pictures_are_the_dilated_convolution(b: int, h: int, w: int
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("rate", [2, 4])
-def test_in_evaluation_the_operator_itself_is_called(rate: int) -> None:
-    conv = AtrousDepthwise(4, 4, 3, padding=rate, dilation=rate, groups=4).eval()
-    x = torch.randn(1, 4, 9, 7)
-    assert conv(x).equal(F.conv2d(x, conv.weight, conv.bias, padding=rate, dilation=rate, groups=4))
+@pytest.mark.parametrize("training", [False, True])
+def test_interleaved_where_it_is_faster(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = AtrousDepthwise(4, 4, 3, padding=2, dilation=2, groups=4).train(training)
+    called = []
+    monkeypatch.setattr(conv, "interleaved", lambda x: called.append(x) or x)
+    conv(torch.randn(1, 4, 9, 7))
+    assert not called, "in fp32 the operator itself is as fast"
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(torch.randn(1, 4, 9, 7))
+    assert len(called) == training
 
 
 def test_depthwise_convolutions_of_a_dilated_backbone_are_of_this_kind() -> None:

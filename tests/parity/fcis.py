@@ -27,7 +27,7 @@ from maskkit.models.fcis import (
     region_losses,
 )
 from maskkit.nn import rpn
-from maskkit.nn.position_sensitive import pool
+from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
 from maskkit.types import Categories, ImageMeta, Target
 from tests.parity.goldens import Case
@@ -90,7 +90,8 @@ def _assembly(case: Case) -> None:
     maps = _made(case, "maps", 1, groups**2 * 2 * classes, *config["feature"]).requires_grad_()
     boxes = _made(case, "bbox_maps", 1, 8 * groups**2, *config["feature"])
     rois = _ours(case.stored("rois"))
-    pooled = pool(maps, rois, groups, bins, STRIDE).permute(0, 3, 1, 2)  # (N, 2 C, s, s)
+    sums = corner_sums(maps, groups)
+    pooled = pool(sums, rois, bins, STRIDE).permute(0, 3, 1, 2)  # (N, 2 C, s, s)
     _close(case, "pooled", pooled)
     outgoing = _made(case, "grad_out", *pooled.shape)
     _close(case, "grad_maps", torch.autograd.grad((pooled * outgoing).sum(), maps, retain_graph=True)[0])
@@ -98,15 +99,16 @@ def _assembly(case: Case) -> None:
     _close(case, "cls_score", scores)
     _close(case, "cls_prob", scores.softmax(1))
     _close(case, "group_softmax", pooled.unflatten(1, (classes, 2)).softmax(2).flatten(1, 2))
-    _close(case, "bbox_pred", pool(boxes, rois, groups, bins, STRIDE).mean((1, 2)))
+    codes = pool(corner_sums(boxes, groups), rois, bins, STRIDE).mean((1, 2))
+    _close(case, "bbox_pred", codes)
 
     # what the model makes of the same maps, background first there and last here
     model = _without_weights(num_classes=classes - 1, parts=groups, bins=bins)
-    turned = maps.roll(-2 * groups**2, 1)
-    code = boxes[:, 4 * groups**2 :]
+    turned = corner_sums(maps.roll(-2 * groups**2, 1), groups)
+    code = corner_sums(boxes[:, 4 * groups**2 :], groups)
     best = model.read(turned, code, rois)
     _close(case, "cls_score", best.class_logits.roll(1, 1))
-    assert torch.allclose(best.box_deltas, pool(boxes, rois, groups, bins, STRIDE).mean((1, 2))[:, 4:], atol=1e-5)
+    assert torch.allclose(best.box_deltas, codes[:, 4:], atol=1e-5)
     inside = best.mask_logits.sigmoid()
     _close(case, "seg_pred_score_pick", torch.stack([1 - inside, inside], 1))
     labels = torch.arange(len(rois)) % (classes + 1) - 1
@@ -119,7 +121,7 @@ def _assembly(case: Case) -> None:
     # bins whose edges lie on cells: rounding decides
     official = case.stored("borderline_pooled")
     stride = case.manifest["outputs"]["borderline_pooled"]["stride"]
-    ours = pool(maps, _ours(case.stored("borderline_rois")), groups, bins, STRIDE).permute(0, 3, 1, 2)
+    ours = pool(sums, _ours(case.stored("borderline_rois")), bins, STRIDE).permute(0, 3, 1, 2)
     off = np.abs(ours.detach().numpy().reshape(-1)[::stride] - official)
     words = case.manifest["tolerance"]["borderline_pooled"].split()
     assert (off < float(words[-1])).mean() >= float(words[2]) / 100
@@ -304,8 +306,8 @@ def _forward(case: Case) -> None:
         near = (rois[part, None, 1:] - raw.rois[part, 1:]).abs().amax(2).amin(1) < 0.05
         assert near.float().mean() >= 0.95, near.float().mean()
     with torch.no_grad():
-        regions = model.read(maps, boxes, rois)
-        code = pool(every, rois, 7, 21, STRIDE).mean((1, 2))
+        regions = model.read(corner_sums(maps, 7), corner_sums(boxes, 7), rois)
+        code = pool(corner_sums(every, 7), rois, 21, STRIDE).mean((1, 2))
     sure = case.stored("bins_stable").astype(bool)
     inside = regions.mask_logits.sigmoid()
     ours = {
@@ -356,7 +358,8 @@ def _train_step(case: Case) -> None:
     _close(case, "bbox_weights", F.pad((matched >= 0).float()[:, None].expand(-1, 4), (4, 0)))
     _close(case, "mask_targets", masks[:, None])
 
-    regions = model.read(model.score(squeezed), model.deltas(squeezed), rois, labels)
+    maps, boxes = (corner_sums(layer(squeezed), 7) for layer in (model.score, model.deltas))
+    regions = model.read(maps, boxes, rois, labels)
     each = region_losses(regions, labels, masks, codes)
     chosen = hardest(each, rois[:, 0] == 0, keep)
     kept = torch.zeros(len(rois), dtype=torch.bool).index_fill(0, chosen, True)

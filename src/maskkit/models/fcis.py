@@ -46,7 +46,7 @@ from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedVotes
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.dilation import dilate
-from maskkit.nn.position_sensitive import pool
+from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled, as_rois, objects_of, sample_rois
 from maskkit.nn.rpn import (
     BACKGROUND,
@@ -172,7 +172,7 @@ class Fcis(Model):
         pictures = picture_sizes(images)
         proposals = self.propose(level, pictures)
         y = F.relu(self.squeeze(deep))
-        maps, boxes = self.score(y), self.deltas(y)
+        maps, boxes = (corner_sums(layer(y), self.config.parts) for layer in (self.score, self.deltas))
         if targets is None:
             first = self.read(maps, boxes, as_rois(proposals.boxes))
             refined = self.refine(proposals.boxes, first.box_deltas, pictures)
@@ -206,20 +206,20 @@ class Fcis(Model):
 
     def read(
         self,
-        maps: Float[Tensor, "b d h w"],
-        boxes: Float[Tensor, "b e h w"],
+        maps: Float[Tensor, "b y x p d"],
+        boxes: Float[Tensor, "b y x p 4"],
         rois: Float[Tensor, "n 5"],
         labels: Int[Tensor, "n"] | None = None,
     ) -> Regions:
-        """Classes, boxes and masks of regions; masks of the given classes or else of the likeliest ones."""
+        """Classes, boxes and masks of regions, from `corner_sums`; masks of the given classes or of the likeliest."""
         config = self.config
-        pooled = pool(maps, rois, config.parts, config.bins, STRIDE).unflatten(3, (-1, 2))  # (N, s, s, K + 1, 2)
+        pooled = pool(maps, rois, config.bins, STRIDE).unflatten(3, (-1, 2))  # (N, s, s, K + 1, 2)
         outside, inside = pooled.unbind(4)
         logits = torch.maximum(outside, inside).mean((1, 2))
         labels = logits[:, :-1].argmax(1) if labels is None else labels
         index = labels[:, None, None, None].expand(-1, config.bins, config.bins, 1)
         masks = (inside.gather(3, index) - outside.gather(3, index))[..., 0]
-        return Regions(logits, pool(boxes, rois, config.parts, config.bins, STRIDE).mean((1, 2)), masks)
+        return Regions(logits, pool(boxes, rois, config.bins, STRIDE).mean((1, 2)), masks)
 
     def refine(
         self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], pictures: Float[Tensor, "b 2"]
