@@ -59,7 +59,8 @@ class Training:
 
     model: str
     data: Path
-    weights: Path
+    weights: Path | None
+    """Of the backbone; None lets it begin at random."""
     labels: str = "masks"
     size: int = 320
     batch: int = 4
@@ -107,7 +108,8 @@ class Training:
         torch.manual_seed(self.seed)
         model = registry.model_class(self.model)(config.model)  # type: ignore[call-arg]
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
+        if self.weights:
+            load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
         optimizer = make_optimizer(model, config.train)
         batches = iter(train_loader(train_set, config, 0, 10**6))
         model.train()
@@ -156,8 +158,10 @@ def knob(text: str) -> tuple[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True, help="preset, one of the small ones with the MobileNetV2 backbone")
-    parser.add_argument("--weights", type=Path, required=True, help="mobilenetv2_100.safetensors")
+    parser.add_argument("--model", required=True, help="preset, one of the small ones")
+    parser.add_argument(
+        "--weights", type=Path, help="of its backbone: mobilenetv2_100.safetensors for most; else random"
+    )
     parser.add_argument("--labels", choices=["masks", "boxes"], default="masks")
     parser.add_argument("--classes", nargs="*", default=[], help="classes to learn; all when not given")
     parser.add_argument("--minutes", type=float, default=20)

@@ -323,8 +323,6 @@ PRESETS = [
             width=128,
             scales=(1.5, 1.0, 1 / 1.5, 1 / 1.5**2),
             soft_targets=True,
-            candidates=1000,
-            detections=300,
         ),
     ),
 ]
