@@ -28,7 +28,7 @@ from budget import spent, train_within
 from machine import describe
 from maskkit import registry
 from maskkit.api import shared_classes
-from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig
+from maskkit.config import BoxOnly, DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
@@ -62,7 +62,8 @@ class Training:
     weights: Path | None
     """Of the backbone; None lets it begin at random."""
     labels: str = "masks"
-    size: int = 320
+    size: int | None = None
+    """Side of a square input, when it is not to be that of the preset."""
     batch: int = 4
     seed: int = 0
     lr: float | None = None
@@ -84,8 +85,8 @@ class Training:
         return RunConfig(
             preset=preset.name,
             model=replace(preset.model, num_classes=classes, box_only=box_only, **knobs),
-            input=replace(preset.input, size=(self.size, self.size)),
-            augment=AugmentConfig(expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
+            input=replace(preset.input, size=(self.size, self.size)) if self.size else preset.input,
+            augment=replace(preset.augment, expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
             train=replace(
                 preset.train,
                 batch=self.batch,
@@ -138,7 +139,7 @@ class Training:
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps} | self.knobs
         if self.labels == "boxes":
             facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
-        return average, config, facts | {"batch": self.batch, "input": self.size, "cpu_seconds": round(seconds)}
+        return average, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}
 
 
 def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--classes", nargs="*", default=[], help="classes to learn; all when not given")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--steps", type=int, help="fixed number of steps in place of --minutes")
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--size", type=int, help="side of a square input, when it is not to be that of the preset")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, help="when it is not to be that of the preset")
     parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    task = TASKS[registry.model_class(given.model).tasks[0]]
+    task = TASKS[registry.model_class(given.model).task_of(registry.preset(given.model).model)]
     splits = (task.view(d) for d in open_splits(str(given.data), None, 0.2, 0))
     train_set, val_set = (with_classes(d, given.classes) for d in splits)
     begin = time.perf_counter()
