@@ -12,7 +12,8 @@ The torchvision side is ``MaskRCNN`` over ``BackboneWithFPN`` (MobileNetV2 from 
 frozen batch norm, levels of stride 4 to 32 and the pooled one), its own transform and its reference recipe: SGD with
 momentum, warm-up and cosine decay, batch 2, random mirrors as for ours; anchors from 16 px on nuclei, from 32 px else;
 a learning rate of 0.01, four times what the reference scales to for this batch, since the run is short, with the
-gradient clipped.
+gradient clipped. ``--narrow`` gives it the widths and the numbers of regions of our small Mask R-CNN
+(``--model maskrcnn-mobilenetv2-320``): then the two sides differ by code and recipe alone.
 """
 
 import argparse
@@ -30,11 +31,14 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from budget import train_within
 from equal_time import Training, is_nuclei
 from machine import describe
+from maskkit import registry
 from maskkit.data import open_splits
 from maskkit.data.records import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
@@ -44,6 +48,9 @@ from maskkit.infer.predict import predict_dataset
 from maskkit.masks import encode
 from maskkit.types import Instances, Masks, Prediction
 from maskkit.weight_files import read_checkpoint
+
+NARROW: dict[str, Any] = vars(registry.preset("maskrcnn-mobilenetv2-320").model)
+"""Widths and numbers of regions of our small Mask R-CNN."""
 
 
 def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
@@ -82,17 +89,33 @@ class TimmBody(nn.Module):
 
 def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
     body = TimmBody(given.weights)
-    backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), 256)
+    width = NARROW["width"] if given.narrow else 256
+    backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), width)
     backbone.add_module("body", body)
     smallest = 16 if is_nuclei(given.data) else 32
+    heads: dict[str, Any] = {}
+    if given.narrow:
+        box, mask = NARROW["box_width"], NARROW["mask_width"]
+        heads = {
+            "box_head": TwoMLPHead(width * 7**2, box),
+            "box_predictor": FastRCNNPredictor(box, classes + 1),
+            "mask_head": MaskRCNNHeads(width, (mask,) * NARROW["mask_convs"], 1),
+            "mask_predictor": MaskRCNNPredictor(mask, mask, classes + 1),
+            "box_batch_size_per_image": NARROW["roi_sampled"],
+            "rpn_pre_nms_top_n_train": NARROW["rpn_before"][0],
+            "rpn_pre_nms_top_n_test": NARROW["rpn_before"][1],
+            "rpn_post_nms_top_n_train": NARROW["rpn_after"][0],
+            "rpn_post_nms_top_n_test": NARROW["rpn_after"][1],
+        }
     return MaskRCNN(
         backbone,
-        classes + 1,
+        None if given.narrow else classes + 1,
         min_size=given.size,
         max_size=given.size * 2,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
         rpn_anchor_generator=AnchorGenerator(tuple((smallest * 2**i,) for i in range(5)), ((0.5, 1.0, 2.0),) * 5),
+        **heads,
     )
 
 
@@ -149,7 +172,14 @@ def torchvisions(given: argparse.Namespace, train_set: Dataset, val_set: Dataset
             masks = Masks(meta.size, rles=encode((out["masks"][:, 0] > 0.5).numpy()))
             found = Instances(out["boxes"].numpy(), out["labels"].numpy() - 1, out["scores"].numpy(), masks)
             rows += Prediction(meta, val_set.categories, found).to_coco()
-    return rows, {"steps": steps, "batch": batch, "cpu_seconds": round(seconds), "input": given.size, "lr": given.lr}
+    return rows, {
+        "steps": steps,
+        "batch": batch,
+        "cpu_seconds": round(seconds),
+        "input": given.size,
+        "lr": given.lr,
+        "narrow": given.narrow,
+    }
 
 
 def main() -> None:
@@ -160,6 +190,7 @@ def main() -> None:
     parser.add_argument("--model", default="yolact-mobilenetv2-320", help="our side: a preset with this backbone")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--size", type=int, default=448, help="input side (ours), shorter side (torchvision)")
+    parser.add_argument("--narrow", action="store_true", help="torchvision's side as small as our small Mask R-CNN")
     parser.add_argument("--lr", type=float, default=0.01, help="of the torchvision side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures")
