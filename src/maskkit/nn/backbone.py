@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
         if hasattr(self.body, "blocks"):  # timm would run those too whose features nobody reads
-            last = int(self.body.feature_info.module_name()[-1].removeprefix("blocks."))
+            last = int(self.body.feature_info.module_name()[-1].split(".")[1])
             del self.body.blocks[last + 1 :]
         if stride_in_1x1:
             self._stride_first(name)

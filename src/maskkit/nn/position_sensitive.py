@@ -21,7 +21,7 @@ def corner_sums(maps: Float[Tensor, "b d h w"], groups: int) -> Float[Tensor, "b
     """Sums of all cells above and left of each corner of a cell, for `pool`; y is H + 1, x is W + 1, p is groups^2.
 
     Channel ``c groups^2 + row groups + column`` of the maps tells about part (row, column). As products with triangular
-    matrices these sums take a fifth of the time of running ones.
+    matrices these sums take less than half of the time of running ones.
     """
     b, channels, height, width = maps.shape
     before_row, before_column = (torch.ones(n + 1, n, device=maps.device).tril(-1) for n in (height, width))
