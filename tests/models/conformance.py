@@ -202,13 +202,17 @@ class Conformance:
         torch.manual_seed(0)
         settings = self.overfit
         given = replace(self.input(), size=settings["size"])
-        data = self.task().view(shapes_dataset(2, seed=self.pictures, size=settings["size"], objects=(2, 3)))
+        data = self.learnt(settings["size"])
         batch = collate([apply(eval_ops(given), data.load(i), np.random.default_rng(0)) for i in range(2)], given)
         model = self.model()
         learn_by_heart(model, batch, settings["steps"], settings["lr"])
         with torch.no_grad():
             agreement = self.agreement(model, batch, data)
         assert agreement > self.floor, agreement
+
+    def learnt(self, size: tuple[int, int]) -> Dataset:
+        """The two pictures."""
+        return self.task().view(shapes_dataset(2, seed=self.pictures, size=size, objects=(2, 3)))
 
     def task(self) -> Task:
         return TASKS[registry.model_class(self.preset).task_of(self.model_config())]

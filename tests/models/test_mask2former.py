@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskkit import masks as mask_math
 from maskkit import published, registry
 from maskkit.data.label_map import IGNORE
+from maskkit.data.records import Annotation, Dataset, Record
+from maskkit.data.shapes import CATEGORIES
 from maskkit.losses import box_cells
-from maskkit.models.base import Selected, SelectedSegments, SelectedSemantic
+from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.types import Batch, Categories, ImageMeta, Target
 from tests.models.conformance import Conformance
 from tests.models.semantic import SemanticConformance
 
@@ -63,9 +66,21 @@ class TestMask2FormerSemantic(SemanticConformance):
 
 
 class TestMask2FormerPanoptic(Conformance):
+    """What is learnt by heart has the ground below the shapes as stuff, and is judged by its PQ."""
+
     preset = "mask2former-mobilenetv2-320-panoptic"
+    categories: ClassVar[Categories] = Categories.of(CATEGORIES.names, stuff=["ground"])
     knobs: ClassVar[dict[str, Any]] = SMALL
-    test_overfits_two_drawn_pictures = None  # type: ignore[assignment]  # what is learnt is that of instances
+    overfit: ClassVar[dict[str, Any]] = {"steps": 120, "lr": 1e-3, "size": (320, 320)}
+
+    def learnt(self, size: tuple[int, int]) -> Dataset:
+        drawn = super().learnt(size)
+        records = [replace(r, annotations=[*r.annotations, ground(r)]) for r in drawn.records]
+        return replace(drawn, records=records, categories=self.categories)
+
+    def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
+        predictions = model.decode(model(batch.images), batch.metas, data.categories)
+        return self.task().evaluate([row for p in predictions for row in p.to_coco()], data).main["PQ"]
 
     def test_shapes_of_what_is_selected(self) -> None:
         model = self.model().eval()
@@ -85,6 +100,13 @@ class TestMask2FormerPanoptic(Conformance):
             alone = model.select(model(images[1:]))
         for a, b in zip(alone, together, strict=True):
             assert torch.allclose(a[0].float(), b[1].float(), atol=1e-3)
+
+
+def ground(record: Record) -> Annotation:
+    """What no object of a picture covers."""
+    covered = mask_math.decode([a.rle(record.size) for a in record.annotations], record.size).any(0)
+    (rle,) = mask_math.encode(~covered[None])
+    return Annotation(-record.image_id, len(CATEGORIES), None, rle)
 
 
 def model(**knobs: Any) -> Mask2Former:

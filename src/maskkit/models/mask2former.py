@@ -45,8 +45,8 @@ from maskkit.data.label_map import IGNORE
 from maskkit.losses import box_cells, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
 from maskkit.nn.backbone import Backbone
-from maskkit.nn.blocks import in_pieces, linear
-from maskkit.nn.deform_attn import DeformableAttention, Size
+from maskkit.nn.blocks import linear
+from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
@@ -133,10 +133,15 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n c"], where: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
         """The cells, of which ``where`` is the embedded and ``reference`` the relative position."""
-        x = self.norm1(x + self.attention(x + where, reference, x, sizes))
-        return in_pieces(self.feed, x)
+        look = self.attention.among(x, sizes)
+        done = []
+        for some in portions(x):  # all of the layer for few cells, not one step after the other for all
+            part = x[:, some]
+            part = self.norm1(part + look(part + where[some], reference[some]))
+            done.append(self.feed(part))
+        return torch.cat(done, 1)
 
-    def feed(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    def feed(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The feed-forward network, cell by cell."""
         inner = linear(x, self.linear1.weight, self.linear1.bias, "relu")
         return self.norm2(x + linear(inner, self.linear2.weight, self.linear2.bias))

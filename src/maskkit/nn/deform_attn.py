@@ -10,7 +10,7 @@ single numbers that lie a whole map apart.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -23,7 +23,7 @@ from maskkit.nn.blocks import linear
 Size = tuple[int, int]
 
 _AT_A_TIME = 1024
-"""Queries whose places are worked out together: what that takes then stays in the processor's cache."""
+"""Queries of `portions`."""
 
 
 class DeformableAttention(nn.Module):
@@ -63,28 +63,41 @@ class DeformableAttention(nn.Module):
 
         ``cells`` are those of the levels of ``sizes`` (H, W) one after the other, row by row.
         """
+        look = self.among(cells, sizes)
+        return torch.cat([look(query[:, some], reference[..., some, :, :]) for some in portions(query)], 1)
+
+    def among(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same as a function of some of the queries and their reference points: ``cells`` are projected once."""
         values = linear(cells, self.value.weight, self.value.bias).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
-        extent = query.new_tensor([(w, h) for h, w in sizes])
-        around = (reference * extent).movedim(-1, 0)  # (2, *B, Q, L)
-        around = around[..., None, :, None].expand(*around.shape[:-1], self.heads, -1, self.points).flatten(-3)
+        extent = cells.new_tensor([(w, h) for h, w in sizes])
         # two projections of the same queries are faster as one; x, y and weights of all places lie side by side
-        place = torch.arange(2 * around.shape[-1], device=query.device).view(-1, 2).T.flatten()
+        count = self.heads * self.levels * self.points
+        place = torch.arange(2 * count, device=cells.device).view(-1, 2).T.flatten()
         weight, bias = (
             torch.cat([o[place], w]) for o, w in zip(self.offsets.parameters(), self.weights.parameters(), strict=True)
         )
-        look, count = sample_by_grid, query.shape[1]
-        if query.device.type == "cpu" and not torch.compiler.is_exporting():
-            values, look, count = tabulate(values, sizes), sum_rows, _AT_A_TIME
-        answers = []
-        for first in range(0, query.shape[1], count):
-            some = slice(first, first + count)
-            *offsets, shares = linear(query[:, some], weight, bias).chunk(3, 2)  # (B, Q, M L P) each
+        sample = sample_by_grid
+        if cells.device.type == "cpu" and not torch.compiler.is_exporting():
+            values, sample = tabulate(values, sizes), sum_rows
+
+        def look(query: Float[Tensor, "b q c"], reference: Float[Tensor, "*b q l 2"]) -> Float[Tensor, "b q c"]:
+            around = (reference * extent).movedim(-1, 0)  # (2, *B, Q, L)
+            around = around[..., None, :, None].expand(*around.shape[:-1], self.heads, -1, self.points).flatten(-3)
+            *offsets, shares = linear(query, weight, bias).chunk(3, 2)  # (B, Q, M L P) each
             shares = shares.unflatten(2, (self.heads, -1)).mT.softmax(2).mT  # (B, Q, M, L P); slow along the last axis
-            places = torch.stack([at + off for at, off in zip(around[..., some, :], offsets, strict=True)])
+            places = torch.stack([at + off for at, off in zip(around, offsets, strict=True)])
             parts = (self.heads, self.levels, self.points)
-            seen = look(values, places.unflatten(3, parts), shares.unflatten(3, parts[1:]), sizes)
-            answers.append(linear(seen, self.output.weight, self.output.bias))
-        return torch.cat(answers, 1)
+            seen = sample(values, places.unflatten(3, parts), shares.unflatten(3, parts[1:]), sizes)
+            return linear(seen, self.output.weight, self.output.bias)
+
+        return look
+
+
+def portions(queries: Float[Tensor, "b q c"]) -> list[slice]:
+    """The queries that are best worked on together: on processors few, for what that takes then stays in the cache."""
+    total = queries.shape[1]
+    count = total if queries.device.type != "cpu" or torch.compiler.is_exporting() else _AT_A_TIME
+    return [slice(first, first + count) for first in range(0, total, count)]
 
 
 def sample_by_grid(
