@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 
 from maskkit import registry
+from maskkit.api import create_model
 from maskkit.cli import main
 from maskkit.config import InputConfig, PseudoMasks
 from maskkit.data import open_dataset
+from maskkit.data.loader import normalise
+from maskkit.data.saliency import read
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
 from maskkit.infer.pseudo import label_map, localise
-from maskkit.infer.saliency import foreground
+from maskkit.infer.saliency import foreground, write_saliency
 from maskkit.models import eps
 from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
 from tests.small import save_small
@@ -133,8 +136,28 @@ def test_what_is_found_stands_out() -> None:
     masks[0, :2, :2] = masks[1, 3, 5] = True
     objects = Instances(np.zeros((2, 4), np.float32), np.zeros(2, int), np.ones(2, np.float32), Masks.from_dense(masks))
     assert np.array_equal(foreground(Prediction(meta, Categories.of("ab"), objects)) > 0, masks.any(0))
-    names = Categories(("background", "a"), (0, 1))
-    labels = masks[0].astype(np.uint8)
-    assert np.array_equal(foreground(Prediction(meta, names, semantic=labels)) > 0, masks[0])
     with pytest.raises(DataError, match="by masks"):
-        foreground(Prediction(meta, Categories.of("ab"), semantic=labels))
+        foreground(Prediction(meta, Categories.of("ab"), semantic=masks[0].astype(np.uint8)))
+
+
+def test_saliency_of_a_semantic_model_is_as_sure_as_the_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("fcn8s-mobilenetv2-256", 3).eval()
+    for bias in (p for n, p in model.named_parameters() if n.startswith("score") and n.endswith("bias")):
+        torch.nn.init.normal_(bias)
+    names = Categories(("a", "background", "b"), (1, 0, 2))
+    input = InputConfig((64, 64))
+    picture = tmp_path / "photos" / "noise.png"
+    picture.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(picture)
+    write_saliency(model, input, names, [picture], tmp_path / "maps")
+    found = read(tmp_path / "maps" / "photos" / "noise.png", (48, 64))
+
+    view = normalise(torch.from_numpy(pixels).permute(2, 0, 1), input)[None]
+    with torch.no_grad():
+        plain, mirrored = (1 - model.select(model(v)).logits.softmax(1)[:, 1] for v in (view, view.flip(3)))
+    assert plain.shape == (1, 48, 64)
+    expected = (plain + mirrored.flip(2))[0] / 2
+    assert torch.allclose(found, expected, atol=1 / 255)
+    assert found.std() > 0, "a map"

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from maskkit.config import InputConfig, PseudoMasks
-from maskkit.data.loader import normalise
 from maskkit.data.records import Dataset
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.infer.draw import save_labels
+from maskkit.infer.views import sum_over_views
 from maskkit.nn.semantic import rival_scores
 from maskkit.types import Prediction
 
@@ -48,22 +47,14 @@ def localise(
     ``tags`` are of the classes without background. The model, in evaluation mode, sees the picture at every scale and
     mirrored; its activations are summed.
     """
-    height, width = image.shape[1:]
-    device = tags.device
     present = tags.nonzero()[:, 0]
-    total = torch.zeros(len(present), height, width, device=device)
     if not len(present):
-        return total.new_full((1, height, width), views.threshold)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    factor = (views.base or max(input.size)) / max(height, width)
-    for scale in views.scales:
-        size = [max(1, round(side * factor * scale)) for side in (width, height)]
-        resized = np.array(picture.resize((size[0], size[1]), Image.Resampling.BICUBIC))
-        view = normalise(torch.from_numpy(resized).permute(2, 0, 1), input)[None].to(device)
-        for mirrored in (False, True):
-            found = model.activations(model(view.flip(3) if mirrored else view))[:, present]
-            found = F.interpolate(found, size=(height, width), mode="bilinear")[0]
-            total += found.flip(2) if mirrored else found
+        return torch.full((1, *image.shape[1:]), views.threshold, device=tags.device)
+
+    def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 p cy cx"]:
+        return model.activations(model(view))[:, present]
+
+    total = sum_over_views(score, image, input, tags.device, views.scales, views.base)
     return rival_scores(total[None], views.threshold)[0]
 
 

@@ -1,18 +1,22 @@
 """Saliency maps from any model: what it finds in a picture, of whatever class, stands out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from maskkit import masks as mask_math
 from maskkit.config import InputConfig
+from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.infer.predict import predict_pictures
+from maskkit.infer.views import sum_over_views
 from maskkit.models.base import Model
 from maskkit.types import Categories, Prediction
 
@@ -25,21 +29,44 @@ def write_saliency(
 ) -> None:
     """Write the map of each picture that has none yet to ``folder``, where `maskkit.data.saliency.find` looks for it.
 
-    Raises `DataError` for a picture that cannot be read, and for a model that gives no masks.
+    Raises `DataError` for a picture that cannot be read, and for a model that gives neither masks nor a background.
     """
     files = {picture: folder / picture.parent.name / f"{picture.stem}.png" for picture in pictures}
     lacking = [picture for picture, file in files.items() if not file.is_file()]
-    found = predict_pictures(model, lacking, input, categories, score=SURE)
-    for picture, prediction in zip(lacking, found, strict=True):
+    for picture, found in zip(lacking, _maps(model.eval(), input, categories, lacking), strict=True):
         with replacing(files[picture]) as temporary:
-            Image.fromarray(foreground(prediction)).save(temporary, format="PNG")
+            Image.fromarray(found).save(temporary, format="PNG")
+
+
+def _maps(
+    model: Model, input: InputConfig, categories: Categories, pictures: Sequence[Path]
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    if model.task_of(model.config) == "semantic" and BACKGROUND_NAME in categories.names:
+        for picture in pictures:
+            chance = not_background(model, read_image(picture), input, categories.names.index(BACKGROUND_NAME))
+            yield (255 * chance).round().byte().cpu().numpy()
+    else:
+        for prediction in predict_pictures(model, pictures, input, categories, score=SURE):
+            yield foreground(prediction)
+
+
+@torch.inference_mode()
+def not_background(
+    model: Model, image: UInt8[Tensor, "3 h w"], input: InputConfig, background: int
+) -> Float[Tensor, "h w"]:
+    """How likely a semantic model holds each pixel to be of any class but ``background``: mean with the mirror image.
+
+    Saliency is better unsure than wrong: a map cut to 0 and 1 tells a model of tags that faint objects are none.
+    """
+
+    def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 1 cy cx"]:
+        return 1 - model.select(model(view)).logits.softmax(1)[:, background, None]
+
+    return sum_over_views(score, image, input, next(model.parameters()).device)[0] / 2
 
 
 def foreground(prediction: Prediction) -> UInt8[np.ndarray, "h w"]:
-    """255 where an object is, or a pixel that is not of the background, else 0."""
-    names = prediction.categories.names
-    if prediction.semantic is not None and BACKGROUND_NAME in names:
-        return np.where(prediction.semantic != names.index(BACKGROUND_NAME), 255, 0).astype(np.uint8)
+    """255 where an object is, else 0. Raises `DataError` where masks are not known."""
     if prediction.instances is None or prediction.instances.masks is None:
         raise DataError(
             "saliency comes from a model that tells objects from the background by masks; this one does not"

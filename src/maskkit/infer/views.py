@@ -4,15 +4,18 @@ The class probabilities of all views are averaged. `ManyViews` wraps a model and
 and the command line take it as they take any other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from maskkit.config import InputConfig, Views
+from maskkit.data.loader import normalise
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.nn.crf import CrfConfig, mean_field
 from maskkit.types import Batch, Target
@@ -86,6 +89,34 @@ class ManyViews(Model):
     def select(self, raw: ViewsRaw) -> SelectedSemantic:
         """The probabilities, whose order is that of logits."""
         return SelectedSemantic(raw.probabilities)
+
+
+def sum_over_views(
+    score: Callable[[Tensor], Tensor],
+    image: UInt8[Tensor, "3 h w"],
+    input: InputConfig,
+    device: torch.device,
+    scales: Sequence[float] = (1.0,),
+    base: int | None = None,
+) -> Float[Tensor, "c h w"]:
+    """Sum of the maps that ``score`` gives for the picture at each of ``scales``, as it is and mirrored.
+
+    ``score`` makes maps (1, C, h, w) from normalised pixels on ``device``. At scale 1 the longer side has ``base``
+    pixels, or as many as that of ``input``; nothing is padded. The maps come back at the picture's own size.
+    """
+    height, width = image.shape[1:]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    factor = (base or max(input.size)) / max(height, width)
+    total = torch.zeros((), device=device)
+    for scale in scales:
+        size = [max(1, round(side * factor * scale)) for side in (width, height)]
+        resized = np.array(picture.resize((size[0], size[1]), Image.Resampling.BICUBIC))
+        view = normalise(torch.from_numpy(resized).permute(2, 0, 1), input)[None].to(device)
+        for mirrored in (False, True):
+            found = score(view.flip(3) if mirrored else view)
+            found = F.interpolate(found, size=(height, width), mode="bilinear")[0]
+            total = total + (found.flip(2) if mirrored else found)
+    return total
 
 
 def places(size: tuple[int, int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,161 @@
+"""Pixels from image tags, from beginning to end, and what the saliency is worth: EPS beside plain activation maps.
+
+    python examples/image_tags.py --data ../shared/data --weights ../shared/weights
+
+Classes: person, animal, vehicle. Pictures: those of ``coco_instances`` and ``coco_panoptic`` that show one of them. No
+mask of these classes is learnt from before the last step, and none but for comparison there, with one exception:
+
+1. A model of what stands out, whatever it is, learns from the pictures of ``coco_instances`` that show none of the
+   classes (bowls, sinks, books, ...), from ImageNet weights.
+2. How likely it holds a pixel of the training pictures to stand out becomes their saliency. The exception: a second
+   saliency is that of a DeepLab v3 trained on Pascal VOC, which has seen masks of people, animals and vehicles, as the
+   detectors of saliency in the literature have.
+3. EPS learns from tags and either saliency, its baseline from tags alone: the same net, steps and seed.
+4. All name the pixels of the training pictures; their mIoU is measured at several thresholds of the background, and
+   each keeps the one that serves it best, as is usual for activation maps. That number is all that true masks tell them.
+5. An FCN-8s learns from the pseudo masks of each, and one from the true masks; all are measured on the validation
+   pictures.
+
+Every part goes on where it was broken off when the same command is given again. The table is in ``OUT/table.json``.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskkit.api import Segmenter, configure, load
+from maskkit.config import PseudoMasks
+from maskkit.data import open_dataset
+from maskkit.data.records import Dataset
+from maskkit.engine.checkpoint import load_model
+from maskkit.engine.train import train
+from maskkit.eval.semantic import evaluate
+from maskkit.hub import import_state
+from maskkit.infer.pseudo import label_map, localise, write_pseudo_masks
+from maskkit.infer.saliency import write_saliency
+from maskkit.types import ImageMeta, Prediction
+from maskkit.weight_files import read_checkpoint
+from train_builtin import class_of, merge
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SCALES = (0.75, 1.0, 1.5)
+TAGS, PIXELS = "eps-mobilenetv2-320", "fcn8s-mobilenetv2-320"
+VOC = "deeplabv3-mobilenetv2-voc"
+
+
+def with_objects(file: Path) -> Path:
+    """Leaves the pictures that show something in a COCO file."""
+    content = json.loads(file.read_text())
+    shown = {a["image_id"] for a in content["annotations"]}
+    content["images"] = [i for i in content["images"] if i["id"] in shown]
+    file.write_text(json.dumps(content))
+    return file
+
+
+def others(data: Path, split: str, out: Path) -> Path:
+    """A COCO file of the pictures of ``coco_instances`` that show none of the classes; all objects are of one class."""
+    content = json.loads((data / "coco_instances" / f"{split}.json").read_text())
+    wanted = {c["id"] for c in content["categories"] if class_of(c, "everyday")}
+    taboo = {a["image_id"] for a in content["annotations"] if a["category_id"] in wanted}
+    images = [i for i in content["images"] if i["id"] not in taboo]
+    for image in images:
+        image["file_name"] = str((data / "coco_instances" / "images" / Path(image["file_name"]).name).resolve())
+    annotations = [a | {"category_id": 1} for a in content["annotations"] if a["image_id"] not in taboo]
+    file = out / f"others-{split}.json"
+    rows = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    file.write_text(json.dumps(rows))
+    return file
+
+
+def localised(segmenter: Segmenter, dataset: Dataset) -> Iterator[tuple[ImageMeta, Tensor, Float[Tensor, "p+1 h w"]]]:
+    """Tags and scores of each picture."""
+    model: Any = segmenter.model
+    for i in range(len(dataset)):
+        image, target, meta = dataset.load(i, "tags")
+        assert target.tags is not None
+        yield (
+            meta,
+            target.tags[1:],
+            localise(model, image, target.tags[1:], segmenter.input, PseudoMasks(scales=SCALES)),
+        )
+
+
+def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
+    """mIoU of the pseudo masks at each of `THRESHOLDS`."""
+    rows: dict[float, list] = {t: [] for t in THRESHOLDS}
+    for meta, tags, scores in localised(segmenter, dataset):
+        for threshold in THRESHOLDS:
+            labels = label_map(torch.cat([torch.full_like(scores[:1], threshold), scores[1:]]), tags)
+            rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
+    return {t: round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
+    parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
+    parser.add_argument("--steps", type=int, default=200, help="of every training, 8 pictures each")
+    parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
+    given = parser.parse_args()
+    out, schedule = given.out, {"steps": given.steps, "eval_every": 0, "workers": 0, "precision": "bf16"}
+    out.mkdir(parents=True, exist_ok=True)
+    table: dict[str, Any] = {"steps": given.steps}
+
+    everyday = {s: with_objects(merge(given.data, s, "everyday", out / "data")) for s in ("train", "val")}
+    rest = {s: others(given.data, s, out / "data") for s in ("train", "val")}
+    pictures = {s: open_dataset(f).as_semantic() for s, f in everyday.items()}
+
+    def learn(name: str, preset: str, data: Path, val: Path, /, **sections: Any) -> tuple[Segmenter, float]:
+        rates = {"backbone_lr": 0.3} if preset == PIXELS else {}
+        config = configure(preset, data, train=schedule | rates, **sections)
+        config = replace(config, data=replace(config.data, val=str(val), on_bad="skip"))
+        result = train(config, out / name, resume=True, weights=given.weights / "mobilenetv2_100.safetensors")
+        return load(result.best), round(result.metrics["mIoU"], 4)
+
+    _, table["what stands out"] = learn("salient", PIXELS, rest["train"], rest["val"])
+    state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")
+    import_state(state, VOC, out / "voc.safetensors", "deeplabv3_mobilenetv2_voc")
+    paths = [record.path for record in pictures["train"].records]
+    for name, weights in {
+        "saliency": out / "salient" / "best.safetensors",
+        "saliency-voc": out / "voc.safetensors",
+    }.items():
+        finder = load_model(weights)
+        write_saliency(finder.model, finder.config.input, finder.categories, paths, out / name)
+
+    knobs: dict[str, dict[str, Any]] = {
+        "EPS": {"data": {"labels": "tags", "saliency": str(out / "saliency")}},
+        "EPS, VOC": {"data": {"labels": "tags", "saliency": str(out / "saliency-voc")}},
+        "plain CAM": {"data": {"labels": "tags"}, "model": {"background_map": False}},
+    }
+    pixels = {"true masks": everyday["train"]}
+    for name, sections in knobs.items():
+        folder = out / name.replace(",", "").replace(" ", "-")
+        segmenter, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
+        dataset = pictures["train"].with_categories(segmenter.categories)
+        found = by_threshold(segmenter, dataset)
+        threshold = max(found, key=found.__getitem__)
+        table[name] = {"pseudo masks": found, "threshold": threshold}
+        pixels[name] = folder / "masks"
+        shutil.rmtree(pixels[name], ignore_errors=True)
+        model: Any = segmenter.model
+        views = PseudoMasks(scales=SCALES, threshold=threshold)
+        write_pseudo_masks(model, dataset, segmenter.input, views, pixels[name], segmenter.device)
+        print(name, table[name], flush=True)
+    for name, data in pixels.items():
+        _, mean = learn(f"pixels-{name.replace(',', '').replace(' ', '-')}", PIXELS, data, everyday["val"])
+        table.setdefault(name, {})["FCN-8s"] = mean
+        print(name, table[name], flush=True)
+    (out / "table.json").write_text(json.dumps(table, indent=2))
+
+
+if __name__ == "__main__":
+    main()
