@@ -12,7 +12,7 @@ mask of these classes is learnt from before the last step, and none but for comp
    detectors of saliency in the literature have.
 3. EPS learns from tags and either saliency, its baseline from tags alone: the same net, steps and seed.
 4. All name the pixels of the training pictures; their mIoU is measured at several thresholds of the background, and
-   each keeps the one that serves it best, as is usual for activation maps. That number is all that true masks tell them.
+   each keeps the one that serves it best, as is usual for activation maps: all that they are told by true masks.
 5. An FCN-8s learns from the pseudo masks of each, and one from the true masks; all are measured on the validation
    pictures.
 
@@ -81,11 +81,8 @@ def localised(segmenter: Segmenter, dataset: Dataset) -> Iterator[tuple[ImageMet
     for i in range(len(dataset)):
         image, target, meta = dataset.load(i, "tags")
         assert target.tags is not None
-        yield (
-            meta,
-            target.tags[1:],
-            localise(model, image, target.tags[1:], segmenter.input, PseudoMasks(scales=SCALES)),
-        )
+        tags = target.tags[1:]
+        yield meta, tags, localise(model, image, tags, segmenter.input, PseudoMasks(scales=SCALES))
 
 
 def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
@@ -96,6 +93,11 @@ def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
             labels = label_map(torch.cat([torch.full_like(scores[:1], threshold), scores[1:]]), tags)
             rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
     return {t: round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+
+
+def folder_name(row: str) -> str:
+    """Of a row of the table."""
+    return row.replace(",", "").replace(" ", "-")
 
 
 def main() -> None:
@@ -124,11 +126,8 @@ def main() -> None:
     state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")
     import_state(state, VOC, out / "voc.safetensors", "deeplabv3_mobilenetv2_voc")
     paths = [record.path for record in pictures["train"].records]
-    for name, weights in {
-        "saliency": out / "salient" / "best.safetensors",
-        "saliency-voc": out / "voc.safetensors",
-    }.items():
-        finder = load_model(weights)
+    for name, weights in (("saliency", "salient/best.safetensors"), ("saliency-voc", "voc.safetensors")):
+        finder = load_model(out / weights)
         write_saliency(finder.model, finder.config.input, finder.categories, paths, out / name)
 
     knobs: dict[str, dict[str, Any]] = {
@@ -138,7 +137,7 @@ def main() -> None:
     }
     pixels = {"true masks": everyday["train"]}
     for name, sections in knobs.items():
-        folder = out / name.replace(",", "").replace(" ", "-")
+        folder = out / folder_name(name)
         segmenter, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
         dataset = pictures["train"].with_categories(segmenter.categories)
         found = by_threshold(segmenter, dataset)
@@ -151,7 +150,7 @@ def main() -> None:
         write_pseudo_masks(model, dataset, segmenter.input, views, pixels[name], segmenter.device)
         print(name, table[name], flush=True)
     for name, data in pixels.items():
-        _, mean = learn(f"pixels-{name.replace(',', '').replace(' ', '-')}", PIXELS, data, everyday["val"])
+        _, mean = learn(f"pixels-{folder_name(name)}", PIXELS, data, everyday["val"])
         table.setdefault(name, {})["FCN-8s"] = mean
         print(name, table[name], flush=True)
     (out / "table.json").write_text(json.dumps(table, indent=2))
