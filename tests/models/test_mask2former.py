@@ -104,7 +104,8 @@ class TestMask2FormerPanoptic(Conformance):
 
 def ground(record: Record) -> Annotation:
     """What no object of a picture covers."""
-    covered = mask_math.decode([a.rle(record.size) for a in record.annotations], record.size).any(0)
+    rles = [rle for a in record.annotations if (rle := a.rle(record.size)) is not None]
+    covered = mask_math.decode(rles, record.size).any(0)
     (rle,) = mask_math.encode(~covered[None])
     return Annotation(-record.image_id, len(CATEGORIES), None, rle)
 
