@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
     parser.add_argument("--steps", type=int, default=200, help="of every training, 8 pictures each")
+    parser.add_argument("--mix", type=float, default=0.5, help="lambda of EPS: 0.5 in the paper on VOC, 0.9 on COCO")
     parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
     given = parser.parse_args()
     out, schedule = given.out, {"steps": given.steps, "eval_every": 0, "workers": 0, "precision": "bf16"}
@@ -130,9 +131,12 @@ def main() -> None:
         finder = load_model(out / weights)
         write_saliency(finder.model, finder.config.input, finder.categories, paths, out / name)
 
+    def eps(saliency: str) -> dict[str, Any]:
+        return {"data": {"labels": "tags", "saliency": str(out / saliency)}, "model": {"mix": given.mix}}
+
     knobs: dict[str, dict[str, Any]] = {
-        "EPS": {"data": {"labels": "tags", "saliency": str(out / "saliency")}},
-        "EPS, VOC": {"data": {"labels": "tags", "saliency": str(out / "saliency-voc")}},
+        "EPS": eps("saliency"),
+        "EPS, VOC": eps("saliency-voc"),
         "plain CAM": {"data": {"labels": "tags"}, "model": {"background_map": False}},
     }
     pixels = {"true masks": everyday["train"]}
