@@ -22,14 +22,11 @@ Every part goes on where it was broken off when the same command is given again.
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from maskkit.api import Segmenter, configure, load
 from maskkit.config import PseudoMasks
@@ -41,7 +38,7 @@ from maskkit.eval.semantic import evaluate
 from maskkit.hub import import_state
 from maskkit.infer.pseudo import label_map, localise, write_pseudo_masks
 from maskkit.infer.saliency import write_saliency
-from maskkit.types import ImageMeta, Prediction
+from maskkit.types import Prediction
 from maskkit.weight_files import read_checkpoint
 from train_builtin import class_of, merge
 
@@ -75,20 +72,15 @@ def others(data: Path, split: str, out: Path) -> Path:
     return file
 
 
-def localised(segmenter: Segmenter, dataset: Dataset) -> Iterator[tuple[ImageMeta, Tensor, Float[Tensor, "p+1 h w"]]]:
-    """Tags and scores of each picture."""
+def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
+    """mIoU of the pseudo masks at each of `THRESHOLDS`."""
     model: Any = segmenter.model
+    rows: dict[float, list] = {t: [] for t in THRESHOLDS}
     for i in range(len(dataset)):
         image, target, meta = dataset.load(i, "tags")
         assert target.tags is not None
         tags = target.tags[1:]
-        yield meta, tags, localise(model, image, tags, segmenter.input, PseudoMasks(scales=SCALES))
-
-
-def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
-    """mIoU of the pseudo masks at each of `THRESHOLDS`."""
-    rows: dict[float, list] = {t: [] for t in THRESHOLDS}
-    for meta, tags, scores in localised(segmenter, dataset):
+        scores = localise(model, image, tags, segmenter.input, PseudoMasks(scales=SCALES))
         for threshold in THRESHOLDS:
             labels = label_map(torch.cat([torch.full_like(scores[:1], threshold), scores[1:]]), tags)
             rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
@@ -114,21 +106,21 @@ def main() -> None:
 
     everyday = {s: with_objects(merge(given.data, s, "everyday", out / "data")) for s in ("train", "val")}
     rest = {s: others(given.data, s, out / "data") for s in ("train", "val")}
-    pictures = {s: open_dataset(f).as_semantic() for s, f in everyday.items()}
+    pictures = open_dataset(everyday["train"]).as_semantic()
 
-    def learn(name: str, preset: str, data: Path, val: Path, /, **sections: Any) -> tuple[Segmenter, float]:
+    def learn(name: str, preset: str, data: Path, val: Path, /, **sections: Any) -> tuple[Path, float]:
         rates = {"backbone_lr": 0.3} if preset == PIXELS else {}
         config = configure(preset, data, train=schedule | rates, **sections)
         config = replace(config, data=replace(config.data, val=str(val), on_bad="skip"))
         result = train(config, out / name, resume=True, weights=given.weights / "mobilenetv2_100.safetensors")
-        return load(result.best), round(result.metrics["mIoU"], 4)
+        return result.best, round(result.metrics["mIoU"], 4)
 
-    _, table["what stands out"] = learn("salient", PIXELS, rest["train"], rest["val"])
+    salient, table["what stands out"] = learn("salient", PIXELS, rest["train"], rest["val"])
     state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")
     import_state(state, VOC, out / "voc.safetensors", "deeplabv3_mobilenetv2_voc")
-    paths = [record.path for record in pictures["train"].records]
-    for name, weights in (("saliency", "salient/best.safetensors"), ("saliency-voc", "voc.safetensors")):
-        finder = load_model(out / weights)
+    paths = [record.path for record in pictures.records]
+    for name, weights in (("saliency", salient), ("saliency-voc", out / "voc.safetensors")):
+        finder = load_model(weights)
         write_saliency(finder.model, finder.config.input, finder.categories, paths, out / name)
 
     def eps(saliency: str) -> dict[str, Any]:
@@ -142,8 +134,9 @@ def main() -> None:
     pixels = {"true masks": everyday["train"]}
     for name, sections in knobs.items():
         folder = out / folder_name(name)
-        segmenter, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
-        dataset = pictures["train"].with_categories(segmenter.categories)
+        best, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
+        segmenter = load(best)
+        dataset = pictures.with_categories(segmenter.categories)
         found = by_threshold(segmenter, dataset)
         threshold = max(found, key=found.__getitem__)
         table[name] = {"pseudo masks": found, "threshold": threshold}

@@ -142,7 +142,7 @@ def test_what_is_found_stands_out() -> None:
 
 def test_saliency_of_a_semantic_model_is_as_sure_as_the_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = create_model("fcn8s-mobilenetv2-256", 3).eval()
+    model = create_model("fcn8s-mobilenetv2-256", 3).train()
     for bias in (p for n, p in model.named_parameters() if n.startswith("score") and n.endswith("bias")):
         torch.nn.init.normal_(bias)
     names = Categories(("a", "background", "b"), (1, 0, 2))
@@ -153,7 +153,9 @@ def test_saliency_of_a_semantic_model_is_as_sure_as_the_model(tmp_path: Path) ->
     Image.fromarray(pixels).save(picture)
     write_saliency(model, input, names, [picture], tmp_path / "maps")
     found = read(tmp_path / "maps" / "photos" / "noise.png", (48, 64))
+    assert model.training, "as it was"
 
+    model.eval()
     view = normalise(torch.from_numpy(pixels).permute(2, 0, 1), input)[None]
     with torch.no_grad():
         plain, mirrored = (1 - model.select(model(v)).logits.softmax(1)[:, 1] for v in (view, view.flip(3)))

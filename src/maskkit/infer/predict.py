@@ -52,7 +52,7 @@ def predict_dataset(
     ``device`` None means where the model is. Raises `DataError` at a picture that cannot be read.
     """
     device = device if device is not None else next(model.parameters()).device
-    with _evaluating(model.to(device)):
+    with evaluating(model.to(device)):
         for group in eval_loader(dataset, input, batch, workers):
             yield from predict_batch(model, group.to(device), categories, score)
             if progress is not None:
@@ -76,7 +76,7 @@ def predict_pictures(
     device = next(model.parameters()).device
     pictures = _readable(sources, failed)
     ops, rng = eval_ops(input), np.random.default_rng(0)  # the resize draws nothing
-    with _evaluating(model):
+    with evaluating(model):
         while group := list(islice(pictures, batch)):
             samples = [apply(ops, (image, Target.of([], []), meta), rng) for image, meta in group]
             predictions = predict_batch(model, collate(samples, input).to(device), categories, score)
@@ -133,7 +133,7 @@ def _readable(
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
+def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode inside, whatever it was before outside."""
     training = model.training
     model.eval()

@@ -15,7 +15,7 @@ from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.errors import DataError
 from maskkit.files import replacing
-from maskkit.infer.predict import predict_pictures
+from maskkit.infer.predict import evaluating, predict_pictures
 from maskkit.infer.views import sum_over_views
 from maskkit.models.base import Model
 from maskkit.types import Categories, Prediction
@@ -33,7 +33,7 @@ def write_saliency(
     """
     files = {picture: folder / picture.parent.name / f"{picture.stem}.png" for picture in pictures}
     lacking = [picture for picture, file in files.items() if not file.is_file()]
-    for picture, found in zip(lacking, _maps(model.eval(), input, categories, lacking), strict=True):
+    for picture, found in zip(lacking, _maps(model, input, categories, lacking), strict=True):
         with replacing(files[picture]) as temporary:
             Image.fromarray(found).save(temporary, format="PNG")
 
@@ -42,9 +42,10 @@ def _maps(
     model: Model, input: InputConfig, categories: Categories, pictures: Sequence[Path]
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     if model.task_of(model.config) == "semantic" and BACKGROUND_NAME in categories.names:
-        for picture in pictures:
-            chance = not_background(model, read_image(picture), input, categories.names.index(BACKGROUND_NAME))
-            yield (255 * chance).round().byte().cpu().numpy()
+        with evaluating(model):
+            for picture in pictures:
+                chance = not_background(model, read_image(picture), input, categories.names.index(BACKGROUND_NAME))
+                yield (255 * chance).round().byte().cpu().numpy()
     else:
         for prediction in predict_pictures(model, pictures, input, categories, score=SURE):
             yield foreground(prediction)
@@ -56,7 +57,8 @@ def not_background(
 ) -> Float[Tensor, "h w"]:
     """How likely a semantic model holds each pixel to be of any class but ``background``: mean with the mirror image.
 
-    Saliency is better unsure than wrong: a map cut to 0 and 1 tells a model of tags that faint objects are none.
+    The model is in evaluation mode. Saliency is better unsure than wrong: a map cut to 0 and 1 tells a model of tags
+    that faint objects are none.
     """
 
     def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 1 cy cx"]:
