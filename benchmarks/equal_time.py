@@ -8,7 +8,8 @@ optimizer (but for the learning rate, which is the preset's), batch and budget: 
 ``--minutes``, which is what two cores give in that time. The schedule is fitted to the budget by the speed of the first
 steps. Validation is not counted. ``--labels boxes`` hides the masks from the training; they are still what is measured.
 Proposals, label maps and panoptic segments are measured as `maskkit eval` does it. ``--knob parts=1`` changes a field
-of the method's own config, to see what one of its ideas is worth. The same command twice gives the same result on the
+of the method's own config, to see what one of its ideas is worth; ``--also instance semantic`` measures the weights of
+a model that has several tasks (Mask2Former) in those too. The same command twice gives the same result on the
 same machine but for the number of steps, which depends on its speed; ``--steps`` fixes that too.
 """
 
@@ -27,15 +28,14 @@ from torch import nn
 from budget import spent, train_within
 from machine import describe
 from maskkit import registry
-from maskkit.api import shared_classes
+from maskkit.api import Segmenter, shared_classes
 from maskkit.config import BoxOnly, DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
-from maskkit.eval.tasks import TASKS
-from maskkit.infer.predict import predict_dataset
+from maskkit.eval.tasks import TASKS, Result
 from maskkit.models.base import Model
 from maskkit.nn.backbone import load_backbone
 from maskkit.types import Categories
@@ -147,6 +147,12 @@ def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return shared_classes(Categories.of(names), dataset)[1] if names else dataset
 
 
+def measure(segmenter: Segmenter, val_set: Dataset) -> tuple[list[dict[str, Any]], Result]:
+    """COCO rows of what is found, and what they are worth."""
+    rows, known = segmenter.detect(val_set, batch=4)
+    return rows, segmenter.task.evaluate(rows, known)
+
+
 def knob(text: str) -> tuple[str, Any]:
     """``NAME=VALUE``, the value as JSON or else as text."""
     name, _, value = text.partition("=")
@@ -159,6 +165,7 @@ def knob(text: str) -> tuple[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--val", type=Path, help="data to measure with, where --data is a file without such a split")
     parser.add_argument("--model", required=True, help="preset, one of the small ones")
     parser.add_argument(
         "--weights", type=Path, help="of its backbone: mobilenetv2_100.safetensors for most; else random"
@@ -174,25 +181,28 @@ def main() -> None:
     parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the training over which that weight grows")
     parser.add_argument("--knob", type=knob, action="append", default=[], help="NAME=VALUE of the method's config")
+    parser.add_argument("--also", nargs="*", default=[], help="further tasks to measure the same weights in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     task = TASKS[registry.model_class(given.model).task_of(registry.preset(given.model).model)]
-    splits = (task.view(d) for d in open_splits(str(given.data), None, 0.2, 0))
-    train_set, val_set = (with_classes(d, given.classes) for d in splits)
+    train_set, val_set = open_splits(str(given.data), given.val, 0.2, 0)
+    train_set = with_classes(task.view(train_set), given.classes)
     begin = time.perf_counter()
     names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise", "warmup")
     training = Training(**{name: getattr(given, name) for name in names}, knobs=dict(given.knob))
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
-    found = predict_dataset(model, val_set, config.input, val_set.categories, 4, 0)
-    rows = [row for prediction in found for row in prediction.to_coco()]
-    result = task.evaluate(rows, val_set)
+    segmenter = Segmenter(model, config.input, train_set.categories, device="cpu")
+    rows, result = measure(segmenter, val_set)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
     facts |= {name: round(value, 4) for name, value in result.metrics.items()}
+    for name in given.also:
+        segmenter.model.config = replace(model.config, task=name)  # type: ignore[call-arg]
+        facts[name] = {k: round(value, 4) for k, value in measure(segmenter, val_set)[1].metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)
     if given.out:
