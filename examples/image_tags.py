@@ -35,6 +35,7 @@ from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import load_model
 from maskkit.engine.train import train
 from maskkit.eval.semantic import evaluate
+from maskkit.files import write_json
 from maskkit.hub import import_state
 from maskkit.infer.pseudo import label_map, localise, write_pseudo_masks
 from maskkit.infer.saliency import write_saliency
@@ -42,7 +43,7 @@ from maskkit.types import Prediction
 from maskkit.weight_files import read_checkpoint
 from train_builtin import class_of, merge
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SCALES = (0.75, 1.0, 1.5)
 TAGS, PIXELS = "eps-mobilenetv2-320", "fcn8s-mobilenetv2-320"
 VOC = "deeplabv3-mobilenetv2-voc"
@@ -72,8 +73,10 @@ def others(data: Path, split: str, out: Path) -> Path:
     return file
 
 
-def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
-    """mIoU of the pseudo masks at each of `THRESHOLDS`."""
+def by_threshold(segmenter: Segmenter, dataset: Dataset, file: Path) -> dict[str, float]:
+    """mIoU of the pseudo masks at each of `THRESHOLDS`, kept in ``file``, from which it is taken the next time."""
+    if file.exists():
+        return json.loads(file.read_text())
     model: Any = segmenter.model
     rows: dict[float, list] = {t: [] for t in THRESHOLDS}
     for i in range(len(dataset)):
@@ -84,7 +87,9 @@ def by_threshold(segmenter: Segmenter, dataset: Dataset) -> dict[float, float]:
         for threshold in THRESHOLDS:
             labels = label_map(torch.cat([torch.full_like(scores[:1], threshold), scores[1:]]), tags)
             rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
-    return {t: round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+    found = {str(t): round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+    write_json(file, found)
+    return found
 
 
 def folder_name(row: str) -> str:
@@ -96,21 +101,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
-    parser.add_argument("--steps", type=int, default=200, help="of every training, 8 pictures each")
+    parser.add_argument("--steps", type=int, default=600, help="of EPS and of its baseline, 8 pictures each")
+    parser.add_argument("--pixel-steps", type=int, default=200, help="of every training from masks")
     parser.add_argument("--mix", type=float, default=0.5, help="lambda of EPS: 0.5 in the paper on VOC, 0.9 on COCO")
     parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
     given = parser.parse_args()
-    out, schedule = given.out, {"steps": given.steps, "eval_every": 0, "workers": 0, "precision": "bf16"}
+    out, schedule = given.out, {"backbone_lr": 0.3, "eval_every": 0, "workers": 0, "precision": "bf16"}
     out.mkdir(parents=True, exist_ok=True)
-    table: dict[str, Any] = {"steps": given.steps}
+    table: dict[str, Any] = {"steps": given.steps, "pixel steps": given.pixel_steps}
 
     everyday = {s: with_objects(merge(given.data, s, "everyday", out / "data")) for s in ("train", "val")}
     rest = {s: others(given.data, s, out / "data") for s in ("train", "val")}
     pictures = open_dataset(everyday["train"]).as_semantic()
 
     def learn(name: str, preset: str, data: Path, val: Path, /, **sections: Any) -> tuple[Path, float]:
-        rates = {"backbone_lr": 0.3} if preset == PIXELS else {}
-        config = configure(preset, data, train=schedule | rates, **sections)
+        steps = given.pixel_steps if preset == PIXELS else given.steps
+        config = configure(preset, data, train=schedule | {"steps": steps}, **sections)
         config = replace(config, data=replace(config.data, val=str(val), on_bad="skip"))
         result = train(config, out / name, resume=True, weights=given.weights / "mobilenetv2_100.safetensors")
         return result.best, round(result.metrics["mIoU"], 4)
@@ -137,8 +143,8 @@ def main() -> None:
         best, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
         segmenter = load(best)
         dataset = pictures.with_categories(segmenter.categories)
-        found = by_threshold(segmenter, dataset)
-        threshold = max(found, key=found.__getitem__)
+        found = by_threshold(segmenter, dataset, folder / "thresholds.json")
+        threshold = float(max(found, key=found.__getitem__))
         table[name] = {"pseudo masks": found, "threshold": threshold}
         pixels[name] = folder / "masks"
         shutil.rmtree(pixels[name], ignore_errors=True)
@@ -150,7 +156,7 @@ def main() -> None:
         _, mean = learn(f"pixels-{folder_name(name)}", PIXELS, data, everyday["val"])
         table.setdefault(name, {})["FCN-8s"] = mean
         print(name, table[name], flush=True)
-    (out / "table.json").write_text(json.dumps(table, indent=2))
+    write_json(out / "table.json", table)
 
 
 if __name__ == "__main__":
