@@ -367,6 +367,14 @@ PRESETS = [
     ),
     _small("deeplabv3-mobilenetv2-320", (320, 320), rates=(4, 8, 12)),
     _small("deeplabv3plus-mobilenetv2-320", (320, 320), version="v3+", rates=(4, 8, 12)),
-    _small("deeplabv3plus-mobilenetv2-camvid", (360, 480), version="v3+", rates=(4, 8, 12), num_classes=11),
+    *(
+        _small(f"deeplab{name}-mobilenetv2-camvid", (360, 480), num_classes=11, **knobs)
+        for name, knobs in {
+            "v1": {"version": "v1", "output_stride": 8},
+            "v2": {"version": "v2", "output_stride": 8, "rates": (3, 6, 9, 12)},
+            "v3": {"rates": (4, 8, 12)},
+            "v3plus": {"version": "v3+", "rates": (4, 8, 12)},
+        }.items()
+    ),
     _small("deeplabv3plus-mobilenetv2-256", (256, 256), version="v3+", rates=(2, 4, 6)),
 ]
