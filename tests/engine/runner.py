@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -25,9 +26,14 @@ def start(
     resume: bool = False,
     environment: dict[str, str] | None = None,
     log_every: int = LOG_EVERY,
+    dies_before: str | None = None,
 ) -> BaseProcess:
-    """Begin a training in a new process, which writes its losses every ``log_every`` steps."""
-    process = _server.Process(target=_train, args=(to_dict(config), out, resume, environment or {}, log_every))
+    """Begin a training in a new process, which writes its losses every ``log_every`` steps.
+
+    It is killed when a file is written to the end and about to get the name ``dies_before``.
+    """
+    args = (to_dict(config), out, resume, environment or {}, log_every, dies_before)
+    process = _server.Process(target=_train, args=args)
     process.start()
     return process
 
@@ -64,7 +70,9 @@ def into(out: Path, seconds: float) -> Callable[[], bool]:
     return moment
 
 
-def _train(config: dict, out: Path, resume: bool, environment: dict[str, str], log_every: int) -> None:
+def _train(
+    config: dict, out: Path, resume: bool, environment: dict[str, str], log_every: int, dies_before: str | None
+) -> None:
     import torch
 
     from maskkit.engine import log
@@ -75,4 +83,12 @@ def _train(config: dict, out: Path, resume: bool, environment: dict[str, str], l
     os.environ.update(environment)
     maskkit.models.__path__.append(MODELS)
     log.LOG_EVERY = log_every
+    replace = os.replace
+
+    def die_or_replace(source: Path, target: Path) -> None:
+        if target.name == dies_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = die_or_replace
     train(run_config(config), out, resume)

@@ -75,13 +75,23 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
     assert_same_run(out, undisturbed(config))
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "metrics.jsonl", ".best.safetensors.tmp", "samples/0000016", ".report.html.tmp"]
-)
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "samples/0000016"])
 def test_killed_when_a_file_appears(tmp_path, run, undisturbed, name):
     out = tmp_path / "run"
     runner.kill_when(runner.start(run, out), (out / name).exists)
     assert not (out / "report.html").exists(), "killed too late to be a test"
+    runner.finish(run, out, resume=True)
+    assert_same_run(out, undisturbed(run))
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors", "predictions.json", "report.html"])
+def test_killed_before_a_file_gets_its_name(tmp_path, run, undisturbed, name):
+    out = tmp_path / "run"
+    process = runner.start(run, out, dies_before=name)
+    process.join()
+    assert process.exitcode == -9
+    assert (out / f".{name}.tmp").exists()
+    assert not (out / name).exists()
     runner.finish(run, out, resume=True)
     assert_same_run(out, undisturbed(run))
 
