@@ -90,7 +90,7 @@ class TestMask2FormerPanoptic(Conformance):
         assert chosen.segment_logits.shape == (2, 20, 32, 32)
         assert chosen.labels.shape == chosen.scores.shape == (2, 20)
         assert int(chosen.labels.max()) <= model.config.num_classes
-        assert torch.allclose(chosen.limits, torch.tensor([0.8, 0.8]).expand(2, -1))
+        assert torch.allclose(chosen.limits, torch.tensor([0.5, 0.8]).expand(2, -1))
 
     def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
