@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from maskkit.models.segnet import Segnet, class_counts, median_frequency, unpool
+from maskkit.models.segnet import median_frequency, unpool
 from tests.models.semantic import SemanticConformance
 
 
@@ -36,21 +36,6 @@ def test_any_size_comes_back() -> None:
 def test_median_frequency_is_that_of_the_pictures_that_show_a_class() -> None:
     truth = torch.tensor([[[0, 0, 0, 1]], [[0, 0, 0, 255]]])
     # class 0: 6 of 7 pixels; class 1: 1 of the 4 of its only picture; class 2: nowhere
-    weights = median_frequency(class_counts(truth, 3))
+    weights = median_frequency(truth, 3)
     middle = (6 / 7 + 1 / 4) / 2
     assert torch.allclose(weights, torch.tensor([middle / (6 / 7), middle * 4, 1.0]))
-
-
-def test_rare_classes_are_those_of_all_pictures_seen_in_training() -> None:
-    net = TestSegnet.model()
-    assert isinstance(net, Segnet)
-    batch = TestSegnet.batch([1, 2])
-    raw = net(batch.images)
-    once = net.loss(raw, batch)
-    counted = net.counts.clone()
-    assert counted[0].sum() > 0
-    assert torch.equal(net.loss(raw, batch)["pixels"], once["pixels"])  # the same shares
-    assert torch.equal(net.counts, 2 * counted)
-    net.eval().loss(raw, batch)
-    assert torch.equal(net.counts, 2 * counted)
-    assert "counts" not in net.state_dict()

@@ -13,8 +13,8 @@ fill the gaps. The last one gives the scores.
 logits     (B, 11, 360, 480)             scores of every pixel
 =========  ============================  =================================
 
-The loss weighs classes by their median frequency in all pictures since training began or was resumed; the official code
-counts the training set beforehand. Other differences: batch norm keeps its statistics in the layer; pictures are RGB.
+The loss weighs classes by median frequency, taken from each batch where the official code takes it once from the whole
+training set. Differences from the official code: batch norm keeps its statistics in the layer; pictures are RGB.
 """
 
 from dataclasses import dataclass
@@ -83,8 +83,6 @@ class Segnet(Model):
         self.config = config
         self.backbone = Vgg(VggShape(ceil=config.ceil, norm=True, layout=config.layout))
         self.decoder = Decoder(config.layout, config.num_classes, config.norm_scores)
-        self.counts: Int[Tensor, "2 k"]
-        self.register_buffer("counts", torch.zeros(2, config.num_classes, dtype=torch.long), persistent=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SegnetRaw:
         """Raw outputs of normalised pictures."""
@@ -98,11 +96,9 @@ class Segnet(Model):
         return SegnetRaw(x)
 
     def loss(self, raw: SegnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Cross entropy of every pixel, rare classes weighed up. In training the batch is counted first."""
+        """Cross entropy of every pixel, rare classes weighed up."""
         truth = truth_of(batch)
-        if self.training:
-            self.counts += class_counts(truth, self.config.num_classes)
-        weights = median_frequency(self.counts) if self.config.median_frequency else None
+        weights = median_frequency(truth, raw.logits.shape[1]) if self.config.median_frequency else None
         return {"pixels": pixel_loss(raw.logits, truth, weights=weights)}
 
     def select(self, raw: SegnetRaw) -> SelectedSemantic:
@@ -116,18 +112,14 @@ def unpool(x: Float[Tensor, "b c h w"], places: Int[Tensor, "b c h w"], size: tu
     return plane.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, size)
 
 
-def class_counts(truth: Int[Tensor, "b h w"], classes: int) -> Int[Tensor, "2 k"]:
-    """Pixels of each class, and known pixels of the pictures that show it."""
-    counts = torch.stack([torch.bincount(t[t != IGNORE], minlength=classes) for t in truth])  # (B, K)
-    return torch.stack([counts.sum(0), ((counts > 0) * counts.sum(1, keepdim=True)).sum(0)])
-
-
-def median_frequency(counts: Int[Tensor, "2 k"]) -> Float[Tensor, "k"]:
-    """Weights ``median(f) / f``, f the share of a class in the pictures that show it; 1 for classes not seen yet."""
-    frequency = counts[0].double() / counts[1].clamp(min=1)
+def median_frequency(truth: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, "k"]:
+    """Weights ``median(f) / f``, f the share of a class in the pictures that show it; 1 for absent classes."""
+    counts = torch.stack([torch.bincount(t[t != IGNORE], minlength=classes) for t in truth]).double()  # (B, K)
+    pixels = ((counts > 0) * counts.sum(1, keepdim=True)).sum(0)
+    frequency = counts.sum(0) / pixels.clamp(min=1)
     seen = frequency > 0
     if not seen.any():
-        return torch.ones(counts.shape[1], device=counts.device)
+        return torch.ones(classes, device=truth.device)
     median = frequency[seen].quantile(0.5)
     return torch.where(seen, median / frequency.clamp(min=1e-12), 1.0).float()
 
