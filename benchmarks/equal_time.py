@@ -35,7 +35,7 @@ from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
-from maskkit.eval.tasks import TASKS, Result
+from maskkit.eval.tasks import TASKS
 from maskkit.models.base import Model
 from maskkit.nn.backbone import load_backbone
 from maskkit.types import Categories
@@ -147,12 +147,6 @@ def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return shared_classes(Categories.of(names), dataset)[1] if names else dataset
 
 
-def measure(segmenter: Segmenter, val_set: Dataset) -> tuple[list[dict[str, Any]], Result]:
-    """COCO rows of what is found, and what they are worth."""
-    rows, known = segmenter.detect(val_set, batch=4)
-    return rows, segmenter.task.evaluate(rows, known)
-
-
 def knob(text: str) -> tuple[str, Any]:
     """``NAME=VALUE``, the value as JSON or else as text."""
     name, _, value = text.partition("=")
@@ -197,12 +191,13 @@ def main() -> None:
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
     segmenter = Segmenter(model, config.input, train_set.categories, device="cpu")
-    rows, result = measure(segmenter, val_set)
+    rows, known = segmenter.detect(val_set, batch=4)
+    result = segmenter.task.evaluate(rows, known)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
     facts |= {name: round(value, 4) for name, value in result.metrics.items()}
     for name in given.also:
         segmenter.model.config = replace(model.config, task=name)  # type: ignore[call-arg]
-        facts[name] = {k: round(value, 4) for k, value in measure(segmenter, val_set)[1].metrics.items()}
+        facts[name] = {k: round(value, 4) for k, value in segmenter.evaluate(val_set, batch=4).metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)
     if given.out:
