@@ -6,7 +6,8 @@
 Every model starts from the same backbone weights (batch norm frozen) and has the same pictures, mirrors and colours,
 optimizer (but for the learning rate, which is the preset's), batch and budget: 120 processor seconds for each of
 ``--minutes``, which is what two cores give in that time. The schedule is fitted to the budget by the speed of the first
-steps. Validation is not counted. ``--labels boxes`` hides the masks from the training; they are still what is measured.
+steps. Forward passes are in bf16 where the processor knows it, else in fp32. Validation is not counted.
+``--labels boxes`` hides the masks from the training; they are still what is measured.
 Proposals, label maps and panoptic segments are measured as `maskkit eval` does it. ``--knob parts=1`` changes a field
 of the method's own config, to see what one of its ideas is worth; ``--also instance semantic`` measures the weights of
 a model that has several tasks (Mask2Former) in those too. The same command twice gives the same result on the
@@ -34,7 +35,7 @@ from maskkit.data import open_splits
 from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import save_model
-from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
+from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
 from maskkit.eval.tasks import TASKS
 from maskkit.models.base import Model
 from maskkit.nn.backbone import load_backbone
@@ -97,7 +98,7 @@ class Training:
                 clip=10.0,
                 ema=0.99,
                 workers=0,
-                precision="bf16",
+                precision=precision_for(torch.device("cpu")),
                 seed=self.seed,
             ),
             data=DataConfig(train=str(self.data), labels=self.labels),  # type: ignore[arg-type]
@@ -121,7 +122,7 @@ class Training:
             batch = replace(next(batches), progress=(number + 1) / total)
             images = batch.images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(number)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
                 raw = model(images, batch.targets)
             torch.stack(list(model.loss(raw, batch).values())).sum().backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
@@ -137,6 +138,7 @@ class Training:
                 step(number, steps)
             seconds = spent() - begin
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps} | self.knobs
+        facts["precision"] = config.train.precision
         if self.labels == "boxes":
             facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
         return average, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}

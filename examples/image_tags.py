@@ -33,6 +33,7 @@ from maskkit.config import PseudoMasks
 from maskkit.data import open_dataset
 from maskkit.data.records import Dataset
 from maskkit.engine.checkpoint import load_model
+from maskkit.engine.optim import precision_for
 from maskkit.engine.train import train
 from maskkit.eval.semantic import evaluate
 from maskkit.files import write_json
@@ -106,7 +107,8 @@ def main() -> None:
     parser.add_argument("--mix", type=float, default=0.5, help="lambda of EPS: 0.5 in the paper on VOC, 0.9 on COCO")
     parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
     given = parser.parse_args()
-    out, schedule = given.out, {"backbone_lr": 0.3, "eval_every": 0, "workers": 0, "precision": "bf16"}
+    out, precision = given.out, precision_for(torch.device("cpu"))
+    schedule = {"backbone_lr": 0.3, "eval_every": 0, "workers": 0, "precision": precision}
     out.mkdir(parents=True, exist_ok=True)
     table: dict[str, Any] = {"steps": given.steps, "pixel steps": given.pixel_steps}
 

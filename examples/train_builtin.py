@@ -14,6 +14,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import maskkit.registry
 from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig
 from maskkit.data.names import VOC
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their numbers")
     given = parser.parse_args()
 
+    from maskkit.engine.optim import precision_for
     from maskkit.engine.train import train
 
     folder = given.out.with_name(f"{given.out.name}-data")
@@ -120,7 +123,7 @@ def main() -> None:
             warmup=100,
             clip=10.0,
             ema=0.998,
-            precision="bf16",
+            precision=precision_for(torch.device("cpu")),
             workers=1,
             eval_every=given.eval_every,
             save_every=100,

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from maskkit.config import TrainConfig
-from maskkit.engine.optim import learning_rate, make_optimizer, param_groups, set_rate, update_average
+from maskkit.engine.optim import (
+    learning_rate,
+    make_optimizer,
+    param_groups,
+    precision_for,
+    precision_notes,
+    set_rate,
+    update_average,
+)
 
 
 class Net(nn.Module):
@@ -74,6 +82,16 @@ def test_the_rate_is_always_positive_and_never_above_its_peak(total, warmup, sch
     rates = [learning_rate(s, total, config) for s in range(total)]
     assert all(0 < r <= 0.5 and math.isfinite(r) for r in rates)
     assert max(rates) > 0.45, "a short run is not all warm-up"
+
+
+def test_bf16_is_for_processors_that_know_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for known, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known)
+        assert precision_for(cpu) == precision
+        assert bool(precision_notes("bf16", cpu)) is not known
+        assert not precision_notes("fp32", cpu)
+    assert precision_for(torch.device("cuda")) == "bf16"
 
 
 def test_the_average_moves_slowly_once_it_knows_something_and_copies_counters():

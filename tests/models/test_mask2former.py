@@ -111,7 +111,9 @@ def ground(record: Record) -> Annotation:
 
 
 def model(**knobs: Any) -> Mask2Former:
-    config = replace(registry.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | knobs)
+    config = replace(
+        registry.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs
+    )
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)
@@ -313,6 +315,19 @@ def test_order_of_the_queries_is_only_an_order() -> None:
         after = net(images)
     assert torch.allclose(before.logits[:, :, order], after.logits, atol=1e-4)
     assert torch.allclose(before.embeddings[:, :, order], after.embeddings, atol=1e-4)
+
+
+def test_with_waves_masks_start_at_places_that_are_spread_over_the_picture() -> None:
+    net = model(queries=100, waves=6).eval()
+    with torch.no_grad():
+        raw = net(torch.randn(1, 3, 128, 192))
+    near = torch.einsum("qc,chw->qhw", raw.embeddings[0, 0, :, 64:], raw.features[0, 64:])  # (Q, 32, 48)
+    best = near.flatten(1).argmax(1)
+    places = torch.stack([(best % 48 + 0.5) / 48, (best // 48 + 0.5) / 32], 1)
+    assert (places - net.decoder.near.start).abs().max() < 1 / 32
+    assert torch.cdist(places, places).add(torch.eye(100)).amin(1).min() > 0.05
+    parts = (places * 5).long()
+    assert torch.bincount(parts[:, 1] * 5 + parts[:, 0], minlength=25).min() >= 2, "of 100, each has 4 on average"
 
 
 def test_one_network_is_read_in_three_ways() -> None:

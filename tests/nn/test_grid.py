@@ -14,7 +14,6 @@ from maskkit.nn.grid import (
     last_object,
     light,
     shrink,
-    waves,
 )
 from maskkit.types import Batch, ImageMeta, Target
 
@@ -98,17 +97,6 @@ def test_coordinates_run_from_minus_one_to_one() -> None:
     assert grid.shape == (2, 2, 3, 5)
     assert torch.allclose(grid[1, 0, 0], torch.linspace(-1, 1, 5))
     assert grid[1, 1, :, 0].tolist() == [-1, 0, 1]
-
-
-def test_products_of_waves_say_how_far_two_places_are() -> None:
-    found = waves(torch.zeros(2, 1, 8, 8), 4)
-    assert found.shape == (2, 16, 8, 8)
-    assert torch.equal(found[0], found[1])
-    cells = found[0].flatten(1)  # (16, 64)
-    products = cells.T @ cells
-    assert torch.allclose(products.diagonal(), torch.full((64,), 8.0))
-    assert torch.allclose(products[9 * 0, 9 * 2], products[9 * 5, 9 * 7], atol=1e-5)
-    assert (products - 9 * torch.eye(64)).max() < 7  # nowhere else as large
 
 
 def test_cells_are_numbered_level_by_level_row_by_row() -> None:

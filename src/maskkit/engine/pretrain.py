@@ -27,7 +27,7 @@ from maskkit.data.images import find_images, read_image
 from maskkit.data.loader import batches, permutation
 from maskkit.engine.checkpoint import load_optimizer, optimizer_tensors
 from maskkit.engine.log import RunLog
-from maskkit.engine.optim import learning_rate, set_rate
+from maskkit.engine.optim import learning_rate, precision_notes, set_rate
 from maskkit.engine.train import mix
 from maskkit.errors import DataError, MaskkitError
 from maskkit.files import write_json
@@ -99,6 +99,8 @@ def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = Fals
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     steps = _Steps(paths, config, student.grid, rank, world)
     with RunLog(out, start, total, main=accelerator.is_main_process) as log:
+        for note in precision_notes(config.precision, device):
+            log.note(note)
         log.note(f"{len(paths)} pictures; {config.student} learns from {config.teacher}, {config.teacher_weights}")
         for step, views in enumerate(batches(steps, range(start, total), config.workers), start):
             torch.manual_seed(mix(config.seed, step, rank))

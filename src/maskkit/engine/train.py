@@ -35,7 +35,7 @@ from maskkit.data.loader import train_loader
 from maskkit.data.records import Dataset
 from maskkit.engine import checkpoint
 from maskkit.engine.log import RunLog
-from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
+from maskkit.engine.optim import learning_rate, make_optimizer, precision_notes, set_rate, update_average
 from maskkit.errors import DataError, MaskkitError
 from maskkit.eval.tasks import TASKS
 from maskkit.files import replacing, write_json
@@ -89,6 +89,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     if settings.batch % world:
         raise MaskkitError(f"--train.batch {settings.batch} cannot be shared by {world} processes; give a multiple")
 
+    notes += precision_notes(settings.precision, device)
     torch.manual_seed(settings.seed)
     model = registry.model_class(config.preset)(config.model)
     if reason := model.objection(config.data, categories):

@@ -47,6 +47,7 @@ from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSeman
 from maskkit.nn.backbone import Backbone
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
+from maskkit.nn.waves import wave_map, waves_at
 from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
 
@@ -81,6 +82,9 @@ class Mask2FormerConfig(ModelConfig):
     """So many times as many points are drawn for the loss, to find the uncertain ones among them."""
     uncertain: float = 0.75
     """Share of the loss's points that are the most uncertain; the others are random."""
+    waves: int = 0
+    """Waves of the place, per axis, that are more channels of the features and of the queries' embeddings
+    (`maskkit.nn.waves`): the mask of each query starts near a place of its own. Not in the paper."""
     detections: int = 100
     """Objects kept per picture."""
     segment_score: float = 0.8
@@ -271,6 +275,34 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
+class Surroundings(nn.Module):
+    """More channels of the queries' embeddings: the waves of a place, which the query may move, times what it predicts.
+
+    The places start evenly spread over the picture, the weights at one.
+    """
+
+    def __init__(self, config: Mask2FormerConfig) -> None:
+        super().__init__()
+        self.waves = config.waves
+        self.start = nn.Parameter(spread(config.queries))
+        self.move = nn.Linear(config.width, 2)
+        self.weigh = nn.Linear(config.width, 4 * config.waves)
+        for layer, bias in ((self.move, 0.0), (self.weigh, 1.0)):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, bias)
+
+    def forward(self, x: Float[Tensor, "b q c"]) -> Float[Tensor, "b q 4*waves"]:
+        """The channels."""
+        return self.weigh(x) * waves_at(self.start + self.move(x), self.waves)
+
+
+def spread(count: int) -> Float[Tensor, "n 2"]:
+    """Places from 0 to 1, any number of the first of which fill a square evenly: multiples of the plastic ratio."""
+    ratio = 1.324717957244746  # its cube is itself plus one
+    multiples = torch.arange(count, dtype=torch.float64)[:, None] / torch.tensor([ratio, ratio**2])
+    return ((multiples + 0.5) % 1).float()
+
+
 class MaskedDecoder(nn.Module):
     """Queries that look at the levels in turn, each within its own mask (section 3.2.1)."""
 
@@ -285,6 +317,7 @@ class MaskedDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.label = nn.Linear(width, config.num_classes + 1)
+        self.near = Surroundings(config) if config.waves else None
         self.embed = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
@@ -309,7 +342,10 @@ class MaskedDecoder(nn.Module):
     def predict(self, x: Float[Tensor, "b q c"]) -> tuple[Tensor, Tensor]:
         """Class logits and mask embeddings of the queries."""
         x = self.norm(x)
-        return self.label(x), self.embed(x)
+        embedding = self.embed(x)
+        if self.near is not None:
+            embedding = torch.cat([embedding, self.near(x)], 2)  # (B, Q, C + 4 waves)
+        return self.label(x), embedding
 
 
 class Mask2Former(Model):
@@ -347,6 +383,8 @@ class Mask2Former(Model):
                 features, levels = self.pixel_decoder([stage.float() for stage in stages])
         else:
             features, levels = self.pixel_decoder(stages)
+        if self.config.waves:
+            features = torch.cat([features, wave_map(features, self.config.waves)], 1)  # (B, C + 4 waves, H/4, W/4)
         logits, embeddings = self.decoder(levels, features)
         return Mask2FormerRaw(logits, embeddings, features)
 
@@ -606,14 +644,15 @@ def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConf
     return Mask2FormerConfig(
         **MOBILENET,
         task=task,
-        queries=50,
+        queries=100,
         width=128,
         encoder_layers=2,
         encoder_width=512,
         decoder_layers=3,
         decoder_width=512,
         points=2048,
-        detections=50,
+        waves=6,
+        detections=100,
         segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
     )
 

@@ -33,6 +33,7 @@ from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
+from maskkit.nn.waves import wave_map
 from maskkit.recipes import MOBILENET, SMALL_TRAIN, small_presets
 from maskkit.types import Batch, Target
 
@@ -50,8 +51,8 @@ class Solov2Config(GridConfig):
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
     waves: int = 0
-    """Waves of the place, per axis, that are more channels of the mask feature (`grid.waves`). A kernel's weights for
-    them are those of its cell, times what it predicts: masks start near their cell, which is slow to learn
+    """Waves of the place, per axis, that are more channels of the mask feature (`maskkit.nn.waves`). A kernel's weights
+    for them are those of its cell, times what it predicts: masks start near their cell, which is slow to learn
     otherwise. Not in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
@@ -89,7 +90,7 @@ class MaskBranch(nn.Module):
                 x = conv(x)
                 x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
-        return torch.cat([self.mix(total), grid.waves(total, self.waves)], 1)
+        return torch.cat([self.mix(total), wave_map(total, self.waves)], 1)
 
 
 class Solov2(Model):
@@ -121,7 +122,7 @@ class Solov2(Model):
             cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
             kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * self.config.waves], 1)
-            kernels.append(torch.cat([kernel, local * grid.waves(local, self.config.waves)], 1).flatten(2))
+            kernels.append(torch.cat([kernel, local * wave_map(local, self.config.waves)], 1).flatten(2))
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
     # loss ------------------------------------------------------------------------------------------------------------

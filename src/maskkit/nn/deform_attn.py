@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskkit.nn.blocks import linear
+from maskkit.nn.blocks import infers_on_cpu, linear
 
 Size = tuple[int, int]
 
@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
             torch.cat([o[place], w]) for o, w in zip(self.offsets.parameters(), self.weights.parameters(), strict=True)
         )
         sample = sample_by_grid
-        if cells.device.type == "cpu" and not torch.compiler.is_exporting():
+        if infers_on_cpu(cells):
             values, sample = tabulate(values, sizes), sum_rows
 
         def look(query: Float[Tensor, "b q c"], reference: Float[Tensor, "*b q l 2"]) -> Float[Tensor, "b q c"]:
@@ -96,7 +96,7 @@ class DeformableAttention(nn.Module):
 def portions(queries: Float[Tensor, "b q c"]) -> list[slice]:
     """The queries that are best worked on together: on processors few, for what that takes then stays in the cache."""
     total = queries.shape[1]
-    count = total if queries.device.type != "cpu" or torch.compiler.is_exporting() else _AT_A_TIME
+    count = _AT_A_TIME if infers_on_cpu(queries) else total
     return [slice(first, first + count) for first in range(0, total, count)]
 
 

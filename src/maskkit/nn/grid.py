@@ -136,18 +136,6 @@ def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(b, -1, -1, -1)
 
 
-def waves(like: Float[Tensor, "b _ h w"], count: int) -> Float[Tensor, "b 4*count h w"]:
-    """Sine and cosine of x and y of each place, of 1/2, 1, 2, ... 2 ** (count - 2) periods over the picture.
-
-    The sum over the products of two places' waves depends on their distance alone, and is largest where they meet.
-    """
-    height, width = like.shape[2:]
-    y, x = ((torch.arange(cells, device=like.device) + 0.5) / cells for cells in (height, width))
-    place = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, H, W)
-    phase = place[:, None] * (math.pi * 2.0 ** torch.arange(count, device=like.device))[:, None, None]
-    return torch.cat([phase.sin(), phase.cos()]).flatten(0, 1).to(like.dtype).expand(len(like), -1, -1, -1)
-
-
 def head_levels(levels: list[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
     """P2 to P6 as the heads take them, at strides 8, 8, 16, 32, 32: P2 is halved, P6 gets the size of P5."""
     p2, p3, p4, p5, p6 = levels
