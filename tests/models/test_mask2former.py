@@ -324,6 +324,7 @@ def test_with_waves_masks_start_at_places_that_are_spread_over_the_picture() -> 
     near = torch.einsum("qc,chw->qhw", raw.embeddings[0, 0, :, 64:], raw.features[0, 64:])  # (Q, 32, 48)
     best = near.flatten(1).argmax(1)
     places = torch.stack([(best % 48 + 0.5) / 48, (best // 48 + 0.5) / 32], 1)
+    assert net.decoder.near is not None
     assert (places - net.decoder.near.start).abs().max() < 1 / 32
     assert torch.cdist(places, places).add(torch.eye(100)).amin(1).min() > 0.05
     parts = (places * 5).long()

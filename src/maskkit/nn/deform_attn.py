@@ -3,10 +3,11 @@
 A query looks at few places instead of at all: for each head it predicts ``points`` offsets on each level and a weight
 for each; the answer is the weighted sum of the values there, interpolated bilinearly, with nothing outside of the maps.
 
-On processors the sum is taken as one of table rows (`sample_by_rows`): the values as they leave their projection are a
-table with a row of C / M numbers for every cell and head, and each answer is the weighted sum of the rows of the four
-cells around every place. Nothing is rearranged, and ``embedding_bag`` reads whole rows, where ``grid_sample`` gathers
-single numbers that lie a whole map apart.
+Where a processor infers, the sum is taken as one of table rows (`sample_by_rows`): the values as they leave their
+projection are a table with a row of C / M numbers for every cell and head, and each answer is the weighted sum of the
+rows of the four cells around every place. Nothing is rearranged, and ``embedding_bag`` reads whole rows, where
+``grid_sample`` gathers single numbers that lie a whole map apart. Its gradients, however, sort the rows first and take
+several times as long, so training samples by ``grid_sample`` (``benchmarks/deformable.py``).
 """
 
 import math

@@ -1,0 +1,63 @@
+"""Deformable attention on a processor: values gathered by ``grid_sample`` beside weighted sums of table rows.
+
+    python benchmarks/deformable.py --size 448 --batch 4 --width 128
+
+One layer of Mask2Former's pixel decoder, without the projections: every cell of strides 8, 16, 32 looks at four places
+on each for each of eight heads. The forward pass alone, and with its gradients.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from machine import describe
+from maskkit.nn.deform_attn import Size, sample_by_grid, sample_by_rows
+from turns import in_turn, ratios
+
+
+def forward(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]) -> Tensor:
+    """The sums, as they are inferred."""
+    with torch.no_grad():
+        return sample(*leaves, sizes)
+
+
+def learn(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]) -> Tensor:
+    """The sums, after their gradients were computed."""
+    seen = sample(*(leaf.requires_grad_() for leaf in leaves), sizes)
+    torch.autograd.grad(seen.square().sum(), leaves)
+    return seen.detach()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=448, help="side of the picture")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--width", type=int, default=128, help="channels, of eight heads together")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    print(describe(given.threads))
+    sizes: list[Size] = [(given.size // stride,) * 2 for stride in (32, 16, 8)]
+    cells = sum(h * w for h, w in sizes)
+    extent = torch.tensor([side for side, _ in sizes])[:, None]  # squares: the same for x and y
+    places = torch.rand(2, given.batch, cells, 8, 3, 4) * extent
+    weights = torch.rand(given.batch, cells, 8, 12).softmax(3).unflatten(3, (3, 4))
+    leaves = [torch.randn(given.batch, cells, 8, given.width // 8), places, weights]
+    for what in (forward, learn):
+        calls = {
+            name: partial(what, f, leaves, sizes) for name, f in (("grid", sample_by_grid), ("rows", sample_by_rows))
+        }
+        results, times = in_turn(calls, given.rounds)
+        apart = (results["grid"] - results["rows"]).abs().max().item()
+        grid, rows = (times[name][1] * 1000 for name in ("grid", "rows"))
+        print(f"{what.__name__}: grid_sample {grid:.0f} ms, table rows {rows:.0f} ms, {apart:.0e} apart")
+        print(f"  table rows are {ratios(times['grid'], times['rows'])}")
+
+
+if __name__ == "__main__":
+    main()
