@@ -43,7 +43,7 @@ class TestEva(Conformance):
 
     preset = "eva-tiny-256"
     knobs: ClassVar[dict[str, Any]] = {**SMALL, "vit": config().vit}
-    overfit: ClassVar[dict[str, Any]] = {"steps": 180, "lr": 1.5e-3, "size": (320, 320)}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 260, "lr": 1.5e-3, "size": (320, 320)}
     floor = 0.8  # a transformer begins slowly: in these steps every mask is found at IoU 0.75, not all at 0.95
 
 
