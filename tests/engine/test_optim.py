@@ -91,6 +91,8 @@ def test_bf16_is_for_processors_that_know_it(monkeypatch):
         assert precision_for(cpu) == precision
         assert bool(precision_notes("bf16", cpu)) is not known
         assert not precision_notes("fp32", cpu)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert precision_for(cpu) == "fp32"
     assert precision_for(torch.device("cuda")) == "bf16"
 
 

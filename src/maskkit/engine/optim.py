@@ -39,8 +39,10 @@ def precision_for(device: torch.device) -> Literal["fp32", "bf16"]:
     Processors without AVX-512 (or Arm's counterpart) have no bf16 convolutions in oneDNN: those that torch has itself
     take several times as long as in fp32.
     """
-    slow = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "fp32" if slow else "bf16"
+    if device.type != "cpu":
+        return "bf16"
+    known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if known else "fp32"
 
 
 def precision_notes(precision: str, device: torch.device) -> list[str]:
