@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from machine import describe
 from maskkit.nn.dilation import AtrousDepthwise
-from turns import in_turn, ratios
+from turns import compare
 
 
 def step(conv: nn.Module, features: Tensor, dtype: torch.dtype) -> Tensor:
@@ -42,11 +42,7 @@ def main() -> None:
         features = torch.randn(4, c, side, side).to(memory_format=torch.channels_last)
         for dtype in (torch.float32, torch.bfloat16):
             calls = {name: partial(step, conv, features, dtype) for name, conv in (("theirs", theirs), ("ours", ours))}
-            results, times = in_turn(calls, given.rounds)
-            apart = (results["theirs"] - results["ours"]).abs().max().item()
-            mine, other = (times[name][1] * 1000 for name in ("ours", "theirs"))
-            print(f"rate {rate}, {dtype}: {other:.0f} and {mine:.0f} ms, {apart:.0e} apart")
-            print(f"  {ratios(times['theirs'], times['ours'])}")
+            compare(f"rate {rate}, {dtype}", calls, given.rounds)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from machine import describe
 from maskkit.nn.deform_attn import Size, sample_by_grid, sample_by_rows
-from turns import in_turn, ratios
+from turns import compare
 
 
 def forward(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]) -> Tensor:
@@ -49,14 +49,9 @@ def main() -> None:
     weights = torch.rand(given.batch, cells, 8, 12).softmax(3).unflatten(3, (3, 4))
     leaves = [torch.randn(given.batch, cells, 8, given.width // 8), places, weights]
     for what in (forward, learn):
-        calls = {
-            name: partial(what, f, leaves, sizes) for name, f in (("grid", sample_by_grid), ("rows", sample_by_rows))
-        }
-        results, times = in_turn(calls, given.rounds)
-        apart = (results["grid"] - results["rows"]).abs().max().item()
-        grid, rows = (times[name][1] * 1000 for name in ("grid", "rows"))
-        print(f"{what.__name__}: grid_sample {grid:.0f} ms, table rows {rows:.0f} ms, {apart:.0e} apart")
-        print(f"  table rows are {ratios(times['grid'], times['rows'])}")
+        ways = {"grid_sample": sample_by_grid, "table rows": sample_by_rows}
+        calls = {name: partial(what, sample, leaves, sizes) for name, sample in ways.items()}
+        compare(what.__name__, calls, given.rounds)
 
 
 if __name__ == "__main__":

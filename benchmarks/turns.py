@@ -27,6 +27,15 @@ def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str,
     }
 
 
+def compare(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Print the milliseconds of two calls that give the same tensor, how far apart these are, and the ratio."""
+    results, times = in_turn(calls, rounds)
+    (slow, fast), (one, other) = times.values(), results.values()
+    took = " and ".join(f"{name} {1000 * clock:.0f} ms" for name, (_, clock) in times.items())
+    print(f"{title}: {took}, {(one - other).abs().max().item():.0e} apart")
+    print(f"  the second is {ratios(slow, fast)}")
+
+
 def ratios(slow: tuple[float, float], fast: tuple[float, float]) -> str:
     """How many times as fast the second is."""
     return "times as fast: {:.2f} by processor time, {:.2f} by the clock".format(

@@ -32,9 +32,12 @@ def test_interleaved_where_it_is_faster(training: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(conv, "interleaved", lambda x: called.append(x) or x)
     conv(torch.randn(1, 4, 9, 7))
     assert len(called) == training
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(torch.randn(1, 4, 9, 7))
+    assert len(called) == 2 * training
     with torch.no_grad():
         conv(torch.randn(1, 4, 9, 7))
-    assert len(called) == training, "nothing is learnt from it"
+    assert len(called) == 2 * training, "nothing is learnt from it"
 
 
 def test_depthwise_convolutions_of_a_dilated_backbone_are_of_this_kind() -> None:
