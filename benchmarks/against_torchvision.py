@@ -6,7 +6,7 @@
 ``--side`` is ``ours`` (the preset ``--model``) or ``torchvision``; give the command once for each. The budget is
 processor time, 120 seconds for each of ``--minutes``, which is what two cores give in that time: other work on the
 machine then favours neither side. Each side measures its speed on its first steps and fits its schedule to the budget.
-Validation is not counted, and both are measured by `maskkit.eval.coco`.
+Validation is not counted, and both are measured by `maskkit.eval.instance.metric`.
 
 The torchvision side is ``MaskRCNN`` over ``BackboneWithFPN`` (MobileNetV2 from timm with the same weights and padding,
 frozen batch norm, levels of stride 4 to 32 and the pooled one), its own transform and its reference recipe: SGD with
@@ -38,16 +38,16 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from budget import train_within
 from equal_time import Training, is_nuclei
 from machine import describe
-from maskkit import registry
+from maskkit.checkpoints.checkpoint import save_model
+from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.data import open_splits
-from maskkit.data.records import Dataset
+from maskkit.data.dataset import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
-from maskkit.engine.checkpoint import save_model
-from maskkit.eval.coco import evaluate
+from maskkit.eval.instance.metric import evaluate
+from maskkit.geometry.rle import encode
 from maskkit.infer.predict import predict_dataset
-from maskkit.masks import encode
 from maskkit.types import Instances, Masks, Prediction
-from maskkit.weight_files import read_checkpoint
+from maskkit.zoo import registry
 
 NARROW: dict[str, Any] = vars(registry.preset("maskrcnn-mobilenetv2-320").model)
 """Widths and numbers of regions of our small Mask R-CNN."""

@@ -1,8 +1,8 @@
-"""Our Mask2Former beside transformers': same random weights, same picture, one run; and where our time goes.
+"""Our Mask2Former beside transformers': same random weights, same image, one run; and where our time goes.
 
     python benchmarks/against_transformers.py --threads 2
 
-Swin-T for COCO instances (`facebook/mask2former-swin-tiny-coco-instance` without its weights), one picture of 640 x
+Swin-T for COCO instances (`facebook/mask2former-swin-tiny-coco-instance` without its weights), one image of 640 x
 640. Both networks are run in turn, round after round, and compared by the median processor time of a round, which
 other work on the machine changes less than that of the clock; that is printed too. Both give class logits and mask
 logits at a quarter of the input; ours are compared with theirs.
@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from machine import describe
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.mask2former import Mask2Former
+from maskkit.zoo import registry
 from turns import in_turn, ratios
 
 PRESET = "mask2former-swin-t"

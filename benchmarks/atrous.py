@@ -1,8 +1,8 @@
-"""A depthwise atrous convolution in training: the operator itself beside ours, which sees interleaved pictures.
+"""A depthwise atrous convolution in training: the operator itself beside ours, which sees interleaved images.
 
     python benchmarks/atrous.py --channels 384 --size 56
 
-Forward and backward, four pictures, channels last; both give the same numbers.
+Forward and backward, four images, channels last; both give the same numbers.
 """
 
 import argparse

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.ndimage import binary_erosion, shift
 
 from machine import describe
-from maskkit import masks
 from maskkit.data import open_dataset
-from maskkit.eval.coco import KINDS, evaluate
+from maskkit.eval.instance.metric import KINDS, evaluate
+from maskkit.geometry import rle as masks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.eval.cases import detection, official
@@ -72,7 +72,7 @@ def main() -> None:
             f"seed {seed}: {len(rows)} rows, mask AP {result.segm['AP']:.4f}; {ours:.1f} s, pycocotools {theirs:.1f} s"
         )
     crowds = sum(a["iscrowd"] for a in truth["annotations"])
-    print(f"{len(truth['images'])} pictures, {len(truth['annotations'])} objects, {crowds} crowds")
+    print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects, {crowds} crowds")
     print(f"largest difference of the 24 numbers: {worst:.3g}")
     print(describe())
 

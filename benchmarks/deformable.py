@@ -33,7 +33,7 @@ def learn(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=448, help="side of the picture")
+    parser.add_argument("--size", type=int, default=448, help="side of the image")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--width", type=int, default=128, help="channels, of eight heads together")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,9 +1,9 @@
-"""One small model of the kit, trained for a given processor time on real pictures, and its AP: rows of a table.
+"""One small model of the kit, trained for a given processor time on real images, and its AP: rows of a table.
 
     python benchmarks/equal_time.py --data ../shared/data/nuclei_dsb2018 --model condinst-mobilenetv2-320 \\
         --weights ../shared/weights/mobilenetv2_100.safetensors --labels boxes --minutes 20 --out condinst-boxes.json
 
-Every model starts from the same backbone weights (batch norm frozen) and has the same pictures, mirrors and colours,
+Every model starts from the same backbone weights (batch norm frozen) and has the same images, mirrors and colours,
 optimizer (but for the learning rate, which is the preset's), batch and budget: 120 processor seconds for each of
 ``--minutes``, which is what two cores give in that time. The schedule is fitted to the budget by the speed of the first
 steps. Forward passes are in bf16 where the processor knows it, else in fp32. Validation is not counted.
@@ -28,18 +28,18 @@ from torch import nn
 
 from budget import spent, train_within
 from machine import describe
-from maskkit import registry
 from maskkit.api import Segmenter, shared_classes
+from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import BoxOnly, DataConfig, RunConfig
 from maskkit.data import open_splits
+from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
-from maskkit.data.records import Dataset
-from maskkit.engine.checkpoint import save_model
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
-from maskkit.eval.tasks import TASKS
+from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
-from maskkit.nn.backbone import load_backbone
+from maskkit.nn.backbones.backbone import load_backbone
 from maskkit.types import Categories
+from maskkit.zoo import registry
 
 
 def knobs_for(model: str, data: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def knobs_for(model: str, data: Path) -> dict[str, Any]:
 
 
 def is_nuclei(data: Path) -> bool:
-    """Whether the pictures come from microscopes: all objects are small, and there is no up and down."""
+    """Whether the images come from microscopes: all objects are small, and there is no up and down."""
     return "nuclei" in str(data)
 
 
@@ -145,7 +145,7 @@ class Training:
 
 
 def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The data set with some of its classes only; pictures without any of them stay."""
+    """The data set with some of its classes only; images without any of them stay."""
     return shared_classes(Categories.of(names), dataset)[1] if names else dataset
 
 

@@ -15,7 +15,7 @@ import torch
 from machine import describe
 from maskkit import create_model
 from maskkit.models import fcis
-from maskkit.nn.backbone import fold_batch_norm
+from maskkit.nn.backbones.backbone import fold_batch_norm
 
 PARTS = {
     "propose": "proposals: decoding and NMS of the anchors",

@@ -1,4 +1,4 @@
-"""How long grouping takes: a thousand instances on a picture of 1333 x 800 pixels, from maps to run-length masks.
+"""How long grouping takes: a thousand instances on an image of 1333 x 800 pixels, from maps to run-length masks.
 
     python benchmarks/grouping.py
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from machine import describe
-from maskkit.infer.finish import finish
-from maskkit.infer.group import cluster, expand
+from maskkit.decode.finish import finish
+from maskkit.decode.groups import cluster, expand
 from maskkit.models.psenet import shrink
 from maskkit.types import Categories, ImageMeta
 

@@ -1,8 +1,8 @@
-"""Milliseconds per picture of several checkpoints, side by side: from the picture's bytes to run-length masks.
+"""Milliseconds per image of several checkpoints, side by side: from the image's bytes to run-length masks.
 
     python benchmarks/latency.py --data ../shared/data/nuclei_dsb2018 runs/condinst.safetensors runs/yolact.safetensors
 
-The models take turns on every picture, so that whatever else the machine does meets all of them alike.
+The models take turns on every image, so that whatever else the machine does meets all of them alike.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--score", type=float, default=0.05)
     given = parser.parse_args()
@@ -30,11 +30,11 @@ def main() -> None:
     models = {path.stem: load(path, "cpu") for path in given.checkpoints}
     times: dict[str, list[float]] = {name: [] for name in models}
     found = dict.fromkeys(models, 0)
-    for number, record in enumerate([val_set.records[0], *val_set.records[: given.pictures]]):
+    for number, record in enumerate([val_set.records[0], *val_set.records[: given.images]]):
         for name, model in models.items():
             begin = time.perf_counter()
             objects = len(model.predict(record.path, score=given.score))
-            if number:  # the first picture warms up
+            if number:  # the first image warms up
                 times[name].append((time.perf_counter() - begin) * 1000)
                 found[name] += objects
     print(describe(given.threads))
@@ -42,7 +42,7 @@ def main() -> None:
     for name, milliseconds in times.items():
         middle = statistics.median(milliseconds)
         objects = found[name] / len(milliseconds)
-        print(f"{name}: {middle:.1f} ms, {middle / fastest:.2f} of the fastest, {objects:.0f} objects per picture")
+        print(f"{name}: {middle:.1f} ms, {middle / fastest:.2f} of the fastest, {objects:.0f} objects per image")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 
 from machine import describe
 from maskkit import create_model
-from maskkit.nn.backbone import fold_batch_norm
+from maskkit.nn.backbones.backbone import fold_batch_norm
 
 
 def main() -> None:

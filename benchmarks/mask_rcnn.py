@@ -1,14 +1,14 @@
-"""Our Mask R-CNN beside torchvision's: the same weights, the same pictures, one run; speed and memory.
+"""Our Mask R-CNN beside torchvision's: the same weights, the same images, one run; speed and memory.
 
     python benchmarks/mask_rcnn.py --threads 2
 
-``maskrcnn-resnet50`` with seeded weights that leave 100 objects in every picture, those of torchvision carried over by
-`maskkit.published`. Three questions, each side in turn:
+``maskrcnn-resnet50`` with seeded weights that leave 100 objects in every image, those of torchvision carried over by
+`maskkit.checkpoints.convert`. Three questions, each side in turn:
 
-- inference: one picture of 800 x 1088 from normalised pixels to 100 boxes and 100 masks of the whole picture;
-- training: a step with two pictures of ``--train-size``, forward, backward and SGD, layers up to stride 4 and batch
+- inference: one image of 800 x 1088 from normalised pixels to 100 boxes and 100 masks of the whole image;
+- training: a step with two images of ``--train-size``, forward, backward and SGD, layers up to stride 4 and batch
   norm frozen on both sides, masks as tensors at hand;
-- memory: what the process has held at most after one picture of 800 x 1333, each side in a process of its own.
+- memory: what the process has held at most after one image of 800 x 1333, each side in a process of its own.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
 from machine import describe
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import draw
 from maskkit.models.mask_rcnn import MaskRcnn
-from maskkit.nn.backbone import fold_batch_norm
+from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
 from turns import in_turn, ratios
 
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -54,8 +55,8 @@ def build() -> tuple[MaskRCNN, MaskRcnn]:
     return theirs, ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def pictures(count: int, size: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
-    """Drawn pictures on 0..1, and what is in them."""
+def drawn_images(count: int, size: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
+    """Drawn images on 0..1, and what is in them."""
     images, targets = zip(*(draw(seed, size, (6, 10)) for seed in range(count)), strict=True)
     return [image / 255 for image in images], list(targets)
 
@@ -65,14 +66,14 @@ def metas(count: int, size: tuple[int, int]) -> list[ImageMeta]:
 
 
 def resize(theirs: MaskRCNN, size: tuple[int, int]) -> None:
-    """Make torchvision's transform leave pictures of ``size`` as they are."""
+    """Make torchvision's transform leave images of ``size`` as they are."""
     transform: Any = theirs.transform
     transform.min_size, transform.max_size = (size[0],), size[1]
 
 
 def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[str, Callable[[], int]]:
-    """Calls that find the objects of one picture and say how many they are."""
-    plain = pictures(1, size)[0][0]
+    """Calls that find the objects of one image and say how many they are."""
+    plain = drawn_images(1, size)[0][0]
     resize(theirs, size)
 
     @torch.inference_mode()
@@ -96,7 +97,7 @@ def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[s
 
 def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[str, Callable[[], float]]:
     """Calls that make a step and give its loss."""
-    plain, targets = pictures(2, size)
+    plain, targets = drawn_images(2, size)
     truth = []
     for target in targets:
         assert target.masks is not None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from machine import describe
-from maskkit.nms import greedy_mask_nms, mask_iou, matrix_nms
+from maskkit.geometry.nms import greedy_mask_nms, mask_iou, matrix_nms
 
 INPUTS = {"448 x 448": (112, 112), "800 x 1216": (200, 304)}
 

@@ -17,12 +17,12 @@ def measure(what: str, data: Path, preset: str) -> None:
     """Run a few training steps, or predict and evaluate the whole validation set, and print the peak."""
     import torch
 
-    from maskkit import registry
     from maskkit.config import DataConfig, RunConfig
     from maskkit.data import open_splits
     from maskkit.data.loader import train_loader
-    from maskkit.eval.coco import evaluate
+    from maskkit.eval.instance.metric import evaluate
     from maskkit.infer.predict import predict_dataset
+    from maskkit.zoo import registry
 
     torch.set_num_threads(2)
     train_set, val_set = open_splits(str(data), None, 0.2, 0)
@@ -45,7 +45,7 @@ def measure(what: str, data: Path, preset: str) -> None:
         for prediction in predict_dataset(model, val_set, config.input, val_set.categories, config.train.batch, 0):
             rows += prediction.to_coco()
         evaluate(rows, val_set.coco())
-        print(f"{len(val_set)} pictures, {len(rows)} detections with masks; ", end="")
+        print(f"{len(val_set)} images, {len(rows)} detections with masks; ", end="")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{what}, batch {config.train.batch}: peak {peak:.0f} MiB", flush=True)
 

@@ -1,11 +1,11 @@
-"""Where the milliseconds of one picture go, from JPEG bytes to run-length masks, batch 1.
+"""Where the milliseconds of one image go, from JPEG bytes to run-length masks, batch 1.
 
     python benchmarks/speed.py
 
 The weights are those of the golden case ``yolact/forward_resnet50``: seeded, under the official names, taken through
-`maskkit.published.convert` as a published checkpoint is. With them a hundred objects come out, the costly case. Network
-time is set against the convolution peak of the machine, measured in the same run as the best rate of 3x3 convolutions
-of several sizes.
+`maskkit.checkpoints.convert.convert` as a published checkpoint is. With them a hundred objects come out, the costly
+case. Network time is set against the convolution peak of the machine, measured in the same run as the best rate of 3x3
+convolutions of several sizes.
 """
 
 import argparse
@@ -25,15 +25,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import describe
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.data.images import read_image
 from maskkit.data.loader import collate
 from maskkit.data.shapes import draw
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.models.yolact import Yolact, YolactConfig
-from maskkit.nn.backbone import fold_batch_norm
+from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.types import Categories, ImageMeta, Target
+from maskkit.zoo import registry
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -87,7 +88,7 @@ def main() -> None:
     pixels, _ = draw(0, (427, 640), (6, 10))
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=90)
-    file = Path(tempfile.mkdtemp()) / "picture.jpg"
+    file = Path(tempfile.mkdtemp()) / "image.jpg"
     file.write_bytes(buffer.getvalue())
 
     def decode() -> Any:

@@ -1,6 +1,6 @@
-"""Predictions for several pictures on one sheet, as in the README.
+"""Predictions for several images on one sheet, as in the README.
 
-python examples/contact_sheet.py PICTURE... --out docs/builtin.jpg
+python examples/contact_sheet.py IMAGE... --out docs/builtin.jpg
 """
 
 import argparse
@@ -16,7 +16,7 @@ from maskkit.infer.draw import overlay
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--score", type=float, default=0.4)
     parser.add_argument("--columns", type=int, default=4)
@@ -25,9 +25,9 @@ def main() -> None:
     given = parser.parse_args()
     segmenter = maskkit.load(given.model)
     width, height = given.cell
-    rows = -(-len(given.pictures) // given.columns)
+    rows = -(-len(given.images) // given.columns)
     sheet = Image.new("RGB", (given.columns * width, rows * height), "white")
-    for i, path in enumerate(given.pictures):
+    for i, path in enumerate(given.images):
         pixels = np.ascontiguousarray(read_image(path).permute(1, 2, 0).numpy())  # (H, W, 3)
         drawn = Image.fromarray(overlay(pixels, segmenter.predict(path, given.score)))
         cell = ImageOps.pad(drawn, (width, height), color="white")

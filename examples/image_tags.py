@@ -2,19 +2,19 @@
 
     python examples/image_tags.py --data ../shared/data --weights ../shared/weights
 
-Classes: person, animal, vehicle. Pictures: those of ``coco_instances`` and ``coco_panoptic`` that show one of them. No
+Classes: person, animal, vehicle. Images: those of ``coco_instances`` and ``coco_panoptic`` that show one of them. No
 mask of these classes is learnt from before the last step, and none but for comparison there, with one exception:
 
-1. A model of what stands out, whatever it is, learns from the pictures of ``coco_instances`` that show none of the
+1. A model of what stands out, whatever it is, learns from the images of ``coco_instances`` that show none of the
    classes (bowls, sinks, books, ...), from ImageNet weights.
-2. How likely it holds a pixel of the training pictures to stand out becomes their saliency. The exception: a second
+2. How likely it holds a pixel of the training images to stand out becomes their saliency. The exception: a second
    saliency is that of a DeepLab v3 trained on Pascal VOC, which has seen masks of people, animals and vehicles, as the
    detectors of saliency in the literature have.
 3. EPS learns from tags and either saliency, its baseline from tags alone: the same net, steps and seed.
-4. All name the pixels of the training pictures; their mIoU is measured at several thresholds of the background, and
+4. All name the pixels of the training images; their mIoU is measured at several thresholds of the background, and
    each keeps the one that serves it best, as is usual for activation maps: all that they are told by true masks.
 5. An FCN-8s learns from the pseudo masks of each, and one from the true masks; all are measured on the validation
-   pictures.
+   images.
 
 Every part goes on where it was broken off when the same command is given again. The table is in ``OUT/table.json``.
 """
@@ -29,19 +29,19 @@ from typing import Any
 import torch
 
 from maskkit.api import Segmenter, configure, load
+from maskkit.checkpoints.checkpoint import load_model
+from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.checkpoints.hub import import_state
 from maskkit.config import PseudoMasks
 from maskkit.data import open_dataset
-from maskkit.data.records import Dataset
-from maskkit.engine.checkpoint import load_model
+from maskkit.data.dataset import Dataset
 from maskkit.engine.optim import precision_for
 from maskkit.engine.train import train
-from maskkit.eval.semantic import evaluate
+from maskkit.eval.semantic.metric import evaluate
 from maskkit.files import write_json
-from maskkit.hub import import_state
-from maskkit.infer.pseudo import label_map, localise, write_pseudo_masks
+from maskkit.infer.pseudo_labels import label_map, localise, write_pseudo_masks
 from maskkit.infer.saliency import write_saliency
 from maskkit.types import Prediction
-from maskkit.weight_files import read_checkpoint
 from train_builtin import class_of, merge
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -51,7 +51,7 @@ VOC = "deeplabv3-mobilenetv2-voc"
 
 
 def with_objects(file: Path) -> Path:
-    """Leaves the pictures that show something in a COCO file."""
+    """Leaves the images that show something in a COCO file."""
     content = json.loads(file.read_text())
     shown = {a["image_id"] for a in content["annotations"]}
     content["images"] = [i for i in content["images"] if i["id"] in shown]
@@ -60,7 +60,7 @@ def with_objects(file: Path) -> Path:
 
 
 def others(data: Path, split: str, out: Path) -> Path:
-    """A COCO file of the pictures of ``coco_instances`` that show none of the classes; all objects are of one class."""
+    """A COCO file of the images of ``coco_instances`` that show none of the classes; all objects are of one class."""
     content = json.loads((data / "coco_instances" / f"{split}.json").read_text())
     wanted = {c["id"] for c in content["categories"] if class_of(c, "everyday")}
     taboo = {a["image_id"] for a in content["annotations"] if a["category_id"] in wanted}
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
-    parser.add_argument("--steps", type=int, default=600, help="of EPS and of its baseline, 8 pictures each")
+    parser.add_argument("--steps", type=int, default=600, help="of EPS and of its baseline, 8 images each")
     parser.add_argument("--pixel-steps", type=int, default=200, help="of every training from masks")
     parser.add_argument("--mix", type=float, default=0.5, help="lambda of EPS: 0.5 in the paper on VOC, 0.9 on COCO")
     parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
@@ -114,7 +114,7 @@ def main() -> None:
 
     everyday = {s: with_objects(merge(given.data, s, "everyday", out / "data")) for s in ("train", "val")}
     rest = {s: others(given.data, s, out / "data") for s in ("train", "val")}
-    pictures = open_dataset(everyday["train"]).as_semantic()
+    images = open_dataset(everyday["train"]).as_semantic()
 
     def learn(name: str, preset: str, data: Path, val: Path, /, **sections: Any) -> tuple[Path, float]:
         steps = given.pixel_steps if preset == PIXELS else given.steps
@@ -126,7 +126,7 @@ def main() -> None:
     salient, table["what stands out"] = learn("salient", PIXELS, rest["train"], rest["val"])
     state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")
     import_state(state, VOC, out / "voc.safetensors", "deeplabv3_mobilenetv2_voc")
-    paths = [record.path for record in pictures.records]
+    paths = [record.path for record in images.records]
     for name, weights in (("saliency", salient), ("saliency-voc", out / "voc.safetensors")):
         finder = load_model(weights)
         write_saliency(finder.model, finder.config.input, finder.categories, paths, out / name)
@@ -144,7 +144,7 @@ def main() -> None:
         folder = out / folder_name(name)
         best, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
         segmenter = load(best)
-        dataset = pictures.with_categories(segmenter.categories)
+        dataset = images.with_categories(segmenter.categories)
         found = by_threshold(segmenter, dataset, folder / "thresholds.json")
         threshold = float(max(found, key=found.__getitem__))
         table[name] = {"pseudo masks": found, "threshold": threshold}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-import maskkit.registry
+import maskkit.zoo.registry
 from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig
-from maskkit.data.names import VOC
+from maskkit.zoo.class_names import VOC
 
 PARTS = ("coco_instances", "coco_panoptic")
 VOC_IN_COCO = {
@@ -46,7 +46,7 @@ def class_of(category: dict, classes: str) -> str | None:
 
 
 def merge(data: Path, split: str, classes: str, out: Path) -> Path:
-    """One COCO file of the ``split`` of all parts; a picture that is in two of them is taken from the first."""
+    """One COCO file of the ``split`` of all parts; an image that is in two of them is taken from the first."""
     images, annotations, names = {}, [], {}
     for part in PARTS:
         content = json.loads((data / part / f"{split}.json").read_text())
@@ -97,7 +97,7 @@ def main() -> None:
 
     folder = given.out.with_name(f"{given.out.name}-data")
     files = {split: merge(given.data, split, given.classes, folder) for split in ("train", "val")}
-    preset = maskkit.registry.preset(given.model)
+    preset = maskkit.zoo.registry.preset(given.model)
     config = RunConfig(
         preset=preset.name,
         model=replace(
@@ -139,9 +139,9 @@ def main() -> None:
 def ship(best: Path, val: Path, out: Path) -> None:
     """Store the weights in half precision, measure exactly what is stored, and write its numbers into the file."""
     from maskkit import load
+    from maskkit.checkpoints.checkpoint import load_model, save_model
     from maskkit.data import open_dataset
-    from maskkit.engine.checkpoint import load_model, save_model
-    from maskkit.eval.coco import evaluate
+    from maskkit.eval.instance.metric import evaluate
 
     trained = load_model(best)
     save_model(out, trained.model.half(), trained.config, trained.categories, trained.info)

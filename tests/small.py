@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from maskkit.api import configure, create_model
+from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import RunConfig
-from maskkit.engine.checkpoint import save_model
 from maskkit.models.base import Model
 from maskkit.types import Categories, Instances, Masks, Prediction
 

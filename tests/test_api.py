@@ -11,13 +11,13 @@ import maskkit
 from maskkit import api
 from maskkit.api import Segmenter, configure, create_model, load, shared_classes
 from maskkit.data import shapes
-from maskkit.data.names import COCO, VOC
-from maskkit.data.records import Dataset
+from maskkit.data.dataset import Dataset
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError, MaskkitError
-from maskkit.infer.predict import predict_pictures
-from maskkit.registry import preset
+from maskkit.infer.predict import predict_images
 from maskkit.types import Categories
+from maskkit.zoo.class_names import COCO, VOC
+from maskkit.zoo.registry import preset
 from tests.small import PRESET, SECTIONS, objects, save_small, small_config, small_model
 
 FIVE = ("disc", "ring", "square", "star", "pair")
@@ -34,7 +34,7 @@ def segmenter(checkpoint):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_path(tmp_path):
     image, _ = shapes.draw(3, (50, 70))
     path = tmp_path / "drawn.png"
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
@@ -82,31 +82,31 @@ def test_a_checkpoint_tells_all_that_is_needed(segmenter):
     assert segmenter.device.type == "cpu"
 
 
-def test_loading_folds_without_changing_the_answer(segmenter, picture):
-    plain = next(predict_pictures(small_model(), [picture], small_config().input, segmenter.categories))
-    folded = segmenter.predict(picture, score=0.0)
+def test_loading_folds_without_changing_the_answer(segmenter, image):
+    plain = next(predict_images(small_model(), [image], small_config().input, segmenter.categories))
+    folded = segmenter.predict(image, score=0.0)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in segmenter.model.backbone.modules())
     assert len(plain) == len(folded) > 0
     np.testing.assert_allclose(objects(folded).scores, objects(plain).scores, atol=1e-4)
 
 
-def test_predict_cuts_at_the_score(segmenter, picture):
-    scores = objects(segmenter.predict(picture, score=0.0)).scores
+def test_predict_cuts_at_the_score(segmenter, image):
+    scores = objects(segmenter.predict(image, score=0.0)).scores
     cut = float(np.median(scores))
-    assert len(segmenter.predict(picture, score=cut)) == (scores > cut).sum() > 0
-    assert (objects(segmenter.predict(picture)).scores > 0.3).all()
+    assert len(segmenter.predict(image, score=cut)) == (scores > cut).sum() > 0
+    assert (objects(segmenter.predict(image)).scores > 0.3).all()
 
 
-def test_prediction_draws_itself(segmenter, picture, tmp_path):
-    found = segmenter.predict(Image.open(picture), score=0.0)
+def test_prediction_draws_itself(segmenter, image, tmp_path):
+    found = segmenter.predict(Image.open(image), score=0.0)
     drawn = np.asarray(Image.open(found.save(tmp_path / "overlay.png")))
     assert drawn.shape == (50, 70, 3)
     assert {row["category_id"] for row in found.to_coco()} <= {7, 8}
 
 
-def test_predict_many(segmenter, picture, tmp_path):
+def test_predict_many(segmenter, image, tmp_path):
     failures = []
-    sources = [picture, tmp_path / "missing.jpg", picture]
+    sources = [image, tmp_path / "missing.jpg", image]
     found = segmenter.predict_many(sources, 0.0, batch=2, failed=failures.append)
     assert [p.meta.image_id for p in found] == [1, 3]
     assert len(failures) == 1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from maskkit import registry
 from maskkit.cli import main
 from maskkit.data import shapes
+from maskkit.zoo import registry
 
 SMALL = sorted(p.name for p in registry.presets() if p.name.endswith("-mobilenetv2-256"))
 OBJECTS = [name for name in SMALL if registry.model_class(name).tasks[0] != "semantic"]
@@ -33,6 +33,6 @@ def test_train_measure_predict(name: str, folder: Path, tmp_path: Path, capsys: 
     measured = json.loads((out / "metrics.json").read_text())
     assert (measured.get("segm") is not None) == ("instance" in kind.tasks)
     assert "AP" in capsys.readouterr().out
-    picture = str(next(folder.rglob("*.jpg")))
-    assert main(["predict", picture, "--model", weights, "--out", str(tmp_path / "found"), "--score", "0"]) == 0
+    image = str(next(folder.rglob("*.jpg")))
+    assert main(["predict", image, "--model", weights, "--out", str(tmp_path / "found"), "--score", "0"]) == 0
     assert (tmp_path / "found" / "predictions.json").is_file()

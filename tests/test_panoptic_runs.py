@@ -10,7 +10,7 @@ from PIL import Image
 import maskkit.models
 from maskkit.cli import main
 from maskkit.data import open_dataset
-from maskkit.eval.panoptic import read_results
+from maskkit.eval.panoptic.metric import read_results
 from tests.data.written import write_panoptic
 from tests.engine.runner import MODELS
 
@@ -20,12 +20,12 @@ COLOURS = {1: (200, 60, 40), 2: (200, 60, 40), 3: (60, 90, 220), 4: (40, 180, 60
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures of one or two cats between sky and grass; the tiny panoptic method is registered."""
+    """Images of one or two cats between sky and grass; the tiny panoptic method is registered."""
     monkeypatch.setattr(maskkit.models, "__path__", [*maskkit.models.__path__, MODELS])
     rng = np.random.default_rng(0)
     root = tmp_path / "data"
     for split, count in (("train", 6), ("val", 2)):
-        pictures = {}
+        images = {}
         for number in range(1, count + 1):
             ids = np.full((64, 64), 3)
             ids[int(rng.integers(24, 40)) :] = 4
@@ -33,9 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 y, x = rng.integers(4, 36), rng.integers(0, 12) + 32 * (cat - 1)
                 ids[y : y + 20, x : x + 18] = cat
             classes = {1: 3, 2: 3, 3: 187, 4: 193}
-            pictures[number] = ids, [{"id": i, "category_id": classes[i]} for i in np.unique(ids).tolist()]
-        file = write_panoptic(root / split / "panoptic.json", pictures)
-        for number, (ids, _) in pictures.items():
+            images[number] = ids, [{"id": i, "category_id": classes[i]} for i in np.unique(ids).tolist()]
+        file = write_panoptic(root / split / "panoptic.json", images)
+        for number, (ids, _) in images.items():
             pixels = np.array([(0, 0, 0), *COLOURS.values()], np.uint8)[ids]
             Image.fromarray(pixels).save(file.parent / "images" / f"{number}.png")
     return root
@@ -66,7 +66,7 @@ def test_train_evaluate_and_predict(folder: Path, tmp_path: Path, capsys: pytest
 
     found = tmp_path / "found"
     assert main(["predict", str(folder / "val" / "images"), "--model", weights, "--out", str(found)]) == 0
-    assert "segments in 2 pictures" in capsys.readouterr().out
+    assert "segments in 2 images" in capsys.readouterr().out
     assert len(list((found / "overlays").iterdir())) == 2
     rows = read_results(found / "panoptic.json", open_dataset(val).as_panoptic())
     kept = {(row["image_id"], row["category_id"]) for row in rows}

@@ -13,7 +13,7 @@ from maskkit.data.shapes import shapes_dataset
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn pictures beside label pictures."""
+    """Drawn images beside label images."""
     root = tmp_path_factory.mktemp("labelled")
     for split, count, seed in (("train", 4, 1), ("val", 2, 2)):
         data = shapes_dataset(count, seed, (48, 64)).as_semantic()

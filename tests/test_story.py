@@ -1,4 +1,4 @@
-"""The tutorial: a drawn picture from file to AP, a step a line, shapes printed (``pytest -s tests/test_story.py``)."""
+"""The tutorial: a drawn image from file to AP, a step a line, shapes printed (``pytest -s tests/test_story.py``)."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from maskkit.data import open_dataset, shapes
 from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, train_ops
 from maskkit.engine.optim import make_optimizer
-from maskkit.eval.coco import evaluate
-from maskkit.registry import preset
+from maskkit.eval.instance.metric import evaluate
+from maskkit.zoo.registry import preset
 
 
-def test_one_picture_from_jpeg_to_ap(tmp_path: Path) -> None:
+def test_one_image_from_jpeg_to_ap(tmp_path: Path) -> None:
     recipe = preset("yolact-mobilenetv2-256")
     folder = shapes.write(tmp_path, train=1, val=1)
 
     data = open_dataset(folder, "train")  # 1 index
     image, target, meta = data.load(0)  # 1 decode
-    print("picture", tuple(image.shape), image.dtype, "boxes", tuple(target.boxes.shape), target.masks)
+    print("image", tuple(image.shape), image.dtype, "boxes", tuple(target.boxes.shape), target.masks)
     ops = train_ops(recipe.augment, recipe.input)
     image, target, meta = apply(ops, (image, target, meta), np.random.default_rng(0))  # 2 augment
     print("augmented", tuple(image.shape), "objects", len(target), "input -> original", meta.affine.round(2).tolist())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.testing import assert_close
 
-from maskkit import masks as mask_math
+from maskkit.geometry import rle as mask_math
 from maskkit.types import Batch, Categories, ImageMeta, Instances, Masks, Prediction, Target
 
 stacks = arrays(bool, st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(1, 9)), elements=st.booleans())
@@ -165,7 +165,7 @@ def test_to_original_inverts_resize_and_mirror(size, fx, fy, mirrored, shares):
     np.testing.assert_allclose(meta.to_original(inputs), corners, atol=1e-3)
 
 
-def test_to_original_clips_to_the_picture():
+def test_to_original_clips_to_the_image():
     meta = ImageMeta(1, "", (10, 20), (10, 20))
     assert meta.to_original(np.array([[-5.0, -5, 50, 50]])).tolist() == [[0, 0, 20, 10]]
     assert meta.to_original(np.zeros((0, 4))).shape == (0, 4)

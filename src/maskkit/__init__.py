@@ -12,20 +12,20 @@ _PUBLIC = {
     "create_model": "maskkit.api",
     "load": "maskkit.api",
     "Segmenter": "maskkit.api",
-    "list_models": "maskkit.registry",
+    "list_models": "maskkit.zoo.registry",
     "Prediction": "maskkit.types",
     "Target": "maskkit.types",
     "Masks": "maskkit.types",
     "Categories": "maskkit.types",
 }
-_MODULES = ("published", "data", "eval", "types", "masks", "boxes", "models")
+_MODULES = ("data", "eval", "geometry", "models", "types", "zoo")
 
 __all__ = ["Categories", "Masks", "Prediction", "Segmenter", "Target", "create_model", "list_models", "load"]
 
 if TYPE_CHECKING:
     from maskkit.api import Segmenter, create_model, load
-    from maskkit.registry import list_models
     from maskkit.types import Categories, Masks, Prediction, Target
+    from maskkit.zoo.registry import list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from maskkit import registry
 from maskkit.config import DataConfig, InputConfig, RunConfig
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.records import Dataset
+from maskkit.data.dataset import Dataset
 from maskkit.errors import DataError, MaskkitError
-from maskkit.infer.predict import Failure, Source, predict_dataset, predict_pictures
+from maskkit.infer.predict import Failure, Source, predict_dataset, predict_images
 from maskkit.models.base import Model
 from maskkit.types import Categories, Prediction
+from maskkit.zoo import registry
 
 if TYPE_CHECKING:
-    from maskkit.eval.tasks import Result, Task
-    from maskkit.infer.views import Views
+    from maskkit.eval.task import Result, Task
+    from maskkit.infer.tta import Views
 
 BUILT_IN = "built-in"
 """What `load` calls the weights that the package carries."""
@@ -46,8 +46,8 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     its convolutions: what comes back predicts, it does not train on. Raises `DataError` for a file that is missing or
     no checkpoint.
     """
-    from maskkit.engine.checkpoint import load_model
-    from maskkit.nn.backbone import fold_batch_norm
+    from maskkit.checkpoints.checkpoint import load_model
+    from maskkit.nn.backbones.backbone import fold_batch_norm
 
     checkpoint = load_model(find_weights(source))
     given = checkpoint.config.input
@@ -61,7 +61,7 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
 
     ``"hub"`` is what is published of ``preset``. Raises `DataError` when there is none, or it cannot be fetched.
     """
-    from maskkit import hub
+    from maskkit.checkpoints import hub
 
     if source == hub.HUB and preset is not None:
         return hub.fetch(preset)
@@ -76,7 +76,7 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
 
 
 class Segmenter:
-    """A model with all it needs to take pictures as they come: preprocessing, class names, a device."""
+    """A model with all it needs to take images as they come: preprocessing, class names, a device."""
 
     def __init__(
         self,
@@ -93,9 +93,9 @@ class Segmenter:
         self.info = dict(info or {})
 
     def predict(self, source: Source, score: float = 0.3) -> Prediction:
-        """What is in one picture: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL picture.
+        """What is in one image: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL image.
 
-        Objects below ``score`` are left out. Raises `DataError` when the picture cannot be read.
+        Objects below ``score`` are left out. Raises `DataError` when the image cannot be read.
         """
         return next(self.predict_many([source], score))
 
@@ -108,18 +108,16 @@ class Segmenter:
     ) -> Iterator[Prediction]:
         """Predictions one after the other; image ids are positions in ``sources``, counted from 1.
 
-        A picture that cannot be read raises `DataError`; with ``failed`` it is handed there and the others go on.
+        An image that cannot be read raises `DataError`; with ``failed`` it is handed there and the others go on.
         """
-        return predict_pictures(
-            self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed
-        )
+        return predict_images(self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed)
 
     def with_views(self, views: Views) -> Segmenter:
-        """The same model, looking at each picture in several ways before it decides (semantic models alone).
+        """The same model, looking at each image in several ways before it decides (semantic models alone).
 
         Raises `MaskkitError` for a model of another task.
         """
-        from maskkit.infer.views import ManyViews
+        from maskkit.infer.tta import ManyViews
 
         if views.plain:
             return self
@@ -131,7 +129,7 @@ class Segmenter:
     @property
     def task(self) -> Task:
         """How the model's predictions are measured."""
-        from maskkit.eval.tasks import TASKS
+        from maskkit.eval.task import TASKS
 
         return TASKS[self.model.task]
 
@@ -173,7 +171,7 @@ class Segmenter:
         weights: str | Path | None = None,
         **sections: Mapping[str, Any],
     ) -> Segmenter:
-        """Train a preset on your pictures and come back with the best weights; the run is written to ``out``.
+        """Train a preset on your images and come back with the best weights; the run is written to ``out``.
 
         ``sections`` change fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
         """

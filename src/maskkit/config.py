@@ -28,7 +28,7 @@ class BoxOnly:
     warmup: float = 0.1
     """Share of the training over which the pairwise term grows to its full weight."""
     skip_bottom: int = 0
-    """Rows at the bottom of the original picture whose colours do not count (BoxInst on COCO: 10)."""
+    """Rows at the bottom of the original image whose colours do not count (BoxInst on COCO: 10)."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class PlainVit:
     patch: int = 16
     """Side of a patch in pixels; weights for patches of another size are resampled."""
     window: int = 16
-    """Side, in patches, of the windows within which most blocks attend; 0: every block sees the whole picture."""
+    """Side, in patches, of the windows within which most blocks attend; 0: every block sees the whole image."""
     global_blocks: tuple[int, ...] = ()
-    """Blocks that see the whole picture; the last one of each quarter when none is named."""
+    """Blocks that see the whole image; the last one of each quarter when none is named."""
     relative: int = 0
-    """Side in pixels of the pictures whose relative positions the blocks learn (ViTDet); 0: they learn none."""
+    """Side in pixels of the images whose relative positions the blocks learn (ViTDet); 0: they learn none."""
     width: int = 256
     """Channels of the maps that the pyramid gives."""
     drop_path: float = 0.0
@@ -73,13 +73,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """How a picture becomes the network's input; travels in every checkpoint."""
+    """How an image becomes the network's input; travels in every checkpoint."""
 
     size: tuple[int, int] = (550, 550)
     """Height and width of the network's input in pixels; for ``shorter``, the shorter side and the longest allowed."""
     resize: Literal["stretch", "pad", "shorter"] = "stretch"
     """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below;
-    ``shorter`` keeps it too and lets the input be as large as the picture asks for (detectron2, torchvision)."""
+    ``shorter`` keeps it too and lets the input be as large as the image asks for (detectron2, torchvision)."""
     antialias: bool = False
     """Whether shrinking averages over what it leaves out, as Pillow does and detectron2 by it."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
@@ -90,24 +90,24 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training pictures, in the order of application; zero or None switches one off."""
+    """Random changes of the training images, in the order of application; zero or None switches one off."""
 
     copy_paste: float = 0.0
-    """Chance that objects of another training picture are pasted in (Ghiasi et al., 2021)."""
+    """Chance that objects of another training image are pasted in (Ghiasi et al., 2021)."""
     photometric: bool = True
     """Brightness, contrast, saturation and hue as in SSD."""
     expand: float = 4.0
-    """Largest factor by which the picture is put into a larger field of the mean colour (SSD); 1 switches it off."""
+    """Largest factor by which the image is put into a larger field of the mean colour (SSD); 1 switches it off."""
     iou_crop: bool = True
     """Random crop that keeps at least one object by IoU (SSD)."""
     flip: float = 0.5
     """Chance of a left-right mirror."""
     vertical_flip: float = 0.0
-    """Chance of a top-bottom mirror; right for microscopes and aerial pictures."""
+    """Chance of a top-bottom mirror; right for microscopes and aerial images."""
     scale_jitter: tuple[float, float] | None = None
-    """Range of a random scale of the resized picture, cropped or padded back to the input size."""
+    """Range of a random scale of the resized image, cropped or padded back to the input size."""
     short_sides: tuple[int, ...] = ()
-    """Lengths of the shorter side of which each picture takes one, for ``input.resize`` ``shorter``."""
+    """Lengths of the shorter side of which each image takes one, for ``input.resize`` ``shorter``."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ class TrainConfig:
     """How the weights are found."""
 
     epochs: float = 12.0
-    """Passes over the training pictures; ``steps`` wins where it is set."""
+    """Passes over the training images; ``steps`` wins where it is set."""
     steps: int | None = None
     """Optimizer steps of the whole run."""
     batch: int = 8
-    """Pictures per step over all processes."""
+    """Images per step over all processes."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 1e-3
     """Peak learning rate at this ``batch``."""
@@ -160,12 +160,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How a plain vision transformer learns from pictures alone; the paper's recipe, but for network and batch."""
+    """How a plain vision transformer learns from images alone; the paper's recipe, but for network and batch."""
 
     student: str = "eva_tiny_patch16_224"
     """What learns: a model of timm's EVA family."""
     size: int = 224
-    """Side of its pictures in pixels."""
+    """Side of its images in pixels."""
     teacher: str = "timm:vit_large_patch14_clip_quickgelu_224.openai"
     """What is to be predicted: features of a timm model, CLIP in the paper; ``random:NAME`` gives it random weights."""
     teacher_weights: str = "hub"
@@ -173,15 +173,15 @@ class Pretraining:
     mask: float = 0.4
     """Share of the patches that the student does not see."""
     crop: float = 0.2
-    """Least share of a picture's area that is shown."""
+    """Least share of an image's area that is shown."""
     flip: float = 0.5
     """Chance of a left-right mirror."""
     epochs: float = 150.0
-    """Passes over the pictures; ``steps`` wins where it is set."""
+    """Passes over the images; ``steps`` wins where it is set."""
     steps: int | None = None
     """Optimizer steps of the whole run."""
     batch: int = 64
-    """Pictures per step over all processes (paper: 4096)."""
+    """Images per step over all processes (paper: 4096)."""
     lr: float = 1e-3
     """Peak learning rate at this ``batch``; a cosine lets it fall to zero."""
     warmup: int = 500
@@ -203,7 +203,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, and what of their labels is used."""
+    """Which images, and what of their labels is used."""
 
     train: str = ""
     """Folder or annotation file."""
@@ -212,11 +212,11 @@ class DataConfig:
     labels: Literal["masks", "boxes", "tags"] = "masks"
     """What the loss may see; evaluation always sees everything."""
     saliency: str | None = None
-    """Folder of grey pictures named as the training pictures, bright where something stands out (EPS)."""
+    """Folder of grey images named as the training images, bright where something stands out (EPS)."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What training does with records that the data-set doctor calls unusable."""
     val_split: float = 0.2
-    """Share of pictures kept for validation when there is no validation set."""
+    """Share of images kept for validation when there is no validation set."""
 
 
 @dataclass(frozen=True)
@@ -233,10 +233,10 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Views:
-    """Which views of a picture a semantic model is tested on; the defaults are the picture alone."""
+    """Which views of an image a semantic model is tested on; the defaults are the image alone."""
 
     scales: tuple[float, ...] = (1.0,)
-    """Sizes of the picture, as multiples of ``base``."""
+    """Sizes of the image, as multiples of ``base``."""
     flip: bool = False
     """Whether each view is seen mirrored too."""
     window: tuple[int, int] | None = None
@@ -244,24 +244,24 @@ class Views:
     overlap: float = 1 / 3
     """Share of a window, at least, that the next one covers again."""
     base: int | None = None
-    """Longer side of the picture at scale 1; that of the network's input when not given."""
+    """Longer side of the image at scale 1; that of the network's input when not given."""
     crf: bool = False
     """Whether a fully connected CRF sharpens the result (DeepLab v1 and v2)."""
 
     @property
     def plain(self) -> bool:
-        """Whether the picture alone is all there is."""
+        """Whether the image alone is all there is."""
         return self == Views()
 
 
 @dataclass(frozen=True)
 class PseudoMasks:
-    """How a model of image tags turns what it sees of a picture, whose tags are known, into a label map."""
+    """How a model of image tags turns what it sees of an image, whose tags are known, into a label map."""
 
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    """Sizes at which the picture is seen, mirrored too, as multiples of ``base``."""
+    """Sizes at which the image is seen, mirrored too, as multiples of ``base``."""
     base: int | None = None
-    """Longer side of the picture at scale 1; that of the network's input when not given."""
+    """Longer side of the image at scale 1; that of the network's input when not given."""
     threshold: float = 0.2
     """Score of the background beside the classes, whose best pixel has 1."""
 

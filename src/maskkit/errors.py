@@ -6,4 +6,4 @@ class MaskkitError(Exception):
 
 
 class DataError(MaskkitError):
-    """A picture, an annotation file or a checkpoint that cannot be used as it is."""
+    """An image, an annotation file or a checkpoint that cannot be used as it is."""

@@ -1,6 +1,6 @@
 """The central types: what a data set gives (`Target`), what travels (`Batch`), what comes out (`Prediction`).
 
-Two conventions hold everywhere. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so a picture
+Two conventions hold everywhere. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so an image
 of width W spans 0 to W and a change of resolution is a plain factor. Class numbers are 0..K-1; the ids and names of
 the user's file live in `Categories` alone.
 """
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from maskkit import masks as mask_math
-from maskkit.masks import Rle
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
 
 if TYPE_CHECKING:
     import supervision
@@ -145,11 +145,11 @@ class Masks:
 
 @dataclass
 class Target:
-    """What is known about one picture. Zero objects, boxes without masks and crowds are all normal.
+    """What is known about one image. Zero objects, boxes without masks and crowds are all normal.
 
     ``has_mask`` says for each object whether its mask is known: a file may hold masks for some objects and boxes for
     others; the mask of a box-only object is empty and no loss may read it. ``masks`` is None when no mask of the
-    picture is known, or wanted.
+    image is known, or wanted.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -191,7 +191,7 @@ class Target:
         return len(self.boxes)
 
     def __getitem__(self, index: Any) -> Target:
-        """The objects chosen by an index array, a bool array or a slice; what belongs to the picture stays."""
+        """The objects chosen by an index array, a bool array or a slice; what belongs to the image stays."""
         return replace(
             self,
             boxes=self.boxes[index],
@@ -215,8 +215,8 @@ class Target:
 class ImageMeta:
     """Where the pixels of the network's input come from.
 
-    ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original picture, both in pixel edges; ``size`` is the original
-    (H, W); ``input_size`` is the (h, w) of the picture while it is transformed, and of the network's whole input,
+    ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original image, both in pixel edges; ``size`` is the original
+    (H, W); ``input_size`` is the (h, w) of the image while it is transformed, and of the network's whole input,
     padding included, once it is in a `Batch`.
     """
 
@@ -227,7 +227,7 @@ class ImageMeta:
     affine: Float[np.ndarray, "2 3"] = field(default_factory=lambda: np.eye(3, dtype=np.float64)[:2])
 
     def to_original(self, boxes: Float[np.ndarray, "n 4"], clip: bool = True) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the input in the original picture, clipped to it unless ``clip`` is off. A mirrored axis is put in
+        """Boxes of the input in the original image, clipped to it unless ``clip`` is off. A mirrored axis is put in
         order again."""
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) @ self.affine[:, :2].T + self.affine[:, 2]
         corners = np.sort(corners, axis=1).reshape(-1, 4)
@@ -236,7 +236,7 @@ class ImageMeta:
 
 @dataclass
 class Batch:
-    """Pictures of one size, padded right and below with zeros (the mean colour) where ``valid`` is False."""
+    """Images of one size, padded right and below with zeros (the mean colour) where ``valid`` is False."""
 
     images: Float[Tensor, "b 3 h w"]
     valid: Bool[Tensor, "b h w"]
@@ -253,7 +253,7 @@ class Batch:
         return len(self.images)
 
     def pixels(self) -> Float[Tensor, "b 3 h w"]:
-        """The pictures as RGB on 0..255, the padding black."""
+        """The images as RGB on 0..255, the padding black."""
         mean, std = (self.images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (self.images.float() * std + mean) * self.valid[:, None]
 
@@ -269,7 +269,7 @@ class Batch:
 
 @dataclass
 class Instances:
-    """Objects found in one picture, in its original pixels, best score first. Plain numpy, no framework needed."""
+    """Objects found in one image, in its original pixels, best score first. Plain numpy, no framework needed."""
 
     boxes: Float[np.ndarray, "n 4"]
     labels: Int[np.ndarray, "n"]
@@ -293,7 +293,7 @@ class Instances:
 
 @dataclass
 class Panoptic:
-    """A picture cut into segments: ``ids (H, W)`` names a segment per pixel, 0 is nothing."""
+    """An image cut into segments: ``ids (H, W)`` names a segment per pixel, 0 is nothing."""
 
     ids: Int[np.ndarray, "h w"]
     segments: list[dict[str, Any]]
@@ -305,7 +305,7 @@ class Panoptic:
 
 @dataclass
 class Prediction:
-    """What a model says about one picture: the only thing that metrics, drawing, serving and export know."""
+    """What a model says about one image: the only thing that metrics, drawing, serving and export know."""
 
     meta: ImageMeta
     categories: Categories
@@ -313,7 +313,7 @@ class Prediction:
     semantic: UInt8[np.ndarray, "h w"] | None = None
     panoptic: Panoptic | None = None
     image: UInt8[np.ndarray, "h w 3"] | None = None
-    """RGB pixels, kept only when the picture was given as an array and cannot be read again from ``meta.path``."""
+    """RGB pixels, kept only when the image was given as an array and cannot be read again from ``meta.path``."""
 
     def __len__(self) -> int:
         found = self.instances if self.instances is not None else self.panoptic
@@ -326,7 +326,7 @@ class Prediction:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
 
         A row has ``mask_score`` beside ``score`` where the method ranks masks apart. A label map gives one row per
-        class that occurs, with its mask and nothing else, as in COCO's stuff results; a panoptic picture gives one row
+        class that occurs, with its mask and nothing else, as in COCO's stuff results; a panoptic image gives one row
         per segment, with its mask and score.
         """
         rows: list[dict[str, Any]] = []
@@ -366,7 +366,7 @@ class Prediction:
         return to_supervision(self)
 
     def save(self, path: str | Path) -> Path:
-        """Draw the prediction over its picture and write it; the ending of ``path`` chooses the format."""
+        """Draw the prediction over its image and write it; the ending of ``path`` chooses the format."""
         from maskkit.infer.draw import save
 
         return save(self, Path(path))

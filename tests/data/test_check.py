@@ -9,14 +9,14 @@ from maskkit.data import open_dataset
 from maskkit.data.check import check, check_datasets, save_samples
 from maskkit.errors import DataError
 
-from .written import SIZE, image_row, object_row, write_coco, write_json, write_picture
+from .written import SIZE, image_row, object_row, write_coco, write_image, write_json
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Training pictures 1 to 4 (3 is truncated, 4 of another size than the json says), validation pictures 5 and 6."""
+    """Training images 1 to 4 (3 is truncated, 4 of another size than the json says), validation images 5 and 6."""
     for i in range(1, 7):
-        write_picture(tmp_path / "images" / f"{i}.png", i)
+        write_image(tmp_path / "images" / f"{i}.png", i)
     cut = tmp_path / "images" / "3.png"
     cut.write_bytes(cut.read_bytes()[:-500])
     categories = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -36,7 +36,7 @@ def test_everything_is_found_at_once(folder):
     reasons = " ".join(p.message for p in report.errors)
     assert "no category 9" in reasons
     assert "damaged" in reasons
-    assert "61 x 40 pixels, the picture has 60 x 40" in reasons
+    assert "61 x 40 pixels, the image has 60 x 40" in reasons
     assert [p.record for p in report.warnings] == ["train"]
     assert "no object of dog" in report.warnings[0].message
     assert report.decoded
@@ -52,9 +52,9 @@ def test_only_what_is_usable_stays(folder):
 
 def test_contents(folder):
     train, val = check(folder).summaries.values()
-    assert (train.pictures, train.empty, train.objects, train.crowds, train.box_only) == (2, 1, 2, 1, 1)
+    assert (train.images, train.empty, train.objects, train.crowds, train.box_only) == (2, 1, 2, 1, 1)
     assert train.classes == {"cat": 2, "dog": 0}
-    assert train.per_picture == [2, 0]
+    assert train.per_image == [2, 0]
     assert train.sizes == {SIZE: 2}
     assert (val.objects, val.small, val.classes) == (2, 1, {"cat": 1, "dog": 1})
 
@@ -65,13 +65,13 @@ def test_headers_alone_miss_damaged_pixels_and_say_so(folder):
     assert "only their headers" in _printed(report)
 
 
-def test_many_pictures_are_not_decoded_unless_asked(folder, monkeypatch):
+def test_many_images_are_not_decoded_unless_asked(folder, monkeypatch):
     monkeypatch.setattr(doctor, "MANY", 3)
     assert not check(folder).decoded
     assert check(folder, decode=True).decoded
 
 
-def test_the_same_picture_in_two_splits_is_a_leak(folder):
+def test_the_same_image_in_two_splits_is_a_leak(folder):
     images = folder / "images"
     (images / "6.png").write_bytes((images / "1.png").read_bytes())
     (images / "2.png").write_bytes((images / "1.png").read_bytes())
@@ -111,9 +111,9 @@ def test_parts_of_one_file_report_its_problems_once(tmp_path):
     assert len(report.errors) == 1
 
 
-def test_a_data_set_without_pictures(tmp_path):
+def test_a_data_set_without_images(tmp_path):
     report = check(write_coco(tmp_path / "a.json", [], images=[]))
-    assert [p.message for p in report.errors] == ["lists no picture"]
+    assert [p.message for p in report.errors] == ["lists no image"]
     assert "0 to 0" in _printed(report)
 
 

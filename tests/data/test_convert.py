@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from maskkit import masks as mask_math
 from maskkit.data import convert as converter
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import bridge, convert, trace
 from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
 
 from .written import (
     BLOCK,
@@ -23,8 +23,8 @@ from .written import (
     outlines,
     pixels,
     write_coco,
+    write_image,
     write_json,
-    write_picture,
 )
 
 RING = np.zeros(SIZE, bool)
@@ -72,7 +72,7 @@ def test_a_bridge_joins_parts_where_they_are_nearest():
 
 @pytest.fixture
 def source(tmp_path):
-    """Every kind of object; two pictures of one name in different folders."""
+    """Every kind of object; two images of one name in different folders."""
     content = {
         "images": [image_row(7, file_name="1.png"), image_row(9, file_name="x/1.png")],
         "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog: or not"}, {"id": 8, "name": "nobody"}],
@@ -86,9 +86,9 @@ def source(tmp_path):
         ],
     }
     for name in ("1.png", "x/1.png"):
-        write_picture(tmp_path / "src" / "images" / name, len(name))
+        write_image(tmp_path / "src" / "images" / name, len(name))
     write_json(tmp_path / "src" / "train.json", content)
-    write_picture(tmp_path / "src" / "images" / "v.png", 5)
+    write_image(tmp_path / "src" / "images" / "v.png", 5)
     val = content | {"images": [image_row(1, file_name="v.png")], "annotations": [object_row(1, 1)]}
     write_json(tmp_path / "src" / "val.json", val)
     return tmp_path / "src"
@@ -98,7 +98,7 @@ def source(tmp_path):
 def test_every_object_comes_back(source, tmp_path, to):
     counts = convert(source, tmp_path / "dst", to)
     crowds = 1 if to == "yolo" else 0
-    assert counts == {"pictures": 3, "objects": 7 - crowds, "crowds left out": crowds, "problems": 0}
+    assert counts == {"images": 3, "objects": 7 - crowds, "crowds left out": crowds, "problems": 0}
     assert find_splits(tmp_path / "dst") == ["train", "val"]
     for split in ("train", "val"):
         before, after = open_dataset(source, split), open_dataset(tmp_path / "dst", split)
@@ -141,8 +141,8 @@ def test_polygons_are_written_as_they_are(source, tmp_path, to):
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
 )
 def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
-    from maskkit.data.records import Annotation
-    from maskkit.data.yolo import _object
+    from maskkit.data.dataset import Annotation
+    from maskkit.data.formats.yolo import _object
 
     points = np.round(points / 1.0007e6 * [size[1], size[0]], 6)
     if (np.ptp(points, axis=0) <= 0).any():
@@ -155,7 +155,7 @@ def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_data_set_without_splits(tmp_path, to):
     file = write_coco(tmp_path / "src" / "a.json", [object_row(1)])
-    assert convert(file, tmp_path / "dst", to, progress=True)["pictures"] == 2
+    assert convert(file, tmp_path / "dst", to, progress=True)["images"] == 2
     assert find_splits(tmp_path / "dst") == (["train"] if to == "yolo" else [])
     assert len(open_dataset(tmp_path / "dst")) == 2
 

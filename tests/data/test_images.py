@@ -15,7 +15,7 @@ def rgb():
     return np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
-def test_colour_pictures_come_back_pixel_for_pixel(tmp_path, rgb):
+def test_colour_images_come_back_pixel_for_pixel(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
     assert image.dtype == torch.uint8
@@ -25,23 +25,23 @@ def test_colour_pictures_come_back_pixel_for_pixel(tmp_path, rgb):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
 def test_every_mode_becomes_rgb(tmp_path, rgb, mode):
-    picture = Image.fromarray(rgb).convert(mode)
+    pil = Image.fromarray(rgb).convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    picture.save(path)
+    pil.save(path)
     image = read_image(path)
     assert image.shape == (3, 20, 30)
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(picture.convert("RGB")))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(pil.convert("RGB")))
 
 
-def test_cmyk_jpeg_has_the_colours_of_the_rgb_picture(tmp_path):
+def test_cmyk_jpeg_has_the_colours_of_the_rgb_image(tmp_path):
     Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
     assert (read_image(tmp_path / "a.jpg").float() - torch.tensor([200.0, 30, 60])[:, None, None]).abs().max() < 4
 
 
 def test_palette_with_transparency(tmp_path):
-    picture = Image.new("P", (8, 8), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.save(tmp_path / "a.png", transparency=bytes([255, 0]))
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png", transparency=bytes([255, 0]))
     assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [10, 20, 30]
 
 
@@ -64,12 +64,12 @@ def test_values_without_a_known_range_are_refused(tmp_path, dtype, word):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation, suffix):
-    picture = Image.new("RGB", (32, 16), (0, 0, 0))
-    picture.paste((255, 255, 255), (0, 0, 8, 8))  # the upper left corner of the stored picture is white
+    pil = Image.new("RGB", (32, 16), (0, 0, 0))
+    pil.paste((255, 255, 255), (0, 0, 8, 8))  # the upper left corner of the stored image is white
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
-    picture.save(path, exif=exif)
+    pil.save(path, exif=exif)
     image = read_image(path)
     assert tuple(image.shape[1:]) == image_size(path) == ((32, 16) if orientation >= 5 else (16, 32))
     # where that corner goes: (bottom, right) for each orientation of the EXIF standard
@@ -97,9 +97,9 @@ def _png_header(width: int, height: int) -> bytes:
     ("content", "message"),
     [
         (b"", r"empty \(0 bytes\)"),
-        (b"just text", "not a picture"),
+        (b"just text", "not an image"),
         (_png_header(30_000, 30_000), "too many pixels"),
-        (None, "no such picture"),
+        (None, "no such image"),
     ],
 )
 def test_unusable_files_are_named_with_their_reason(tmp_path, read, content, message):
@@ -112,7 +112,7 @@ def test_unusable_files_are_named_with_their_reason(tmp_path, read, content, mes
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated_pictures_are_refused(tmp_path, rgb, suffix):
+def test_truncated_images_are_refused(tmp_path, rgb, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.tile(rgb, (8, 8, 1))).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -1,4 +1,4 @@
-"""Label maps from pictures of labels and from objects, and the readers that give them."""
+"""Label maps from images of labels and from objects, and the readers that give them."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskkit import masks as mask_math
 from maskkit.data import find_splits, open_dataset, open_splits
+from maskkit.data.dataset import Annotation
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, PaintedObjects
-from maskkit.data.records import Annotation
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
 
 LABELS = np.array([[0, 1, 1], [255, 2, 0]], np.uint8)
 
@@ -89,7 +89,7 @@ def test_classes_are_renumbered_by_name() -> None:
     assert ((len(turned) - 1 - before.int()) == after.int()).all()
 
 
-def test_a_folder_of_label_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_label_images(tmp_path: Path) -> None:
     write_folder(tmp_path, "train")
     write_folder(tmp_path, "val", ("c",))
     described = {"classes": [{"id": i, "name": n} for i, n in enumerate(("sky", "road", "car"))], "void": {"id": 255}}
@@ -120,7 +120,7 @@ def test_segnets_own_folders(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, "train")) == 1
 
 
-def test_a_picture_without_labels_is_a_problem(tmp_path: Path) -> None:
+def test_a_image_without_labels_is_a_problem(tmp_path: Path) -> None:
     write_folder(tmp_path, "train")
     save(tmp_path / "images" / "train" / "lonely.jpg", np.zeros((2, 3, 3), np.uint8))
     data = open_dataset(tmp_path, "train")
@@ -128,7 +128,7 @@ def test_a_picture_without_labels_is_a_problem(tmp_path: Path) -> None:
     assert "lonely" in str(data.problems[0])
 
 
-def test_voc_label_pictures(tmp_path: Path) -> None:
+def test_voc_label_images(tmp_path: Path) -> None:
     save(tmp_path / "JPEGImages" / "a.jpg", np.zeros((2, 3, 3), np.uint8))
     save(tmp_path / "SegmentationClass" / "a.png", LABELS)
     save(tmp_path / "SegmentationObject" / "a.png", LABELS)

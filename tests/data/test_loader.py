@@ -13,7 +13,7 @@ from maskkit.data.transforms import apply, eval_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.types import ImageMeta, Masks, Target
 
-PICTURES = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
+DATASET = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
 CONFIG = RunConfig(
     "none",
     ModelConfig(),
@@ -47,25 +47,25 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def batches():
-    return list(train_loader(PICTURES, CONFIG, 0, 8))
+    return list(train_loader(DATASET, CONFIG, 0, 8))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_make_the_same_batches(batches, workers):
-    found = list(train_loader(PICTURES, with_train(workers=workers), 0, 8))
+    found = list(train_loader(DATASET, with_train(workers=workers), 0, 8))
     assert len(found) == 8
     for a, b in zip(found, batches, strict=True):
         same(a, b)
 
 
 def test_a_resumed_run_sees_the_same_batches(batches):
-    for a, b in zip(train_loader(PICTURES, CONFIG, 5, 8), batches[5:], strict=True):
+    for a, b in zip(train_loader(DATASET, CONFIG, 5, 8), batches[5:], strict=True):
         same(a, b)
-    assert list(train_loader(PICTURES, CONFIG, 8, 8)) == []
+    assert list(train_loader(DATASET, CONFIG, 8, 8)) == []
 
 
 def test_processes_share_a_batch(batches):
-    shares = [list(train_loader(PICTURES, CONFIG, 0, 8, rank, 2)) for rank in range(2)]
+    shares = [list(train_loader(DATASET, CONFIG, 0, 8, rank, 2)) for rank in range(2)]
     for step, whole in enumerate(batches):
         assert [len(share[step]) for share in shares] == [2, 2]
         for rank, share in enumerate(shares):
@@ -73,17 +73,17 @@ def test_processes_share_a_batch(batches):
             assert [m.image_id for m in share[step].metas] == [m.image_id for m in whole.metas][rank::2]
 
 
-def test_an_epoch_is_every_picture_once(batches):
+def test_an_epoch_is_every_image_once(batches):
     ids = [m.image_id for batch in batches for m in batch.metas]
     assert len(ids) == 32
     first, second = ids[:11], ids[11:22]
     assert sorted(first) == sorted(second) == list(range(1, 12))
     assert first != second
-    other = [m.image_id for b in train_loader(PICTURES, with_train(seed=4), 0, 3) for m in b.metas]
+    other = [m.image_id for b in train_loader(DATASET, with_train(seed=4), 0, 3) for m in b.metas]
     assert other[:11] != first
 
 
-def test_the_same_picture_is_changed_anew_in_every_epoch(batches):
+def test_the_same_image_is_changed_anew_in_every_epoch(batches):
     images = [(m.image_id, image) for b in batches for m, image in zip(b.metas, b.images, strict=True)]
     for number in range(1, 12):
         first, second = [image for i, image in images if i == number][:2]
@@ -91,13 +91,13 @@ def test_the_same_picture_is_changed_anew_in_every_epoch(batches):
 
 
 def test_a_batch_may_be_larger_than_the_data_set():
-    (batch,) = train_loader(PICTURES.subset([0, 1]), with_train(batch=5), 0, 1)
+    (batch,) = train_loader(DATASET.subset([0, 1]), with_train(batch=5), 0, 1)
     assert sorted(m.image_id for m in batch.metas[:4]) == [1, 1, 2, 2]
     assert len(batch) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_picture_is_one_clear_error(tmp_path, workers):
+def test_a_bad_image_is_one_clear_error(tmp_path, workers):
     folder = shapes.write(tmp_path / "drawn", train=4, val=1, size=(32, 32))
     bad = folder / "images" / "00003.jpg"
     dataset = open_dataset(folder, "train")
@@ -112,47 +112,47 @@ def test_a_bad_picture_is_one_clear_error(tmp_path, workers):
 
 
 def test_errors_before_the_first_batch():
-    with pytest.raises(DataError, match="no picture"):
-        train_loader(PICTURES.subset([]), CONFIG, 0, 1)
+    with pytest.raises(DataError, match="no image"):
+        train_loader(DATASET.subset([]), CONFIG, 0, 1)
     with pytest.raises(DataError, match="copy-paste"):
-        train_loader(PICTURES, replace(CONFIG, data=DataConfig(labels="boxes")), 0, 1)
+        train_loader(DATASET, replace(CONFIG, data=DataConfig(labels="boxes")), 0, 1)
     with pytest.raises(MaskkitError, match=r"train\.batch"):
-        train_loader(PICTURES, CONFIG, 0, 1, rank=0, world=5)
+        train_loader(DATASET, CONFIG, 0, 1, rank=0, world=5)
 
 
 @pytest.mark.parametrize("labels", ["boxes", "tags"])
 def test_weak_labels(labels):
     config = replace(CONFIG, data=DataConfig(labels=labels), augment=AugmentConfig())
-    (batch,) = train_loader(PICTURES, config, 0, 1)
+    (batch,) = train_loader(DATASET, config, 0, 1)
     for target in batch.targets:
         assert target.masks is None
         assert (target.tags is not None) == (labels == "tags")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_goes_through_all_pictures_in_order(workers):
-    found = list(eval_loader(PICTURES, InputConfig((32, 40)), 4, workers))
+def test_evaluation_goes_through_all_images_in_order(workers):
+    found = list(eval_loader(DATASET, InputConfig((32, 40)), 4, workers))
     assert [len(b) for b in found] == [4, 4, 3]
     assert [m.image_id for b in found for m in b.metas] == list(range(1, 12))
     metas = [m for b in found for m in b.metas]
     targets = [t for b in found for t in b.targets]
     for i, (meta, target) in enumerate(zip(metas, targets, strict=True)):
-        _, truth, _ = PICTURES.load(i)
+        _, truth, _ = DATASET.load(i)
         np.testing.assert_allclose(meta.to_original(target.boxes.numpy()), truth.boxes.numpy(), atol=1e-3)
         np.testing.assert_allclose(meta.affine, [[64 / 40, 0, 0], [0, 48 / 32, 0]])
-    assert list(eval_loader(PICTURES.subset([]), InputConfig((32, 40)), 4, workers)) == []
+    assert list(eval_loader(DATASET.subset([]), InputConfig((32, 40)), 4, workers)) == []
 
 
 def test_a_batch_knows_the_progress_and_gives_its_pixels_back():
-    given = list(train_loader(PICTURES, CONFIG, 0, 4))
+    given = list(train_loader(DATASET, CONFIG, 0, 4))
     assert [b.progress for b in given] == [0.25, 0.5, 0.75, 1]
     pixels = given[0].pixels()
     assert pixels.min() >= -1e-3
     assert 200 < pixels.max() < 256.001
-    assert next(iter(train_loader(PICTURES, CONFIG, 2, 4))).progress == 0.75
+    assert next(iter(train_loader(DATASET, CONFIG, 2, 4))).progress == 0.75
 
 
-def test_shorter_pads_even_a_single_picture_to_a_multiple_of_32():
+def test_shorter_pads_even_a_single_image_to_a_multiple_of_32():
     image, target = shapes.draw(1, (40, 50), (1, 2))
     meta = ImageMeta(1, "", (40, 50), (40, 50))
     given = InputConfig(size=(70, 100), resize="shorter")

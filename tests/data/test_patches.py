@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as oracle
 
-from maskkit import masks as mask_math
 from maskkit.data.patches import Patches
+from maskkit.geometry import rle as mask_math
 from maskkit.types import Masks
 
 bitmaps = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=12).flatmap(

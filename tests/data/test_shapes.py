@@ -26,7 +26,7 @@ def same(a, b):
     assert torch.equal(masks_of(a[1]).dense(), masks_of(b[1]).dense())
 
 
-def test_a_seed_gives_one_picture():
+def test_a_seed_gives_one_image():
     same(draw(3), draw(3))
     assert not torch.equal(draw(3)[0], draw(4)[0])
 
@@ -54,7 +54,7 @@ def test_no_objects():
 
 
 def test_every_class_with_holes_and_parts():
-    """Alone in its picture and away from the border a ring has one hole, a pair two parts, the others neither."""
+    """Alone in its image and away from the border a ring has one hole, a pair two parts, the others neither."""
     seen = set()
     for seed in range(150):
         _, target = draw(seed, (128, 128), (1, 1))
@@ -70,7 +70,7 @@ def test_every_class_with_holes_and_parts():
 
 
 def test_objects_differ_from_their_background():
-    """Along the outline the picture changes more than inside the background: there is something to learn."""
+    """Along the outline the image changes more than inside the background: there is something to learn."""
     for seed in range(5):
         image, target = draw(seed, objects=(1, 1))
         mask = masks_of(target).dense()[0].numpy()
@@ -146,7 +146,7 @@ def test_written_folder_reads_back(tmp_path):
     for found, start in ((train, 0), (val, 5)):
         for i in range(len(found)):
             image, target, _ = found.load(i)
-            picture, wanted, _ = drawn.load(start + i)
+            expected, wanted, _ = drawn.load(start + i)
             assert torch.equal(masks_of(target).dense(), masks_of(wanted).dense())
             assert torch.equal(target.labels, wanted.labels)
-            assert (image.float() - picture.float()).abs().mean() < 8  # JPEG
+            assert (image.float() - expected.float()).abs().mean() < 8  # JPEG

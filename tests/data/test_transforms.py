@@ -14,7 +14,6 @@ from scipy import ndimage
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig
 from maskkit.data import shapes
 from maskkit.data.transforms import (
@@ -34,6 +33,7 @@ from maskkit.data.transforms import (
     eval_ops,
     train_ops,
 )
+from maskkit.geometry import boxes as box_math
 from maskkit.types import ImageMeta, Masks, Target
 
 FAR = -1000.0  # a fill that no interpolation can hide
@@ -79,7 +79,7 @@ chains = st.lists(operations, min_size=1, max_size=5)
 @settings(deadline=None, max_examples=100)
 @given(chains, sizes, st.integers(0, 2**32 - 1))
 def test_the_affine_says_where_every_pixel_mask_and_box_comes_from(chain, size, seed):
-    """After each step the picture, sampled by scipy where the affine points to, is the new picture, and so on."""
+    """After each step the image, sampled by scipy where the affine points to, is the new image, and so on."""
     height, width = size
     rng = np.random.default_rng(seed)
     corners = [(0, 0, width, height), (1, 2, 6, 8), (width - 4, 0, width, height // 2)]
@@ -118,7 +118,7 @@ def test_the_affine_says_where_every_pixel_mask_and_box_comes_from(chain, size, 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_masks_go_where_the_pixels_go(seed):
-    """One object painted white: after SSD's chain its mask is what is white in the picture."""
+    """One object painted white: after SSD's chain its mask is what is white in the image."""
     image, target, meta = drawn(5, objects=(1, 1))
     image = masks_of(target).dense().float().expand(3, -1, -1) * 255
     ops = [Expand(3, (0, 0, 0)), IoUCrop(), Flip(), VerticalFlip(), Resize((50, 70))]
@@ -147,7 +147,7 @@ def test_resize_is_torch_interpolation(size):
     assert (smooth - wanted).abs().max() < 1e-3
 
 
-def test_large_pictures_are_shrunk_first():
+def test_large_images_are_shrunk_first():
     image, target, meta = drawn()
     rng = np.random.default_rng(0)
     assert Shrink(120)(image, target, meta, rng)[0] is image
@@ -238,7 +238,7 @@ class TestPhotometric:
             wanted[:, y, x] = torch.from_numpy(v * (1 - s * saturation * (1 - pure)))
         assert (_recolour(image.float(), saturation, angle / 60) - wanted).abs().max() < 1e-3
 
-    def test_each_part_comes_in_half_of_the_pictures(self):
+    def test_each_part_comes_in_half_of_the_images(self):
         image, target, meta = drawn()
         nothing = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=0)
         for only in ({"brightness": 32.0}, {"contrast": (0.5, 1.5)}, {"saturation": (0.5, 1.5)}, {"hue": 18.0}):
@@ -266,7 +266,7 @@ class TestPhotometric:
 
 
 class TestExpand:
-    def test_the_picture_lies_whole_in_a_field_of_colour(self):
+    def test_the_image_lies_whole_in_a_field_of_colour(self):
         image, target, meta = drawn()
         for seed in range(10):
             found, moved, after = Expand(4, (10, 20, 30), p=1)(image, target, meta, np.random.default_rng(seed))
@@ -327,7 +327,7 @@ class TestIoUCrop:
             assert torch.equal(masks_of(target).boxes(), target.boxes)
         assert cropped > 10
 
-    def test_pictures_without_objects_are_cropped_too(self):
+    def test_images_without_objects_are_cropped_too(self):
         sample = blocks()
         assert len({IoUCrop()(*sample, np.random.default_rng(s))[0].shape for s in range(20)}) > 5
 
@@ -339,7 +339,7 @@ class TestIoUCrop:
             assert seen.labels.tolist() == [0, 1]
             assert seen.boxes[0].tolist() == [0, 0, found.shape[2], found.shape[1]]
 
-    def test_a_very_long_picture_ends(self):
+    def test_a_very_long_image_ends(self):
         sample = blocks((0, 0, 4, 4), size=(4, 400))
         for seed in range(5):
             assert IoUCrop()(*sample, np.random.default_rng(seed))[0].shape == (3, 4, 400)
@@ -427,17 +427,17 @@ def test_small_objects_are_dropped_and_crowds_kept():
 
 
 EVERYTHING = AugmentConfig(copy_paste=0.7, vertical_flip=0.5)
-PICTURE, OBJECTS, META = drawn(5)
+IMAGE, OBJECTS, META = drawn(5)
 CASES = {
     "objects": drawn(1),
     "crowd": drawn(2, crowd=True),
     "crowd only": drawn(2, crowd=True, objects=(0, 0)),
     "box-only": drawn(3, box_only=0.5),
     "nothing": drawn(4, objects=(0, 0)),
-    "no masks": (PICTURE, Target.of(OBJECTS.boxes, OBJECTS.labels), META),
-    "tags": (PICTURE, Target.of([], [], tags=torch.ones(5)), META),
+    "no masks": (IMAGE, Target.of(OBJECTS.boxes, OBJECTS.labels), META),
+    "tags": (IMAGE, Target.of([], [], tags=torch.ones(5)), META),
     "one pixel": blocks((0, 0, 1, 1), size=(1, 1)),
-    "semantic": (PICTURE, replace(OBJECTS, semantic=torch.zeros(90, 120, dtype=torch.uint8)), META),
+    "semantic": (IMAGE, replace(OBJECTS, semantic=torch.zeros(90, 120, dtype=torch.uint8)), META),
 }
 
 

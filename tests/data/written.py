@@ -8,17 +8,17 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskkit import masks as mask_math
-from maskkit.data.records import Annotation, Problem, Segment
+from maskkit.data.dataset import Annotation, Problem, Segment
+from maskkit.geometry import rle as mask_math
 from maskkit.types import Categories
 
-SIZE = (40, 60)  # height, width of every picture here
+SIZE = (40, 60)  # height, width of every image here
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
 BLOCK = [5.0, 5.0, 15.0, 5.0, 15.0, 20.0, 5.0, 20.0]
 
 
-def write_picture(path: Path, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
-    """A picture of noise, different for every seed."""
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
+    """An image of noise, different for every seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -72,9 +72,9 @@ def write_json(path: Path, content: Any) -> Path:
 def write_coco(
     file: Path, annotations: list[Any], images: list[Any] | None = None, categories: list[Any] | None = None
 ) -> Path:
-    """A COCO file with classes of the ids 3 and 7; pictures 1 and 2 lie in ``images/`` beside it."""
+    """A COCO file with classes of the ids 3 and 7; images 1 and 2 lie in ``images/`` beside it."""
     for number in (1, 2):
-        write_picture(file.parent / "images" / f"{number}.png", number)
+        write_image(file.parent / "images" / f"{number}.png", number)
     images = [image_row(1), image_row(2)] if images is None else images
     categories = categories or [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
     return write_json(file, {"images": images, "annotations": annotations, "categories": categories})
@@ -88,14 +88,14 @@ def panoptic_categories() -> Categories:
     return Categories(*zip(*PANOPTIC_CLASSES, strict=True))  # type: ignore[arg-type]
 
 
-def write_panoptic(file: Path, pictures: dict[int, tuple[np.ndarray, list[dict[str, Any]]]]) -> Path:
-    """A COCO panoptic file: ids per pixel and segments by the id of the picture, which lies in ``images/``.
+def write_panoptic(file: Path, images: dict[int, tuple[np.ndarray, list[dict[str, Any]]]]) -> Path:
+    """A COCO panoptic file: ids per pixel and segments by the id of the image, which lies in ``images/``.
 
     What a segment does not say of itself is filled in.
     """
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": panoptic_categories().to_coco()}
-    for number, (ids, segments) in pictures.items():
-        write_picture(file.parent / "images" / f"{number}.png", number, ids.shape)  # type: ignore[arg-type]
+    for number, (ids, segments) in images.items():
+        write_image(file.parent / "images" / f"{number}.png", number, ids.shape)  # type: ignore[arg-type]
         colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
         (file.parent / file.stem).mkdir(parents=True, exist_ok=True)
         Image.fromarray(colours).save(file.parent / file.stem / f"{number}.png")

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 import maskkit.models
-from maskkit import registry
 from maskkit.config import DataConfig, RunConfig
+from maskkit.zoo import registry
 from tests.engine.runner import MODELS
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """Folder of a COCO data set: 16 + 4 dark pictures of 64 x 64 pixels with a red and a green rectangle each."""
+    """Folder of a COCO data set: 16 + 4 dark images of 64 x 64 pixels with a red and a green rectangle each."""
     folder = tmp_path_factory.mktemp("drawn")
     rng = np.random.default_rng(0)
     for split, ids in (("train", range(1, 17)), ("val", range(17, 21))):
@@ -49,5 +49,5 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def run(tiny, drawn):
-    """Configuration of a run of the tiny method on the drawn pictures."""
+    """Configuration of a run of the tiny method on the drawn images."""
     return replace(tiny, data=DataConfig(str(drawn)))

@@ -75,8 +75,8 @@ def _train(
 ) -> None:
     import torch
 
+    from maskkit.checkpoints.checkpoint import run_config
     from maskkit.engine import log
-    from maskkit.engine.checkpoint import run_config
     from maskkit.engine.train import train
 
     torch.set_num_threads(1)

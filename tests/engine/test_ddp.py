@@ -1,6 +1,6 @@
 """Two processes that share each batch take the steps that one takes with all of it.
 
-The methods tried have no batch norm that is trained: that sees the pictures of its own process alone.
+The methods tried have no batch norm that is trained: that sees the images of its own process alone.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from maskkit import registry
 from maskkit.config import AugmentConfig, DataConfig, RunConfig
 from maskkit.data import shapes
+from maskkit.zoo import registry
 from tests.engine import runner
 
 STEPS = 20
@@ -33,7 +33,7 @@ TWO_STAGE = {
 
 
 def draw(folder: Path, boxes_too: bool) -> Path:
-    """Pictures of different numbers of objects, none in some; perhaps of every second one the box alone is known."""
+    """Images of different numbers of objects, none in some; perhaps of every second one the box alone is known."""
     shapes.write(folder, train=12, val=2, size=(96, 96), objects=(0, 5))
     if boxes_too:
         truth = json.loads((folder / "train.json").read_text())

@@ -12,14 +12,14 @@ def lines(folder):
 def test_a_run_writes_every_tenth_step_the_last_one_and_every_evaluation(tmp_path, capsys):
     with RunLog(tmp_path, 0, 25) as log:
         for step in range(1, 26):
-            log.step(step, {"box": 1.0, "mask": 0.5}, rate=0.01, pictures=4)
+            log.step(step, {"box": 1.0, "mask": 0.5}, rate=0.01, images=4)
         log.evaluation(25, {"AP": 0.25})
     steps = lines(tmp_path)
     assert [row["step"] for row in steps] == [10, 20, 25, 25]
     assert steps[0]["loss"] == 1.5
     assert steps[0]["loss/mask"] == 0.5
     assert steps[0]["lr"] == 0.01
-    assert steps[0]["pictures/s"] > 0
+    assert steps[0]["images/s"] > 0
     assert steps[3] == {"step": 25, "val/AP": 0.25}
     said = capsys.readouterr().err
     assert "step 25/25 loss 1.500 (box 1.000, mask 0.500) lr 0.01" in said

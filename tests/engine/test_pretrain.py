@@ -1,4 +1,4 @@
-"""Pre-training from a folder of pictures: it learns, resumes bit for bit, and its result is a backbone."""
+"""Pre-training from a folder of images: it learns, resumes bit for bit, and its result is a backbone."""
 
 import json
 from dataclasses import replace
@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from maskkit import registry
+from maskkit.checkpoints.checkpoint import start_weights
 from maskkit.cli import main
 from maskkit.config import Pretraining, RunConfig
 from maskkit.data.shapes import draw
-from maskkit.engine.checkpoint import start_weights
 from maskkit.engine.pretrain import pretrain, random_crop
 from maskkit.errors import DataError, MaskkitError
+from maskkit.zoo import registry
 
 CONFIG = Pretraining(
     size=32,
@@ -31,9 +31,9 @@ CONFIG = Pretraining(
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and nothing else, in a folder and one inside of it."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, and nothing else, in a folder and one inside of it."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
     for i in range(8):
         image, _ = draw(i, (48, 64), (2, 4))
@@ -47,10 +47,10 @@ def losses(out: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-def test_it_learns_and_leaves_a_backbone(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_and_leaves_a_backbone(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskkit.engine.log.LOG_EVERY", 1)
     out = tmp_path / "run"
-    backbone = pretrain(pictures, replace(CONFIG, steps=40, lr=3e-3, crop=0.9, drop_path=0.0), out)
+    backbone = pretrain(images, replace(CONFIG, steps=40, lr=3e-3, crop=0.9, drop_path=0.0), out)
     found = losses(out)
     assert len(found) == 40
     assert np.mean(found[-5:]) < found[0] - 0.3
@@ -71,8 +71,8 @@ def test_it_learns_and_leaves_a_backbone(tmp_path: Path, pictures: Path, monkeyp
     assert all(torch.equal(own[n], t) for n, t in learnt.items() if n.startswith("blocks."))
 
 
-def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretrain(pictures, CONFIG, tmp_path / "whole")
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain(images, CONFIG, tmp_path / "whole")
     from maskkit.engine import pretrain as module
 
     seen = iter(range(100))
@@ -85,63 +85,63 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, pictures: Path, m
     cosine = module.cosine_loss
     monkeypatch.setattr(module, "cosine_loss", breaks)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(pictures, CONFIG, tmp_path / "broken")
+        pretrain(images, CONFIG, tmp_path / "broken")
     monkeypatch.setattr(module, "cosine_loss", cosine)
-    again = pretrain(pictures, replace(CONFIG, save_every=2), tmp_path / "broken", resume=True)
+    again = pretrain(images, replace(CONFIG, save_every=2), tmp_path / "broken", resume=True)
     for name in ("last.safetensors", "backbone.safetensors"):
         a, b = load_file(whole.parent / name), load_file(again.parent / name)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
 
 
-def test_a_run_does_not_go_on_as_another(tmp_path: Path, pictures: Path) -> None:
+def test_a_run_does_not_go_on_as_another(tmp_path: Path, images: Path) -> None:
     config = replace(CONFIG, steps=1)
-    pretrain(pictures, config, tmp_path / "run")
+    pretrain(images, config, tmp_path / "run")
     with pytest.raises(MaskkitError, match="already holds a run"):
-        pretrain(pictures, config, tmp_path / "run")
+        pretrain(images, config, tmp_path / "run")
     with pytest.raises(MaskkitError, match=r"lr was 0\.001 and is 0\.1"):
-        pretrain(pictures, replace(config, lr=0.1), tmp_path / "run", resume=True)
+        pretrain(images, replace(config, lr=0.1), tmp_path / "run", resume=True)
 
 
-def test_no_label_is_read(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the pictures is opened for reading."""
-    from maskkit.data import images
+def test_no_label_is_read(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the images is opened for reading."""
+    from maskkit.data import images as image_files
 
     opened: list[Path] = []
-    read = images.read_image
+    read = image_files.read_image
     monkeypatch.setattr("maskkit.engine.pretrain.read_image", lambda path: opened.append(path) or read(path))
-    monkeypatch.setattr("maskkit.data.records.Dataset.load", None)
-    pretrain(pictures, replace(CONFIG, steps=2), tmp_path / "run")
+    monkeypatch.setattr("maskkit.data.dataset.Dataset.load", None)
+    pretrain(images, replace(CONFIG, steps=2), tmp_path / "run")
     assert len(opened) == 8
     assert {p.suffix for p in opened} == {".png"}
 
 
-def test_folders_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no picture"):
+def test_folders_without_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no image"):
         pretrain(tmp_path, CONFIG, tmp_path / "run")
     with pytest.raises(DataError, match="is no folder"):
         pretrain(tmp_path / "none", CONFIG, tmp_path / "run")
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "bad.png").write_bytes(b"nothing")
+def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "bad.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"bad\.png"):
-        pretrain(tmp_path / "pictures", replace(CONFIG, batch=1, steps=1), tmp_path / "run")
+        pretrain(tmp_path / "images", replace(CONFIG, batch=1, steps=1), tmp_path / "run")
 
 
 def test_crops() -> None:
     rng = np.random.default_rng(0)
-    picture = torch.arange(48 * 64, dtype=torch.float32).view(1, 48, 64).expand(3, -1, -1)
-    crops = [random_crop(picture, 32, 0.2, rng) for _ in range(20)]
+    image = torch.arange(48 * 64, dtype=torch.float32).view(1, 48, 64).expand(3, -1, -1)
+    crops = [random_crop(image, 32, 0.2, rng) for _ in range(20)]
     assert all(c.shape == (3, 32, 32) for c in crops)
     assert len({float(c.mean()) for c in crops}) == 20
 
 
-def test_the_verb(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "32", "--teacher", "random:mobilenetv2_050", "--steps", "1", "--batch", "2", "--workers", "0"]
-    assert main(["pretrain", str(pictures), "--out", str(tmp_path / "run"), *options]) == 0
+    assert main(["pretrain", str(images), "--out", str(tmp_path / "run"), *options]) == 0
     assert "--model.backbone-weights" in capsys.readouterr().out
     assert (tmp_path / "run" / "backbone.safetensors").exists()
-    assert main(["pretrain", str(pictures), "--out", str(tmp_path / "other"), "--teacher", "clip"]) == 1
+    assert main(["pretrain", str(images), "--out", str(tmp_path / "other"), "--teacher", "clip"]) == 1
     assert "neither timm:NAME nor random:NAME" in capsys.readouterr().err

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskkit import registry
+from maskkit.checkpoints import checkpoint
 from maskkit.config import DataConfig, RunConfig
-from maskkit.engine import checkpoint
 from maskkit.engine.train import train
 from maskkit.errors import MaskkitError
+from maskkit.zoo import registry
 from tests.engine import runner
 
 
@@ -44,7 +44,7 @@ def assert_same_run(ours, theirs):
 
 def metrics(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "pictures/s"} for row in rows]
+    return [{name: value for name, value in row.items() if name != "images/s"} for row in rows]
 
 
 def test_killed_at_random_moments(tmp_path, run, undisturbed):

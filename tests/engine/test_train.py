@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from maskkit import registry
+from maskkit.checkpoints import checkpoint
 from maskkit.config import DataConfig, RunConfig
 from maskkit.data import shapes
-from maskkit.engine import checkpoint
 from maskkit.engine.train import evaluation_due, train
 from maskkit.errors import DataError, MaskkitError
+from maskkit.zoo import registry
 from tests.engine import runner
 
 
@@ -52,7 +52,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, run, capsys)
     assert best.info["metrics"] == result.metrics
     rows = json.loads((out / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == {17, 18, 19, 20}
-    assert "16 pictures to train on, 4 to validate, 2 classes" in capsys.readouterr().err
+    assert "16 images to train on, 4 to validate, 2 classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_keeps_its_batch_and_stops(tmp_path, run):
 
 @pytest.fixture
 def damaged(tmp_path, drawn):
-    """A copy of the drawn data with a cut picture and an annotation that is no polygon."""
+    """A copy of the drawn data with a cut image and an annotation that is no polygon."""
     folder = tmp_path / "damaged"
     shutil.copytree(drawn, folder)
     content = (folder / "3.png").read_bytes()
@@ -133,7 +133,7 @@ def test_numbers_that_make_no_run_are_refused(tmp_path, run, drawn):
 def test_bad_records_are_skipped_when_asked_and_counted(tmp_path, run, damaged, capsys):
     train(short(replace(run, data=DataConfig(str(damaged), on_bad="skip"))), tmp_path / "run")
     said = capsys.readouterr().err
-    assert "15 pictures to train on" in said
+    assert "15 images to train on" in said
     assert "2 unusable records are left out" in said
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskkit import masks
-from maskkit.eval.coco import Kind
+from maskkit.eval.instance.metric import Kind
+from maskkit.geometry import rle as masks
 
 
 def text_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -55,14 +55,14 @@ def detection(image_id: int, category_id: int, mask: np.ndarray, score: float) -
     return {key: row[key] for key in ("image_id", "category_id", "segmentation", "bbox")} | {"score": score}
 
 
-def drawn(seed: int, pictures: int = 8, classes: int = 3) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Discs in pictures of many sizes, crowds among them, and what a poor detector might make of them.
+def drawn(seed: int, images: int = 8, classes: int = 3) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Discs in images of many sizes, crowds among them, and what a poor detector might make of them.
 
     Of the objects some are missed, some found twice, under another class, shrunk or moved; scores have two digits, so
-    many are equal. The first picture has nothing in it, the last class no object.
+    many are equal. The first image has nothing in it, the last class no object.
     """
     rng = np.random.default_rng(seed)
-    sizes = {7 * i + 3: (int(rng.integers(40, 240)), int(rng.integers(40, 240))) for i in range(pictures)}
+    sizes = {7 * i + 3: (int(rng.integers(40, 240)), int(rng.integers(40, 240))) for i in range(images)}
     annotations, rows = [], []
     for image_id, (height, width) in list(sizes.items())[1:]:
         y, x = np.mgrid[:height, :width]

@@ -55,7 +55,7 @@ def test_objects_are_coloured_and_the_rest_is_left_alone():
     drawn = draw.overlay(image, scene((200, 300), [[20, 60, 80, 120], [200, 100, 280, 180]]))
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
-    assert (image == 128).all(), "the picture that was given is changed"
+    assert (image == 128).all(), "the image that was given is changed"
     inside = drawn[100, 50].astype(int), drawn[150, 240].astype(int)
     assert np.abs(inside[0] - 128).max() > 20
     assert np.abs(inside[0] - inside[1]).max() > 20, "neighbours have the same colour"
@@ -77,14 +77,14 @@ def test_nothing_found_draws_nothing():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 200), (200, 8), (1500, 2000)])
-def test_pictures_of_every_size(size):
+def test_images_of_every_size(size):
     height, width = size
     drawn = draw.overlay(np.zeros((*size, 3), np.uint8), scene(size, [[0, 0, width, height]]))
     assert drawn.shape == (*size, 3)
     assert drawn.any()
 
 
-def test_text_leaves_a_crowded_picture_visible():
+def test_text_leaves_a_crowded_image_visible():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 240, (150, 2))
     boxes = np.concatenate([corners, corners + 8], 1)
@@ -104,7 +104,7 @@ def test_masks_that_do_not_fit_into_memory_at_once_are_all_drawn(monkeypatch):
     np.testing.assert_array_equal(draw.overlay(image, prediction), together)
 
 
-def test_save_reads_the_picture_again_turned_as_its_exif_says(tmp_path):
+def test_save_reads_the_image_again_turned_as_its_exif_says(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -117,14 +117,14 @@ def test_save_reads_the_picture_again_turned_as_its_exif_says(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["overlay", "overlay.txt", "overlay.json"])
-def test_save_refuses_what_is_no_picture_format(tmp_path, name):
+def test_save_refuses_what_is_no_image_format(tmp_path, name):
     prediction = scene((20, 20), [], np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(DataError, match="no picture format"):
+    with pytest.raises(DataError, match="no image format"):
         prediction.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_save_when_the_picture_is_gone(tmp_path):
+def test_save_when_the_image_is_gone(tmp_path):
     prediction = scene((20, 20), [])
     prediction.meta = ImageMeta(1, str(tmp_path / "gone.jpg"), (20, 20), (20, 20))
     with pytest.raises(DataError, match=r"gone\.jpg"):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError
-from maskkit.infer.predict import Failure, predict_dataset, predict_pictures, read_source
+from maskkit.infer.predict import Failure, predict_dataset, predict_images, read_source
 from maskkit.types import Categories
 from tests.small import masks, objects, small_config, small_model
 
@@ -21,46 +21,46 @@ def model():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_path(tmp_path):
     image, _ = draw(1, (40, 60))
     path = tmp_path / "a.png"
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return path
 
 
-def test_every_kind_of_source_gives_the_same_prediction(model, picture):
-    pil = Image.open(picture)
+def test_every_kind_of_source_gives_the_same_prediction(model, image):
+    pil = Image.open(image)
     array = np.asarray(pil)
     sources = [
-        picture,
-        str(picture),
+        image,
+        str(image),
         array,
         array.copy()[::-1][::-1],
         pil,
         torch.from_numpy(array.copy()).permute(2, 0, 1),
     ]
-    rows = [p.to_coco() for p in predict_pictures(model, sources, INPUT, TWO)]
+    rows = [p.to_coco() for p in predict_images(model, sources, INPUT, TWO)]
     assert rows[0], "the random model finds nothing, so this test would show nothing"
     for i, others in enumerate(rows, 1):
         assert others == [{**row, "image_id": i} for row in rows[0]]
 
 
-def test_pictures_given_as_arrays_stay_with_their_prediction(model, picture):
-    array = np.asarray(Image.open(picture))
-    from_file, from_array = predict_pictures(model, [picture, array], INPUT, TWO)
+def test_images_given_as_arrays_stay_with_their_prediction(model, image):
+    array = np.asarray(Image.open(image))
+    from_file, from_array = predict_images(model, [image, array], INPUT, TWO)
     assert from_file.image is None
-    assert from_file.meta.path == str(picture)
+    assert from_file.meta.path == str(image)
     np.testing.assert_array_equal(from_array.image, array)
 
 
-def test_result_is_in_the_pixels_of_the_picture(model):
-    found = next(predict_pictures(model, [np.full((35, 90, 3), 80, np.uint8)], INPUT, TWO))
+def test_result_is_in_the_pixels_of_the_image(model):
+    found = next(predict_images(model, [np.full((35, 90, 3), 80, np.uint8)], INPUT, TWO))
     assert masks(found).size == (35, 90)
     assert (objects(found).boxes >= 0).all()
     assert (objects(found).boxes <= [90, 35, 90, 35]).all()
 
 
-def test_pil_pictures_are_turned_as_their_exif_says(tmp_path):
+def test_pil_images_are_turned_as_their_exif_says(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -83,25 +83,25 @@ def test_pil_pictures_are_turned_as_their_exif_says(tmp_path):
     ],
     ids=["grey", "alpha", "float", "empty", "float tensor", "channels last tensor", "16 bit PIL", "float PIL"],
 )
-def test_what_is_no_picture_is_refused(bad):
+def test_what_is_no_image_is_refused(bad):
     with pytest.raises(DataError, match="convert it"):
         read_source(bad)
 
 
-def test_a_bad_picture_is_reported_and_the_others_go_on(model, picture, tmp_path):
+def test_a_bad_image_is_reported_and_the_others_go_on(model, image, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff\xe0 this is not a picture")
+    broken.write_bytes(b"\xff\xd8\xff\xe0 this is not an image")
     failures: list[Failure] = []
-    sources = [picture, broken, tmp_path / "missing.png", picture, np.zeros((2, 2), np.uint8)]
-    found = list(predict_pictures(model, sources, INPUT, TWO, batch=2, failed=failures.append))
+    sources = [image, broken, tmp_path / "missing.png", image, np.zeros((2, 2), np.uint8)]
+    found = list(predict_images(model, sources, INPUT, TWO, batch=2, failed=failures.append))
     assert [p.meta.image_id for p in found] == [1, 4]
-    assert [f.path for f in failures] == [str(broken), str(tmp_path / "missing.png"), "picture 5"]
+    assert [f.path for f in failures] == [str(broken), str(tmp_path / "missing.png"), "image 5"]
     assert str(broken) in str(failures[0].error)
 
 
-def test_without_a_listener_a_bad_picture_raises(model, picture, tmp_path):
-    found = predict_pictures(model, [picture, tmp_path / "missing.png"], INPUT, TWO)
-    assert next(found).meta.path == str(picture)
+def test_without_a_listener_a_bad_image_raises(model, image, tmp_path):
+    found = predict_images(model, [image, tmp_path / "missing.png"], INPUT, TWO)
+    assert next(found).meta.path == str(image)
     with pytest.raises(DataError, match=r"missing\.png"):
         next(found)
 
@@ -147,5 +147,5 @@ def test_prediction_leaves_the_model_trainable(model):
     torch.stack([t.float().sum() for t in raw if t.requires_grad]).sum().backward()
 
 
-def test_no_pictures_no_predictions(model):
-    assert list(predict_pictures(model, [], INPUT, TWO)) == []
+def test_no_images_no_predictions(model):
+    assert list(predict_images(model, [], INPUT, TWO)) == []

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from maskkit import registry
+from maskkit.checkpoints.checkpoint import load_model, save_model
 from maskkit.config import InputConfig, ModelConfig, RunConfig
+from maskkit.data.dataset import Dataset
 from maskkit.data.loader import collate
-from maskkit.data.records import Dataset
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.engine.checkpoint import load_model, save_model
-from maskkit.eval.coco import CocoResult
-from maskkit.eval.tasks import TASKS, Task
+from maskkit.eval.instance.metric import CocoResult
+from maskkit.eval.task import TASKS, Task
 from maskkit.models.base import Model
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
 
 
 class Conformance:
@@ -37,8 +37,8 @@ class Conformance:
     size: ClassVar[tuple[int, int]] = (128, 128)
     overfit: ClassVar[dict[str, Any]] = {"steps": 160, "lr": 3e-3, "size": (320, 320)}
     """Masks on a grid of a quarter of the input reach an IoU of 0.95 only for objects that are large on it."""
-    pictures: ClassVar[int] = 40
-    """Seed of the two pictures that are learnt by heart."""
+    overfit_seed: ClassVar[int] = 40
+    """Seed of the two images that are learnt by heart."""
     floor: ClassVar[float] = 0.9
     """What `agreement` has to exceed then."""
 
@@ -112,11 +112,11 @@ class Conformance:
                 assert value.dtype == torch.float32, (name, term)
                 assert math.isfinite(value.item()), (name, term)
             model.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()  # the graph is there even for empty pictures
+            torch.stack(list(losses.values())).sum().backward()  # the graph is there even for empty images
             assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
     def test_boxes_alone_teach_masks(self) -> None:
-        """A method for boxes has the terms of `maskkit.losses`; one for masks too, only where none is known."""
+        """A method for boxes has the terms of `maskkit.nn.losses`; one for masks too, only where none is known."""
         model = self.model().train()
         if "boxes" not in model.needs or "instance" not in model.tasks:
             pytest.skip("this method learns no masks from boxes")
@@ -147,7 +147,7 @@ class Conformance:
         assert type(trained) is type(evaluated)
         assert [t.shape for t in tensors(trained)] == [t.shape for t in tensors(evaluated)]
 
-    def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
+    def test_a_image_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
         batch = self.batch([1, 2, 3])
         with torch.no_grad():
@@ -179,7 +179,7 @@ class Conformance:
 
     def test_bf16_loss_is_near_fp32(self) -> None:
         model = self.model().train()
-        batch = self.batch([3, 4, 5, 6])  # of two pictures, batch norm at stride 32 sees too little to be steady
+        batch = self.batch([3, 4, 5, 6])  # of two images, batch norm at stride 32 sees too little to be steady
         full = model.loss(model(batch.images, batch.targets), batch)
         with torch.autocast("cpu", torch.bfloat16):
             raw = model(batch.images, batch.targets)
@@ -198,7 +198,7 @@ class Conformance:
             assert torch.allclose(a.float(), b.float(), atol=1e-5)
 
     @pytest.mark.slow
-    def test_overfits_two_drawn_pictures(self) -> None:
+    def test_overfits_two_drawn_images(self) -> None:
         torch.manual_seed(0)
         settings = self.overfit
         given = replace(self.input(), size=settings["size"])
@@ -211,14 +211,14 @@ class Conformance:
         assert agreement > self.floor, agreement
 
     def learnt(self, size: tuple[int, int]) -> Dataset:
-        """The two pictures."""
-        return self.task().view(shapes_dataset(2, seed=self.pictures, size=size, objects=(2, 3)))
+        """The two images."""
+        return self.task().view(shapes_dataset(2, seed=self.overfit_seed, size=size, objects=(2, 3)))
 
     def task(self) -> Task:
         return TASKS[registry.model_class(self.preset).task_of(self.model_config())]
 
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
-        """AP of what a trained model finds on the pictures of ``data``, which are those of ``batch``."""
+        """AP of what a trained model finds on the images of ``data``, which are those of ``batch``."""
         predictions = model.decode(model(batch.images), batch.metas, data.categories)
         result = self.task().evaluate([row for p in predictions for row in p.to_coco()], data)
         assert isinstance(result, CocoResult)

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.loader import collate
-from maskkit.data.records import Dataset
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.eval.semantic import evaluate
+from maskkit.eval.semantic.metric import evaluate
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.types import Batch, Categories
 from tests.models.conformance import Conformance, tensors
@@ -69,7 +69,7 @@ class SemanticConformance(Conformance):
         assert not still, still
 
     def test_ignored_pixels_do_not_count(self) -> None:
-        """The loss of a picture is that of its known pixels, whatever the network says about the others."""
+        """The loss of an image is that of its known pixels, whatever the network says about the others."""
         model = self.model().eval()
         batch = self.batch([3])
         (target,) = batch.targets
@@ -84,7 +84,7 @@ class SemanticConformance(Conformance):
             far = gradient[..., round(gradient.shape[-1] * 0.75) :]
             assert not far.any(), "a gradient where nothing is known"
 
-    def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
+    def test_a_image_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
         images = self.batch([1, 2, 3]).images
         with torch.no_grad():
@@ -94,6 +94,6 @@ class SemanticConformance(Conformance):
                 assert torch.allclose(alone, together[i], atol=1e-3, rtol=1e-3)
 
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
-        """mIoU of what a trained model says about the pictures of ``data``, which are those of ``batch``."""
+        """mIoU of what a trained model says about the images of ``data``, which are those of ``batch``."""
         predictions = model.decode(model(batch.images), batch.metas, CLASSES)
         return evaluate([row for p in predictions for row in p.to_coco()], data).main["mIoU"]

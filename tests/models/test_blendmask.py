@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskkit.losses import OUTSIDE
 from maskkit.models.blendmask import IGNORED, BlendMask, BlendMaskRaw, blend, lay_out, semantic_loss
+from maskkit.nn.losses import OUTSIDE
 from maskkit.types import Batch, ImageMeta, Target
 from tests.models.conformance import Conformance
 
@@ -71,7 +71,7 @@ def test_what_training_lays_out_is_what_prediction_blends() -> None:
     assert torch.allclose(spread[inner], bases[0].mean(0)[inner], atol=1e-4)
 
 
-def picture(target: Target) -> Batch:
+def image(target: Target) -> Batch:
     return Batch(torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32) > 0, [target], [ImageMeta(0, "", (32, 32), (32, 32))])
 
 
@@ -89,17 +89,17 @@ def test_of_two_objects_the_smaller_has_a_cell_and_crowds_lie_below() -> None:
     assert areas[0] == areas[1]  # of equals the later one: the left column
     wanted[:2, 0] = 2
     logits = torch.nn.functional.one_hot(wanted.clamp(min=0), 3).permute(2, 0, 1)[None].float() * 40
-    assert semantic_loss(logits, picture(target)) < 1e-6
+    assert semantic_loss(logits, image(target)) < 1e-6
     logits[0, :, 0, 3] = torch.tensor([0.0, 90, 0])  # what is said of a crowd does not matter
-    assert semantic_loss(logits, picture(target)) < 1e-6
+    assert semantic_loss(logits, image(target)) < 1e-6
     logits[0, :, 3, 1] = torch.tensor([0.0, 90, 0])
-    assert semantic_loss(logits, picture(target)) > 1
+    assert semantic_loss(logits, image(target)) > 1
 
 
-def test_a_picture_with_an_unknown_mask_has_no_semantic_target() -> None:
+def test_a_image_with_an_unknown_mask_has_no_semantic_target() -> None:
     masks = torch.ones(2, 32, 32, dtype=torch.bool)
     target = Target.of(torch.zeros(2, 4), [0, 1], masks, has_mask=[True, False])
-    assert semantic_loss(torch.randn(1, 3, 4, 4), picture(target)) == 0
+    assert semantic_loss(torch.randn(1, 3, 4, 4), image(target)) == 0
 
 
 def test_in_a_mixture_each_object_trains_with_what_is_known_of_it() -> None:

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskkit import registry
 from maskkit.models.condinst import CondInst, some
 from maskkit.nn.fcos import Positives
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -48,5 +48,5 @@ def test_no_more_positives_than_asked_for_are_taken() -> None:
     torch.manual_seed(0)
     taken = some(positives, 12)
     assert len(taken.label) == 12 == len(taken.label.unique())
-    assert torch.equal(taken.picture, taken.location)
+    assert torch.equal(taken.image, taken.location)
     assert some(positives, 30) is positives

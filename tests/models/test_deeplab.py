@@ -10,13 +10,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from maskkit import published, registry
-from maskkit.data.records import Dataset
-from maskkit.eval.semantic import SemanticResult, count
+from maskkit.checkpoints import convert as published
+from maskkit.data.dataset import Dataset
+from maskkit.eval.semantic.metric import SemanticResult, count
 from maskkit.models.base import Model
 from maskkit.models.deeplab import Aspp, Deeplab, DeeplabConfig
 from maskkit.nn.semantic import truth_of
 from maskkit.types import Batch
+from maskkit.zoo import registry
 from tests.models.semantic import CLASSES, SemanticConformance
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import registry
 from maskkit.models.embedding import Embedding, discriminative_loss
 from maskkit.types import Batch, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance, Whole
 
 

@@ -8,17 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import DataConfig
 from maskkit.data.label_map import IGNORE
-from maskkit.data.names import VOC
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.errors import DataError
-from maskkit.eval.semantic import SemanticResult, count
+from maskkit.eval.semantic.metric import SemanticResult, count
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
-from maskkit.nn.resnet38 import Resnet38, Stage
+from maskkit.nn.backbones.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
 from maskkit.types import Batch
+from maskkit.zoo import registry
+from maskkit.zoo.class_names import VOC
 from tests.models.conformance import learn_by_heart
 from tests.models.semantic import CLASSES, SemanticConformance
 
@@ -26,7 +27,7 @@ from tests.models.semantic import CLASSES, SemanticConformance
 class TestEps(SemanticConformance):
     preset = "eps-mobilenetv2-256"
     overfit: ClassVar[dict[str, Any]] = {"steps": 100, "lr": 3e-3, "size": (128, 128)}
-    test_ignored_pixels_do_not_count = None  # type: ignore[assignment]  # tags speak of the whole picture
+    test_ignored_pixels_do_not_count = None  # type: ignore[assignment]  # tags speak of the whole image
 
     @classmethod
     def batch(cls, seeds: list[int], objects: tuple[int, int] = (2, 5), **options: Any) -> Batch:
@@ -40,8 +41,8 @@ class TestEps(SemanticConformance):
         return batch
 
     @pytest.mark.slow
-    def test_overfits_two_drawn_pictures(self) -> None:
-        """One class in each picture: tags say which, saliency says where, and the maps have it on their cells.
+    def test_overfits_two_drawn_images(self) -> None:
+        """One class in each image: tags say which, saliency says where, and the maps have it on their cells.
 
         Every tagged class counts as foreground: random weights have no first idea of where it is.
         """

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
-from maskkit.masks import maskness
+from maskkit.geometry.rle import maskness
 from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, soften
 from maskkit.nn.roi import Detections
 from maskkit.nn.rpn import encode
 from maskkit.types import Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -65,13 +65,13 @@ def test_later_stages_take_corrected_boxes_and_ask_for_more() -> None:
     rois = torch.cat([torch.zeros(2, 1), start.expand(2, 4)], 1)
     deltas = torch.stack([encode(truth, start, box_weights(0))[0], torch.zeros(4)])[:, None].expand(-1, 5, -1)
     logits = torch.zeros(2, 6)
-    pictures = torch.tensor([[128.0, 128]])
+    sizes = torch.tensor([[128.0, 128]])
     first = Stage(rois, torch.zeros(2, dtype=torch.int64), logits, deltas)
-    second = model.refined([first], pictures, [target])
+    second = model.refined([first], sizes, [target])
     assert torch.allclose(second.rois[0, 1:], truth[0], atol=1e-3)
     assert second.matched.tolist() == [0, 0], "0.62 is enough for 0.6"
     still = Stage(second.rois, second.matched, logits, torch.zeros_like(deltas))
-    third = model.refined([first, still], pictures, [target])
+    third = model.refined([first, still], sizes, [target])
     assert third.matched.tolist() == [0, -1], "but not for 0.7"
 
 

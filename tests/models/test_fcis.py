@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.fcis import Fcis
 from maskkit.nn.position_sensitive import corner_sums, parts, pool
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {

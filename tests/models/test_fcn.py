@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.fcn import Enlarge, Fcn, FcnConfig, FcnRaw
+from maskkit.zoo import registry
 from tests.models.semantic import SemanticConformance
 
 
@@ -37,7 +38,7 @@ def test_enlarging_a_constant_keeps_it_inside(factor: int) -> None:
 
 @pytest.mark.parametrize("preset", ["fcn8s-mobilenetv2-256", "fcn8s-vgg16"])
 @pytest.mark.parametrize("skips", [0, 1, 2])
-def test_output_is_as_large_as_the_picture(preset: str, skips: int) -> None:
+def test_output_is_as_large_as_the_image(preset: str, skips: int) -> None:
     net = model(preset, skips=skips, width=8)
     with torch.no_grad():
         for size in ((50, 77), (33, 64)):

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from maskkit.data.shapes import CATEGORIES
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.types import ImageMeta
 from tests.models.conformance import Conformance
 

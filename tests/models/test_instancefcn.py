@@ -7,10 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from maskkit import boxes as box_math
-from maskkit import registry
-from maskkit.data.records import ONE_CLASS
-from maskkit.losses import OUTSIDE
+from maskkit.data.dataset import ONE_CLASS
+from maskkit.geometry import boxes as box_math
 from maskkit.models.instancefcn import (
     InstanceFcn,
     InstanceFcnConfig,
@@ -21,10 +19,12 @@ from maskkit.models.instancefcn import (
     window_boxes,
     window_places,
 )
-from maskkit.nn.backbone import fold_batch_norm
+from maskkit.nn.backbones.backbone import fold_batch_norm
+from maskkit.nn.losses import OUTSIDE
 from maskkit.nn.position_sensitive import parts
 from maskkit.nn.rpn import match
 from maskkit.types import ImageMeta, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {"width": 64, "window": 15, "scales": (1.0, 1 / 1.5), "candidates": 200, "detections": 100}
@@ -136,7 +136,7 @@ def test_the_positive_windows_of_an_object_smaller_than_all_of_them_have_it_in_t
 
 
 def test_objects_are_found_where_the_maps_show_them() -> None:
-    """From maps that are as they should be to a picture's proposals, in original pixels."""
+    """From maps that are as they should be to an image's proposals, in original pixels."""
     model = small(scales=(1.0,), window=9, parts=3)
     grid, part = (12, 16), part_of(9, 3)
     maps, objectness = torch.full((1, 9, *grid), -9.0), torch.full((1, *grid), -9.0)

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskkit import masks as mask_math
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
+from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.label_map import IGNORE
-from maskkit.data.records import Annotation, Dataset, Record
 from maskkit.data.shapes import CATEGORIES
-from maskkit.losses import box_cells
+from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
+from maskkit.nn.losses import box_cells
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 from tests.models.semantic import SemanticConformance
 
@@ -59,7 +60,7 @@ class TestMask2FormerSemantic(SemanticConformance):
         assert gradient.any()
         assert not gradient[..., round(gradient.shape[-1] * 0.75) :].any()
 
-    def test_a_picture_of_which_nothing_is_known_teaches_nothing(self) -> None:
+    def test_a_image_of_which_nothing_is_known_teaches_nothing(self) -> None:
         model = self.model().train()
         losses = model.loss(model(self.cases()["not given"].images), self.cases()["not given"])
         assert all(value.item() == 0 for value in losses.values())
@@ -92,7 +93,7 @@ class TestMask2FormerPanoptic(Conformance):
         assert int(chosen.labels.max()) <= model.config.num_classes
         assert torch.allclose(chosen.limits, torch.tensor([0.5, 0.8]).expand(2, -1))
 
-    def test_a_picture_gives_the_same_alone_and_in_a_batch(self) -> None:
+    def test_a_image_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
         images = self.batch([1, 2]).images
         with torch.no_grad():
@@ -103,7 +104,7 @@ class TestMask2FormerPanoptic(Conformance):
 
 
 def ground(record: Record) -> Annotation:
-    """What no object of a picture covers."""
+    """What no object of an image covers."""
     rles = [rle for a in record.annotations if (rle := a.rle(record.size)) is not None]
     covered = mask_math.decode(rles, record.size).any(0)
     (rle,) = mask_math.encode(~covered[None])
@@ -317,7 +318,7 @@ def test_order_of_the_queries_is_only_an_order() -> None:
     assert torch.allclose(before.embeddings[:, :, order], after.embeddings, atol=1e-4)
 
 
-def test_with_waves_masks_start_at_places_that_are_spread_over_the_picture() -> None:
+def test_with_waves_masks_start_at_places_that_are_spread_over_the_image() -> None:
     net = model(queries=100, waves=6).eval()
     with torch.no_grad():
         raw = net(torch.randn(1, 3, 128, 192))

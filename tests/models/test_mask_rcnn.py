@@ -8,11 +8,12 @@ import pytest
 import torch
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.models.base import SelectedInBoxes
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.types import Batch, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL = {
@@ -64,7 +65,7 @@ def pair() -> tuple[MaskRCNN, MaskRcnn]:
         logits: list[torch.Tensor] = []
         heads: Any = official.roi_heads
         hook = heads.mask_predictor.register_forward_hook(lambda *call: logits.append(call[2]))
-        official.eval()(list(pictures(1)[0]))
+        official.eval()(list(drawn_images(1)[0]))
         hook.remove()
         # masks of every class that cover about half of their boxes
         heads.mask_predictor.mask_fcn_logits.bias -= logits[0].mean((0, 2, 3))
@@ -74,8 +75,8 @@ def pair() -> tuple[MaskRCNN, MaskRcnn]:
     return official, ours
 
 
-def pictures(count: int) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
-    """Drawn pictures on 0..1, the same normalised, and what is in them."""
+def drawn_images(count: int) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
+    """Drawn images on 0..1, the same normalised, and what is in them."""
     drawn = [draw(seed, SIZE, (3, 6)) for seed in range(count)]
     images = torch.stack([image / 255 for image, _ in drawn])
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -88,7 +89,7 @@ def metas(count: int) -> list[ImageMeta]:
 
 def test_torchvision_sees_the_same(pair: tuple[MaskRCNN, MaskRcnn]) -> None:
     official, ours = pair[0].eval(), pair[1].eval()
-    plain, images, _ = pictures(1)
+    plain, images, _ = drawn_images(1)
     with torch.no_grad():
         theirs = official(list(plain))[0]
         found = ours.decode(ours(images), metas(1), CATEGORIES)[0].instances
@@ -109,7 +110,7 @@ def test_torchvision_loses_the_same(pair: tuple[MaskRCNN, MaskRcnn], monkeypatch
     official, ours = pair[0].train(), pair[1].train()
     backbone: Any = official.backbone
     backbone.body.eval()  # without pretrained weights torchvision does not freeze batch norm
-    plain, images, targets = pictures(2)
+    plain, images, targets = drawn_images(2)
     truth = [
         {"boxes": t.boxes, "labels": t.labels + 1, "masks": t.masks.dense().to(torch.uint8)}
         for t in targets
@@ -149,13 +150,13 @@ def test_a_mask_of_one_class_is_that_class_s_map() -> None:
 
 
 def test_padding_neither_moves_boxes_nor_hides_them() -> None:
-    """A picture gives the same alone as with padding to its right and below, save what the padding adds to features."""
+    """An image gives the same alone as with padding to its right and below, save what the padding adds to features."""
     model = small(min_score=0.0).eval()
     images = torch.randn(1, 3, 96, 128)
     padded = torch.nn.functional.pad(images, (0, 64, 0, 32))
     with torch.no_grad():
         raw = model(padded)
-    assert raw.pictures.tolist() == [[128, 96]]
+    assert raw.sizes.tolist() == [[128, 96]]
     assert raw.size.tolist() == [192, 128]
     assert (raw.mask_rois[:, 3] <= 128).all()
     assert (raw.mask_rois[:, 4] <= 96).all()

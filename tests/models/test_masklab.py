@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.masklab import (
     DeformableCrop,
@@ -24,11 +23,12 @@ from maskkit.models.masklab import (
     pool_directions,
     template,
 )
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import last_stage
 from maskkit.nn.roi import BOX_WEIGHTS
 from maskkit.nn.rpn import decode
 from maskkit.types import Batch, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -183,7 +183,7 @@ def test_pooling_one_hot_maps_gives_the_template() -> None:
 
 
 def oblong(config: MasklabConfig) -> tuple[Batch, Tensor]:
-    """Two touching objects of one class in a picture of 96 x 192, three times as high as wide, and the first's box."""
+    """Two touching objects of one class in an image of 96 x 192, three times as high as wide, and the first's box."""
     masks = torch.zeros(2, 96, 192, dtype=torch.bool)
     masks[0, 3:93, 40:70], masks[1, 3:93, 70:100] = True, True
     boxes = torch.tensor([[40.0, 3, 70, 93], [70, 3, 100, 93]])
@@ -317,11 +317,11 @@ def test_boxes_are_regressed_again_by_the_code_of_their_class(monkeypatch: pytes
     logits = torch.full((2, 6), -9.0)
     logits[0, 3], logits[1, 1] = 3, 1
     deltas = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)) * 0.5
-    pictures = torch.tensor([[128.0, 128]])
+    sizes = torch.tensor([[128.0, 128]])
     for passes in (1, 2, 3):
         model = small(box_passes=passes, detections=2)
         monkeypatch.setattr(model, "classify", lambda shared, rois: (logits, deltas))
-        found = model.detect(torch.zeros(1), logits, deltas, boxes, pictures)
+        found = model.detect(torch.zeros(1), logits, deltas, boxes, sizes)
         wanted = boxes[0]
         for _ in range(passes):
             code = torch.stack([deltas[0, 3], deltas[1, 1]])

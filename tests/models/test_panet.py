@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from maskkit import registry
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.base import SelectedBoxes
 from maskkit.models.panet import Panet, PathAggregation, fuse
 from maskkit.nn.roi import pool
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {

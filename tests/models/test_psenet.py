@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import registry
 from maskkit.models.psenet import Psenet, hard_pixels, kernel_losses, perimeter, shrink
 from maskkit.types import Batch, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance, Whole
 
 
@@ -19,7 +19,7 @@ class TestPsenet(Conformance):
 
 
 def rotated(size: int, width: float, height: float, angle: float, inwards: float = 0) -> np.ndarray:
-    """A rectangle in the middle of a square picture, its sides moved inwards."""
+    """A rectangle in the middle of a square image, its sides moved inwards."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     return (np.abs(u) < width / 2 - inwards) & (np.abs(v) < height / 2 - inwards)

@@ -17,7 +17,7 @@ class TestPspnet(SemanticConformance):
     overfit: ClassVar[dict[str, Any]] = {"steps": 200, "lr": 3e-3, "size": (161, 161)}
 
 
-def test_a_single_cell_sees_the_whole_picture_everywhere() -> None:
+def test_a_single_cell_sees_the_whole_image_everywhere() -> None:
     pooling = PyramidPooling(8, (1, 2)).eval()
     joined = pooling(torch.randn(1, 8, 9, 9))
     assert joined.shape == (1, 16, 9, 9)

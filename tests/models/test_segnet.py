@@ -33,9 +33,9 @@ def test_any_size_comes_back() -> None:
             assert net(torch.zeros(1, 3, *size)).logits.shape[2:] == size
 
 
-def test_median_frequency_is_that_of_the_pictures_that_show_a_class() -> None:
+def test_median_frequency_is_that_of_the_images_that_show_a_class() -> None:
     truth = torch.tensor([[[0, 0, 0, 1]], [[0, 0, 0, 255]]])
-    # class 0: 6 of 7 pixels; class 1: 1 of the 4 of its only picture; class 2: nowhere
+    # class 0: 6 of 7 pixels; class 1: 1 of the 4 of its only image; class 2: nowhere
     weights = median_frequency(truth, 3)
     middle = (6 / 7 + 1 / 4) / 2
     assert torch.allclose(weights, torch.tensor([middle / (6 / 7), middle * 4, 1.0]))

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskkit import registry
 from maskkit.models.solo import Solo, SoloConfig, SoloRaw
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskkit import registry
 from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn.grid import cell_middles
 from maskkit.types import Batch, ImageMeta, Masks, Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {

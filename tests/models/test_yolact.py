@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import boxes as box_math
-from maskkit import registry
+from maskkit.geometry import boxes as box_math
 from maskkit.models.yolact import Yolact, YolactConfig, YolactRaw, crop_window
 from maskkit.types import Target
+from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL = {"width": 32, "prototypes": 16, "scales": ((12,), (20,), (32,), (48,), (72,))}
@@ -96,7 +96,7 @@ def test_crop_window_is_the_box_and_one_cell_around() -> None:
 
 
 @pytest.mark.parametrize("nms", ["fast", "cross-class", "traditional"])
-def test_an_empty_picture_gives_no_detection(nms: str) -> None:
+def test_an_empty_image_gives_no_detection(nms: str) -> None:
     net = model(nms=nms).eval()
     priors = net.priors([(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)], (128, 128))
     conf = torch.zeros(1, len(priors), 4)

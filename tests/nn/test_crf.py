@@ -26,7 +26,7 @@ def brute_force(probabilities: torch.Tensor, image: torch.Tensor, config: CrfCon
 
 
 def case(size: tuple[int, int] = (40, 48)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A drawn picture, its label map, and noisy probabilities of it."""
+    """A drawn image, its label map, and noisy probabilities of it."""
     image, target = draw(3, size, (2, 3))
     assert target.masks is not None
     truth = target.masks.dense().any(0).long()

@@ -67,7 +67,7 @@ def test_the_first_offsets_of_a_head_lie_on_a_ray() -> None:
     assert torch.allclose(offsets[1, 2], torch.tensor([[1.0, 1], [2, 2], [3, 3], [4, 4]]), atol=1e-6)
 
 
-def test_pictures_of_a_batch_do_not_see_one_another() -> None:
+def test_images_of_a_batch_do_not_see_one_another() -> None:
     attention = DeformableAttention(16, heads=2, levels=3, points=4)
     torch.nn.init.normal_(attention.offsets.weight, std=0.3)
     generator = torch.Generator().manual_seed(1)

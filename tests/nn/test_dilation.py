@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import AtrousDepthwise, dilate
 
 
 @given(st.integers(1, 3), st.integers(1, 13), st.integers(1, 13), st.integers(2, 5), st.booleans())
-def test_interleaved_pictures_are_the_dilated_convolution(b: int, h: int, w: int, rate: int, bias: bool) -> None:
+def test_interleaved_images_are_the_dilated_convolution(b: int, h: int, w: int, rate: int, bias: bool) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 4, 3, padding=rate, dilation=rate, groups=4, bias=bias).double()
     ours = AtrousDepthwise.of(conv)

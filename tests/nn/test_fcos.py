@@ -60,8 +60,8 @@ def test_locations_go_level_by_level_and_row_by_row() -> None:
 
 def test_a_row_that_is_picked_is_that_of_the_flattened_levels() -> None:
     levels = [torch.randn(2, 5, 8, 12), torch.randn(2, 5, 4, 6)]
-    picture, location = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 95, 96, 119])
-    assert torch.equal(pick(levels, picture, location), flatten(levels)[picture, location])
+    image, location = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 95, 96, 119])
+    assert torch.equal(pick(levels, image, location), flatten(levels)[image, location])
 
 
 def test_of_two_objects_the_smaller_has_the_location() -> None:
@@ -100,7 +100,7 @@ def test_the_background_inside_a_crowd_is_neither() -> None:
     assert (int(found.classes[where]), int(found.objects[where])) == (2, 1)
 
 
-def test_a_picture_without_objects_is_background() -> None:
+def test_a_image_without_objects_is_background() -> None:
     target = Target.of([], [])
     found = match(target, box_centres(target), places(), CONFIG)
     assert not found.classes.any()

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskkit.checkpoints.foreign import write_tensors
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.mim import MaskedStudent, block_mask, cosine_loss
 from maskkit.nn.teacher import Teacher
-from maskkit.weight_files import write_tensors
 
 TINY = "eva_tiny_patch16_224"
 
@@ -98,7 +98,7 @@ def test_a_teacher_learns_nothing() -> None:
     assert not features.requires_grad
 
 
-def test_a_teacher_of_other_patches_sees_the_picture_in_its_size() -> None:
+def test_a_teacher_of_other_patches_sees_the_image_in_its_size() -> None:
     """Its grid is the student's: 4 x 4 patches of 14 pixels are 56 pixels, not 64."""
     torch.manual_seed(0)
     teacher = Teacher("random:eva02_tiny_patch14_224", "hub", (4, 4), 16)

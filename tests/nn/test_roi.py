@@ -87,10 +87,10 @@ def test_detections_are_those_of_class_wise_nms():
     low = 100 * torch.rand(60, 2)
     boxes = torch.cat([low, low + 10 + 40 * torch.rand(60, 2)], 1)
     logits, deltas = 3 * torch.randn(1, 60, 5), 0.5 * torch.randn(1, 60, 4, 4)
-    picture = torch.tensor([[140.0, 120.0]])
-    found = roi.detect(logits, deltas, boxes[None], picture, count=30)
+    image = torch.tensor([[140.0, 120.0]])
+    found = roi.detect(logits, deltas, boxes[None], image, count=30)
     refined = rpn.decode(deltas[0], boxes[:, None], roi.BOX_WEIGHTS)
-    refined = torch.minimum(refined.clamp(min=0), picture.repeat(1, 2))
+    refined = torch.minimum(refined.clamp(min=0), image.repeat(1, 2))
     scores = logits[0].softmax(1)[:, :4]
     row, label = torch.nonzero(scores > 0.05).T
     kept = batched_nms(refined[row, label], scores[row, label], label, 0.5)[:30]

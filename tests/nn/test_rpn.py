@@ -8,7 +8,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from maskkit import boxes as box_math
+from maskkit.geometry import boxes as box_math
 from maskkit.nn import rpn
 from maskkit.types import Target
 
@@ -52,11 +52,11 @@ def test_no_code_grows_a_box_without_limit():
     assert torch.allclose(grown[:, 2:] - grown[:, :2], torch.tensor(1000.0))
 
 
-def test_size_of_pictures_inside_their_padding():
+def test_size_of_images_inside_their_padding():
     images = torch.zeros(3, 3, 8, 10)
     images[0, :, :5, :7] = torch.randn(3, 5, 7)
     images[1] = torch.randn(3, 8, 10)
-    assert rpn.picture_sizes(images).tolist() == [[7, 5], [10, 8], [10, 8]]
+    assert rpn.image_sizes(images).tolist() == [[7, 5], [10, 8], [10, 8]]
 
 
 def test_matching_by_its_definition():
@@ -114,13 +114,13 @@ def test_proposals_have_a_fixed_number_and_stay_inside():
     cells = rpn.cell_anchors((16,), (0.5, 1, 2))
     anchors = rpn.grid_anchors(cells, (6, 8), (8, 8))
     level = rpn.RpnLevel(torch.randn(2, 144), 0.3 * torch.randn(2, 144, 4), anchors)
-    pictures = torch.tensor([[64.0, 48.0], [30.0, 20.0]])
-    boxes, scores = rpn.propose([level], pictures, 100, 100, 0.7)
+    images = torch.tensor([[64.0, 48.0], [30.0, 20.0]])
+    boxes, scores = rpn.propose([level], images, 100, 100, 0.7)
     assert boxes.shape == (2, 100, 4)
     for b in range(2):
         real = scores[b].isfinite()
         assert 0 < real.sum() < 100
-        assert (boxes[b, real, 2:] <= pictures[b] + 1e-5).all()
+        assert (boxes[b, real, 2:] <= images[b] + 1e-5).all()
         assert (boxes[b, ~real] == 0).all()
         assert not box_math.iou(boxes[b, real], boxes[b, real]).fill_diagonal_(0).gt(0.7).any()
     assert (scores[:, :-1] >= scores[:, 1:]).all()

@@ -1,6 +1,6 @@
 """What the goldens of AdelaiDet's methods have in common: inputs as their manifests write them, and FCOS itself.
 
-Pictures are BGR there and RGB here; `published` turns the first convolution round, this file the gradients.
+Images are BGR there and RGB here; `published` turns the first convolution round, this file the gradients.
 """
 
 import importlib
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.models.base import Model
 from maskkit.nn.fcos import FcosRaw, Positives
 from maskkit.types import Batch, Categories, ImageMeta, Instances, Prediction, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 _KNOBS = {
@@ -139,29 +140,29 @@ def target_of(scene: dict[str, np.ndarray], size: tuple[int, int], with_masks: b
 
 
 def given_batch(case: Case, scenes: list[dict[str, np.ndarray]], with_masks: bool = True) -> Batch:
-    """The batch of a case whose predictions are given: its targets, and the pictures where it has some."""
+    """The batch of a case whose predictions are given: its targets, and the images where it has some."""
     size = tuple(case.manifest["inputs"]["padded_hw"])
     images, heights = torch.zeros(len(scenes), 3, *size), [size[0]] * len(scenes)
     if text := case.manifest["inputs"].get("images"):
         heights = [int(n) for n in re.findall(r"image \d+ (\d+)", text)]
-        pictures = [case.recipe.seeded_image(*size, case.seed + i) for i in range(len(scenes))]
-        images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+        pixels = [case.recipe.seeded_image(*size, case.seed + i) for i in range(len(scenes))]
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
     metas = [ImageMeta(i, "", (h, size[1] * h // size[0]), size) for i, h in enumerate(heights)]
     targets = [target_of(scene, size, with_masks) for scene in scenes]
     return Batch(images, torch.ones(len(scenes), *size, dtype=torch.bool), targets, metas)
 
 
-def picture_batch(case: Case) -> Batch:
-    """The pictures of a case, and its targets where it has some, through the package's own normalisation."""
+def image_batch(case: Case) -> Batch:
+    """The images of a case, and its targets where it has some, through the package's own normalisation."""
     given = case.manifest["inputs"]
     sizes = [tuple(size) for size in given["image_sizes_hw"]]
     scenes = scenes_of(case, sizes) if "targets" in given else [None] * len(sizes)
     times = int(m[1]) if (m := re.search(r"are (\d+) times", given.get("targets", ""))) else 1
     samples = []
     for i, (size, scene) in enumerate(zip(sizes, scenes, strict=True)):
-        picture = torch.from_numpy(case.recipe.seeded_image(*size, case.seed + i)).permute(2, 0, 1)
+        image = torch.from_numpy(case.recipe.seeded_image(*size, case.seed + i)).permute(2, 0, 1)
         target = Target.of([], []) if scene is None else target_of(scene, size)
-        samples.append((picture, target, ImageMeta(i, "", (size[0] * times, size[1] * times), size)))
+        samples.append((image, target, ImageMeta(i, "", (size[0] * times, size[1] * times), size)))
     return collate(samples, InputConfig(resize="shorter", mean=tuple(given["mean"][::-1]), std=tuple(given["std"])))
 
 
@@ -180,12 +181,12 @@ def compare_detector(case: Case, levels: Sequence[Tensor], raw: FcosRaw) -> None
 
 
 def official_order(positives: Positives, raw: FcosRaw) -> tuple[Tensor, Tensor]:
-    """Flat indices of the positives, levels first and pictures second, and the order that sorts them."""
+    """Flat indices of the positives, levels first and images second, and the order that sorts them."""
     cells = torch.tensor([level.shape[2] * level.shape[3] for level in raw.logits])
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), cells.cumsum(0)])
     level = torch.bucketize(positives.location, starts[1:], right=True)
     batch = len(raw.logits[0])
-    flat = starts[level] * batch + positives.picture * cells[level] + positives.location - starts[level]
+    flat = starts[level] * batch + positives.image * cells[level] + positives.location - starts[level]
     return flat, flat.argsort()
 
 
@@ -196,14 +197,14 @@ def compare_positives(case: Case, positives: Positives, raw: FcosRaw, batch: Bat
     assert np.array_equal(case.stored("pos_labels"), positives.label[order])
     case.compare("pos_reg_targets", positives.sides[order], 0, 1e-5)
     if "pos_gt_inds" in case.outputs:
-        assert np.array_equal(case.stored("pos_gt_inds"), (positives.object + firsts(batch)[positives.picture])[order])
+        assert np.array_equal(case.stored("pos_gt_inds"), (positives.object + firsts(batch)[positives.image])[order])
     if "pos_ctr_targets" in case.outputs:
         case.compare("pos_ctr_targets", positives.centerness[order], 0, 1e-5)
     return order
 
 
 def firsts(batch: Batch) -> Tensor:
-    """The number, over the whole batch, of the first object of each picture."""
+    """The number, over the whole batch, of the first object of each image."""
     counts = torch.tensor([0, *(len(t) for t in batch.targets)])
     return counts.cumsum(0)[:-1]
 
@@ -237,7 +238,7 @@ def compare_final(case: Case, predictions: list[Prediction]) -> Instances:
 
 
 def meta_of(case: Case) -> ImageMeta:
-    """How the picture of a decoding case was brought to its padded input."""
+    """How the image of a decoding case was brought to its padded input."""
     given = case.manifest["inputs"]
     (height, width), output = given["image_hw"], given["output_hw"]
     scale = np.array([[output[1] / width, 0, 0], [0, output[0] / height, 0]])
@@ -247,7 +248,7 @@ def meta_of(case: Case) -> ImageMeta:
 def train_step(case: Case, terms: dict[str, str], progress: float = 1.0) -> None:
     """One forward and backward of the whole model: every term, and the norm of every parameter's gradient."""
     model = model_of(case, fill=True).train()
-    batch = replace(picture_batch(case), progress=progress)
+    batch = replace(image_batch(case), progress=progress)
     losses = model.loss(model(batch.images, batch.targets), batch)
     near = case.manifest["tolerance"]["losses_rtol"]
     for official, ours in terms.items():
@@ -263,7 +264,7 @@ def train_step(case: Case, terms: dict[str, str], progress: float = 1.0) -> None
 
 def trained(case: Case, model: nn.Module, names: str = "gradnorm_names") -> list[nn.Parameter]:
     """Our parameters behind the official names of those that learn; no other of ours learns."""
-    rename = importlib.import_module(f"maskkit.published.{case.method}").rename
+    rename = importlib.import_module(f"maskkit.zoo.{case.method}").rename
     parameters = dict(model.named_parameters())
     ours = [next(iter(rename({name: torch.zeros(1, 1)}))) for name in case.manifest[names]]
     assert set(ours) == {name for name, p in parameters.items() if p.requires_grad}

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import published, registry
-from maskkit.infer.finish import finish
+from maskkit.checkpoints import convert as published
+from maskkit.decode.finish import finish
 from maskkit.models.blendmask import BlendMask, BlendMaskConfig, BlendMaskRaw
 from maskkit.nn.fcos import FcosRaw, detect
 from maskkit.nn.roi import Sampled, crop_masks
-from maskkit.published.blendmask import rename
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
+from maskkit.zoo.blendmask import rename
 from tests.parity.goldens import Case
 
 _PRESETS = {
@@ -48,15 +49,15 @@ def _model(case: Case, **knobs: Any) -> BlendMask:
 
 
 def _batch(case: Case) -> Batch:
-    """The pictures of a case, RGB here, with the objects of its scenes where it has any."""
+    """The images of a case, RGB here, with the objects of its scenes where it has any."""
     given, sizes = registry.preset(_preset(case)).input, case.manifest["inputs"]["image_sizes_hw"]
     height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
     images, valid = torch.zeros(len(sizes), 3, height, width), torch.zeros(len(sizes), height, width, dtype=torch.bool)
     targets = []
     for i, (h, w) in enumerate(sizes):
-        picture = torch.from_numpy(case.recipe.seeded_image(h, w, case.seed + i)).permute(2, 0, 1).float()
+        image = torch.from_numpy(case.recipe.seeded_image(h, w, case.seed + i)).permute(2, 0, 1).float()
         mean, std = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
-        images[i, :, :h, :w], valid[i, :h, :w] = (picture - mean) / std, True
+        images[i, :, :h, :w], valid[i, :h, :w] = (image - mean) / std, True
         scene = case.scenes.make_scene(case.seed + 10 + i, h, w, 4 + i)
         targets.append(_target(scene, (height, width)))
     return Batch(images, valid, targets, [ImageMeta(i, "", tuple(s), (height, width)) for i, s in enumerate(sizes)])
@@ -69,7 +70,7 @@ def _target(scene: dict[str, Any], size: tuple[int, int]) -> Target:
 
 
 def _predictions(case: Case, scenes: list[dict[str, Any]], seeds: list[int], size: tuple[int, int]) -> FcosRaw:
-    """Seeded outputs of the detector for pictures of ``scenes``, 784 numbers of attention at each location."""
+    """Seeded outputs of the detector for images of ``scenes``, 784 numbers of attention at each location."""
     made = [case.scenes.fcos_raw(n, scene, *size, top=784) for n, scene in zip(seeds, scenes, strict=True)]
     levels = range(len(made[0]["logits"]))
     return FcosRaw(
@@ -161,8 +162,8 @@ def _loss(case: Case) -> None:
     metas = [ImageMeta(i, "", (height, width), (height, width)) for i in range(2)]
     batch = Batch(torch.zeros(2, 3, height, width), torch.ones(2, height, width) > 0, targets, metas)
 
-    picture = torch.arange(2).repeat_interleave(torch.tensor([len(t) for t in targets]))
-    rois = torch.cat([picture[:, None].float(), torch.cat([t.boxes for t in targets])], 1)
+    image = torch.arange(2).repeat_interleave(torch.tensor([len(t) for t in targets]))
+    rois = torch.cat([image[:, None].float(), torch.cat([t.boxes for t in targets])], 1)
     objects = torch.cat([torch.arange(len(t)) for t in targets])
     crops = crop_masks(targets, Sampled(rois, objects), model.config.crop) >= 0.5
     assert np.array_equal(crops.numpy(), _unpack(case, "gt_crops"))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from maskkit.config import BoxOnly
-from maskkit.losses import HALF, box_cells, colours, dice_loss, disagreement, neighbours, similarity, trusted
 from maskkit.models.boxinst import BoxInstConfig, shared_out, without_masks
 from maskkit.nn.dynamic_mask import DynamicMaskRaw, aligned_upsample, dynamic_masks, mask_centres
 from maskkit.nn.fcos import Positives, fcos_loss, locate, pick
+from maskkit.nn.losses import HALF, box_cells, colours, dice_loss, disagreement, neighbours, similarity, trusted
 from maskkit.types import Batch
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
@@ -83,7 +83,7 @@ def _compare_colours(case: Case, batch: Batch, grid: tuple[int, int], config: Bo
 def _compare_masks(case: Case, config: BoxInstConfig, kept: Positives, raw: DynamicMaskRaw, batch: Batch) -> None:
     """Which positives train masks, their projections and what their neighbours disagree about."""
     locations = locate(raw.fcos.logits, config.strides)
-    numbers, xy = kept.object + official.firsts(batch)[kept.picture], locations.xy[kept.location]
+    numbers, xy = kept.object + official.firsts(batch)[kept.image], locations.xy[kept.location]
     ours = torch.cat([numbers[:, None], xy], 1)
     theirs = np.concatenate([case.stored("kept_gt_inds")[:, None], case.stored("kept_locations")], 1)
     # within an object the order is that of the score, or of the locations where none had to go
@@ -92,14 +92,14 @@ def _compare_masks(case: Case, config: BoxInstConfig, kept: Positives, raw: Dyna
 
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     size = (batch.images.shape[2], batch.images.shape[3])
-    filters = pick(raw.fcos.extra, kept.picture, kept.location)
+    filters = pick(raw.fcos.extra, kept.image, kept.location)
     logits = []
     for i in order.tolist():
         stride = locations.stride[kept.location[i], None]
-        features = raw.features[kept.picture[i]]
+        features = raw.features[kept.image[i]]
         logits.append(dynamic_masks(filters[i, None], xy[i, None], stride, features, config))
     masks = aligned_upsample(torch.stack(logits), 2)[:, 0].detach()  # (n, H/4, W/4)
-    boxes = torch.stack([batch.targets[b].boxes[n] for b, n in zip(kept.picture, kept.object, strict=True)])[order]
+    boxes = torch.stack([batch.targets[b].boxes[n] for b, n in zip(kept.image, kept.object, strict=True)])[order]
     inside = box_cells(boxes, size, (masks.shape[1], masks.shape[2]))
     case.compare("projection_y_per_instance", dice_loss(masks.sigmoid().amax(1), inside.any(1).float(), 1e-5), *near)
     wrong = torch.zeros(len(masks), 8, *masks.shape[1:])

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import masks as mask_math
-from maskkit import registry
+from maskkit.decode.finish import finish
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.infer.finish import finish
-from maskkit.losses import dice_loss
+from maskkit.geometry import rle as mask_math
 from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
     DynamicMaskRaw,
@@ -21,7 +19,9 @@ from maskkit.nn.dynamic_mask import (
     split_parameters,
 )
 from maskkit.nn.fcos import fcos_loss, locate, pick
+from maskkit.nn.losses import dice_loss
 from maskkit.types import Masks, Target
+from maskkit.zoo import registry
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
 
@@ -56,7 +56,7 @@ def _kind(case: Case) -> str:
 
 def _forward(case: Case) -> None:
     model = official.model_of(case, fill=True).eval()
-    images = official.picture_batch(case).images
+    images = official.image_batch(case).images
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     with torch.no_grad():
@@ -87,11 +87,11 @@ def _mask_head(case: Case) -> None:
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         case.compare(f"weight{i}", weight.flatten(0, 1)[..., None, None], 0, 0)
         case.compare(f"bias{i}", bias.flatten(), 0, 0)
-    xy, picture = torch.tensor(given["locations_xy"]), torch.tensor(given["im_inds"])
+    xy, image = torch.tensor(given["locations_xy"]), torch.tensor(given["im_inds"])
     stride = torch.tensor(config.strides)[given["fpn_levels"]].float()
     masks = torch.stack(
         [
-            dynamic_masks(parameters[i : i + 1], xy[i : i + 1], stride[i : i + 1], features[picture[i]], config)
+            dynamic_masks(parameters[i : i + 1], xy[i : i + 1], stride[i : i + 1], features[image[i]], config)
             for i in range(len(parameters))
         ]
     )  # (n, 1, h, w)
@@ -118,8 +118,8 @@ def _loss(case: Case) -> None:
     chosen = some(positives, model.config.masks_to_train)
     dice = []
     for i in order.tolist():
-        b, where = int(chosen.picture[i]), chosen.location[i : i + 1]
-        filters = pick(raw.fcos.extra, chosen.picture[i : i + 1], where)
+        b, where = int(chosen.image[i]), chosen.location[i : i + 1]
+        filters = pick(raw.fcos.extra, chosen.image[i : i + 1], where)
         mask = dynamic_masks(filters, locations.xy[where], locations.stride[where], raw.features[b], model.config)
         truth = mask_targets(batch.targets[b], chosen.object[i : i + 1], grid)
         dice.append(dice_loss(aligned_upsample(mask[None], 2)[0].sigmoid(), truth, 1e-5))
@@ -185,7 +185,7 @@ def _optimizer(case: Case) -> None:
     preset = registry.preset(official.preset_of(case))
     train, model = preset.train, official.model_of(case)
     assert (train.momentum, train.batch) == (given["MOMENTUM"], given["IMS_PER_BATCH"])
-    assert train.epochs * 117_266 / train.batch == pytest.approx(given["MAX_ITER"], rel=1e-3)  # pictures with objects
+    assert train.epochs * 117_266 / train.batch == pytest.approx(given["MAX_ITER"], rel=1e-3)  # images with objects
     groups = {p: group for group in param_groups(model, train) for p in group["params"]}
     parameters = official.trained(case, model, "names")
     near = case.manifest["tolerance"]["rtol"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.deeplab import Deeplab, DeeplabConfig, SummedAspp
 from maskkit.nn.crf import CrfConfig, mean_field
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
@@ -30,7 +31,7 @@ def _forward(case: Case) -> None:
         knobs |= {"rates": tuple(config["atrous_rates"]), "scales": tuple(config["scales"])}
     model = Deeplab(replace(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), name, **knobs))
-    # the manifest's means, in the order of its BGR pictures
+    # the manifest's means, in the order of its BGR images
     given = batch(case, replace(preset.input, mean=(122.675, 116.669, 104.008)), config["n_classes"])
     with torch.no_grad():
         raw = model(given.images)

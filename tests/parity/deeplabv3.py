@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import PseudoMasks, TrainConfig
 from maskkit.data.loader import normalise
 from maskkit.engine.optim import learning_rate, set_rate
-from maskkit.infer.pseudo import label_map, localise
+from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.types import Batch, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import every_output_seen
 
@@ -47,8 +48,8 @@ def _model(case: Case, classes: int) -> Eps:
     return model.eval()
 
 
-def _picture(case: Case) -> Tensor:
-    """The picture of the case, RGB bytes (3, H, W)."""
+def _image(case: Case) -> Tensor:
+    """The image of the case, RGB bytes (3, H, W)."""
     return torch.from_numpy(case.recipe.seeded_image(*case.numbers_in(case.manifest["input"]["image"]))).permute(
         2, 0, 1
     )
@@ -64,7 +65,7 @@ def _forward(case: Case) -> None:
             lambda _, __, out, key=key: seen.update({key: out.relu()})
         )
     backbone.register_forward_hook(lambda _, __, out: seen.update(conv6=out[8]))
-    images = normalise(_picture(case), INPUT)[None]
+    images = normalise(_image(case), INPUT)[None]
     with torch.no_grad():
         raw = model(images)
     seen |= {"input": images, "pred": raw.maps.mean((2, 3))}
@@ -117,7 +118,7 @@ def _loss(case: Case) -> None:
 
 def _pseudo_mask(case: Case) -> None:
     classes, given = case.config["num_classes"], case.manifest["input"]
-    image = _picture(case)
+    image = _image(case)
     height, width = image.shape[1:]
     seed, *rest = case.numbers_in(given["labels"].split("(", 1)[1])
     labels = case.inputs.labels(seed, *rest[:3])[0]

@@ -12,9 +12,9 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from maskkit.config import PlainVit
+from maskkit.nn.backbones.vit import VitPyramid
 from maskkit.nn.mim import MaskedStudent, cosine_loss
-from maskkit.nn.vit import VitPyramid
-from maskkit.published.eva import rename, rename_student, rename_vit
+from maskkit.zoo.eva import rename, rename_student, rename_vit
 from tests.parity.goldens import Case
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -50,10 +50,10 @@ def _form(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _images(case: Case, size: tuple[int, int], seed: int, count: int, statistics: Sequence[Sequence[float]]) -> Tensor:
-    pictures = [torch.from_numpy(case.recipe.seeded_image(*size, seed + i)).permute(2, 0, 1) for i in range(count)]
+    images = [torch.from_numpy(case.recipe.seeded_image(*size, seed + i)).permute(2, 0, 1) for i in range(count)]
     mean, std = (torch.tensor(v)[:, None, None] for v in statistics)
     scale = 255.0 if statistics is CLIP else 1.0
-    return (torch.stack(pictures).float() / scale - mean) / std
+    return (torch.stack(images).float() / scale - mean) / std
 
 
 def _pair(case: Case, side: int) -> Tensor:

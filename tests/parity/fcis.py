@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit import published, registry
-from maskkit.infer.finish import AGREED, _ballot, finish
+from maskkit.checkpoints import convert as published
+from maskkit.decode.finish import AGREED, _ballot, finish
 from maskkit.models.fcis import (
     BOX_WEIGHTS,
     MASK_WEIGHT,
@@ -30,6 +30,7 @@ from maskkit.nn import rpn
 from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
 from maskkit.types import Categories, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 PRESET = "fcis-resnet101"
@@ -137,14 +138,14 @@ def _proposals(case: Case) -> None:
     deltas = 0.25 * _made(case, "rpn_bbox_pred", 1, 4 * len(cells), h, w)
     objectness = (foreground - background).view(1, len(cells), h, w)
     level = rpn.RpnLevel(*rpn.flatten(objectness, deltas), rpn.grid_anchors(cells, (h, w), (STRIDE, STRIDE)))
-    pictures = torch.tensor([[width, height]])
+    images = torch.tensor([[width, height]])
     model = _without_weights(
         rpn_before=config["pre_nms"],
         rpn_after=config["post_nms"],
         rpn_nms=config["nms"],
         least_side=config["min_size"],
     )
-    found = model.propose(level, pictures)
+    found = model.propose(level, images)
     assert found.scores.isfinite().all()
     official = _ours(case.stored("rois"))[:, 1:]
     far, place = (official[:, None] - found.boxes[0]).abs().amax(2).min(1)
@@ -153,7 +154,7 @@ def _proposals(case: Case) -> None:
     assert (place - torch.arange(len(place))).abs().max() <= 2
     assert np.allclose(config["stds"], 1 / np.array(BOX_WEIGHTS))
     code = 0.5 * _made(case, "bbox_delta", config["post_nms"], 8)[:, 4:]
-    refined = model.refine(official[None], code, pictures)
+    refined = model.refine(official[None], code, images)
     _close(case, "rois_iter2", F.pad(refined[0] - EDGE, (1, 0)))
 
 
@@ -179,7 +180,7 @@ def _voting(case: Case) -> None:
         rois=F.pad(boxes, (1, 0)),
         class_logits=scores.log().roll(-1, 1),
         mask_logits=masks,
-        pictures=size[None],
+        images=size[None],
         size=size,
     )
     selected = {k: v.numpy() for k, v in model.select(raw)._asdict().items()}
@@ -261,12 +262,12 @@ def _weighted(each: RegionLosses, chosen: Tensor, keep: int) -> tuple[Tensor, Te
 
 
 def _filled(case: Case) -> tuple[Fcis, Tensor]:
-    """The model with official weights, and the picture."""
+    """The model with official weights, and the image."""
     model = Fcis(registry.preset(PRESET).model).eval()  # type: ignore[arg-type]
     model.load_state_dict(published.convert(case.weights(), PRESET))
     height, width = case.config["image"]
-    picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    return model, (picture - torch.tensor(registry.preset(PRESET).input.mean)[:, None, None])[None]
+    image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
+    return model, (image - torch.tensor(registry.preset(PRESET).input.mean)[:, None, None])[None]
 
 
 def _forward(case: Case) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.fcn import Enlarge, Fcn, FcnConfig, bilinear_kernel
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.nn.fcos import fcos_loss
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
@@ -20,7 +20,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _forward(case: Case) -> None:
     model = official.model_of(case, fill=True).eval()
-    images = official.picture_batch(case).images
+    images = official.image_batch(case).images
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
     with torch.no_grad():
         levels = model.fpn(list(model.backbone(images).values()))

@@ -1,6 +1,6 @@
 """Cases computed by official implementations: where they lie, what they hold, how numbers are compared.
 
-A folder of goldens holds ``recipe.py`` (weights and pictures from seeds), ``METHOD/inputs.py`` (raw predictions and
+A folder of goldens holds ``recipe.py`` (weights and images from seeds), ``METHOD/inputs.py`` (raw predictions and
 targets from seeds) and ``METHOD/CASE/{manifest.json, outputs.safetensors}``.
 """
 

@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.data.loader import normalise
+from maskkit.decode.finish import finish
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.infer.finish import finish
 from maskkit.models.base import Selected, SelectedSegments
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
 from maskkit.nn.deform_attn import DeformableAttention, sample_by_grid, sample_by_rows
-from maskkit.published.mask2former import rename
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
+from maskkit.zoo.mask2former import rename
 from tests.parity.goldens import Case
 
 
@@ -78,13 +79,13 @@ def _limits(case: Case) -> tuple[float, float]:
 
 
 def _images(case: Case) -> Tensor:
-    """The pictures of a case, normalised by the package's own code and padded to a multiple of 32."""
+    """The images of a case, normalised by the package's own code and padded to a multiple of 32."""
     sizes = case.manifest["inputs"]["image_sizes_hw"]
     height, width = (-(-max(s[axis] for s in sizes) // 32) * 32 for axis in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width)
     for i, (h, w) in enumerate(sizes):
-        picture = torch.from_numpy(case.recipe.seeded_image(h, w, case.seed + i)).permute(2, 0, 1)
-        images[i, :, :h, :w] = normalise(picture, registry.preset(_preset(case)).input)
+        image = torch.from_numpy(case.recipe.seeded_image(h, w, case.seed + i)).permute(2, 0, 1)
+        images[i, :, :h, :w] = normalise(image, registry.preset(_preset(case)).input)
     return images
 
 
@@ -305,14 +306,14 @@ def _optimizer(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = re.search(r"clipping at ([\d.]+)", case.manifest["note"])
     assert clip is not None
     assert train.clip == float(clip[1])
-    assert train.epochs == round(solver["MAX_ITER"] * train.batch / 118287), "pictures of COCO train2017"
+    assert train.epochs == round(solver["MAX_ITER"] * train.batch / 118287), "images of COCO train2017"
 
 
 # final results --------------------------------------------------------------------------------------------------------
 
 
 def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official rules are applied to masks in the size of the picture: ours are given such masks."""
+    """The official rules are applied to masks in the size of the image: ours are given such masks."""
     given, close = case.manifest["inputs"], case.manifest["tolerance"]
     (h, w), output = given["image_hw"], tuple(given["output_hw"])
     *_, objects, classes = case.numbers_in(given["scene"])

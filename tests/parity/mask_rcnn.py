@@ -10,19 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import masks as mask_math
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
+from maskkit.data.dataset import extent
 from maskkit.data.loader import collate
-from maskkit.data.records import extent
 from maskkit.data.transforms import Resize
+from maskkit.decode.finish import finish
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.infer.finish import finish
+from maskkit.geometry import rle as mask_math
 from maskkit.models.base import SelectedInBoxes
 from maskkit.models.faster_rcnn import FasterRcnn
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn import roi, rpn
 from maskkit.nn.two_stage import TwoStage
 from maskkit.types import Batch, Categories, ImageMeta, Instances, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 CATEGORIES = Categories.of(map(str, range(80)))
@@ -80,13 +81,13 @@ def _scene(case: Case, seed: int, size: Sequence[int], count: int) -> Target:
 
 
 def _batch(case: Case, targets: list[Target] | None = None) -> Batch:
-    """The pictures of a case, normalised and padded by the package's own code."""
+    """The images of a case, normalised and padded by the package's own code."""
     given = case.manifest["inputs"]
     samples = []
     for i, (height, width) in enumerate(given["image_sizes_hw"]):
-        picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
+        image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
         meta = ImageMeta(i, "", (height, width), (height, width))
-        samples.append((picture.float(), targets[i] if targets else Target.of([], []), meta))
+        samples.append((image.float(), targets[i] if targets else Target.of([], []), meta))
     input = registry.preset(_preset(case)).input
     assert np.allclose(input.mean[::-1], given["mean"])
     assert np.allclose(input.std[::-1], given["std"])
@@ -108,9 +109,9 @@ def _forward(case: Case) -> None:
         anchored = model.anchored(levels, size)
         maps = [model.rpn(level) for level in levels]
         config = model.config
-        pictures = rpn.picture_sizes(batch.images)
-        proposals = rpn.propose(anchored, pictures, config.rpn_before[1], config.rpn_after[1], config.rpn_nms)
-    assert torch.equal(pictures, torch.tensor(case.manifest["inputs"]["image_sizes_hw"]).flip(1).float())
+        images = rpn.image_sizes(batch.images)
+        proposals = rpn.propose(anchored, images, config.rpn_before[1], config.rpn_after[1], config.rpn_nms)
+    assert torch.equal(images, torch.tensor(case.manifest["inputs"]["image_sizes_hw"]).flip(1).float())
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 2}", level, *limits)
         case.compare(f"rpn.objectness.{i}", maps[i][0], *limits)
@@ -130,7 +131,7 @@ def _forward(case: Case) -> None:
 
 
 def _compare_heads(case: Case, model: FasterRcnn | MaskRcnn, levels: list[Tensor]) -> None:
-    """The heads on fixed boxes of the first picture."""
+    """The heads on fixed boxes of the first image."""
     limits = _limits(case)
     boxes = torch.tensor(case.manifest["fixed_boxes"]["value"])
     rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
@@ -218,7 +219,7 @@ def _train_step(case: Case) -> None:
 def _renamed(case: Case, names: list[str]) -> list[str]:
     """Our name of each official one."""
     source = "mask_rcnn" if _preset(case).startswith("mask") else "faster_rcnn"
-    rename = __import__(f"maskkit.published.{source}", fromlist=["rename"]).rename
+    rename = __import__(f"maskkit.checkpoints.convert.{source}", fromlist=["rename"]).rename
     return [next(iter(rename({name: torch.zeros(1, 3)}))) for name in names]
 
 
@@ -266,8 +267,8 @@ def _rpn_loss(case: Case) -> None:
     size = case.manifest["inputs"]["padded_hw"]
     first = case.numbers_in(case.manifest["inputs"]["targets"].partition("seed +")[2])[0]
     fewest = case.numbers_in(case.manifest["inputs"]["targets"].partition(", i =")[0])[-1]
-    pictures = sum(name.startswith("positives.") for name in case.outputs)
-    seeds = [case.seed + i for i in range(pictures)]
+    images = sum(name.startswith("positives.") for name in case.outputs)
+    seeds = [case.seed + i for i in range(images)]
     scenes = [case.scenes.make_scene(s + first, *size, fewest + i) for i, s in enumerate(seeds)]
     targets = [_scene(case, s + first, size, fewest + i) for i, s in enumerate(seeds)]
     made = _rpn_raw(case, seeds, scenes, size)
@@ -303,10 +304,10 @@ def _roi_loss(case: Case) -> None:
     size = given["padded_hw"]
     first = case.numbers_in(given["targets"].partition("seed +")[2])[0]
     fewest = case.numbers_in(given["targets"].partition(", i =")[0])[-1]
-    pictures = sum(bool(re.fullmatch(r"sampled\.\d\.boxes", name)) for name in case.outputs)
+    images = sum(bool(re.fullmatch(r"sampled\.\d\.boxes", name)) for name in case.outputs)
     config = _model(case).config
     targets, rois, matched = [], [], []
-    for i in range(pictures):
+    for i in range(images):
         count = fewest + i
         scene = case.scenes.make_scene(case.seed + first + i, *size, count)
         targets.append(_scene(case, case.seed + first + i, size, count))
@@ -339,7 +340,7 @@ def _roi_loss(case: Case) -> None:
     regions = roi.Sampled(sampled.rois[positive], sampled.matched[positive])
     truth = roi.crop_masks(targets, regions, 28, config.aligned) >= 0.5
     assert np.array_equal(case.unpacked("mask_targets"), truth)
-    batch = Batch(torch.zeros(pictures, 3, *size), torch.ones(pictures, *size).bool(), targets, [])
+    batch = Batch(torch.zeros(images, 3, *size), torch.ones(images, *size).bool(), targets, [])
     known = torch.ones(len(positive), dtype=torch.bool)
     mask = model._from_masks(masks[torch.arange(len(positive)), labels], regions, known, batch)
     names = ("cls", "box_reg", "mask"), ("class_logits", "box_deltas", "mask_logits")
@@ -432,14 +433,14 @@ def _optimizer(case: Case) -> None:
     total = solver["MAX_ITER"]
     factors = [learning_rate(step, total, train) / train.lr for step in case.manifest["iterations"]]
     case.compare("factor", np.array(factors), 1e-6)
-    assert round(train.epochs * 117266 / train.batch, -3) == total, "117266 pictures of COCO train2017 have objects"
+    assert round(train.epochs * 117266 / train.batch, -3) == total, "117266 images of COCO train2017 have objects"
     assert (train.momentum, train.batch) == (solver["MOMENTUM"], solver["IMS_PER_BATCH"])
 
 
 def _preprocess(case: Case) -> None:
     given = case.manifest["inputs"]
     height, width = case.numbers_in(given["image"])[:2]
-    picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
+    source = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
     input = registry.preset(_preset(case)).input
     rng = np.random.default_rng(0)
 
@@ -448,7 +449,7 @@ def _preprocess(case: Case) -> None:
         return Resize(size, input.resize, input.antialias)(image, Target.of([], []), meta, rng)[0]
 
     for i, one in enumerate(given["cases"]):
-        image = resized(picture, (one["shortest"], one["max"]))
+        image = resized(source, (one["shortest"], one["max"]))
         assert list(image.shape[1:]) == one["output_hw"]
         case.compare(f"resized.{i}", image.permute(1, 2, 0).flip(2), 0)
     pairs = re.findall(r"\((\d+), (\d+)\)", given["size_table"])

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit import published, registry
-from maskkit.infer.finish import finish
+from maskkit.checkpoints import convert as published
+from maskkit.decode.finish import finish
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
 from maskkit.nn.mask_stage import MaskRegions
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 PRESETS = {
@@ -49,8 +50,8 @@ def _forward(case: Case) -> None:
     model = Panet(registry.preset(name).model).eval()  # type: ignore[arg-type]
     model.load_state_dict(published.convert(official, name))
     height, width = case.config["image"]
-    picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    images = (picture - torch.tensor(registry.preset(name).input.mean)[:, None, None])[None]
+    image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
+    images = (image - torch.tensor(registry.preset(name).input.mean)[:, None, None])[None]
     caught: dict[str, Tensor] = {}
     hook = model.box_head.label.register_forward_pre_hook(lambda _, inputs: caught.update(features=inputs[0]))
     with torch.no_grad():
@@ -142,7 +143,7 @@ def _postprocess(case: Case) -> None:
     model = _without_weights("panet-resnet50-2x")
     size = torch.tensor([width, height])
     regions = MaskRegions(F.pad(boxes, (1, 0)), labels, scores)
-    raw: Any = SimpleNamespace(pictures=size[None], size=size, mask_logits=grids.logit(), **regions._asdict())
+    raw: Any = SimpleNamespace(images=size[None], size=size, mask_logits=grids.logit(), **regions._asdict())
     meta = ImageMeta(1, "", (height, width), (height, width))
     selected = {k: v.numpy() for k, v in model.select(raw)._asdict().items()}
     final = finish(selected, [meta], Categories.of(map(str, range(classes))))[0].instances

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskkit import registry
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
 from maskkit.nn.fcos import find_positives, locate, match
-from maskkit.published.polarmask import rename
 from maskkit.types import Batch, ImageMeta, Target
+from maskkit.zoo import registry
+from maskkit.zoo.polarmask import rename
 from tests.parity.goldens import Case
 
 

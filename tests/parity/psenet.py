@@ -9,11 +9,12 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import normalise
-from maskkit.infer.group import expand, least_rectangle, rate
+from maskkit.decode.groups import expand, least_rectangle, rate
 from maskkit.models.psenet import Psenet, PsenetConfig, hard_pixels, kernel_losses, resize
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 _PRESET = "psenet-resnet50"
@@ -31,7 +32,7 @@ def _forward(case: Case) -> None:
     knobs = {"kernels": case.config["kernel_num"]}
     model = Psenet(replace(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), _PRESET, **knobs))
-    images = _picture(case, preset.input)
+    images = _image(case, preset.input)
     with torch.no_grad():
         features = model.backbone(images)
         levels = model.fpn(list(features.values()))
@@ -99,7 +100,7 @@ def _expansion(case: Case) -> None:
         official = case.stored(f"bboxes_{least}")
         for number, corners in zip(groups.kept, official, strict=True):
             y, x = np.nonzero(numbers == number)
-            # the official corners are whole pixels of a picture twice as large
+            # the official corners are whole pixels of an image twice as large
             ours = np.trunc(2 * least_rectangle(np.stack([x, y], 1)))
             assert _apart(ours, corners.reshape(4, 2)) <= 1, number
 
@@ -109,11 +110,11 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return min(float(np.abs(np.roll(turned, i, 0) - b).max()) for i in range(4) for turned in (a, a[::-1]))
 
 
-def _picture(case: Case, given: InputConfig) -> Tensor:
-    """The picture that the manifest describes as ``seeded_image(h,w,seed)``, normalised."""
+def _image(case: Case, given: InputConfig) -> Tensor:
+    """The image that the manifest describes as ``seeded_image(h,w,seed)``, normalised."""
     height, width = case.numbers_in(case.manifest["inputs"].split("seeded_image(")[1])[:2]
-    picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    return normalise(picture, given)[None]
+    image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
+    return normalise(image, given)[None]
 
 
 def _truth(case: Case, count: int, size: Any) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, ModelConfig, Views
 from maskkit.data.loader import normalise
-from maskkit.infer.views import ManyViews
+from maskkit.infer.tta import ManyViews
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.models.pspnet import Pspnet, PspnetConfig
 from maskkit.types import Batch, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
-from tests.parity.semantic import batch, check, every_output_seen, picture
+from tests.parity.semantic import batch, check, every_output_seen, image
 
 _IMAGENET = InputConfig(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
@@ -83,7 +84,7 @@ def _views(case: Case) -> None:
     config = case.config
     toy = Toy(config["classes"]).eval()
     toy.load_state_dict(case.weights())
-    images = normalise(picture(case), _IMAGENET)[None]
+    images = normalise(image(case), _IMAGENET)[None]
     part = config["stride_rate"].split("/")
     common = {
         "base": config["base_size"],

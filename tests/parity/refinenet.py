@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.refinenet import Refinenet, RefinenetConfig
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 

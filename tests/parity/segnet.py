@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.models.segnet import Segnet, SegnetConfig, unpool
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 

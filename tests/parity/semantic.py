@@ -13,16 +13,16 @@ from maskkit.types import Batch, ImageMeta, Target
 from tests.parity.goldens import Case
 
 
-def picture(case: Case) -> Tensor:
-    """The picture named in ``inputs``, RGB bytes (3, H, W)."""
+def image(case: Case) -> Tensor:
+    """The image named in ``inputs``, RGB bytes (3, H, W)."""
     found = re.search(r"seeded_image\((\d+),\s*(\d+)", case.manifest["inputs"])
     assert found is not None
     return torch.from_numpy(case.recipe.seeded_image(int(found[1]), int(found[2]), case.seed)).permute(2, 0, 1)
 
 
 def batch(case: Case, input: InputConfig, classes: int) -> Batch:
-    """The picture, normalised, with the target of the case."""
-    images = normalise(picture(case), input)[None]
+    """The image, normalised, with the target of the case."""
+    images = normalise(image(case), input)[None]
     height, width = images.shape[2:]
     rng = case.recipe.rng_for("target", case.seed)
     labels = rng.integers(0, classes, (1, -(-height // 8), -(-width // 8))).repeat(8, 1).repeat(8, 2)

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate, normalise
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.models.base import Selected
 from maskkit.models.solo import Solo, SoloRaw
 from maskkit.models.solov2 import Solov2, Solov2Raw
 from maskkit.nn import grid
 from maskkit.types import Batch, Categories, ImageMeta, Instances, Target
+from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 CLOSE = (5e-4, 1e-5)
@@ -113,9 +114,9 @@ def _compare_scores(case: Case, name: str, ours: Tensor) -> None:
 def _input(case: Case, given: InputConfig) -> Tensor:
     """The network's input from bytes that OpenCV resized; the package's own path, which does not round, is near."""
     height, width, seed = case.numbers_in(case.manifest["input"]["image"])[:3]
-    picture = case.recipe.seeded_image(height, width, seed)
+    image = case.recipe.seeded_image(height, width, seed)
     sample = (
-        torch.from_numpy(picture).permute(2, 0, 1),
+        torch.from_numpy(image).permute(2, 0, 1),
         Target.of([], []),
         ImageMeta(1, "", (height, width), (height, width)),
     )
@@ -123,14 +124,14 @@ def _input(case: Case, given: InputConfig) -> Tensor:
     rows, columns, _ = case.manifest["input"]["resized"]
     assert batch.valid[0].any(1).sum() == rows
     assert batch.valid[0].any(0).sum() == columns
-    resized = torch.from_numpy(opencv_bilinear(picture, (rows, columns))).permute(2, 0, 1)
+    resized = torch.from_numpy(opencv_bilinear(image, (rows, columns))).permute(2, 0, 1)
     images = torch.zeros_like(batch.images)
     images[0, :, :rows, :columns] = normalise(resized, given)
     assert (batch.images - images).abs().max() * 57 < 1.1, "more than the rounding to bytes"
     return images
 
 
-def opencv_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def opencv_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``cv2.resize`` of bytes with ``INTER_LINEAR``: weights of 11 bits, rounded at the end."""
 
     def taps(source: int, result: int) -> tuple[np.ndarray, ...]:
@@ -140,9 +141,9 @@ def opencv_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         weights = (np.rint(w * np.float32(2048)).astype(np.int64)[:, None] for w in (1 - share, share))
         return first.clip(0, source - 1), (first + 1).clip(0, source - 1), *weights
 
-    left, right, *x = taps(picture.shape[1], size[1])
-    above, below, *y = taps(picture.shape[0], size[0])
-    pixels = picture.astype(np.int64)
+    left, right, *x = taps(image.shape[1], size[1])
+    above, below, *y = taps(image.shape[0], size[0])
+    pixels = image.astype(np.int64)
     rows = pixels[:, left] * x[0] + pixels[:, right] * x[1]  # (H, W', 3)
     mixed = ((y[0][:, None] * (rows[above] >> 4)) >> 16) + ((y[1][:, None] * (rows[below] >> 4)) >> 16)
     return ((mixed + 2) >> 2).astype(np.uint8)
@@ -189,7 +190,7 @@ def _postprocess(case: Case) -> None:
 
 
 def _compare_masks(case: Case, masks: np.ndarray, share: float) -> None:
-    """A tenth of a percent of a mask, or ``share`` of the whole picture, may differ."""
+    """A tenth of a percent of a mask, or ``share`` of the whole image, may differ."""
     allowed = np.maximum(0.001 * case.stored("masks_area"), share * masks[0].size)
     assert (np.abs(masks.sum((1, 2)) - case.stored("masks_area")) <= allowed).all()
     assert (np.abs(masks.sum(2) - case.stored("masks_rows")).sum(1) <= allowed).all()
@@ -199,14 +200,14 @@ def _compare_masks(case: Case, masks: np.ndarray, share: float) -> None:
 
 
 def official_masks(selected: Selected, seen: list[int], original: list[int]) -> np.ndarray:
-    """The masks of one picture at its original size, interpolated as officially: to the input, then to that."""
+    """The masks of one image at its original size, interpolated as officially: to the input, then to that."""
     height, width = selected.masks.shape[2:]
     large = grid.resize(selected.masks, (4 * height, 4 * width))[:, :, : seen[0], : seen[1]]
     return (grid.resize(large, (original[0], original[1]))[0] > 0.5).numpy()
 
 
 def finished(selected: Selected, seen: list[int], original: list[int]) -> Instances:
-    """What `finish` makes of the masks of one picture, whose input of size ``seen`` was padded to a multiple of 32."""
+    """What `finish` makes of the masks of one image, whose input of size ``seen`` was padded to a multiple of 32."""
     height, width = selected.masks.shape[2:]
     scale = np.diag([original[1] / seen[1], original[0] / seen[0]])
     meta = ImageMeta(

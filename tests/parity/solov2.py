@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.data.loader import collate
 from maskkit.engine.optim import learning_rate, make_optimizer
+from maskkit.geometry.nms import greedy_mask_nms, matrix_nms
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
-from maskkit.nms import greedy_mask_nms, matrix_nms
 from maskkit.nn import grid
-from maskkit.published.solov2 import rename
 from maskkit.types import Batch, ImageMeta, Target
+from maskkit.zoo import registry
+from maskkit.zoo.solov2 import rename
 from tests.parity.goldens import Case
 from tests.parity.solo import finished, official_masks
 
@@ -52,14 +53,14 @@ def _filled(case: Case) -> Solov2:
 
 
 def _batch(case: Case, targets: list[Target]) -> Batch:
-    """The pictures of a case, never resized, in the package's own batch."""
+    """The images of a case, never resized, in the package's own batch."""
     given = case.manifest["inputs"]
     assert given["channel_order"] == "BGR"
     samples = []
     for i, (height, width) in enumerate(given["image_sizes_hw"]):
-        picture = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
+        image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
         target = targets[i] if targets else Target.of([], [])
-        samples.append((picture, target, ImageMeta(i, "", (height, width), (height, width))))
+        samples.append((image, target, ImageMeta(i, "", (height, width), (height, width))))
     preset = registry.preset(_preset(case)).input
     assert preset.mean == tuple(given["mean"][::-1])
     assert preset.std == tuple(given["std"][::-1])
@@ -95,16 +96,15 @@ def _levels(cells: Tensor, grids: tuple[int, ...]) -> list[Tensor]:
     return [p.unflatten(2, (s, s)) for p, s in zip(cells.split([s * s for s in grids], 2), grids, strict=True)]
 
 
-def _raw(pictures: list[dict[str, Any]]) -> tuple[dict[str, list[Tensor]], Solov2Raw]:
+def _raw(images: list[dict[str, Any]]) -> tuple[dict[str, list[Tensor]], Solov2Raw]:
     """The leaves of a case, and the raw output that they make."""
     leaves = {
         name: [
-            torch.from_numpy(np.stack(level)).requires_grad_()
-            for level in zip(*(p[name] for p in pictures), strict=True)
+            torch.from_numpy(np.stack(level)).requires_grad_() for level in zip(*(p[name] for p in images), strict=True)
         ]
         for name in ("cate", "kernel")
     }
-    leaves["feature"] = [torch.from_numpy(np.stack([p["feature"] for p in pictures])).requires_grad_()]
+    leaves["feature"] = [torch.from_numpy(np.stack([p["feature"] for p in images])).requires_grad_()]
     flat = [torch.cat([t.flatten(2) for t in leaves[name]], 2) for name in ("cate", "kernel")]
     return leaves, Solov2Raw(flat[0], flat[1], leaves["feature"][0])
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskkit import published, registry
+from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
-from maskkit.published.yolact import rename
 from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.zoo import registry
+from maskkit.zoo.yolact import rename
 from tests.parity.goldens import Case
 
 _PRESETS = {
@@ -75,8 +76,8 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     given = registry.preset(name).input
     size = case.config["max_size"]
     height, width, seed = case.numbers_in(case.manifest["input"]["image"])[:3]
-    picture = torch.from_numpy(case.recipe.seeded_image(height, width, seed)).permute(2, 0, 1)
-    images = _preprocess(picture, replace(given, size=(size, size))).images
+    image = torch.from_numpy(case.recipe.seeded_image(height, width, seed)).permute(2, 0, 1)
+    images = _preprocess(image, replace(given, size=(size, size))).images
     case.compare("input", images, 1e-4, 1e-5)
 
     model.eval()
@@ -126,10 +127,10 @@ def published_name(state: dict[str, Tensor]) -> list[str]:
     return list(rename(state))
 
 
-def _preprocess(picture: Tensor, given: InputConfig) -> Batch:
+def _preprocess(image: Tensor, given: InputConfig) -> Batch:
     """The package's own evaluation path: operations, then collate."""
-    height, width = picture.shape[1:]
-    sample = (picture, Target.of([], []), ImageMeta(1, "", (height, width), (height, width)))
+    height, width = image.shape[1:]
+    sample = (image, Target.of([], []), ImageMeta(1, "", (height, width), (height, width)))
     for operation in eval_ops(given):
         sample = operation(*sample, np.random.default_rng(0))
     return collate([sample], given)
@@ -251,7 +252,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     b, p = where.T
     objects = torch.tensor([int(matches[i].objects[j]) for i, j in where])
     assert np.array_equal(objects, case.stored("match.pos_gt"))
-    from maskkit.boxes import encode
+    from maskkit.geometry.boxes import encode
 
     boxes = torch.stack([batch.targets[i].boxes[o] for i, o in zip(b, objects, strict=True)])
     case.compare("match.pos_loc_t", encode(boxes, priors[p]), 1e-4)

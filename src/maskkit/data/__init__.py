@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from maskkit.errors import DataError
 
 if TYPE_CHECKING:
-    from maskkit.data.records import Dataset
+    from maskkit.data.dataset import Dataset
 
 FORMATS = ("coco", "yolo", "voc", "labelme", "png", "tags")
-"""In the order in which they are looked for. Each is a module here with ``recognise``, ``splits`` and ``read``."""
+"""In the order in which they are looked for. Each is a module of `maskkit.data.formats` with ``recognise``, ``splits``
+and ``read``."""
 
 
 def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
@@ -41,15 +42,15 @@ def open_splits(
     """Training and validation data with the same classes, those of the training data.
 
     Without ``val`` the validation part is looked for in ``train``; when there is none, the share ``val_split`` of the
-    pictures is set aside, always the same ones for the same ``seed``. Raises `DataError`.
+    images is set aside, always the same ones for the same ``seed``. Raises `DataError`.
     """
     training = open_dataset(train, "train")
     if val is not None or "val" in find_splits(train):
         validation = open_dataset(val or train, "val")
     elif len(training) < 2:
-        raise DataError(f"{train}: has {len(training)} usable pictures; training and validation need one each")
+        raise DataError(f"{train}: has {len(training)} usable images; training and validation need one each")
     elif not 0 < val_split < 1:
-        raise DataError(f"the share of pictures kept for validation lies between 0 and 1, got {val_split}")
+        raise DataError(f"the share of images kept for validation lies between 0 and 1, got {val_split}")
     else:
         return training.split(val_split, seed)
     return training, validation.with_categories(training.categories)
@@ -57,7 +58,7 @@ def open_splits(
 
 def _reader(path: Path) -> ModuleType:
     """The module that reads ``path``."""
-    modules = {name: f"maskkit.data.{name}" for name in FORMATS}
+    modules = {name: f"maskkit.data.formats.{name}" for name in FORMATS}
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():

@@ -18,15 +18,15 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from maskkit import masks as mask_math
 from maskkit.data import find_splits, open_dataset
+from maskkit.data.dataset import Dataset, Problem, Problems, Record, Segment, area_of, size_mismatch
 from maskkit.data.images import image_size, read_image
-from maskkit.data.records import Dataset, Problem, Problems, Record, Segment, area_of, size_mismatch
 from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
 from maskkit.types import ImageMeta, Instances, Masks, Panoptic, Prediction
 
 MANY = 5000
-"""Pictures from which on only headers are read unless pixels are asked for."""
+"""Images from which on only headers are read unless pixels are asked for."""
 
 _SMALL = 32 * 32  # COCO's border between small and medium objects, in pixels
 _SAMPLE_SIDE = 1280  # longest side of a drawn sample, in pixels
@@ -38,9 +38,9 @@ T = TypeVar("T")
 class Summary:
     """What one split contains. Crowds are counted apart and are no objects."""
 
-    pictures: int
+    images: int
     empty: int
-    """Pictures without an object."""
+    """Images without an object."""
     objects: int
     box_only: int
     """Objects of which no mask is known."""
@@ -50,9 +50,9 @@ class Summary:
     classes: dict[str, int]
     """Objects of every class."""
     sizes: Counter[tuple[int, int]]
-    """Pictures of every (H, W)."""
-    per_picture: list[int]
-    """Objects of every picture."""
+    """Images of every (H, W)."""
+    per_image: list[int]
+    """Objects of every image."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CheckReport:
     summaries: dict[str, Summary]
     problems: list[Problem]
     decoded: bool
-    """Whether the pixels of every picture were read, not its header alone."""
+    """Whether the pixels of every image were read, not its header alone."""
 
     @property
     def errors(self) -> list[Problem]:
@@ -82,7 +82,7 @@ class CheckReport:
         console.print(_contents_table(self))
         console.print(_class_table(self.summaries))
         if not self.decoded:
-            console.print(f"More than {MANY} pictures: only their headers were read, damaged pixels stay undiscovered.")
+            console.print(f"More than {MANY} images: only their headers were read, damaged pixels stay undiscovered.")
         for level, found, colour in (("error", self.errors, "red"), ("warning", self.warnings, "yellow")):
             for problem in found[:limit]:
                 console.print(Text(str(problem), style=colour), soft_wrap=True)
@@ -93,9 +93,9 @@ class CheckReport:
 
 
 def check(path: str | Path, decode: bool | None = None, progress: bool = False) -> CheckReport:
-    """Examine every split of the data set at ``path``: records, pictures, contents, leaks between splits.
+    """Examine every split of the data set at ``path``: records, images, contents, leaks between splits.
 
-    ``decode`` reads the pixels of every picture; when not given, only up to `MANY` pictures. ``progress`` shows a bar.
+    ``decode`` reads the pixels of every image; when not given, only up to `MANY` images. ``progress`` shows a bar.
     Raises `DataError` only when nothing is recognised or an annotation file as a whole cannot be read.
     """
     names = find_splits(path) or ["all"]
@@ -111,7 +111,7 @@ def check_datasets(
     decode = sum(map(len, datasets.values())) <= MANY if decode is None else decode
     usable = {}
     for name, dataset in datasets.items():
-        found = _faults(dataset.records, decode, f"{name}: pictures" if progress else None)
+        found = _faults(dataset.records, decode, f"{name}: images" if progress else None)
         for record, fault in found.items():
             problems.error(record.path, f"image {record.image_id}", fault)
         usable[name] = dataset.subset(i for i, record in enumerate(dataset.records) if record not in found)
@@ -127,9 +127,9 @@ def check_datasets(
 
 
 def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
-    """Draw ``count`` pictures with their objects into ``folder``; those with objects come first. Gives the files.
+    """Draw ``count`` images with their objects into ``folder``; those with objects come first. Gives the files.
 
-    Raises `DataError` when a picture cannot be read.
+    Raises `DataError` when an image cannot be read.
     """
     from maskkit.infer.draw import overlay, write_image
 
@@ -138,14 +138,14 @@ def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int
     files = []
     for index in chosen:
         record = dataset.records[index]
-        picture, truth = _sample(dataset, int(index))
+        image, truth = _sample(dataset, int(index))
         files.append(Path(folder) / f"{record.image_id:06d}_{record.path.stem}.jpg")
-        write_image(overlay(picture, truth), files[-1])
+        write_image(overlay(image, truth), files[-1])
     return files
 
 
 def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Record, str]:
-    """What is wrong with the pictures of ``records``, for those that have something wrong."""
+    """What is wrong with the images of ``records``, for those that have something wrong."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         faults = pool.map(lambda r: _fault(r, decode), records)
         watched = track(faults, title, total=len(records)) if title else faults
@@ -168,32 +168,32 @@ def _fault(record: Record, decode: bool) -> str | None:
 def _summary(dataset: Dataset) -> Summary:
     pairs = [(r, a) for r in dataset.records for a in r.annotations if not a.crowd]
     counts = Counter(a.label for _, a in pairs)
-    per_picture = [sum(not a.crowd for a in r.annotations) for r in dataset.records]
+    per_image = [sum(not a.crowd for a in r.annotations) for r in dataset.records]
     return Summary(
-        pictures=len(dataset),
-        empty=per_picture.count(0),
+        images=len(dataset),
+        empty=per_image.count(0),
         objects=len(pairs),
         box_only=sum(a.segmentation is None for _, a in pairs),
         crowds=sum(a.crowd for r in dataset.records for a in r.annotations),
         small=sum(area_of(a, r.size) < _SMALL for r, a in pairs),
         classes={name: counts[i] for i, name in enumerate(dataset.categories.names)},
         sizes=Counter(r.size for r in dataset.records),
-        per_picture=per_picture,
+        per_image=per_image,
     )
 
 
 def _note_copies(datasets: Mapping[str, Dataset], problems: Problems) -> None:
-    """Warn of pictures with the same bytes, above all of those in two splits."""
+    """Warn of images with the same bytes, above all of those in two splits."""
     places = [(name, r.path) for name, dataset in datasets.items() for r in dataset.records]
     for same in _groups(places, lambda place: place[1].stat().st_size):  # only files of one length can be the same
         for copies in _groups(same, lambda place: _digest(place[1])):
             (first, original), *others = copies
             for name, path in others:
                 if name == first:
-                    problems.warn(path, name, f"the same picture as {original}; one of them is enough")
+                    problems.warn(path, name, f"the same image as {original}; one of them is enough")
                 else:
                     problems.warn(
-                        path, name, f"the same picture as {original} of {first}: results on {name} will be too good"
+                        path, name, f"the same image as {original} of {first}: results on {name} will be too good"
                     )
 
 
@@ -211,14 +211,14 @@ def _digest(path: Path) -> bytes:
 
 
 def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, Prediction]:
-    """RGB pixels ``(h, w, 3)`` of a picture, made smaller where it is large, and its objects as if predicted."""
+    """RGB pixels ``(h, w, 3)`` of an image, made smaller where it is large, and its objects as if predicted."""
     image, target, meta = dataset.load(index)
     scale = min(1.0, _SAMPLE_SIDE / max(meta.size))
     size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))
     if scale < 1:
         image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
     masks = None
-    if target.masks is not None:  # one at a time: a hundred dense masks of a large picture would fill the memory
+    if target.masks is not None:  # one at a time: a hundred dense masks of a large image would fill the memory
         masks = Masks(size, rles=[mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
     boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
     drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
@@ -242,14 +242,12 @@ def _contents_table(report: CheckReport) -> Table:
         table.add_column(name, justify="right")
         heights, widths = zip(*s.sizes, strict=True) if s.sizes else ((0,), (0,))
         rows["format"].append(report.datasets[name].format)
-        rows["pictures"].append(str(s.pictures))
+        rows["images"].append(str(s.images))
         rows["  without objects"].append(str(s.empty))
         rows["  width"].append(f"{min(widths)} to {max(widths)}")
         rows["  height"].append(f"{min(heights)} to {max(heights)}")
         rows["objects"].append(str(s.objects))
-        rows["  per picture, median and most"].append(
-            f"{median(s.per_picture or [0]):g}, {max(s.per_picture, default=0)}"
-        )
+        rows["  per image, median and most"].append(f"{median(s.per_image or [0]):g}, {max(s.per_image, default=0)}")
         rows["  smaller than 32 x 32"].append(f"{s.small / max(s.objects, 1):.0%}")
         rows["  with a box only"].append(str(s.box_only))
         rows["crowds"].append(str(s.crowds))

@@ -1,4 +1,4 @@
-"""From any format that can be read to COCO, YOLO or LabelMe, with splits, pictures and every object.
+"""From any format that can be read to COCO, YOLO or LabelMe, with splits, images and every object.
 
 Polygons of the source are written as they are. A mask of pixels becomes the polygon along the edges of its
 pixels, which gives exactly the same pixels back. What a format cannot hold is counted in the answer.
@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from rich.progress import track
 from scipy import ndimage
 
-from maskkit import masks as mask_math
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.records import Annotation, Dataset, Record, box_of
+from maskkit.data.dataset import Annotation, Dataset, Record, box_of
 from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
 from maskkit.types import Categories
 
 Format = Literal["coco", "yolo", "labelme"]
@@ -31,7 +31,7 @@ Points = Float[np.ndarray, "n 2"]
 def convert(src: str | Path, dst: str | Path, to: Format, progress: bool = False) -> dict[str, int]:
     """Write the data set ``src`` in another format into the new folder ``dst``; the answer counts what was done.
 
-    Counted are ``pictures``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems``: what the reader
+    Counted are ``images``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems``: what the reader
     found, see `maskkit.data.check`. The folder appears when it is complete. Raises `DataError` when ``dst`` holds
     something already or ``src`` cannot be read.
     """
@@ -39,7 +39,7 @@ def convert(src: str | Path, dst: str | Path, to: Format, progress: bool = False
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise DataError(f"{dst}: holds something already; choose another folder, or empty this one")
     datasets = _same_classes({name: open_dataset(src, name) for name in find_splits(src) or [""]})
-    counts = Counter({"pictures": 0, "objects": 0, "crowds left out": 0})
+    counts = Counter({"images": 0, "objects": 0, "crowds left out": 0})
     counts["problems"] = len({p for dataset in datasets.values() for p in dataset.problems})
     building = dst.with_name(f".{dst.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
@@ -143,10 +143,10 @@ def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
 def _copied(
     split: str, dataset: Dataset, folder: Path, counts: Counter[str], progress: bool
 ) -> Iterator[tuple[Record, str]]:
-    """Records with the name of the picture's copy in ``folder``; no two names differ in their ending alone."""
+    """Records with the name of the image's copy in ``folder``; no two names differ in their ending alone."""
     folder.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
-    for record in track(dataset.records, f"{split or 'all'}: pictures") if progress else dataset.records:
+    for record in track(dataset.records, f"{split or 'all'}: images") if progress else dataset.records:
         stem = record.path.stem
         while stem.lower() in taken:
             stem = f"{stem}_{record.image_id}"
@@ -156,7 +156,7 @@ def _copied(
             shutil.copyfile(record.path, folder / name)
         except OSError as error:
             raise DataError(f"{record.path}: cannot be copied ({error.strerror})") from error
-        counts["pictures"] += 1
+        counts["images"] += 1
         yield record, name
 
 
@@ -190,7 +190,7 @@ def _write_yolo(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str
 
 
 def _shares(annotation: Annotation, size: tuple[int, int]) -> list[float]:
-    """The numbers of a YOLO line, as shares of the picture: a polygon, or centre and size of a box."""
+    """The numbers of a YOLO line, as shares of the image: a polygon, or centre and size of a box."""
     scale = np.array([size[1], size[0]], np.float64)
     if annotation.segmentation is not None:
         return np.clip(_one_polygon(annotation, size).reshape(-1, 2) / scale, 0, 1).reshape(-1).tolist()
@@ -199,7 +199,7 @@ def _shares(annotation: Annotation, size: tuple[int, int]) -> list[float]:
 
 
 def _write_labelme(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str], progress: bool) -> None:
-    """A json beside every picture, in ``train/``, ``val/`` where there are splits."""
+    """A json beside every image, in ``train/``, ``val/`` where there are splits."""
     for split, dataset in datasets.items():
         for record, name in _copied(split, dataset, root / split, counts, progress):
             counts["objects"] += len(record.annotations)

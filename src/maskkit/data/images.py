@@ -1,4 +1,4 @@
-"""Pictures from disk: whatever their mode, eight bits of red, green and blue come out, upright."""
+"""Images from disk: whatever their mode, eight bits of red, green and blue come out, upright."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from maskkit.errors import DataError
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 )
-"""Endings by which `find_images` knows a picture, in lower case; reading goes by content alone."""
+"""Endings by which `find_images` knows an image, in lower case; reading goes by content alone."""
 
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture with its header read; whatever goes wrong in it, also while it is decoded, is a `DataError`."""
+    """The image with its header read; whatever goes wrong in it, also while it is decoded, is a `DataError`."""
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes); restore it or leave it out")
@@ -31,21 +31,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such picture; check the path") from None
+        raise DataError(f"{path}: there is no such image; check the path") from None
     except Image.DecompressionBombError:  # beyond 179 million pixels, by the header alone
-        raise DataError(f"{path}: too many pixels for one picture; cut it into tiles") from None
+        raise DataError(f"{path}: too many pixels for one image; cut it into tiles") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not a picture, whatever its name says; replace it or leave it out") from None
+        raise DataError(f"{path}: not an image, whatever its name says; replace it or leave it out") from None
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error, ... on bad bytes
         raise DataError(f"{path}: damaged or unreadable ({error}); restore the file or leave it out") from error
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
-    """The picture as RGB, turned as its EXIF orientation says.
+    """The image as RGB, turned as its EXIF orientation says.
 
-    Grey, palette and CMYK pictures are converted, transparency is dropped, 16-bit values are divided by 257 (so that
+    Grey, palette and CMYK images are converted, transparency is dropped, 16-bit values are divided by 257 (so that
     65535 becomes 255). Raises `DataError` for a missing, empty, truncated or oversized file and for one that is no
-    picture, and for 32-bit pictures whose range of values nobody can know.
+    image, and for 32-bit images whose range of values nobody can know.
     """
     with _opened(Path(path)) as image:
         upright = ImageOps.exif_transpose(image)
@@ -64,14 +64,14 @@ def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the picture as `read_image` gives it, from the header alone. Raises `DataError`."""
+    """Height and width of the image as `read_image` gives it, from the header alone. Raises `DataError`."""
     with _opened(Path(path)) as image:
-        # the method of the base class: the one for PNG decodes the whole picture to look for EXIF behind it
+        # the method of the base class: the one for PNG decodes the whole image to look for EXIF behind it
         turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def find_images(folder: str | Path, recursive: bool = False) -> list[Path]:
-    """Files of ``folder`` with the ending of a picture, sorted by name; hidden files are left out."""
+    """Files of ``folder`` with the ending of an image, sorted by name; hidden files are left out."""
     found = Path(folder).rglob("*") if recursive else Path(folder).iterdir()
     return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())

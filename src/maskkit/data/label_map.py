@@ -1,4 +1,4 @@
-"""Where the class of every pixel of a picture is known from: a picture of labels, the masks of the objects, or nothing.
+"""Where the class of every pixel of an image is known from: an image of labels, the masks of the objects, or nothing.
 
 A label map is ``(H, W)`` uint8 of class numbers; `IGNORE` (255) marks pixels about which nothing is known.
 """
@@ -14,12 +14,12 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from maskkit import masks as mask_math
 from maskkit.errors import DataError
-from maskkit.masks import Rle
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
 
 if TYPE_CHECKING:
-    from maskkit.data.records import Annotation
+    from maskkit.data.dataset import Annotation
 
 LabelArray = UInt8[np.ndarray, "h w"]
 
@@ -33,7 +33,7 @@ BACKGROUND_NAME = "background"
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A picture whose values are labels: palette or grey indices, or the RGB numbers of COCO's panoptic format."""
+    """An image whose values are labels: palette or grey indices, or the RGB numbers of COCO's panoptic format."""
 
     path: Path
     numbers: Mapping[int, int]
@@ -55,16 +55,16 @@ class LabelFile:
         return bool(self.classes)
 
     def present(self, size: tuple[int, int]) -> set[int]:
-        """Class numbers that do occur in the picture of ``size`` (H, W). Raises `DataError`."""
+        """Class numbers that do occur in the image of ``size`` (H, W). Raises `DataError`."""
         seen = np.unique(read_values(self.path, size)).tolist()
         return {self.numbers.get(value, IGNORE) for value in seen} - {BACKGROUND, IGNORE}
 
     def renumber(self, numbers: Mapping[int, int]) -> "LabelFile":
-        """The same picture under other class numbers; classes that ``numbers`` does not name are ignored."""
+        """The same image under other class numbers; classes that ``numbers`` does not name are ignored."""
         return replace(self, numbers={v: n if n == IGNORE else numbers.get(n, IGNORE) for v, n in self.numbers.items()})
 
     def read(self, size: tuple[int, int]) -> LabelArray:
-        """The label map of a picture of ``size`` (H, W). Raises `DataError` for another size and an unknown value."""
+        """The label map of an image of ``size`` (H, W). Raises `DataError` for another size and an unknown value."""
         values = read_values(self.path, size)
         seen, where = np.unique(values, return_inverse=True)
         unknown = [v for v in seen.tolist() if v not in self.numbers]
@@ -111,7 +111,7 @@ class PaintedObjects:
         return PaintedObjects(objects, numbers.get(self.background, IGNORE))
 
     def read(self, size: tuple[int, int]) -> LabelArray:
-        """The label map of a picture of ``size`` (H, W)."""
+        """The label map of an image of ``size`` (H, W)."""
         labels = np.full(size, self.background, np.uint8)
         rles = [o.rle(size) for o in self.objects]
         for box in (o.box for o, rle in zip(self.objects, rles, strict=True) if rle is None):
@@ -127,8 +127,8 @@ class PaintedObjects:
 
 
 @dataclass(frozen=True)
-class PictureTags:
-    """Which classes a picture shows, and nothing about where: its label map is `IGNORE` throughout."""
+class ImageTags:
+    """Which classes an image shows, and nothing about where: its label map is `IGNORE` throughout."""
 
     classes: frozenset[int]
     """Class numbers that occur."""
@@ -144,29 +144,29 @@ class PictureTags:
         """Class numbers that do occur."""
         return self.classes
 
-    def renumber(self, numbers: Mapping[int, int]) -> "PictureTags":
+    def renumber(self, numbers: Mapping[int, int]) -> "ImageTags":
         """The same tags under other class numbers; classes that ``numbers`` does not name are left out."""
         classes = frozenset(numbers[c] for c in self.classes if c in numbers)
-        return PictureTags(classes, numbers.get(self.background, IGNORE))
+        return ImageTags(classes, numbers.get(self.background, IGNORE))
 
     def read(self, size: tuple[int, int]) -> LabelArray:
-        """The label map of a picture of ``size`` (H, W)."""
+        """The label map of an image of ``size`` (H, W)."""
         return np.full(size, IGNORE, np.uint8)
 
 
-LabelSource = LabelFile | PaintedObjects | PictureTags
+LabelSource = LabelFile | PaintedObjects | ImageTags
 
 
 @dataclass(frozen=True)
-class IdPicture:
-    """A picture whose values are the ids of segments, as in COCO's panoptic format; 0 is nothing."""
+class IdImage:
+    """An image whose values are the ids of segments, as in COCO's panoptic format; 0 is nothing."""
 
     path: Path
     ids: frozenset[int]
     """Those that occur, without 0."""
 
     def rles(self, size: tuple[int, int]) -> dict[int, Rle]:
-        """Run-length records of the segments by their ids, in a picture of ``size`` (H, W).
+        """Run-length records of the segments by their ids, in an image of ``size`` (H, W).
 
         Raises `DataError` when the file cannot be read, or has not just the segments that it should.
         """
@@ -177,15 +177,15 @@ class IdPicture:
         return _segments(self, size, written)
 
 
-@lru_cache(maxsize=8)  # the segments of a picture are asked for one after the other
-def _segments(picture: IdPicture, size: tuple[int, int], written: int) -> dict[int, Rle]:
-    pixels = read_values(picture.path, size)
+@lru_cache(maxsize=8)  # the segments of an image are asked for one after the other
+def _segments(image: IdImage, size: tuple[int, int], written: int) -> dict[int, Rle]:
+    pixels = read_values(image.path, size)
     values = np.unique(pixels)
     there = set(values.tolist()) - {0}
-    if there != picture.ids:
-        wrong = min(there ^ picture.ids)
+    if there != image.ids:
+        wrong = min(there ^ image.ids)
         what = "has no segment in the json" if wrong in there else "is a segment of the json without a pixel"
-        raise DataError(f"{picture.path}: the id {wrong} {what}; write both again from one source")
+        raise DataError(f"{image.path}: the id {wrong} {what}; write both again from one source")
     numbers = np.searchsorted(values, pixels) + 1  # return_inverse would sort all pixels along
     return {
         value: mask_math.encode_region(numbers[place] == n, place[0].start, place[1].start, size)
@@ -195,7 +195,7 @@ def _segments(picture: IdPicture, size: tuple[int, int], written: int) -> dict[i
 
 
 def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | Int[np.ndarray, "h w"]:
-    """The values of a label picture of ``size`` (H, W): indices as bytes, RGB as ``R + 256 G + 65536 B``.
+    """The values of a label image of ``size`` (H, W): indices as bytes, RGB as ``R + 256 G + 65536 B``.
 
     Raises `DataError` when the file cannot be read, is of another size, or of a kind that holds no labels.
     """
@@ -205,7 +205,7 @@ def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] |
     except Exception as error:  # decoders raise many kinds on bad bytes
         raise DataError(f"{path}: cannot be read ({error}); the labels need it") from error
     if values.shape[:2] != size:
-        raise DataError(f"{path}: is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}")
+        raise DataError(f"{path}: is {values.shape[1]} x {values.shape[0]} pixels, the image {size[1]} x {size[0]}")
     if mode in ("P", "L"):
         return values
     if mode == "RGB":

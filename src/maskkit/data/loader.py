@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskkit.config import InputConfig, RunConfig
+from maskkit.data.dataset import Dataset
 from maskkit.data.patches import Patches
-from maskkit.data.records import Dataset
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.types import Batch, Masks, Target
@@ -42,8 +42,8 @@ def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
 def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
     """Samples with RGB on 0..255 as one batch, normalised.
 
-    Pictures of different sizes, or of a size of their own (``shorter``), are padded right and bottom to the largest,
-    rounded up to a multiple of 32; masks and semantic maps grow with them. ``valid`` covers each picture's
+    Images of different sizes, or of a size of their own (``shorter``), are padded right and bottom to the largest,
+    rounded up to a multiple of 32; masks and semantic maps grow with them. ``valid`` covers each image's
     ``input_size``, everything else is zero.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
@@ -67,12 +67,12 @@ def train_loader(
 ) -> Iterator[Batch]:
     """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
-    The pictures are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
-    pictures from it. Raises `DataError` for a picture that cannot be read, for a data set without pictures, and for
-    copy-paste without masks, `MaskkitError` for a batch with fewer pictures than there are processes.
+    The images are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
+    images from it. Raises `DataError` for an image that cannot be read, for a data set without images, and for
+    copy-paste without masks, `MaskkitError` for a batch with fewer images than there are processes.
     """
     if len(dataset) == 0:
-        raise DataError("the training set holds no picture")
+        raise DataError("the training set holds no image")
     if config.train.batch < world:
         raise MaskkitError(
             f"a batch of {config.train.batch} cannot be shared by {world} processes; set train.batch higher"
@@ -84,9 +84,9 @@ def train_loader(
 
 
 def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
-    """All pictures in order, ``batch`` at a time, unchanged but for the resize; the targets hold boxes, not masks.
+    """All images in order, ``batch`` at a time, unchanged but for the resize; the targets hold boxes, not masks.
 
-    Raises `DataError` for a picture that cannot be read.
+    Raises `DataError` for an image that cannot be read.
     """
     return batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
 
@@ -130,7 +130,7 @@ class _EvalSteps:
 
 @functools.lru_cache(maxsize=4)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of ``n`` pictures in an epoch."""
+    """The order of ``n`` images in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 

@@ -1,7 +1,7 @@
 """Masks as patches: each one a bitmap of its own box, which is what makes augmentation cheap.
 
-A crop or a pad moves offsets, a mirror is a view, and a change of resolution touches the pixels of the box alone: a
-picture with a hundred windows costs what their boxes cost, not a hundred pictures.
+A crop or a pad moves offsets, a mirror is a view, and a change of resolution touches the pixels of the box alone: an
+image with a hundred windows costs what their boxes cost, not a hundred images.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from maskkit import masks as mask_math
-from maskkit.masks import Rle
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
 from maskkit.types import Masks
 
 
@@ -132,7 +132,8 @@ class Patches(Masks):
         return Patches(self.size, turned)
 
     def scale(self, size: tuple[int, int]) -> "Patches":
-        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.masks.resample` does it."""
+        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.geometry.rle.resample` does
+        it."""
         if tuple(size) == self.size:
             return self
         rows, columns = Taps(self.size[0], size[0]), Taps(self.size[1], size[1])

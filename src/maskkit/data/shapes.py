@@ -18,8 +18,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.patches import Patch, Patches
-from maskkit.data.records import Annotation, Dataset, Record
 from maskkit.files import replacing
 from maskkit.types import Categories, Target
 
@@ -71,7 +71,7 @@ def draw(
     crowd: bool = False,
     box_only: float = 0.0,
 ) -> tuple[UInt8[Tensor, "3 h w"], Target]:
-    """A picture of ``size`` (H, W) with ``objects`` (least, most) objects of `CATEGORIES`, the same for the same seed.
+    """An image of ``size`` (H, W) with ``objects`` (least, most) objects of `CATEGORIES`, the same for the same seed.
 
     ``crowd`` adds a swarm of discs under one crowd annotation, which comes last; ``box_only`` is the chance of an
     object to have a box but no known mask. Boxes are tight around what is visible. Fewer objects come out than asked
@@ -101,13 +101,13 @@ def draw(
 
 @dataclass(frozen=True, eq=False)
 class ShapesDataset(Dataset):
-    """Drawn pictures behind the interface of `Dataset`, held in memory."""
+    """Drawn images behind the interface of `Dataset`, held in memory."""
 
-    pictures: dict[int, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
+    images: dict[int, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
     """Pixels by image id."""
 
     def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
-        return self.pictures[record.image_id].clone()
+        return self.images[record.image_id].clone()
 
 
 def shapes_dataset(
@@ -120,9 +120,9 @@ def shapes_dataset(
     box_only: float = 0.0,
     folder: str | Path = "shapes",
 ) -> ShapesDataset:
-    """``count`` pictures of `draw` with the image ids from 1 on; their paths lie in ``folder``, but no files do."""
+    """``count`` images of `draw` with the image ids from 1 on; their paths lie in ``folder``, but no files do."""
     folder = Path(folder)
-    records, pictures = [], {}
+    records, images = [], {}
     number = 0
     for i in range(count):
         image, target = draw(seed * 1_000_003 + i, size, objects, crowd=crowd, box_only=box_only)
@@ -139,8 +139,8 @@ def shapes_dataset(
             number += 1
             annotations.append(Annotation(number, label, tuple(box), rle if known else None, bool(is_crowd)))
         records.append(Record(i + 1, folder / "images" / f"{i + 1:05d}.jpg", size, annotations))
-        pictures[i + 1] = image
-    return ShapesDataset(records, CATEGORIES, folder, "shapes", pictures=pictures)
+        images[i + 1] = image
+    return ShapesDataset(records, CATEGORIES, folder, "shapes", images=images)
 
 
 def write(
@@ -151,12 +151,12 @@ def write(
     size: tuple[int, int] = (256, 256),
     objects: tuple[int, int] = (3, 8),
 ) -> Path:
-    """A COCO data set of drawn pictures: ``images/*.jpg``, ``train.json`` and ``val.json`` in ``folder``."""
+    """A COCO data set of drawn images: ``images/*.jpg``, ``train.json`` and ``val.json`` in ``folder``."""
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     everything = shapes_dataset(train + val, seed, size, objects, folder=folder)
     for record in everything.records:
-        pixels = everything.pictures[record.image_id].permute(1, 2, 0).numpy()  # (H, W, 3)
+        pixels = everything.images[record.image_id].permute(1, 2, 0).numpy()  # (H, W, 3)
         Image.fromarray(pixels).save(record.path, quality=92)
     for name, indices in (("train", range(train)), ("val", range(train, train + val))):
         with replacing(folder / f"{name}.json") as temporary:
@@ -249,7 +249,7 @@ def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) ->
 def _local(
     size: tuple[int, int], x: float, y: float, radius: float, angle: float
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the picture within ``radius`` of (x, y), its pixel centres in axes from there turned by ``angle``."""
+    """The part of the image within ``radius`` of (x, y), its pixel centres in axes from there turned by ``angle``."""
     height, width = size
     x1, x2 = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
     y1, y2 = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)

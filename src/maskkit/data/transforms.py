@@ -1,9 +1,9 @@
-"""Random changes of a training picture together with its boxes, masks and geometry.
+"""Random changes of a training image together with its boxes, masks and geometry.
 
 An operation is a frozen dataclass that takes ``(image, target, meta, rng)`` and gives ``(image, target, meta)`` back.
 All of them move pixels through three functions only, `_window`, `_mirror` and `_scale`, each of which carries the
 image, the boxes, the masks, the semantic map, the saliency and ``meta.affine`` along, so that a point of the result is
-always known in the original picture. Every random number comes from ``rng``. Masks travel as `Patches`, which makes
+always known in the original image. Every random number comes from ``rng``. Masks travel as `Patches`, which makes
 them cheap.
 """
 
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig
 from maskkit.data.patches import Patches, Taps
+from maskkit.geometry import boxes as box_math
 from maskkit.types import ImageMeta, Target
 
-Picture = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
+Pixels = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
 """RGB on 0..255: bytes as decoded, float after `Resize`, which does not round."""
 Sample = tuple[Tensor, Target, ImageMeta]
 Colour = tuple[float, float, float]
@@ -42,7 +42,7 @@ STRIP = 2**16
 class Operation(Protocol):
     """What every transform is."""
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The changed sample; the arguments are left as they are."""
         ...
 
@@ -53,7 +53,7 @@ def train_ops(
     """The operations of a training, in the order of `AugmentConfig`'s fields; scale jitter replaces the resize.
 
     Photographs far larger than the input are shrunk first, which bounds time and memory and loses nothing.
-    ``partner`` gives copy-paste its pictures; ``ValueError`` when copy-paste is on without one.
+    ``partner`` gives copy-paste its images; ``ValueError`` when copy-paste is on without one.
     """
     # The smallest crop is 0.3 of a side, so that four times the input shows all that the input could.
     limit = 4 * max(input.size)
@@ -94,7 +94,7 @@ def apply(ops: Sequence[Operation], sample: Sample, rng: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class Resize:
-    """Brings a picture to the network's input size (H, W).
+    """Brings an image to the network's input size (H, W).
 
     ``stretch`` fills it; ``pad`` keeps the aspect ratio and pads right and bottom with zeros, ``meta.input_size`` then
     is the size without the padding; ``shorter`` brings the shorter side to ``size[0]``, or to one of ``short_sides``,
@@ -107,7 +107,7 @@ class Resize:
     antialias: bool = False
     short_sides: tuple[int, ...] = ()
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose among several ``short_sides``."""
         size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
         fitted = _fitted(image.shape[1:], size, self.mode)
@@ -119,11 +119,11 @@ class Resize:
 
 @dataclass(frozen=True)
 class Shrink:
-    """Shrinks a picture whose longer side has more than ``limit`` pixels to that, with antialiasing."""
+    """Shrinks an image whose longer side has more than ``limit`` pixels to that, with antialiasing."""
 
     limit: int
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample as it is, or smaller; nothing is drawn from ``rng``."""
         longer = max(image.shape[1:])
         if longer <= self.limit:
@@ -141,7 +141,7 @@ class ScaleJitter:
     mode: ResizeMode = "stretch"
     fill: Colour = (0, 0, 0)
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample."""
         factor = rng.uniform(*self.range)
         size = (max(1, round(self.size[0] * factor)), max(1, round(self.size[1] * factor)))
@@ -155,7 +155,7 @@ class Flip:
 
     p: float = 0.5
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample or its mirror image."""
         return _mirror(image, target, meta, axis=1) if rng.random() < self.p else (image, target, meta)
 
@@ -166,7 +166,7 @@ class VerticalFlip:
 
     p: float = 0.5
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample or its mirror image."""
         return _mirror(image, target, meta, axis=0) if rng.random() < self.p else (image, target, meta)
 
@@ -186,7 +186,7 @@ class Photometric:
     hue: float = 18.0
     """Largest angle in degrees."""
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample in other colours."""
 
         def perhaps(low: float, high: float, neutral: float) -> float:
@@ -205,9 +205,9 @@ class Photometric:
 
 @dataclass(frozen=True)
 class Expand:
-    """Puts the picture somewhere into a field of colour up to ``max_ratio`` times as high and wide (SSD), chance ``p``.
+    """Puts the image somewhere into a field of colour up to ``max_ratio`` times as high and wide (SSD), chance ``p``.
 
-    A field longer than ``limit`` pixels would hold more than the input can show: there the picture is shrunk first,
+    A field longer than ``limit`` pixels would hold more than the input can show: there the image is shrunk first,
     which bounds memory whatever the size of the photographs.
     """
 
@@ -216,7 +216,7 @@ class Expand:
     p: float = 0.5
     limit: int = 4096
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample as it is, or in its field."""
         if rng.random() >= self.p:
             return image, target, meta
@@ -233,15 +233,15 @@ class Expand:
 class IoUCrop:
     """The random crop of SSD: sides of at least 0.3, an aspect ratio from 1/2 to 2.
 
-    One of ``DEMANDS`` is drawn: None keeps the picture, a number asks for an IoU of at least that much between the
+    One of ``DEMANDS`` is drawn: None keeps the image, a number asks for an IoU of at least that much between the
     crop and one object. Objects whose centre lies in the crop stay, and there is at least one of them unless the
-    picture has none; their boxes and masks are cut. A demand that 50 crops in a row fail is drawn anew. Crowds have no
+    image has none; their boxes and masks are cut. A demand that 50 crops in a row fail is drawn anew. Crowds have no
     say, and stay wherever a part of them is seen.
     """
 
     DEMANDS: ClassVar[tuple[float | None, ...]] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample as it is, or a crop of it."""
         objects = target.boxes[~target.crowd]
         centres = box_math.to_centres(target.boxes)[:, :2]
@@ -259,9 +259,9 @@ class IoUCrop:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Pastes objects of another picture, with chance ``p`` (Ghiasi et al., 2021).
+    """Pastes objects of another image, with chance ``p`` (Ghiasi et al., 2021).
 
-    The partner is fitted into the picture at a random size and place, perhaps mirrored, and each of its objects whose
+    The partner is fitted into the image at a random size and place, perhaps mirrored, and each of its objects whose
     mask is known comes over with chance 0.5. What lies beneath is cut: boxes are taken anew from what is left of the
     masks, and objects of which less than ``visible`` is left are dropped.
     """
@@ -271,7 +271,7 @@ class CopyPaste:
     scale: tuple[float, float] = (0.5, 1.25)
     visible: float = 0.1
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample as it is, or with guests."""
         if rng.random() >= self.p:
             return image, target, meta
@@ -316,7 +316,7 @@ class DropSmall:
 
     share: float = SMALLEST
 
-    def __call__(self, image: Picture, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample with the objects that can be learnt from."""
         sides = target.boxes[:, 2:] - target.boxes[:, :2]
         least = torch.tensor([image.shape[2], image.shape[1]]) * self.share
@@ -324,7 +324,7 @@ class DropSmall:
 
 
 def _window(image: Tensor, target: Target, meta: ImageMeta, x: int, y: int, size: Size, fill: Colour) -> Sample:
-    """The sample through a window of ``size`` (H, W) with its corner at (x, y), ``fill`` around the picture."""
+    """The sample through a window of ``size`` (H, W) with its corner at (x, y), ``fill`` around the image."""
     seen = _cut(image, x, y, size, torch.tensor(fill))
     semantic = (
         _cut(target.semantic[None], x, y, size, torch.tensor([IGNORE]))[0] if target.semantic is not None else None
@@ -385,7 +385,7 @@ def _scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias
     return image, _seen(scaled), _followed(meta, size, (1 / x, 1 / y), (0, 0))
 
 
-def _bilinear(image: Picture | Float[Tensor, "1 h w"], size: Size) -> Float[Tensor, "c h w"]:
+def _bilinear(image: Pixels | Float[Tensor, "1 h w"], size: Size) -> Float[Tensor, "c h w"]:
     """What `torch.nn.functional.interpolate` makes of the image in float, but only the rows it reads become floats.
 
     From bytes of 640x640 to 320x320 that takes a fifth of the time, from 1280x1280 a fourteenth.
@@ -397,8 +397,8 @@ def _bilinear(image: Picture | Float[Tensor, "1 h w"], size: Size) -> Float[Tens
     return torch.lerp(first, second, torch.from_numpy(columns.weight))  # (3, h, w)
 
 
-def _smooth(image: Picture, size: Size) -> Float[Tensor, "3 h w"]:
-    """The antialiased picture: of bytes what Pillow makes of them, which is fast and what detectron2 trained with.
+def _smooth(image: Pixels, size: Size) -> Float[Tensor, "3 h w"]:
+    """The antialiased image: of bytes what Pillow makes of them, which is fast and what detectron2 trained with.
 
     Of floats one channel at a time, because a large photograph is much larger as floats.
     """
@@ -413,7 +413,7 @@ def _rounded(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
 
 
 def _clipped(boxes: Float[Tensor, "n 4"], size: Size) -> Float[Tensor, "n 4"]:
-    """Boxes cut at the border of a picture of ``size`` (H, W)."""
+    """Boxes cut at the border of an image of ``size`` (H, W)."""
     return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([size[1], size[0], size[1], size[0]]))
 
 
@@ -424,7 +424,7 @@ def _followed(meta: ImageMeta, size: Size, scale: tuple[float, float], shift: tu
 
 
 def _seen(target: Target) -> Target:
-    """The objects still in the picture: a box with an area and, where the mask is known and no crowd, a pixel of it."""
+    """The objects still in the image: a box with an area and, where the mask is known and no crowd, a pixel of it."""
     stay = box_math.area(target.boxes) > 0
     if target.masks is not None:
         stay &= ~target.has_mask | target.crowd | (target.masks.areas() > 0)
@@ -453,7 +453,7 @@ def _patches(target: Target) -> Patches:
 
 
 def _fitted(have: Sequence[int], size: Size, mode: ResizeMode) -> Size:
-    """The size that a picture of size ``have`` takes inside ``size``."""
+    """The size that an image of size ``have`` takes inside ``size``."""
     if mode == "stretch":
         return size
     if mode == "shorter":
@@ -464,7 +464,7 @@ def _fitted(have: Sequence[int], size: Size, mode: ResizeMode) -> Size:
 
 
 def _times(image: Tensor, factor: float) -> Size:
-    """The size of the picture multiplied."""
+    """The size of the image multiplied."""
     return max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor))
 
 
@@ -476,7 +476,7 @@ def _corner(have: Sequence[int], want: Size, rng: np.random.Generator) -> tuple[
 
 
 def _propose_crops(size: Sequence[int], rng: np.random.Generator) -> Float[Tensor, "t 4"]:
-    """Up to 50 crops with whole-numbered edges inside a picture of ``size`` (H, W)."""
+    """Up to 50 crops with whole-numbered edges inside an image of ``size`` (H, W)."""
     whole = np.array([size[1], size[0]])
     sides = np.maximum(1, np.floor(rng.uniform(0.3, 1, (50, 2)) * whole))
     corner = np.floor(rng.random((50, 2)) * (whole - sides + 1))
@@ -486,7 +486,7 @@ def _propose_crops(size: Sequence[int], rng: np.random.Generator) -> Float[Tenso
 
 
 def _recolour(image: Float[Tensor, "3 h w"], saturation: float, turn: float) -> Float[Tensor, "3 h w"]:
-    """The picture with its HSV saturation multiplied and its hue turned by ``turn`` sixths of a circle."""
+    """The image with its HSV saturation multiplied and its hue turned by ``turn`` sixths of a circle."""
     if saturation == 1 and turn == 0:
         return image
     red, green, blue = image

@@ -46,7 +46,7 @@ class RunLog:
         )
         self._bar = self._bars.add_task("training", total=total, completed=start, say="")
         self._began = self._counted_from = self._spoke = time.monotonic()
-        self._pictures = 0
+        self._images = 0
         self._file = None
         self._curves = None
         if main:
@@ -65,14 +65,14 @@ class RunLog:
             if sink is not None:
                 sink.close()
 
-    def step(self, step: int, terms: Mapping[str, float], rate: float, pictures: int) -> None:
-        """Tell of step ``step`` (1 is the first): loss terms, learning rate, pictures it took."""
+    def step(self, step: int, terms: Mapping[str, float], rate: float, images: int) -> None:
+        """Tell of step ``step`` (1 is the first): loss terms, learning rate, images it took."""
         now = time.monotonic()
-        self._pictures += pictures
-        speed = self._pictures / max(now - self._counted_from, 1e-9)
+        self._images += images
+        speed = self._images / max(now - self._counted_from, 1e-9)
         loss = sum(terms.values())
         parts = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        say = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} pictures/s"
+        say = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} images/s"
         self._bars.update(self._bar, completed=step, say=say)
         if self._bars.disable and (now - self._spoke > _SPEAK_EVERY or step == self.total):
             left = (now - self._began) / (step - self.start) * (self.total - step)
@@ -80,9 +80,9 @@ class RunLog:
             self._spoke = now
         if step % LOG_EVERY == 0 or step == self.total:
             self._write(
-                step, {"lr": rate, "loss": loss, **{f"loss/{n}": v for n, v in terms.items()}, "pictures/s": speed}
+                step, {"lr": rate, "loss": loss, **{f"loss/{n}": v for n, v in terms.items()}, "images/s": speed}
             )
-            self._counted_from, self._pictures = now, 0
+            self._counted_from, self._images = now, 0
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell of an evaluation after step ``step``."""

@@ -64,7 +64,7 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Rate of optimizer step ``step`` (0 is the first) of ``total``.
 
     The schedule runs over the whole training; the warm-up multiplies it from ``warmup_from`` to 1, over a tenth of a
-    short run at most, so that ten epochs of a hundred pictures are not all warm-up.
+    short run at most, so that ten epochs of a hundred images are not all warm-up.
     """
     warmup = min(config.warmup, total // 10)
     warm = config.warmup_from + (1 - config.warmup_from) * step / warmup if step < warmup else 1.0

@@ -1,4 +1,4 @@
-"""Pre-training without labels (EVA): a folder of pictures in, a backbone for any of the package's models out.
+"""Pre-training without labels (EVA): a folder of images in, a backbone for any of the package's models out.
 
 As in `maskkit.engine.train`, every step is a pure function of the configuration, the weights and its number, so that a
 run that was killed goes on to the very bits that an undisturbed one ends with. The folder of a run holds
@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchvision.transforms.v2 import functional as tv
 
+from maskkit.checkpoints.checkpoint import load_optimizer, optimizer_tensors
+from maskkit.checkpoints.foreign import read_metadata, read_tensors, write_tensors
 from maskkit.config import Pretraining, TrainConfig, to_dict
 from maskkit.data.images import find_images, read_image
 from maskkit.data.loader import batches, permutation
-from maskkit.engine.checkpoint import load_optimizer, optimizer_tensors
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, precision_notes, set_rate
 from maskkit.engine.train import mix
@@ -33,7 +34,6 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.files import write_json
 from maskkit.nn.mim import MaskedStudent, block_mask, cosine_loss
 from maskkit.nn.teacher import Teacher
-from maskkit.weight_files import read_metadata, read_tensors, write_tensors
 
 _FREE_TO_CHANGE = {"workers", "save_every"}
 _HEADER = "maskkit-pretraining"
@@ -50,8 +50,8 @@ class Views(NamedTuple):
     """Patches that the student does not see."""
 
 
-def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = False) -> Path:
-    """Train a student on all pictures below a folder, without any label; gives the file of the backbone.
+def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False) -> Path:
+    """Train a student on all images below a folder, without any label; gives the file of the backbone.
 
     ``resume`` goes on with the run in ``out``, or begins it where there is none yet. Raises `MaskkitError` for what the
     user can mend.
@@ -63,11 +63,11 @@ def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = Fals
     if not resume and (last.exists() or (out / "config.json").exists()):
         raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
     accelerator.wait_for_everyone()  # until all have looked nobody writes
-    if not pictures.is_dir():
-        raise DataError(f"{pictures}: is no folder; give one with pictures, in folders of it too")
-    paths = find_images(pictures, recursive=True)
+    if not images.is_dir():
+        raise DataError(f"{images}: is no folder; give one with images, in folders of it too")
+    paths = find_images(images, recursive=True)
     if not paths:
-        raise DataError(f"{pictures}: holds no picture; check the path")
+        raise DataError(f"{images}: holds no image; check the path")
     if config.batch < 1 or config.batch % world or config.save_every < 1:
         raise MaskkitError(f"--batch is a multiple of the {world} processes, and --save-every 1 at least")
     total = config.steps or max(1, math.ceil(config.epochs * len(paths) / config.batch))
@@ -83,7 +83,7 @@ def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = Fals
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": decaying, "lr_factor": 1.0}, {"params": others, "lr_factor": 1.0, "weight_decay": 0.0}]
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-6, weight_decay=config.weight_decay)
-    facts = {"config": to_dict(config), "pictures": len(paths)}
+    facts = {"config": to_dict(config), "images": len(paths)}
     start = _go_on(last, facts, student, optimizer) if going_on else 0
 
     def save(step: int) -> None:
@@ -101,7 +101,7 @@ def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = Fals
     with RunLog(out, start, total, main=accelerator.is_main_process) as log:
         for note in precision_notes(config.precision, device):
             log.note(note)
-        log.note(f"{len(paths)} pictures; {config.student} learns from {config.teacher}, {config.teacher_weights}")
+        log.note(f"{len(paths)} images; {config.student} learns from {config.teacher}, {config.teacher_weights}")
         for step, views in enumerate(batches(steps, range(start, total), config.workers), start):
             torch.manual_seed(mix(config.seed, step, rank))
             rate = learning_rate(step, total, schedule)
@@ -127,7 +127,7 @@ def pretrain(pictures: Path, config: Pretraining, out: Path, resume: bool = Fals
 
 @dataclass(frozen=True)
 class _Steps:
-    """The views of a step, of each the share of process ``rank`` of ``world``; no picture depends on another."""
+    """The views of a step, of each the share of process ``rank`` of ``world``; no image depends on another."""
 
     paths: Sequence[Path]
     config: Pretraining
@@ -152,15 +152,15 @@ class _Steps:
         return pixels.float() / 255, torch.from_numpy(mask.reshape(-1))
 
 
-def random_crop(picture: Tensor, size: int, least: float, rng: np.random.Generator) -> Tensor:
-    """A part of the picture (3, H, W) of ``least`` of its area at least, as (3, size, size); sides from 3:4 to 4:3."""
-    height, width = picture.shape[1:]
+def random_crop(image: Tensor, size: int, least: float, rng: np.random.Generator) -> Tensor:
+    """A part of the image (3, H, W) of ``least`` of its area at least, as (3, size, size); sides from 3:4 to 4:3."""
+    height, width = image.shape[1:]
     area = height * width * rng.uniform(least, 1)
     aspect = math.exp(rng.uniform(math.log(_ASPECT), -math.log(_ASPECT)))
     h, w = min(height, max(1, round(math.sqrt(area / aspect)))), min(width, max(1, round(math.sqrt(area * aspect))))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     mode = tv.InterpolationMode.BICUBIC
-    return tv.resized_crop(picture, top, left, h, w, [size, size], interpolation=mode, antialias=True)
+    return tv.resized_crop(image, top, left, h, w, [size, size], interpolation=mode, antialias=True)
 
 
 def _go_on(last: Path, facts: dict, student: MaskedStudent, optimizer: AdamW) -> int:
@@ -168,8 +168,8 @@ def _go_on(last: Path, facts: dict, student: MaskedStudent, optimizer: AdamW) ->
     header = read_metadata(last).get(_HEADER)
     if header is None:
         raise DataError(f"{last}: is no checkpoint of a pre-training; give another folder by --out")
-    then, now = json.loads(header), facts["config"] | {"pictures": facts["pictures"]}
-    before = then["config"] | {"pictures": then["pictures"]}
+    then, now = json.loads(header), facts["config"] | {"images": facts["images"]}
+    before = then["config"] | {"images": then["images"]}
     changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_TO_CHANGE]
     if changed:
         what = "; ".join(f"{k} was {before.get(k)!r} and is {now[k]!r}" for k in changed)

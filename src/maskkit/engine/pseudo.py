@@ -3,27 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
-from maskkit import registry
+from maskkit.checkpoints.checkpoint import load_model
 from maskkit.config import DataConfig, RunConfig
 from maskkit.data import open_splits
-from maskkit.engine.checkpoint import load_model
 from maskkit.engine.train import train
 from maskkit.infer.saliency import write_saliency
+from maskkit.zoo import registry
 
 
 def train_on_tags(
     preset: str, data: Path, saliency: Path, out: Path, weights: Path | None = None, steps: int | None = None
 ) -> Path:
-    """Train ``preset`` on the tags of the pictures at ``data``, in ``out/run``; gives the file of its best weights.
+    """Train ``preset`` on the tags of the images at ``data``, in ``out/run``; gives the file of its best weights.
 
     ``saliency`` is a folder of maps, or a checkpoint whose finds become maps in ``out/saliency``. A run that was broken
     off goes on. Raises `MaskkitError` for what the user can mend.
     """
     if saliency.is_file():
         finder = load_model(saliency)
-        pictures = [r.path for r in open_splits(data)[0].records]
+        images = [r.path for r in open_splits(data)[0].records]
         saliency = out / "saliency"
-        write_saliency(finder.model, finder.config.input, finder.categories, pictures, saliency)
+        write_saliency(finder.model, finder.config.input, finder.categories, images, saliency)
     chosen = registry.preset(preset)
     given = DataConfig(str(data), labels="tags", saliency=str(saliency))
     settings = replace(chosen.train, steps=steps or chosen.train.steps)

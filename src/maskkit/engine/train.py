@@ -4,13 +4,13 @@ Every step is a pure function of the configuration, the weights and the number o
 from the seed and ``s``, the random choices inside a loss are seeded by the two, the learning rate is computed from
 ``s``. So a run that was killed goes on from ``last.safetensors`` to the very bits that an undisturbed run ends with.
 
-Several processes share each batch and take the step that one would have taken with all of it: pictures are augmented by
-their own numbers, and losses are divided by the objects of the whole batch (`maskkit.losses.normaliser`). What remains
-different is what a loss draws at random, and batch norm that is trained, which sees its process's pictures alone.
+Several processes share each batch and take the step that one would have taken with all of it: images are augmented by
+their own numbers, and losses are divided by the objects of the whole batch (`maskkit.nn.losses.normaliser`). What
+remains different is what a loss draws at random, and batch norm that is trained, which sees its process's images alone.
 
 The folder of a run: ``config.json`` (resolved), ``metrics.jsonl``, ``last.safetensors`` (all that is needed to go on),
-``best.safetensors`` (to predict with), its ``predictions.json`` on the validation pictures and ``report.html``, and
-``samples/`` with some of these pictures as they were seen at each evaluation.
+``best.safetensors`` (to predict with), its ``predictions.json`` on the validation images and ``report.html``, and
+``samples/`` with some of these images as they were seen at each evaluation.
 """
 
 import json
@@ -27,24 +27,24 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, convert_to_fp32, gather_object
 from safetensors.torch import save_file
 
-from maskkit import registry
+from maskkit.checkpoints import checkpoint
 from maskkit.config import RunConfig, to_dict
 from maskkit.data import open_splits
 from maskkit.data.check import check_datasets
+from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
-from maskkit.data.records import Dataset
-from maskkit.engine import checkpoint
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_notes, set_rate, update_average
 from maskkit.errors import DataError, MaskkitError
-from maskkit.eval.tasks import TASKS
+from maskkit.eval.task import TASKS
 from maskkit.files import replacing, write_json
 from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
 from maskkit.types import Batch, Prediction
+from maskkit.zoo import registry
 
 SAMPLES = 4
-"""Validation pictures that are drawn at each evaluation."""
+"""Validation images that are drawn at each evaluation."""
 
 SAMPLE_SCORE = 0.3
 """Least score of what is drawn there."""
@@ -61,7 +61,7 @@ class TrainResult:
     last: Path
     steps: int
     metrics: dict[str, float]
-    """Of the best weights: `maskkit.eval.tasks.Result.metrics`, the number that decided which are best first."""
+    """Of the best weights: `maskkit.eval.task.Result.metrics`, the number that decided which are best first."""
 
 
 def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | None = None) -> TrainResult:
@@ -80,12 +80,12 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     accelerator.wait_for_everyone()  # until all have looked nobody writes
     train_set, val_set, notes = once(accelerator, lambda: open_data(config))
     task = TASKS[registry.model_class(config.preset).task_of(config.model)]
-    categories, pictures = train_set.categories, len(train_set)
+    categories, images = train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
     if min(settings.batch, settings.save_every) < 1:
         raise MaskkitError("--train.batch and --train.save-every are 1 at least")
-    total = settings.steps or max(1, math.ceil(settings.epochs * pictures / settings.batch))
+    total = settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
     if settings.batch % world:
         raise MaskkitError(f"--train.batch {settings.batch} cannot be shared by {world} processes; give a multiple")
 
@@ -95,7 +95,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     if reason := model.objection(config.data, categories):
         raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if going_on:
-        checkpoint.check_same(config, categories, pictures, last)
+        checkpoint.check_same(config, categories, images, last)
     else:
         notes += checkpoint.start_weights(model, config, weights)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -103,7 +103,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
     shown = model if average is None else average  # what is evaluated and saved to predict with
     optimizer = make_optimizer(model, settings)
-    state: dict[str, Any] = {"step": 0, "pictures": pictures, "best": None, "metrics": {}}
+    state: dict[str, Any] = {"step": 0, "images": images, "best": None, "metrics": {}}
     if going_on:
         state = checkpoint.load_state(last, model, average, optimizer)
         notes.append(f"going on after step {state['step']} of {total}")
@@ -149,7 +149,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
 
             done = state["step"] = step + 1
             log.step(done, values, rate, settings.batch)
-            if evaluation_due(done, total, settings.eval_every * pictures / settings.batch):
+            if evaluation_due(done, total, settings.eval_every * images / settings.batch):
                 rows = detect(shown, val_set, train_set, config, out / "samples" / f"{done:07}", log, accelerator)
                 if accelerator.is_main_process:
                     metrics = task.evaluate(rows, val_set).metrics
@@ -164,14 +164,14 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     if accelerator.is_main_process:
         rows = json.loads(predictions.read_bytes())
         step = checkpoint.read_header(best)["info"]["step"]
-        notes = [f"weights of step {step} of {total}, trained on {pictures} pictures of {train_set.source}"]
+        notes = [f"weights of step {step} of {total}, trained on {images} images of {train_set.source}"]
         task.write_report(out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
     accelerator.wait_for_everyone()
     return TrainResult(out, best, last, total, state["metrics"])
 
 
 def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
-    """Training and validation pictures after the data-set doctor has seen them, and lines about what was found.
+    """Training and validation images after the data-set doctor has seen them, and lines about what was found.
 
     Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
     cannot learn from the labels that there are.
@@ -180,7 +180,7 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     train_set, val_set = map(TASKS[kind.task_of(config.model)].view, open_splits(data.train, data.val, data.val_split))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     train_set, val_set = report.datasets["train"], report.datasets["val"]
-    notes = [f"{len(train_set)} pictures to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"]
+    notes = [f"{len(train_set)} images to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"]
     if report.errors and data.on_bad == "refuse":
         shown = "\n  ".join(map(str, report.errors[:20]))
         more = f"\n  and {len(report.errors) - 20} more" if len(report.errors) > 20 else ""
@@ -194,14 +194,14 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
         notes.append(f"{len(report.warnings)} doubtful records are used; maskkit check {data.train} lists them")
     for name, part in report.datasets.items():
         if len(part) == 0:
-            raise DataError(f"{data.train}: no usable picture for {name}; maskkit check {data.train} tells why")
+            raise DataError(f"{data.train}: no usable image for {name}; maskkit check {data.train} tells why")
     objects = [a for record in train_set.records for a in record.annotations]
     maps = [record.semantic for record in train_set.records if record.semantic is not None]
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
     there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks"} if masks else set())
     wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
     if not objects and not any(m.classes for m in maps):
-        raise DataError(f"{data.train}: no picture has an object, there is nothing to learn; add annotations")
+        raise DataError(f"{data.train}: no image has an object, there is nothing to learn; add annotations")
     needs = kind.needs_of(config.model)
     if not set(needs) & there & wanted:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
@@ -239,7 +239,7 @@ def detect(
     log: RunLog,
     accelerator: Accelerator,
 ) -> list[dict[str, Any]]:
-    """COCO result rows of all processes for ``val_set``; the first pictures are drawn into the folder ``samples``."""
+    """COCO result rows of all processes for ``val_set``; the first images are drawn into the folder ``samples``."""
     part = val_set.subset(range(accelerator.process_index, len(val_set), accelerator.num_processes))
     settings = config.train
     found = predict_dataset(model, part, config.input, train_set.categories, settings.batch, settings.workers)
@@ -252,7 +252,7 @@ def detect(
 
 
 def draw(prediction: Prediction, folder: Path) -> None:
-    """Save the picture of a prediction with its surer objects drawn over it."""
+    """Save the image of a prediction with its surer objects drawn over it."""
     found = prediction.instances
     if found is not None:
         prediction = replace(prediction, instances=found[found.scores >= SAMPLE_SCORE])
@@ -282,8 +282,8 @@ def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path)
         save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, temporary, {"batch": json.dumps(about)})
     bad = ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
     return (
-        f"step {step}: the loss is not finite ({bad}); its batch is kept in {path} (pictures {about['image_ids']}); "
-        "lower --train.lr or set --train.clip 10, and look at these pictures with maskkit check"
+        f"step {step}: the loss is not finite ({bad}); its batch is kept in {path} (images {about['image_ids']}); "
+        "lower --train.lr or set --train.clip 10, and look at these images with maskkit check"
     )
 
 

@@ -1,4 +1,4 @@
-"""Parts of an HTML report that needs nothing beside it: tables, drawings, pictures, the page itself."""
+"""Parts of an HTML report that needs nothing beside it: tables, drawings, images, the page itself."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def table(header: Sequence[str], body: Sequence[Sequence[str]], bars: Sequence[f
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+def embedded(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     """Pixels as an image inside the page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=82)

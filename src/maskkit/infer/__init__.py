@@ -1,1 +1,1 @@
-"""From pictures to predictions: the loop, the last steps in original pixels, and the drawing."""
+"""From images to predictions: the loop, the last steps in original pixels, and the drawing."""

@@ -1,4 +1,4 @@
-"""Drawing of predictions: masks, boxes, names and scores over the picture, by `supervision`."""
+"""Drawing of predictions: masks, boxes, names and scores over the image, by `supervision`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _COLOURS = (
 )  # fmt: skip
 
 _TEXT_SHARE = 0.12
-"""Share of a picture that labels may cover."""
+"""Share of an image that labels may cover."""
 _NAMED_SHARE = 0.01
-"""Share of a picture from which on a class of a label map is named."""
+"""Share of an image from which on a class of a label map is named."""
 _SHADES = np.array([1.0, 0.7, 0.5, 0.85, 0.6], np.float32)
 """Brightnesses of the segments of one class, in turn."""
 _MASK_BYTES = 1 << 28
@@ -53,10 +53,10 @@ def to_supervision(prediction: Prediction) -> supervision.Detections:
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB picture with its objects drawn over it, each in its own colour; lines and text fit the picture's size.
+    """The RGB image with its objects drawn over it, each in its own colour; lines and text fit the image's size.
 
-    Where objects are many, the largest alone are labelled: text must not hide the picture. Of a label map all classes
-    are tinted, of a panoptic picture all segments, and those that cover enough are named.
+    Where objects are many, the largest alone are labelled: text must not hide the image. Of a label map all classes
+    are tinted, of a panoptic image all segments, and those that cover enough are named.
     """
     names = prediction.categories.names
     if prediction.semantic is not None:
@@ -108,7 +108,7 @@ def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
 def paint(
     image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], classes: int, opacity: float = 0.55
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB picture tinted in the colours of its classes; labels beyond ``classes`` leave it as it is."""
+    """The RGB image tinted in the colours of its classes; labels beyond ``classes`` leave it as it is."""
     colours = np.zeros((256, 3), np.float32)
     colours[:classes] = class_colours(classes)
     alpha = np.where(np.arange(256) < classes, opacity, 0).astype(np.float32)[labels][..., None]
@@ -122,7 +122,7 @@ def paint_segments(
     classes: int,
     opacity: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB picture tinted segment by segment, with light lines between them; 0 in ``numbers`` leaves it as it is.
+    """The RGB image tinted segment by segment, with light lines between them; 0 in ``numbers`` leaves it as it is.
 
     Segment 1 is of class ``labels[0]``, and so on. Those of one class have its hue, in different brightnesses.
     """
@@ -141,14 +141,14 @@ def paint_segments(
 def _name_regions(
     image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "h w"], names: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the name of each larger region at its thickest place; ``labels`` are places in ``names``."""
+    """The image with the name of each larger region at its thickest place; ``labels`` are places in ``names``."""
     canvas = Image.fromarray(image)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, round(min(image.shape[:2]) / 32)))
     areas = np.bincount(labels.ravel(), minlength=len(names))
     step = max(1, max(labels.shape) // 256)  # a place is found as well on fewer pixels
     coarse = labels[::step, ::step]
     for label in np.flatnonzero(areas[: len(names)] >= _NAMED_SHARE * labels.size).tolist():
-        inside = np.pad(coarse == label, 1)  # the border of the picture is a contour too
+        inside = np.pad(coarse == label, 1)  # the border of the image is a contour too
         depth = np.asarray(ndimage.distance_transform_cdt(inside))[1:-1, 1:-1]
         y, x = divmod(int(depth.argmax()), depth.shape[1])
         pen.text((x * step, y * step), names[label], "white", font, "mm", stroke_width=2, stroke_fill="black")
@@ -166,9 +166,9 @@ def save_labels(prediction: Prediction, path: Path) -> Path:
 
 
 def save(prediction: Prediction, path: Path) -> Path:
-    """Draw ``prediction`` over its picture and write it to ``path``, whose ending chooses the format.
+    """Draw ``prediction`` over its image and write it to ``path``, whose ending chooses the format.
 
-    Raises `DataError` when the picture cannot be read again or the ending names no picture format.
+    Raises `DataError` when the image cannot be read again or the ending names no image format.
     """
     image = prediction.image
     if image is None:
@@ -178,10 +178,10 @@ def save(prediction: Prediction, path: Path) -> Path:
 
 
 def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
-    """Write RGB pixels in one move, so that no half-written picture is ever seen."""
+    """Write RGB pixels in one move, so that no half-written image is ever seen."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise DataError(f"{path}: {path.suffix or 'no ending'} is no picture format; use .jpg or .png")
+        raise DataError(f"{path}: {path.suffix or 'no ending'} is no image format; use .jpg or .png")
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, quality=92)
 

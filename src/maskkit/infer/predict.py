@@ -1,7 +1,7 @@
 """The prediction loop: read, resize, collate, forward, decode.
 
-One loop serves a data set (`predict_dataset`: evaluation during and after training) and loose pictures
-(`predict_pictures`: the user's own). Masks leave it as run lengths, so memory does not grow with the pictures.
+One loop serves a data set (`predict_dataset`: evaluation during and after training) and loose images
+(`predict_images`: the user's own). Masks leave it as run lengths, so memory does not grow with the images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,20 +17,20 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from maskkit.config import InputConfig
+from maskkit.data.dataset import Dataset
 from maskkit.data.images import read_image
 from maskkit.data.loader import collate, eval_loader
-from maskkit.data.records import Dataset
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.errors import DataError
 from maskkit.models.base import Model
 from maskkit.types import Batch, Categories, ImageMeta, Prediction, Target
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
-"""A picture file, or RGB pixels: ``(H, W, 3)`` uint8 array, PIL picture, ``(3, H, W)`` uint8 tensor."""
+"""An image file, or RGB pixels: ``(H, W, 3)`` uint8 array, PIL image, ``(3, H, W)`` uint8 tensor."""
 
 
 class Failure(NamedTuple):
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     path: str
     error: DataError
@@ -47,9 +47,9 @@ def predict_dataset(
     score: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Predictions for every picture of ``dataset``, in its order; ``progress`` is told how many have just been done.
+    """Predictions for every image of ``dataset``, in its order; ``progress`` is told how many have just been done.
 
-    ``device`` None means where the model is. Raises `DataError` at a picture that cannot be read.
+    ``device`` None means where the model is. Raises `DataError` at an image that cannot be read.
     """
     device = device if device is not None else next(model.parameters()).device
     with evaluating(model.to(device)):
@@ -59,7 +59,7 @@ def predict_dataset(
                 progress(len(group))
 
 
-def predict_pictures(
+def predict_images(
     model: Model,
     sources: Iterable[Source],
     input: InputConfig,
@@ -71,13 +71,13 @@ def predict_pictures(
 ) -> Iterator[Prediction]:
     """Predictions for ``sources``, in order; image ids are their positions, counted from 1.
 
-    A picture that cannot be read raises `DataError`, or is handed to ``failed`` while the others go on.
+    An image that cannot be read raises `DataError`, or is handed to ``failed`` while the others go on.
     """
     device = next(model.parameters()).device
-    pictures = _readable(sources, failed)
+    images = _readable(sources, failed)
     ops, rng = eval_ops(input), np.random.default_rng(0)  # the resize draws nothing
     with evaluating(model):
-        while group := list(islice(pictures, batch)):
+        while group := list(islice(images, batch)):
             samples = [apply(ops, (image, Target.of([], []), meta), rng) for image, meta in group]
             predictions = predict_batch(model, collate(samples, input).to(device), categories, score)
             for prediction, (image, meta) in zip(predictions, group, strict=True):
@@ -94,24 +94,24 @@ def predict_batch(model: Model, batch: Batch, categories: Categories, score: flo
 
 
 def read_source(source: Source) -> UInt8[Tensor, "3 h w"]:
-    """RGB pixels of anything `Source` allows. Raises `DataError` for a file or an array that is no picture."""
+    """RGB pixels of anything `Source` allows. Raises `DataError` for a file or an array that is no image."""
     if isinstance(source, str | Path):
         return read_image(source)
     if isinstance(source, Image.Image):
         if source.mode.startswith(("I", "F")):
             raise DataError(
-                f"a PIL picture of mode {source.mode!r} has no defined brightness; convert it to 8 bits first"
+                f"a PIL image of mode {source.mode!r} has no defined brightness; convert it to 8 bits first"
             )
         source = np.asarray(ImageOps.exif_transpose(source).convert("RGB"))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
             raise DataError(
-                f"a picture as an array is (H, W, 3) RGB uint8, got {source.shape} {source.dtype}; convert it first"
+                f"an image as an array is (H, W, 3) RGB uint8, got {source.shape} {source.dtype}; convert it first"
             )
         return torch.from_numpy(source.copy()).permute(2, 0, 1)  # (3, H, W)
     if source.dtype != torch.uint8 or source.ndim != 3 or source.shape[0] != 3 or source.numel() == 0:
         raise DataError(
-            f"a picture as a tensor is (3, H, W) RGB uint8, got {tuple(source.shape)} {source.dtype}; convert it first"
+            f"an image as a tensor is (3, H, W) RGB uint8, got {tuple(source.shape)} {source.dtype}; convert it first"
         )
     return source.cpu()
 
@@ -126,7 +126,7 @@ def _readable(
         except DataError as error:
             if failed is None:
                 raise
-            failed(Failure(path or f"picture {number}", error))
+            failed(Failure(path or f"image {number}", error))
             continue
         size = (image.shape[1], image.shape[2])
         yield image, ImageMeta(number, path, size, size)

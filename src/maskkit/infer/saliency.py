@@ -1,4 +1,4 @@
-"""Saliency maps from any model: what it finds in a picture, of whatever class, stands out."""
+"""Saliency maps from any model: what it finds in an image, of whatever class, stands out."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from maskkit import masks as mask_math
 from maskkit.config import InputConfig
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.errors import DataError
 from maskkit.files import replacing
-from maskkit.infer.predict import evaluating, predict_pictures
-from maskkit.infer.views import sum_over_views
+from maskkit.geometry import rle as mask_math
+from maskkit.infer.predict import evaluating, predict_images
+from maskkit.infer.tta import sum_over_views
 from maskkit.models.base import Model
 from maskkit.types import Categories, Prediction
 
@@ -25,29 +25,29 @@ SURE = 0.3
 
 
 def write_saliency(
-    model: Model, input: InputConfig, categories: Categories, pictures: Sequence[Path], folder: Path
+    model: Model, input: InputConfig, categories: Categories, images: Sequence[Path], folder: Path
 ) -> None:
-    """Write the map of each picture that has none yet to ``folder``, where `maskkit.data.saliency.find` looks for it.
+    """Write the map of each image that has none yet to ``folder``, where `maskkit.data.saliency.find` looks for it.
 
-    Raises `DataError` for a picture that cannot be read, and for a model that gives neither masks nor a background.
+    Raises `DataError` for an image that cannot be read, and for a model that gives neither masks nor a background.
     """
-    files = {picture: folder / picture.parent.name / f"{picture.stem}.png" for picture in pictures}
-    lacking = [picture for picture, file in files.items() if not file.is_file()]
-    for picture, found in zip(lacking, _maps(model, input, categories, lacking), strict=True):
-        with replacing(files[picture]) as temporary:
+    files = {image: folder / image.parent.name / f"{image.stem}.png" for image in images}
+    lacking = [image for image, file in files.items() if not file.is_file()]
+    for image, found in zip(lacking, _maps(model, input, categories, lacking), strict=True):
+        with replacing(files[image]) as temporary:
             Image.fromarray(found).save(temporary, format="PNG")
 
 
 def _maps(
-    model: Model, input: InputConfig, categories: Categories, pictures: Sequence[Path]
+    model: Model, input: InputConfig, categories: Categories, images: Sequence[Path]
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     if model.task_of(model.config) == "semantic" and BACKGROUND_NAME in categories.names:
         with evaluating(model):
-            for picture in pictures:
-                chance = not_background(model, read_image(picture), input, categories.names.index(BACKGROUND_NAME))
+            for image in images:
+                chance = not_background(model, read_image(image), input, categories.names.index(BACKGROUND_NAME))
                 yield (255 * chance).round().byte().cpu().numpy()
     else:
-        for prediction in predict_pictures(model, pictures, input, categories, score=SURE):
+        for prediction in predict_images(model, images, input, categories, score=SURE):
             yield foreground(prediction)
 
 

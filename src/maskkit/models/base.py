@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import DataConfig, ModelConfig
-from maskkit.infer.finish import finish
+from maskkit.decode.finish import finish
 from maskkit.types import Batch, Categories, ImageMeta, Prediction, Target
 
 
 class Selected(NamedTuple):
-    """The K best objects of each picture, fixed shapes, so that `forward` and `select` export as one graph.
+    """The K best objects of each image, fixed shapes, so that `forward` and `select` export as one graph.
 
     A padding row has score 0. Masks are probabilities on a grid that covers the whole network input.
     """
@@ -28,7 +28,7 @@ class Selected(NamedTuple):
 
 
 class SelectedBoxes(NamedTuple):
-    """What a detector gives: the K best boxes of each picture, as in `Selected`, and no masks."""
+    """What a detector gives: the K best boxes of each image, as in `Selected`, and no masks."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]
@@ -47,7 +47,7 @@ class SelectedAtLocations(NamedTuple):
 
 
 class SelectedInBoxes(NamedTuple):
-    """The K best objects of each picture, as `Selected`, with masks on a grid over each object's box."""
+    """The K best objects of each image, as `Selected`, with masks on a grid over each object's box."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]
@@ -78,7 +78,7 @@ class SelectedUpToLastPixel(NamedTuple):
 
 
 class SelectedInWindows(NamedTuple):
-    """As `SelectedInBoxes`, where the boxes are windows that may reach out of the picture, and are no boxes of objects
+    """As `SelectedInBoxes`, where the boxes are windows that may reach out of the image, and are no boxes of objects
     (InstanceFCN): an object gets the box of its mask."""
 
     boxes: Float[Tensor, "b k 4"]
@@ -108,7 +108,7 @@ class SelectedKernels(NamedTuple):
     classes: Int[Tensor, "b h w"]
     """The likeliest class of each cell, if it is part of an object."""
     limits: Float[Tensor, "b 2"]
-    """Cells and mean probability of the least instance that counts, the same for every picture."""
+    """Cells and mean probability of the least instance that counts, the same for every image."""
 
 
 class SelectedEmbeddings(NamedTuple):
@@ -130,7 +130,7 @@ class SelectedSemantic(NamedTuple):
 
 
 class SelectedSegments(NamedTuple):
-    """Segments that compete for the pixels of a panoptic picture: each goes to the one that claims it most."""
+    """Segments that compete for the pixels of a panoptic image: each goes to the one that claims it most."""
 
     segment_logits: Float[Tensor, "b q h w"]
     """Mask logits on a grid that covers the whole network input."""
@@ -140,7 +140,7 @@ class SelectedSegments(NamedTuple):
     """Probability of that label."""
     limits: Float[Tensor, "b 2"]
     """The score that a segment exceeds, and the share of its own mask that it keeps at least against the others; the
-    same for every picture."""
+    same for every image."""
 
 
 class Model(nn.Module, ABC):
@@ -168,7 +168,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Any:
-        """Raw outputs of normalised pictures. ``targets`` serve two-stage sampling only."""
+        """Raw outputs of normalised images. ``targets`` serve two-stage sampling only."""
 
     @abstractmethod
     def loss(self, raw: Any, batch: Batch) -> dict[str, Float[Tensor, ""]]:

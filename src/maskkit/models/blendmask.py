@@ -3,7 +3,7 @@
 Chen, Sun, Tian, Shen, Huang, Yan: "BlendMask: Top-Down Meets Bottom-Up for Instance Segmentation" (CVPR 2020).
 
 FCOS finds the objects, and every location predicts beside its box a coarse attention map for each of four bases, which
-a branch makes of the whole picture, like YOLACT's prototypes. The bases are cut out along the box; the attention maps,
+a branch makes of the whole image, like YOLACT's prototypes. The bases are cut out along the box; the attention maps,
 enlarged to the same size, say at every place which basis is to be believed. Their weighted sum is the mask, 56 x 56.
 
 =============  ==========================================  =====================================================
@@ -18,12 +18,12 @@ semantic       (B, 81, 100, 152)                           semantic logits, 0 is
 =============  ==========================================  =====================================================
 
 Where only the box of an object is known, its mask is laid out on the grid of the bases, certain background around the
-box, and learnt from the box (`maskkit.losses`), beside others whose masks are known.
+box, and learnt from the box (`maskkit.nn.losses`), beside others whose masks are known.
 
-Differences from the official code, all deliberate: a picture without objects is background instead of an error;
+Differences from the official code, all deliberate: an image without objects is background instead of an error;
 background inside a crowd is ignored; of several objects the smallest has a cell of the semantic target, whatever the
-order of the annotations, and pictures with unknown masks have none. Kept as released: bases are cut out along the whole
-box even where it reaches beyond the picture, and the mask is put into the part inside.
+order of the annotations, and images with unknown masks have none. Kept as released: bases are cut out along the whole
+box even where it reaches beyond the image, and the mask is put into the part inside.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, BoxOnly, InputConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.fcos import (
     FcosConfig,
@@ -50,9 +49,10 @@ from maskkit.nn.fcos import (
     pyramid,
     require_whole_cells,
 )
+from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
-from maskkit.recipes import SMALL_FCOS, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 STRIDE = 4
 """Input pixels per cell of the bases."""
@@ -164,7 +164,7 @@ class BlendMask(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> BlendMaskRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
         return BlendMaskRaw(self.head(levels), *self.basis(levels[:3]))
@@ -188,13 +188,13 @@ class BlendMask(Model):
         known = torch.zeros_like(positives.object, dtype=torch.bool)
         boxes = known.new_zeros(len(known), 4, dtype=torch.float32)
         for b, target in enumerate(targets):
-            mine = positives.picture == b
+            mine = positives.image == b
             boxes[mine] = target.boxes[positives.object[mine]]
             if target.masks is not None:
                 known[mine] = target.has_mask[positives.object[mine]]
-        rois = torch.cat([positives.picture[:, None].float(), boxes], 1)
+        rois = torch.cat([positives.image[:, None].float(), boxes], 1)
 
-        logits = self._blend(raw, rois[known], positives.picture[known], positives.location[known])
+        logits = self._blend(raw, rois[known], positives.image[known], positives.location[known])
         truth = crop_masks(targets, Sampled(rois[known], positives.object[known]), self.config.crop) >= 0.5
         wrong = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean((1, 2))
         mask = (wrong * positives.centerness[known]).sum() / normaliser(positives.centerness.sum(), 1e-6)
@@ -202,10 +202,10 @@ class BlendMask(Model):
         boxed = torch.nonzero(~known)[:, 0]
         share = normaliser(len(boxed), 0) / normaliser(len(known))
         boxed = boxed[torch.randperm(len(boxed), device="cpu")[: self.config.masks_to_train].to(boxed.device)]
-        picture = positives.picture[boxed]
-        logits = self._blend(raw, rois[boxed], picture, positives.location[boxed])
+        image = positives.image[boxed]
+        logits = self._blend(raw, rois[boxed], image, positives.location[boxed])
         spread = lay_out(logits, boxes[boxed], (raw.bases.shape[2], raw.bases.shape[3]), STRIDE)
-        learnt = mask_loss_from_boxes(spread, boxes[boxed], picture, batch, self.config.box_only)
+        learnt = mask_loss_from_boxes(spread, boxes[boxed], image, batch, self.config.box_only)
         return {
             "mask": self.config.mask_weight * mask,
             "projection": share * learnt.projection.sum() / normaliser(len(boxed)),
@@ -213,10 +213,10 @@ class BlendMask(Model):
         }
 
     def _blend(
-        self, raw: BlendMaskRaw, rois: Float[Tensor, "n 5"], picture: Int[Tensor, "n"], location: Int[Tensor, "n"]
+        self, raw: BlendMaskRaw, rois: Float[Tensor, "n 5"], image: Int[Tensor, "n"], location: Int[Tensor, "n"]
     ) -> Float[Tensor, "n s s"]:
-        """Mask logits of n locations inside regions ``picture x1 y1 x2 y2``."""
-        attention = pick(raw.fcos.extra, picture, location).float()
+        """Mask logits of n locations inside regions ``image x1 y1 x2 y2``."""
+        attention = pick(raw.fcos.extra, image, location).float()
         return blend(self.crops(raw.bases, rois), attention, self.config.attention)
 
     def crops(self, bases: Float[Tensor, "b k h w"], rois: Float[Tensor, "n 5"]) -> Float[Tensor, "n k s s"]:
@@ -238,7 +238,7 @@ class BlendMask(Model):
 def semantic_loss(logits: Float[Tensor, "b c h w"], batch: Batch) -> Float[Tensor, ""]:
     """Cross entropy of the class of each cell, background and padding 0; of several objects the smallest has it.
 
-    Pictures with an object whose mask is unknown are left out, and so are cells of a crowd that no object has.
+    Images with an object whose mask is unknown are left out, and so are cells of a crowd that no object has.
     """
     labels = torch.zeros_like(logits[:, 0], dtype=torch.int64)  # (B, h, w)
     for label, target in zip(labels, batch.targets, strict=True):

@@ -4,7 +4,7 @@ Tian, Shen, Wang, Chen: "BoxInst: High-Performance Instance Segmentation with Bo
 
 The network is CondInst's (`maskkit.nn.dynamic_mask`) with sixteen mask maps; what is new is how it learns. A mask has
 to be as wide and as high as its box, and neighbours of one colour have to be on the same side of its outline
-(`maskkit.losses.mask_loss_from_boxes`). Masks are never looked at, not even where a data set has them.
+(`maskkit.nn.losses.mask_loss_from_boxes`). Masks are never looked at, not even where a data set has them.
 
 =============  ==========================================  =====================================================
 `Raw`          shape (800 x 1216, COCO), finest of levels  meaning
@@ -16,8 +16,8 @@ fcos.extra     5 x (B, 233, 100, 152)                      parameters of the dyn
 features       (B, 16, 100, 152)                           what every dynamic head reads
 =============  ==========================================  =====================================================
 
-Differences from the official code, all deliberate: a picture without objects is background instead of an error;
-background inside a crowd is ignored; a mask cell next to the picture's edge is not compared beyond it, which officially
+Differences from the official code, all deliberate: an image without objects is background instead of an error;
+background inside a crowd is ignored; a mask cell next to the image's edge is not compared beyond it, which officially
 has weight zero; masks go from a quarter of the input to the original in one interpolation.
 """
 
@@ -39,8 +39,8 @@ from maskkit.nn.dynamic_mask import (
     mask_terms,
 )
 from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
-from maskkit.recipes import SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BoxInstConfig(DynamicMaskConfig):
 
     mask_channels: int = 16
     masks_to_train: int = 64
-    """Positives of a picture that enter the mask loss, shared out equally among its objects, best scored first."""
+    """Positives of an image that enter the mask loss, shared out equally among its objects, best scored first."""
 
 
 class BoxInst(DynamicMaskNet, Model):
@@ -82,22 +82,22 @@ def without_masks(target: Target) -> Target:
 
 
 @torch.no_grad()
-def shared_out(positives: Positives, raw: FcosRaw, per_picture: int) -> Positives:
+def shared_out(positives: Positives, raw: FcosRaw, per_image: int) -> Positives:
     """The positives with the best class times centerness, as many for each object: at least one.
 
-    Official ``TOPK_PROPOSALS_PER_IM``: an object gets ``per_picture // objects of the picture that have positives``.
+    Official ``TOPK_PROPOSALS_PER_IM``: an object gets ``per_image // objects of the image that have positives``.
     """
-    where = positives.picture, positives.location
+    where = positives.image, positives.location
     score = pick(raw.logits, *where).amax(1).sigmoid() * pick(raw.quality, *where)[:, 0].sigmoid()
     order = score.argsort(descending=True, stable=True)
-    owners, owner, sizes = torch.stack([positives.picture, positives.object]).unique(
+    owners, owner, sizes = torch.stack([positives.image, positives.object]).unique(
         dim=1, return_inverse=True, return_counts=True
     )
     order = order[owner[order].argsort(stable=True)]  # object by object, best first
     rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[owner[order]]
-    objects = owners[0].bincount(minlength=len(raw.logits[0]))  # of each picture
-    share = (per_picture // objects.clamp(min=1)).clamp(min=1)
-    kept = order[rank < share[positives.picture[order]]]
+    objects = owners[0].bincount(minlength=len(raw.logits[0]))  # of each image
+    share = (per_image // objects.clamp(min=1)).clamp(min=1)
+    kept = order[rank < share[positives.image[order]]]
     return Positives(*(column[kept] for column in positives))
 
 
@@ -105,7 +105,7 @@ MODEL = BoxInst
 
 
 def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    # the pairwise term grows over 10,000 steps; pictures of COCO often end in a few rows of a wrong colour
+    # the pairwise term grows over 10,000 steps; images of COCO often end in a few rows of a wrong colour
     box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
     config = BoxInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=box_only, **knobs)  # type: ignore[arg-type]
     return adelaidet(name, config, times, f"COCO {paper}")

@@ -3,7 +3,7 @@
 Tian, Shen, Chen: "Conditional Convolutions for Instance Segmentation" (ECCV 2020).
 
 FCOS finds the objects, and a controller beside its box output gives every location 169 numbers: the weights of a tiny
-network of three 1x1 convolutions. Run on eight maps of the whole picture, with the offset to the location as two
+network of three 1x1 convolutions. Run on eight maps of the whole image, with the offset to the location as two
 channels more, this network draws the mask of its own object. No region is cut out, no mask is tied to a box.
 
 =============  ==========================================  =====================================================
@@ -17,11 +17,11 @@ features       (B, 8, 100, 152)                            what every dynamic he
 semantic       (B, 80, 100, 152)                           semantic logits where that loss is on, used by it alone
 =============  ==========================================  =====================================================
 
-Masks of objects of which only the box is known are learnt from the box (`maskkit.losses`), beside others whose masks
+Masks of objects of which only the box is known are learnt from the box (`maskkit.nn.losses`), beside others whose masks
 are known. `BoxInst` is the same network with the knobs that suit boxes alone.
 
 Differences from the official code, all deliberate: an object with an empty mask is taken at the centre of its box,
-where the official code may lose all objects of the picture; a picture without objects is background instead of an
+where the official code may lose all objects of the image; an image without objects is background instead of an
 error; background inside a crowd is ignored; masks go from a quarter of the input to the original in one interpolation.
 """
 
@@ -44,8 +44,8 @@ from maskkit.nn.dynamic_mask import (
     semantic_loss,
 )
 from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
-from maskkit.recipes import SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch
+from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Connected CRFs" (ICLR 2015, v1), "DeepLab" (TPAMI 2017, v2), "Rethinking Atrous 
 Segmentation" (2017, v3), "Encoder-Decoder with Atrous Separable Convolution" (ECCV 2018, v3+).
 
 The deep stages of a classification network keep their resolution: instead of striding they look at every n-th
-neighbour. v1 scores the result, v2 sums four scores that see at four rates (ASPP) and takes the best of three picture
+neighbour. v1 scores the result, v2 sums four scores that see at four rates (ASPP) and takes the best of three image
 scales, v3 joins features at several rates and their global mean, v3+ refines them with features of stride 4.
 
 =========  ======================================  ==========================================================
@@ -16,9 +16,9 @@ others     v2: 3 x (B, 21, ...); else 1 or 0       v2: the scores at each scale,
                                                    v3: scores of the auxiliary head on stride 16
 =========  ======================================  ==========================================================
 
-The fully connected CRF that sharpened v1 and v2 is `maskkit.nn.crf`, run by `maskkit.infer.views`. Differences from
+The fully connected CRF that sharpened v1 and v2 is `maskkit.nn.crf`, run by `maskkit.infer.tta`. Differences from
 the official code: labels are shrunk with width and height in their right places (v2's port swaps them); the mean over
-the picture uses its running statistics where a batch of one leaves nothing to normalise by; v3 has no multi-grid.
+the image uses its running statistics where a batch of one leaves nothing to normalise by; v3 has no multi-grid.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DeeplabConfig(ModelConfig):
     """Channels that the features of stride 4 are reduced to (v3+)."""
     dropout: float = 0.1
     scales: tuple[float, ...] = ()
-    """Further scales at which v2 looks at the picture."""
+    """Further scales at which v2 looks at the image."""
     auxiliary: float = 0.0
     """Weight of the loss of a second head on stride 16; 0 has none."""
     align_corners: bool = False
@@ -75,7 +75,7 @@ class DeeplabRaw(NamedTuple):
 
 
 class Aspp(nn.Module):
-    """Atrous spatial pyramid pooling of v3: 1x1, 3x3 at several rates, and the mean of the picture, joined by 1x1."""
+    """Atrous spatial pyramid pooling of v3: 1x1, 3x3 at several rates, and the mean of the image, joined by 1x1."""
 
     def __init__(self, channels: int, width: int, rates: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Deeplab(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DeeplabRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         features = self.backbone(images)
         logits = self.head(features)
         if not self.config.scales:
@@ -210,7 +210,7 @@ class Deeplab(Model):
         return DeeplabRaw(torch.stack(enlarged).amax(0), every)
 
     def head(self, features: dict[int, Tensor]) -> Float[Tensor, "b k h w"]:
-        """Logits of the features of one picture scale."""
+        """Logits of the features of one image scale."""
         x = self.aspp(features[32])  # (B, w, H/16, W/16)
         if self.low is not None:
             low = self.low(features[4])  # (B, 48, H/4, W/4)

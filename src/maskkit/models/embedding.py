@@ -5,7 +5,7 @@ De Brabandere, Neven, Van Gool: "Semantic Instance Segmentation with a Discrimin
 One branch says which pixels belong to objects, another gives every pixel a point in a space of few dimensions. The loss
 pulls the points of one object to their mean until they are nearer than ``pull_margin``, and pushes the means of
 different objects apart until they are further than twice ``push_margin``; so whatever their number, the objects are
-found by clustering (`maskkit.infer.group.cluster`).
+found by clustering (`maskkit.decode.groups.cluster`).
 
 ==========  ==========================  ===============================================================
 `Raw`       shape (800 x 1344, COCO)    meaning
@@ -33,13 +33,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import normaliser
 from maskkit.models.base import Model, SelectedEmbeddings
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
+from maskkit.nn.losses import normaliser
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class EmbeddingRaw(NamedTuple):
 
 
 class Discriminative(NamedTuple):
-    """The terms of the loss of one picture, equations 1 to 3 of the paper, not weighted."""
+    """The terms of the loss of one image, equations 1 to 3 of the paper, not weighted."""
 
     pull: Float[Tensor, ""]
     push: Float[Tensor, ""]
@@ -121,7 +121,7 @@ class Embedding(Model):
             nn.init.normal_(branch[-1].weight, std=0.01)  # type: ignore[arg-type]
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EmbeddingRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         finest, *coarser = self.fpn(list(self.backbone(images).values()))
         size = (finest.shape[2], finest.shape[3])
         merged = finest + sum(resize(level, size) for level in coarser)  # (B, w, H/4, W/4)
@@ -184,7 +184,7 @@ class Embedding(Model):
 def discriminative_loss(
     embeddings: Float[Tensor, "d h w"], owners: Int[Tensor, "h w"], pull_margin: float, push_margin: float
 ) -> Discriminative:
-    """The discriminative loss of one picture; pixels whose owner is negative do not count.
+    """The discriminative loss of one image; pixels whose owner is negative do not count.
 
     With objects c of the mean m_c and their pixels x: ``pull`` is the mean over the objects of the mean over their
     pixels of ``max(|m_c - x| - pull_margin, 0)^2``, ``push`` the mean over ordered pairs of objects of

@@ -4,10 +4,10 @@ Lee, Lee, Lee, Shim: "Railroad is not a Train: Saliency as Pseudo-pixel Supervis
 Segmentation" (CVPR 2021).
 
 A classification network ends in a localisation map for each class and one for the background. Their means over the
-picture are learnt from its tags, which say *what* there is; a mixture of the maps has to equal a saliency map, which
+image are learnt from its tags, which say *what* there is; a mixture of the maps has to equal a saliency map, which
 says *where* something ends. A class whose map hardly meets the saliency counts as background there: the rails, which
-come with every train. With the tags of a picture the maps become a pseudo mask, from which any semantic model learns
-(`maskkit.infer.pseudo`, `maskkit pseudo-masks`).
+come with every train. With the tags of an image the maps become a pseudo mask, from which any semantic model learns
+(`maskkit.infer.pseudo_labels`, `maskkit pseudo-masks`).
 
 =========  ======================  ==========================================================================
 `Raw`      shape (448 x 448, VOC)  meaning
@@ -16,8 +16,8 @@ maps       (B, 21, 56, 56)         logits of the classes and, last, of the backg
 =========  ======================  ==========================================================================
 
 Class 0 of the data is the background. ``background_map=False`` is the paper's baseline, plain class activation maps
-learnt from tags alone. Differences from the official code: without tags, in evaluation, a picture shows the classes
-that the network finds likelier than not; the colour changes of the training are SSD's; pictures without a saliency map
+learnt from tags alone. Differences from the official code: without tags, in evaluation, an image shows the classes
+that the network finds likelier than not; the colour changes of the training are SSD's; images without a saliency map
 or without tags have no part in that term.
 """
 
@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.backbones.resnet38 import Resnet38
 from maskkit.nn.dilation import dilate
-from maskkit.nn.resnet38 import Resnet38
 from maskkit.nn.semantic import rival_scores
 from maskkit.types import Batch, Categories, Target
 
@@ -95,7 +95,7 @@ class Eps(Model):
         nn.init.xavier_uniform_(self.score.weight)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EpsRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         (features,) = self.backbone(images).values()  # (B, C, H/8, W/8)
         return EpsRaw(self.score(self.dropout(features)))
 
@@ -135,13 +135,13 @@ class Eps(Model):
         return losses
 
     def image_logits(self, raw: EpsRaw) -> Float[Tensor, "b c"]:
-        """Logits of the classes, without the background, for each picture as a whole."""
+        """Logits of the classes, without the background, for each image as a whole."""
         return raw.maps.float().mean((2, 3))[:, : self.classes]
 
     def estimate_saliency(
         self, maps: Float[Tensor, "b k h w"], tags: Bool[Tensor, "b c"], saliency: Float[Tensor, "b h w"]
     ) -> Estimate:
-        """What the maps of tagged pictures say of their saliency, which itself only sorts the classes.
+        """What the maps of tagged images say of their saliency, which itself only sorts the classes.
 
         A class is foreground when more than ``tau`` of its map, cut at 0.5, lies where the saliency is above 0.5.
         """
@@ -165,7 +165,7 @@ class Eps(Model):
         return maps.softmax(1)[:, : self.classes] if self.config.background_map else maps.relu()
 
     def select(self, raw: EpsRaw) -> SelectedSemantic:
-        """Scores of the background and of the classes that the network itself sees in the picture."""
+        """Scores of the background and of the classes that the network itself sees in the image."""
         seen = (self.image_logits(raw) > 0)[:, :, None, None]
         return SelectedSemantic(rival_scores(self.activations(raw) * seen, self.config.threshold))
 

@@ -2,7 +2,7 @@
 
 Fang, Wang, Xie, Sun, Wu, Wang, Huang, Wang, Cao: "EVA: Exploring the Limits of Masked Visual Representation Learning
 at Scale" (CVPR 2023), whose network is the detector of ViTDet (Li et al., ECCV 2022). What is new in EVA is how the
-transformer learnt, from pictures without labels: `maskkit pretrain` does that, and any model of the package can have
+transformer learnt, from images without labels: `maskkit pretrain` does that, and any model of the package can have
 its result as backbone. In the cascade (Cai, Vasconcelos, CVPR 2018) each stage refines the boxes of the one before, and
 is trained on those that fit their object better; an answer has the mean of the stages' scores.
 
@@ -10,8 +10,8 @@ is trained on those that fit their object better; an answer has the mean of the 
 `EvaRaw`        shape (1280 x 1280)       meaning
 ==============  ========================  ===================================================================
 ...                                       the fields of `MaskRaw`: the first stage, and the masks
-later_rois      2 times (N, 5)            picture and box of each region of the later stages
-later_matched   2 times (N)               index of its object in its picture, or -1
+later_rois      2 times (N, 5)            image and box of each region of the later stages
+later_matched   2 times (N)               index of its object in its image, or -1
 later_logits    2 times (N, 81)           classes, background last
 later_deltas    2 times (N, 80, 4)        box codes, the same for every class in a cascade
 ==============  ========================  ===================================================================
@@ -30,16 +30,16 @@ from jaxtyping import Float, Int
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from maskkit import boxes as box_math
-from maskkit import masks as mask_math
 from maskkit.config import AugmentConfig, InputConfig, PlainVit, Preset, TrainConfig
+from maskkit.geometry import boxes as box_math
+from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model, SelectedInBoxes
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import BOX_WEIGHTS, Detections, MaskHead, Sampled, box_loss, keep, refine
 from maskkit.nn.rpn import NEITHER, Weights, decode, match
 from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
-from maskkit.recipes import SMALL_AUGMENT, SMALL_TRAIN
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SMALL_AUGMENT, SMALL_TRAIN
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EvaRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    pictures: Float[Tensor, "b 2"]
+    sizes: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     mask_rois: Float[Tensor, "m 5"]
     mask_labels: Int[Tensor, "m"]
@@ -182,11 +182,11 @@ class Eva(MaskStage, Model):
         self.mask_head.convs.extend(conv_norm(width, width) for _ in range(config.head_convs))
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EvaRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         levels, raw = self.boxes(images, targets)
         stages = [Stage(raw.rois, raw.matched, raw.class_logits, raw.box_deltas)]
         for head in self.later_heads:
-            regions = self.refined(stages, raw.pictures, targets)
+            regions = self.refined(stages, raw.sizes, targets)
             stages.append(Stage(*regions, *head(self.pool(levels, regions.rois, BINS))))
         regions = self.mask_regions(raw if targets is not None else joined(raw, stages), targets)
         bins = self.config.mask_bins
@@ -195,12 +195,12 @@ class Eva(MaskStage, Model):
         return EvaRaw(*raw, *regions, masks, *map(tuple, later))
 
     @torch.no_grad()
-    def refined(self, stages: list[Stage], pictures: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
+    def refined(self, stages: list[Stage], sizes: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
         """The regions of the next stage: those of the last one with their boxes corrected, and matched anew."""
         last = stages[-1]
         owner = last.rois[:, 0].long()
         boxes = decode(last.deltas[:, 0].float(), last.rois[:, 1:], box_weights(len(stages) - 1))
-        boxes = torch.minimum(boxes.clamp(min=0), pictures.repeat(1, 2)[owner])
+        boxes = torch.minimum(boxes.clamp(min=0), sizes.repeat(1, 2)[owner])
         rois = torch.cat([last.rois[:, :1], boxes], 1)
         if targets is None:
             return Sampled(rois, last.matched)
@@ -213,12 +213,12 @@ class Eva(MaskStage, Model):
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes, of the mean scores and of the last stage's boxes."""
-        config, batch = self.config, (len(raw.pictures), -1)
+        config, batch = self.config, (len(raw.sizes), -1)
         found = refine(
             raw.class_logits.unflatten(0, batch),
             raw.box_deltas.unflatten(0, batch),
             raw.rois[:, 1:].unflatten(0, batch),
-            raw.pictures,
+            raw.sizes,
             min_score=config.min_score,
             count=config.candidates,
             weights=box_weights(len(config.stages) - 1),

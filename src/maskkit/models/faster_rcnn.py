@@ -13,11 +13,11 @@ and no masks; Mask R-CNN and what follows build on its parts (`maskkit.nn.two_st
 objectness     (B, 242991)                  logits of the anchors of P2 to P6
 anchor_deltas  (B, 242991, 4)               their box code
 anchors        (242991, 4)                  in input pixels
-rois           (B 1000, 5)                  picture and box of each region; in training the sampled ones
+rois           (B 1000, 5)                  image and box of each region; in training the sampled ones
 matched        (B 1000)                     index of the region's object, in training
 class_logits   (B 1000, 81)                 background is last
 box_deltas     (B 1000, 80, 4)              box code for every class
-pictures       (B, 2)                       width and height of each picture without padding
+sizes          (B, 2)                       width and height of each image without padding
 size           (2)                          width and height of the input
 =============  ===========================  ================================================================
 
@@ -33,8 +33,8 @@ from torch import Tensor
 from maskkit.config import Preset
 from maskkit.models.base import Model, SelectedBoxes
 from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
-from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
 class FasterRcnn(TwoStage, Model):
@@ -45,7 +45,7 @@ class FasterRcnn(TwoStage, Model):
     config: TwoStageConfig
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> BoxRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         return self.boxes(images, targets)[1]
 
     def loss(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:

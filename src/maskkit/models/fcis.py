@@ -14,13 +14,13 @@ proposals are refined and looked at again, and all of them vote on the masks.
 objectness      (B, 28728)              logits of the anchors
 anchor_deltas   (B, 28728, 4)           their box code
 anchors         (28728, 4)              in input pixels
-rois            (B 600, 5)              picture and box of each region: 300 proposals, then these refined; in training
+rois            (B 600, 5)              image and box of each region: 300 proposals, then these refined; in training
                                         proposals and objects' own boxes
 matched         (B 600)                 index of the region's object, in training
 class_logits    (B 600, 81)             background is last
 box_deltas      (B 600, 4)              box code, whatever the class
 mask_logits     (B 600, 21, 21)         inside less outside, of the likeliest class; in training of the object's
-pictures        (B, 2)                  width and height of each picture without padding
+sizes           (B, 2)                  width and height of each image without padding
 size            (2)                     width and height of the input
 ==============  ======================  ==============================================================================
 
@@ -40,12 +40,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import normaliser
+from maskkit.geometry import boxes as box_math
 from maskkit.models.base import Model, SelectedVotes
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate
+from maskkit.nn.losses import normaliser
 from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled, as_rois, objects_of, sample_rois
 from maskkit.nn.rpn import (
@@ -61,14 +61,14 @@ from maskkit.nn.rpn import (
     flatten,
     grid_anchors,
     has_area,
-    picture_sizes,
+    image_sizes,
     proposal_terms,
     propose,
     suppress,
     window_anchors,
 )
-from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 16
 BOX_WEIGHTS: Weights = (5.0, 5.0, 2.0, 2.0)
@@ -95,11 +95,11 @@ class FcisConfig(RpnConfig):
     rpn_before: int = 6000
     """Anchors that enter NMS."""
     rpn_after: int = 300
-    """Proposals of each picture."""
+    """Proposals of each image."""
     least_side: float = 2.0
     """Shortest side of a region in pixels."""
     roi_sampled: int = 128
-    """Regions per picture in the loss."""
+    """Regions per image in the loss."""
     hard: bool = True
     """Whether these are the ones with the largest loss (online hard example mining, COCO), or random ones, a quarter of
     them positive (VOC)."""
@@ -122,7 +122,7 @@ class FcisRaw(NamedTuple):
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n 4"]
     mask_logits: Float[Tensor, "n s s"]
-    pictures: Float[Tensor, "b 2"]
+    sizes: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
 
 
@@ -166,16 +166,16 @@ class Fcis(Model):
             nn.init.zeros_(layer.bias)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcisRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for the regions that are trained on."""
+        """Raw outputs of normalised images; with ``targets`` for the regions that are trained on."""
         shallow, deep = self.backbone(images).values()  # (B, ., H/16, W/16) each
         level = self.anchored(shallow)
-        pictures = picture_sizes(images)
-        proposals = self.propose(level, pictures)
+        sizes = image_sizes(images)
+        proposals = self.propose(level, sizes)
         y = F.relu(self.squeeze(deep))
         maps, boxes = (corner_sums(layer(y), self.config.parts) for layer in (self.score, self.deltas))
         if targets is None:
             first = self.read(maps, boxes, as_rois(proposals.boxes))
-            refined = self.refine(proposals.boxes, first.box_deltas, pictures)
+            refined = self.refine(proposals.boxes, first.box_deltas, sizes)
             second = self.read(maps, boxes, as_rois(refined))
             b = len(images)
             found = Regions(*(join(x, y, b) for x, y in zip(first, second, strict=True)))
@@ -184,8 +184,8 @@ class Fcis(Model):
         else:
             sampled = self.sample(proposals, targets)
             found = self.read(maps, boxes, sampled.rois, self.labels(sampled, targets))
-        size = pictures.new_tensor([images.shape[3], images.shape[2]])
-        return FcisRaw(*level, *sampled, *found, pictures, size)
+        size = sizes.new_tensor([images.shape[3], images.shape[2]])
+        return FcisRaw(*level, *sampled, *found, sizes, size)
 
     def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
         """What the region proposal network says."""
@@ -193,15 +193,13 @@ class Fcis(Model):
         grid = (features.shape[2], features.shape[3])
         return RpnLevel(*flatten(*self.rpn(features)), grid_anchors(cells, grid, (STRIDE, STRIDE)))
 
-    def propose(self, level: RpnLevel, pictures: Float[Tensor, "b 2"]) -> Proposals:
-        """The best anchors of cells that lie in the picture as a whole."""
+    def propose(self, level: RpnLevel, sizes: Float[Tensor, "b 2"]) -> Proposals:
+        """The best anchors of cells that lie in the image as a whole."""
         config = self.config
         ends = box_math.to_centres(level.anchors)[:, :2] + STRIDE / 2
-        whole = (ends <= pictures[:, None]).all(2)  # (B, A)
+        whole = (ends <= sizes[:, None]).all(2)  # (B, A)
         level = level._replace(objectness=level.objectness.masked_fill(~whole, -math.inf))
-        boxes, scores = propose(
-            [level], pictures, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side
-        )
+        boxes, scores = propose([level], sizes, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side)
         return Proposals(boxes * scores.isfinite()[..., None], scores)
 
     def read(
@@ -222,10 +220,10 @@ class Fcis(Model):
         return Regions(logits, pool(boxes, rois, config.bins, STRIDE).mean((1, 2)), masks)
 
     def refine(
-        self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], pictures: Float[Tensor, "b 2"]
+        self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], sizes: Float[Tensor, "b 2"]
     ) -> Float[Tensor, "b r 4"]:
         """Boxes of regions after their code was applied."""
-        moved = clip(decode(deltas.float().view_as(boxes), boxes, BOX_WEIGHTS), pictures)
+        moved = clip(decode(deltas.float().view_as(boxes), boxes, BOX_WEIGHTS), sizes)
         return moved * has_area(moved, self.config.least_side)[..., None]
 
     def sample(self, proposals: Proposals, targets: Sequence[Target]) -> Sampled:
@@ -246,7 +244,7 @@ class Fcis(Model):
     # loss ------------------------------------------------------------------------------------------------------------
 
     def loss(self, raw: FcisRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Terms of the proposals, and of the regions of each picture that are hardest."""
+        """Terms of the proposals, and of the regions of each image that are hardest."""
         config, targets = self.config, batch.targets
         raw = FcisRaw(*(t.float() if t.is_floating_point() else t for t in raw))
         first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1 / 9)
@@ -267,7 +265,7 @@ class Fcis(Model):
 
     def select(self, raw: FcisRaw) -> SelectedVotes:
         """The best boxes after NMS within each class, and who votes on their masks."""
-        config, b = self.config, len(raw.pictures)
+        config, b = self.config, len(raw.sizes)
         regions = raw.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
         masks = raw.mask_logits.float().sigmoid().unflatten(0, (b, -1))
         scores = raw.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]
@@ -293,9 +291,9 @@ class Fcis(Model):
         )
 
 
-def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], pictures: int) -> Float[Tensor, "m *c"]:
-    """Rows of both passes, picture by picture."""
-    return torch.cat([x.unflatten(0, (pictures, -1)) for x in (first, second)], 1).flatten(0, 1)
+def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], sizes: int) -> Float[Tensor, "m *c"]:
+    """Rows of both passes, image by image."""
+    return torch.cat([x.unflatten(0, (sizes, -1)) for x in (first, second)], 1).flatten(0, 1)
 
 
 @torch.no_grad()

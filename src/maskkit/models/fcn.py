@@ -3,7 +3,7 @@
 Long, Shelhamer, Darrell: "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, TPAMI 2017).
 
 A classification network turned into convolutions scores coarse cells; its scores are enlarged by a bilinear transposed
-convolution, and finer layers add their own: FCN-16s fuses pool4, FCN-8s pool3 too. On VGG-16 the picture is padded by
+convolution, and finer layers add their own: FCN-16s fuses pool4, FCN-8s pool3 too. On VGG-16 the image is padded by
 100 and everything is cropped back, as published; on other backbones sizes are kept and nothing is padded. The same
 "FCN" of torchvision is a 3x3 head on a ResNet dilated to stride 8.
 
@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Fcn(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcnRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         features = self.backbone(images)
         if self.config.head == "dilated":
             others = () if self.auxiliary is None else (self.auxiliary(features[16]),)

@@ -14,7 +14,7 @@ quality    5 x (B, 1, 100, 152)                        logits of centerness, or 
 extra      none                                        what the mask methods add
 =========  ==========================================  ========================================================
 
-Differences from the official code, all deliberate: a picture without objects is background instead of an error;
+Differences from the official code, all deliberate: an image without objects is background instead of an error;
 background inside a crowd is ignored; the losses of several processes are normalised each by its own positives.
 """
 
@@ -35,8 +35,8 @@ from maskkit.nn.fcos import (
     relative_boxes,
     require_whole_cells,
 )
-from maskkit.recipes import MULTI_SCALE, SINGLE_SCALE, SMALL_FCOS, adelaidet, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MULTI_SCALE, SINGLE_SCALE, SMALL_FCOS, adelaidet, small_presets
 
 
 class Fcos(Model):
@@ -53,7 +53,7 @@ class Fcos(Model):
         self.head = FcosHead(config)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcosRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         return self.head(self.fpn(list(self.backbone(images).values())))
 

@@ -5,7 +5,7 @@ Dai, He, Li, Ren, Sun: "Instance-sensitive Fully Convolutional Networks" (ECCV 2
 A fully convolutional network gives k x k score maps, each of which says how much a pixel is this part (upper left,
 upper middle, ...) of some object. A window puts a mask together by copying each of its k x k sub-windows from the map
 of that part: no weights, no interpolation, and neighbouring windows share what they read. A second branch says whether
-an object fills the window around a cell. Windows have one size, so the picture is seen at several. What comes out is
+an object fills the window around a cell. Windows have one size, so the image is seen at several. What comes out is
 class-agnostic: proposals of objects, judged by how many objects are among the best of them (average recall).
 
 ===========  ==============================  ========================================================================
@@ -13,14 +13,14 @@ class-agnostic: proposals of objects, judged by how many objects are among the b
 ===========  ==============================  ========================================================================
 objectness   (B, 39099)                      logits of the windows: scale by scale, row by row
 maps         6 x (B, 25, h, w)               score maps of each scale, stride 8: (113, 188) to (15, 25)
-windows      (39099, 4)                      their boxes in input pixels; they may reach out of the picture
+windows      (39099, 4)                      their boxes in input pixels; they may reach out of the image
 size         (2)                             width and height of the input
 ===========  ==============================  ========================================================================
 
-All objects are of the one class "object": `maskkit.eval.tasks` sees the data of a class-agnostic method so, and labels
+All objects are of the one class "object": `maskkit.eval.task` sees the data of a class-agnostic method so, and labels
 are 0 whatever ``num_classes`` is.
 
-There is no official code. Ours are: every cell has its window, beyond the picture there is no object; a training step
+There is no official code. Ours are: every cell has its window, beyond the image there is no object; a training step
 sees all scales, of which an object is taught where it fits the windows, not one scale drawn at random; the losses are
 means over windows and pixels, where the paper sums; VGG's poolings are 3x3 as in DeepLab, so that pool4 with stride 1
 keeps the size; other backbones are dilated to stride 8 likewise. NMS compares the boxes of the masks, not of the
@@ -37,18 +37,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE, normaliser
-from maskkit.masks import dense_boxes
+from maskkit.geometry import boxes as box_math
+from maskkit.geometry.rle import dense_boxes
 from maskkit.models.base import Model, SelectedInWindows
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import dilate
+from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.nn.rpn import match, sample, suppress
-from maskkit.nn.vgg import Vgg, VggShape
-from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 8
 
@@ -70,7 +70,7 @@ class InstanceFcnConfig(ModelConfig):
     width: int = 512
     """Channels of the two branches."""
     scales: tuple[float, ...] = tuple(1.5**-i for i in range(6))
-    """Sizes at which the picture is seen, as multiples of the input's."""
+    """Sizes at which the image is seen, as multiples of the input's."""
     fill: float | None = 0.8
     """Share of a window's side that the longer side of its object should have; at 0.8 no window of a pyramid with
     steps of 1.5 cuts its object off. None compares windows with the objects' own boxes, as an RPN does."""
@@ -79,7 +79,7 @@ class InstanceFcnConfig(ModelConfig):
     low: float = 0.5
     """IoU below which a window is negative; windows between the two are never taught and come out as they like."""
     sampled: int = 256
-    """Windows per picture in the loss, at most half of them positive."""
+    """Windows per image in the loss, at most half of them positive."""
     crowd_overlap: float = 0.7
     """Share of a window inside a crowd from which on it is not negative."""
     soft_targets: bool = False
@@ -91,7 +91,7 @@ class InstanceFcnConfig(ModelConfig):
     """Windows that masks are cut from, before NMS."""
     nms_threshold: float = 0.8
     detections: int = 1000
-    """Proposals per picture."""
+    """Proposals per image."""
 
 
 class InstanceFcnRaw(NamedTuple):
@@ -118,17 +118,17 @@ def part_of(cells: int, parts: int, rounding: Literal["floor", "round"] = "floor
 
 
 def assemble(
-    scores: Float[Tensor, "b t"], picture: Int[Tensor, "n"], places: Int[Tensor, "n 3"], part: Int[Tensor, "m"]
+    scores: Float[Tensor, "b t"], image: Int[Tensor, "n"], places: Int[Tensor, "n 3"], part: Int[Tensor, "m"]
 ) -> Float[Tensor, "n m m"]:
     """Masks of windows, each cell copied from the map of its part (section 3.1): one gather for all of them.
 
-    ``scores`` are the maps of each picture as a row of numbers; map ``row k + column`` tells about part (row, column).
+    ``scores`` are the maps of each image as a row of numbers; map ``row k + column`` tells about part (row, column).
     ``places`` (`window_places`) say where in it each window begins, and how many numbers a map and a line of it have.
     """
     cell = torch.arange(len(part), device=part.device)
     maps = part[:, None] * (part.max() + 1) + part  # (m, m)
     first, plane, line = places[:, :, None, None].unbind(1)
-    return scores[picture[:, None, None], first + maps * plane + cell[:, None] * line + cell]
+    return scores[image[:, None, None], first + maps * plane + cell[:, None] * line + cell]
 
 
 def window_boxes(
@@ -166,7 +166,7 @@ def _cells(grid: tuple[int, int], device: torch.device | None) -> tuple[Int[Tens
 
 
 def in_a_row(maps: Sequence[Float[Tensor, "b k _ _"]], window: int) -> Float[Tensor, "b t"]:
-    """The maps of every scale as one row of numbers for each picture; around them is no object."""
+    """The maps of every scale as one row of numbers for each image; around them is no object."""
     before, after = window // 2, window - 1 - window // 2
     return torch.cat([F.pad(m, [before, after, before, after], value=OUTSIDE).flatten(1) for m in maps], 1)
 
@@ -227,7 +227,7 @@ class InstanceFcn(Model):
         self.register_buffer("part", part_of(config.window, config.parts, config.rounding), persistent=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> InstanceFcnRaw:
-        """Raw outputs of normalised pictures at every scale."""
+        """Raw outputs of normalised images at every scale."""
         size = (images.shape[2], images.shape[3])
         maps, objectness = [], []
         for scale in self.config.scales:
@@ -286,9 +286,9 @@ class InstanceFcn(Model):
         b, cells = len(raw.objectness), config.window
         scores, order = raw.objectness.float().sigmoid().topk(min(config.candidates, raw.objectness.shape[1]))
         places = window_places(_grids(raw.maps), cells, config.parts, order.device)
-        picture = torch.arange(b, device=order.device).repeat_interleave(order.shape[1])
+        image = torch.arange(b, device=order.device).repeat_interleave(order.shape[1])
         rows = in_a_row([m.float() for m in raw.maps], cells)
-        masks = assemble(rows, picture, places[order.flatten()], self.part).sigmoid()  # (B C, m, m)
+        masks = assemble(rows, image, places[order.flatten()], self.part).sigmoid()  # (B C, m, m)
         windows = raw.windows[order]  # (B, C, 4)
         low, high = windows.split(2, 2)
         tight = dense_boxes(masks >= 0.5).view(b, -1, 4) * ((high - low) / cells).repeat(1, 1, 2) + low.repeat(1, 1, 2)

@@ -19,13 +19,13 @@ features    (B, 256, 256, 256)            of every cell; masks are ``embeddings 
 
 The masks themselves are no part of `Raw`, since hardly any of them is ever needed: the attention needs them on coarse
 grids, and resizing the features once is the same as resizing every mask; the loss needs those of the matched queries,
-the matching some points of each. What the picture shows is read from the last predictions alone.
+the matching some points of each. What the image shows is read from the last predictions alone.
 
 Differences from the official code, all deliberate: masks are rated, and summed up to class scores, on the grid of
-stride 4 instead of in the original picture, and are enlarged in one step (panoptic pictures are made as there); objects
+stride 4 instead of in the original image, and are enlarged in one step (panoptic images are made as there); objects
 get the boxes of their masks; pixels of no known class, and crowds, neither match nor teach, where the official code
 takes them for background; masks of objects of which only the box is known are matched and learnt by the box
-(`maskkit.losses`).
+(`maskkit.nn.losses`).
 """
 
 from collections.abc import Sequence
@@ -39,17 +39,17 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from maskkit import masks as mask_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import IGNORE
-from maskkit.losses import box_cells, mask_loss_from_boxes, normaliser
+from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
-from maskkit.nn.waves import wave_map, waves_at
-from maskkit.recipes import MOBILENET, small_presets
+from maskkit.nn.losses import box_cells, mask_loss_from_boxes, normaliser
+from maskkit.nn.positional_encoding import wave_map, waves_at
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDES = (4, 8, 16, 32)
 
@@ -84,11 +84,11 @@ class Mask2FormerConfig(ModelConfig):
     """Share of the loss's points that are the most uncertain; the others are random."""
     waves: int = 0
     """Waves of the place, per axis, that are more channels of the features and of the queries' embeddings
-    (`maskkit.nn.waves`): the mask of each query starts near a place of its own. Not in the paper."""
+    (`maskkit.nn.positional_encoding`): the mask of each query starts near a place of its own. Not in the paper."""
     detections: int = 100
-    """Objects kept per picture."""
+    """Objects kept per image."""
     segment_score: float = 0.8
-    """Class probability that a segment of a panoptic picture exceeds."""
+    """Class probability that a segment of a panoptic image exceeds."""
     segment_overlap: float = 0.8
     """Share of its own mask, at least, that it keeps beside the others."""
 
@@ -102,7 +102,7 @@ class Mask2FormerRaw(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What the queries of one picture should predict."""
+    """What the queries of one image should predict."""
 
     labels: Int[Tensor, "n"]
     masks: Float[Tensor, "n h w"]
@@ -115,7 +115,7 @@ class Truth(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Pairs of one picture."""
+    """Pairs of one image."""
 
     queries: Int[Tensor, "m"]
     objects: Int[Tensor, "m"]
@@ -196,7 +196,7 @@ class PixelDecoder(nn.Module):
         for layer in self.layers:
             cells = layer(cells, where, reference, sizes)
         counts = [h * w for h, w in sizes]
-        # channels last, as they are: unflattened after the permutation, one picture would have strides that hide it
+        # channels last, as they are: unflattened after the permutation, one image would have strides that hide it
         levels = [x.unflatten(1, s).permute(0, 3, 1, 2) for x, s in zip(cells.split(counts, 1), sizes, strict=True)]
         size = (features[0].shape[2], features[0].shape[3])
         fine = F.interpolate(levels[-1], size=size, mode="bilinear").add_(self.lateral(features[0]))
@@ -278,7 +278,7 @@ class DecoderLayer(nn.Module):
 class Surroundings(nn.Module):
     """More channels of the queries' embeddings: the waves of a place, which the query may move, times what it predicts.
 
-    The places start evenly spread over the picture, the weights at one.
+    The places start evenly spread over the image, the weights at one.
     """
 
     def __init__(self, config: Mask2FormerConfig) -> None:
@@ -376,7 +376,7 @@ class Mask2Former(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Mask2FormerRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         stages = list(self.backbone(images).values())
         if torch.is_autocast_enabled(images.device.type):  # half of the digits are too few to say where to look
             with torch.autocast(images.device.type, enabled=False):
@@ -399,7 +399,7 @@ class Mask2Former(Model):
         return {name: torch.stack([terms[name] for terms in layers]).sum() for name in layers[0]}
 
     def truth(self, target: Target, raw: Mask2FormerRaw, batch: Batch) -> Truth:
-        """The objects of a picture, or the classes that its label map shows, without crowds and what is unknown."""
+        """The objects of an image, or the classes that its label map shows, without crowds and what is unknown."""
         device, size = raw.logits.device, (batch.images.shape[2], batch.images.shape[3])
         if self.config.task == "semantic":
             shown = torch.full(size, IGNORE, device=device) if target.semantic is None else target.semantic.to(device)
@@ -427,7 +427,7 @@ class Mask2Former(Model):
             pairs = self.match(logits[b], embeddings[b], raw.features[b], truth)
             labels[b, pairs.queries] = truth.labels[pairs.objects]
             if not truth.counted.any():
-                labels[b] = -1  # nothing is known about the picture
+                labels[b] = -1  # nothing is known about the image
             known = truth.known[pairs.objects]
             found = torch.einsum("nc,chw->nhw", embeddings[b, pairs.queries], raw.features[b])
             masks.append(found[known])
@@ -435,8 +435,8 @@ class Mask2Former(Model):
             boxes = truth.boxes[pairs.objects[~known]]
             boxed.append((found[~known], boxes, torch.full((len(boxes),), b, device=boxes.device)))
         mask, dice = self.mask_terms(masks, wanted, [t.counted for t in truths])
-        found, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
-        from_boxes = mask_loss_from_boxes(found, boxes, picture, batch, config.box_only)
+        found, boxes, image = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+        from_boxes = mask_loss_from_boxes(found, boxes, image, batch, config.box_only)
         count = normaliser(sum(len(t.labels) for t in truths))
         nothing = raw.features.sum() * 0 + embeddings.sum() * 0
         return {
@@ -461,7 +461,7 @@ class Mask2Former(Model):
         wanted: Sequence[Float[Tensor, "_ y x"]],
         counted: Sequence[Bool[Tensor, "y x"]],
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        """Cross entropy and dice of every picture's mask logits at points, most of them where these are near zero."""
+        """Cross entropy and dice of every image's mask logits at points, most of them where these are near zero."""
         maps = torch.cat(list(masks))[:, None]
         if len(maps) == 0:
             return maps.sum((1, 2, 3)), maps.sum((1, 2, 3))
@@ -641,7 +641,7 @@ def _ade(backbone: str, miou: float) -> Preset:
 
 
 def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConfig:
-    # places are for objects: one segment of stuff is all over the picture
+    # places are for objects: one segment of stuff is all over the image
     queries, waves = (100, 6) if task == "instance" else (50, 0)
     return Mask2FormerConfig(
         **MOBILENET,

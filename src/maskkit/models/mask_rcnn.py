@@ -4,7 +4,7 @@ He, Gkioxari, Dollar, Girshick: "Mask R-CNN" (ICCV 2017).
 
 A third branch reads the features of each region on a finer grid and draws one mask for every class; which of them
 counts is for the box branch to say, so that the classes do not compete. In training the branch sees the positive
-regions, in inference the final boxes. RoIAlign, which rounds nothing, keeps mask and picture together.
+regions, in inference the final boxes. RoIAlign, which rounds nothing, keeps mask and image together.
 
 ============  ===========================  ================================================================
 `Raw`         shape (800 x 1216, COCO)     meaning
@@ -33,8 +33,8 @@ from maskkit.models.base import Model, SelectedInBoxes, SelectedInWholePixels
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import MaskHead
 from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, small_two_stage
-from maskkit.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class MaskRcnn(MaskStage, Model):
         self.mask_head = MaskHead(config.width, config.mask_width, config.mask_convs, config.num_classes)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         levels, raw = self.boxes(images, targets)
         regions = self.mask_regions(raw, targets)
         bins = self.config.mask_bins

@@ -3,7 +3,7 @@
 Chen, Hermans, Papandreou, Schroff, Wang, Adam: "MaskLab: Instance Segmentation by Refining Object Detection with
 Semantic and Direction Features" (CVPR 2018).
 
-A Faster R-CNN on one level finds boxes with classes. Beside it the whole picture gets semantic logits, a class for each
+A Faster R-CNN on one level finds boxes with classes. Beside it the whole image gets semantic logits, a class for each
 pixel, and direction logits, in which sector and how far away the centre of the pixel's own object lies. A mask begins
 as two crops of a box: the semantic map of its class, and *direction pooling*, where each cell is read from the map of
 the direction that leads from this cell to the middle of the box. A 1x1 convolution makes a coarse mask of the two, and
@@ -15,11 +15,11 @@ a few convolutions refine it with features of the first layers (a hypercolumn).
 objectness     (B, 206400)             logits of the anchors, stride 8
 anchor_deltas  (B, 206400, 4)          their box code
 anchors        (206400, 4)             in input pixels
-rois           (B 300, 5)              picture and box of each region; in training those that were sampled
+rois           (B 300, 5)              image and box of each region; in training those that were sampled
 matched        (B 300)                 index of the region's object, in training
 class_logits   (B 300, 81)             background is last
 box_deltas     (B 300, 80, 4)          box code of each class
-pictures       (B, 2)                  width and height of each picture without padding
+sizes          (B, 2)                  width and height of each image without padding
 size           (2)                     width and height of the input
 semantic       (B, 81, 100, 172)       class logits of the cells, background is last
 directions     (B, 32, 100, 172)       logits of sector and ring: channel ``ring D + sector``
@@ -31,7 +31,7 @@ mask_logits    (B 100, 41, 41)         the mask
 =============  ======================  ===============================================================================
 
 There is no official code. What the paper leaves open are knobs of `MasklabConfig`. Crops are placed exactly, where
-TensorFlow's squeeze the picture by half a cell at its border; pixels of crowds and of objects without a mask teach
+TensorFlow's squeeze the image by half a cell at its border; pixels of crowds and of objects without a mask teach
 neither map; the scores of masks are those of their boxes.
 """
 
@@ -45,12 +45,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import normaliser
+from maskkit.geometry import boxes as box_math
 from maskkit.models.base import Model, SelectedInBoxes
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate, last_stage
+from maskkit.nn.losses import normaliser
 from maskkit.nn.mask_stage import MaskRegions, MaskStage
 from maskkit.nn.pixels import object_maps
 from maskkit.nn.position_sensitive import parts
@@ -77,12 +77,12 @@ from maskkit.nn.rpn import (
     flatten,
     grid_anchors,
     has_area,
-    picture_sizes,
+    image_sizes,
     proposal_terms,
     propose,
 )
-from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 _LOW = (2, 4)
 """Strides of conv1 and conv2, whose features refine masks."""
@@ -104,9 +104,9 @@ class MasklabConfig(RpnConfig):
     rpn_before: int = 6000
     """Anchors that enter NMS."""
     rpn_after: int = 300
-    """Proposals of each picture."""
+    """Proposals of each image."""
     roi_sampled: int = 64
-    """Regions per picture in the loss."""
+    """Regions per image in the loss."""
     roi_positive: float = 0.25
     """Largest share of positives among them."""
     box_crop: int = 41
@@ -152,7 +152,7 @@ class MasklabRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    pictures: Float[Tensor, "b 2"]
+    sizes: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     semantic: Float[Tensor, "b c h w"]
     directions: Float[Tensor, "b d h w"]
@@ -180,7 +180,7 @@ def crop_and_resize(
 
 
 def sample_at(
-    level: Float[Tensor, "b c h w"], picture: Int[Tensor, "n"], x: Float[Tensor, "n s s"], y: Float[Tensor, "n s s"]
+    level: Float[Tensor, "b c h w"], image: Int[Tensor, "n"], x: Float[Tensor, "n s s"], y: Float[Tensor, "n s s"]
 ) -> Float[Tensor, "n c s s"]:
     """Bilinear samples of features at places counted in cells, the middle of the first cell being 0; the places learn.
 
@@ -193,7 +193,7 @@ def sample_at(
     x, y = x - left, y - top
     shares = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], -1)  # (N, s, s, 4)
     lines, columns = torch.stack([top, top, bottom, bottom], -1), torch.stack([left, right, left, right], -1)
-    cells = (picture[:, None, None, None] * height + lines) * width + columns
+    cells = (image[:, None, None, None] * height + lines) * width + columns
     rows = level.float().permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
     found = F.embedding_bag(cells.flatten(0, 2), rows, per_sample_weights=shares.flatten(0, 2), mode="sum")
     return found.view(*cells.shape[:3], -1).permute(0, 3, 1, 2)
@@ -376,7 +376,7 @@ class MaskHead(nn.Module):
         nn.init.zeros_(self.coarse.bias)
 
     def hypercolumn(self, low: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b d _ _"]]:
-        """The low layers of whole pictures, ready to be cropped."""
+        """The low layers of whole images, ready to be cropped."""
         return [F.relu(conv(features)) for conv, features in zip(self.low, low, strict=True)]
 
     def forward(
@@ -422,12 +422,12 @@ class Masklab(Model):
         self.box_head.stage.load_state_dict(last_stage(plain, self.config.box_atrous).state_dict())
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MasklabRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         config = self.config
         *low, shared, deep = self.backbone(images).values()
         semantic, directions = self.semantic(deep), self.directions(deep)  # (B, ., H/8, W/8)
-        level, pictures = self.anchored(shared), picture_sizes(images)
-        proposals = propose([level], pictures, config.rpn_before, config.rpn_after, config.rpn_nms)
+        level, sizes = self.anchored(shared), image_sizes(images)
+        proposals = propose([level], sizes, config.rpn_before, config.rpn_after, config.rpn_nms)
         if targets is None:
             rois = as_rois(proposals.boxes)
             sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
@@ -442,7 +442,7 @@ class Masklab(Model):
             )
         logits, deltas = self.classify(shared, sampled.rois)
         if targets is None:
-            found = self.detect(shared, logits, deltas, proposals.boxes, pictures)
+            found = self.detect(shared, logits, deltas, proposals.boxes, sizes)
             regions = MaskRegions(as_rois(found.boxes), found.labels.flatten(), found.scores.flatten())
         else:
             positive, objects = objects_of(sampled, targets)
@@ -457,10 +457,8 @@ class Masklab(Model):
             return self.mask_head(crop_class(semantic, rois, labels, side, stride), towards, details)
 
         coarse, masks = MaskStage.draw(regions, masks_of).unbind(1)
-        size = pictures.new_tensor([images.shape[3], images.shape[2]])
-        return MasklabRaw(
-            *level, *sampled, logits, deltas, pictures, size, semantic, directions, *regions, coarse, masks
-        )
+        size = sizes.new_tensor([images.shape[3], images.shape[2]])
+        return MasklabRaw(*level, *sampled, logits, deltas, sizes, size, semantic, directions, *regions, coarse, masks)
 
     def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
         """What the region proposal network says."""
@@ -483,15 +481,15 @@ class Masklab(Model):
         logits: Float[Tensor, "n d"],
         deltas: Float[Tensor, "n k 4"],
         boxes: Float[Tensor, "b r 4"],
-        pictures: Float[Tensor, "b 2"],
+        sizes: Float[Tensor, "b 2"],
     ) -> Detections:
         """The final boxes, whose code for their class is read and applied again and again."""
-        config, batch = self.config, (len(pictures), -1)
+        config, batch = self.config, (len(sizes), -1)
         found = detect(
             logits.unflatten(0, batch),
             deltas.unflatten(0, batch),
             boxes,
-            pictures,
+            sizes,
             min_score=config.min_score,
             threshold=config.nms_threshold,
             candidates=config.candidates,
@@ -501,7 +499,7 @@ class Masklab(Model):
         for _ in range(config.box_passes - 1):
             _, deltas = self.classify(shared, as_rois(found.boxes))
             code = deltas[torch.arange(len(labels), device=labels.device), labels].float().view_as(found.boxes)
-            moved = clip(decode(code.detach(), found.boxes, BOX_WEIGHTS), pictures)
+            moved = clip(decode(code.detach(), found.boxes, BOX_WEIGHTS), sizes)
             found = found._replace(boxes=torch.where(has_area(moved)[..., None], moved, found.boxes))
         return found
 
@@ -543,7 +541,7 @@ class Masklab(Model):
 
     def select(self, raw: MasklabRaw) -> SelectedInBoxes:
         """The final boxes and their masks, each cell the mean of the four samples at its corners."""
-        b = len(raw.pictures)
+        b = len(raw.sizes)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         masks = F.avg_pool2d(raw.mask_logits.float().sigmoid(), 2, 1).unflatten(0, (b, -1))  # (B, K, s - 1, s - 1)

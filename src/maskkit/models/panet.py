@@ -42,8 +42,8 @@ from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConf
 from maskkit.nn.roi import pool
 from maskkit.nn.rpn import window_anchors
 from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
-from maskkit.recipes import detectron2_train, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import detectron2_train, small_presets
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Panet(MaskStage, Model):
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
-        """Raw outputs of normalised pictures; with ``targets`` for a sample of the regions, to train on."""
+        """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         levels, raw = self.boxes(images, targets)
         regions = self.mask_regions(raw, targets)
         return MaskRaw(*raw, *regions, self._masks(levels, regions))
@@ -227,7 +227,7 @@ _AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_si
 
 
 def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
-    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 pictures."""
+    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 images."""
     return Preset(
         name=name,
         model=PanetConfig(frozen_stride=4, stride_in_1x1=True, **knobs),

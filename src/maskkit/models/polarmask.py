@@ -43,7 +43,6 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn.fcos import (
     Detections,
@@ -60,8 +59,9 @@ from maskkit.nn.fcos import (
     survivors,
     tower,
 )
-from maskkit.recipes import SMALL_FCOS, small_presets
+from maskkit.nn.losses import normaliser
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 NO_BORDER = 1e-6
 """Length of a ray that meets no border within three degrees."""
@@ -77,7 +77,7 @@ class PolarMaskConfig(FcosConfig):
     """Added to the centerness in the score, because the polar one is small even at its best."""
     nms_threshold: float = 0.5
     pairs: int = 4000
-    """Pairs of location and class per picture that enter NMS."""
+    """Pairs of location and class per image that enter NMS."""
     grid_stride: int = 4
     """Input pixels per cell of the grid on which masks are drawn."""
 
@@ -268,7 +268,7 @@ class PolarHead(nn.Module):
 
 
 class PolarTruth(NamedTuple):
-    """What the outlines of one picture's objects say."""
+    """What the outlines of one image's objects say."""
 
     centres: Float[Tensor, "n 2"]
     """Centres of mass in pixels; of the box where the mask is unknown or empty."""
@@ -292,7 +292,7 @@ class PolarMask(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PolarMaskRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         return self.head(self.fpn(list(self.backbone(images).values())))
 
@@ -311,7 +311,7 @@ class PolarMask(Model):
         central = polar_centerness(truth[known])
         weight = positives.centerness.masked_scatter(known, central)
 
-        where = positives.picture, positives.location
+        where = positives.image, positives.location
         sides, rays, centerness = (pick(levels, *where) for levels in (raw.sides, raw.rays, raw.centerness))
         overlap = aligned_iou(sides, positives.sides * locations.stride[positives.location, None])
         labels = F.one_hot(classes.clamp(min=0), self.config.num_classes + 1)[..., 1:].float()
@@ -345,11 +345,11 @@ class PolarMask(Model):
     ) -> Float[Tensor, "n r"]:
         """True rays of the positives, object by object; zeros where the outline is unknown."""
         truth = xy.new_zeros(len(positives.label), self.config.rays)
-        owners = torch.stack([positives.picture, positives.object], 1)
-        for picture, n in owners.unique(dim=0).tolist():
-            border = outlines[picture].borders[n]
+        owners = torch.stack([positives.image, positives.object], 1)
+        for image, n in owners.unique(dim=0).tolist():
+            border = outlines[image].borders[n]
             if len(border):
-                own = (owners == owners.new_tensor([picture, n])).all(1)
+                own = (owners == owners.new_tensor([image, n])).all(1)
                 truth[own] = cast_rays(border, xy[positives.location[own]], self.config.rays)
         return truth
 
@@ -367,7 +367,7 @@ class PolarMask(Model):
         return Selected(relative, found.labels, found.scores, masks, found.scores)
 
     def detect(self, raw: PolarMaskRaw, size: tuple[int, int]) -> Detections:
-        """The best boxes of each picture, clipped to ``size`` (H, W), with their rays as ``extra``."""
+        """The best boxes of each image, clipped to ``size`` (H, W), with their rays as ``extra``."""
         config = self.config
         raw = PolarMaskRaw(*(tuple(level.float() for level in levels) for levels in raw))
         scores, places = [], []
@@ -384,9 +384,9 @@ class PolarMask(Model):
         labels, place = order // place.shape[1], place.gather(1, order % place.shape[1])
 
         b, t = place.shape
-        picture = torch.arange(b, device=place.device)[:, None].expand(-1, t)
+        image = torch.arange(b, device=place.device)[:, None].expand(-1, t)
         xy = locate(raw.logits, config.strides).xy[place]  # (B, T, 2)
-        sides = pick(raw.sides, picture.flatten(), place.flatten()).view(b, t, 4)
+        sides = pick(raw.sides, image.flatten(), place.flatten()).view(b, t, 4)
         limit = sides.new_tensor([size[1], size[0]])
         low, high = (torch.minimum(p.clamp(min=0), limit) for p in (xy - sides[..., :2], xy + sides[..., 2:]))
         # NMS counts the last pixel in, as all of mmdetection 1 did
@@ -399,7 +399,7 @@ class PolarMask(Model):
         score, best = (score * kept).topk(min(config.detections, t))
         place, boxes = place.gather(1, best), torch.cat([low, high], 2)
         k = best.shape[1]
-        rays = pick(raw.rays, picture[:, :k].flatten(), place.flatten()).view(b, k, -1)
+        rays = pick(raw.rays, image[:, :k].flatten(), place.flatten()).view(b, k, -1)
         return Detections(
             boxes.gather(1, best[..., None].expand(-1, -1, 4)), labels.gather(1, best), score, place, rays
         )

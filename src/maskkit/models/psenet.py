@@ -4,8 +4,8 @@ Wang, Xie, Li, Hou, Lu, Yu, Shao: "Shape Robust Text Detection with Progressive 
 
 The network segments every object n times, each time shrunk a little more. The smallest kernels of neighbours do not
 touch, so their connected components are the instances; these grow step by step through the larger kernels until they
-fill the complete objects (`maskkit.infer.group.expand`). No boxes, no limit on the number of objects; but an object in
-two parts becomes two.
+fill the complete objects (`maskkit.decode.groups.expand`). No boxes, no limit on the number of objects; but an object
+in two parts becomes two.
 
 =========  ==========================  ================================================================
 `Raw`      shape (736 x 736, text)     meaning
@@ -19,10 +19,10 @@ cross entropy on the pixels of objects alone; the pixels of an instance vote for
 
 Targets come from masks, so polygons and quadrilaterals are rasterised first and any augmentation is possible. The Vatti
 clipping of the official code moves the outline inwards by d = area (1 - r^2) / perimeter, 20 pixels at most; what is
-left are the pixels further than d from the outside, which is how `shrink` finds them. The border of the picture counts
+left are the pixels further than d from the outside, which is how `shrink` finds them. The border of the image counts
 as outside.
 
-Other differences from the official code: the padding of a batch does not count; a picture without objects has a loss of
+Other differences from the official code: the padding of a batch does not count; an image without objects has a loss of
 zero where the official dice is a constant 1 without gradient.
 """
 
@@ -37,12 +37,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import dice_loss
 from maskkit.models.base import Model, SelectedKernels
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.losses import dice_loss
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.recipes import MOBILENET, small_presets
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Psenet(Model):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PsenetRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         features = self.backbone(images)
         levels = self.fpn(list(features.values()))
         maps = self.head(torch.cat(levels, 1))  # (B, n + K, H/4, W/4)
@@ -160,7 +160,7 @@ class Psenet(Model):
         return losses
 
     def shrunken(self, owners: Int[Tensor, "h w"]) -> Bool[Tensor, "n h w"]:
-        """Target maps of one picture from whose pixels they are: the complete objects, then ever smaller kernels."""
+        """Target maps of one image from whose pixels they are: the complete objects, then ever smaller kernels."""
         config = self.config
         ratios = np.linspace(1, config.least_ratio, config.kernels)
         numbers = owners.cpu().numpy().clip(BACKGROUND) + 1
@@ -209,13 +209,13 @@ def kernel_losses(
     known: Bool[Tensor, "b h w"],
     negatives_per_positive: int,
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """Dice loss of each picture's complete objects, and the mean of its kernels' (equations 5 to 7).
+    """Dice loss of each image's complete objects, and the mean of its kernels' (equations 5 to 7).
 
     The complete objects are judged on hard pixels; the kernels inside the complete objects alone.
     """
     complete, truth = logits[:, 0], kernels[:, 0]
     chosen = torch.stack(
-        [hard_pixels(*picture, negatives_per_positive) for picture in zip(complete.detach(), truth, known, strict=True)]
+        [hard_pixels(*image, negatives_per_positive) for image in zip(complete.detach(), truth, known, strict=True)]
     )
     n = logits.shape[1] - 1
     within = (truth & known)[:, None].expand(-1, n, -1, -1).flatten(0, 1)  # (B(n - 1), H, W)

@@ -9,7 +9,7 @@ helps the training.
 =========  ===========================  =====================================================
 `Raw`      shape (473 x 473, VOC)       meaning
 =========  ===========================  =====================================================
-logits     (B, 21, 60, 60)              scores of the classes, their corners on the picture's
+logits     (B, 21, 60, 60)              scores of the classes, their corners on the image's
 others     (B, 21, 60, 60)              scores of the auxiliary head, used by the loss alone
 =========  ===========================  =====================================================
 
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.errors import MaskkitError
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pspnet(Model):
         self.auxiliary = ScoreHead(middle, config.auxiliary_width, config.num_classes)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PspnetRaw:
-        """Raw outputs of normalised pictures. Raises `MaskkitError` for sides that are not 8 n + 1 pixels."""
+        """Raw outputs of normalised images. Raises `MaskkitError` for sides that are not 8 n + 1 pixels."""
         height, width = images.shape[2:]
         if height % 8 != 1 or width % 8 != 1:
             raise MaskkitError(

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.recipes import MOBILENET, small_semantic
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Refinenet(Model):
         self.score = conv3x3(config.widths[-1], config.num_classes, bias=True)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> RefinenetRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         levels = list(self.backbone(images).values())[::-1]  # stride 32 first
         path = None
         for i, (block, level) in enumerate(zip(self.blocks, levels, strict=True)):

@@ -14,7 +14,7 @@ logits     (B, 11, 360, 480)             scores of every pixel
 =========  ============================  =================================
 
 The loss weighs classes by median frequency, taken from each batch where the official code takes it once from the whole
-training set. Differences from the official code: batch norm keeps its statistics in the layer; pictures are RGB.
+training set. Differences from the official code: batch norm keeps its statistics in the layer; images are RGB.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import IGNORE
 from maskkit.models.base import Model, SelectedSemantic
+from maskkit.nn.backbones.vgg import LAYOUT, Vgg, VggShape
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.nn.vgg import LAYOUT, Vgg, VggShape
 from maskkit.types import Batch, Target
 
 
@@ -85,7 +85,7 @@ class Segnet(Model):
         self.decoder = Decoder(config.layout, config.num_classes, config.norm_scores)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SegnetRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         x, pooled = images, []
         for number in range(len(self.config.layout)):
             size = (x.shape[2], x.shape[3])
@@ -113,7 +113,7 @@ def unpool(x: Float[Tensor, "b c h w"], places: Int[Tensor, "b c h w"], size: tu
 
 
 def median_frequency(truth: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, "k"]:
-    """Weights ``median(f) / f``, f the share of a class in the pictures that show it; 1 for absent classes."""
+    """Weights ``median(f) / f``, f the share of a class in the images that show it; 1 for absent classes."""
     counts = torch.stack([torch.bincount(t[t != IGNORE], minlength=classes) for t in truth]).double()  # (B, K)
     pixels = ((counts > 0) * counts.sum(1, keepdim=True)).sum(0)
     frequency = counts.sum(0) / pixels.clamp(min=1)
@@ -144,6 +144,6 @@ _SMALL = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_deca
 _THIN = ((16, 16), (32, 32), (64, 64), (96, 96), (128, 128))
 
 PRESETS = [
-    _preset("segnet-vgg16", (360, 480), "CamVid test mIoU 60.10 (3.5k pictures), 50.2 (367)"),
+    _preset("segnet-vgg16", (360, 480), "CamVid test mIoU 60.10 (3.5k images), 50.2 (367)"),
     _preset("segnet-thin", (360, 480), "", _SMALL, layout=_THIN),
 ]

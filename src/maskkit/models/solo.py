@@ -2,7 +2,7 @@
 
 Wang, Kong, Shen, Jiang, Li: "SOLO: Segmenting Objects by Locations" (ECCV 2020).
 
-The picture is cut into S x S cells, one grid for each level of the pyramid. The cell that holds an object's centre
+The image is cut into S x S cells, one grid for each level of the pyramid. The cell that holds an object's centre
 predicts its class, and channel i S + j of the mask tensor is reserved for the object of cell (i, j): instances are told
 apart by where they are, without boxes and without grouping. The decoupled head has S channels for columns and S for
 rows, and the mask of a cell is the product of its two.
@@ -21,9 +21,9 @@ masks_p6      (B, 144, 50, 76)
 
 Differences from the official code (WXinlong/SOLO), all deliberate: a batch without objects has a loss of zero where it
 fails; cells in the box of a crowd are not taught to be background; objects of which only the box is known train the
-mask through `maskkit.losses`, centred in their box; the best ``candidates`` alone get a mask, so that shapes are fixed;
-soft masks go from a quarter of the input to the picture in one interpolation, not in two; predictions have boxes, those
-of the masks. As in the official code, copies are removed by the Matrix NMS of SOLOv2.
+mask through `maskkit.nn.losses`, centred in their box; the best ``candidates`` alone get a mask, so that shapes are
+fixed; soft masks go from a quarter of the input to the image in one interpolation, not in two; predictions have boxes,
+those of the masks. As in the official code, copies are removed by the Matrix NMS of SOLOv2.
 """
 
 from dataclasses import dataclass, replace
@@ -34,12 +34,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
 from maskkit.nn.grid import GridConfig
-from maskkit.recipes import MOBILENET, small_presets
+from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Solo(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SoloRaw:
-        """Raw outputs of normalised pictures; their sides are multiples of 32."""
+        """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, masks = [], []
         for i, (level, side) in enumerate(zip(grid.head_levels(levels), self.config.grids, strict=True)):
@@ -131,8 +131,8 @@ class Solo(Model):
                 truth = grid.shrink(target, batch.valid[b], (masks.shape[2], masks.shape[3]))
                 dice = dice + dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002).sum()
                 boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
-            logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
-            from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, config.box_only)
+            logits, boxes, image = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+            from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, config.box_only)
             projection = projection + from_boxes.projection.sum()
             pairwise = pairwise + from_boxes.pairwise * normaliser(len(logits), 0)
         count = normaliser(sum(int((owner >= 0).sum()) for owner in owners))
@@ -168,12 +168,12 @@ class Solo(Model):
     def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> Selected:
         """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""
         found = grid.find_candidates(scores, self.config)
-        picture = torch.arange(len(scores), device=scores.device)[:, None]
+        image = torch.arange(len(scores), device=scores.device)[:, None]
         if self.config.head == "vanilla":
-            masks = channels[picture, found.cells]  # (B, k, H/4, W/4)
+            masks = channels[image, found.cells]  # (B, k, H/4, W/4)
         else:
             column, row = (index.to(scores.device)[found.cells] for index in self.cell_channels())
-            masks = channels[picture, column] * channels[picture, row]
+            masks = channels[image, column] * channels[image, row]
         best = grid.rank_masks(found, masks, self.config)
         return Selected(*best, best.scores)
 

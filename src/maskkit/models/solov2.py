@@ -2,7 +2,7 @@
 
 Wang, Zhang, Kong, Li, Shen: "SOLOv2: Dynamic and Fast Instance Segmentation" (NeurIPS 2020).
 
-As in SOLO, the picture is cut into grids, one for each level of the pyramid, and the cell that holds an object's centre
+As in SOLO, the image is cut into grids, one for each level of the pyramid, and the cell that holds an object's centre
 answers for it. Instead of a channel of a mask tensor, a cell predicts a kernel: its 1x1 convolution of one feature map,
 shared by all levels, is the mask. No boxes, no cropping; Matrix NMS removes copies without a loop.
 
@@ -16,9 +16,9 @@ feature      (B, 256, 200, 304)            the unified mask feature, at a quarte
 
 Differences from the official codes (WXinlong/SOLO and AdelaiDet), all deliberate: a batch without objects has a loss of
 zero where theirs fails; cells in the box of a crowd are not taught to be background; objects of which only the box is
-known train the mask through `maskkit.losses`, centred in their box; the best ``candidates`` alone get a mask, so that
-shapes are fixed; soft masks go from a quarter of the input to the picture in one interpolation, not in two; predictions
-have boxes, those of the masks.
+known train the mask through `maskkit.nn.losses`, centred in their box; the best ``candidates`` alone get a mask, so
+that shapes are fixed; soft masks go from a quarter of the input to the image in one interpolation, not in two;
+predictions have boxes, those of the masks.
 """
 
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.models.base import Model, Selected
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
-from maskkit.nn.waves import wave_map
-from maskkit.recipes import MOBILENET, SMALL_TRAIN, small_presets
+from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
+from maskkit.nn.positional_encoding import wave_map
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, SMALL_TRAIN, small_presets
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Solov2Config(GridConfig):
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
     waves: int = 0
-    """Waves of the place, per axis, that are more channels of the mask feature (`maskkit.nn.waves`). A kernel's weights
-    for them are those of its cell, times what it predicts: masks start near their cell, which is slow to learn
-    otherwise. Not in the paper."""
+    """Waves of the place, per axis, that are more channels of the mask feature (`maskkit.nn.positional_encoding`). A
+    kernel's weights for them are those of its cell, times what it predicts: masks start near their cell, which is slow
+    to learn otherwise. Not in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 
@@ -115,7 +115,7 @@ class Solov2(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Solov2Raw:
-        """Raw outputs of normalised pictures; their sides are multiples of 32."""
+        """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, kernels = [], []
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
@@ -146,8 +146,8 @@ class Solov2(Model):
             dice.append(dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002))
             boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
         masks = torch.cat(dice)
-        logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
-        from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, self.config.box_only)
+        logits, boxes, image = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+        from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         count = normaliser(len(masks) + len(logits))
         return {
             "category": grid.category_loss(raw.category, owners, batch, self.config.grids),

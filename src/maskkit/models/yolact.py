@@ -3,7 +3,7 @@
 Bolya, Zhou, Xiao, Lee: "YOLACT: Real-time Instance Segmentation" (ICCV 2019) and "YOLACT++: Better Real-time Instance
 Segmentation" (TPAMI 2020).
 
-One branch makes k prototype masks of the whole picture; every anchor predicts, beside its box and class, k signed
+One branch makes k prototype masks of the whole image; every anchor predicts, beside its box and class, k signed
 coefficients. The mask of an object is the sigmoid of the prototypes weighted by its coefficients, cut off outside its
 box, so a hundred masks cost one matrix product.
 
@@ -20,8 +20,8 @@ segm       (B, 80, 69, 69)             semantic logits on P3, used by the loss a
 
 Differences from the official code, all deliberate: ``conf`` stays logits in evaluation; final boxes keep their
 fractions; a batch without objects has a loss of zero where the official division gives NaN; masks of objects of which
-only the box is known are learnt from the box (`maskkit.losses`), and do not train the rescoring. The three "ratios" of
-the COCO models are three squares, as released.
+only the box is known are learnt from the box (`maskkit.nn.losses`), and do not train the rescoring. The three "ratios"
+of the COCO models are three squares, as released.
 """
 
 from dataclasses import dataclass, replace
@@ -33,15 +33,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskkit import boxes as box_math
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.losses import OUTSIDE, mask_loss_from_boxes, normaliser
+from maskkit.geometry import boxes as box_math
 from maskkit.models.base import Model, Selected
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
-from maskkit.recipes import MOBILENET, small_presets
+from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.types import Batch, Target
+from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class YolactConfig(ModelConfig):
     min_score: float = 0.05
     """An anchor whose best class scores no more is not a candidate."""
     detections: int = 100
-    """Objects kept per picture."""
+    """Objects kept per image."""
     positive_iou: float = 0.5
     negative_iou: float = 0.4
     crowd_overlap: float = 0.7
     """Share of an anchor inside a crowd from which on it is neither object nor background."""
     negatives_per_positive: int = 3
     masks_to_train: int = 100
-    """Positives per picture that enter the mask loss, chosen at random; as many again of those with boxes only."""
+    """Positives per image that enter the mask loss, chosen at random; as many again of those with boxes only."""
     box_weight: float = 1.5
     mask_weight: float = 6.125
     semantic_weight: float = 1.0
@@ -112,7 +112,7 @@ class Detections(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What each anchor of one picture should predict."""
+    """What each anchor of one image should predict."""
 
     classes: Int[Tensor, "p"]
     """Class + 1 for an object, 0 for background, -1 for neither."""
@@ -216,7 +216,7 @@ class Yolact(Model):
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> YolactRaw:
-        """Raw outputs of normalised pictures."""
+        """Raw outputs of normalised images."""
         features = self.backbone(images)
         levels = self.fpn(list(features.values()))  # P3 (B, w, H/8, W/8) to P7
         loc, conf, mask = self.head(levels)
@@ -266,8 +266,8 @@ class Yolact(Model):
             mask, rescore = mask + terms[0], rescore + terms[1]
             logits, boxes = self._boxed(raw.proto[b], raw.mask[b, anchors[~known]], target.boxes[objects[~known]])
             boxed.append((logits, boxes * to_relative, torch.full((len(boxes),), b, device=boxes.device)))
-        logits, boxes, picture = (torch.cat(parts) for parts in zip(*boxed, strict=True))
-        from_boxes = mask_loss_from_boxes(logits, boxes, picture, batch, self.config.box_only)
+        logits, boxes, image = (torch.cat(parts) for parts in zip(*boxed, strict=True))
+        from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         losses = {
             "box": self.config.box_weight * box / positives,
             "conf": self._conf_loss(raw.conf, classes) / positives,
@@ -313,7 +313,7 @@ class Yolact(Model):
         return Matches(classes, objects)
 
     def _conf_loss(self, conf: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Float[Tensor, ""]:
-        """Cross entropy over the positives and the three times as many negatives of each picture that look worst."""
+        """Cross entropy over the positives and the three times as many negatives of each image that look worst."""
         positive, background = classes > 0, classes == 0
         with torch.no_grad():
             hardness = (conf.logsumexp(2) - conf[..., 0]).masked_fill(~background, 0)  # (B, P)
@@ -331,7 +331,7 @@ class Yolact(Model):
         target: Target,
         objects: Int[Tensor, "n"],
     ) -> tuple[Tensor, Tensor]:
-        """Mask and rescoring terms of one picture's positives with ``coefficients`` for their ``objects``."""
+        """Mask and rescoring terms of one image's positives with ``coefficients`` for their ``objects``."""
         found = len(objects)
         if found == 0 or target.masks is None:
             return proto.sum() * 0, proto.sum() * 0
@@ -363,7 +363,7 @@ class Yolact(Model):
     def _boxed(
         self, proto: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4"]
     ) -> tuple[Float[Tensor, "m h w"], Float[Tensor, "m 4"]]:
-        """Mask logits of one picture's positives of which only the (relative) box is known, and these boxes.
+        """Mask logits of one image's positives of which only the (relative) box is known, and these boxes.
 
         What the window cuts off is background for certain, so that a colour which goes on outside of it is none of
         the object's.
@@ -380,7 +380,7 @@ class Yolact(Model):
         return torch.randperm(found)[: self.config.masks_to_train]
 
     def _semantic_loss(self, segm: Float[Tensor, "b c h w"], targets: list[Target]) -> Float[Tensor, ""]:
-        """Per-class cross entropy of the union of each class's masks; pictures with unknown masks are left out."""
+        """Per-class cross entropy of the union of each class's masks; images with unknown masks are left out."""
         total = segm.sum() * 0
         height, width = segm.shape[2:]
         for logits, target in zip(segm, targets, strict=True):
@@ -409,7 +409,7 @@ class Yolact(Model):
         return Selected(found.boxes, found.labels, found.scores, masks, mask_scores)
 
     def detect(self, raw: YolactRaw) -> Detections:
-        """The best boxes of each picture, best first, after the configured NMS."""
+        """The best boxes of each image, best first, after the configured NMS."""
         config = self.config
         scores = raw.conf.float().softmax(2)[..., 1:]  # (B, P, K)
         boxes = box_math.decode(raw.loc.float(), raw.priors)  # (B, P, 4)

@@ -159,14 +159,14 @@ def sum_rows(
     height, width, first = (spread(numbers, places.dtype) for numbers in (heights, widths, starts))
     one_below = spread([(w + 1) * heads for w in widths], torch.int32)
     head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(sizes) * points)
-    picture = torch.arange(batch, dtype=torch.int32)[:, None, None] * (cells * heads)
+    image = torch.arange(batch, dtype=torch.int32)[:, None, None] * (cells * heads)
 
     x, y = places.flatten(3)  # (B, Q, M L P), as all that follows
     x = (x + 0.5).clamp(min=0).minimum(width + 1)  # in cells of the frame, from the centre of its first one
     y = (y + 0.5).clamp(min=0).minimum(height + 1)
     left, above = x.detach().floor(), y.detach().floor()
     right, below = x - left, y - above  # shares of the later cells
-    row = (above * (width + 1) + left + first).int() * heads + (head + picture)
+    row = (above * (width + 1) + left + first).int() * heads + (head + image)
     rows = [row, row + heads, row + one_below, row + (one_below + heads)]
     weights = weights.flatten(2)
     lower = weights * below

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.errors import MaskkitError
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 
 
 def dilate(backbone: Backbone, output_stride: int, *, first_block: bool = False) -> Backbone:
@@ -58,10 +58,10 @@ def _strides(block: nn.Module) -> bool:
 
 
 class AtrousDepthwise(nn.Conv2d):
-    """A 3x3 convolution of each channel by itself, dilated, with as many zeros around the picture.
+    """A 3x3 convolution of each channel by itself, dilated, with as many zeros around the image.
 
-    Every ``rate``-th row and column together are a picture that the filter sees without dilation. Processors train
-    these ``rate`` x ``rate`` pictures up to four times as fast as the one (``benchmarks/atrous.py``).
+    Every ``rate``-th row and column together are an image that the filter sees without dilation. Processors train
+    these ``rate`` x ``rate`` images up to four times as fast as the one (``benchmarks/atrous.py``).
     """
 
     @classmethod
@@ -86,7 +86,7 @@ class AtrousDepthwise(nn.Conv2d):
         return self.interleaved(x) if learning else super().forward(x)
 
     def interleaved(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The same, computed from the interleaved pictures."""
+        """The same, computed from the interleaved images."""
         (b, c, h, w), rate = x.shape, self.dilation[0]
         x = F.pad(x, [0, -w % rate, 0, -h % rate]).permute(0, 2, 3, 1)
         rows, columns = x.shape[1] // rate, x.shape[2] // rate
@@ -136,7 +136,7 @@ class AtrousConv(nn.Sequential):
 
 
 class LoneBatchNorm(nn.BatchNorm2d):
-    """Batch norm of one value per channel and picture: a single picture is normalised by the running statistics."""
+    """Batch norm of one value per channel and image: a single image is normalised by the running statistics."""
 
     def forward(self, x: Float[Tensor, "b c 1 1"]) -> Float[Tensor, "b c 1 1"]:
         """Normalised values."""

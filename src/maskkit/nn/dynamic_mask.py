@@ -1,7 +1,7 @@
 """Masks by dynamic filters on top of FCOS: what CondInst and BoxInst are made of (Tian, Shen, Chen, ECCV 2020).
 
 Each location of the detector predicts, beside its box, all weights of a tiny network of 1x1 convolutions. Applied to
-the few channels that `MaskBranch` makes of the whole picture, with the offsets to the location as two channels more,
+the few channels that `MaskBranch` makes of the whole image, with the offsets to the location as two channels more,
 that network draws the mask of its object and of no other.
 """
 
@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.losses import dice_loss, mask_loss_from_boxes, normaliser
-from maskkit.nms import greedy_mask_nms
+from maskkit.geometry.nms import greedy_mask_nms
 from maskkit.nn.fcos import (
     Detections,
     FcosConfig,
@@ -31,6 +30,7 @@ from maskkit.nn.fcos import (
     pyramid,
     require_whole_cells,
 )
+from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.types import Batch, Target
 
 
@@ -53,7 +53,7 @@ class DynamicMaskConfig(FcosConfig):
     nms: Literal["boxes", "masks"] = "boxes"
     """What must not overlap. With ``masks`` no box has a part in the result."""
     mask_candidates: int = 500
-    """Best candidates of a picture whose masks are compared, for ``nms`` ``masks``."""
+    """Best candidates of an image whose masks are compared, for ``nms`` ``masks``."""
 
     @property
     def head_widths(self) -> list[int]:
@@ -144,7 +144,7 @@ class DynamicMaskNet(nn.Module):
         self.mask_branch = MaskBranch(config)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
-        """Raw outputs of normalised pictures, whose sides must be multiples of 32."""
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
         return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
@@ -173,7 +173,7 @@ def dynamic_masks(
     features: Float[Tensor, "c h w"],
     config: DynamicMaskConfig,
 ) -> Float[Tensor, "n h w"]:
-    """Mask logits, on the grid of ``features``, of the n objects of one picture found at locations ``xy``.
+    """Mask logits, on the grid of ``features``, of the n objects of one image found at locations ``xy``.
 
     The two coordinate channels are the offset from each cell to the location, divided by eight strides of the
     location's level. They differ from object to object, but only by a constant: what a head makes of the cell's own
@@ -236,9 +236,9 @@ def mask_terms(
     """
     logits, known, truth, boxes = [], [], [], []
     locations = locate(raw.fcos.logits, config.strides)
-    parameters = pick(raw.fcos.extra, positives.picture, positives.location)
+    parameters = pick(raw.fcos.extra, positives.image, positives.location)
     for b, target in enumerate(batch.targets):
-        mine = positives.picture == b
+        mine = positives.image == b
         where, objects = positives.location[mine], positives.object[mine]
         maps = dynamic_masks(
             parameters[mine], locations.xy[where], locations.stride[where], raw.features[b], config
@@ -251,7 +251,7 @@ def mask_terms(
     n = normaliser(len(drawn))
     dice = dice_loss(drawn[is_known].sigmoid(), torch.cat(truth), 1e-5)
     boxed = mask_loss_from_boxes(
-        drawn[~is_known], torch.cat(boxes)[~is_known], positives.picture[~is_known], batch, config.box_only
+        drawn[~is_known], torch.cat(boxes)[~is_known], positives.image[~is_known], batch, config.box_only
     )
     return {
         "mask": dice.sum() / n,
@@ -272,7 +272,7 @@ def mask_targets(target: Target, objects: Int[Tensor, "n"], size: tuple[int, int
 def semantic_loss(logits: Float[Tensor, "b k h w"], batch: Batch) -> Float[Tensor, ""]:
     """Focal loss of the class of each cell; of several objects the smallest has it.
 
-    Pictures with an object whose mask is unknown are left out, and so are cells of a crowd that no object has.
+    Images with an object whose mask is unknown are left out, and so are cells of a crowd that no object has.
     """
     total, positive = logits.sum() * 0, 0
     for maps, target in zip(logits, batch.targets, strict=True):
@@ -296,7 +296,7 @@ def semantic_loss(logits: Float[Tensor, "b k h w"], batch: Batch) -> Float[Tenso
 
 
 def find(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> tuple[Detections, Float[Tensor, "b k h w"]]:
-    """The best objects of each picture and the probabilities of their masks, on twice the resolution of P3.
+    """The best objects of each image and the probabilities of their masks, on twice the resolution of P3.
 
     As everywhere in these methods, the value of a cell belongs to its location: to pixel ``4 i + 2`` of the input.
     """

@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import nms, sigmoid_focal_loss
 
-from maskkit import boxes as box_math
 from maskkit.config import ModelConfig
 from maskkit.errors import MaskkitError
-from maskkit.losses import normaliser
-from maskkit.nn.backbone import Backbone
+from maskkit.geometry import boxes as box_math
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
+from maskkit.nn.losses import normaliser
 from maskkit.types import Batch, Target
 
 
@@ -58,7 +58,7 @@ class FcosConfig(ModelConfig):
     """Pairs of location and class per level that enter NMS."""
     nms_threshold: float = 0.6
     detections: int = 100
-    """Objects kept per picture."""
+    """Objects kept per image."""
 
 
 class FcosRaw(NamedTuple):
@@ -87,22 +87,22 @@ class Locations(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What each location of one picture should predict."""
+    """What each location of one image should predict."""
 
     classes: Int[Tensor, "p"]
     """Class + 1 for an object, 0 for background, -1 for neither."""
     objects: Int[Tensor, "p"]
-    """Index of the object in the picture's target, crowds counted."""
+    """Index of the object in the image's target, crowds counted."""
 
 
 class Positives(NamedTuple):
     """The n locations of a batch that have an object."""
 
-    picture: Int[Tensor, "n"]
+    image: Int[Tensor, "n"]
     location: Int[Tensor, "n"]
     """Index into `Locations`."""
     object: Int[Tensor, "n"]
-    """Index into the picture's target."""
+    """Index into the image's target."""
     label: Int[Tensor, "n"]
     sides: Float[Tensor, "n 4"]
     """True distances in strides."""
@@ -110,7 +110,7 @@ class Positives(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """The K best boxes of each picture after NMS, best first; a padding row has score 0."""
+    """The K best boxes of each image after NMS, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
     """``x1 y1 x2 y2`` in pixels of the input, not clipped to it."""
@@ -222,7 +222,7 @@ def flatten(levels: Sequence[Float[Tensor, "b d _ _"]]) -> Float[Tensor, "b p d"
 
 
 def pick(
-    levels: Sequence[Float[Tensor, "b d _ _"]], picture: Int[Tensor, "n"], location: Int[Tensor, "n"]
+    levels: Sequence[Float[Tensor, "b d _ _"]], image: Int[Tensor, "n"], location: Int[Tensor, "n"]
 ) -> Float[Tensor, "n d"]:
     """Rows of n locations; reads these alone, which matters where a location has hundreds of channels."""
     picked = levels[0].new_zeros(len(location), levels[0].shape[1])
@@ -231,7 +231,7 @@ def pick(
         cells = level.shape[2] * level.shape[3]
         inside = (location >= first) & (location < first + cells)
         rows = level.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
-        rows = rows[picture * cells + (location - first).clamp(0, cells - 1)]
+        rows = rows[image * cells + (location - first).clamp(0, cells - 1)]
         picked = torch.where(inside[:, None], rows, picked)
         first += cells
     return picked
@@ -297,7 +297,7 @@ def fcos_loss(
 ) -> tuple[dict[str, Float[Tensor, ""]], Positives]:
     """The terms ``cls`` (focal), ``box`` (GIoU), ``quality`` of an fp32 ``raw``, and the positives behind them.
 
-    ``centres`` are the objects' centres for every picture; by default the centres of their boxes.
+    ``centres`` are the objects' centres for every image; by default the centres of their boxes.
     """
     locations = locate(raw.logits, config.strides)
     if centres is None:
@@ -309,8 +309,8 @@ def fcos_loss(
 
     truth = F.one_hot(classes.clamp(min=0), config.num_classes + 1)[..., 1:].float()
     focal = sigmoid_focal_loss(flatten(raw.logits), truth, alpha=0.25, gamma=2)  # (B, P, K)
-    sides = flatten(raw.sides)[positives.picture, positives.location]
-    quality = flatten(raw.quality)[positives.picture, positives.location, 0]
+    sides = flatten(raw.sides)[positives.image, positives.location]
+    quality = flatten(raw.quality)[positives.image, positives.location, 0]
     iou, giou = overlap(sides, positives.sides)
     if config.quality == "centerness":
         good, weight = positives.centerness, positives.centerness
@@ -326,7 +326,7 @@ def fcos_loss(
 
 
 def find_positives(matches: Sequence[Matches], targets: Sequence[Target], locations: Locations) -> Positives:
-    """The positives of a batch, picture by picture, with what they should predict."""
+    """The positives of a batch, image by image, with what they should predict."""
     parts = []
     for i, (m, target) in enumerate(zip(matches, targets, strict=True)):
         where = torch.nonzero(m.classes > 0)[:, 0]
@@ -371,16 +371,16 @@ def propose(raw: FcosRaw, config: FcosConfig) -> Detections:
         first += cells
     location = torch.cat(locations, 1)  # (B, M)
     b, m = location.shape
-    picture = torch.arange(b, device=location.device).repeat_interleave(m)
+    image = torch.arange(b, device=location.device).repeat_interleave(m)
     points = locate(raw.logits, config.strides)
     xy, stride = points.xy[location], points.stride[location]
-    sides = pick(raw.sides, picture, location.flatten()).view(b, m, 4) * stride[..., None]
+    sides = pick(raw.sides, image, location.flatten()).view(b, m, 4) * stride[..., None]
     boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], 2)
     return Detections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
 
 
 def detect(raw: FcosRaw, config: FcosConfig) -> Detections:
-    """The best boxes of each picture after NMS class by class, with what their locations predict besides."""
+    """The best boxes of each image after NMS class by class, with what their locations predict besides."""
     found = propose(raw, config)
     kept = torch.stack([survivors(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])
     return keep_best(found._replace(scores=found.scores * kept), raw, config.detections)
@@ -394,8 +394,8 @@ def keep_best(found: Detections, raw: FcosRaw, count: int) -> Detections:
     extra = boxes.new_zeros(*order.shape, 0)
     if raw.extra:
         b, k = order.shape
-        picture = torch.arange(b, device=order.device).repeat_interleave(k)
-        extra = pick(raw.extra, picture, locations.flatten()).float().view(b, k, -1)
+        image = torch.arange(b, device=order.device).repeat_interleave(k)
+        extra = pick(raw.extra, image, locations.flatten()).float().view(b, k, -1)
     return Detections(boxes, found.labels.gather(1, order), scores, locations, extra)
 
 

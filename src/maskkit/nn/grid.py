@@ -1,4 +1,4 @@
-"""What SOLO and SOLOv2 share: a grid of cells over the picture, each answering for the object centred in it.
+"""What SOLO and SOLOv2 share: a grid of cells over the image, each answering for the object centred in it.
 
 The *cells* of all levels are numbered in one row, level by level, row by row: ``P = sum(s * s for s in grids)``.
 """
@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit import masks as mask_math
 from maskkit.config import ModelConfig
-from maskkit.losses import normaliser, processes
-from maskkit.nms import matrix_nms
-from maskkit.nn.backbone import Backbone
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.nms import matrix_nms
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
+from maskkit.nn.losses import normaliser, processes
 from maskkit.types import Batch, Target
 
 Deformable = Literal["none", "v1", "v2"]
@@ -57,7 +57,7 @@ class GridConfig(ModelConfig):
     nms_min_score: float = 0.05
     """Masks of a lower score after Matrix NMS are dropped."""
     detections: int = 100
-    """Objects kept per picture."""
+    """Objects kept per image."""
     mask_weight: float = 3.0
 
 
@@ -211,7 +211,7 @@ def last_object(lit: Bool[Tensor, "n p"]) -> Int[Tensor, "p"]:
 
 @torch.no_grad()
 def shrink(target: Target, valid: Bool[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
-    """Masks as 0 and 1 on a grid of ``size`` over the input; the picture without its padding is resized to whole cells.
+    """Masks as 0 and 1 on a grid of ``size`` over the input; the image without its padding is resized to whole cells.
 
     The official codes resize bytes by OpenCV, so this does it bit for bit: bilinear with weights of 11 bits, the share
     of either row cut to quarters, and half of a pixel is a pixel.
@@ -243,7 +243,7 @@ def _taps(source: int, result: int, device: torch.device) -> tuple[Int[Tensor, "
 def category_loss(
     category: Float[Tensor, "b k p"], owners: list[Int[Tensor, "p"]], batch: Batch, grids: Sequence[int]
 ) -> Float[Tensor, ""]:
-    """Focal loss of all cells over the number of positives; ``owners`` names the object of each picture's cells.
+    """Focal loss of all cells over the number of positives; ``owners`` names the object of each image's cells.
 
     Cells without an object whose middle lies in the box of a crowd are left out.
     """
@@ -274,7 +274,7 @@ def cell_middles(grids: Sequence[int]) -> Float[Tensor, "p 2"]:
 
 
 class Candidates(NamedTuple):
-    """The best pairs of cell and class of each picture, fixed shapes; the score is 0 where there are not enough."""
+    """The best pairs of cell and class of each image, fixed shapes; the score is 0 where there are not enough."""
 
     scores: Float[Tensor, "b k"]
     labels: Int[Tensor, "b k"]
@@ -282,7 +282,7 @@ class Candidates(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The best masks of each picture with all that `maskkit.models.base.Selected` asks for."""
+    """The best masks of each image with all that `maskkit.models.base.Selected` asks for."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]
@@ -301,7 +301,7 @@ def cell_scores(category: Float[Tensor, "b k p"], grids: Sequence[int]) -> Float
 
 
 def find_candidates(scores: Float[Tensor, "b k p"], config: GridConfig) -> Candidates:
-    """The best pairs of cell and class of each picture."""
+    """The best pairs of cell and class of each image."""
     cells = scores.shape[2]
     best, index = scores.flatten(1).topk(min(config.candidates, scores[0].numel()))  # (B, k)
     return Candidates(best * (best > config.min_score), index // cells, index % cells)
@@ -316,17 +316,17 @@ def rank_masks(found: Candidates, masks: Float[Tensor, "b k h w"], config: GridC
     area = likely.sum((2, 3))
     least = torch.tensor(config.min_area, device=masks.device)[cell_levels(config.grids).to(masks.device)][found.cells]
     scores = found.scores * mask_math.maskness(masks) * (area > least)
-    picture = torch.arange(len(masks), device=masks.device)[:, None]
+    image = torch.arange(len(masks), device=masks.device)[:, None]
 
     scores, order = scores.topk(min(config.nms_top, scores.shape[1]))  # (B, n)
     labels = found.labels.gather(1, order)
-    ranked = likely[picture, order]
+    ranked = likely[image, order]
     scores = matrix_nms(ranked, labels, scores, kernel=config.nms, sigma=config.nms_sigma, stride=config.nms_stride)
     scores = scores * (scores >= config.nms_min_score)
 
     scores, best = scores.topk(min(config.detections, scores.shape[1]))  # (B, d)
     chosen = order.gather(1, best)
     height, width = masks.shape[2:]
-    boxes = mask_math.dense_boxes(likely[picture, chosen].flatten(0, 1)).unflatten(0, chosen.shape)
+    boxes = mask_math.dense_boxes(likely[image, chosen].flatten(0, 1)).unflatten(0, chosen.shape)
     boxes = boxes / boxes.new_tensor([width, height, width, height])
-    return Ranked(boxes, labels.gather(1, best), scores, masks[picture, chosen])
+    return Ranked(boxes, labels.gather(1, best), scores, masks[image, chosen])

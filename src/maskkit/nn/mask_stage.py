@@ -3,7 +3,7 @@
 In training the branch sees the positive regions, in inference the final boxes. Objects of which only the box is known
 train it by `mask_loss_from_boxes`: their region is the union of proposal and box, widened by a random share on each
 side, so that it shows what lies around the object, and neither the middle nor the rim of a region stands for anything.
-The picture inside the region is to the loss what the whole picture is elsewhere.
+The image inside the region is to the loss what the whole image is elsewhere.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from maskkit.losses import FromBoxes, mask_loss_from_boxes, normaliser
+from maskkit.nn.losses import FromBoxes, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, objects_of
 from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
 from maskkit.types import Batch, ImageMeta, Target
@@ -57,7 +57,7 @@ class MaskRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    pictures: Float[Tensor, "b 2"]
+    sizes: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     mask_rois: Float[Tensor, "m 5"]
     mask_labels: Int[Tensor, "m"]
@@ -134,7 +134,7 @@ class MaskStage(TwoStage):
     def _from_boxes(
         self, raw: MaskRaw, boxes: Float[Tensor, "m 4"], wanted: Bool[Tensor, "m"], batch: Batch
     ) -> FromBoxes:
-        """The box-only loss of the ``wanted`` regions, each a picture of its own, of two pixels to a cell."""
+        """The box-only loss of the ``wanted`` regions, each an image of its own, of two pixels to a cell."""
         logits, rois, boxes = raw.mask_logits[wanted], raw.mask_rois[wanted], boxes[wanted]
         side = 2 * logits.shape[1]
         seen = roi_align(batch.valid[:, None].float(), rois, side, aligned=True)[:, 0] > 0.5
@@ -150,7 +150,7 @@ class MaskStage(TwoStage):
         scale = side / (rois[:, 3:] - rois[:, 1:3])
         inside = ((boxes.unflatten(1, (2, 2)) - rois[:, None, 1:3]) * scale[:, None]).flatten(1)
         each = torch.arange(len(rois), device=rois.device)
-        # the last rows of a picture are not the last rows of a region
+        # the last rows of an image are not the last rows of a region
         return mask_loss_from_boxes(logits, inside, each, crops, replace(self.config.box_only, skip_bottom=0))
 
     # selection -------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class MaskStage(TwoStage):
     @staticmethod
     def found(raw: MaskRaw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of `SelectedInBoxes`: the final boxes, their classes, scores and masks, and the scores again."""
-        b = len(raw.pictures)
+        b = len(raw.sizes)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         return boxes, labels, scores, raw.mask_logits.float().sigmoid().unflatten(0, (b, -1)), scores

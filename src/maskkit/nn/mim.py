@@ -1,7 +1,7 @@
 """Masked image modelling as EVA does it (Fang et al., CVPR 2023, section 2): what is masked, who predicts it, the loss.
 
 Blocks of patches are masked, the student sees what is left, and says at the masked places what a frozen teacher, CLIP
-in the paper, says of the whole picture there. No label has a part in it.
+in the paper, says of the whole image there. No label has a part in it.
 """
 
 import math
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from maskkit.errors import MaskkitError
-from maskkit.nn.vit import is_plain
+from maskkit.nn.backbones.vit import is_plain
 
 _LEAST = 16
 """Patches of the smallest block, where so many are left to be masked."""
@@ -57,7 +57,7 @@ def cosine_loss(predicted: Float[Tensor, "m d"], wanted: Float[Tensor, "m d"]) -
 
 
 class MaskedStudent(nn.Module):
-    """timm's plain ViT ``name`` for pictures of ``size`` x ``size``, that predicts ``features`` at masked places.
+    """timm's plain ViT ``name`` for images of ``size`` x ``size``, that predicts ``features`` at masked places.
 
     ``options`` change timm's network. Raises `MaskkitError` for a name outside of the EVA family.
     """
@@ -87,7 +87,7 @@ class MaskedStudent(nn.Module):
         return rows, columns
 
     def forward(self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m d"]:
-        """Features of the masked patches, picture by picture."""
+        """Features of the masked patches, image by image."""
         return self.head(self.tokens(images, mask)[:, 1:][mask])
 
     def tokens(self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n+1 c"]:

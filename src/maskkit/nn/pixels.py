@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskkit.losses import box_cells, normaliser
+from maskkit.nn.losses import box_cells, normaliser
 from maskkit.types import Batch, Target
 
 BACKGROUND, UNKNOWN = -1, -2
@@ -14,12 +14,12 @@ BACKGROUND, UNKNOWN = -1, -2
 
 @torch.no_grad()
 def object_maps(batch: Batch) -> Int[Tensor, "b h w"]:
-    """For each pixel the number of its object in the picture's target, `BACKGROUND` or `UNKNOWN`."""
+    """For each pixel the number of its object in the image's target, `BACKGROUND` or `UNKNOWN`."""
     return torch.stack([object_map(t, v) for t, v in zip(batch.targets, batch.valid, strict=True)])
 
 
 def object_map(target: Target, valid: Bool[Tensor, "h w"]) -> Int[Tensor, "h w"]:
-    """The map of one picture. Unknown are the padding, crowds, and the boxes of objects without a known mask.
+    """The map of one image. Unknown are the padding, crowds, and the boxes of objects without a known mask.
 
     Of masks that overlap the smallest is seen, of a mask and something unknown the mask.
     """

@@ -49,8 +49,8 @@ def pool(
     group = part[:, None] * groups + part  # (s, s)
     y = torch.stack([top, top, bottom, bottom], 2)[:, :, None]  # (N, s, 1, 4)
     x = torch.stack([left, right, left, right], 2)[:, None]  # (N, 1, s, 4)
-    picture = rois[:, 0].long()[:, None, None, None]
-    cells = ((picture * height + y) * width + x) * kinds + group[..., None]  # (N, s, s, 4)
+    image = rois[:, 0].long()[:, None, None, None]
+    cells = ((image * height + y) * width + x) * kinds + group[..., None]  # (N, s, s, 4)
     area = (bottom - top)[:, :, None] * (right - left)[:, None]
     share = (area > 0) / area.clamp(min=1)  # (N, s, s)
     shares = share[..., None] * share.new_tensor([1, -1, -1, 1])

@@ -1,6 +1,6 @@
 """The second stage: features of regions, the box branch on them, and the mask branch of Mask R-CNN.
 
-A region of interest (RoI) is a row ``picture x1 y1 x2 y2``, in input pixels. Three ways to its features are offered:
+A region of interest (RoI) is a row ``image x1 y1 x2 y2``, in input pixels. Three ways to its features are offered:
 
 * *RoI Pooling* (Girshick, 2015) takes maxima, and rounds twice: the RoI to whole cells of the map, then its bins to
   whole cells. At stride 16 the first rounding alone moves an edge by up to eight pixels.
@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from maskkit.losses import normaliser
 from maskkit.nn.blocks import linear
+from maskkit.nn.losses import normaliser
 from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
 from maskkit.types import Target
 
@@ -26,19 +26,19 @@ BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 """Of the box code of the second stage."""
 
 _DENSE = 16
-"""Masks of a whole picture that are held at a time."""
+"""Masks of a whole image that are held at a time."""
 
 
 class Sampled(NamedTuple):
-    """Regions of a batch that train the second stage, those of a picture together, positives first."""
+    """Regions of a batch that train the second stage, those of an image together, positives first."""
 
     rois: Float[Tensor, "n 5"]
     matched: Int[Tensor, "n"]
-    """Index of the object in its picture's target, or `BACKGROUND`."""
+    """Index of the object in its image's target, or `BACKGROUND`."""
 
 
 class Detections(NamedTuple):
-    """The K best boxes of each picture in input pixels, best first; a padding row has score 0."""
+    """The K best boxes of each image in input pixels, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]
@@ -53,9 +53,9 @@ class BoxLosses(NamedTuple):
 
 
 def as_rois(boxes: Float[Tensor, "b r 4"]) -> Float[Tensor, "n 5"]:
-    """Boxes of each picture as regions, picture by picture."""
-    picture = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
-    return torch.cat([picture.expand(*boxes.shape[:2], 1), boxes], 2).flatten(0, 1)
+    """Boxes of each image as regions, image by image."""
+    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+    return torch.cat([image.expand(*boxes.shape[:2], 1), boxes], 2).flatten(0, 1)
 
 
 # features of regions --------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def align_by_rows(
     height, width = level.shape[2:]
     x, x_share = _taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
     y, y_share = _taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
-    picture = rois[:, 0].long()[:, None, None, None, None]
-    cells = (picture * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]  # (N, s, s, 2r, 2r)
+    image = rois[:, 0].long()[:, None, None, None, None]
+    cells = (image * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]  # (N, s, s, 2r, 2r)
     shares = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
     rows = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
     cells, shares = (t.flatten(0, 2).flatten(1) for t in (cells, shares))  # (N s s, 4 r r)
@@ -183,7 +183,7 @@ def sample_rois(
     iou: float = 0.5,
     crowd_overlap: float = 1.0,
 ) -> Sampled:
-    """Of each picture's proposals and objects' own boxes the ``count`` that train the second stage.
+    """Of each image's proposals and objects' own boxes the ``count`` that train the second stage.
 
     At most ``share`` of them are positive, which means an IoU of ``iou`` at least with their object.
     """
@@ -198,7 +198,7 @@ def sample_rois(
 
 
 def objects_of(sampled: Sampled, targets: Sequence[Target]) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
-    """Which of the regions are positive, and their objects' places when the objects of all pictures are in a row."""
+    """Which of the regions are positive, and their objects' places when the objects of all images are in a row."""
     counts = torch.tensor([0] + [len(t) for t in targets[:-1]], device=sampled.rois.device)
     positive = torch.nonzero(sampled.matched != BACKGROUND)[:, 0]
     first = counts.cumsum(0)[sampled.rois[positive, 0].long()]
@@ -229,7 +229,7 @@ def refine(
     logits: Float[Tensor, "b r d"],
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
-    pictures: Float[Tensor, "b 2"],
+    sizes: Float[Tensor, "b 2"],
     *,
     min_score: float = 0.05,
     count: int = 2000,
@@ -238,7 +238,7 @@ def refine(
     """The ``count`` best refined boxes of all classes with a score above ``min_score``, copies among them."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
-    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), pictures)  # (B, R, K, 4)
+    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), sizes)  # (B, R, K, 4)
     scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
     scores, order = scores.topk(min(count, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
@@ -250,7 +250,7 @@ def detect(
     logits: Float[Tensor, "b r d"],
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
-    pictures: Float[Tensor, "b 2"],
+    sizes: Float[Tensor, "b 2"],
     *,
     min_score: float = 0.05,
     threshold: float = 0.5,
@@ -261,7 +261,7 @@ def detect(
 
     Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
     """
-    return keep(refine(logits, deltas, boxes, pictures, min_score=min_score, count=candidates), threshold, count)
+    return keep(refine(logits, deltas, boxes, sizes, min_score=min_score, count=candidates), threshold, count)
 
 
 def keep(found: Detections, threshold: float, count: int) -> Detections:

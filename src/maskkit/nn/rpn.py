@@ -1,6 +1,6 @@
 """The region proposal network (Ren et al., 2015), and the anchors, matching and sampling that two-stage methods share.
 
-Boxes are ``x1 y1 x2 y2`` in input pixels throughout. What is found has a fixed number of rows for each picture, so that
+Boxes are ``x1 y1 x2 y2`` in input pixels throughout. What is found has a fixed number of rows for each image, so that
 it exports; a padding row is a box without area and with the score minus infinity.
 """
 
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from maskkit import boxes as box_math
 from maskkit.config import ModelConfig
+from maskkit.geometry import boxes as box_math
 from maskkit.types import Target
 
 BACKGROUND = -1
@@ -43,7 +43,7 @@ class RpnConfig(ModelConfig):
     rpn_low: float = 0.3
     """IoU from which on an anchor is no background."""
     rpn_sampled: int = 256
-    """Anchors per picture in the loss, at most half of them positive."""
+    """Anchors per image in the loss, at most half of them positive."""
     rpn_nms: float = 0.7
     crowd_overlap: float = 0.7
     """Share of a box inside a crowd from which on it is no background."""
@@ -52,11 +52,11 @@ class RpnConfig(ModelConfig):
     candidates: int = 2000
     """Boxes of all classes that enter the last NMS."""
     detections: int = 100
-    """Objects kept per picture."""
+    """Objects kept per image."""
 
 
 class Proposals(NamedTuple):
-    """The R best boxes of each picture, best first."""
+    """The R best boxes of each image, best first."""
 
     boxes: Float[Tensor, "b r 4"]
     scores: Float[Tensor, "b r"]
@@ -124,10 +124,10 @@ def decode(
     return torch.cat([centre - half, centre + half], -1)
 
 
-def picture_sizes(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2"]:
-    """Width and height of each picture inside the input, without the padding to its right and below.
+def image_sizes(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2"]:
+    """Width and height of each image inside the input, without the padding to its right and below.
 
-    Padding is exactly zero, the mean colour; no row of a picture is, since no mean is a whole number. A picture without
+    Padding is exactly zero, the mean colour; no row of an image is, since no mean is a whole number. An image without
     any content counts as a whole input of it.
     """
     seen = (images != 0).any(1)  # (B, H, W)
@@ -139,9 +139,9 @@ def picture_sizes(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2"]:
     return torch.stack(sizes, 1).float()
 
 
-def clip(boxes: Float[Tensor, "b *n 4"], pictures: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
-    """The part of each box that lies in its picture, of a size as `picture_sizes` gives it."""
-    limit = pictures.repeat(1, 2).view(-1, *[1] * (boxes.ndim - 2), 4)
+def clip(boxes: Float[Tensor, "b *n 4"], sizes: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
+    """The part of each box that lies in its image, of a size as `image_sizes` gives it."""
+    limit = sizes.repeat(1, 2).view(-1, *[1] * (boxes.ndim - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
@@ -153,7 +153,7 @@ def has_area(boxes: Float[Tensor, "*n 4"], least_side: float = _LEAST_SIDE) -> B
 def suppress(
     boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float, groups: Tensor | None = None
 ) -> Bool[Tensor, "b n"]:
-    """Which boxes greedy NMS keeps; boxes of other pictures, or of other ``groups`` (b n), do not count.
+    """Which boxes greedy NMS keeps; boxes of other images, or of other ``groups`` (b n), do not count.
 
     Boxes without area are not kept. The answer is a mask, not a list of indices: its shape does not depend on the data.
     """
@@ -249,7 +249,7 @@ def flatten(
 @torch.no_grad()
 def propose(
     levels: Sequence[RpnLevel],
-    pictures: Float[Tensor, "b 2"],
+    sizes: Float[Tensor, "b 2"],
     before: int,
     after: int,
     threshold: float,
@@ -263,7 +263,7 @@ def propose(
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
-        boxes = clip(decode(deltas, anchors[order]), pictures)
+        boxes = clip(decode(deltas, anchors[order]), sizes)
         good = suppress(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
@@ -289,7 +289,7 @@ def rpn_loss(
     share: float,
     beta: float,
 ) -> RpnLosses:
-    """Cross entropy of ``count`` sampled anchors of each picture and smooth L1 of the positives, both per anchor.
+    """Cross entropy of ``count`` sampled anchors of each image and smooth L1 of the positives, both per anchor.
 
     ``beta`` is where the smooth L1 turns linear; 0 is L1.
     """

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.data.label_map import IGNORE
-from maskkit.losses import normaliser, processes
+from maskkit.nn.losses import normaliser, processes
 from maskkit.types import Batch
 
 

@@ -1,4 +1,4 @@
-"""Teachers of masked image modelling: frozen networks of timm that say what each patch of a picture shows."""
+"""Teachers of masked image modelling: frozen networks of timm that say what each patch of an image shows."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.errors import DataError, MaskkitError
-from maskkit.nn.backbone import Backbone, load_backbone
-from maskkit.weight_files import read_checkpoint
+from maskkit.nn.backbones.backbone import Backbone, load_backbone
 
 
 class Teacher(nn.Module):
-    """Features (B, N, D) of the patches of a ``grid``, for the student's pictures with ``patch`` pixels a patch.
+    """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels a patch.
 
     ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer sees the
-    picture enlarged or shrunken to as many patches of its own; one of CLIP's says what its projection makes of each
+    image enlarged or shrunken to as many patches of its own; one of CLIP's says what its projection makes of each
     token, others what their last norm does. Of any other network the features at the stride of a patch are taken.
     Raises `MaskkitError` for a source that is none, `DataError` for weights that do not fit.
     """
@@ -63,7 +63,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Features of whole pictures, RGB on 0 to 1."""
+        """Features of whole images, RGB on 0 to 1."""
         images = (pixels - self.mean) / self.std
         if isinstance(self.net, Backbone):
             return self.net(images)[self.patch].flatten(2).transpose(1, 2)
@@ -75,7 +75,7 @@ class Teacher(nn.Module):
 
 
 def _transformer(name: str, weights: str | None, grid: tuple[int, int]) -> nn.Module:
-    """timm's transformer for pictures of ``grid`` patches; random where ``weights`` is None."""
+    """timm's transformer for images of ``grid`` patches; random where ``weights`` is None."""
     with torch.device("meta"):
         outline: Any = timm.create_model(name)
     patch = outline.patch_embed.patch_size[0]

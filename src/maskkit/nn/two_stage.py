@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.nn.backbone import Backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.roi import BoxHead, Detections, Sampled, as_rois, box_loss, detect, pool, sample_rois
 from maskkit.nn.rpn import (
@@ -24,7 +24,7 @@ from maskkit.nn.rpn import (
     cell_anchors,
     flatten,
     grid_anchors,
-    picture_sizes,
+    image_sizes,
     proposal_terms,
     propose,
 )
@@ -47,9 +47,9 @@ class TwoStageConfig(RpnConfig):
     rpn_before: tuple[int, int] = (2000, 1000)
     """Anchors of each level that enter NMS, in training and in inference."""
     rpn_after: tuple[int, int] = (1000, 1000)
-    """Proposals of each picture, in training and in inference."""
+    """Proposals of each image, in training and in inference."""
     roi_sampled: int = 512
-    """Regions per picture in the loss."""
+    """Regions per image in the loss."""
     roi_positive: float = 0.25
     """Largest share of positives among them."""
     pooling: Literal["align", "pool"] = "align"
@@ -106,14 +106,14 @@ class BoxRaw(NamedTuple):
     anchors: Float[Tensor, "a 4"]
     """In input pixels, as all boxes here."""
     rois: Float[Tensor, "n 5"]
-    """Picture and box of each region."""
+    """Image and box of each region."""
     matched: Int[Tensor, "n"]
-    """Index of the object in its picture, or -1 for background; always -1 in inference."""
+    """Index of the object in its image, or -1 for background; always -1 in inference."""
     class_logits: Float[Tensor, "n c"]
     """The last class is background."""
     box_deltas: Float[Tensor, "n k 4"]
-    pictures: Float[Tensor, "b 2"]
-    """Width and height of each picture inside the input."""
+    sizes: Float[Tensor, "b 2"]
+    """Width and height of each image inside the input."""
     size: Float[Tensor, "2"]
     """Width and height of the input."""
 
@@ -143,10 +143,10 @@ class TwoStage(nn.Module):
         config, training = self.config, targets is not None
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         size = (images.shape[2], images.shape[3])
-        pictures = picture_sizes(images)
+        sizes = image_sizes(images)
         anchored = self.anchored(levels, size)
         before, after = (n[not training] for n in (config.rpn_before, config.rpn_after))
-        proposals = propose(anchored, pictures, before, after, config.rpn_nms)
+        proposals = propose(anchored, sizes, before, after, config.rpn_nms)
         if targets is None:
             rois = as_rois(proposals.boxes)
             sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
@@ -162,8 +162,8 @@ class TwoStage(nn.Module):
         class_logits, box_deltas = self.box_head(self.pool(levels, sampled.rois, BINS))
         objectness, anchor_deltas = (torch.cat(parts, 1) for parts in list(zip(*anchored, strict=True))[:2])
         anchors = torch.cat([level.anchors for level in anchored])
-        extent = pictures.new_tensor([size[1], size[0]])
-        return levels, BoxRaw(objectness, anchor_deltas, anchors, *sampled, class_logits, box_deltas, pictures, extent)
+        extent = sizes.new_tensor([size[1], size[0]])
+        return levels, BoxRaw(objectness, anchor_deltas, anchors, *sampled, class_logits, box_deltas, sizes, extent)
 
     def anchored(self, levels: Sequence[Float[Tensor, "b c _ _"]], size: tuple[int, int]) -> list[RpnLevel]:
         """What the region proposal network says on each level of an input of ``size`` (H, W)."""
@@ -205,12 +205,12 @@ class TwoStage(nn.Module):
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes of an inference."""
-        config, batch = self.config, (len(raw.pictures), -1)
+        config, batch = self.config, (len(raw.sizes), -1)
         return detect(
             raw.class_logits.unflatten(0, batch),
             raw.box_deltas.unflatten(0, batch),
             raw.rois[:, 1:].unflatten(0, batch),
-            raw.pictures,
+            raw.sizes,
             min_score=config.min_score,
             threshold=config.nms_threshold,
             candidates=config.candidates,

@@ -1,0 +1,43 @@
+"""Published checkpoints: official parameter names to ours, one file per source."""
+
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskkit.errors import DataError
+
+
+def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Tensor]:
+    """The state dict of an official checkpoint under our names, ready for ``load_state_dict`` of the preset's model.
+
+    ``knobs`` change the preset's model config (``num_classes=3`` for a checkpoint trained on three classes).
+    Strict both ways: raises `DataError` when an official name has no place, one of ours gets no tensor, or a shape
+    differs from the preset's model.
+    """
+    from maskkit.zoo import registry
+
+    found = registry.preset(preset)
+    kind = registry.model_class(preset)
+    source = import_module(f"maskkit.zoo.{kind.__module__.rpartition('.')[2]}")
+    renamed = source.rename(state)
+    with torch.device("meta"):
+        wanted = kind(replace(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
+    left, missing = sorted(set(renamed) - set(wanted)), sorted(set(wanted) - set(renamed))
+    # batch norm's counter is not in the oldest checkpoints and plays no part in the function
+    missing = [n for n in missing if not n.endswith("num_batches_tracked")]
+    if left or missing:
+        raise DataError(
+            f"this checkpoint does not fit {preset!r}: {len(left)} tensors have no place (first: {left[:1]}), "
+            f"{len(missing)} of the model's get none (first: {missing[:1]})"
+        )
+    for name, tensor in renamed.items():
+        if tensor.shape != wanted[name].shape:
+            raise DataError(
+                f"{name!r} has shape {tuple(tensor.shape)} in the checkpoint, {preset!r} needs "
+                f"{tuple(wanted[name].shape)}; check the number of classes and the preset"
+            )
+    counters = {n: torch.zeros_like(w, device="cpu") for n, w in wanted.items() if n not in renamed}
+    return {**renamed, **counters}

@@ -1,0 +1,331 @@
+"""COCO annotation files: a json, or a folder that holds one per split beside its images.
+
+Understood: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``; COCO's own
+``annotations/instances_train2017.json`` with ``train2017/``; Roboflow's ``train/_annotations.coco.json`` with the
+images beside it.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskkit.data.dataset import (
+    SPLITS,
+    Annotation,
+    Box,
+    Dataset,
+    Problems,
+    Record,
+    Warn,
+    extent,
+    join,
+    sound_box,
+    sound_polygons,
+    stated_size,
+)
+from maskkit.data.images import image_size
+from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
+from maskkit.types import Categories
+
+LAYOUT = (
+    "COCO: annotations.json, train.json, annotations/instances_train*.json, annotations/panoptic_train*.json or "
+    "train/_annotations.coco.json "
+    '(with "images", "annotations" and "categories")'
+)
+
+_WHOLE = ("annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "result.json")
+
+
+def find(folder: Path) -> dict[str | None, Path]:
+    """Annotation files of a folder by split; None stands for the file with all images."""
+    found: dict[str | None, Path] = {}
+    for split, names in SPLITS.items():
+        for name in names:
+            patterns = (
+                f"{name}.json",
+                f"{name}/_annotations.coco.json",
+                f"{name}/annotations.json",
+                f"annotations/{name}.json",
+                f"annotations/instances_{name}*.json",
+                f"instances_{name}*.json",
+                f"annotations/panoptic_{name}*.json",
+                f"panoptic_{name}*.json",
+            )
+            candidates = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
+            if candidates:
+                found.setdefault(split, candidates[0])
+    for name in _WHOLE:
+        if (folder / name).is_file():
+            found.setdefault(None, folder / name)
+    return found
+
+
+def splits(folder: Path) -> list[str]:
+    """Names of the splits that the folder has files for."""
+    return [split for split in find(folder) if split is not None]
+
+
+def recognise(folder: Path) -> bool:
+    """Whether the folder holds COCO files."""
+    return bool(find(folder))
+
+
+def read(path: Path, split: str | None = None) -> Dataset:
+    """The images of a json file, or of a folder's ``split`` (all of them for None).
+
+    Raises `DataError` when the file as a whole cannot be read.
+    """
+    if path.is_file():
+        return read_json(path)
+    found = find(path)
+    if split in found:
+        return read_json(found[split])
+    if split is None and found:
+        return join([read_json(file) for file in found.values()], path)
+    raise DataError(
+        f"{path}: has no {split} split; it has {', '.join(str(f) for f in found.values()) or 'no COCO file'}"
+    )
+
+
+def read_json(file: Path) -> Dataset:
+    """The data set of one COCO ground-truth file. Raises `DataError` when the file as a whole cannot be read."""
+    content = load_json(file)
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file}: holds a {type(content).__name__}; ground truth is an object with images, annotations, categories"
+        )
+    lacking = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if lacking:
+        raise DataError(f"{file}: has no list of {', '.join(lacking)}; it is no COCO ground truth")
+    if any("segments_info" in row for row in content["annotations"][:1] if isinstance(row, dict)):
+        from maskkit.data.formats import coco_panoptic as panoptic  # which needs this module
+
+        return panoptic.dataset(file, content)
+    return _Reader(file).dataset(content)
+
+
+def load_json(file: Path) -> Any:
+    """Content of a json file, or a `DataError` that says what is wrong with the file."""
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
+    if not text.strip():
+        raise DataError(f"{file}: the file is empty; export the annotations again")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: is not json ({error}); export the annotations again") from error
+
+
+class _Reader:
+    """One pass over one file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.problems = Problems()
+        self.error = partial(self.problems.error, file)
+        self.warn = partial(self.problems.warn, file)
+
+    def dataset(self, content: dict[str, Any]) -> Dataset:
+        categories = self.categories(
+            content["categories"], {_whole(_get(a, "category_id")) for a in content["annotations"]}
+        )
+        images = self.images(content["images"])
+        annotations = self.annotations(content["annotations"], images, categories)
+        records = [Record(r.image_id, r.path, r.size, annotations[key]) for key, r in images.items() if r is not None]
+        return Dataset(records, categories, self.file, "coco", self.problems)
+
+    def categories(self, rows: list[Any], used: set[int | None]) -> Categories:
+        names: dict[int, str] = {}
+        things: list[bool] = []
+        for i, row in enumerate(rows):
+            key = _whole(_get(row, "id"))
+            if key is None:
+                self.error(f"category {i + 1}", "has no whole number as id; give it one")
+                continue
+            if key == 0 and row.get("supercategory") == "none" and 0 not in used:
+                continue  # Roboflow writes the name of the project as a class that nothing belongs to
+            name = str(row.get("name") or key)
+            if key in names:
+                self.error(
+                    f"category {key}", f"the id is used twice, for {names[key]!r} and {name!r}; the first one counts"
+                )
+                continue
+            if name in names.values():
+                self.warn(f"category {key}", f"the name {name!r} is used twice; give each class its own")
+            names[key] = name
+            things.append(row.get("isthing") not in (0, "0", False))
+        if not names:
+            self.error("", "has no category; without classes nothing can be learnt")
+        return Categories(tuple(names.values()), tuple(names), tuple(things))
+
+    def images(self, rows: list[Any]) -> dict[Any, Record | None]:
+        """Records by the id that annotations refer to; None for an image that is left out."""
+        locate = finder(image_folders(self.file))
+        worded = any(isinstance(_key(_get(row, "id")), str) for row in rows)
+        if worded:
+            self.warn("images", "ids are text; the images are numbered 1, 2, ... in the order of the file instead")
+        found: dict[Any, Record | None] = {}
+        for i, row in enumerate(rows, 1):
+            key = _key(_get(row, "id"))
+            if key is None or not isinstance(_get(row, "file_name"), str):
+                self.error(f"image {i} of the list", "has no id or no file_name; add them")
+                continue
+            name = f"image {row['id']} ({row['file_name']})"
+            if key in found:
+                self.error(name, "the id is used twice; the first image keeps it, give this one another")
+                continue
+            found[key] = None
+            path = locate(row["file_name"])
+            if path is None:
+                places = ", ".join(f"{f}/" for f in image_folders(self.file))
+                self.error(name, f"there is no such image in {places}; add it, or remove the record")
+                continue
+            try:
+                size = stated_size(_whole(row.get("height")), _whole(row.get("width"))) or image_size(path)
+            except DataError as error:
+                self.error(name, str(error))
+                continue
+            found[key] = Record(i if worded else int(key), path, size, [])
+        if not rows:
+            self.error("", "lists no image")
+        return found
+
+    def annotations(
+        self, rows: list[Any], images: dict[Any, Record | None], categories: Categories
+    ) -> dict[Any, list[Annotation]]:
+        labels = {key: i for i, key in enumerate(categories.ids)}
+        objects: dict[Any, list[Annotation]] = defaultdict(list)
+        seen: set[int] = set()
+        # for those without an id of their own
+        fresh = 1 + max((_whole(_get(row, "id")) or 0 for row in rows), default=0)
+        for i, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                self.error(f"annotation {i} of the list", f"is {type(row).__name__}, not an object")
+                continue
+            key, label = _key(row.get("image_id")), labels.get(_whole(row.get("category_id")))  # type: ignore[arg-type]
+            name = f"annotation {row.get('id', f'{i} of the list')} of image {row.get('image_id')}"
+            if key not in images:
+                self.error(name, "the file lists no such image; add the image record, or remove the annotation")
+                continue
+            if label is None:
+                self.error(name, f"the file lists no category {row.get('category_id')!r}; add it to categories")
+                continue
+            if (record := images[key]) is None:
+                continue  # the image has been reported
+            number = _whole(row.get("id"))
+            if number in seen:
+                self.warn(name, f"the id is used twice; this one is read as {fresh}")
+            if number is None or number in seen:
+                number, fresh = fresh, fresh + 1
+            seen.add(number)
+            try:
+                objects[key].append(_annotation(row, number, label, record.size, partial(self.warn, name)))
+            except (ValueError, TypeError, OverflowError) as error:
+                self.error(name, str(error))
+        if not rows:
+            self.warn("", "has no annotation at all; every image counts as background")
+        return objects
+
+
+def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, int], warn: Warn) -> Annotation:
+    shape = row.get("segmentation") or None
+    if isinstance(shape, dict):
+        shape = sound_rle(shape, size)
+    elif isinstance(shape, list):
+        shape = sound_polygons([shape] if isinstance(shape[0], int | float) else shape, size, warn)
+    elif shape is not None:
+        raise ValueError(f"the segmentation is {type(shape).__name__}; it is a list of polygons or a run-length record")
+    box = extent(shape) if isinstance(shape, list) else None
+    try:
+        box = _box(row.get("bbox"), size, warn)
+    except (ValueError, TypeError, OverflowError) as error:
+        if shape is None:
+            raise
+        if row.get("bbox"):
+            warn(f"{error}; the box of the mask is taken")
+    area = row.get("area")
+    usable = isinstance(area, int | float) and np.isfinite(area) and area >= 0
+    return Annotation(number, label, box, shape, row.get("iscrowd") in (1, "1"), float(area) if usable else None)  # type: ignore[arg-type]
+
+
+def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise ValueError(f"there is neither a mask nor a bbox [x, y, width, height] (bbox is {bbox!r})")
+    x, y, width, height = (float(v) for v in bbox)
+    return sound_box((x, y, x + width, y + height), size, warn)
+
+
+def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
+    """A compressed run-length record whose runs fill an image of ``size`` (H, W) exactly, else ``ValueError``."""
+    counts = record.get("counts")
+    if not isinstance(counts, str | bytes | list):
+        raise ValueError("the run-length mask has no run lengths (counts); export it again")
+    if list(record.get("size") or []) != list(size):
+        raise ValueError(f"the run-length mask has size {record.get('size')}, the image {list(size)} (height, width)")
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
+    if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
+        raise ValueError(
+            f"the run lengths add up to {runs.sum()} pixels, the image has {size[0] * size[1]}; export the mask again"
+        )
+    if runs[1::2].sum() == 0:
+        raise ValueError("the run-length mask covers no pixel; draw it again or remove it")
+    if isinstance(counts, bytes):
+        return {"size": list(size), "counts": counts}
+    return mask_math.from_counts(runs.tolist(), size)
+
+
+def image_folders(file: Path) -> list[Path]:
+    """Where the images of an annotation file may lie, likeliest first."""
+    split = file.stem.removeprefix("instances_")
+    roots = [file.parent.parent, file.parent] if file.parent.name == "annotations" else [file.parent]
+    nested = ("images/" + split, split, split + "/images", "images", "")
+    folders = [root / sub for root in roots for sub in nested]
+    return [f for f in dict.fromkeys(folders) if f.is_dir()]
+
+
+def finder(folders: Iterable[Path]) -> Callable[[str], Path | None]:
+    """A function that finds a ``file_name`` in ``folders``, also one written with folders of another machine."""
+    places = list(folders)
+
+    def locate(name: str) -> Path | None:
+        slashed = name.replace("\\", "/")
+        for candidate in dict.fromkeys((slashed, slashed.rsplit("/", 1)[-1])):
+            for i, folder in enumerate(places):
+                if candidate and os.path.isfile(folder / candidate):  # False for a name no disk can hold
+                    places.insert(0, places.pop(i))  # the next image most likely lies there too
+                    return folder / candidate
+        return None
+
+    return locate
+
+
+def _get(row: Any, key: str) -> Any:
+    return row.get(key) if isinstance(row, dict) else None
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also one written as text or with a decimal point."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(value) if float(value).is_integer() else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _key(value: Any) -> int | str | None:
+    """An image id to compare by: 7, 7.0 and "7" are the same image."""
+    number = _whole(value)
+    return value if number is None and isinstance(value, str) else number

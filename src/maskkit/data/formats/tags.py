@@ -1,0 +1,109 @@
+"""Image tags: images of which only the classes are known, from a table or from the folders that they lie in.
+
+Understood: ``tags.csv``, or one table per split (``train.csv``, ``val.csv``), whose rows are an image and its classes
+(``beach.jpg,dog,person``), or 0 and 1 under the names of the classes in the first row; and folders that are called as
+what is in their images, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` around them.
+"""
+
+import csv
+from pathlib import Path
+
+from maskkit.data.dataset import SPLITS, Dataset, Problems, Record
+from maskkit.data.formats.coco import finder, image_folders
+from maskkit.data.images import find_images, image_size
+from maskkit.data.label_map import ImageTags
+from maskkit.errors import DataError
+from maskkit.types import Categories
+
+LAYOUT = "Image tags: tags.csv or train.csv (image,class,class,...), or a folder of images for each class"
+
+_WHOLE = "tags.csv"
+_HEADS = {"image", "file", "filename", "file_name", "path"}
+_OTHER_FOLDERS = {"images", "masks", "labels", "annotations", "jpegimages"}.union(*SPLITS.values())
+
+
+def find(folder: Path) -> dict[str | None, Path]:
+    """Tables, or folders of class folders, by split; None stands for all images."""
+    found: dict[str | None, Path] = {}
+    for split, names in SPLITS.items():
+        places = [p for name in names for p in (folder / f"{name}.csv", folder / name)]
+        if place := next((p for p in places if p.is_file() or _class_folders(p)), None):
+            found[split] = place
+    if not found and ((folder / _WHOLE).is_file() or _class_folders(folder)):
+        found[None] = folder / _WHOLE if (folder / _WHOLE).is_file() else folder
+    return found
+
+
+def recognise(folder: Path) -> bool:
+    """Whether the folder has tables of tags or class folders."""
+    return bool(find(folder))
+
+
+def splits(folder: Path) -> list[str]:
+    """Names of the splits that the folder has."""
+    return [split for split in find(folder) if split is not None]
+
+
+def read(path: Path, split: str | None = None) -> Dataset:
+    """The images of a table, or of a folder's ``split`` (all of them for None), numbered from 1.
+
+    Classes are in alphabetical order, the same for every split; their ids are 1..K. Raises `DataError`.
+    """
+    found = {None: path} if path.is_file() else find(path)
+    if split is not None and split not in found:
+        raise DataError(f"{path}: has no {split} split; add {split}.csv, or {split}/ with a folder for each class")
+    problems = Problems()
+    rows = {
+        key: _table(place, problems if split in (key, None) else Problems()) if place.is_file() else _folders(place)
+        for key, place in found.items()
+    }
+    categories = Categories.of(sorted({tag for part in rows.values() for _, tags in part for tag in tags}))
+    numbers = {name: i for i, name in enumerate(categories.names)}
+    records = []
+    for image, tags in (row for key, part in rows.items() if split in (key, None) for row in part):
+        try:
+            known = ImageTags(frozenset(numbers[tag] for tag in tags))
+            records.append(Record(len(records) + 1, image, image_size(image), [], known))
+        except DataError as error:
+            problems.error(image, "", str(error))
+    return Dataset(records, categories, path, "tags", problems)
+
+
+Row = tuple[Path, set[str]]
+"""An image and the names of its classes."""
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """Folders inside that hold images of a class each; none where there are less than two."""
+    if not folder.is_dir():
+        return []
+    inside = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() not in _OTHER_FOLDERS]
+    classes = [f for f in inside if find_images(f)]
+    return classes if len(classes) > 1 else []
+
+
+def _folders(folder: Path) -> list[Row]:
+    return [(image, {f.name}) for f in _class_folders(folder) for image in find_images(f)]
+
+
+def _table(file: Path, problems: Problems) -> list[Row]:
+    """The rows of a table whose image is there; the others are told to ``problems``."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as a table ({error}); save it as csv in UTF-8") from error
+    head = rows.pop(0)[1:] if rows and rows[0][0].lower() in _HEADS else []
+    ticked = bool(head) and all(cell in ("0", "1") for row in rows for cell in row[1:])
+    locate = finder(image_folders(file))
+    found = []
+    for name, *cells in rows:
+        image = locate(name)
+        if image is None:
+            problems.error(file, name, "there is no such image; correct the name, or remove the row")
+        elif ticked and len(cells) != len(head):
+            problems.error(file, name, f"has {len(cells)} values under {len(head)} classes; complete the row")
+        else:
+            chosen = [tag for tag, cell in zip(head, cells, strict=True) if cell == "1"] if ticked else cells
+            found.append((image, {tag for tag in chosen if tag}))
+    return found

@@ -1,0 +1,202 @@
+"""YOLO text labels: ``data.yaml`` with names and folders, one ``.txt`` per image, one line per object.
+
+A line is ``class cx cy w h`` (a box, no mask) or ``class x1 y1 x2 y2 ...`` (a polygon), everything as a share of the
+image's width and height. The text lies in ``labels/`` where the image lies in ``images/``. An image without text
+has no objects.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from maskkit.data.dataset import (
+    SPLITS,
+    Annotation,
+    Dataset,
+    Problems,
+    Record,
+    Warn,
+    extent,
+    number,
+    sound_box,
+    sound_polygons,
+)
+from maskkit.data.images import find_images, image_size
+from maskkit.errors import DataError
+from maskkit.types import Categories
+
+LAYOUT = "YOLO: data.yaml with names, train and val; images/train/*.jpg and labels/train/*.txt"
+
+
+def recognise(folder: Path) -> bool:
+    """Whether the folder has a yaml file that names classes."""
+    return _yaml(folder) is not None
+
+
+def splits(path: Path) -> list[str]:
+    """Names of the splits that the yaml file points to."""
+    return list(_folders(path))
+
+
+def read(path: Path, split: str | None = None) -> Dataset:
+    """The images of a ``data.yaml``, or of a folder with one; ids are numbered in the order of the images' paths.
+
+    Class ids are the file's, from 0. Raises `DataError` when the yaml file cannot be read or has no such split.
+    """
+    file = path if path.is_file() else _yaml(path)
+    if file is None:
+        raise DataError(f"{path}: has no yaml file with names; YOLO labels need one that lists the classes")
+    folders = _folders(file)
+    if split is not None and split not in folders:
+        raise DataError(f"{file}: has no {split} split; it has {', '.join(folders) or 'none'}")
+    names = _names(_content(file), file)
+    chosen = [split] if split else list(folders)
+    images = sorted({image for name in chosen for source in folders[name] for image in _images(source)})
+    problems = Problems()
+    records: list[Record] = []
+    bare = 0
+    for i, image in enumerate(images, 1):
+        try:
+            record = Record(i, image, image_size(image), [])
+        except DataError as error:
+            problems.error(image, "", str(error))
+            continue
+        text = _label_file(image)
+        bare += not text.is_file()
+        record.annotations.extend(_objects(text, record.size, len(names), problems))
+        records.append(record)
+    if not images:
+        problems.error(file, "", f"no image in {', '.join(chosen) or 'any split'}")
+    if bare:
+        problems.warn(file, "", f"{bare} of {len(images)} images have no .txt; they count as images without objects")
+    return Dataset(number(records), Categories(names, tuple(range(len(names)))), path, "yolo", problems)
+
+
+def _yaml(folder: Path) -> Path | None:
+    """The yaml file of a data set: ``data.yaml``, or the first other one with ``names``."""
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    for file in sorted(folder.glob("*.y*ml")):
+        try:
+            if "names" in _content(file):
+                return file
+        except DataError:
+            continue  # a yaml file of something else
+    return None
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); mend the file") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{file}: the keys of names are {list(names)}; they count 0, 1, 2, ... without a gap")
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{file}: names lists no class; write them as a list or as 0: name")
+    return tuple(str(n) for n in names)
+
+
+def _folders(path: Path) -> dict[str, list[Path]]:
+    """Folders or list files of images by split, those that exist."""
+    file = path if path.is_file() else _yaml(path)
+    if file is None:
+        return {}
+    content = _content(file)
+    roots = [file.parent / str(content["path"]), file.parent] if content.get("path") else [file.parent]
+    found: dict[str, list[Path]] = {}
+    for split, keys in SPLITS.items():
+        value = next((content[key] for key in keys if content.get(key)), None)
+        sources = [_locate(str(v), roots) for v in (value if isinstance(value, list) else [value] if value else [])]
+        lacking = [v for v in sources if isinstance(v, str)]
+        if lacking and split != "test":
+            raise DataError(f"{file}: {split} points to {', '.join(lacking)}, which is not there; correct the path")
+        if sources and not lacking:
+            found[split] = [s for s in sources if isinstance(s, Path)]
+    return found
+
+
+def _locate(value: str, roots: list[Path]) -> Path | str:
+    """The path that an entry of the yaml file means, or the entry itself when nothing is there."""
+    # Roboflow writes ../train/images for what lies in train/images beside the file
+    for entry in dict.fromkeys((value, value.removeprefix("../"))):
+        for root in roots:
+            if (root / entry).exists():
+                return Path(os.path.normpath(root / entry))
+    return value
+
+
+def _images(source: Path) -> list[Path]:
+    """Images of a folder, or those that a list file names."""
+    if source.is_dir():
+        return find_images(source, recursive=True)
+    try:
+        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DataError(f"{source}: is neither a folder nor a list of images; correct the yaml file") from error
+    return [Path(os.path.normpath(source.parent / line)) for line in lines if line]
+
+
+def _label_file(image: Path) -> Path:
+    """Where the objects of an image are: beside it, or else in ``labels/`` for ``images/``."""
+    if (beside := image.with_suffix(".txt")).is_file():
+        return beside
+    parts = list(image.with_suffix(".txt").parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts)
+
+
+def _objects(text: Path, size: tuple[int, int], classes: int, problems: Problems) -> list[Annotation]:
+    if not text.is_file():
+        return []
+    try:
+        lines = text.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        problems.error(text, "", f"cannot be read ({error}); export the labels again")
+        return []
+    objects = []
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            objects.append(_object(line, size, classes, partial(problems.warn, text, f"line {i}")))
+        except ValueError as error:
+            problems.error(text, f"line {i}", str(error))
+    return objects
+
+
+def _object(line: str, size: tuple[int, int], classes: int, warn: Warn) -> Annotation:
+    values = np.array(line.split(), np.float64)
+    label = values[0]
+    if not (label.is_integer() and 0 <= label < classes):
+        raise ValueError(f"class {label:g} is not one of the {classes} that the yaml file names (0 to {classes - 1})")
+    if len(values) < 5 or len(values) % 2 == 0:
+        raise ValueError(f"{len(values)} values; a box has 5, a polygon 7 or more and an odd number")
+    if not np.isfinite(values).all():
+        raise ValueError("has values that are no numbers (NaN or infinite)")
+    if values[1:].max() > 2:
+        raise ValueError(
+            f"the value {values[1:].max():g} is no share of the image; divide x by its width, y by its height"
+        )
+    height, width = size
+    # a millionth of a pixel: coordinates that were pixels once are exactly what they were
+    pixels = np.round(values[1:].reshape(-1, 2) * [width, height], 6)
+    if len(values) == 5:
+        (cx, cy), (w, h) = pixels.tolist()
+        return Annotation(0, int(label), sound_box((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), size, warn))
+    polygons = sound_polygons([pixels.reshape(-1)], size, warn)
+    return Annotation(0, int(label), extent(polygons), polygons)

@@ -1,0 +1,1 @@
+"""Instances and boxes: COCO's AP, its report and its files."""

@@ -1,0 +1,183 @@
+"""Which detection found which object: the counting behind the report, one image at a time.
+
+A `Scene` holds what one image needs for this: classes, scores and overlaps, no masks. Everything here is about one
+IoU threshold, 0.5 unless said otherwise, and a score threshold, which a detection passes when its score reaches it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from maskkit.eval.instance.metric import Kind, Row, class_names, sound_objects, sound_rows
+from maskkit.geometry import boxes as box_math
+from maskkit.geometry import rle as mask_math
+
+FALSE, IGNORED = -1, -2
+"""What `match` says of a detection that found no object, and of one that lies in a crowd."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One image: G objects, and D detections with the best score first."""
+
+    image_id: int
+    objects: list[dict[str, Any]]
+    """Annotations with ``bbox``, ``segmentation`` (run lengths or None) and ``iscrowd``."""
+    found: list[dict[str, Any]]
+    """Result rows in the same form."""
+    labels: Int[np.ndarray, "g"]
+    """Class numbers 0..K-1, in the order of the category ids."""
+    crowd: Bool[np.ndarray, "g"]
+    found_labels: Int[np.ndarray, "d"]
+    scores: Float[np.ndarray, "d"]
+    iou: Float[np.ndarray, "d g"]
+    """Overlap of every pair; with a crowd, the share of the detection that lies inside it."""
+
+
+class Tally(NamedTuple):
+    """How the detections of an image fared against its objects."""
+
+    hits: int
+    missed: int
+    false: int
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 1 where there was nothing to find and nothing was found."""
+        total = 2 * self.hits + self.missed + self.false
+        return 2 * self.hits / total if total else 1.0
+
+
+class Threshold(NamedTuple):
+    """A score threshold, and what it gives over all images."""
+
+    score: float
+    f1: float
+    precision: float
+    recall: float
+
+
+def scenes(rows: Sequence[Row], truth: Mapping[str, Any], kind: Kind) -> Iterator[Scene]:
+    """The images of ``truth`` in the order of their ids, overlaps by boxes or masks. Raises `DataError`."""
+    numbers = {category_id: k for k, category_id in enumerate(class_names(truth))}
+    objects, found = defaultdict(list), defaultdict(list)
+    for annotation in sound_objects(truth, kind):
+        objects[annotation["image_id"]].append(annotation)
+    for row in sound_rows(rows, truth, kind):
+        found[row["image_id"]].append(row)
+    for image_id in sorted(image["id"] for image in truth["images"]):
+        there = objects[image_id]
+        ranked = sorted(found[image_id], key=lambda row: -row["score"])
+        crowd = np.array([o["iscrowd"] for o in there], bool)
+        yield Scene(
+            image_id,
+            there,
+            ranked,
+            np.array([numbers[o["category_id"]] for o in there], np.int64),
+            crowd,
+            np.array([numbers[row["category_id"]] for row in ranked], np.int64),
+            np.array([row["score"] for row in ranked], np.float64),
+            _overlaps(ranked, there, crowd, kind),
+        )
+
+
+def _overlaps(found: list[Any], objects: list[Any], crowd: Bool[np.ndarray, "g"], kind: Kind) -> np.ndarray:
+    if kind == "segm":
+        return mask_math.iou([f["segmentation"] for f in found], [o["segmentation"] for o in objects], crowd.tolist())
+    a, b = (torch.tensor([r["bbox"] for r in rs], dtype=torch.float64).reshape(-1, 4) for rs in (found, objects))
+    a, b = (torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1) for xywh in (a, b))
+    inside = box_math.intersection(a, b) / box_math.area(a)[:, None].clamp(min=1e-12)
+    return torch.where(torch.from_numpy(crowd), inside, box_math.iou(a, b)).numpy()
+
+
+def match(iou: Float[np.ndarray, "d g"], crowd: Bool[np.ndarray, "g"], least: float = 0.5) -> Int[np.ndarray, "d"]:
+    """Give detections, best first, each the free object that it overlaps most, by ``least`` or more.
+
+    The answer is the number of the object, `FALSE` or `IGNORED`: a detection without an object that overlaps a crowd
+    by ``least`` counts neither way.
+    """
+    answer = np.full(len(iou), FALSE)
+    free = np.where(crowd, 0, iou)  # (D, G)
+    for i in range(len(iou)):
+        if free.shape[1] and free[i].max() >= least:
+            answer[i] = free[i].argmax()
+            free[:, answer[i]] = 0
+        elif (iou[i] >= least)[crowd].any():
+            answer[i] = IGNORED
+    return answer
+
+
+def match_classes(scene: Scene) -> Int[np.ndarray, "d"]:
+    """`match` where only an object of the detection's own class will do, as in average precision."""
+    same = scene.found_labels[:, None] == scene.labels
+    return match(np.where(same, scene.iou, 0), scene.crowd)
+
+
+def tally(scene: Scene, score: float) -> Tally:
+    """Hits, missed objects and false detections of an image at a score threshold."""
+    answer = match_classes(scene)[scene.scores >= score]
+    hits = int((answer >= 0).sum())
+    return Tally(hits, int((~scene.crowd).sum()) - hits, int((answer == FALSE).sum()))
+
+
+def best_threshold(scenes: Sequence[Scene]) -> Threshold:
+    """The score threshold with the highest F1 over all images and classes, the higher one where two are equal.
+
+    Without a detection that hits it is 0, with an F1 of 0.
+    """
+    curve = threshold_curve(scenes)
+    f1 = [t.f1 for t in curve]
+    return curve[int(np.argmax(f1))] if any(f1) else Threshold(0.0, 0.0, 0.0, 0.0)
+
+
+def threshold_curve(scenes: Sequence[Scene]) -> list[Threshold]:
+    """What each score that occurs would give as the threshold, highest score first."""
+    answer = np.concatenate([np.zeros(0, int), *(match_classes(s) for s in scenes)])
+    scores = np.concatenate([np.zeros(0), *(s.scores for s in scenes)])
+    scores, answer = scores[answer != IGNORED], answer[answer != IGNORED]
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(answer[order] >= 0)
+    objects = sum(int((~s.crowd).sum()) for s in scenes)
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # where equal scores end
+    return [
+        Threshold(
+            float(scores[i]),
+            float(2 * hits[i] / (i + 1 + objects)),
+            float(hits[i] / (i + 1)),
+            float(hits[i] / objects) if objects else 0.0,
+        )
+        for i in last
+    ]
+
+
+def confusion(scenes: Sequence[Scene], classes: int, score: float) -> Int[np.ndarray, "k+1 k+1"]:
+    """How often an object of the class of the row was taken for the class of the column, at a score threshold.
+
+    Objects and detections are matched regardless of their classes. The last column counts missed objects, the last
+    row detections of nothing. A detection inside a crowd of its own class is not counted.
+    """
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    for scene in scenes:
+        kept = scene.scores >= score
+        labels = scene.found_labels[kept]
+        same = labels[:, None] == scene.labels
+        answer = match(np.where(same | ~scene.crowd, scene.iou[kept], 0), scene.crowd)
+        hit = answer >= 0
+        np.add.at(counts, (scene.labels[answer[hit]], labels[hit]), 1)
+        np.add.at(counts[classes], labels[answer == FALSE], 1)
+        missed = ~scene.crowd
+        missed[answer[hit]] = False
+        np.add.at(counts[:, classes], scene.labels[missed], 1)
+    return counts
+
+
+def worst(scenes: Sequence[Scene], score: float, count: int) -> list[tuple[Scene, Tally]]:
+    """At most ``count`` images with mistakes, lowest F1 first, more mistakes first where it is equal."""
+    rated = [(scene, tally(scene, score)) for scene in scenes]
+    wrong = [pair for pair in rated if pair[1].missed or pair[1].false]
+    return sorted(wrong, key=lambda pair: (pair[1].f1, -pair[1].missed - pair[1].false))[:count]

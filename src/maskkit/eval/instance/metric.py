@@ -1,0 +1,342 @@
+"""COCO average precision and recall of boxes and masks, from result rows and COCO ground truth.
+
+The rules are those of pycocotools, the arithmetic is faster-coco-eval's; both give the same numbers. Ground truth that
+pycocotools cannot read is completed: annotations are numbered anew (there, id 0 counts as unmatched), a missing
+``iscrowd`` is 0, a missing ``bbox`` or ``area`` is that of the mask, and an object whose mask is not known is ignored
+when masks are measured: neither missed, nor is a detection inside its box false.
+
+Masks stay run lengths all the way; nothing here is ever dense.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from jaxtyping import Float
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from maskkit.errors import DataError
+from maskkit.files import write_json
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
+
+Kind = Literal["bbox", "segm"]
+Row = Mapping[str, Any]
+KINDS: tuple[Kind, ...] = ("bbox", "segm")
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+PROPOSALS = (10, 100, 1000)
+"""Limits of detections at which the average recall of class-agnostic proposals is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """What `evaluate` finds. Numbers lie between 0 and 1; -1 stands for "no objects to measure this on", as in COCO."""
+
+    bbox: dict[str, float] | None
+    """``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` of the boxes, None when not measured."""
+    segm: dict[str, float] | None
+    """The same of the masks."""
+    per_class: dict[str, dict[str, float]]
+    """For each class name ``objects`` (without crowds), and for each kind measured, ``bbox_AP``, ``bbox_AP50``, ..."""
+    precision: dict[Kind, Float[np.ndarray, "10 101 k"]]
+    """Precision by IoU (`IOUS`), recall (`RECALLS`) and class, for objects of every size; the PR curves."""
+    recall: dict[Kind, Float[np.ndarray, "10 k"]]
+    """Highest recall by IoU and class."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the result is judged by: masks where they were measured."""
+        return "segm" if self.segm is not None else "bbox"
+
+    @property
+    def main(self) -> dict[str, float]:
+        """The numbers of `kind`."""
+        numbers = self.segm or self.bbox
+        assert numbers is not None
+        return numbers
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed; the first one, ``AP``, decides which weights are best."""
+        parts = (("mask", self.segm), ("box", self.bbox))
+        named = {f"{kind}_{n}": v[n] for kind, v in parts if v for n in ("AP", "AP50", "AP75")}
+        return {"AP": self.main["AP"], **named}
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON types, without the curves."""
+        return {"bbox": self.bbox, "segm": self.segm, "per_class": self.per_class}
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        write_json(path, self.to_json())
+
+    def table(self) -> Table:
+        """The numbers in percent, one row per kind."""
+        table = Table("%", *self.main, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
+        for name, numbers in (("box", self.bbox), ("mask", self.segm)):
+            if numbers is not None:
+                table.add_row(name, *map(percent, numbers.values()))
+        return table
+
+
+class ProposalResult(CocoResult):
+    """What `evaluate` finds of class-agnostic proposals with the limits `PROPOSALS`: they are judged by recall."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed: the recall of the best hundred decides which weights are best."""
+        return {name: self.main[name] for name in ("AR100", "AR10", "AR1000", "AP")}
+
+
+def percent(value: float) -> str:
+    """A share as text in percent; a dash where there was nothing to measure."""
+    return f"{100 * value:.1f}" if value >= 0 else "–"
+
+
+def evaluate(
+    rows: Sequence[Row],
+    truth: Mapping[str, Any],
+    kinds: Collection[Kind] | None = None,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> CocoResult:
+    """Average precision and recall of COCO result ``rows`` against COCO ground truth, neither of which is changed.
+
+    Without ``kinds`` boxes are measured, and masks when the rows and the ground truth have them. Where a row has a
+    ``mask_score`` beside its ``score``, that one ranks its mask. As in pycocotools the size of a detection is that of
+    its box, also for masks, unless the first row has no box; it matters to the numbers by size alone.
+
+    Raises `DataError` for rows that are malformed or name an image or a class that the ground truth does not know,
+    and when ``kinds`` asks for masks that are not there.
+    """
+    categories = sorted(truth.get("categories") or [], key=lambda c: c["id"])
+    if not categories:
+        raise DataError("the ground truth has no categories, so there is nothing to measure; add them to the file")
+    limits = sorted(max_dets)
+    if kinds is None:
+        kinds = [k for k in KINDS if k == "bbox" or (_have_masks(rows) and _have_masks(truth["annotations"]))]
+    precision: dict[Kind, np.ndarray] = {}
+    recall: dict[Kind, np.ndarray] = {}
+    numbers: dict[Kind, dict[str, float]] = {}
+    for kind in kinds:
+        counts = _accumulate(rows, truth, categories, kind, limits)
+        numbers[kind] = _summary(*counts, limits)
+        precision[kind], recall[kind] = counts[0][..., 0, -1], counts[1][..., 0, -1]
+    objects = Counter(a["category_id"] for a in truth["annotations"] if not a.get("iscrowd"))
+    per_class: dict[str, dict[str, float]] = {}
+    for k, (category_id, name) in enumerate(class_names(truth).items()):
+        per_class[name] = {"objects": objects[category_id]}
+        for kind, values in precision.items():
+            per_class[name] |= {f"{kind}_AP": _mean(values[..., k]), f"{kind}_AP50": _mean(values[0, :, k])}
+    return CocoResult(numbers.get("bbox"), numbers.get("segm"), per_class, precision, recall)
+
+
+def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
+    """Category ids, in order, and their names, each name with its id behind it where several classes share it."""
+    categories = sorted(truth["categories"], key=lambda c: c["id"])
+    names = {c["id"]: str(c.get("name", c["id"])) for c in categories}
+    uses = Counter(names.values())
+    return {i: name if uses[name] == 1 else f"{name} ({i})" for i, name in names.items()}
+
+
+def read_results(path: str | Path, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a COCO results file, from whichever tool, made for the images and classes of ``truth``.
+
+    Raises `DataError` when the file is no JSON list of results, and for the first row with missing keys, an unknown
+    image or category id, numbers that are none, or a mask that does not fit its image.
+    """
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:  # of the JSON, or of its UTF-8
+        raise DataError(f"{path}: not JSON ({error}); export the predictions as a COCO results file") from None
+    if not isinstance(rows, list):
+        hint = (
+            "; it looks like ground truth, give that as the data" if isinstance(rows, dict) and "images" in rows else ""
+        )
+        raise DataError(f"{path}: a COCO results file is a list of rows, this is a {type(rows).__name__}{hint}")
+    sound_rows(rows, truth, "segm" if rows and _have_masks(rows) else "bbox", str(path))
+    return rows
+
+
+def sound_rows(
+    rows: Sequence[Row], truth: Mapping[str, Any], kind: Kind, source: str = "predictions"
+) -> list[dict[str, Any]]:
+    """Result rows ready for counting: with ``bbox`` and ``area``, masks (for ``segm``) as compressed run lengths.
+
+    Raises `DataError` with ``source`` and the number of the first bad row.
+    """
+    sizes, names = _sizes(truth), class_names(truth)
+    boxed = bool(rows) and isinstance(rows[0], Mapping) and bool(rows[0].get("bbox"))
+    sound = []
+    for number, row in enumerate(rows, 1):
+        try:
+            sound.append(_sound_row(row, sizes, names, kind, boxed))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{source}, row {number} of {len(rows)}: {error}") from None
+    return sound
+
+
+def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
+    """Annotations ready for counting: complete, numbered from 1, masks (for ``segm``) as compressed run lengths.
+
+    With ``segm`` an object without a mask becomes a crowd that fills its box. Raises `DataError` for the first bad one.
+    """
+    sizes, names = _sizes(truth), class_names(truth)
+    sound = []
+    for number, annotation in enumerate(truth["annotations"], 1):
+        try:
+            sound.append({"id": number, **_sound_object(annotation, sizes, names, kind)})
+        except (ValueError, TypeError) as error:
+            raise DataError(f"ground truth, annotation {annotation.get('id', number)}: {error}") from None
+    return sound
+
+
+def _have_masks(records: Sequence[Row]) -> bool:
+    return not records or any(isinstance(r, Mapping) and r.get("segmentation") for r in records)
+
+
+def _sizes(truth: Mapping[str, Any]) -> dict[int, tuple[int, int] | None]:
+    return {i["id"]: (i["height"], i["width"]) if "height" in i and "width" in i else None for i in truth["images"]}
+
+
+def _sound_row(
+    row: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str], kind: Kind, boxed: bool
+) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"a result is an object with image_id, category_id, score and bbox or segmentation, not {row!r}"
+        )
+    if missing := [key for key in ("image_id", "category_id", "score") if key not in row]:
+        raise ValueError(f"has no {' and no '.join(missing)}")
+    size = _place(row, sizes, names)
+    sound: dict[str, Any] = {key: int(row[key]) for key in ("image_id", "category_id")}
+    sound |= {
+        key: _number(row[key], key) for key in ("score", "mask_score") if row.get(key) is not None or key == "score"
+    }
+    shape, box = row.get("segmentation"), row.get("bbox")
+    if not shape and not box:
+        raise ValueError("has neither a bbox nor a segmentation")
+    if kind == "segm" and not shape:
+        raise ValueError("has no segmentation, so masks cannot be measured; measure boxes alone or export the masks")
+    rle = _rle(shape, size) if shape and (kind == "segm" or not box or not boxed) else None
+    sound["bbox"] = _box(box) if box else _tight_box(rle)
+    sound["area"] = sound["bbox"][2] * sound["bbox"][3] if boxed or rle is None else _pixels(rle)
+    return sound | {"segmentation": rle, "iscrowd": 0}
+
+
+def _sound_object(
+    annotation: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str], kind: Kind
+) -> dict[str, Any]:
+    size = _place(annotation, sizes, names)
+    shape, box, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
+    if not shape and not box:
+        raise ValueError("has neither a bbox nor a segmentation")
+    rle = _rle(shape, size) if shape and (kind == "segm" or not box or area is None) else None
+    sound: dict[str, Any] = {key: int(annotation[key]) for key in ("image_id", "category_id")}
+    sound["bbox"] = _box(box) if box else _tight_box(rle)
+    crowd = int(bool(annotation.get("iscrowd")))
+    if kind == "segm" and rle is None:
+        x, y, width, height = sound["bbox"]
+        rectangle = [x, y, x, y + height, x + width, y + height, x + width, y]
+        rle, crowd = _rle([rectangle], size), 1
+    if area is None:
+        area = sound["bbox"][2] * sound["bbox"][3] if rle is None else _pixels(rle)
+    return sound | {"segmentation": rle, "iscrowd": crowd, "area": _number(area, "area")}
+
+
+def _place(
+    record: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str]
+) -> tuple[int, int] | None:
+    """Size of the image that a record belongs to; its ids are known."""
+    for key, known in (("image_id", sizes), ("category_id", names)):
+        if record.get(key) not in known:
+            some = ", ".join(map(repr, list(known)[:3])) + (", ..." if len(known) > 3 else "")
+            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none at all'}")
+    return sizes[record["image_id"]]
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, str | bool) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
+
+
+def _box(value: Any) -> list[float]:
+    if isinstance(value, str) or len(value) != 4:
+        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+    return [_number(v, "bbox") for v in value]
+
+
+def _tight_box(rle: Rle | None) -> list[float]:
+    x1, y1, x2, y2 = mask_math.boxes([rle] if rle is not None else [])[0].tolist()
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _pixels(rle: Rle) -> float:
+    return float(mask_math.area([rle])[0])
+
+
+def _rle(shape: Any, size: tuple[int, int] | None) -> Rle:
+    """Compressed run lengths of COCO's ``segmentation``: polygons, or run lengths as a list or as text."""
+    if size is None:
+        raise ValueError("its image has no height and width in the ground truth, which masks need")
+    if isinstance(shape, list):
+        return mask_math.from_polygons(shape, size)
+    if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:
+        raise ValueError("the segmentation is neither a list of polygons nor run lengths with size and counts")
+    if tuple(shape["size"]) != size:
+        raise ValueError(f"the mask has size {list(shape['size'])}, the image {list(size)} (height, width)")
+    counts = shape["counts"]
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
+    if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:  # such counts make the IoU loop without end
+        raise ValueError(f"the run lengths cover {runs.sum()} pixels, the image has {size[0]} x {size[1]}")
+    return {"size": list(size), "counts": counts} if isinstance(counts, bytes) else mask_math.from_counts(counts, size)
+
+
+def _accumulate(
+    rows: Sequence[Row], truth: Mapping[str, Any], categories: list[Any], kind: Kind, limits: list[int]
+) -> tuple[Float[np.ndarray, "10 101 k 4 m"], Float[np.ndarray, "10 k 4 m"]]:
+    """Precision and recall of every IoU (, recall), class, range of sizes and limit of detections."""
+    if kind == "segm" and not _have_masks(truth["annotations"]):
+        raise DataError("the ground truth has boxes only, so masks cannot be measured; measure boxes alone")
+    objects, found = sound_objects(truth, kind), sound_rows(rows, truth, kind)
+    if kind == "segm":
+        found = [{**row, "score": row.get("mask_score", row["score"])} for row in found]
+    found = [{**row, "id": number} for number, row in enumerate(found, 1)]
+    images = [dict(image) for image in truth["images"]]
+    judge = COCOeval_faster(
+        COCO({"images": images, "categories": categories, "annotations": objects}),
+        COCO({"images": images, "categories": categories, "annotations": found}),
+        kind,
+    )
+    judge.params.maxDets = limits
+    judge.evaluate()
+    judge.accumulate()
+    return judge.eval["precision"], judge.eval["recall"]
+
+
+def _summary(
+    precision: Float[np.ndarray, "10 101 k 4 m"], recall: Float[np.ndarray, "10 k 4 m"], limits: list[int]
+) -> dict[str, float]:
+    numbers = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+    numbers |= {f"AP{size}": precision[..., i, -1] for i, size in enumerate("sml", 1)}
+    numbers |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate(limits)}
+    numbers |= {f"AR{size}": recall[..., i, -1] for i, size in enumerate("sml", 1)}
+    return {name: _mean(values) for name, values in numbers.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0

@@ -1,0 +1,1 @@
+"""Panoptic segments: PQ, its report and its files."""

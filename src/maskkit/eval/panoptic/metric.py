@@ -1,0 +1,203 @@
+"""Panoptic quality (Kirillov et al., CVPR 2019): how well an image is cut into segments, by COCO's protocol.
+
+A found segment hits a segment of the truth of the same class when they share more than half of their union, so that
+no two can hit the same one. ``SQ`` is the mean IoU of the hits, ``RQ`` the F1 of finding, ``PQ`` their product; all are
+means over the classes that occur or are predicted. Pixels of no true segment are void: they are taken out of the union,
+and a found segment that lies by more than half on them, or on a crowd of its class, is no false one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from maskkit.data.dataset import Dataset, Record
+from maskkit.data.formats import coco_panoptic as panoptic
+from maskkit.data.formats.coco import load_json
+from maskkit.data.formats.coco_panoptic import Row
+from maskkit.errors import DataError
+from maskkit.eval.instance.metric import percent
+from maskkit.eval.semantic.metric import rows_by_image, sound_rows
+from maskkit.files import write_json
+from maskkit.geometry import rle as mask_math
+
+QUALITIES = ("PQ", "SQ", "RQ")
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticResult:
+    """What `evaluate` finds. Shares lie between 0 and 1; -1 stands for what neither occurs nor is predicted."""
+
+    names: tuple[str, ...]
+    things: tuple[bool, ...]
+    iou: Float[np.ndarray, "k"]
+    """Sum of the IoU of the hits of each class."""
+    hit: Int[np.ndarray, "k"]
+    """Segments that were found."""
+    false: Int[np.ndarray, "k"]
+    """Found segments that are none."""
+    missed: Int[np.ndarray, "k"]
+    """Segments that were not found."""
+
+    @property
+    def qualities(self) -> Float[np.ndarray, "k 3"]:
+        """PQ, SQ and RQ of each class."""
+        weight = self.hit + (self.false + self.missed) / 2
+        pq, sq, rq = (
+            np.divide(part, whole, out=np.zeros(len(weight)), where=whole > 0)
+            for part, whole in ((self.iou, weight), (self.iou, self.hit), (self.hit, weight))
+        )
+        return np.where(weight[:, None] > 0, np.stack([pq, sq, rq], 1), -1.0)
+
+    @property
+    def main(self) -> dict[str, float]:
+        """PQ, SQ and RQ as means over all classes, over things, and over stuff."""
+        qualities, things = self.qualities, np.array(self.things, bool)
+        measured = qualities[:, 0] >= 0
+        groups = {"": measured, "_things": measured & things, "_stuff": measured & ~things}
+        means = {end: qualities[chosen].mean(0) if chosen.any() else np.full(3, -1.0) for end, chosen in groups.items()}
+        return {name + end: float(v) for end, mean in means.items() for name, v in zip(QUALITIES, mean, strict=True)}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed; the first one decides which weights are best."""
+        main = self.main
+        return {name: main[name] for name in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff")}
+
+    @property
+    def per_class(self) -> dict[str, dict[str, Any]]:
+        """The qualities of each class, whether it is a thing, and how many segments were ``hit``, ``false``, missed."""
+        counts = zip(self.things, self.hit.tolist(), self.false.tolist(), self.missed.tolist(), strict=True)
+        return {
+            name: dict(zip(QUALITIES, values, strict=True)) | {"thing": t, "hit": h, "false": f, "missed": m}
+            for name, values, (t, h, f, m) in zip(self.names, self.qualities.tolist(), counts, strict=True)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON types."""
+        return {"panoptic": self.main, "per_class": self.per_class}
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        write_json(path, self.to_json())
+
+    def table(self) -> Table:
+        """The numbers in percent, a row per class under those of the means."""
+        table = Table("%", *QUALITIES, "hit", "false", "missed", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        main = self.main
+        for title, end in (("all", ""), ("things", "_things"), ("stuff", "_stuff")):
+            table.add_row(title, *(percent(main[name + end]) for name in QUALITIES), end_section=title == "stuff")
+        for name, numbers in self.per_class.items():
+            counts = (str(numbers[key]) for key in ("hit", "false", "missed"))
+            table.add_row(name, *(percent(numbers[key]) for key in QUALITIES), *counts)
+        return table
+
+
+class Pair(NamedTuple):
+    """The segments of an image, and those that were found: per pixel a number from 1 on, 0 is void."""
+
+    record: Record
+    truth: Int[np.ndarray, "h w"]
+    labels: Int[np.ndarray, "n"]
+    """Class numbers of the segments 1 to N."""
+    crowd: Bool[np.ndarray, "n"]
+    found: Int[np.ndarray, "h w"]
+    found_labels: Int[np.ndarray, "m"]
+
+
+class Matches(NamedTuple):
+    """Which segments of a `Pair` belong together, as places in its lists of labels."""
+
+    hits: Int[np.ndarray, "k 2"]
+    """True and found segment."""
+    iou: Float[np.ndarray, "k"]
+    missed: Int[np.ndarray, "a"]
+    false: Int[np.ndarray, "b"]
+
+
+def evaluate(rows: Sequence[Row], dataset: Dataset) -> PanopticResult:
+    """Compare the found segments ``rows`` with those of ``dataset``, whose category ids they have.
+
+    Raises `DataError` when a mask of the truth cannot be read, for a row of an unknown image or class, and when two
+    rows of an image claim the same pixel.
+    """
+    classes = len(dataset.categories)
+    iou, counts = np.zeros(classes), np.zeros((3, classes), np.int64)
+    for pair in pairs(rows, dataset):
+        found = match(pair)
+        hit = pair.labels[found.hits[:, 0]]
+        iou += np.bincount(hit, found.iou, classes)
+        of = (hit, pair.found_labels[found.false], pair.labels[found.missed])
+        counts += np.stack([np.bincount(labels, minlength=classes) for labels in of])
+    return PanopticResult(dataset.categories.names, dataset.categories.things, iou, *counts)
+
+
+def match(pair: Pair) -> Matches:
+    """Hits, missed and false segments of one image."""
+    n, m = len(pair.labels), len(pair.found_labels)
+    shared = np.bincount((pair.truth * (m + 1) + pair.found).ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
+    area, found_area = shared.sum(1)[1:], shared.sum(0)[1:]
+    void, shared = shared[0, 1:], shared[1:, 1:]  # (M,), (N, M)
+    union = area[:, None] + found_area - shared - void
+    same = (pair.labels[:, None] == pair.found_labels) & ~pair.crowd[:, None]
+    iou = np.divide(shared, union, out=np.zeros((n, m)), where=same & (shared > 0))
+    hits = np.argwhere(iou > 0.5)
+    excused = void.copy()
+    crowds = {pair.labels[i]: i for i in np.flatnonzero(pair.crowd)}  # the last one of a class, as COCO's own code
+    for label, i in crowds.items():
+        excused += np.where(pair.found_labels == label, shared[i], 0)
+    missed = ~pair.crowd & (area > 0)  # of objects that overlap, one may be hidden altogether
+    missed[hits[:, 0]] = False
+    false = 2 * excused <= found_area
+    false[hits[:, 1]] = False
+    return Matches(hits, iou[*hits.T], np.flatnonzero(missed), np.flatnonzero(false))
+
+
+def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
+    """True and found segments of each image of ``dataset``. Raises `DataError`."""
+    numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
+    by_image = rows_by_image(rows, dataset)
+    for record in dataset.records:
+        found = np.zeros(record.size, np.int64)
+        mine = by_image[record.image_id]
+        for i, row in enumerate(mine, 1):
+            mask = mask_math.decode([row["segmentation"]], record.size)[0]
+            if found[mask].any():
+                raise DataError(
+                    f"{record.path}: two found segments claim the same pixel of image {record.image_id}; "
+                    "panoptic results give each pixel to one segment"
+                )
+            found[mask] = i
+        labels = np.array([a.label for a in record.annotations], np.int64)
+        crowd = np.array([a.crowd for a in record.annotations], bool)
+        found_labels = np.array([numbers[row["category_id"]] for row in mine], np.int64)
+        yield Pair(record, _painted(record), labels, crowd, found, found_labels)
+
+
+def read_results(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """The rows of a results file: COCO's panoptic json with its folder of images of ids, or a list of rows.
+
+    Raises `DataError` for the first thing that cannot be used.
+    """
+    content = load_json(path)
+    if isinstance(content, dict):
+        return panoptic.read_results(path, content, dataset)
+    return sound_rows(content, path, dataset)
+
+
+def _painted(record: Record) -> Int[np.ndarray, "h w"]:
+    """The number of the annotation, counted from 1, at each pixel; objects may overlap, then the smaller one counts."""
+    rles = [a.rle(record.size) for a in record.annotations]
+    known = [rle for rle in rles if rle is not None]
+    if len(known) < len(rles):
+        raise DataError(f"{record.path}: has objects without a mask; panoptic quality needs the masks of all")
+    painted = np.zeros(record.size, np.int64)
+    areas = mask_math.area(known)
+    for i in sorted(range(len(known)), key=lambda i: (not record.annotations[i].crowd, -areas[i])):
+        painted[mask_math.decode([known[i]], record.size)[0]] = i + 1
+    return painted

@@ -1,0 +1,1 @@
+"""Label maps: mean IoU, its report and its files."""

@@ -1,0 +1,211 @@
+"""Measures of semantic segmentation: one confusion matrix over all pixels, and another over those near contours.
+
+A prediction is a list of rows as in COCO's stuff results: ``image_id``, ``category_id`` and a run-length mask, one row
+per class that occurs. A pixel without a row is of no class, which is as wrong as any other. Pixels whose class is not
+known (255) count nowhere.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy import ndimage
+
+from maskkit.data.dataset import Dataset, Record
+from maskkit.data.formats.coco import load_json, sound_rle
+from maskkit.data.label_map import IGNORE
+from maskkit.errors import DataError
+from maskkit.eval.instance.metric import Row, percent
+from maskkit.files import write_json
+from maskkit.geometry import rle as mask_math
+
+BAND = 0.02
+"""Width of the band along contours, as a share of the image's diagonal (Boundary IoU; Cheng et al., CVPR 2021)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticResult:
+    """What `evaluate` finds. Shares lie between 0 and 1; -1 stands for a class that neither occurs nor is predicted."""
+
+    names: tuple[str, ...]
+    confusion: Int[np.ndarray, "k k+1"]
+    """Pixels by their class (rows) and by what they were taken for (columns); the last column is no class."""
+    band: Int[np.ndarray, "k 3"]
+    """Pixels near a contour of each class: of the truth, of the prediction, and of both with the same class."""
+
+    @property
+    def iou(self) -> Float[np.ndarray, "k"]:
+        """Intersection over union of each class."""
+        hits = np.diagonal(self.confusion)
+        return _share(hits, self.confusion.sum(1) + self.confusion[:, :-1].sum(0) - hits)
+
+    @property
+    def boundary_iou(self) -> Float[np.ndarray, "k"]:
+        """The same inside the bands along the contours of both."""
+        truth, found, both = self.band.T
+        return _share(both, truth + found - both)
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, "k"]:
+        """Share of each class's pixels that were found; -1 for a class that does not occur."""
+        return _share(np.diagonal(self.confusion), self.confusion.sum(1))
+
+    @property
+    def main(self) -> dict[str, float]:
+        """Means over the classes; ``accuracy`` is the share of all pixels."""
+        hits = np.diagonal(self.confusion).sum(keepdims=True)
+        return {
+            "mIoU": _mean(self.iou),
+            "boundary_mIoU": _mean(self.boundary_iou),
+            "accuracy": float(_share(hits, self.confusion.sum(keepdims=True).ravel())[0]),
+            "class_accuracy": _mean(self.accuracy),
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by which a run is followed; the first one decides which weights are best."""
+        return self.main
+
+    @property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """``pixels``, ``IoU``, ``boundary_IoU`` and ``accuracy`` of each class."""
+        rows = zip(self.confusion.sum(1).tolist(), self.iou, self.boundary_iou, self.accuracy, strict=True)
+        return {
+            name: {"pixels": n, "IoU": float(i), "boundary_IoU": float(b), "accuracy": float(a)}
+            for name, (n, i, b, a) in zip(self.names, rows, strict=True)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON types."""
+        return {"semantic": self.main, "per_class": self.per_class}
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        write_json(path, self.to_json())
+
+    def table(self) -> Table:
+        """The numbers in percent, a row per class under that of the means."""
+        table = Table("%", "IoU", "boundary IoU", "accuracy", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        main = self.main
+        table.add_row("mean", *(percent(main[k]) for k in ("mIoU", "boundary_mIoU", "class_accuracy")))
+        table.add_row("all pixels", "", "", percent(main["accuracy"]), end_section=True)
+        for name, numbers in self.per_class.items():
+            table.add_row(name, *(percent(numbers[k]) for k in ("IoU", "boundary_IoU", "accuracy")))
+        return table
+
+
+class Pair(NamedTuple):
+    """An image's label map and what was predicted for it; ``IGNORE`` in both where nothing is known."""
+
+    record: Record
+    truth: UInt8[np.ndarray, "h w"]
+    found: UInt8[np.ndarray, "h w"]
+    """Class numbers of the data; K, the number of classes, where nothing was predicted."""
+
+
+def evaluate(rows: Sequence[Row], dataset: Dataset) -> SemanticResult:
+    """Compare the predicted ``rows`` with the label maps of ``dataset``, whose category ids they have.
+
+    Raises `DataError` when a label map cannot be read, and for a row of an unknown image or class.
+    """
+    classes = len(dataset.categories)
+    confusion, band = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
+    for pair in pairs(rows, dataset):
+        confusion += count(pair.truth, pair.found, classes)
+        band += count_band(pair.truth, pair.found, classes)
+    return SemanticResult(dataset.categories.names, confusion, band)
+
+
+def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
+    """Truth and prediction of each image of ``dataset``. Raises `DataError`."""
+    numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
+    by_image = rows_by_image(rows, dataset)
+    for record in dataset.records:
+        if record.semantic is None:
+            raise DataError(f"{record.path}: has no label map; only data sets of label maps can be measured")
+        truth = record.semantic.read(record.size)
+        found = np.full(record.size, len(numbers), np.uint8)
+        for row in by_image[record.image_id]:
+            found[mask_math.decode([row["segmentation"]], record.size)[0]] = numbers[row["category_id"]]
+        found[truth == IGNORE] = IGNORE
+        yield Pair(record, truth, found)
+
+
+def rows_by_image(rows: Sequence[Row], dataset: Dataset) -> dict[int, list[Row]]:
+    """The rows of each image of ``dataset``. Raises `DataError` for one of an unknown image or class."""
+    found: dict[int, list[Row]] = {r.image_id: [] for r in dataset.records}
+    classes = set(dataset.categories.ids)
+    for row in rows:
+        if row["category_id"] not in classes:
+            raise DataError(f"{dataset.source}: has no class with the id {row['category_id']!r} of a prediction")
+        if row["image_id"] not in found:
+            raise DataError(f"{dataset.source}: has no image with the id {row['image_id']!r} of a prediction")
+        found[row["image_id"]].append(row)
+    return found
+
+
+def count(truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int) -> Int[np.ndarray, "k k+1"]:
+    """Pixels of known class by class and by prediction (``classes`` stands for none)."""
+    known = truth != IGNORE
+    cells = truth[known].astype(np.int64) * (classes + 1) + found[known]
+    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def count_band(
+    truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int
+) -> Int[np.ndarray, "k 3"]:
+    """Pixels of each class in the `contour_band` of the truth, of the prediction, and in both with the same class."""
+    width = max(1, round(BAND * float(np.hypot(*truth.shape))))
+    known = truth != IGNORE
+    near_truth, near_found = (contour_band(m, width) & known for m in (truth, found))
+    both = near_truth & near_found & (truth == found)
+    columns = [truth[near_truth], found[near_found], truth[both]]
+    return np.stack([np.bincount(values, minlength=classes + 1)[:classes] for values in columns], 1)
+
+
+def contour_band(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """Pixels with another class, or the border, at most ``width`` steps away; a diagonal step counts one."""
+    side = 2 * width + 1
+    lowest, highest = (f(labels, side, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
+    band = lowest != highest
+    band[:width] = band[-width:] = band[:, :width] = band[:, -width:] = True
+    return band
+
+
+def read_results(path: str | Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """The rows of a file of COCO stuff results. Raises `DataError` for the first row that cannot be used."""
+    return sound_rows(load_json(Path(path)), Path(path), dataset)
+
+
+def sound_rows(rows: Any, path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """``rows``, the content of the file ``path``, with run lengths that fit. Raises `DataError`."""
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a results file is a list of rows, this is a {type(rows).__name__}")
+    sizes = {r.image_id: r.size for r in dataset.records}
+    sound = []
+    for number, row in enumerate(rows, 1):
+        try:
+            if not isinstance(row, Mapping) or not {"image_id", "category_id", "segmentation"} <= row.keys():
+                raise ValueError("has not all of image_id, category_id and segmentation")
+            if row["image_id"] not in sizes:
+                raise ValueError(f"the data has no image {row['image_id']!r}")
+            if row["category_id"] not in dataset.categories.ids:
+                raise ValueError(f"the data has no class {row['category_id']!r}")
+            sound.append({**row, "segmentation": sound_rle(row["segmentation"], sizes[row["image_id"]])})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}, row {number} of {len(rows)}: {error}") from None
+    return sound
+
+
+def _share(part: Int[np.ndarray, "k"], whole: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+    return np.divide(part, whole, out=np.full(len(part), -1.0), where=whole > 0)
+
+
+def _mean(values: Float[np.ndarray, "k"]) -> float:
+    measured = values[values >= 0]
+    return float(measured.mean()) if measured.size else -1.0

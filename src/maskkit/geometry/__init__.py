@@ -1,0 +1,1 @@
+"""Boxes, run lengths, polygons, resampling, suppression: what knows no model and no data set."""

@@ -1,0 +1,219 @@
+"""Backbones: any timm model as ``{stride: feature}``, with local weights, frozen batch norm and batch-norm folding."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.config import ModelConfig, PlainVit
+from maskkit.errors import DataError, MaskkitError
+from maskkit.nn.backbones import swin
+from maskkit.nn.backbones import vit as plain
+from maskkit.nn.backbones.vgg import Vgg
+
+_LISTS = re.compile(r"^(layers|stages)\.(\d)")
+"""Lists of stages in timm's files, which its feature extractors take apart."""
+
+
+class Backbone(nn.Module):
+    """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
+
+    ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
+    maps each stride to its channels. Layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of
+    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of
+    `maskkit.nn.backbones.vit` are made. `maskkit.nn.dilation.dilate` takes strides out of a backbone.
+    """
+
+    channels: dict[int, int]
+    body: Any
+    """timm's network, whose parameters have timm's names, or a `VitPyramid` around one."""
+
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = (8, 16, 32),
+        *,
+        norm: str = "frozen",
+        pad_same: bool = False,
+        frozen_stride: int = 0,
+        stride_in_1x1: bool = False,
+        vit: PlainVit | None = None,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.norm = norm
+        self.norms: nn.ModuleList | None = None
+        """Of Swin's features."""
+        if plain.is_plain(name):
+            if frozen_stride or stride_in_1x1:
+                raise MaskkitError(
+                    f"{name} has one stride for all its blocks: set --model.frozen-stride 0 and "
+                    "--model.no-stride-in-1x1, and take a method that does not dilate"
+                )
+            vit = vit or PlainVit()
+            self.body = plain.VitPyramid(name, strides, vit)
+            self.channels = dict.fromkeys(strides, vit.width)
+            return
+        options: dict = {"pad_type": "same"} if pad_same else {}
+        if swin.is_swin(name):
+            options |= swin.OPTIONS
+        try:
+            info: Any = timm.create_model(name, features_only=True, **options).feature_info
+        except RuntimeError as error:  # what timm raises for a name that it does not know
+            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() names them all") from None
+        reductions = info.reduction()
+        if lacking := [s for s in strides if s not in reductions]:
+            raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
+        indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
+        self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        if hasattr(self.body, "blocks"):  # timm would run those too whose features nobody reads
+            last = int(self.body.feature_info.module_name()[-1].split(".")[1])
+            del self.body.blocks[last + 1 :]
+        if stride_in_1x1:
+            self._stride_first(name)
+        self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
+        if swin.is_swin(name):
+            swin.replace_blocks(self.body)
+            self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels.values())
+        if norm == "frozen":
+            for module in self._norms():
+                module.requires_grad_(False)
+        if frozen_stride:
+            if frozen_stride < min(reductions):
+                raise MaskkitError(f"frozen_stride is {frozen_stride}; {name} has strides {reductions}, 0 freezes none")
+            last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
+            self._freeze_until(last)
+        self.train()  # a module begins in training mode without being told, frozen batch norm must not
+
+    @classmethod
+    def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
+        """The backbone that a method's config names, with features at ``strides``."""
+        return cls(
+            config.backbone,
+            strides,
+            norm=config.norm,
+            pad_same=config.pad_same,
+            frozen_stride=config.frozen_stride,
+            stride_in_1x1=config.stride_in_1x1,
+            vit=config.vit,
+        )
+
+    def _stride_first(self, name: str) -> None:
+        blocks = [m for m in self.body.modules() if isinstance(m, Bottleneck)]
+        if not blocks:
+            raise MaskkitError(f"{name} has no bottleneck blocks, stride_in_1x1 is for ResNet-50 and larger")
+        for block in blocks:
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+    def _norms(self) -> list[nn.Module]:
+        return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def _freeze_until(self, module: str) -> None:
+        """Take the gradient from every parameter up to the end of ``module``; modules come in forward order."""
+        named = list(self.body.named_modules())
+        own = (module, module.replace(".", "_"))
+        inside = [i for i, (n, _) in enumerate(named) if n in own or n.startswith(tuple(f"{o}." for o in own))]
+        for _, part in named[: max(inside) + 1]:
+            for parameter in part.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the mode; frozen batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm == "frozen":
+            for module in self._norms():
+                module.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
+        """Features by stride."""
+        features = self.body(images)
+        if self.norms is not None:  # Swin's maps have their channels last
+            features = [norm(f).permute(0, 3, 1, 2) for norm, f in zip(self.norms, features, strict=True)]
+        return dict(zip(self.strides, features, strict=True))
+
+
+def load_backbone(backbone: Backbone | Vgg, source: str | Path) -> list[str]:
+    """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
+
+    Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
+    file lacks a tensor of the backbone or has another shape for it. The pyramid around a plain transformer is no part
+    of such files.
+    """
+    is_plain = isinstance(backbone.body, plain.VitPyramid)
+    body = backbone.body.net if is_plain else backbone.body
+    own = body.state_dict()
+    if str(source) == "hub":
+        whole = is_plain or isinstance(backbone, Vgg)
+        name = backbone.name if isinstance(backbone, Vgg) else body.default_cfg["architecture"]
+        try:
+            state = timm.create_model(name, pretrained=True, features_only=not whole).state_dict()
+        except Exception as error:
+            raise DataError(
+                f"timm could not download weights for {name!r} ({error}); without a network give a local file: "
+                "--model.backbone-weights FILE, or train from random weights: --model.backbone-weights None"
+            ) from error
+    else:
+        state = {_LISTS.sub(r"\1_\2", n): t for n, t in read_checkpoint(source).items()}
+    if is_plain:
+        state = plain.fit(state, body)
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise DataError(
+            f"{source}: no weights for {len(missing)} of {len(own)} tensors of this backbone, the first is "
+            f"{missing[0]!r}; give a file with the tensor names of timm's model of the same name"
+        )
+    wrong = [n for n in own if n in state and state[n].shape != own[n].shape]
+    if wrong:
+        n = wrong[0]
+        raise DataError(f"{source}: {n!r} has shape {tuple(state[n].shape)}, this backbone needs {tuple(own[n].shape)}")
+    body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
+    return sorted(set(state) - set(own))
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.Module:
+    """Fold every batch norm that follows a convolution into it, for inference: the same function, fewer passes.
+
+    One forward of ``example`` shows which norm reads which convolution's output. Changes ``model`` in place.
+    """
+    model.eval()
+    made_by: dict[int, nn.Conv2d] = {}
+    outputs: list[Tensor] = []  # kept, so that no address is used twice
+    pairs: list[tuple[nn.Conv2d, nn.Module]] = []
+
+    def remember(module: nn.Module, _: object, output: Tensor) -> None:
+        made_by[id(output)] = module  # type: ignore[assignment]
+        outputs.append(output)
+
+    def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made_by:
+            pairs.append((made_by.pop(id(inputs[0])), module))
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember))
+        elif isinstance(module, nn.BatchNorm2d | BatchNormAct2d):
+            hooks.append(module.register_forward_pre_hook(match))
+    model(example)
+    for hook in hooks:
+        hook.remove()
+
+    names = {module: name for name, module in model.named_modules()}
+    for conv, norm in dict.fromkeys(pairs):  # each once, however often the model has used it
+        fused = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
+        conv.weight, conv.bias = fused.weight, fused.bias
+        rest = nn.Sequential(*norm.children()) if isinstance(norm, BatchNormAct2d) else nn.Identity()  # dropout, ReLU
+        parent, _, child = names[norm].rpartition(".")
+        setattr(model.get_submodule(parent), child, rest)
+    return model

@@ -1,5 +1,0 @@
-"""BoxInst of AdelaiDet: the network, and the names, of CondInst."""
-
-from maskkit.published.condinst import rename
-
-__all__ = ["rename"]

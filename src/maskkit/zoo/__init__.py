@@ -1,0 +1,1 @@
+"""Every method with its presets, its published weights and their names."""

@@ -1,0 +1,118 @@
+"""Names of published DeepLab checkpoints.
+
+kazuto1011/deeplab-pytorch (v1 and v2, Caffe's weights, images in BGR), VainF/DeepLabV3Plus-Pytorch (v3 and v3+),
+torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into its head.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from maskkit.errors import DataError
+
+_UNITS = {"reduce": ("conv1", "bn1"), "conv3x3": ("conv2", "bn2"), "increase": ("conv3", "bn3")}
+_MOBILE_STAGES = (1, 2, 3, 4, 3, 3, 1)
+_MOBILE_UNITS = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+_MOBILE_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names to ours; `DataError` for a name that no DeepLab has."""
+    if any(".increase." in n for n in state):
+        return _from_caffe(state)
+    if "image_pooling.weight" in state:
+        return _from_tensorflow(state)
+    plus = any(n.startswith("classifier.aspp.") for n in state)
+    return {_from_torch(n, plus): t for n, t in state.items()}
+
+
+def _from_caffe(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in state.items():
+        short = name.removeprefix("base.")
+        if m := re.fullmatch(r"layer1\.conv1\.(conv|bn)\.(\w+)", short):
+            new = f"backbone.body.{m[1]}1.{m[2]}"
+        elif m := re.fullmatch(r"layer([2-5])\.block(\d+)\.shortcut\.(conv|bn)\.(\w+)", short):
+            part = 0 if m[3] == "conv" else 1
+            new = f"backbone.body.layer{int(m[1]) - 1}.{int(m[2]) - 1}.downsample.{part}.{m[4]}"
+        elif m := re.fullmatch(r"layer([2-5])\.block(\d+)\.(\w+)\.(conv|bn)\.(\w+)", short):
+            part = _UNITS[m[3]][m[4] == "bn"]
+            new = f"backbone.body.layer{int(m[1]) - 1}.{int(m[2]) - 1}.{part}.{m[5]}"
+        elif m := re.fullmatch(r"aspp\.c(\d)\.(\w+)", short):
+            new = f"score.branches.{m[1]}.{m[2]}"
+        elif m := re.fullmatch(r"fc\.(\w+)", short):
+            new = f"score.{m[1]}"
+        else:
+            raise DataError(f"{name!r} is no tensor of a DeepLab v1 or v2 checkpoint")
+        renamed[new] = tensor
+    stem = "backbone.body.conv1.weight"
+    if stem in renamed:
+        renamed[stem] = renamed[stem].flip(1)  # Caffe's images are BGR
+    return renamed
+
+
+def _from_torch(name: str, plus: bool) -> str:
+    """Our name for one of VainF's or torchvision's; ``plus`` tells v3+ from v3."""
+    # VainF's v3 is torchvision's with the head one level deeper
+    short = name if plus else name.replace("classifier.classifier.", "classifier.")
+    layers = {"0": "refine.0.0", "1": "refine.0.1", "3": "score"} if plus else {"1": "refine.0.0", "2": "refine.0.1"}
+    last = r"classifier\.classifier\.(0|1|3)\.(\w+)" if plus else r"classifier\.(1|2|4)\.(\w+)"
+    if m := re.fullmatch(r"backbone\.((?:conv1|bn1|layer\d)\..+)", short):
+        return f"backbone.body.{m[1]}"
+    if m := re.fullmatch(r"backbone\.(?:low|high)_level_features\.(\d+)\.(.+)", short):
+        return _mobile(int(m[1]), m[2])
+    if m := re.fullmatch(r"aux_classifier\.([014])\.(\w+)", short):
+        return f"auxiliary.{m[1]}.{m[2]}"
+    if m := re.fullmatch(r"classifier\.(?:0|aspp)\.convs\.4\.(\d)\.(\w+)", short):
+        return f"aspp.pool.{int(m[1]) - 1}.{m[2]}"  # the official list begins with the pooling itself
+    if m := re.fullmatch(r"classifier\.(?:0|aspp)\.convs\.(\d\.\d\.\w+)", short):
+        return f"aspp.branches.{m[1]}"
+    if m := re.fullmatch(r"classifier\.(?:0|aspp)\.project\.(\d\.\w+)", short):
+        return f"aspp.project.{m[1]}"
+    if m := re.fullmatch(r"classifier\.project\.(\d\.\w+)", short):
+        return f"low.{m[1]}"
+    if m := re.fullmatch(last, short):
+        return f"{layers.get(m[1], 'score')}.{m[2]}"
+    raise DataError(f"{name!r} is no tensor of a DeepLab v3 checkpoint")
+
+
+def _mobile(number: int, rest: str) -> str:
+    """timm's name for a tensor of block ``number`` of torchvision's MobileNetV2; 0 is the stem."""
+    unit, _, leaf = rest.rpartition(".")
+    if number == 0:
+        return f"backbone.body.{('conv_stem', 'bn1')[int(unit)]}.{leaf}"
+    units = _MOBILE_FIRST if number == 1 else _MOBILE_UNITS
+    stage, block = 0, number - 1
+    while block >= _MOBILE_STAGES[stage]:
+        block -= _MOBILE_STAGES[stage]
+        stage += 1
+    return f"backbone.body.blocks.{stage}.{block}.{units[unit.removeprefix('conv.')]}.{leaf}"
+
+
+def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """TensorFlow's v3 on MobileNetV2: timm's names for the backbone, biases where our head has batch norm.
+
+    Batch norm with mean 0, variance ``1 - eps`` and weight 1 adds its bias and nothing else.
+    """
+    units = {"aspp0": "aspp.branches.0", "image_pooling": "aspp.pool", "concat_projection": "aspp.project"}
+    renamed = {}
+    for name, tensor in state.items():
+        head, leaf = name.split(".", 1)
+        if head == "logits":
+            renamed[f"score.{leaf}"] = tensor
+        elif head not in units:
+            renamed[f"backbone.body.{name}"] = tensor
+        elif leaf == "weight":
+            # TensorFlow joins the mean of the image first, we last
+            joined = torch.cat(tensor.chunk(2, 1)[::-1], 1) if head == "concat_projection" else tensor
+            renamed[f"{units[head]}.0.weight"] = joined
+        else:
+            neutral = {
+                "weight": torch.ones_like(tensor),
+                "bias": tensor,
+                "running_mean": torch.zeros_like(tensor),
+                "running_var": torch.full_like(tensor, 1 - 1e-5),
+            }
+            renamed |= {f"{units[head]}.1.{n}": t for n, t in neutral.items()}
+    return renamed

@@ -1,0 +1,77 @@
+"""detectron2 (Apache-2.0) and torchvision (BSD-3-Clause): names of their Faster R-CNN checkpoints.
+
+What differs beside the names: detectron2's images are BGR. torchvision counts background as the first class; its
+boxes and masks of background, which nothing reads, are dropped. The files that torchvision publishes come from a time
+when its frozen batch norm had no epsilon, which is told by the names of that time: ours, of 1e-5, is taken off the
+variances.
+"""
+
+import re
+from collections.abc import Callable
+
+from torch import Tensor
+
+from maskkit.zoo.resnet import DETECTRON2, Rules, bgr_to_rgb, rename_by
+
+HUB = {"fasterrcnn-resnet50": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}
+"""What torchvision calls its weights of a preset."""
+
+# settings that older code kept among the weights
+_SETTINGS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d")
+_EPSILON = 1e-5
+
+_DETECTRON2: Rules = (
+    *DETECTRON2,
+    (r"proposal_generator\.rpn_head\.conv\.(.+)", r"rpn.conv.\1"),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", r"rpn.objectness.\1"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", r"rpn.deltas.\1"),
+    (r"roi_heads\.box_head\.(fc\d)\.(.+)", r"box_head.\1.\2"),
+    (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.label.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", r"box_head.deltas.\1"),
+)
+# the groups that may be missing are where newer code put convolutions into blocks
+_TORCHVISION: Rules = (
+    (r"(backbone\.body\..+)", r"\1"),
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.lateral.\1.\2"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.output.\1.\2"),
+    (r"rpn\.head\.conv(?:\.0\.0)?\.(\w+)", r"rpn.conv.\1"),
+    (r"rpn\.head\.cls_logits\.(\w+)", r"rpn.objectness.\1"),
+    (r"rpn\.head\.bbox_pred\.(\w+)", r"rpn.deltas.\1"),
+    (r"roi_heads\.box_head\.fc6\.(\w+)", r"box_head.fc1.\1"),
+    (r"roi_heads\.box_head\.fc7\.(\w+)", r"box_head.fc2.\1"),
+    (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"box_head.label.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"box_head.deltas.\1"),
+)
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names to ours, detectron2's or torchvision's; `DataError` for a name that neither has."""
+    return rename_two_stage(state, "Faster R-CNN")
+
+
+def rename_two_stage(
+    state: dict[str, Tensor], method: str, detectron2: Rules = (), torchvision: Rules = ()
+) -> dict[str, Tensor]:
+    """The state of a ``method`` that has more names than Faster R-CNN, of either source."""
+    if any(name.startswith("rpn.") for name in state):
+        renamed = rename_by((*_TORCHVISION, *torchvision), state, method)
+        if "rpn.head.conv.weight" in state:
+            renamed = {n: t - _EPSILON if n.endswith("running_var") else t for n, t in renamed.items()}
+        return background_last(renamed)
+    state = {n: t for n, t in state.items() if not _SETTINGS.fullmatch(n)}
+    return bgr_to_rgb(rename_by((*_DETECTRON2, *detectron2), state, method))
+
+
+def background_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of ours of a source that has background as the first class."""
+    return {
+        n: _BACKGROUND[n.rpartition(".")[0]](t) if n.rpartition(".")[0] in _BACKGROUND else t for n, t in state.items()
+    }
+
+
+_BACKGROUND: dict[str, Callable[[Tensor], Tensor]] = {
+    "box_head.label": lambda t: t.roll(-1, 0),
+    "box_head.deltas": lambda t: t[4:],
+    "mask_head.predictor": lambda t: t[1:],
+}
+"""What becomes of the rows of background, where it comes first, in the layers of ours."""

@@ -1,0 +1,144 @@
+"""facebookresearch/Mask2Former (MIT; weights CC BY-NC 4.0) and transformers (Apache-2.0): names of checkpoints."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from maskkit.errors import DataError
+from maskkit.zoo.resnet import DETECTRON2, Rules, rename_by
+
+# constants, and transformers' norm of Swin's last features, which a backbone does not use
+_DROPPED = re.compile(
+    r"criterion\.empty_weight|.*\.relative_position_index|model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.\w+"
+)
+
+_PIXEL = r"sem_seg_head\.(?:pixel_decoder\.)?"  # the first files have no ``pixel_decoder``
+_ENCODER = _PIXEL + r"transformer\.encoder\.layers\.(\d+)\."
+_QUERY = r"sem_seg_head\.predictor\."
+_OFFICIAL: Rules = (
+    *((rule.replace(r"bottom_up\.", ""), ours) for rule, ours in DETECTRON2 if "bottom_up" in rule),
+    (r"backbone\.patch_embed\.(.+)", r"backbone.body.patch_embed.\1"),
+    (
+        r"backbone\.layers\.0\.downsample\.(.+)",
+        r"backbone.body.layers_1.downsample.\1",
+    ),  # timm: at the next one's start
+    (r"backbone\.layers\.1\.downsample\.(.+)", r"backbone.body.layers_2.downsample.\1"),
+    (r"backbone\.layers\.2\.downsample\.(.+)", r"backbone.body.layers_3.downsample.\1"),
+    (r"backbone\.layers\.(\d)\.(blocks\..+)", r"backbone.body.layers_\1.\2"),
+    (r"backbone\.norm(\d)\.(\w+)", r"backbone.norms.\1.\2"),
+    (_PIXEL + r"input_proj\.(.+)", r"pixel_decoder.inputs.\1"),
+    (_PIXEL + r"transformer\.level_embed", r"pixel_decoder.level"),
+    (_ENCODER + r"self_attn\.sampling_offsets\.(\w+)", r"pixel_decoder.layers.\1.attention.offsets.\2"),
+    (_ENCODER + r"self_attn\.attention_weights\.(\w+)", r"pixel_decoder.layers.\1.attention.weights.\2"),
+    (_ENCODER + r"self_attn\.(value|output)_proj\.(\w+)", r"pixel_decoder.layers.\1.attention.\2.\3"),
+    (_ENCODER + r"(norm\d|linear\d)\.(\w+)", r"pixel_decoder.layers.\1.\2.\3"),
+    (_PIXEL + r"mask_features\.(\w+)", r"pixel_decoder.mask.\1"),
+    (_PIXEL + r"adapter_1\.norm\.(\w+)", r"pixel_decoder.lateral.1.\1"),
+    (_PIXEL + r"adapter_1\.(\w+)", r"pixel_decoder.lateral.0.\1"),
+    (_PIXEL + r"layer_1\.norm\.(\w+)", r"pixel_decoder.output.1.\1"),
+    (_PIXEL + r"layer_1\.(\w+)", r"pixel_decoder.output.0.\1"),
+    *(
+        rule
+        for kind, part, norm in (("cross", "cross", 1), ("self", "among", 2))
+        for official in [_QUERY + rf"transformer_{kind}_attention_layers\.(\d+)\."]
+        for rule in (
+            (official + r"\w+\.in_proj_(\w+)", rf"decoder.layers.\1.{part}.inward.\2"),
+            (official + r"\w+\.out_proj\.(\w+)", rf"decoder.layers.\1.{part}.outward.\2"),
+            (official + r"norm\.(\w+)", rf"decoder.layers.\1.norm{norm}.\2"),
+        )
+    ),
+    (_QUERY + r"transformer_ffn_layers\.(\d+)\.(linear\d)\.(\w+)", r"decoder.layers.\1.\2.\3"),
+    (_QUERY + r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"decoder.layers.\1.norm3.\2"),
+    (_QUERY + r"decoder_norm\.(\w+)", r"decoder.norm.\1"),
+    (_QUERY + r"(?:query_feat|static_query)\.(\w+)", r"decoder.queries.\1"),
+    (_QUERY + r"query_embed\.(\w+)", r"decoder.positions.\1"),
+    (_QUERY + r"level_embed\.(\w+)", r"decoder.level.\1"),
+    (_QUERY + r"class_embed\.(\w+)", r"decoder.label.\1"),
+    *((_QUERY + rf"mask_embed\.layers\.{i}\.(\w+)", rf"decoder.embed.{2 * i}.\1") for i in range(3)),
+)
+
+_SWIN = r"model\.pixel_level_module\.encoder\.(?:swin\.)?"  # with ``swin`` since version 5
+_BLOCK = _SWIN + r"encoder\.layers\.(\d)\.blocks\.(\d+)\."
+_IN_BLOCK = (
+    (r"layernorm_before\.(\w+)", r"norm1.\3"),
+    (r"layernorm_after\.(\w+)", r"norm2.\3"),
+    (
+        r"attention\.(?:self\.|relative_position_bias\.)relative_position_bias_table",
+        r"attn.relative_position_bias_table",
+    ),
+    (r"attention\.(?:self\.)?qkv\.(\w+)", r"attn.qkv.\3"),
+    (r"attention\.(?:o_proj|output\.dense)\.(\w+)", r"attn.proj.\3"),
+    (r"(?:mlp\.fc1|intermediate\.dense)\.(\w+)", r"mlp.fc1.\3"),
+    (r"(?:mlp\.fc2|output\.dense)\.(\w+)", r"mlp.fc2.\3"),
+)
+_DECODER = r"model\.pixel_level_module\.decoder\."
+_LAYER = _DECODER + r"encoder\.layers\.(\d+)\."
+_MODULE = r"model\.transformer_module\."
+_QUERIES = _MODULE + r"decoder\.layers\.(\d+)\."
+_TRANSFORMERS: Rules = (
+    (_SWIN + r"embeddings\.patch_embeddings\.projection\.(\w+)", r"backbone.body.patch_embed.proj.\1"),
+    (_SWIN + r"embeddings\.norm\.(\w+)", r"backbone.body.patch_embed.norm.\1"),
+    *((_BLOCK + theirs, r"backbone.body.layers_\1.blocks.\2." + ours) for theirs, ours in _IN_BLOCK),
+    *(
+        (_SWIN + rf"encoder\.layers\.{i}\.downsample\.(.+)", rf"backbone.body.layers_{i + 1}.downsample.\1")
+        for i in range(3)
+    ),
+    *((_SWIN + rf"hidden_states_norms\.stage{i + 1}\.(\w+)", rf"backbone.norms.{i}.\1") for i in range(4)),
+    (_DECODER + r"level_embed", r"pixel_decoder.level"),
+    (_DECODER + r"input_projections\.(.+)", r"pixel_decoder.inputs.\1"),
+    (_LAYER + r"self_attn\.sampling_offsets\.(\w+)", r"pixel_decoder.layers.\1.attention.offsets.\2"),
+    (_LAYER + r"self_attn\.attention_weights\.(\w+)", r"pixel_decoder.layers.\1.attention.weights.\2"),
+    (_LAYER + r"self_attn\.(value|output)_proj\.(\w+)", r"pixel_decoder.layers.\1.attention.\2.\3"),
+    (_LAYER + r"self_attn_layer_norm\.(\w+)", r"pixel_decoder.layers.\1.norm1.\2"),
+    (_LAYER + r"fc(\d)\.(\w+)", r"pixel_decoder.layers.\1.linear\2.\3"),
+    (_LAYER + r"final_layer_norm\.(\w+)", r"pixel_decoder.layers.\1.norm2.\2"),
+    (_DECODER + r"mask_projection\.(\w+)", r"pixel_decoder.mask.\1"),
+    (_DECODER + r"adapter_1\.(.+)", r"pixel_decoder.lateral.\1"),
+    (_DECODER + r"layer_1\.(.+)", r"pixel_decoder.output.\1"),
+    (_MODULE + r"queries_features\.(\w+)", r"decoder.queries.\1"),
+    (_MODULE + r"queries_embedder\.(\w+)", r"decoder.positions.\1"),
+    (_MODULE + r"level_embed\.(\w+)", r"decoder.level.\1"),
+    (_QUERIES + r"cross_attn\.in_proj_(\w+)", r"decoder.layers.\1.cross.inward.\2"),
+    (_QUERIES + r"cross_attn\.out_proj\.(\w+)", r"decoder.layers.\1.cross.outward.\2"),
+    (_QUERIES + r"cross_attn_layer_norm\.(\w+)", r"decoder.layers.\1.norm1.\2"),
+    (_QUERIES + r"self_attn\.qkv\.(\w+)", r"decoder.layers.\1.among.inward.\2"),
+    (_QUERIES + r"self_attn\.out_proj\.(\w+)", r"decoder.layers.\1.among.outward.\2"),
+    (_QUERIES + r"self_attn_layer_norm\.(\w+)", r"decoder.layers.\1.norm2.\2"),
+    (_QUERIES + r"fc(\d)\.(\w+)", r"decoder.layers.\1.linear\2.\3"),
+    (_QUERIES + r"final_layer_norm\.(\w+)", r"decoder.layers.\1.norm3.\2"),
+    (_MODULE + r"decoder\.layernorm\.(\w+)", r"decoder.norm.\1"),
+    *(
+        (_MODULE + rf"decoder\.mask_predictor\.mask_embedder\.{i}\.0\.(\w+)", rf"decoder.embed.{2 * i}.\1")
+        for i in range(3)
+    ),
+    (r"class_predictor\.(\w+)", r"decoder.label.\1"),
+)
+
+_APART = re.compile(r"(.+)\.(q_proj|k_proj|v_proj|query|key|value)\.(weight|bias)")
+_PLACE = {"q_proj": 0, "query": 0, "k_proj": 1, "key": 1, "v_proj": 2, "value": 2}
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the official files, old or new, or of transformers, to ours; `DataError` for a name that none has."""
+    state = {name: tensor for name, tensor in state.items() if not _DROPPED.fullmatch(name)}
+    if any(name.startswith("model.") for name in state):
+        return rename_by(_TRANSFORMERS, _joined(state), "Mask2Former")
+    return rename_by(_OFFICIAL, state, "Mask2Former")
+
+
+def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with each three projections to queries, keys and values as one, called ``qkv``."""
+    joined: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor | None]] = {}
+    for name, tensor in state.items():
+        if (m := _APART.fullmatch(name)) is None:
+            joined[name] = tensor
+        else:
+            parts.setdefault(f"{m[1]}.qkv.{m[3]}", [None] * 3)[_PLACE[m[2]]] = tensor
+    for name, three in parts.items():
+        there = [t for t in three if t is not None]
+        if len(there) < 3:
+            raise DataError(f"{name!r}: this checkpoint lacks one of the query, key and value projections")
+        joined[name] = torch.cat(there)
+    return joined

@@ -1,0 +1,61 @@
+"""Names that many sources share: ResNets and feature pyramids of mmdetection and of detectron2."""
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from maskkit.errors import DataError
+
+Rules = Sequence[tuple[str, str]]
+"""Pairs of a pattern for the whole official name and what it expands to."""
+
+MMDETECTION: Rules = (
+    (r"backbone\.(conv1|bn1)\.(.+)", r"backbone.body.\1.\2"),
+    # deformable convolution: `conv2_offset` beside the convolution in old checkpoints, `conv2.conv_offset` in it later
+    (r"backbone\.(layer\d\.\d+\.conv2)(?:_offset|\.conv_offset)\.(.+)", r"backbone.body.\1.offset_mask.\2"),
+    (r"backbone\.(layer\d\.\d+\..+)", r"backbone.body.\1"),
+    (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", r"fpn.lateral.\1.\2"),
+    (r"neck\.fpn_convs\.([0-3])\.conv\.(.+)", r"fpn.output.\1.\2"),
+)
+"""A pyramid from C2 on, without extra convolutions."""
+
+DETECTRON2: Rules = (
+    (r"backbone\.bottom_up\.stem\.conv1\.norm\.(.+)", r"backbone.body.bn1.\1"),
+    (r"backbone\.bottom_up\.stem\.conv1\.(.+)", r"backbone.body.conv1.\1"),
+    *(
+        rule
+        for stage in range(2, 6)
+        for official, ours in [(rf"backbone\.bottom_up\.res{stage}\.(\d+)\.", rf"backbone.body.layer{stage - 1}.\1.")]
+        for rule in (
+            (official + r"conv(\d)\.norm\.(.+)", ours + r"bn\2.\3"),
+            (official + r"shortcut\.norm\.(.+)", ours + r"downsample.1.\2"),
+            (official + r"shortcut\.(.+)", ours + r"downsample.0.\2"),
+            (official + r"(conv\d\..+)", ours + r"\2"),
+        )
+    ),
+    *(
+        (rf"backbone\.fpn_{kind}{stage}\.(.+)", rf"fpn.{kind}.{stage - 2}.\1")
+        for kind in ("lateral", "output")
+        for stage in range(2, 6)
+    ),
+)
+"""A pyramid from C2 on, without extra convolutions. Images are BGR: see `bgr_to_rgb`."""
+
+
+def rename_by(rules: Rules, state: dict[str, Tensor], method: str) -> dict[str, Tensor]:
+    """The state with each name expanded by the first rule that matches; `DataError` for a name that none does."""
+    return {_name(rules, name, method): tensor for name, tensor in state.items()}
+
+
+def bgr_to_rgb(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of ours whose backbone was trained on BGR, for RGB: the stem's input channels are turned round."""
+    stem = "backbone.body.conv1.weight"
+    return {**state, stem: state[stem].flip(1)} if stem in state else state
+
+
+def _name(rules: Rules, name: str, method: str) -> str:
+    for pattern, template in rules:
+        if m := re.fullmatch(pattern, name):
+            return m.expand(template)
+    raise DataError(f"{name!r} is no tensor of a {method} checkpoint")

@@ -1,0 +1,470 @@
+"""The command line: every verb, bad usage, exit codes."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from maskkit import api, cli
+from maskkit.data import shapes
+from maskkit.zoo.class_names import COCO
+from maskkit.zoo.registry import list_models
+from tests.small import PRESET, save_small
+
+TINY = ["--input.size", "64", "64", "--model.width", "16"]
+SHORT = ["--train.steps", "2", "--train.batch", "2", "--train.workers", "0", "--train.warmup", "1"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_small(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return shapes.write(tmp_path_factory.mktemp("drawn"), train=4, val=2, size=(64, 64), objects=(1, 3))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two images of the same stem in two folders, and one that is none."""
+    for name, shade in (("one/a.jpg", 60), ("two/a.png", 160)):
+        path = tmp_path / name
+        path.parent.mkdir()
+        Image.new("RGB", (40, 30), (shade, 90, 20)).save(path)
+    (tmp_path / "two" / "broken.jpg").write_bytes(b"this is no image")
+    return tmp_path
+
+
+def usage(*args: object) -> int:
+    """The code of a command that leaves by ``SystemExit``."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(a) for a in args])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def run(*args: object) -> int:
+    return cli.main([str(a) for a in args])
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_help_has_an_example(verb, capsys):
+    assert usage(verb, "--help") == 0
+    assert f"Example: maskkit {verb}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["segment"],
+        ["predict"],
+        ["predict", "a.jpg", "--scroe", "0.3"],
+        ["predict", "a.jpg", "--score", "high"],
+        ["predict", "a.jpg", "--batch", "0"],
+        ["eval"],
+        ["eval", "--data", "x"],
+        ["eval", "--data", "x", "--model", "a", "--batch", "0"],
+        ["eval", "--data", "x", "--model", "a", "--predictions", "b"],
+        ["train"],
+        ["train", "--data", "x"],
+        ["train", "--model", PRESET],
+        ["train", "--model", PRESET, "--data", "x", "--train.epoch", "3"],
+        ["train", "--model", PRESET, "--data", "x", "--labels", "points"],
+        ["train", "--model", PRESET, "--data", "x", "--model.num-classes", "3"],
+        ["convert", "a", "b"],
+        ["convert", "a", "b", "--to", "voc"],
+        ["import", "a.pth", "--model", PRESET],
+        ["check"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(args, capsys):
+    assert usage(*args) == 2
+    said = capsys.readouterr()
+    assert said.err or said.out
+
+
+def test_models_lists_all(capsys, checkpoint, monkeypatch):
+    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
+    assert run("models") == 0
+    said = capsys.readouterr().out
+    assert all(f" {name} " in said for name in [*list_models(), "built-in"])
+    assert "28.2" in said
+
+
+# predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_folders_files_and_patterns(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    sources = [photos / "one", photos / "two" / "a.png", photos / "*" / "a.*"]
+    assert run("predict", *sources, "--model", checkpoint, "--out", out, "--score", 0, "--batch", 2) == 0
+    images = json.loads((out / "images.json").read_text())
+    rows = json.loads((out / "predictions.json").read_text())
+    assert [i["file_name"] for i in images] == [
+        str(photos / name) for name in ("one/a.jpg", "two/a.png", "one/a.jpg", "two/a.png")
+    ]
+    assert [i["id"] for i in images] == [1, 2, 3, 4]
+    assert {(i["height"], i["width"]) for i in images} == {(30, 40)}
+    assert {row["image_id"] for row in rows} == {1, 2, 3, 4}
+    assert all(row["segmentation"]["size"] == [30, 40] for row in rows)
+    overlays = sorted((out / "overlays").iterdir())
+    assert len(overlays) == 4
+    assert all(Image.open(p).size == (40, 30) for p in overlays)
+    assert f"{len(rows)} objects in 4 images" in capsys.readouterr().out
+
+
+def test_predict_finishes_the_others_and_fails(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    sources = [photos / "two", photos / "nowhere.jpg", photos / "one" / "a.jpg", photos / "*.nothing"]
+    assert run("predict", *sources, "--model", checkpoint, "--out", out) == 1
+    assert len(list((out / "overlays").iterdir())) == 2
+    said = capsys.readouterr()
+    for name in ("broken.jpg", "nowhere.jpg", "*.nothing"):
+        assert said.err.count(name) == 1
+    assert "3 failed" in said.err
+    assert "Traceback" not in said.err
+    assert "in 2 images" in said.out
+
+
+def test_predict_an_empty_folder_fails(tmp_path, checkpoint, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run("predict", tmp_path / "empty", "--model", checkpoint, "--out", tmp_path / "out") == 1
+    assert "holds no image" in capsys.readouterr().err
+
+
+def test_predict_never_overwrites_the_images(tmp_path, checkpoint, capsys):
+    source = tmp_path / "overlays" / "a.jpg"
+    source.parent.mkdir()
+    Image.new("RGB", (40, 30)).save(source)
+    before = source.read_bytes()
+    assert run("predict", source, "--model", checkpoint, "--out", tmp_path) == 1
+    assert "would overwrite" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("kind", ["missing", "preset", "text", "torch", "hostile", "cut off", "foreign", "folder"])
+@pytest.mark.parametrize("verb", ["predict", "eval"])
+def test_what_is_no_checkpoint(kind, verb, photos, drawn, checkpoint, tmp_path, capsys, monkeypatch):
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"{kind}.safetensors"
+    if kind == "preset":
+        path = Path(PRESET)
+    elif kind == "text":
+        path.write_text("weights")
+    elif kind == "torch":
+        torch.save({"a": torch.zeros(2)}, path)
+    elif kind == "hostile":
+        path.write_bytes(pickle.dumps(Hostile()))
+    elif kind == "cut off":
+        path.write_bytes(checkpoint.read_bytes()[:5000])
+    elif kind == "foreign":
+        save_file({"a": torch.zeros(2)}, path)
+    elif kind == "folder":
+        path.mkdir()
+    what = [photos / "one"] if verb == "predict" else ["--data", drawn]
+    assert run(verb, *what, "--model", path, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("maskkit: ")
+    assert str(path) in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "hacked").exists()
+    assert not (tmp_path / "out").exists()
+
+
+# eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_eval_of_a_model(drawn, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("eval", "--model", checkpoint, "--data", drawn, "--out", out) == 0
+    assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "predictions.json"}
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert 0 <= numbers["segm"]["AP"] < 0.5
+    said = capsys.readouterr().out
+    assert "AP50" in said
+    assert "2 images, 2 classes" in said
+
+
+def test_eval_of_a_results_file(drawn, tmp_path, capsys):
+    truth = json.loads((drawn / "val.json").read_text())
+    rows = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 1.0}
+        for a in truth["annotations"]
+    ]
+    results, out = tmp_path / "results.json", tmp_path / "out"
+    results.write_text(json.dumps(rows))
+    assert run("eval", "--predictions", results, "--data", drawn / "val.json", "--out", out) == 0
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert numbers["bbox"]["AP"] == pytest.approx(1)
+    assert numbers["segm"]["AP"] == pytest.approx(1)
+    assert "100.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"image_id": 999, "category_id": 1, "score": 1}]'])
+def test_eval_of_a_bad_results_file(drawn, tmp_path, capsys, text):
+    results = tmp_path / "results.json"
+    results.write_text(text)
+    assert run("eval", "--predictions", results, "--data", drawn, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "results.json" in said
+    assert "Traceback" not in said
+
+
+def test_eval_without_a_shared_class(drawn, tmp_path, capsys):
+    cats = save_small(tmp_path / "cats.safetensors", ("cat", "dog"))
+    assert run("eval", "--model", cats, "--data", drawn, "--out", tmp_path / "out") == 1
+    assert "shares no class with the model, which knows cat, dog" in capsys.readouterr().err
+
+
+# check, convert, import ------------------------------------------------------------------------------------------
+
+
+def test_check(drawn, tmp_path, capsys):
+    assert run("check", drawn, "--out", tmp_path / "samples", "--samples", 1) == 0
+    assert len(list((tmp_path / "samples" / "train").iterdir())) == 1
+    truth = json.loads((drawn / "val.json").read_text())
+    truth["annotations"][0]["category_id"] = 99
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(truth))
+    capsys.readouterr()
+    assert run("check", bad) == 1
+    assert "99" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check", "convert", "eval", "train"])
+def test_data_that_is_not_there(verb, checkpoint, tmp_path, capsys):
+    data = tmp_path / "nowhere"
+    args = {
+        "check": [data],
+        "convert": [data, tmp_path / "dst", "--to", "coco"],
+        "eval": ["--data", data, "--model", checkpoint],
+        "train": ["--data", data, "--model", PRESET, "--out", tmp_path / "run"],
+    }[verb]
+    assert run(verb, *args) == 1
+    assert f"maskkit: {data}: there is no such file or folder" in capsys.readouterr().err
+
+
+def test_convert(drawn, tmp_path, capsys):
+    assert run("convert", drawn, tmp_path / "yolo", "--to", "yolo") == 0
+    assert "6 images" in capsys.readouterr().out
+    assert (tmp_path / "yolo" / "data.yaml").is_file()
+    assert run("convert", drawn, tmp_path / "yolo", "--to", "yolo") == 1
+
+
+def official(preset: str) -> dict[str, torch.Tensor]:
+    """Random weights under the official names, made by turning the map of `maskkit.checkpoints.convert` around."""
+    from maskkit.zoo.yolact import rename
+
+    ours = api.create_model(preset).state_dict()
+    names: dict[str, str] = {}
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            for part in [f"{kind}{n}" for n in (1, 2, 3) for kind in ("conv", "bn")] + ["downsample.0", "downsample.1"]:
+                for leaf in ("weight", "bias", "running_mean", "running_var"):
+                    names[f"backbone.layers.{stage}.{block}.{part}.{leaf}"] = ""
+    for part in ("conv1", "bn1"):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            names[f"backbone.{part}.{leaf}"] = ""
+    for leaf in ("weight", "bias"):
+        for i in range(3):
+            names |= {f"fpn.lat_layers.{i}.{leaf}": "", f"fpn.pred_layers.{i}.{leaf}": ""}
+        names |= {f"fpn.downsample_layers.{i}.{leaf}": "" for i in range(2)}
+        names |= {f"proto_net.{i}.{leaf}": "" for i in (0, 2, 4, 8, 10)}
+        names |= {
+            f"prediction_layers.0.{part}.{leaf}": ""
+            for part in ("upfeature.0", "bbox_layer", "conf_layer", "mask_layer")
+        }
+        names[f"semantic_seg_conv.{leaf}"] = ""
+    renamed = {next(iter(rename({name: torch.zeros(0)}))): name for name in names}
+    return {theirs: ours[mine] for mine, theirs in renamed.items() if mine in ours}
+
+
+def test_import_of_an_official_checkpoint(tmp_path, photos, capsys):
+    source, out = tmp_path / "official.pth", tmp_path / "imported.safetensors"
+    state = official("yolact-resnet50")
+    torch.save(state, source)
+    assert run("import", source, "--model", "yolact-resnet50", "--out", out) == 0
+    imported = api.load(out)
+    assert imported.categories == COCO
+    assert imported.info["imported"] == "official.pth"
+    torch.testing.assert_close(
+        imported.model.state_dict()["head.conf.weight"].contiguous(), state["prediction_layers.0.conf_layer.weight"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "hostile", "other names", "unknown preset"])
+def test_import_refuses(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, out, preset = tmp_path / "official.pth", tmp_path / "out.safetensors", "yolact-resnet50"
+    if kind == "text":
+        source.write_text("weights")
+    elif kind == "hostile":
+        source.write_bytes(pickle.dumps(Hostile()))
+    elif kind == "other names":
+        torch.save({"layer.weight": torch.zeros(2)}, source)
+    elif kind == "unknown preset":
+        preset = "yolact-resnet51"
+    assert run("import", source, "--model", preset, "--out", out) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("maskkit: ")
+    assert ("did you mean yolact-resnet" if kind == "unknown preset" else str(source)) in said
+    assert not out.exists()
+    assert not (tmp_path / "hacked").exists()
+
+
+# train -----------------------------------------------------------------------------------------------------------
+
+
+def test_train_help_shows_the_preset_that_is_named(capsys):
+    assert usage("train", "--model", "yolact-resnet101-700", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "default: resnet101" in said
+    assert "700 700" in said
+    assert "--model.num-classes" not in said
+    assert usage("train", "--help") == 0
+
+
+def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
+    from maskkit.engine import train as engine
+
+    asked = {}
+
+    def fake(config, out, resume, weights):
+        asked.update(config=config, out=out, resume=resume, weights=weights)
+        return engine.TrainResult(out, out / "best.safetensors", out / "last.safetensors", 1, {"AP": 0.5})
+
+    monkeypatch.setattr(engine, "train", fake)
+    options = (
+        "--labels boxes --data.val v --resume --train.lr 0.5 --augment.flip 0 --model.prototypes 8 --input.resize pad"
+    )
+    assert run("train", "--model", PRESET, "--data", "pets", *options.split()) == 0
+    config = asked["config"]
+    assert type(config.model).__name__ == "YolactConfig"
+    assert (config.preset, config.data.train, config.data.val, config.data.labels) == (PRESET, "pets", "v", "boxes")
+    assert (config.train.lr, config.augment.flip, config.model.prototypes) == (0.5, 0.0, 8)
+    assert config.input.resize == "pad"
+    assert config.model.backbone == "mobilenetv2_100"
+    assert (asked["out"], asked["resume"], asked["weights"]) == (Path("runs", PRESET), True, None)
+    assert '"prototypes": 8' in capsys.readouterr().out
+
+
+def test_train_then_predict(drawn, tmp_path, photos, capsys):
+    out = tmp_path / "run"
+    command = ["train", "--model", PRESET, "--data", drawn, "--out", out, *TINY, *SHORT]
+    assert run(*command) == 0
+    assert json.loads((out / "config.json").read_text())["model"]["num_classes"] == 5
+    assert "best.safetensors" in capsys.readouterr().out
+    assert run("predict", photos / "one", "--model", out / "best.safetensors", "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run(*command) == 1, "a run is not overwritten"
+    assert "--resume" in capsys.readouterr().err
+    assert run(*command, "--resume") == 0
+
+
+def test_unknown_model_for_train(capsys):
+    assert run("train", "--model", "yolact-resnet5", "--data", "x") == 1
+    said = capsys.readouterr().err
+    assert "did you mean yolact-resnet50" in said
+    assert said.count("\n") == 1
+
+
+def test_train_from_weights_that_are_not_there(drawn, tmp_path, capsys):
+    assert run("train", "--model", PRESET, "--data", drawn, "--out", tmp_path / "r", "--weights", "no.pth") == 1
+    assert "no.pth" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+# the process -----------------------------------------------------------------------------------------------------
+
+
+def test_interruption_is_130(monkeypatch, capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "models", interrupted)
+    assert run("models") == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_written(tmp_path, photos, checkpoint, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run("predict", photos / "one", "--model", checkpoint, "--out", tmp_path / "file" / "out") == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert "Traceback" not in said
+
+
+def test_as_a_module(photos, checkpoint, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "maskkit",
+        "predict",
+        photos / "two",
+        "--model",
+        checkpoint,
+        "--out",
+        tmp_path / "o",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "broken.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_training(drawn, tmp_path):
+    command = [sys.executable, "-m", "maskkit", "train", "--model", PRESET, "--data", drawn, "--out", tmp_path / "run"]
+    process = subprocess.Popen(
+        [*command, *TINY, "--train.steps", "100000", "--train.workers", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite that runs in the background of a shell hands down an ignored SIGINT, which nobody at a terminal has
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    started = tmp_path / "run" / "last.safetensors"
+    while process.poll() is None and not started.exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT), said  # a shell shows both as 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_demo(checkpoint, tmp_path, monkeypatch, capsys):
+    """Everything but the size of the drawn images and of the carried model is as the user has it."""
+    from maskkit.cli import demo
+
+    write = shapes.write
+    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
+    monkeypatch.setattr(shapes, "write", lambda *args, **counts: write(*args, **counts, size=(64, 64)))
+    assert run("demo", "--out", tmp_path, "--steps", 1) == 0
+    said = capsys.readouterr().out
+    assert said.count("$ maskkit ") == 4
+    assert "AP50" in said
+    assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(demo.PHOTOS.glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "found" / "overlays").iterdir())) == 10
+    assert (tmp_path / "eval" / "report.html").is_file()

@@ -1,0 +1,344 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pycocotools import mask as oracle
+
+from maskkit.data import find_splits, open_dataset, open_splits
+from maskkit.data.formats.coco import read_json, sound_rle
+from maskkit.errors import DataError
+from maskkit.geometry import rle as mask_math
+
+from tests.data.written import (
+    BLOCK,
+    JSON,
+    SIZE,
+    SQUARE,
+    areas,
+    image_row,
+    messages,
+    object_row,
+    places,
+    spoil,
+    write_coco,
+    write_image,
+    write_json,
+)
+
+MASK = np.zeros(SIZE, bool)
+MASK[4:9, 7:20] = True
+COMPRESSED = mask_math.encode(MASK[None])[0]["counts"].decode()
+PIXELS = int(MASK.sum())
+
+
+def test_every_kind_of_segmentation(tmp_path):
+    runs = mask_math.run_lengths(COMPRESSED.encode()).tolist()
+    shapes = [
+        [SQUARE],
+        [SQUARE, BLOCK],
+        SQUARE,
+        {"size": [*SIZE], "counts": COMPRESSED},
+        {"size": [*SIZE], "counts": runs},
+    ]
+    rows = [object_row(i, segmentation=shape) for i, shape in enumerate(shapes, 1)]
+    rows += [object_row(6, segmentation=[]), object_row(7, segmentation=None)]
+    dataset = read_json(write_coco(tmp_path / "a.json", rows))
+    assert dataset.problems == []
+    found = dataset.records[0].annotations
+    union = int(mask_math.area([mask_math.from_polygons([SQUARE, BLOCK], SIZE)])[0])
+    assert areas(found) == [400, union, 400, PIXELS, PIXELS, None, None]
+    assert found[0].box == (10, 10, 30, 30)
+    assert len(dataset.records[1].annotations) == 0
+
+
+def test_what_the_file_says_is_kept(tmp_path):
+    rows = [object_row(17, area=123.5), object_row(18, 2, category_id=7, iscrowd=1)]
+    truth = read_json(write_coco(tmp_path / "a.json", rows)).coco()
+    assert truth["annotations"] == rows
+    assert truth["images"] == [image_row(i) | {"file_name": f"images/{i}.png"} for i in (1, 2)]
+
+
+def test_what_is_missing_is_found_out(tmp_path):
+    bare = {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [SQUARE]}
+    images = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png", "height": None, "width": 0}]
+    dataset = read_json(write_coco(tmp_path / "a.json", [bare], images))
+    assert dataset.problems == []
+    assert [r.size for r in dataset.records] == [SIZE, SIZE]
+    assert dataset.coco()["annotations"][0] == object_row(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"segmentation": [[1, 1, 5, 5]]}, "2 points"),
+        ({"segmentation": [[1, 1, float("nan"), 5, 9, 1]]}, "no numbers"),
+        ({"segmentation": [[70, 1, 80, 1, 75, 9]]}, "outside"),
+        ({"segmentation": {"size": [20, 30], "counts": COMPRESSED}}, r"size \[20, 30\], the image \[40, 60\]"),
+        ({"segmentation": {"size": [*SIZE], "counts": [10, 20]}}, "add up to 30 pixels, the image has 2400"),
+        ({"segmentation": {"size": [*SIZE], "counts": [-10, 2410]}}, "add up"),
+        ({"segmentation": {"size": [*SIZE], "counts": [2400]}}, "covers no pixel"),
+        ({"segmentation": {"size": [*SIZE], "counts": COMPRESSED + "zz"}}, "compressed"),
+        ({"segmentation": {"size": [*SIZE], "counts": None}}, "no run lengths"),
+        ({"segmentation": "SQUARE"}, "is str"),
+        ({"segmentation": [], "bbox": [10, 10, 0, 5]}, "0 wide"),
+        ({"segmentation": [], "bbox": [10, 10, 5, -5]}, "-5 high"),
+        ({"segmentation": [], "bbox": None}, "neither a mask nor a bbox"),
+        ({"segmentation": [], "bbox": [1, 2, 3]}, "neither a mask nor a bbox"),
+        ({"category_id": 4}, "no category 4"),
+        ({"category_id": None}, "no category None"),
+        ({"image_id": 99}, "no such image"),
+    ],
+)
+def test_a_bad_annotation_is_left_out_and_named(tmp_path, change, reason):
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, 2), object_row(5) | change]))
+    (message,) = messages(dataset.problems, "error")
+    assert message.startswith("annotation 5 of image ")
+    assert re.search(reason, message)
+    assert dataset.problems[0].file == str(tmp_path / "a.json")
+    assert [[a.id for a in r.annotations] for r in dataset.records] == [[], [1]]
+
+
+def test_all_problems_are_found_at_once(tmp_path):
+    rows = [object_row(1, category_id=4), object_row(2, segmentation=[[1, 1]]), None, object_row(3), "text"]
+    dataset = read_json(write_coco(tmp_path / "a.json", rows))
+    assert len(messages(dataset.problems, "error")) == 4
+    assert [a.id for a in dataset.records[0].annotations] == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"segmentation": [[-20, 10, 30, 10, 30, 30, -20, 30]]}, "is cut there"),
+        ({"segmentation": [SQUARE, [1, 1, 5, 5]]}, "a part of the mask is left out"),
+        ({"bbox": [10, 10, 0, 5]}, "the box of the mask is taken"),
+        ({"bbox": [10, 10, 200, 20]}, "is cut there"),
+    ],
+)
+def test_a_doubtful_annotation_is_mended_with_a_warning(tmp_path, change, reason):
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1) | change]))
+    assert not messages(dataset.problems, "error")
+    assert reason in messages(dataset.problems, "warning")[0]
+    assert len(dataset.records[0].annotations) == 1
+
+
+def test_images_that_cannot_be_used(tmp_path):
+    images = [
+        image_row(1),
+        image_row(2, file_name="nowhere.png"),
+        image_row(1, file_name="2.png"),
+        {"id": 4},
+        {"file_name": "2.png"},
+        image_row(6, file_name="broken.png", width=None),
+        None,
+    ]
+    write_image(tmp_path / "images" / "broken.png").write_bytes(b"")
+    rows = [object_row(1), object_row(2, 2), object_row(3, 6)]
+    dataset = read_json(write_coco(tmp_path / "a.json", rows, images))
+    assert [r.image_id for r in dataset.records] == [1]
+    errors = messages(dataset.problems, "error")
+    assert len(errors) == 6
+    for part in ("image 2 (nowhere.png): there is no such image", "image 1 (2.png): the id is used twice", "0 bytes"):
+        assert any(part in e for e in errors)
+
+
+def test_ids_that_are_used_twice_or_missing(tmp_path):
+    rows = [object_row(5), object_row(5, 2), {k: v for k, v in object_row(0).items() if k != "id"}]
+    dataset = read_json(write_coco(tmp_path / "a.json", rows))
+    ids = [a.id for r in dataset.records for a in r.annotations]
+    assert len(set(ids)) == 3
+    assert 5 in ids
+    assert messages(dataset.problems, "warning") == [
+        "annotation 5 of image 2: the id is used twice; this one is read as 6"
+    ]
+
+
+def test_ids_as_text(tmp_path):
+    numbers = write_coco(tmp_path / "a.json", [object_row("8", "1", category_id="3")], [image_row(1), image_row("2")])
+    dataset = read_json(numbers)
+    assert dataset.problems == []
+    assert (dataset.records[0].annotations[0].id, dataset.records[0].image_id) == (8, 1)
+    words = write_coco(tmp_path / "b.json", [object_row(1, "one")], [image_row(2, id="two"), image_row(1, id="one")])
+    dataset = read_json(words)
+    assert [(r.image_id, len(r.annotations)) for r in dataset.records] == [(1, 0), (2, 1)]
+    assert "numbered" in messages(dataset.problems, "warning")[0]
+
+
+def test_categories_that_are_wrong(tmp_path):
+    categories = [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}, {"name": "fish"}, {"id": 9}, "x"]
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1)], categories=categories))
+    assert dataset.categories.names == ("cat", "9")
+    assert len(messages(dataset.problems, "error")) == 3
+
+
+def test_no_annotation_is_legal_with_a_warning(tmp_path):
+    dataset = read_json(write_coco(tmp_path / "a.json", []))
+    assert len(dataset) == 2
+    assert [p.level for p in dataset.problems] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "file is empty"),
+        ("  \n", "file is empty"),
+        ("{", "is not json"),
+        ("\x00\x01", "is not json"),
+        ("{}", "no list of images, annotations, categories"),
+        ("[]", "holds a list"),
+        ('{"images": [], "annotations": {}, "categories": []}', "no list of annotations"),
+    ],
+)
+def test_an_unreadable_file_is_one_clear_error(tmp_path, content, reason):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        open_dataset(tmp_path / "a.json")
+    assert str(tmp_path / "a.json") in str(caught.value)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        open_dataset(tmp_path / "a.json")
+
+
+def _content(numbers: range) -> dict:
+    return {
+        "images": [image_row(i) for i in numbers],
+        "annotations": [object_row(i, i) for i in numbers],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+
+
+LAYOUTS = {
+    "plain": ("train.json", "images/{}.png", "val.json", "images/{}.png"),
+    "split folders": ("train.json", "images/train/{}.png", "val.json", "images/val/{}.png"),
+    "coco": (
+        "annotations/instances_train2017.json",
+        "train2017/{}.png",
+        "annotations/instances_val2017.json",
+        "val2017/{}.png",
+    ),
+    "mmdetection": ("annotations/train.json", "images/{}.png", "annotations/val.json", "images/{}.png"),
+    "roboflow": ("train/_annotations.coco.json", "train/{}.png", "valid/_annotations.coco.json", "valid/{}.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_with_splits(tmp_path, layout):
+    train_file, train_image, val_file, val_image = LAYOUTS[layout]
+    for file, image, numbers in ((train_file, train_image, range(1, 4)), (val_file, val_image, range(3, 5))):
+        for i in numbers:
+            write_image(tmp_path / image.format(i), i)
+        write_json(tmp_path / file, _content(numbers))
+    assert find_splits(tmp_path) == ["train", "val"]
+    train, val = open_splits(tmp_path)
+    assert ([r.image_id for r in train.records], [r.image_id for r in val.records]) == ([1, 2, 3], [3, 4])
+    assert train.problems == val.problems == []
+    assert all(r.path.is_file() for r in train.records)
+    whole = open_dataset(tmp_path)
+    assert len(whole) == 5
+    assert len({r.image_id for r in whole.records}) == 5
+    with pytest.raises(DataError, match="no test split"):
+        open_dataset(tmp_path, "test")
+
+
+def test_a_folder_without_splits_is_read_whole_and_split_by_the_seed(tmp_path):
+    write_json(tmp_path / "annotations.json", _content(range(1, 11)))
+    for i in range(1, 11):
+        write_image(tmp_path / f"{i}.png", i)
+    assert len(open_dataset(tmp_path, "val")) == 10
+    train, val = open_splits(tmp_path, val_split=0.3, seed=4)
+    assert (len(train), len(val)) == (7, 3)
+    assert not {r.image_id for r in train.records} & {r.image_id for r in val.records}
+    assert [r.image_id for r in open_splits(tmp_path, val_split=0.3, seed=4)[1].records] == [
+        r.image_id for r in val.records
+    ]
+
+
+def test_one_image_cannot_be_split(tmp_path):
+    write_image(tmp_path / "1.png")
+    file = write_json(tmp_path / "annotations.json", _content(range(1, 2)))
+    with pytest.raises(DataError, match="1 usable image"):
+        open_splits(file)
+
+
+def test_validation_data_take_the_class_numbers_of_the_training_data(tmp_path):
+    train = write_coco(tmp_path / "a" / "a.json", [object_row(1)])
+    other = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    val = write_coco(tmp_path / "b" / "b.json", [object_row(1, category_id=2)], categories=other)
+    training, validation = open_splits(train, val)
+    assert validation.categories == training.categories
+    assert validation.records[0].annotations[0].label == 0
+    fish = write_coco(tmp_path / "c" / "c.json", [object_row(1)], categories=[{"id": 3, "name": "fish"}])
+    with pytest.raises(DataError, match="fish"):
+        open_splits(train, fish)
+
+
+def test_roboflows_placeholder_class_is_dropped_only_when_unused(tmp_path):
+    categories = [
+        {"id": 0, "name": "project", "supercategory": "none"},
+        {"id": 3, "name": "cat", "supercategory": "project"},
+    ]
+    unused = read_json(write_coco(tmp_path / "a.json", [object_row(1)], categories=categories))
+    assert unused.categories.names == ("cat",)
+    used = read_json(write_coco(tmp_path / "b.json", [object_row(1, category_id=0)], categories=categories))
+    assert used.categories.names == ("project", "cat")
+
+
+def test_images_written_with_folders_of_another_machine(tmp_path):
+    images = [image_row(1, file_name="C:\\data\\images\\1.png"), image_row(2, file_name="/home/me/2.png")]
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1)], images))
+    assert [r.path.name for r in dataset.records] == ["1.png", "2.png"]
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 60), st.integers(1, 60))))
+def test_run_lengths_of_the_compressed_text(mask):
+    record = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    runs = mask_math.run_lengths(bytes(record["counts"]))  # type: ignore[arg-type]
+    assert runs.min() >= 0
+    assert runs.sum() == mask.size
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    assert np.array_equal(values.reshape(mask.shape[::-1]).T, mask)
+
+
+@given(st.binary(max_size=30))
+def test_no_text_of_counts_does_more_than_raise_value_error(counts):
+    try:
+        record = sound_rle({"size": [6, 7], "counts": counts}, (6, 7))
+    except ValueError:
+        return
+    assert mask_math.area([record])[0] == mask_math.decode([record], (6, 7)).sum() > 0
+
+
+def test_json_of_other_tools_is_not_taken_for_coco(tmp_path):
+    write_json(tmp_path / "a.json", json.loads('{"version": "5.0", "shapes": []}'))
+    with pytest.raises(DataError, match="no COCO ground truth"):
+        open_dataset(tmp_path / "a.json")
+
+
+@given(data=st.data())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_one_value_is_reading_gives_a_data_set_or_a_clear_error(tmp_path, data):
+    if not (tmp_path / "a.json").is_file():
+        rows = [object_row(1), object_row(2, 2, segmentation={"size": [*SIZE], "counts": COMPRESSED})]
+        rows.append(object_row(3, 2, segmentation={"size": [*SIZE], "counts": [100, 50, 2250]}, iscrowd=1))
+        write_coco(tmp_path / "a.json", rows)
+    content = json.loads((tmp_path / "a.json").read_text())
+    place = data.draw(st.sampled_from(places(content)))
+    file = write_json(tmp_path / "b.json", spoil(content, place, data.draw(JSON)))
+    try:
+        dataset = read_json(file)
+    except DataError:
+        assert len(place) == 1  # one of the three lists is no list
+        return
+    truth = json.dumps(dataset.coco())
+    assert len(json.loads(truth)["images"]) == len(dataset) <= 2
+
+
+def test_one_bad_image_record_leaves_the_ids_of_the_others(tmp_path):
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, 9)], [None, image_row(9, file_name="2.png")]))
+    assert [(r.image_id, len(r.annotations)) for r in dataset.records] == [(9, 1)]
+    assert len(dataset.problems) == 1

@@ -1,0 +1,221 @@
+"""COCO's panoptic format: read as objects, as things alone, as label maps; results written and read again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskkit.cli import main
+from maskkit.data import open_dataset
+from maskkit.data.check import check, save_samples
+from maskkit.data.dataset import Dataset
+from maskkit.data.formats.coco_panoptic import write_results
+from maskkit.data.label_map import IGNORE
+from maskkit.errors import DataError
+from maskkit.eval.panoptic.metric import read_results
+from maskkit.types import Categories, ImageMeta, Panoptic, Prediction
+from maskkit.zoo.class_names import COCO_PANOPTIC, names_for
+
+from tests.data.written import panoptic_categories, write_panoptic
+
+IDS = np.zeros((12, 16), np.int64)
+IDS[:6] = 70000  # sky
+IDS[6:, 2:] = 300  # grass
+IDS[4:9, 5:9] = 7  # a cat
+IDS[8:11, 12:] = 8  # cats
+SEGMENTS: list[dict[str, Any]] = [
+    {"id": 7, "category_id": 3, "bbox": [5, 4, 4, 5]},
+    {"id": 8, "category_id": 3, "iscrowd": 1},
+    {"id": 300, "category_id": 193},
+    {"id": 70000, "category_id": 187},
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, SEGMENTS)})
+
+
+def test_segments_are_objects(file: Path) -> None:
+    data = open_dataset(file)
+    assert data.categories == panoptic_categories()
+    assert not data.problems
+    assert data.records[0].path.parent.name == "images", "not the ids, which are called 4.png too"
+    target = data.as_panoptic().load(0)[1]
+    assert target.labels.tolist() == [0, 0, 2, 1]
+    assert target.crowd.tolist() == [False, True, False, False]
+    assert target.has_mask.all()
+    assert target.semantic is None
+    assert target.masks is not None
+    for mask, value in zip(target.masks.dense().numpy(), (7, 8, 300, 70000), strict=True):
+        assert np.array_equal(mask, value == IDS)
+    assert target.boxes.tolist() == target.masks.boxes().tolist()
+    assert [a.area for a in data.records[0].annotations] == [(s["id"] == IDS).sum() for s in SEGMENTS]
+
+
+def test_the_same_file_as_things_and_as_a_label_map(file: Path) -> None:
+    data = open_dataset(file)
+    things = data.as_instances()
+    assert things.categories == Categories(("cat",), (3,))
+    assert things.load(0)[1].labels.tolist() == [0, 0]
+    assert [row["iscrowd"] for row in things.coco()["annotations"]] == [0, 1]
+    labels = data.as_semantic().load(0)[1].semantic
+    assert labels is not None
+    expected = np.select([IDS == 7, IDS == 300, IDS == 70000], [0, 2, 1], IGNORE)
+    assert np.array_equal(labels.numpy(), expected)
+
+
+def test_instances_without_stuff_are_left_as_they_are(file: Path) -> None:
+    things = open_dataset(file).as_instances()
+    assert things.as_instances() is things
+
+
+def test_stuff_survives_a_conversion(file: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(file), str(tmp_path / "coco"), "--to", "coco"]) == 0
+    again = open_dataset(tmp_path / "coco")
+    assert again.categories == panoptic_categories()
+    target = again.as_panoptic().load(0)[1]
+    assert target.masks is not None
+    assert np.array_equal(target.masks.dense()[3].numpy(), IDS == 70000)
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        (SEGMENTS[:3], "70000 has no segment in the json"),
+        ([*SEGMENTS, {"id": 9, "category_id": 3}], "9 is a segment of the json without a pixel"),
+    ],
+)
+def test_the_doctor_compares_json_and_ids(tmp_path: Path, segments: list[dict[str, Any]], message: str) -> None:
+    file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, segments)})
+    data = open_dataset(file).as_panoptic()
+    with pytest.raises(DataError, match=message):
+        data.load(0)
+    assert len(check(file).errors) == 1
+
+
+def test_samples_show_segments(file: Path, tmp_path: Path) -> None:
+    (sample,) = save_samples(open_dataset(file), tmp_path / "samples")
+    with Image.open(sample) as image:
+        assert image.size == (16, 12)
+
+
+def test_a_bad_box_is_replaced_by_that_of_the_mask(tmp_path: Path) -> None:
+    segments = [SEGMENTS[0] | {"bbox": [5, 4, 0, 5]}, *SEGMENTS[1:]]
+    data = open_dataset(write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, segments)}))
+    assert data.load(0)[1].boxes[0].tolist() == [5, 4, 9, 9]
+    assert "the box of the mask is taken" in data.problems[0].message
+
+
+def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
+    file = write_panoptic(tmp_path / "panoptic_val.json", dict.fromkeys(range(1, 6), (IDS, SEGMENTS)))
+    content = json.loads(file.read_text())
+    content["images"][0]["height"] = "tall"
+    content["images"][1]["file_name"] = "gone.jpg"
+    content["annotations"][2]["file_name"] = "gone.png"
+    del content["annotations"][3]["segments_info"][0]["category_id"]
+    content["annotations"][4]["segments_info"][0]["category_id"] = 5
+    content["images"].append({"id": 6, "file_name": "1.png", "height": 12, "width": 16})
+    file.write_text(json.dumps(content))
+    data = open_dataset(file)
+    assert [r.image_id for r in data.records] == [5]
+    assert [a.label for a in data.records[0].annotations] == [0, 2, 1]
+    said = "\n".join(map(str, data.problems))
+    for text in (
+        "no size",
+        "image cannot be",
+        "gone.png cannot",
+        "no 'category_id'",
+        "class 5",
+        "no annotation",
+    ):
+        assert said.count(text) == 1, text
+    content["categories"] = [{"id": 1}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="panoptic format"):
+        open_dataset(file)
+
+
+def test_a_folder_of_panoptic_files(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_panoptic(tmp_path / f"panoptic_{split}2017.json", {1: (IDS, SEGMENTS)})
+    assert len(open_dataset(tmp_path)) == 2
+    assert open_dataset(tmp_path, "val").source.name == "panoptic_val2017.json"
+
+
+def test_label_maps_alone_are_no_panoptic_data(file: Path) -> None:
+    with pytest.raises(DataError, match="without objects"):
+        open_dataset(file).as_semantic().as_panoptic()
+
+
+def test_numbers_of_classes_name_cocos_panoptic_ones() -> None:
+    assert names_for(133) is COCO_PANOPTIC
+    assert len(set(COCO_PANOPTIC.names)) == 133
+    assert sum(COCO_PANOPTIC.things) == 80
+
+
+def predicted(data: Dataset) -> list[dict[str, Any]]:
+    """Rows of a prediction whose segment 12 is a cat and whose segment 3 is grass."""
+    ids = np.zeros((12, 16), np.int32)
+    ids[:5], ids[7:] = 12, 3
+    segments = [
+        {"id": 12, "label": 0, "score": 0.75, "thing": True},
+        {"id": 3, "label": 2, "score": 0.5, "thing": False},
+    ]
+    meta = ImageMeta(4, "", (12, 16), (12, 16))
+    prediction = Prediction(meta, data.categories, panoptic=Panoptic(ids, segments))
+    assert len(prediction) == 2
+    return prediction.to_coco()
+
+
+def test_results_are_written_and_read(file: Path, tmp_path: Path) -> None:
+    data = open_dataset(file).as_panoptic()
+    rows = predicted(data)
+    assert [(r["category_id"], r["score"]) for r in rows] == [(3, 0.75), (193, 0.5)]
+    out = tmp_path / "out" / "panoptic.json"
+    write_results(out, rows, data.coco_images(), data.categories)
+    written = json.loads(out.read_text())["annotations"][0]
+    assert written["file_name"] == "4.png"
+    assert [s["isthing"] for s in written["segments_info"]] == [1, 0]
+    assert sorted(p.name for p in out.parent.rglob("*")) == ["4.png", "panoptic", "panoptic.json"]
+
+    again = read_results(out, data)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    plain = read_results(tmp_path / "rows.json", data)
+    for row, one, other in zip(rows, again, plain, strict=True):
+        counts = row["segmentation"].pop("counts").encode()
+        assert counts == one["segmentation"].pop("counts") == other["segmentation"].pop("counts")
+        assert row == one == other
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    names = Categories.of(["cat"])
+    images = [{"id": i, "file_name": name, "height": 2, "width": 2} for i, name in ((1, "a/x.jpg"), (2, "b/X.png"))]
+    write_results(tmp_path / "p.json", [], images, names)
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["X_2.png", "x.png"]
+
+
+def test_unusable_results_are_named(file: Path, tmp_path: Path) -> None:
+    data = open_dataset(file).as_panoptic()
+    out = tmp_path / "out" / "panoptic.json"
+    write_results(out, predicted(data), data.coco_images(), data.categories)
+    content = json.loads(out.read_text())
+
+    def refused(content: Any, message: str) -> None:
+        out.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=message):
+            read_results(out, data)
+
+    (found,) = content["annotations"]
+    refused({"annotations": []}, "no segments for image 4")
+    refused({"annotations": [found | {"file_name": "9.png"}]}, "9.png of image 4 cannot be found")
+    refused({"annotations": [found | {"segments_info": found["segments_info"][:1]}]}, "id 2 has no segment")
+    refused({"annotations": [{"image_id": 4}]}, "has no 'file_name'")
+    alien = [s | {"category_id": 5} for s in found["segments_info"]]
+    refused({"annotations": [found | {"segments_info": alien}]}, "a segment of class 5")
+    refused(7, "list of rows")
+    refused([{"image_id": 4}], "row 1 of 1: has not all of")
+    refused([predicted(data)[0] | {"image_id": 5}], "row 1 of 1: the data has no image 5")

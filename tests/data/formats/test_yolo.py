@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskkit.data import find_splits, open_dataset, open_splits
+from maskkit.data.formats.yolo import _object
+from maskkit.errors import DataError
+
+from tests.data.written import SIZE, SQUARE, areas, messages, write_image
+
+POLYGON = " ".join(str(v / SIZE[1 - i % 2]) for i, v in enumerate(SQUARE))
+
+
+def write_yolo(root: Path, lines: str, **changes) -> Path:
+    """Images a and b for training (``lines`` belong to a), c for validation."""
+    for name, split in (("b", "train"), ("a", "train"), ("c", "val")):
+        write_image(root / "images" / split / f"{name}.png", ord(name))
+    labels = root / "labels" / "train" / "a.txt"
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    labels.write_text(lines)
+    content = {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]} | changes
+    (root / "data.yaml").write_text(yaml.safe_dump(content))
+    return root
+
+
+def test_boxes_and_polygons(tmp_path):
+    dataset = open_dataset(write_yolo(tmp_path, f"0 0.5 0.25 0.5 0.5\n\n1 {POLYGON}\n"), "train")
+    assert (dataset.format, dataset.categories.names, dataset.categories.ids) == ("yolo", ("cat", "dog"), (0, 1))
+    assert [(r.image_id, r.path.name, r.size) for r in dataset.records] == [(1, "a.png", SIZE), (2, "b.png", SIZE)]
+    box, polygon = dataset.records[0].annotations
+    assert (box.label, box.box, box.segmentation) == (0, (15, 0, 45, 20), None)
+    assert (polygon.label, polygon.box, polygon.id) == (1, (10, 10, 30, 30), 2)
+    assert areas([box, polygon]) == [None, 400]
+    assert messages(dataset.problems, "error") == []
+    assert "1 of 2 images have no .txt" in messages(dataset.problems, "warning")[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not one of the 2"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5"),
+        ("0 0.5 0.5 0.1", "4 values"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 values"),
+        ("0 0.5 0.5 0 0.1", "0 wide"),
+        ("0 0.5 0.5 -0.1 0.1", "-6 wide"),
+        ("0 0.5 nan 0.1 0.1", "no numbers"),
+        ("0 0.5 0.5 0.1 cat", "could not convert"),
+        ("0 10 10 30 10 30 30", "no share of the image"),
+        ("0 1.1 0.1 1.2 0.1 1.2 0.3", "outside"),
+    ],
+)
+def test_a_bad_line_is_left_out_and_named(tmp_path, line, reason):
+    dataset = open_dataset(write_yolo(tmp_path, f"{line}\n1 {POLYGON}\n"), "train")
+    (message,) = messages(dataset.problems, "error")
+    assert message.startswith("line 1: ")
+    assert reason in message
+    assert [a.label for a in dataset.records[0].annotations] == [1]
+
+
+def test_a_broken_image_is_left_out(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}")
+    (tmp_path / "images/train/b.png").write_text("no image")
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.path.name for r in dataset.records] == ["a.png"]
+    assert "not an image" in messages(dataset.problems, "error")[0]
+
+
+def test_splits(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}")
+    assert find_splits(tmp_path) == find_splits(tmp_path / "data.yaml") == ["train", "val"]
+    train, val = open_splits(tmp_path / "data.yaml")
+    assert [len(train), len(val), len(open_dataset(tmp_path))] == [2, 1, 3]
+
+
+def test_names_as_numbered_entries_and_a_root_of_another_machine(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}", names={1: "dog", 0: "cat"}, path="/somewhere/else")
+    assert open_dataset(tmp_path, "train").categories.names == ("cat", "dog")
+
+
+def test_roboflow_layout(tmp_path):
+    for split in ("train", "valid"):
+        write_image(tmp_path / split / "images" / "a.png")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / "a.txt").write_text(f"0 {POLYGON}")
+    content = {"train": "../train/images", "val": "../valid/images", "nc": 1, "names": ["cat"]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
+    train, val = open_splits(tmp_path)
+    assert [len(d.records[0].annotations) for d in (train, val)] == [1, 1]
+    assert train.problems == val.problems == []
+
+
+def test_list_of_images(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}", train="train.txt")
+    (tmp_path / "train.txt").write_text("./images/train/a.png\nimages/train/nowhere.png\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.path.name for r in dataset.records] == ["a.png"]
+    assert "nowhere.png" in dataset.problems[0].file
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"names": {0: "cat", 2: "dog"}}, "without a gap"),
+        ({"names": []}, "lists no class"),
+        ({"train": "nowhere"}, "train points to nowhere"),
+        ({"names": {0: "cat", "x": "dog"}}, "without a gap"),
+        ({"train": "images/train/a.png"}, "neither a folder nor a list"),
+    ],
+)
+def test_an_unusable_yaml_is_one_clear_error(tmp_path, changes, reason):
+    with pytest.raises(DataError, match=reason):
+        open_dataset(write_yolo(tmp_path, "", **changes), "train")
+
+
+def test_broken_yaml(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [cat")
+    with pytest.raises(DataError, match="yaml"):
+        open_dataset(tmp_path)
+
+
+def test_labels_beside_the_images(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}")
+    (tmp_path / "images/train/b.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5")
+    assert [len(r.annotations) for r in open_dataset(tmp_path, "train").records] == [1, 2]
+
+
+def test_another_yaml_file_does_no_harm(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}")
+    (tmp_path / "data.yaml").rename(tmp_path / "pets.yaml")
+    (tmp_path / "broken.yaml").write_text("[")
+    assert len(open_dataset(tmp_path, "train")) == 2
+
+
+@given(st.text(alphabet="0123456789.-+einfa \t", max_size=60).filter(str.strip))
+def test_no_line_does_more_than_raise_value_error(line):
+    try:
+        found = _object(line, SIZE, 3, lambda text: None)
+    except ValueError:
+        return
+    assert found.box is not None
+    assert found.box[2] > found.box[0]
+    assert 0 <= found.label < 3

@@ -1,0 +1,81 @@
+"""Label maps: from logits to original pixels, drawn, and written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from maskkit.data.transforms import Resize, VerticalFlip, apply
+from maskkit.decode import finish as finishing
+from maskkit.decode.finish import finish
+from maskkit.infer.draw import class_colours, overlay, paint, save_labels
+from maskkit.types import Categories, ImageMeta, Prediction, Target
+
+NAMES = Categories.of(("sky", "road", "car"))
+
+
+def label_map(logits: torch.Tensor, meta: ImageMeta) -> np.ndarray:
+    (prediction,) = finish({"logits": logits[None].numpy()}, [meta], NAMES)
+    assert prediction.semantic is not None
+    assert prediction.instances is None
+    return prediction.semantic
+
+
+@pytest.mark.parametrize("size", [(48, 64), (90, 31), (17, 23)])
+def test_logits_are_interpolated_as_torch_does(size: tuple[int, int]) -> None:
+    logits = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0))
+    affine = np.array([[size[1] / 64, 0, 0], [0, size[0] / 48, 0]])
+    ours = label_map(logits, ImageMeta(1, "", size, (48, 64), affine))
+    theirs = F.interpolate(logits[None], size=size, mode="bilinear")[0].argmax(0)
+    assert (ours == theirs.numpy()).mean() > 0.999
+
+
+def test_padding_and_mirrors_are_undone() -> None:
+    """Logits of the transformed label map give the original label map back."""
+    labels = torch.from_numpy(np.kron(np.random.default_rng(0).integers(0, 3, (5, 8)), np.ones((8, 8)))).to(torch.uint8)
+    sample = (torch.zeros(3, 40, 64), Target.of([], [], semantic=labels), ImageMeta(1, "", (40, 64), (40, 64)))
+    _, target, meta = apply([VerticalFlip(1.0), Resize((128, 128), "pad")], sample, np.random.default_rng(0))
+    assert target.semantic is not None
+    logits = F.one_hot(target.semantic.long().clamp(max=2), 3).permute(2, 0, 1).float()
+    ours = label_map(logits, ImageMeta(1, "", meta.size, (128, 128), meta.affine))
+    assert np.array_equal(ours, labels.numpy())
+
+
+def test_a_large_image_is_done_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(1))
+    meta = ImageMeta(1, "", (200, 100), (9, 9), np.array([[100 / 9, 0, 0], [0, 200 / 9, 0]]))
+    whole = label_map(logits, meta)
+    monkeypatch.setattr(finishing, "STRIP", 1000)
+    assert np.array_equal(label_map(logits, meta), whole)
+
+
+def test_a_label_map_as_rows_and_as_a_image(tmp_path: Path) -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[10:, 5:] = 2
+    prediction = Prediction(ImageMeta(7, "", (20, 30), (20, 30)), NAMES, semantic=labels)
+    rows = prediction.to_coco()
+    assert [r["category_id"] for r in rows] == [1, 3]
+    assert all(r["image_id"] == 7 and r["segmentation"]["size"] == [20, 30] for r in rows)
+    with Image.open(save_labels(prediction, tmp_path / "labels.png")) as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), labels)
+        assert np.array_equal(np.asarray(image.convert("RGB"))[0, 0], class_colours(3)[0])
+
+
+def test_classes_are_tinted_and_unknown_pixels_are_not() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 32:], labels[:4] = 1, 255
+    tinted = paint(grey, labels, 3)
+    assert (tinted[:4] == 128).all()
+    assert len(np.unique(tinted[4:].reshape(-1, 3), axis=0)) == 2
+    labels[labels == 255] = 0
+    named = overlay(grey, Prediction(ImageMeta(1, "", (64, 64), (64, 64)), NAMES, semantic=labels))
+    assert (named == 255).all(2).any(), "the names are written in white"
+
+
+def test_colours_differ() -> None:
+    assert len(np.unique(class_colours(254), axis=0)) > 200

@@ -1,0 +1,142 @@
+"""Masks against pycocotools, torchvision, and their own inverses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as official
+from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
+
+from maskkit.geometry import rle as masks
+
+sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@st.composite
+def dense_masks(draw: st.DrawFn, least: int = 0, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(N, H, W): noise, empty, full and boxed masks."""
+    shape = (draw(st.integers(least, 5)), *(size or draw(sizes)))
+    noise = draw(arrays(bool, shape, elements=st.booleans()))
+    for mask in noise:
+        kind = draw(st.sampled_from(["noise", "empty", "full", "box"]))
+        if kind != "noise":
+            mask[...] = kind == "full"
+        if kind == "box":
+            y, x = draw(st.integers(0, shape[1] - 1)), draw(st.integers(0, shape[2] - 1))
+            mask[y : y + 1 + draw(st.integers(0, 9)), x : x + 1 + draw(st.integers(0, 9))] = True
+    return noise
+
+
+@st.composite
+def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    size = draw(sizes)
+    a, b = draw(dense_masks(size=size)), draw(dense_masks(size=size))
+    return a, b, draw(st.lists(st.booleans(), min_size=len(b), max_size=len(b)))
+
+
+@given(dense_masks())
+def test_run_lengths_come_back_as_the_same_masks(dense):
+    rles = masks.encode(dense)
+    assert len(rles) == len(dense)
+    back = masks.decode(rles, dense.shape[1:])
+    assert back.dtype == bool
+    np.testing.assert_array_equal(back, dense)
+
+
+@given(dense_masks(least=1))
+def test_run_lengths_are_those_of_pycocotools(dense):
+    theirs = official.encode(np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8)))
+    assert masks.encode(dense) == theirs
+
+
+@given(dense_masks())
+def test_area_counts_pixels(dense):
+    np.testing.assert_array_equal(masks.area(masks.encode(dense)), dense.sum((1, 2)))
+
+
+@given(dense_masks())
+def test_uncompressed_counts_make_the_same_record(dense):
+    for mask, rle in zip(dense, masks.encode(dense), strict=True):
+        flat = mask.flatten(order="F")
+        starts = np.flatnonzero(np.diff(flat, prepend=False))
+        counts = np.diff(np.array([0, *starts, flat.size])).tolist()
+        assert masks.from_counts(counts, mask.shape) == rle
+
+
+@given(st.data(), sizes)
+def test_polygons_are_rasterised_as_pycocotools_does(data, size):
+    height, width = size
+    x = st.floats(-3, width + 3, allow_nan=False).map(lambda v: round(v, 2))
+    y = st.floats(-3, height + 3, allow_nan=False).map(lambda v: round(v, 2))
+    points = st.lists(st.tuples(x, y), min_size=3, max_size=8)
+    polygons = [[v for p in part for v in p] for part in data.draw(st.lists(points, min_size=1, max_size=3))]
+    theirs = official.merge(official.frPyObjects(polygons, height, width))
+    assert masks.from_polygons(polygons, size) == theirs
+
+
+def test_no_polygon_is_an_empty_mask():
+    assert masks.from_polygons([], (4, 5)) == masks.empty((4, 5))
+    assert masks.area([masks.empty((4, 5))]).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [[1, 1, 4, 4], [0, 0, 3, 0, 3, 3, 1], [0, 0, 3, math.nan, 3, 3], [0, 0, math.inf, 0, 3, 3], [0, 0, 1e12, 0, 3, 3]],
+    ids=["two points", "half a point", "nan", "inf", "far away"],
+)
+def test_polygons_that_the_rasteriser_would_take_wrong_or_hang_on_are_refused(polygon):
+    with pytest.raises(ValueError, match="a polygon"):
+        masks.from_polygons([[0, 0, 3, 0, 3, 3], polygon], (8, 8))
+
+
+@given(mask_pairs())
+def test_iou_is_that_of_pycocotools_with_crowds(pair):
+    a, b, crowd = pair
+    ours = masks.iou(masks.encode(a), masks.encode(b), crowd)
+    assert ours.shape == (len(a), len(b))
+    if len(a) and len(b):
+        theirs = official.iou(masks.encode(a), masks.encode(b), [int(c) for c in crowd])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@given(mask_pairs())
+def test_iou_is_that_of_its_definition(pair):
+    a, b, _ = pair
+    shared = (a[:, None] & b[None]).sum((2, 3))
+    union = (a[:, None] | b[None]).sum((2, 3))
+    np.testing.assert_allclose(masks.iou(masks.encode(a), masks.encode(b)), shared / union.clip(min=1), atol=1e-12)
+
+
+@given(dense_masks())
+def test_boxes_are_edges_one_beyond_the_last_pixel(dense):
+    full = dense.any((1, 2))
+    expected = np.zeros((len(dense), 4))
+    if full.any():
+        expected[full] = masks_to_boxes(torch.from_numpy(dense[full])).numpy() + np.array([0, 0, 1, 1])
+    np.testing.assert_array_equal(masks.dense_boxes(torch.from_numpy(dense)), expected)
+    np.testing.assert_array_equal(masks.boxes(masks.encode(dense)), expected)
+
+
+@given(dense_masks(), sizes)
+def test_resample_cuts_the_bilinear_image_at_one_half(dense, size):
+    tensor = torch.from_numpy(dense)
+    small = masks.resample(tensor, size)
+    assert small.shape == (len(dense), *size)
+    assert small.dtype == torch.bool
+    if size == dense.shape[1:]:
+        assert torch.equal(small, tensor)
+    for before, after in zip(tensor, small, strict=True):
+        soft = F.interpolate(before[None, None].float(), size, mode="bilinear")[0, 0]
+        assert torch.equal(after, soft > 0.5)
+        if before.all() or not before.any():
+            assert torch.equal(after, before.flatten()[0].expand(size))
+
+
+def test_maskness_is_the_mean_of_the_foreground():
+    soft = torch.tensor([[[[0.9, 0.7], [0.4, 0.1]], [[0.2, 0.3], [0.4, 0.1]]]])
+    assert torch.allclose(masks.maskness(soft), torch.tensor([[0.8, 0.0]]))
