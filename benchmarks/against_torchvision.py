@@ -44,9 +44,8 @@ from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
 from maskkit.eval.instance.metric import evaluate
-from maskkit.geometry.rle import encode
 from maskkit.infer.predict import predict_dataset
-from maskkit.types import Instances, Masks, Prediction
+from maskkit.prediction import Instances, Masks, Prediction
 from maskkit.zoo import registry
 
 NARROW: dict[str, Any] = vars(registry.preset("maskrcnn-mobilenetv2-320").model)
@@ -169,7 +168,7 @@ def torchvisions(given: argparse.Namespace, train_set: Dataset, val_set: Dataset
         for i in range(len(val_set)):
             image, _, meta = val_set.load(i)
             out = model([image.float() / 255])[0]
-            masks = Masks(meta.size, rles=encode((out["masks"][:, 0] > 0.5).numpy()))
+            masks = Masks.from_dense((out["masks"][:, 0] > 0.5).numpy())
             found = Instances(out["boxes"].numpy(), out["labels"].numpy() - 1, out["scores"].numpy(), masks)
             rows += Prediction(meta, val_set.categories, found).to_coco()
     return rows, {

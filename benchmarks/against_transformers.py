@@ -79,7 +79,7 @@ def main() -> None:
         "transformers: decoder": lambda: queries(decoded.multi_scale_features, decoded.mask_features),
         "maskkit: backbone": lambda: ours.backbone(images),
         "maskkit: pixel decoder": lambda: ours.pixel_decoder(stages),
-        "maskkit: decoder": lambda: ours.decoder(levels, features),
+        "maskkit: decoder": lambda: ours.query_decoder(levels, features),
     }
     _, took = in_turn(parts, given.rounds)
     for name, (processor, clock) in took.items():

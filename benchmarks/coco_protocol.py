@@ -50,7 +50,7 @@ def main() -> None:
         size = next((i["height"], i["width"]) for i in truth["images"] if i["id"] == annotation["image_id"])
         rle = annotation["segmentation"]
         if isinstance(rle, list):
-            rle = masks.from_polygons(rle, size)
+            rle = polygons.to_rle(rle, size)
         elif isinstance(rle["counts"], list):
             rle = masks.from_counts(rle["counts"], size)
         counts = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]

@@ -38,7 +38,7 @@ from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, s
 from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import load_backbone
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo import registry
 
 
@@ -123,7 +123,7 @@ class Training:
             images = batch.images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(number)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
-                raw = model(images, batch.targets)
+                raw = model(images, batch.sizes, batch.targets)
             torch.stack(list(model.loss(raw, batch).values())).sum().backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
             optimizer.step()

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from maskkit.decode.finish import finish
 
 from machine import describe
-from maskkit.decode.finish import finish
 from maskkit.decode.groups import cluster, expand
 from maskkit.models.psenet import shrink
-from maskkit.types import Categories, ImageMeta
+from maskkit.prediction import Categories, ImageMeta
 
 RATIOS = np.linspace(1, 0.4, 7)
 

@@ -27,7 +27,8 @@ from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import draw
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn.backbones.backbone import fold_batch_norm
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from turns import in_turn, ratios
 
@@ -103,7 +104,7 @@ def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[st
         assert target.masks is not None
         truth.append({"boxes": target.boxes, "labels": target.labels + 1, "masks": target.masks.dense().byte()})
     images = torch.stack([(image - MEAN) / STD for image in plain]).contiguous(memory_format=torch.channels_last)
-    batch = Batch(images, torch.ones(2, *size, dtype=torch.bool), targets, metas(2, size))
+    batch = Batch(images, full_sizes(images), targets, metas(2, size))
     resize(theirs, size)
     theirs.train()
     ours.train()
@@ -127,7 +128,7 @@ def training(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[st
 
     return {
         "torchvision": lambda: step(optimizers[0], lambda: theirs(plain, truth)),
-        "maskkit": lambda: step(optimizers[1], lambda: ours.loss(ours(images, targets), batch)),
+        "maskkit": lambda: step(optimizers[1], lambda: ours.loss(ours(images, None, targets), batch)),
     }
 
 

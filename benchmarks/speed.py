@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from maskkit.decode.finish import finish
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,10 +31,10 @@ from maskkit.data.images import read_image
 from maskkit.data.loader import collate
 from maskkit.data.shapes import draw
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.decode.finish import finish
 from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.nn.backbones.backbone import fold_batch_norm
-from maskkit.types import Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Target
 from maskkit.zoo import registry
 
 ROOT = Path(__file__).parents[1]

@@ -41,7 +41,7 @@ from maskkit.eval.semantic.metric import evaluate
 from maskkit.files import write_json
 from maskkit.infer.pseudo_labels import label_map, localise, write_pseudo_masks
 from maskkit.infer.saliency import write_saliency
-from maskkit.types import Prediction
+from maskkit.prediction import Prediction
 from train_builtin import class_of, merge
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -8,7 +8,7 @@ from maskkit.api import configure, create_model
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import RunConfig
 from maskkit.models.base import Model
-from maskkit.types import Categories, Instances, Masks, Prediction
+from maskkit.prediction import Categories, Instances, Masks, Prediction
 
 PRESET = "yolact-mobilenetv2-256"
 SECTIONS = {"model": {"width": 16, "num_classes": 2}, "input": {"size": (64, 64)}}

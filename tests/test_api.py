@@ -15,7 +15,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import predict_images
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo.class_names import COCO, VOC
 from maskkit.zoo.registry import preset
 from tests.small import PRESET, SECTIONS, objects, save_small, small_config, small_model
@@ -158,7 +158,7 @@ def test_no_shared_class_is_an_error():
 def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
     """Let the model find exactly the objects of ``data`` that have its classes."""
     from maskkit.infer.predict import predict_dataset
-    from maskkit.types import Instances
+    from maskkit.prediction import Instances
 
     truth = {r.image_id: r for r in data.records}
     number = {name: i for i, name in enumerate(segmenter.categories.names)}

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_measure_predict(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind = registry.model_class(name)
     run, out = tmp_path / "run", tmp_path / "eval"
-    labels = "masks" if "masks" in kind.needs else "boxes"
+    labels = "masks" if "masks" in kind.supervision else "boxes"
     options = ["--input.size", "96", "128", "--data.labels", labels, "--train.steps", "1", "--train.batch", "2"]
     options += ["--train.workers", "0"]
     assert main(["train", "--model", name, "--data", str(folder), "--out", str(run), *options]) == 0

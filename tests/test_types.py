@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from torch.testing import assert_close
 
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Batch, Categories, ImageMeta, Instances, Masks, Prediction, Target
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
+from maskkit.targets import Batch, Target, full_sizes
 
 stacks = arrays(bool, st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(1, 9)), elements=st.booleans())
 
@@ -137,7 +138,7 @@ def test_targets_of_unequal_lengths_are_refused():
 def test_moving_keeps_the_values():
     target = mixed_target()
     meta = ImageMeta(1, "a.jpg", (6, 8), (6, 8))
-    batch = Batch(torch.zeros(1, 3, 6, 8), torch.ones(1, 6, 8, dtype=torch.bool), [target], [meta]).to("cpu")
+    batch = Batch(torch.zeros(1, 3, 6, 8), full_sizes(torch.zeros(1, 3, 6, 8)), [target], [meta]).to("cpu")
     moved = batch.targets[0]
     assert torch.equal(moved.boxes, target.boxes)
     assert moved.masks is not None

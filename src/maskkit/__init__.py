@@ -13,18 +13,19 @@ _PUBLIC = {
     "load": "maskkit.api",
     "Segmenter": "maskkit.api",
     "list_models": "maskkit.zoo.registry",
-    "Prediction": "maskkit.types",
-    "Target": "maskkit.types",
-    "Masks": "maskkit.types",
-    "Categories": "maskkit.types",
+    "Prediction": "maskkit.prediction",
+    "Target": "maskkit.targets",
+    "Masks": "maskkit.prediction",
+    "Categories": "maskkit.prediction",
 }
-_MODULES = ("data", "eval", "geometry", "models", "types", "zoo")
+_MODULES = ("data", "eval", "geometry", "models", "prediction", "targets", "zoo")
 
 __all__ = ["Categories", "Masks", "Prediction", "Segmenter", "Target", "create_model", "list_models", "load"]
 
 if TYPE_CHECKING:
     from maskkit.api import Segmenter, create_model, load
-    from maskkit.types import Categories, Masks, Prediction, Target
+    from maskkit.prediction import Categories, Masks, Prediction
+    from maskkit.targets import Target
     from maskkit.zoo.registry import list_models
 
 

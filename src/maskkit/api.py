@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from maskkit.config import DataConfig, InputConfig, RunConfig
+from maskkit.config import DataConfig, InputConfig, RunConfig, Tta
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure, Source, predict_dataset, predict_images
 from maskkit.models.base import Model
-from maskkit.types import Categories, Prediction
+from maskkit.prediction import Categories, Prediction
 from maskkit.zoo import registry
 
 if TYPE_CHECKING:
     from maskkit.eval.task import Result, Task
-    from maskkit.infer.tta import Views
 
 BUILT_IN = "built-in"
 """What `load` calls the weights that the package carries."""
@@ -85,12 +84,14 @@ class Segmenter:
         categories: Categories,
         info: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
+        tta: Tta | None = None,
     ) -> None:
         self.device = torch.device(device) if device is not None else _best_device()
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.input = input
         self.categories = categories
         self.info = dict(info or {})
+        self.tta = tta
 
     def predict(self, source: Source, score: float = 0.3) -> Prediction:
         """What is in one image: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL image.
@@ -112,19 +113,16 @@ class Segmenter:
         """
         return predict_images(self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed)
 
-    def with_views(self, views: Views) -> Segmenter:
-        """The same model, looking at each image in several ways before it decides (semantic models alone).
+    def with_tta(self, tta: Tta) -> Segmenter:
+        """The same model with test-time augmentation (semantic models alone).
 
         Raises `MaskkitError` for a model of another task.
         """
-        from maskkit.infer.tta import ManyViews
-
-        if views.plain:
+        if tta.plain:
             return self
         if self.model.task != "semantic":
-            raise MaskkitError("views are for semantic models; this one finds objects")
-        model = ManyViews(self.model, views, self.input)
-        return Segmenter(model, self.input, self.categories, self.info, self.device)
+            raise MaskkitError("test-time augmentation is for semantic models; this one finds objects")
+        return Segmenter(self.model, self.input, self.categories, self.info, self.device, tta)
 
     @property
     def task(self) -> Task:
@@ -153,7 +151,7 @@ class Segmenter:
         ids, known = shared_classes(self.categories, self.task.view(dataset))
         rows: list[dict[str, Any]] = []
         for prediction in predict_dataset(
-            self.model, known, self.input, self.categories, batch, workers, progress=progress
+            self.model, known, self.input, self.categories, batch, workers, progress=progress, tta=self.tta
         ):
             found = prediction.to_coco()
             rows += [{**row, "category_id": ids[row["category_id"]]} for row in found if row["category_id"] in ids]

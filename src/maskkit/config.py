@@ -232,26 +232,26 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which views of an image a semantic model is tested on; the defaults are the image alone."""
+class Tta:
+    """Test-time augmentation of a semantic model; the defaults change nothing."""
 
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the image, as multiples of ``base``."""
     flip: bool = False
-    """Whether each view is seen mirrored too."""
+    """Whether the mirror image is averaged in."""
     window: tuple[int, int] | None = None
-    """Height and width of a window that slides over each view; the whole view at once when not given."""
+    """Height and width of a sliding window; None takes the whole image at once."""
     overlap: float = 1 / 3
     """Share of a window, at least, that the next one covers again."""
     base: int | None = None
     """Longer side of the image at scale 1; that of the network's input when not given."""
     crf: bool = False
-    """Whether a fully connected CRF sharpens the result (DeepLab v1 and v2)."""
+    """Whether a fully connected CRF refines the result (DeepLab v1 and v2)."""
 
     @property
     def plain(self) -> bool:
-        """Whether the image alone is all there is."""
-        return self == Views()
+        """Whether nothing is augmented."""
+        return self == Tta()
 
 
 @dataclass(frozen=True)

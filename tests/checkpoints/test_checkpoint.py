@@ -16,7 +16,7 @@ from maskkit.checkpoints import checkpoint
 from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.engine.optim import make_optimizer
 from maskkit.errors import DataError, MaskkitError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo import registry
 
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))

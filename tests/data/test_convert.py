@@ -36,7 +36,7 @@ FORMATS = ("coco", "yolo", "labelme")
 
 
 def _rasterised(polygons, size=SIZE):
-    return mask_math.decode([mask_math.from_polygons([p.tolist() for p in polygons], size)], size)[0]
+    return mask_math.decode([polygons_to_rle([p.tolist() for p in polygons], size)], size)[0]
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 25), st.integers(1, 25))))

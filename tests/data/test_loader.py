@@ -11,7 +11,8 @@ from maskkit.data import open_dataset, shapes
 from maskkit.data.loader import collate, eval_loader, normalise, train_loader
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.errors import DataError, MaskkitError
-from maskkit.types import ImageMeta, Masks, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Target
 
 DATASET = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
 CONFIG = RunConfig(
@@ -23,7 +24,7 @@ CONFIG = RunConfig(
 )
 
 
-def masks_of(target: Target) -> Masks:
+def masks_of(target: Target) -> TargetMasks:
     assert target.masks is not None
     return target.masks
 

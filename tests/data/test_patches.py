@@ -12,7 +12,7 @@ from pycocotools import mask as oracle
 
 from maskkit.data.patches import Patches
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Masks
+from maskkit.targets import DenseMasks, RleMasks, TargetMasks
 
 bitmaps = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=12).flatmap(
     lambda shape: hnp.arrays(bool, shape, elements=st.booleans(), fill=st.booleans())
@@ -21,10 +21,10 @@ sides = st.integers(1, 20)
 
 
 def patches(dense: np.ndarray) -> Patches:
-    return Patches.of(Masks(dense.shape[1:], rles=mask_math.encode(dense)))
+    return Patches.of(RleMasks(dense.shape[1:], mask_math.encode(dense)))
 
 
-def same(found: Masks, dense: np.ndarray) -> None:
+def same(found: TargetMasks, dense: np.ndarray) -> None:
     assert found.size == dense.shape[1:]
     np.testing.assert_array_equal(found.dense().numpy(), dense)
 
@@ -32,9 +32,9 @@ def same(found: Masks, dense: np.ndarray) -> None:
 @given(bitmaps)
 def test_run_lengths_of_pycocotools_are_read(dense):
     rles: Any = oracle.encode(np.asfortranarray(dense.transpose(1, 2, 0).astype(np.uint8)))
-    same(Patches.of(Masks(dense.shape[1:], rles=rles)), dense)
+    same(Patches.of(RleMasks(dense.shape[1:], rles)), dense)
     as_text = [{**rle, "counts": rle["counts"].decode()} for rle in rles]
-    same(Patches.of(Masks(dense.shape[1:], rles=as_text)), dense)
+    same(Patches.of(RleMasks(dense.shape[1:], as_text)), dense)
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1500, 1500)])
@@ -49,7 +49,7 @@ def test_long_runs_are_read(size):
 
 @given(bitmaps)
 def test_dense_and_run_lengths_give_the_same_patches(dense):
-    found, wanted = Patches.of(Masks.from_dense(dense)), Masks.from_dense(dense)
+    found, wanted = Patches.of(DenseMasks(dense)), DenseMasks(dense)
     same(found, dense)
     same(Patches.of(found), dense)
     for a, b in ((found.boxes(), wanted.boxes()), (found.areas(), wanted.areas())):
@@ -105,7 +105,7 @@ def test_scale_of_solid_objects_is_the_rule_of_the_masks_to_the_bit():
 
 
 def test_no_masks():
-    nothing = Patches.of(Masks.empty((4, 5)))
+    nothing = Patches.of(RleMasks((4, 5), []))
     for masks in (nothing, nothing.scale((4, 5)), nothing.mirror(0), nothing.window(1, 1, (4, 5))):
         assert masks.dense().shape == (0, 4, 5)
         assert masks.boxes().shape == (0, 4)

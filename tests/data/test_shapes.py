@@ -11,10 +11,10 @@ from scipy import ndimage
 
 from maskkit.data import open_splits, shapes
 from maskkit.data.shapes import CATEGORIES, LEAST_VISIBLE, draw, shapes_dataset
-from maskkit.types import Masks, Target
+from maskkit.targets import Target, TargetMasks
 
 
-def masks_of(target: Target) -> Masks:
+def masks_of(target: Target) -> TargetMasks:
     assert target.masks is not None
     return target.masks
 

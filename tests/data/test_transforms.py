@@ -34,12 +34,13 @@ from maskkit.data.transforms import (
     train_ops,
 )
 from maskkit.geometry import boxes as box_math
-from maskkit.types import ImageMeta, Masks, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Target
 
 FAR = -1000.0  # a fill that no interpolation can hide
 
 
-def masks_of(target: Target) -> Masks:
+def masks_of(target: Target) -> TargetMasks:
     assert target.masks is not None
     return target.masks
 
@@ -192,7 +193,7 @@ def test_multi_scale_takes_one_of_the_short_sides():
 
 def test_objects_without_a_known_mask_stay_while_their_box_is_seen():
     image, target, meta = blocks((0, 0, 20, 20), (30, 30, 40, 40), (0, 0, 20, 20))
-    unseen = Masks.from_dense(torch.zeros(3, 40, 60, dtype=torch.bool))
+    unseen = DenseMasks(torch.zeros(3, 40, 60, dtype=torch.bool))
     target = replace(target, has_mask=torch.tensor([False, False, True]), masks=unseen)
     for op in (Resize((20, 20)), Expand(3, (0, 0, 0), p=1), ScaleJitter((0.9, 0.9), (40, 40))):
         assert op(image, target, meta, np.random.default_rng(0))[1].labels.tolist() == [0, 1]
@@ -461,7 +462,7 @@ def test_every_kind_of_target_passes_the_whole_chain(case, resize, jitter):
         assert (seen.boxes <= torch.tensor([96, 64, 96, 64])).all()
         assert after.size == meta.size
         if seen.masks is not None:
-            areas = Masks.from_dense(masks_of(seen).dense()).areas()
+            areas = DenseMasks(masks_of(seen).dense()).areas()
             assert len(areas) == len(seen)
             assert (areas > 0)[seen.has_mask & ~seen.crowd].all()
             assert (areas == 0)[~seen.has_mask].all()

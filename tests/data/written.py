@@ -10,7 +10,7 @@ from PIL import Image
 
 from maskkit.data.dataset import Annotation, Problem, Segment
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 SIZE = (40, 60)  # height, width of every image here
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import finish
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskkit.decode.finish import finish
-from maskkit.types import Categories, ImageMeta, Instances
+from maskkit.prediction import Categories, ImageMeta, Instances
 
 CATEGORIES = Categories.of(["thing"])
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from maskkit.decode.finish import finish
-from maskkit.types import Categories, ImageMeta
+
+from maskkit.prediction import Categories, ImageMeta
 
 NAMES = Categories(("cat", "dog"), (17, 18))
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maskkit.decode.finish import finish
 from scipy import ndimage
 
-from maskkit.decode.finish import finish
 from maskkit.decode.groups import cluster, expand, least_rectangle, quadrilaterals, rate
-from maskkit.types import Categories, ImageMeta, Masks
+from maskkit.prediction import Categories, ImageMeta, Masks
 
 NAMES = Categories.of(["cat", "dog", "eel"])
 

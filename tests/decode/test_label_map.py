@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import finish
 from PIL import Image
 
 from maskkit.data.transforms import Resize, VerticalFlip, apply
 from maskkit.decode import finish as finishing
-from maskkit.decode.finish import finish
 from maskkit.infer.draw import class_colours, overlay, paint, save_labels
-from maskkit.types import Categories, ImageMeta, Prediction, Target
+from maskkit.prediction import Categories, ImageMeta, Prediction
+from maskkit.targets import Target
 
 NAMES = Categories.of(("sky", "road", "car"))
 

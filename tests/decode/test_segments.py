@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import finish
 from PIL import Image
 
 from maskkit.decode import finish as finishing
-from maskkit.decode.finish import finish
 from maskkit.infer.draw import overlay, paint_segments
 from maskkit.models.base import SelectedSegments
-from maskkit.types import Categories, ImageMeta, Panoptic, Prediction
+from maskkit.prediction import Categories, ImageMeta, Panoptic, Prediction
 
 NAMES = Categories.of(["cat", "dog"], stuff=["sky"])
 CAT, DOG, SKY, NOTHING = range(4)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from maskkit.errors import DataError
 from maskkit.infer import draw
-from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
 from tests.small import masks, objects
 
 NAMES = Categories(("disc", "ring"), (3, 9))
@@ -23,7 +23,7 @@ def scene(size: tuple[int, int], boxes: list[list[float]], image: np.ndarray | N
         array,
         np.arange(n) % 2,
         np.linspace(0.9, 0.4, n, dtype=np.float32),
-        Masks(size, rles=Masks.from_dense(dense).rle()) if masked else None,
+        Masks.from_dense(dense) if masked else None,
     )
     return Prediction(ImageMeta(1, "", size, size), NAMES, found, image=image)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError
 from maskkit.infer.predict import Failure, predict_dataset, predict_images, read_source
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from tests.small import masks, objects, small_config, small_model
 
 INPUT = small_config().input

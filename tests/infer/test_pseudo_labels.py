@@ -20,7 +20,7 @@ from maskkit.errors import DataError
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.infer.saliency import foreground, write_saliency
 from maskkit.models import eps
-from maskkit.types import Categories, ImageMeta, Instances, Masks, Prediction
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
 from maskkit.zoo import registry
 from tests.small import save_small
 

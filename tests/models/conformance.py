@@ -23,7 +23,8 @@ from maskkit.data.transforms import apply, eval_ops
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
 from maskkit.models.base import Model
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target
 from maskkit.zoo import registry
 
 
@@ -104,7 +105,7 @@ class Conformance:
         model = self.model().train()
         names = None
         for name, batch in self.cases().items():
-            losses = model.loss(model(batch.images, batch.targets), batch)
+            losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
             names = names or set(losses)
             assert set(losses) == names, f"{name}: the terms change with the labels"
             for term, value in losses.items():
@@ -118,11 +119,11 @@ class Conformance:
     def test_boxes_alone_teach_masks(self) -> None:
         """A method for boxes has the terms of `maskkit.nn.losses`; one for masks too, only where none is known."""
         model = self.model().train()
-        if "boxes" not in model.needs or "instance" not in model.tasks:
+        if "boxes" not in model.supervision or "instance" not in model.tasks:
             pytest.skip("this method learns no masks from boxes")
-        masks_too = "masks" in model.needs
+        masks_too = "masks" in model.supervision
         for batch, boxed in ((self.batch([3, 4]), not masks_too), (self.batch([3, 4], box_only=1.0), True)):
-            losses = model.loss(model(batch.images, batch.targets), batch)
+            losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
             model.zero_grad()
             (losses["projection"] + losses["pairwise"]).backward()
             assert (losses["projection"].item() > 0) == boxed
@@ -135,7 +136,7 @@ class Conformance:
                 torch.nn.init.normal_(p, std=0.05)
         batch = self.batch([3, 4, 9, 10], (5, 10))
         batch.targets[0] = with_large_object(batch.targets[0], self.size)
-        torch.stack(list(model.loss(model(batch.images, batch.targets), batch).values())).sum().backward()
+        torch.stack(list(model.loss(model(batch.images, batch.sizes, batch.targets), batch).values())).sum().backward()
         still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
         assert not still, still
 
@@ -180,9 +181,9 @@ class Conformance:
     def test_bf16_loss_is_near_fp32(self) -> None:
         model = self.model().train()
         batch = self.batch([3, 4, 5, 6])  # of two images, batch norm at stride 32 sees too little to be steady
-        full = model.loss(model(batch.images, batch.targets), batch)
+        full = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
         with torch.autocast("cpu", torch.bfloat16):
-            raw = model(batch.images, batch.targets)
+            raw = model(batch.images, batch.sizes, batch.targets)
         half = model.loss(raw, batch)
         for name, value in full.items():
             assert half[name].dtype == torch.float32
@@ -224,7 +225,7 @@ class Conformance:
         assert isinstance(result, CocoResult)
         assert (result.segm is not None) == ("instance" in model.tasks)
         # masks that are never shown cannot be learnt by heart: a method for boxes alone is judged by its boxes
-        numbers = result.main if "masks" in model.needs else result.bbox
+        numbers = result.main if "masks" in model.supervision else result.bbox
         assert numbers is not None
         return numbers["AP"]
 
@@ -235,7 +236,7 @@ def learn_by_heart(model: Model, batch: Batch, steps: int, lr: float) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
     for _ in range(steps):
-        losses = model.loss(model(batch.images, batch.targets), batch)
+        losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10)

@@ -13,7 +13,8 @@ from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.eval.semantic.metric import evaluate
 from maskkit.models.base import Model, SelectedSemantic
-from maskkit.types import Batch, Categories
+from maskkit.prediction import Categories
+from maskkit.targets import Batch
 from tests.models.conformance import Conformance, tensors
 
 CLASSES = Categories(("background", *CATEGORIES.names), (0, *CATEGORIES.ids))
@@ -64,7 +65,7 @@ class SemanticConformance(Conformance):
             if p.requires_grad and not p.any():
                 torch.nn.init.normal_(p, std=0.05)
         batch = self.batch([3, 4, 9, 10], (5, 10))
-        torch.stack(list(model.loss(model(batch.images, batch.targets), batch).values())).sum().backward()
+        torch.stack(list(model.loss(model(batch.images, batch.sizes, batch.targets), batch).values())).sum().backward()
         still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
         assert not still, still
 

@@ -7,7 +7,8 @@ import torch
 
 from maskkit.models.blendmask import IGNORED, BlendMask, BlendMaskRaw, blend, lay_out, semantic_loss
 from maskkit.nn.losses import OUTSIDE
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance
 
 SMALL = {
@@ -72,7 +73,12 @@ def test_what_training_lays_out_is_what_prediction_blends() -> None:
 
 
 def image(target: Target) -> Batch:
-    return Batch(torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32) > 0, [target], [ImageMeta(0, "", (32, 32), (32, 32))])
+    return Batch(
+        torch.zeros(1, 3, 32, 32),
+        full_sizes(torch.zeros(1, 3, 32, 32)),
+        [target],
+        [ImageMeta(0, "", (32, 32), (32, 32))],
+    )
 
 
 def test_of_two_objects_the_smaller_has_a_cell_and_crowds_lie_below() -> None:

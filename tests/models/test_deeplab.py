@@ -16,7 +16,7 @@ from maskkit.eval.semantic.metric import SemanticResult, count
 from maskkit.models.base import Model
 from maskkit.models.deeplab import Aspp, Deeplab, DeeplabConfig
 from maskkit.nn.semantic import truth_of
-from maskkit.types import Batch
+from maskkit.targets import Batch
 from maskkit.zoo import registry
 from tests.models.semantic import CLASSES, SemanticConformance
 

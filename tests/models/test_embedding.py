@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maskkit.models.embedding import Embedding, discriminative_loss
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance, Whole
 
@@ -94,7 +94,7 @@ def test_one_class_needs_no_class_map() -> None:
     images = torch.zeros(1, 3, 64, 96)
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)
-    batch = Batch(images, torch.ones(1, 64, 96, dtype=torch.bool), [Target.of([], [])], [])
+    batch = Batch(images, full_sizes(images), [Target.of([], [])], [])
     assert "class" not in net.loss(raw, batch)
     chosen = torch.export.export(Whole(net), (images,)).module()(images)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(chosen, net.select(raw), strict=True))

@@ -17,7 +17,7 @@ from maskkit.eval.semantic.metric import SemanticResult, count
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.nn.backbones.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
-from maskkit.types import Batch
+from maskkit.targets import Batch
 from maskkit.zoo import registry
 from maskkit.zoo.class_names import VOC
 from tests.models.conformance import learn_by_heart
@@ -131,18 +131,18 @@ def test_without_tags_the_model_names_the_classes_that_it_sees() -> None:
     assert torch.equal(labels, torch.where(WHERE == 0, 1, 0))
 
 
-def test_objections() -> None:
+def test_why_not() -> None:
     tags = DataConfig(labels="tags")
     with_saliency = replace(tags, saliency="maps")
-    assert small().objection(with_saliency, CLASSES) is None
-    assert "--labels tags" in (small().objection(replace(with_saliency, labels="masks"), CLASSES) or "")
-    assert "--data.saliency" in (small().objection(tags, CLASSES) or "")
-    assert "background" in (small().objection(with_saliency, CATEGORIES) or "")
+    assert small().why_not(with_saliency, CLASSES) is None
+    assert "--labels tags" in (small().why_not(replace(with_saliency, labels="masks"), CLASSES) or "")
+    assert "--data.saliency" in (small().why_not(tags, CLASSES) or "")
+    assert "background" in (small().why_not(with_saliency, CATEGORIES) or "")
     baseline = small(background_map=False)
-    assert baseline.objection(tags, CLASSES) is None
-    assert "leave" in (baseline.objection(with_saliency, CLASSES) or "")
+    assert baseline.why_not(tags, CLASSES) is None
+    assert "leave" in (baseline.why_not(with_saliency, CLASSES) or "")
     yolact = registry.model_class("yolact-mobilenetv2-256")(registry.preset("yolact-mobilenetv2-256").model)  # type: ignore[call-arg]
-    assert "saliency" in (yolact.objection(with_saliency, VOC) or "")
+    assert "saliency" in (yolact.why_not(with_saliency, VOC) or "")
 
 
 def test_resnet38_keeps_a_stride_of_eight_and_freezes_its_first_layers() -> None:

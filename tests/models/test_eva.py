@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 
 from maskkit.data.shapes import CATEGORIES
-from maskkit.geometry.rle import maskness
+from maskkit.geometry.masks import maskness
 from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, soften
 from maskkit.nn.roi import Detections
 from maskkit.nn.rpn import encode
-from maskkit.types import Target
+from maskkit.targets import Target
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
@@ -50,7 +50,7 @@ class TestEva(Conformance):
 def test_one_stage_is_mask_rcnn() -> None:
     model = small(stages=(0.5,)).train()
     batch = TestEva.batch([3, 4])
-    raw = model(batch.images, batch.targets)
+    raw = model(batch.images, batch.sizes, batch.targets)
     assert raw.later_rois == raw.later_logits == ()
     assert model.box_head.deltas.out_features == 4 * len(CATEGORIES), "boxes of each class"
     assert set(model.loss(raw, batch)) == {"objectness", "proposal", "class", "box", "mask", "projection", "pairwise"}

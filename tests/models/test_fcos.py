@@ -3,10 +3,10 @@
 from typing import Any, ClassVar
 
 import numpy as np
+from maskkit.decode.finish import finish
 
 from maskkit.data.shapes import CATEGORIES
-from maskkit.decode.finish import finish
-from maskkit.types import ImageMeta
+from maskkit.prediction import ImageMeta
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {"width": 32, "strides": (8, 16, 32, 64), "reach": (16, 32, 64), "min_score": 1e-3}

@@ -23,7 +23,8 @@ from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.nn.losses import OUTSIDE
 from maskkit.nn.position_sensitive import parts
 from maskkit.nn.rpn import match
-from maskkit.types import ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Target
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 

@@ -17,7 +17,8 @@ from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
 from maskkit.nn.losses import box_cells
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 from tests.models.semantic import SemanticConformance
@@ -195,7 +196,7 @@ def test_predictions_and_losses_are_those_of_transformers() -> None:
         ]
         metas = [ImageMeta(i, "", (256, 288), (256, 288)) for i in range(2)]
         torch.manual_seed(2)
-        losses = ours.loss(raw, Batch(images, torch.ones(2, 256, 288, dtype=torch.bool), targets, metas))
+        losses = ours.loss(raw, Batch(images, full_sizes(images), targets, metas))
     found = torch.einsum("blqc,bchw->blqhw", raw.embeddings, raw.features)
     for layer, aux in enumerate([*wanted.auxiliary_logits, wanted]):
         assert torch.allclose(raw.logits[:, layer], aux["class_queries_logits"], atol=1e-4)
@@ -289,7 +290,7 @@ def test_points_are_where_the_mask_is_uncertain() -> None:
 
 def test_a_query_without_a_mask_sees_everything() -> None:
     net = model().eval()
-    last = net.decoder.embed[4]
+    last = net.query_decoder.embed[4]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
@@ -297,9 +298,9 @@ def test_a_query_without_a_mask_sees_everything() -> None:
         features, levels = torch.zeros(1, 64, 16, 16), [torch.randn(1, 64, s, s) for s in (2, 4, 8)]
         last.bias[0] = 1.0
         features[:, 0] = -1.0  # every mask is empty
-        empty = net.decoder(levels, features)
+        empty = net.query_decoder(levels, features)
         features[:, 0] = 1.0  # every mask is full
-        full = net.decoder(levels, features)
+        full = net.query_decoder(levels, features)
     for a, b in zip(empty, full, strict=True):
         assert a.isfinite().all()
         assert torch.equal(a, b)
@@ -311,7 +312,7 @@ def test_order_of_the_queries_is_only_an_order() -> None:
     order = torch.randperm(20)
     with torch.no_grad():
         before = net(images)
-        for embedding in (net.decoder.queries, net.decoder.positions):
+        for embedding in (net.query_decoder.queries, net.query_decoder.positions):
             embedding.weight.copy_(embedding.weight[order])
         after = net(images)
     assert torch.allclose(before.logits[:, :, order], after.logits, atol=1e-4)
@@ -325,8 +326,8 @@ def test_with_waves_masks_start_at_places_that_are_spread_over_the_image() -> No
     near = torch.einsum("qc,chw->qhw", raw.embeddings[0, 0, :, 64:], raw.features[0, 64:])  # (Q, 32, 48)
     best = near.flatten(1).argmax(1)
     places = torch.stack([(best % 48 + 0.5) / 48, (best // 48 + 0.5) / 32], 1)
-    assert net.decoder.near is not None
-    assert (places - net.decoder.near.start).abs().max() < 1 / 32
+    assert net.query_decoder.near is not None
+    assert (places - net.query_decoder.near.start).abs().max() < 1 / 32
     assert torch.cdist(places, places).add(torch.eye(100)).amin(1).min() > 0.05
     parts = (places * 5).long()
     assert torch.bincount(parts[:, 1] * 5 + parts[:, 0], minlength=25).min() >= 2, "of 100, each has 4 on average"

@@ -12,7 +12,8 @@ from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.models.base import SelectedInBoxes
 from maskkit.models.mask_rcnn import MaskRcnn
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
@@ -118,8 +119,8 @@ def test_torchvision_loses_the_same(pair: tuple[MaskRCNN, MaskRcnn], monkeypatch
     ]
     with torch.no_grad():
         theirs = official(list(plain), truth)
-        batch = Batch(images, torch.ones(2, *SIZE, dtype=torch.bool), targets, metas(2))
-        losses = ours.loss(ours(images, targets), batch)
+        batch = Batch(images, full_sizes(images), targets, metas(2))
+        losses = ours.loss(ours(images, None, targets), batch)
     names = {
         "objectness": "loss_objectness",
         "proposal": "loss_rpn_box_reg",
@@ -196,7 +197,7 @@ def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
     cells = 24 + (torch.arange(28) + 0.5) * 80 / 28 - 64
     radius = (cells[:, None] ** 2 + cells**2).sqrt()
     square = torch.maximum(cells[:, None].abs(), cells.abs())
-    raw = model(images, [target])
+    raw = model(images, None, [target])
 
     def cost(mask: torch.Tensor) -> float:
         made = raw._replace(mask_rois=region, mask_logits=torch.where(mask, 8.0, -8.0)[None])

@@ -27,7 +27,8 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import last_stage
 from maskkit.nn.roi import BOX_WEIGHTS
 from maskkit.nn.rpn import decode
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
@@ -189,7 +190,7 @@ def oblong(config: MasklabConfig) -> tuple[Batch, Tensor]:
     boxes = torch.tensor([[40.0, 3, 70, 93], [70, 3, 100, 93]])
     images = torch.zeros(1, 3, 96, 192)
     meta = ImageMeta(1, "", (96, 192), (96, 192))
-    batch = Batch(images, torch.ones(1, 96, 192, dtype=torch.bool), [Target.of(boxes, [1, 1], masks)], [meta])
+    batch = Batch(images, full_sizes(images), [Target.of(boxes, [1, 1], masks)], [meta])
     return batch, F.pad(boxes, (1, 0))
 
 

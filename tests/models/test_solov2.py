@@ -10,7 +10,8 @@ from torch import nn
 from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn.grid import cell_middles
-from maskkit.types import Batch, ImageMeta, Masks, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
@@ -119,11 +120,11 @@ def test_masks_and_boxes_can_be_mixed() -> None:
     masks[0, 20:60, 20:60] = True
     target = Target.of([[20, 20, 60, 60], [70, 70, 110, 110]], [0, 1], masks, has_mask=[True, False])
     metas = [ImageMeta(0, "", (128, 128), (128, 128))]
-    batch = Batch(torch.randn(1, 3, 128, 128), torch.ones(1, 128, 128, dtype=torch.bool), [target], metas)
+    batch = Batch(torch.randn(1, 3, 128, 128), full_sizes(torch.randn(1, 3, 128, 128)), [target], metas)
     losses = net.loss(net(batch.images), batch)
     assert losses["mask"].item() > 0
     assert losses["projection"].item() > 0
     before = losses["mask"].item()
     masks[1] = True  # the mask of a box-only object is never read
-    target.masks = Masks.from_dense(masks)
+    target.masks = DenseMasks(masks)
     assert net.loss(net(batch.images), batch)["mask"].item() == pytest.approx(before)

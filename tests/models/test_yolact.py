@@ -9,7 +9,7 @@ import torch
 
 from maskkit.geometry import boxes as box_math
 from maskkit.models.yolact import Yolact, YolactConfig, YolactRaw, crop_window
-from maskkit.types import Target
+from maskkit.targets import Target
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 

@@ -19,7 +19,8 @@ from maskkit.nn.dynamic_mask import (
     split_parameters,
 )
 from maskkit.nn.fcos import FcosRaw, fcos_loss
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 
 CONFIG = DynamicMaskConfig(num_classes=3, strides=(8, 16), reach=(64,), mask_channels=2, mask_candidates=12)
 SIZE = (64, 96)
@@ -118,7 +119,7 @@ def labelled(has_mask: list[bool], masks: Tensor) -> Batch:
     boxes = [[8, 8, 40, 40], [50, 20, 90, 60]]
     target = Target.of(boxes, [0, 1], masks, has_mask=has_mask)
     images = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 255
-    return Batch(images, torch.ones(1, *SIZE) > 0, [target], [ImageMeta(0, "", SIZE, SIZE)])
+    return Batch(images, full_sizes(images), [target], [ImageMeta(0, "", SIZE, SIZE)])
 
 
 def terms_of(batch: Batch, raw: DynamicMaskRaw) -> dict[str, float]:
@@ -150,7 +151,9 @@ def test_the_semantic_loss_gives_a_cell_to_the_smallest_object_and_leaves_crowds
     masks = torch.zeros(3, *SIZE, dtype=torch.bool)
     masks[0, :32, :32], masks[1, :16, :16], masks[2, :, 64:] = True, True, True
     target = Target.of([[0, 0, 32, 32], [0, 0, 16, 16], [64, 0, 96, 64]], [0, 1, 2], masks, crowd=[False, False, True])
-    batch = Batch(torch.zeros(1, 3, *SIZE), torch.ones(1, *SIZE) > 0, [target], [ImageMeta(0, "", SIZE, SIZE)])
+    batch = Batch(
+        torch.zeros(1, 3, *SIZE), full_sizes(torch.zeros(1, 3, *SIZE)), [target], [ImageMeta(0, "", SIZE, SIZE)]
+    )
     right = torch.full((1, 3, 8, 12), -20.0)
     right[0, 0, :4, :4], right[0, :2, :2, :2] = 20.0, torch.tensor([-20.0, 20.0])[:, None, None]
     assert semantic_loss(right, batch).item() == pytest.approx(0, abs=1e-6)

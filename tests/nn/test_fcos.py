@@ -30,7 +30,8 @@ from maskkit.nn.fcos import (
     require_whole_cells,
     survivors,
 )
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target
 
 CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,), box_only=BoxOnly())
 

@@ -15,7 +15,8 @@ from maskkit.nn.grid import (
     light,
     shrink,
 )
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 
 CONFIG = GridConfig(grids=(8, 4), scale_ranges=((1, 32), (24, 96)), min_area=(1, 1))
 
@@ -109,7 +110,7 @@ def test_cells_are_numbered_level_by_level_row_by_row() -> None:
 def test_cells_in_a_crowd_are_not_background(crowd: bool) -> None:
     target = Target.of([[0, 0, 32, 64]], [0], crowd=[True]) if crowd else Target.of([], [])
     meta = ImageMeta(0, "", (64, 64), (64, 64))
-    batch = Batch(torch.zeros(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool), [target], [meta])
+    batch = Batch(torch.zeros(1, 3, 64, 64), full_sizes(torch.zeros(1, 3, 64, 64)), [target], [meta])
     category = torch.zeros(1, 2, 4, requires_grad=True)
     category_loss(category, [torch.full((4,), -1)], batch, (2,)).backward()
     assert category.grad is not None

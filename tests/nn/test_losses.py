@@ -21,7 +21,8 @@ from maskkit.nn.losses import (
     similarity,
     trusted,
 )
-from maskkit.types import Batch, ImageMeta
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch
 
 
 def batch(pixels: torch.Tensor, valid: torch.Tensor | None = None, progress: float = 1.0, height: int = 0) -> Batch:

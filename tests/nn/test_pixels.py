@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_map
-from maskkit.types import Masks, Target
+from maskkit.targets import DenseMasks, Target
 
 
 def test_smaller_masks_lie_above_larger_ones_and_masks_above_what_is_unknown() -> None:
@@ -16,7 +16,7 @@ def test_smaller_masks_lie_above_larger_ones_and_masks_above_what_is_unknown() -
     target = Target.of(
         [[2, 2, 4, 4], [1, 1, 6, 6], [3, 5, 9, 8], [8, 0, 10, 2], [4, 8, 6, 10]],
         [0, 1, 0, 0, 0],
-        Masks.from_dense(masks),
+        DenseMasks(masks),
         crowd=[False, False, True, True, False],
         has_mask=[True, True, True, False, False],
     )

@@ -6,7 +6,7 @@ import torch
 from torchvision.ops import batched_nms, roi_align
 
 from maskkit.nn import roi, rpn
-from maskkit.types import Target
+from maskkit.targets import Target
 
 
 def rois(count: int = 40, side: float = 128) -> torch.Tensor:

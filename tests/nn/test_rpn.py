@@ -10,7 +10,7 @@ from torchvision.ops import batched_nms
 
 from maskkit.geometry import boxes as box_math
 from maskkit.nn import rpn
-from maskkit.types import Target
+from maskkit.targets import Target
 
 
 def random_boxes(count: int, seed: int = 0, side: float = 100) -> torch.Tensor:

@@ -18,7 +18,8 @@ from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.models.base import Model
 from maskkit.nn.fcos import FcosRaw, Positives
-from maskkit.types import Batch, Categories, ImageMeta, Instances, Prediction, Target
+from maskkit.prediction import Categories, ImageMeta, Instances, Prediction
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
@@ -149,7 +150,7 @@ def given_batch(case: Case, scenes: list[dict[str, np.ndarray]], with_masks: boo
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
     metas = [ImageMeta(i, "", (h, size[1] * h // size[0]), size) for i, h in enumerate(heights)]
     targets = [target_of(scene, size, with_masks) for scene in scenes]
-    return Batch(images, torch.ones(len(scenes), *size, dtype=torch.bool), targets, metas)
+    return Batch(images, full_sizes(images), targets, metas)
 
 
 def image_batch(case: Case) -> Batch:
@@ -249,7 +250,7 @@ def train_step(case: Case, terms: dict[str, str], progress: float = 1.0) -> None
     """One forward and backward of the whole model: every term, and the norm of every parameter's gradient."""
     model = model_of(case, fill=True).train()
     batch = replace(image_batch(case), progress=progress)
-    losses = model.loss(model(batch.images, batch.targets), batch)
+    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
     near = case.manifest["tolerance"]["losses_rtol"]
     for official, ours in terms.items():
         case.compare(official, losses[ours], near)

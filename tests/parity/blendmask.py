@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
-from maskkit.decode.finish import finish
 from maskkit.models.blendmask import BlendMask, BlendMaskConfig, BlendMaskRaw
 from maskkit.nn.fcos import FcosRaw, detect
 from maskkit.nn.roi import Sampled, crop_masks
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from maskkit.zoo.blendmask import rename
 from tests.parity.goldens import Case
@@ -160,7 +161,7 @@ def _loss(case: Case) -> None:
     bases = torch.from_numpy(case.scenes.maps_raw("bases", shape, case.seed)).requires_grad_()
     targets = [_target(scene, (height, width)) for scene in scenes]
     metas = [ImageMeta(i, "", (height, width), (height, width)) for i in range(2)]
-    batch = Batch(torch.zeros(2, 3, height, width), torch.ones(2, height, width) > 0, targets, metas)
+    batch = Batch(torch.zeros(2, 3, height, width), full_sizes(torch.zeros(2, 3, height, width)), targets, metas)
 
     image = torch.arange(2).repeat_interleave(torch.tensor([len(t) for t in targets]))
     rois = torch.cat([image[:, None].float(), torch.cat([t.boxes for t in targets])], 1)

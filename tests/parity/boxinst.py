@@ -13,7 +13,7 @@ from maskkit.models.boxinst import BoxInstConfig, shared_out, without_masks
 from maskkit.nn.dynamic_mask import DynamicMaskRaw, aligned_upsample, dynamic_masks, mask_centres
 from maskkit.nn.fcos import Positives, fcos_loss, locate, pick
 from maskkit.nn.losses import HALF, box_cells, colours, dice_loss, disagreement, neighbours, similarity, trusted
-from maskkit.types import Batch
+from maskkit.targets import Batch
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
 from maskkit.decode.finish import finish
+
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.geometry import rle as mask_math
 from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
     DynamicMaskRaw,
@@ -20,7 +19,7 @@ from maskkit.nn.dynamic_mask import (
 )
 from maskkit.nn.fcos import fcos_loss, locate, pick
 from maskkit.nn.losses import dice_loss
-from maskkit.types import Masks, Target
+from maskkit.targets import RleMasks, Target
 from maskkit.zoo import registry
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
@@ -173,7 +172,7 @@ def _postprocess(case: Case) -> None:
 
 def _polygons(case: Case) -> None:
     size = tuple(case.manifest["inputs"]["hw"])
-    masks = Masks(size, rles=[mask_math.from_polygons(parts, size) for parts in case.manifest["inputs"]["polygons"]])
+    masks = RleMasks(size, [polygons.to_rle(parts, size) for parts in case.manifest["inputs"]["polygons"]])
     assert np.array_equal(case.unpacked("bitmasks"), masks.dense())
     target = Target.of(masks.boxes(), [0] * len(masks), masks)
     sampled = mask_targets(target, torch.arange(len(masks)), (size[0] // 4, size[1] // 4)).bool()

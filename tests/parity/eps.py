@@ -16,7 +16,8 @@ from maskkit.data.loader import normalise
 from maskkit.engine.optim import learning_rate, set_rate
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import every_output_seen

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import AGREED, _ballot, finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
-from maskkit.decode.finish import AGREED, _ballot, finish
 from maskkit.models.fcis import (
     BOX_WEIGHTS,
     MASK_WEIGHT,
@@ -29,7 +29,8 @@ from maskkit.models.fcis import (
 from maskkit.nn import rpn
 from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
-from maskkit.types import Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Target
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 

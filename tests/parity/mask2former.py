@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import finish
 from torch import Tensor, nn
 
 from maskkit.checkpoints import convert as published
 from maskkit.data.loader import normalise
-from maskkit.decode.finish import finish
 from maskkit.engine.optim import learning_rate, param_groups
 from maskkit.models.base import Selected, SelectedSegments
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
 from maskkit.nn.deform_attn import DeformableAttention, sample_by_grid, sample_by_rows
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from maskkit.zoo.mask2former import rename
 from tests.parity.goldens import Case
@@ -196,7 +197,7 @@ def _batch(images: Tensor, scenes: list[dict[str, Any]]) -> Batch:
         padded = F.pad(masks, [0, width - masks.shape[2], 0, height - masks.shape[1]])
         targets.append(Target.of(scene["boxes"], scene["classes"], padded))
     metas = [ImageMeta(i, "", (height, width), (height, width)) for i in range(len(images))]
-    return Batch(images, torch.ones(len(images), height, width, dtype=torch.bool), targets, metas)
+    return Batch(images, full_sizes(images), targets, metas)
 
 
 def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

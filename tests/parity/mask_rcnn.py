@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import extent
 from maskkit.data.loader import collate
 from maskkit.data.transforms import Resize
-from maskkit.decode.finish import finish
 from maskkit.engine.optim import learning_rate, param_groups
 from maskkit.geometry import rle as mask_math
 from maskkit.models.base import SelectedInBoxes
@@ -22,7 +22,8 @@ from maskkit.models.faster_rcnn import FasterRcnn
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn import roi, rpn
 from maskkit.nn.two_stage import TwoStage
-from maskkit.types import Batch, Categories, ImageMeta, Instances, Target
+from maskkit.prediction import Categories, ImageMeta, Instances
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
@@ -198,7 +199,7 @@ def _train_step(case: Case) -> None:
     model = _filled(case).train()
     sizes = case.manifest["inputs"]["image_sizes_hw"]
     batch = _batch(case, [_scene(case, case.seed + 10 + i, size, 4 + i) for i, size in enumerate(sizes)])
-    losses = model.loss(model(batch.images, batch.targets), batch)
+    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     official = {"class": "cls", "box": "box_reg", "mask": "mask", "objectness": "rpn_cls", "proposal": "rpn_loc"}
@@ -340,7 +341,7 @@ def _roi_loss(case: Case) -> None:
     regions = roi.Sampled(sampled.rois[positive], sampled.matched[positive])
     truth = roi.crop_masks(targets, regions, 28, config.aligned) >= 0.5
     assert np.array_equal(case.unpacked("mask_targets"), truth)
-    batch = Batch(torch.zeros(images, 3, *size), torch.ones(images, *size).bool(), targets, [])
+    batch = Batch(torch.zeros(images, 3, *size), full_sizes(torch.zeros(images, 3, *size)), targets, [])
     known = torch.ones(len(positive), dtype=torch.bool)
     mask = model._from_masks(masks[torch.arange(len(positive)), labels], regions, known, batch)
     names = ("cls", "box_reg", "mask"), ("class_logits", "box_deltas", "mask_logits")
@@ -468,7 +469,7 @@ def _polygon_targets(case: Case) -> None:
         for parts, (x1, y1, x2, y2) in zip(polygons, boxes, strict=True):
             scale = np.float32(bins) / np.maximum(np.array([x2 - x1, y2 - y1], np.float32), np.float32(0.1))
             moved = [((np.reshape(p, (-1, 2)) - (x1, y1)) * scale).reshape(-1).tolist() for p in parts]
-            drawn.append(mask_math.from_polygons(moved, (bins, bins)))
+            drawn.append(polygons.to_rle(moved, (bins, bins)))
         assert np.array_equal(case.unpacked(f"targets{bins}"), mask_math.decode(drawn, (bins, bins)))
     case.compare("bounding_boxes", np.array([extent(p) for p in polygons]), 1e-6)
     areas = [sum(_area(np.reshape(part, (-1, 2))) for part in parts) for parts in polygons]

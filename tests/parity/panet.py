@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
-from maskkit.decode.finish import finish
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
 from maskkit.nn.mask_stage import MaskRegions
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
@@ -192,7 +193,7 @@ def _losses(case: Case) -> None:
     label, box = roi.box_loss(
         logits.roll(-1, 1), deltas.unflatten(1, (-1, 4))[:, 1:], sampled, targets, model.config.smooth_l1
     )
-    batch = Batch(torch.zeros(1, 3, 28, 28), torch.ones(1, 28, 28).bool(), targets, [])
+    batch = Batch(torch.zeros(1, 3, 28, 28), full_sizes(torch.zeros(1, 3, 28, 28)), targets, [])
     mine = roi.Sampled(rois[place].float(), matched[place])
     known = torch.ones(len(place), dtype=torch.bool)
     mask = model._from_masks(mask_logits[place, torch.from_numpy(labels[positive])], mine, known, batch)

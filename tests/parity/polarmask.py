@@ -10,7 +10,8 @@ import torch
 
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
 from maskkit.nn.fcos import find_positives, locate, match
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from maskkit.zoo.polarmask import rename
 from tests.parity.goldens import Case
@@ -43,7 +44,7 @@ def _batch(case: Case) -> Batch:
     assert target.masks is not None
     target.boxes = target.masks.boxes() - torch.tensor([0, 0, 1, 1])
     images = torch.zeros(1, 3, height, width)
-    return Batch(images, torch.ones(1, height, width) > 0, [target], [ImageMeta(0, "", (height, width), (1, 1))])
+    return Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (height, width), (1, 1))])
 
 
 def _head(case: Case) -> None:

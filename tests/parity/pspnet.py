@@ -13,7 +13,7 @@ from maskkit.data.loader import normalise
 from maskkit.infer.tta import ManyViews
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.models.pspnet import Pspnet, PspnetConfig
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen, image

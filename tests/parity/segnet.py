@@ -25,7 +25,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     input = replace(preset.input, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
     given = batch(case, input, case.config["n_classes"])
     seen: dict[str, Tensor] = {}
-    for i, stage in enumerate(model.decoder):
+    for i, stage in enumerate(model.upsampling):
         key = f"up{5 - i}" if i < 4 else "output"
         stage.register_forward_hook(lambda _, __, out, key=key: seen.update({key: out}))
     with torch.no_grad():

@@ -9,7 +9,8 @@ from torch import Tensor
 from maskkit.config import InputConfig
 from maskkit.data.label_map import IGNORE
 from maskkit.data.loader import normalise
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from tests.parity.goldens import Case
 
 
@@ -30,7 +31,7 @@ def batch(case: Case, input: InputConfig, classes: int) -> Batch:
     labels[rng.random((1, height, width)) < 0.1] = IGNORE
     target = Target.of([], [], semantic=torch.from_numpy(labels[0].astype(np.uint8)))
     meta = ImageMeta(1, "", (height, width), (height, width))
-    return Batch(images, torch.ones(1, height, width, dtype=torch.bool), [target], [meta], input.mean, input.std)
+    return Batch(images, full_sizes(images), [target], [meta], input.mean, input.std)
 
 
 def check(case: Case, name: str, ours: Tensor) -> None:

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate, normalise
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.decode.finish import finish
 from maskkit.models.base import Selected
 from maskkit.models.solo import Solo, SoloRaw
 from maskkit.models.solov2 import Solov2, Solov2Raw
 from maskkit.nn import grid
-from maskkit.types import Batch, Categories, ImageMeta, Instances, Target
+from maskkit.prediction import Categories, ImageMeta, Instances
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
@@ -302,4 +303,4 @@ def _batch(boxes: list[np.ndarray], labels: list[np.ndarray], masks: list[np.nda
     ]
     size = (masks[0].shape[1], masks[0].shape[2])
     metas = [ImageMeta(i, "", size, size) for i in range(len(targets))]
-    return Batch(torch.zeros(len(targets), 3, *size), torch.ones(len(targets), *size, dtype=torch.bool), targets, metas)
+    return Batch(torch.zeros(len(targets), 3, *size), full_sizes(torch.zeros(len(targets), 3, *size)), targets, metas)

@@ -14,7 +14,8 @@ from maskkit.engine.optim import learning_rate, make_optimizer
 from maskkit.geometry.nms import greedy_mask_nms, matrix_nms
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn import grid
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Batch, Target
 from maskkit.zoo import registry
 from maskkit.zoo.solov2 import rename
 from tests.parity.goldens import Case

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
-from maskkit.decode.finish import finish
 from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
-from maskkit.types import Batch, Categories, ImageMeta, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo import registry
 from maskkit.zoo.yolact import rename
 from tests.parity.goldens import Case
@@ -289,4 +290,4 @@ def _batch(targets: list[np.ndarray], masks: list[np.ndarray], crowds: list[int]
         flags = np.arange(len(rows)) >= len(rows) - crowd
         made.append(Target.of(rows[:, :4], rows[:, 4], torch.from_numpy(dense) > 0, flags))
     metas = [ImageMeta(i, "", (1, 1), (1, 1)) for i in range(len(made))]
-    return Batch(torch.zeros(len(made), 3, 1, 1), torch.ones(len(made), 1, 1, dtype=torch.bool), made, metas)
+    return Batch(torch.zeros(len(made), 3, 1, 1), full_sizes(torch.zeros(len(made), 3, 1, 1)), made, metas)

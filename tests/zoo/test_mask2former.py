@@ -26,12 +26,12 @@ OFFICIAL = {
     "pixel_decoder.output.0.": "pixel_decoder.layer_1.",
     "pixel_decoder.output.1.": "pixel_decoder.layer_1.norm.",
     "pixel_decoder.mask.": "pixel_decoder.mask_features.",
-    "decoder.queries.": "predictor.query_feat.",
-    "decoder.positions.": "predictor.query_embed.",
-    "decoder.level.": "predictor.level_embed.",
-    "decoder.norm.": "predictor.decoder_norm.",
-    "decoder.label.": "predictor.class_embed.",
-    **{f"decoder.embed.{2 * i}.": f"predictor.mask_embed.layers.{i}." for i in range(3)},
+    "query_decoder.queries.": "predictor.query_feat.",
+    "query_decoder.positions.": "predictor.query_embed.",
+    "query_decoder.level.": "predictor.level_embed.",
+    "query_decoder.norm.": "predictor.decoder_norm.",
+    "query_decoder.label.": "predictor.class_embed.",
+    **{f"query_decoder.embed.{2 * i}.": f"predictor.mask_embed.layers.{i}." for i in range(3)},
 }
 PARTS = {
     "attention.offsets.": "self_attn.sampling_offsets.",
@@ -40,10 +40,10 @@ PARTS = {
     "attention.output.": "self_attn.output_proj.",
 }
 LAYERS = {
-    "cross.inward.": "transformer_cross_attention_layers.{}.multihead_attn.in_proj_",
-    "cross.outward.": "transformer_cross_attention_layers.{}.multihead_attn.out_proj.",
-    "among.inward.": "transformer_self_attention_layers.{}.self_attn.in_proj_",
-    "among.outward.": "transformer_self_attention_layers.{}.self_attn.out_proj.",
+    "cross_attention.in_proj.": "transformer_cross_attention_layers.{}.multihead_attn.in_proj_",
+    "cross_attention.out_proj.": "transformer_cross_attention_layers.{}.multihead_attn.out_proj.",
+    "self_attention.in_proj.": "transformer_self_attention_layers.{}.self_attn.in_proj_",
+    "self_attention.out_proj.": "transformer_self_attention_layers.{}.self_attn.out_proj.",
     "norm1.": "transformer_cross_attention_layers.{}.norm.",
     "norm2.": "transformer_self_attention_layers.{}.norm.",
     "norm3.": "transformer_ffn_layers.{}.norm.",
@@ -53,7 +53,7 @@ LAYERS = {
 
 
 def official_name(ours: str) -> str:
-    if ours.startswith("decoder.layers."):
+    if ours.startswith("query_decoder.layers."):
         _, _, layer, part = ours.split(".", 3)
         stem = next(s for s in LAYERS if part.startswith(s))
         return f"sem_seg_head.predictor.{LAYERS[stem].format(layer)}{part.removeprefix(stem)}"

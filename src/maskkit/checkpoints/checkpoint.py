@@ -23,7 +23,7 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone, load_backbone
 from maskkit.nn.backbones.vgg import Vgg
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo import registry
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from maskkit.checkpoints import convert as published
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import RunConfig
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo import registry
 from maskkit.zoo.class_names import names_for
 

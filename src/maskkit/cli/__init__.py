@@ -29,7 +29,7 @@ from maskkit.config import (
     PseudoMasks,
     RunConfig,
     TrainConfig,
-    Views,
+    Tta,
 )
 from maskkit.errors import DataError, MaskkitError
 
@@ -73,7 +73,7 @@ def models() -> int:
     table = Table(Column("preset", no_wrap=True), "task", "labels", "paper", "ours", "published weights")
     for preset in registry.presets():
         kind = registry.model_class(preset.name)
-        labels = " or ".join(kind.needs_of(preset.model))
+        labels = " or ".join(sorted(kind.supervision_of(preset.model)))
         table.add_row(
             preset.name,
             kind.task_of(preset.model),
@@ -96,7 +96,7 @@ def predict(
     out: Path = Path("runs/predict"),
     score: float = 0.3,
     batch: int = 1,
-    views: Views = Views(),  # noqa: B008 (frozen)
+    tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
     """Segment images: overlays, predictions.json (COCO results) and images.json (file name of each image id).
 
@@ -113,7 +113,7 @@ def predict(
         out: Folder to write to.
         score: Objects below this score are left out.
         batch: Images that go through the network together.
-        views: Ways in which a semantic model looks at each image.
+        tta: Test-time augmentation of a semantic model.
     """
     if not sources:
         _wrong_usage("predict needs an image, a folder or a pattern")
@@ -130,7 +130,7 @@ def predict(
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
-    segmenter = load(model).with_views(views)
+    segmenter = load(model).with_tta(tta)
     found_in = {"semantic": "regions", "panoptic": "segments"}.get(segmenter.model.task, "objects")
     found = segmenter.predict_many(paths, score, batch, failures.append)
     with _progress() as bars:
@@ -163,7 +163,7 @@ def evaluate(
     out: Path = Path("runs/eval"),
     batch: int = 1,
     workers: int = 0,
-    views: Views = Views(),  # noqa: B008 (frozen)
+    tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
     """Measure a model, or a COCO results file of any tool: AP, mIoU or PQ table, metrics.json, report.html.
 
@@ -180,7 +180,7 @@ def evaluate(
         out: Folder to write to.
         batch: Images that go through the network together.
         workers: Loader processes.
-        views: Ways in which a semantic model looks at each image.
+        tta: Test-time augmentation of a semantic model.
     """
     if (model is None) == (predictions is None):
         _wrong_usage("eval needs either --model or --predictions")
@@ -196,7 +196,7 @@ def evaluate(
     if model is not None:
         from maskkit.api import load
 
-        segmenter = load(model).with_views(views)
+        segmenter = load(model).with_tta(tta)
         judge = segmenter.task
         with _progress() as bars:
             bar = bars.add_task("predicting", total=len(dataset))

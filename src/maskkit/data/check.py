@@ -23,7 +23,7 @@ from maskkit.data.dataset import Dataset, Problem, Problems, Record, Segment, ar
 from maskkit.data.images import image_size, read_image
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
-from maskkit.types import ImageMeta, Instances, Masks, Panoptic, Prediction
+from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 MANY = 5000
 """Images from which on only headers are read unless pixels are asked for."""
@@ -219,14 +219,14 @@ def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, Prediction]:
         image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
     masks = None
     if target.masks is not None:  # one at a time: a hundred dense masks of a large image would fill the memory
-        masks = Masks(size, rles=[mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
+        masks = Masks(size, [mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
     boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
     drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
     if masks is not None and not all(names.things):
         ids = np.zeros(size, np.int32)
         for i in range(len(masks)):
-            ids[masks[i].dense()[0].numpy()] = i + 1
-        segments = [{"id": i, "label": n, "score": 1.0, "thing": names.things[n]} for i, n in enumerate(labels, 1)]
+            ids[masks[i].dense()[0]] = i + 1
+        segments = [PanopticSegment(i, n, 1.0, names.things[n]) for i, n in enumerate(labels, 1)]
         truth = Prediction(drawn, names, panoptic=Panoptic(ids, segments))
     else:
         objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)

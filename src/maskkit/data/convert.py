@@ -22,7 +22,8 @@ from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Annotation, Dataset, Record, box_of
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Categories
+from maskkit.geometry.polygons import to_rle as polygons_to_rle
+from maskkit.prediction import Categories
 
 Format = Literal["coco", "yolo", "labelme"]
 Points = Float[np.ndarray, "n 2"]
@@ -120,9 +121,9 @@ def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndar
     polygons = _polygons(annotation, size)
     whole = bridge(polygons)
     if len(polygons) > 1:
-        union = mask_math.from_polygons([p.tolist() for p in polygons], size)
+        union = polygons_to_rle([p.tolist() for p in polygons], size)
         # where parts overlap, one polygon would have holes
-        if mask_math.from_polygons([whole.tolist()], size)["counts"] != union["counts"]:
+        if polygons_to_rle([whole.tolist()], size)["counts"] != union["counts"]:
             return bridge(trace(mask_math.decode([union], size)[0]))
     return whole
 

@@ -20,9 +20,11 @@ from maskkit.data import saliency
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, IdImage, LabelSource, PaintedObjects
 from maskkit.errors import DataError
+from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
-from maskkit.types import Categories, ImageMeta, Masks, Target
+from maskkit.prediction import Categories, ImageMeta
+from maskkit.targets import RleMasks, Target
 
 Labels = Literal["masks", "boxes", "tags"]
 Box = tuple[float, float, float, float]
@@ -102,7 +104,7 @@ class Annotation:
         shape = self.segmentation
         if shape is None or isinstance(shape, dict):
             return shape
-        return shape.rle(size) if isinstance(shape, Segment) else mask_math.from_polygons(shape, size)
+        return shape.rle(size) if isinstance(shape, Segment) else polygons.to_rle(shape, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +217,7 @@ class Dataset:
             )
             for r in self.records
         ]
-        return replace(self, records=records, categories=self.categories[classes])
+        return replace(self, records=records, categories=self.categories.subset(classes))
 
     def with_saliency(self, folder: Path) -> "Dataset":
         """The same images with their saliency maps, which lie in ``folder``. Raises `DataError` where one lacks."""
@@ -359,7 +361,7 @@ def _target(record: Record, labels: Labels, classes: int) -> Target:
         rles = [a.rle(record.size) for a in objects]
         known = [rle is not None for rle in rles]
         if any(known) or not objects:
-            masks = Masks(record.size, rles=[rle or mask_math.empty(record.size) for rle in rles])
+            masks = RleMasks(record.size, [rle or mask_math.empty(record.size) for rle in rles])
     return Target.of(boxes, [a.label for a in objects], masks, [a.crowd for a in objects], known, semantic)
 
 

@@ -21,7 +21,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.patches import Patches
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
-from maskkit.types import Batch, Masks, Target
+from maskkit.targets import Batch, DenseMasks, Target
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -43,23 +43,22 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
     """Samples with RGB on 0..255 as one batch, normalised.
 
     Images of different sizes, or of a size of their own (``shorter``), are padded right and bottom to the largest,
-    rounded up to a multiple of 32; masks and semantic maps grow with them. ``valid`` covers each image's
-    ``input_size``, everything else is zero.
+    rounded up to a multiple of 32; masks and semantic maps grow with them. ``sizes`` are the images'
+    ``input_size``; everything beyond is zero.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
     height, width = (max(side) for side in zip(*sizes, strict=True))
     if len(sizes) > 1 or input.resize == "shorter":
         height, width = -(-height // 32) * 32, -(-width // 32) * 32
     images = torch.zeros(len(samples), 3, height, width)
-    valid = torch.zeros(len(samples), height, width, dtype=torch.bool)
     targets = []
     for i, (image, target, meta) in enumerate(samples):
         h, w = meta.input_size
         images[i, :, :h, :w] = normalise(image[:, :h, :w], input)
-        valid[i, :h, :w] = True
         targets.append(_grown(target, (height, width)))
     metas = [replace(meta, input_size=(height, width)) for _, _, meta in samples]
-    return Batch(images, valid, targets, metas, input.mean, input.std)
+    inside = torch.tensor([meta.input_size for _, _, meta in samples])
+    return Batch(images, inside, targets, metas, input.mean, input.std)
 
 
 def train_loader(
@@ -138,7 +137,7 @@ def _grown(target: Target, size: tuple[int, int]) -> Target:
     """The target with its masks and its maps padded to ``size``, and the masks dense."""
     masks, semantic, saliency = target.masks, target.semantic, target.saliency
     if masks is not None:
-        masks = Masks.from_dense(Patches.of(masks).window(0, 0, size).dense())
+        masks = DenseMasks(Patches.of(masks).window(0, 0, size).dense())
     if semantic is not None:
         grown = semantic.new_full(size, 255)
         grown[: semantic.shape[0], : semantic.shape[1]] = semantic

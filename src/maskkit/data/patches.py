@@ -4,7 +4,6 @@ A crop or a pad moves offsets, a mirror is a view, and a change of resolution to
 image with a hundred windows costs what their boxes cost, not a hundred images.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from maskkit.geometry import rle as mask_math
+from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.rle import Rle
-from maskkit.types import Masks
+from maskkit.targets import DenseMasks, Index, TargetMasks
 
 
 class Patch(NamedTuple):
@@ -25,20 +24,20 @@ class Patch(NamedTuple):
     y: int
 
 
-class Patches(Masks):
-    """`Masks` of one size (H, W) kept as patches; a mask without a pixel is a patch of no height and no width."""
+class Patches(TargetMasks):
+    """`TargetMasks` of one size (H, W) kept as patches; a mask without a pixel is a patch of no height and no width."""
 
     def __init__(self, size: tuple[int, int], patches: list[Patch]) -> None:
-        self.size = (int(size[0]), int(size[1]))
+        super().__init__(size)
         self._patches = patches
 
     @classmethod
-    def of(cls, masks: Masks) -> "Patches":
+    def of(cls, masks: TargetMasks) -> "Patches":
         """Any masks as patches."""
         if isinstance(masks, Patches):
             return masks
-        if masks._dense is not None:
-            pixels = masks._dense.cpu().numpy().view(np.uint8)
+        if isinstance(masks, DenseMasks):
+            pixels = masks.dense().cpu().numpy().view(np.uint8)
             boxes = masks.boxes().int().tolist()
             return cls(
                 masks.size, [Patch(p[y1:y2, x1:x2], x1, y1) for p, (x1, y1, x2, y2) in zip(pixels, boxes, strict=True)]
@@ -53,7 +52,7 @@ class Patches(Masks):
     def __len__(self) -> int:
         return len(self._patches)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> "Patches":
+    def __getitem__(self, index: Index) -> "Patches":
         if isinstance(index, slice):
             return Patches(self.size, self._patches[index])
         chosen = np.atleast_1d(np.asarray(index))
@@ -75,7 +74,7 @@ class Patches(Masks):
 
     def rle(self) -> list[Rle]:
         """Compressed COCO records, one per mask."""
-        return mask_math.encode(self.dense().numpy())
+        return rle_codec.encode(self.dense().numpy())
 
     def boxes(self) -> Float[Tensor, "n 4"]:
         """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
@@ -89,10 +88,6 @@ class Patches(Masks):
     def areas(self) -> Int[Tensor, "n"]:
         """Pixels of each mask."""
         return torch.tensor([np.count_nonzero(p.pixels) for p in self._patches], dtype=torch.int64)
-
-    def to(self, device: torch.device | str) -> Masks:
-        """The same masks, dense, on ``device``."""
-        return Masks.from_dense(self.dense()).to(device)
 
     def only(self, chosen: Bool[np.ndarray, "n"]) -> "Patches":
         """As many masks, without a pixel where not ``chosen``."""
@@ -132,7 +127,7 @@ class Patches(Masks):
         return Patches(self.size, turned)
 
     def scale(self, size: tuple[int, int]) -> "Patches":
-        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.geometry.rle.resample` does
+        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.geometry.masks.resample` does
         it."""
         if tuple(size) == self.size:
             return self
@@ -146,9 +141,6 @@ class Patches(Masks):
             top, values = rows.apply(values.T, y)
             scaled.append(Patch((values > 0.5).view(np.uint8), left, top))
         return Patches(size, scaled)
-
-    def __repr__(self) -> str:
-        return f"Patches({len(self)}, size={self.size})"
 
 
 _NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
@@ -180,17 +172,7 @@ class Taps:
 
 def _decode(rle: Rle, size: tuple[int, int]) -> Patch:
     """The patch of a compressed record: only the columns that the mask touches are ever written out."""
-    counts = rle["counts"]
-    code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    # A run is written in digits of five bits, lowest first; bit 5 says that another digit follows, bit 4 of the last
-    # one is the sign; from the fourth run on what is written is the difference to the run two before.
-    last = np.flatnonzero((code & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = 5 * (np.arange(len(code)) - np.repeat(first, last - first + 1))
-    runs = np.add.reduceat((code & 31) << place, first)
-    runs -= ((code[last] >> 4) & 1) << (place[last] + 5)
-    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-
+    runs = rle_codec.run_lengths(rle["counts"])
     height = size[0]
     edges = runs.cumsum()
     starts, ends = edges[0:-1:2], edges[1::2]  # of the foreground, column by column

@@ -21,7 +21,8 @@ from torch import Tensor
 from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.patches import Patch, Patches
 from maskkit.files import replacing
-from maskkit.types import Categories, Target
+from maskkit.prediction import Categories
+from maskkit.targets import Target
 
 Plane = Float[np.ndarray, "h w"]
 Distance = Callable[[Plane, Plane, float], Plane]

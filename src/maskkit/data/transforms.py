@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as TF
 from maskkit.config import AugmentConfig, InputConfig
 from maskkit.data.patches import Patches, Taps
 from maskkit.geometry import boxes as box_math
-from maskkit.types import ImageMeta, Target
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Target
 
 Pixels = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
 """RGB on 0..255: bytes as decoded, float after `Resize`, which does not round."""

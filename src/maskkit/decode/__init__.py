@@ -1,1 +1,82 @@
-"""From the tensors of a model to predictions in original pixels. Numpy and scipy alone."""
+"""From the tensors of a model to predictions in original pixels. Numpy and scipy alone.
+
+A model declares how its outputs are read by ``model.decoder``, one of the frozen dataclasses of this package. The
+decoder travels in checkpoints and exported files as JSON, so every runtime gives the same masks: nothing but arrays
+enters here. Masks become run lengths one by one; dense masks of whole images are never made.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Never, Protocol, cast
+
+import numpy as np
+
+from maskkit.decode.boxes import BoxesOnly, InBoxes, InWindows
+from maskkit.decode.grid import OverInput
+from maskkit.decode.groups import Embeddings, Kernels
+from maskkit.decode.label_map import LabelMap
+from maskkit.decode.segments import Segments
+from maskkit.decode.votes import Votes
+from maskkit.prediction import Categories, ImageMeta, Prediction
+
+
+class Decoder(Protocol):
+    """Makes a prediction of what `Model.select` gives for one image."""
+
+    outputs: ClassVar[Any]
+    """The named tuple of `maskkit.decode.outputs` that it reads."""
+
+    # Never: each decoder takes its own kind of outputs, and `decode` gives it that kind
+    def __call__(self, out: Never, meta: ImageMeta, categories: Categories, score: float = 0.0) -> Prediction:
+        """The prediction in original pixels: objects with a score above ``score``."""
+        ...
+
+
+DECODERS: dict[str, type] = {
+    "boxes_only": BoxesOnly,
+    "in_boxes": InBoxes,
+    "in_windows": InWindows,
+    "over_input": OverInput,
+    "votes": Votes,
+    "kernels": Kernels,
+    "embeddings": Embeddings,
+    "label_map": LabelMap,
+    "segments": Segments,
+}
+"""Every decoder under the name that it has in files."""
+
+
+def decode(
+    decoder: Decoder,
+    arrays: Mapping[str, np.ndarray],
+    metas: Sequence[ImageMeta],
+    categories: Categories,
+    score: float = 0.0,
+) -> list[Prediction]:
+    """Predictions of a batch: ``arrays`` are the fields of the decoder's outputs, with the axis of images in front."""
+    outputs = decoder.outputs
+    images = (outputs(**{name: values[b] for name, values in arrays.items()}) for b in range(len(metas)))
+    return [decoder(cast(Never, out), meta, categories, score) for out, meta in zip(images, metas, strict=True)]
+
+
+def to_dict(decoder: Decoder) -> dict[str, Any]:
+    """A decoder as plain JSON types: its name and its fields."""
+    name = next(name for name, kind in DECODERS.items() if kind is type(decoder))
+    return {"name": name, **dataclasses.asdict(decoder)}  # type: ignore[call-overload]
+
+
+def from_dict(data: Mapping[str, Any]) -> Decoder:
+    """The decoder of `to_dict`'s answer. Raises ``ValueError`` for an unknown name or field, or a wrong type."""
+    name = data.get("name")
+    if not isinstance(name, str) or name not in DECODERS:
+        raise ValueError(f"there is no decoder {name!r}; known are {', '.join(DECODERS)}")
+    kind = DECODERS[name]
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    given = {key: value for key, value in data.items() if key != "name"}
+    for key, value in given.items():
+        if key not in defaults:
+            raise ValueError(f"decoder {name!r} has no field {key!r}; it has {', '.join(defaults) or 'none'}")
+        expected = (int, float) if isinstance(defaults[key], float) else type(defaults[key])
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ValueError(f"decoder {name!r}: {key} is {value!r}, not a {type(defaults[key]).__name__}")
+    return kind(**given)

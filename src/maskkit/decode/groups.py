@@ -1,180 +1,78 @@
-"""Segment, then group: from maps of pixels to instances, for the methods without boxes. Numpy and scipy alone.
+"""Instances without boxes: cells of the input grid that are grouped by growing kernels or by clustering embeddings."""
 
-`expand` is the progressive scale expansion of PSENet, `cluster` finds the modes of pixel embeddings. Both give a map
-with a number per pixel, which `rate` turns into scored and classified groups. No loop runs over pixels.
-"""
-
-from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy import ndimage, sparse
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import ConvexHull, KDTree
+from scipy import ndimage
 from scipy.special import expit
 
-from maskkit.types import Masks
-
-SEEDS = (64, 512, 4096)
-"""Points from which the rounds of `cluster` start."""
-SHIFTS = 5
-"""How often they move."""
-
-
-class Groups(NamedTuple):
-    """The instances of one image on the grid of its maps."""
-
-    numbers: Int[np.ndarray, "h w"]
-    """Whose pixel it is; 0 is nobody's."""
-    kept: Int[np.ndarray, "n"]
-    """The numbers that count as instances."""
-    labels: Int[np.ndarray, "n"]
-    scores: Float[np.ndarray, "n"]
+from maskkit.decode.clustering import Groups, cluster, expand, rate
+from maskkit.decode.grid import input_taps, over_input
+from maskkit.decode.outputs import EmbeddingMaps, KernelMaps
+from maskkit.geometry import rle as rle_codec
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
 
 
-def of_kernels(fields: Mapping[str, np.ndarray]) -> Groups:
-    """Groups of one image of `maskkit.models.base.SelectedKernels`."""
-    min_area, min_score = fields["limits"]
-    kernels = fields["kernels"]
-    return rate(expand(kernels > 0, min_area), expit(kernels[0]), fields["classes"], min_area, min_score)
+@dataclass(frozen=True)
+class Kernels:
+    """Instances that grow from the smallest kernels (PSENet, section 3.2)."""
+
+    outputs: ClassVar[type[KernelMaps]] = KernelMaps
+    min_area: float = 0.0
+    """Cells of the smallest instance that counts."""
+    min_score: float = 0.0
+    """Mean probability of the faintest instance that counts."""
+
+    def __call__(
+        self, out: KernelMaps[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
+    ) -> Prediction:
+        """The instances with a score above ``score``, in original pixels."""
+        numbers = expand(out.kernels > 0, self.min_area)
+        groups = rate(numbers, expit(out.kernels[0]), out.classes, self.min_area, self.min_score)
+        return _prediction(groups, meta, categories, score)
 
 
-def of_embeddings(fields: Mapping[str, np.ndarray]) -> Groups:
-    """Groups of one image of `maskkit.models.base.SelectedEmbeddings`."""
-    min_area, min_score, bandwidth = fields["limits"]
-    foreground = fields["foreground"] > 0.5
-    numbers = np.zeros(foreground.shape, np.int64)
-    numbers[foreground] = cluster(fields["embeddings"][:, foreground].T, bandwidth) + 1
-    return rate(numbers, fields["foreground"], fields["classes"], min_area, min_score)
+@dataclass(frozen=True)
+class Embeddings:
+    """Instances as clusters of the embeddings of foreground cells (discriminative loss, section 3.3)."""
+
+    outputs: ClassVar[type[EmbeddingMaps]] = EmbeddingMaps
+    bandwidth: float = 1.0
+    """Radius of the mean shift."""
+    min_area: float = 0.0
+    """Cells of the smallest instance that counts."""
+    min_score: float = 0.0
+    """Mean probability of the faintest instance that counts."""
+
+    def __call__(
+        self, out: EmbeddingMaps[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
+    ) -> Prediction:
+        """The instances with a score above ``score``, in original pixels."""
+        foreground = out.foreground > 0.5
+        numbers = np.zeros(foreground.shape, np.int64)
+        numbers[foreground] = cluster(out.embeddings[:, foreground].T, self.bandwidth) + 1
+        groups = rate(numbers, out.foreground, out.classes, self.min_area, self.min_score)
+        return _prediction(groups, meta, categories, score)
 
 
-def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.ndarray, "h w"]:
-    """Progressive scale expansion (PSENet, section 3.2): the number of an instance per pixel, 0 for none.
-
-    ``kernels`` go from the complete objects to the smallest kernels. Components of the smallest (4 neighbours, at
-    least ``min_area`` cells) grow through ever larger kernels; a pixel belongs to who reaches it first. This is the
-    official queue to the letter: pixels in row-major order, neighbours in the order up, down, left, right, and a pixel
-    that has spread once is done even where a larger kernel would let it spread further. Pixels of the queue that are
-    equally many steps from its beginning cannot see each other's claims, so each such wave is one array operation.
-    """
-    complete = kernels[0]
-    numbers = np.empty(complete.shape, np.int32)
-    ndimage.label(kernels[-1] & complete, output=numbers)
-    small = np.bincount(numbers.ravel()) < min_area
-    numbers[small[numbers]] = 0
-
-    grid = np.pad(numbers, 1)  # the rim keeps steps inside
-    owner, width = grid.reshape(-1), grid.shape[1]
-    claim = np.zeros_like(owner)
-    steps = np.array([-width, width, -1, 1])
-    may_open = np.pad(complete, 1).reshape(-1)
-    queue = np.flatnonzero(owner)
-    for kernel in kernels[-2::-1]:
-        is_open = np.pad(kernel & complete, 1).reshape(-1)
-        done = []
-        # a pixel without a free neighbour in the complete object will never spread again
-        queue = queue[((owner[queue[:, None] + steps] == 0) & may_open[queue[:, None] + steps]).any(1)]
-        while len(queue):
-            reached = queue[:, None] + steps  # (q, 4)
-            source, way = np.nonzero(is_open[reached] & (owner[reached] == 0))
-            targets = reached[source, way]
-            turn = np.arange(len(targets))
-            claim[targets[::-1]] = turn[::-1]  # of several claims the first is written last
-            source, targets = (claimed[claim[targets] == turn] for claimed in (source, targets))
-            owner[targets] = owner[queue[source]]
-            has_spread = np.zeros(len(queue), bool)
-            has_spread[source] = True
-            done.append(queue[~has_spread])
-            queue = targets
-        queue = np.concatenate(done) if done else queue
-    return grid[1:-1, 1:-1].astype(np.int64)
-
-
-def cluster(points: Float[np.ndarray, "p d"], bandwidth: float) -> Int[np.ndarray, "p"]:
-    """Clusters 0, 1, ... of embeddings: the modes that mean shift with a flat kernel of radius ``bandwidth`` finds.
-
-    De Brabandere et al. (section 3.3) take one object after the other: start at a pixel, move to the mean of what is
-    near until it stays, take all that is near away. Here many begin at once, `SEEDS` at first and more in each round,
-    evenly spaced among the points that no mode is near to yet: large clusters go first, while there are few seeds, and
-    small ones remain for the rounds of many. In the end every point joins the nearest mode.
-    """
-    if len(points) == 0:
-        return np.zeros(0, np.int64)
-    left, modes = points.astype(np.float64), np.zeros((0, points.shape[1]))
-    for count in SEEDS:
-        seeds, tree = left[:: -(-len(left) // count)], KDTree(left)
-        for _ in range(SHIFTS):
-            near = _near(seeds, tree, bandwidth)
-            weight = near.sum(1)[:, None]
-            seeds = np.where(weight > 0, (near @ left) / np.maximum(weight, 1), seeds)
-        found, group = connected_components(_near(seeds, KDTree(seeds), bandwidth / 2), directed=False)
-        member = sparse.csr_array((np.ones(len(seeds)), (group, np.arange(len(seeds)))), shape=(found, len(seeds)))
-        fresh = (member @ seeds) / member.sum(1)[:, None]
-        modes = np.concatenate([modes, fresh])
-        left = left[KDTree(fresh).query(left)[0] > bandwidth]
-        if len(left) == 0:
-            break
-    return np.asarray(KDTree(modes).query(points)[1])
-
-
-def _near(seeds: Float[np.ndarray, "s d"], tree: KDTree, radius: float) -> sparse.csr_array:
-    """1 for every seed and point of ``tree`` that are at most ``radius`` apart."""
-    pairs = KDTree(seeds).sparse_distance_matrix(tree, radius, output_type="ndarray")
-    return sparse.csr_array((np.ones(len(pairs)), (pairs["i"], pairs["j"])), shape=(len(seeds), tree.n))
-
-
-def rate(
-    numbers: Int[np.ndarray, "h w"],
-    probability: Float[np.ndarray, "h w"],
-    classes: Int[np.ndarray, "h w"],
-    min_area: float,
-    min_score: float,
-) -> Groups:
-    """Score and class of each group of at least ``min_area`` pixels and a mean ``probability`` of ``min_score``.
-
-    The class is the one most pixels vote for. The score is the mean probability times the share of these votes, which
-    is 1 where there is one class.
-    """
-    flat = numbers.reshape(-1)
-    area = np.bincount(flat)
-    mean = np.bincount(flat, probability.reshape(-1)) / np.maximum(area, 1)
-    kept = np.flatnonzero((area >= max(min_area, 1)) & (mean >= min_score))
-    kept = kept[kept > 0]
-    most = int(classes.max(initial=0)) + 1
-    votes = np.bincount(flat * most + classes.reshape(-1).astype(np.int64), minlength=len(area) * most)
-    votes = votes.reshape(-1, most)[kept]
-    labels = votes.argmax(1) if len(kept) else np.zeros(0, np.int64)
-    share = votes.max(1, initial=0) / area[kept]
-    return Groups(numbers, kept, labels, (mean[kept] * share).astype(np.float32))
-
-
-def quadrilaterals(masks: Masks) -> Float[np.ndarray, "n 4 2"]:
-    """The rectangle of least area around each mask, its corners ``x y`` in pixel edges; zeros for an empty mask."""
-    found = np.zeros((len(masks), 4, 2), np.float32)
-    for i in range(len(masks)):
-        y, x = np.nonzero(masks[i].dense()[0].numpy())
-        if len(y):
-            corners = np.stack([x, y], 1)[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-            found[i] = least_rectangle(corners.reshape(-1, 2))
-    return found
-
-
-def least_rectangle(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "4 2"]:
-    """Corners in turn of the rectangle of least area around ``points``: one of its sides lies on their hull."""
-    points = np.unique(np.asarray(points, np.float64), axis=0)
-    flat = points - points[0]
-    if np.linalg.matrix_rank(flat) < 2:  # a point or a line has no hull
-        along = flat[np.abs(flat).sum(1).argmax()]
-        ends = flat @ along
-        a, b = points[ends.argmin()], points[ends.argmax()]
-        return np.stack([a, b, b, a])
-    hull = points[ConvexHull(points).vertices]
-    sides = np.roll(hull, -1, 0) - hull
-    sides /= np.linalg.norm(sides, axis=1, keepdims=True)
-    axes = np.stack([sides, sides[:, ::-1] * [-1, 1]], 1)  # (s, 2, 2): along the side and across it
-    spans = np.einsum("sij,pj->sip", axes, hull)
-    low, high = spans.min(2), spans.max(2)
-    best = (high - low).prod(1).argmin()
-    box = np.stack([low[best], high[best]])
-    return np.stack([[box[i, 0], box[j, 1]] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]) @ axes[best]
+def _prediction(groups: Groups, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
+    """Groups as instances: masks as `OverInput` makes them, boxes tight around them."""
+    order = np.argsort(-groups.scores, kind="stable")
+    order = order[groups.scores[order] > score]
+    y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(groups.numbers.shape))
+    extents = ndimage.find_objects(groups.numbers)
+    rles = []
+    for number in groups.kept[order].tolist():
+        # one cell more on every side: values are interpolated between the group and what surrounds it
+        rows, columns = (slice(max(side.start - 1, 0), side.stop + 1) for side in extents[number - 1])
+        mask = (groups.numbers[rows, columns] == number).astype(np.float32)
+        rles.append(over_input(mask, y, x, meta.size, rows.start, columns.start))
+    found = Instances(
+        rle_codec.boxes(rles),
+        groups.labels[order].astype(np.int64),
+        groups.scores[order].astype(np.float32),
+        Masks(meta.size, rles),
+    )
+    visible = np.flatnonzero(rle_codec.area(rles))  # a group may lie in the padding
+    return Prediction(meta, categories, found[visible])

@@ -40,7 +40,8 @@ from maskkit.eval.task import TASKS
 from maskkit.files import replacing, write_json
 from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
-from maskkit.types import Batch, Prediction
+from maskkit.prediction import Prediction
+from maskkit.targets import Batch
 from maskkit.zoo import registry
 
 SAMPLES = 4
@@ -50,6 +51,10 @@ SAMPLE_SCORE = 0.3
 """Least score of what is drawn there."""
 
 T = TypeVar("T")
+
+
+LABELS = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
+"""Kinds of supervision as messages call them, the richest first."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     notes += precision_notes(settings.precision, device)
     torch.manual_seed(settings.seed)
     model = registry.model_class(config.preset)(config.model)
-    if reason := model.objection(config.data, categories):
+    if reason := model.why_not(config.data, categories):
         raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if going_on:
         checkpoint.check_same(config, categories, images, last)
@@ -131,7 +136,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
             set_rate(optimizer, rate)
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                raw = network(batch.images.contiguous(memory_format=layout), batch.targets)
+                raw = network(batch.images.contiguous(memory_format=layout), batch.sizes, batch.targets)
             terms = model.loss(convert_to_fp32(raw), batch)
             # the one time in a step that the device is waited for: a loss that is not finite may not reach the weights
             whole = accelerator.reduce(torch.stack([t.detach() for t in terms.values()]), "mean")
@@ -198,14 +203,17 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     objects = [a for record in train_set.records for a in record.annotations]
     maps = [record.semantic for record in train_set.records if record.semantic is not None]
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
-    there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks"} if masks else set())
-    wanted = {"masks": {"masks", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[data.labels]
+    there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks", "label_map"} if masks else set())
+    wanted = {"masks": {"masks", "label_map", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}[
+        data.labels
+    ]
     if not objects and not any(m.classes for m in maps):
         raise DataError(f"{data.train}: no image has an object, there is nothing to learn; add annotations")
-    needs = kind.needs_of(config.model)
-    if not set(needs) & there & wanted:
+    supervision = kind.supervision_of(config.model)
+    if not supervision & there & wanted:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
-        raise DataError(f"{data.train}: {config.preset} learns from {' or '.join(needs)}, but {given}")
+        enough = " or ".join(name for kind, name in LABELS.items() if kind in supervision)
+        raise DataError(f"{data.train}: {config.preset} learns from {enough}, but {given}")
     if data.saliency is not None:
         train_set = train_set.with_saliency(Path(data.saliency))
     return train_set, val_set, notes
@@ -261,7 +269,7 @@ def draw(prediction: Prediction, folder: Path) -> None:
 
 def keep_batch(batch: Batch, values: Mapping[str, float], step: int, path: Path) -> str:
     """Write the batch of a loss that is not finite to ``path``; gives the message to stop with."""
-    tensors = {"images": batch.images, "valid": batch.valid}
+    tensors = {"images": batch.images, "sizes": batch.sizes}
     for i, target in enumerate(batch.targets):
         tensors |= {f"boxes/{i}": target.boxes, f"labels/{i}": target.labels, f"crowd/{i}": target.crowd}
         if target.masks is not None:

@@ -17,7 +17,7 @@ from maskkit.eval.panoptic import report as panoptic_report
 from maskkit.eval.semantic import metric as semantic
 from maskkit.eval.semantic import report as semantic_report
 from maskkit.files import write_json
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 
 class Result(Protocol):

@@ -1,4 +1,4 @@
-"""Mathematics of masks: run-length encoding (COCO's), polygons, resampling, IoU.
+"""Run-length encoded masks as COCO has them. Numpy alone.
 
 A *run-length record* is the COCO dict ``{"size": [H, W], "counts": bytes}`` (compressed) throughout the package; the
 arithmetic on it is faster-coco-eval's. Dense masks are ``(N, H, W)``.
@@ -8,15 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 Rle = dict[str, Any]
-
-_FAR = 1e6
 
 
 def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
@@ -53,35 +48,18 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
     return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).view(bool)  # (N, H, W)
 
 
-def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
-    """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does.
-
-    Raises ``ValueError`` for a polygon of fewer than three points, for half a point, and for a coordinate that is not
-    a number or further out than any image reaches: the rasteriser would take four numbers for a box, drop half a
-    point, and walk along the outline, pixel by pixel, for ever.
-    """
-    if not polygons:
-        return empty(size)
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon needs three points at least, x and y of each, got {len(polygon)} numbers")
-        if not np.all(np.abs(np.asarray(polygon, float)) < _FAR):
-            raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
-    parts = coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size)
-    return coco_mask.merge(parts)  # type: ignore[arg-type]
-
-
 def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     """Compressed record of an uncompressed one (COCO stores crowds as a list of run lengths)."""
     return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)  # type: ignore[return-value]
 
 
-def run_lengths(counts: bytes) -> Int[np.ndarray, "n"]:
+def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
     """Run lengths of COCO's compressed text: five bits per character, lowest first, bit 6 says that more follow.
 
     From the fourth number on, each is the difference to the one two places before.
     """
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise ValueError("the counts are not COCO's compressed run lengths; export the mask again")
     ends = np.flatnonzero(codes & 32 == 0)
@@ -123,32 +101,8 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
     return np.asarray(coco_mask.iou(list(a), list(b), flags)).reshape(len(a), len(b))
 
 
-def maskness(masks: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
-    """Mean probability of the cells that are rather foreground; 0 without any (SOLO, section 3.3)."""
-    likely = masks > 0.5
-    return (masks * likely).sum((-2, -1)) / likely.sum((-2, -1)).clamp(min=1)
-
-
-def dense_boxes(dense: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """Tight boxes ``x1 y1 x2 y2`` (pixel edges) around dense masks; zeros for an empty one."""
-    n, height, width = dense.shape
-    rows, columns = dense.any(2), dense.any(1)  # (N, H), (N, W)
-    if n == 0 or height == 0 or width == 0:
-        return torch.zeros(n, 4, device=dense.device)
-    # argmax gives the first maximum, so flipping gives the last one
-    edges = [
-        columns.int().argmax(1),
-        rows.int().argmax(1),
-        width - columns.flip(1).int().argmax(1),
-        height - rows.flip(1).int().argmax(1),
-    ]
-    return torch.stack(edges, 1).float() * rows.any(1, keepdim=True)  # (N, 4)
-
-
-def resample(dense: Tensor, size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
-    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (the rule YOLACT trains with)."""
-    if tuple(dense.shape[-2:]) == tuple(size):
-        return dense.bool()
-    if len(dense) == 0:
-        return torch.zeros(0, *size, dtype=torch.bool, device=dense.device)
-    return F.interpolate(dense[None].float(), size=size, mode="bilinear", align_corners=False)[0] > 0.5
+def to_text(rle: Rle) -> Rle:
+    """The record as JSON can hold it: ``counts`` as text."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(v) for v in rle["size"]], "counts": text}

@@ -16,7 +16,7 @@ from scipy import ndimage
 from maskkit.data.images import read_image
 from maskkit.errors import DataError
 from maskkit.files import replacing
-from maskkit.types import Prediction
+from maskkit.prediction import Prediction
 
 if TYPE_CHECKING:
     import supervision
@@ -45,7 +45,7 @@ def to_supervision(prediction: Prediction) -> supervision.Detections:
     names = np.array([prediction.categories.names[int(label)] for label in found.labels])
     return sv.Detections(
         xyxy=np.asarray(found.boxes, np.float32),
-        mask=found.masks.dense().cpu().numpy() if found.masks is not None else None,
+        mask=found.masks.dense() if found.masks is not None else None,
         confidence=np.asarray(found.scores, np.float32),
         class_id=np.asarray(found.labels, int),
         data={"class_name": names},
@@ -63,9 +63,9 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
         return _name_regions(paint(image, prediction.semantic, len(names)), prediction.semantic, names)
     if prediction.panoptic is not None:
         ids, segments = prediction.panoptic.ids, prediction.panoptic.segments
-        order = np.zeros(1 + max((s["id"] for s in segments), default=0), np.int64)
-        order[[s["id"] for s in segments]] = np.arange(1, len(segments) + 1)
-        numbers, labels = order[ids], [s["label"] for s in segments]
+        order = np.zeros(1 + max((s.id for s in segments), default=0), np.int64)
+        order[[s.id for s in segments]] = np.arange(1, len(segments) + 1)
+        numbers, labels = order[ids], [s.label for s in segments]
         tinted = paint_segments(image, numbers, labels, len(names))
         return _name_regions(tinted, numbers, ["", *(names[label] for label in labels)])
     sv = _supervision()
@@ -81,7 +81,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
     at_once = max(1, _MASK_BYTES // (height * width))
     for start in range(0, len(order) if found.masks is not None else 0, at_once):
         part = order[start : start + at_once]
-        some = sv.Detections(boxes[part], mask=found.masks[part].dense().cpu().numpy())  # type: ignore[index]
+        some = sv.Detections(boxes[part], mask=found.masks[part].dense())  # type: ignore[index]
         canvas = sv.MaskAnnotator(opacity=0.45, **style).annotate(canvas, some, custom_color_lookup=part)
     thickness = max(1, round(min(height, width) / 300))
     canvas = sv.BoxAnnotator(thickness=thickness, **style).annotate(

@@ -16,14 +16,17 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, Tta
 from maskkit.data.dataset import Dataset
 from maskkit.data.images import read_image
 from maskkit.data.loader import collate, eval_loader
 from maskkit.data.transforms import apply, eval_ops
+from maskkit.decode import LabelMap, decode
 from maskkit.errors import DataError
+from maskkit.infer.tta import probabilities
 from maskkit.models.base import Model
-from maskkit.types import Batch, Categories, ImageMeta, Prediction, Target
+from maskkit.prediction import Categories, ImageMeta, Prediction
+from maskkit.targets import Batch, Target
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
 """An image file, or RGB pixels: ``(H, W, 3)`` uint8 array, PIL image, ``(3, H, W)`` uint8 tensor."""
@@ -46,6 +49,7 @@ def predict_dataset(
     device: torch.device | str | None = None,
     score: float = 0.0,
     progress: Callable[[int], None] | None = None,
+    tta: Tta | None = None,
 ) -> Iterator[Prediction]:
     """Predictions for every image of ``dataset``, in its order; ``progress`` is told how many have just been done.
 
@@ -54,7 +58,7 @@ def predict_dataset(
     device = device if device is not None else next(model.parameters()).device
     with evaluating(model.to(device)):
         for group in eval_loader(dataset, input, batch, workers):
-            yield from predict_batch(model, group.to(device), categories, score)
+            yield from predict_batch(model, group.to(device), categories, score, tta, input)
             if progress is not None:
                 progress(len(group))
 
@@ -68,6 +72,7 @@ def predict_images(
     batch: int = 1,
     score: float = 0.0,
     failed: Callable[[Failure], None] | None = None,
+    tta: Tta | None = None,
 ) -> Iterator[Prediction]:
     """Predictions for ``sources``, in order; image ids are their positions, counted from 1.
 
@@ -79,7 +84,7 @@ def predict_images(
     with evaluating(model):
         while group := list(islice(images, batch)):
             samples = [apply(ops, (image, Target.of([], []), meta), rng) for image, meta in group]
-            predictions = predict_batch(model, collate(samples, input).to(device), categories, score)
+            predictions = predict_batch(model, collate(samples, input).to(device), categories, score, tta, input)
             for prediction, (image, meta) in zip(predictions, group, strict=True):
                 if not meta.path:
                     prediction.image = image.permute(1, 2, 0).numpy()  # (H, W, 3)
@@ -87,10 +92,20 @@ def predict_images(
 
 
 @torch.inference_mode()
-def predict_batch(model: Model, batch: Batch, categories: Categories, score: float = 0.0) -> list[Prediction]:
+def predict_batch(
+    model: Model,
+    batch: Batch,
+    categories: Categories,
+    score: float = 0.0,
+    tta: Tta | None = None,
+    input: InputConfig | None = None,
+) -> list[Prediction]:
     """Predictions of one collated batch, which is on the model's device."""
     images = batch.images.contiguous(memory_format=torch.channels_last)
-    return model.decode(model(images), batch.metas, categories, score)
+    if tta is not None and input is not None:
+        mean = probabilities(lambda x: model.select(model(x)).logits, images, tta, input)
+        return decode(LabelMap(), {"logits": mean.cpu().numpy()}, batch.metas, categories)
+    return model.decode(model(images, batch.sizes), batch.metas, categories, score)
 
 
 def read_source(source: Source) -> UInt8[Tensor, "3 h w"]:

@@ -20,9 +20,9 @@ from maskkit.data.dataset import Dataset
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.infer.draw import save_labels
-from maskkit.infer.tta import sum_over_views
+from maskkit.infer.tta import sum_over_scales
 from maskkit.nn.semantic import rival_scores
-from maskkit.types import Prediction
+from maskkit.prediction import Prediction
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ def localise(
     def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 p cy cx"]:
         return model.activations(model(view))[:, present]
 
-    total = sum_over_views(score, image, input, tags.device, views.scales, views.base)
+    total = sum_over_scales(score, image, input, tags.device, views.scales, views.base)
     return rival_scores(total[None], views.threshold)[0]
 
 

@@ -16,9 +16,9 @@ from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.geometry import rle as mask_math
 from maskkit.infer.predict import evaluating, predict_images
-from maskkit.infer.tta import sum_over_views
+from maskkit.infer.tta import sum_over_scales
 from maskkit.models.base import Model
-from maskkit.types import Categories, Prediction
+from maskkit.prediction import Categories, Prediction
 
 SURE = 0.3
 """Least score of an object that stands out."""
@@ -64,7 +64,7 @@ def not_background(
     def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 1 cy cx"]:
         return 1 - model.select(model(view)).logits.softmax(1)[:, background, None]
 
-    return sum_over_views(score, image, input, next(model.parameters()).device)[0] / 2
+    return sum_over_scales(score, image, input, next(model.parameters()).device)[0] / 2
 
 
 def foreground(prediction: Prediction) -> UInt8[np.ndarray, "h w"]:

@@ -1,11 +1,10 @@
-"""Testing a semantic model on several views of an image: scales, mirror images, sliding windows, and a CRF at the end.
+"""Test-time augmentation of semantic models: scales, mirror images, sliding windows, and a CRF at the end.
 
-The class probabilities of all views are averaged. `ManyViews` wraps a model and is one, so that prediction, evaluation
-and the command line take it as they take any other.
+`probabilities` is a function over a model's logits: it averages the class probabilities of every augmented image.
+`sum_over_scales` does the same for any maps of one image at its own resolution.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,84 +13,63 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from maskkit.config import InputConfig, Views
+from maskkit.config import InputConfig, Tta
 from maskkit.data.loader import normalise
-from maskkit.models.base import Model, SelectedSemantic
 from maskkit.nn.crf import CrfConfig, mean_field
-from maskkit.types import Batch, Target
+
+Logits = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b k _ _"]]
+"""What gives class logits, at any resolution, for normalised images."""
 
 
-class ViewsRaw(NamedTuple):
-    """What `ManyViews.forward` gives."""
-
-    probabilities: Float[Tensor, "b k h w"]
-
-
-class ManyViews(Model):
-    """A semantic model that looks at an image in many ways before it decides. It does not learn."""
-
-    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-
-    def __init__(self, model: Model, views: Views, input: InputConfig) -> None:
-        super().__init__()
-        self.model, self.views, self.input = model, views, input
-        self.config = model.config
-
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> ViewsRaw:
-        """Mean class probabilities of normalised images, at their own size."""
-        size = (images.shape[2], images.shape[3])
-        base = self.views.base or max(size)
-        total = images.new_zeros(())
-        for scale in self.views.scales:
-            factor = round(base * scale) / max(size)
-            scaled = [max(1, round(side * factor)) for side in size]
-            view = F.interpolate(images, size=scaled, mode="bilinear")
-            total = total + F.interpolate(self._slide(view), size=size, mode="bilinear")
-        mean = total / len(self.views.scales)
-        if self.views.crf:
-            std, shift = (mean.new_tensor(v)[:, None, None] for v in (self.input.std, self.input.mean))
-            pixels = (images * std + shift).clamp(0, 255)
-            mean = torch.stack([mean_field(p, x, CrfConfig()) for p, x in zip(mean, pixels, strict=True)])
-        return ViewsRaw(mean)
-
-    def _slide(self, view: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Probabilities of a view, averaged where windows overlap; padded with the mean colour to a window at least."""
-        if self.views.window is None:
-            return self._look(view)
-        height, width = view.shape[2:]
-        window = self.views.window
-        missing = [max(want - have, 0) for want, have in zip(window, (height, width), strict=True)]
-        top, left = missing[0] // 2, missing[1] // 2
-        padded = F.pad(view, [left, missing[1] - left, top, missing[0] - top])
-        total, count = view.new_zeros(()), view.new_zeros(1, 1, *padded.shape[2:])
-        for y, x in places((padded.shape[2], padded.shape[3]), window, self.views.overlap):
-            part = slice(y, y + window[0]), slice(x, x + window[1])
-            found = self._look(padded[:, :, part[0], part[1]])
-            if total.ndim == 0:
-                total = view.new_zeros(len(view), found.shape[1], *padded.shape[2:])
-            total[:, :, part[0], part[1]] += found
-            count[:, :, part[0], part[1]] += 1
-        return (total / count)[:, :, top : top + height, left : left + width]
-
-    def _look(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Probabilities of what is shown to the network, and of its mirror image."""
-        found = self._probabilities(images)
-        return (found + self._probabilities(images.flip(3)).flip(3)) / 2 if self.views.flip else found
-
-    def _probabilities(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        logits = self.model.select(self.model(images)).logits.float()
-        return F.interpolate(logits, size=images.shape[2:], mode="bilinear").softmax(1)
-
-    def loss(self, raw: ViewsRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Views serve testing alone."""
-        raise NotImplementedError("views serve testing alone; train the model inside")
-
-    def select(self, raw: ViewsRaw) -> SelectedSemantic:
-        """The probabilities, whose order is that of logits."""
-        return SelectedSemantic(raw.probabilities)
+def probabilities(
+    logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta, input: InputConfig
+) -> Float[Tensor, "b k h w"]:
+    """Mean class probabilities of normalised ``images`` at their own size, over all that ``tta`` asks for."""
+    size = (images.shape[2], images.shape[3])
+    base = tta.base or max(size)
+    total = images.new_zeros(())
+    for scale in tta.scales:
+        factor = round(base * scale) / max(size)
+        scaled = [max(1, round(side * factor)) for side in size]
+        resized = F.interpolate(images, size=scaled, mode="bilinear")
+        total = total + F.interpolate(_windows(logits_of, resized, tta), size=size, mode="bilinear")
+    mean = total / len(tta.scales)
+    if not tta.crf:
+        return mean
+    std, shift = (mean.new_tensor(v)[:, None, None] for v in (input.std, input.mean))
+    pixels = (images * std + shift).clamp(0, 255)
+    return torch.stack([mean_field(p, x, CrfConfig()) for p, x in zip(mean, pixels, strict=True)])
 
 
-def sum_over_views(
+def _windows(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
+    """Probabilities averaged where windows overlap; images smaller than a window are padded with the mean colour."""
+    if tta.window is None:
+        return _mirrored(logits_of, images, tta)
+    height, width = images.shape[2:]
+    missing = [max(want - have, 0) for want, have in zip(tta.window, (height, width), strict=True)]
+    top, left = missing[0] // 2, missing[1] // 2
+    padded = F.pad(images, [left, missing[1] - left, top, missing[0] - top])
+    total, count = images.new_zeros(()), images.new_zeros(1, 1, *padded.shape[2:])
+    for y, x in window_corners((padded.shape[2], padded.shape[3]), tta.window, tta.overlap):
+        rows, columns = slice(y, y + tta.window[0]), slice(x, x + tta.window[1])
+        found = _mirrored(logits_of, padded[:, :, rows, columns], tta)
+        if total.ndim == 0:
+            total = images.new_zeros(len(images), found.shape[1], *padded.shape[2:])
+        total[:, :, rows, columns] += found
+        count[:, :, rows, columns] += 1
+    return (total / count)[:, :, top : top + height, left : left + width]
+
+
+def _mirrored(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
+    """Probabilities at the size of ``images``, averaged with those of the mirror images where ``tta`` asks for it."""
+
+    def soft(view: Tensor) -> Tensor:
+        return F.interpolate(logits_of(view).float(), size=images.shape[2:], mode="bilinear").softmax(1)
+
+    return (soft(images) + soft(images.flip(3)).flip(3)) / 2 if tta.flip else soft(images)
+
+
+def sum_over_scales(
     score: Callable[[Tensor], Tensor],
     image: UInt8[Tensor, "3 h w"],
     input: InputConfig,
@@ -119,7 +97,7 @@ def sum_over_views(
     return total
 
 
-def places(size: tuple[int, int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, int]]:
+def window_corners(size: tuple[int, int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, int]]:
     """Upper left corners (y, x) of windows that cover ``size`` (H, W), the last ones moved back to its border."""
     starts = []
     for side, length in zip(size, window, strict=True):

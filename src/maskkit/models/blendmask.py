@@ -36,7 +36,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, BoxOnly, InputConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedInBoxes
+from maskkit.decode import InBoxes
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.fcos import (
     FcosConfig,
     FcosHead,
@@ -51,7 +53,7 @@ from maskkit.nn.fcos import (
 )
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 STRIDE = 4
@@ -147,11 +149,11 @@ def lay_out(
     return spread.masked_fill((at.abs() > 1).any(3), OUTSIDE)
 
 
-class BlendMask(Model):
+class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with attention, bases, and a blender without parameters."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = InBoxes()
     config: BlendMaskConfig
 
     def __init__(self, config: BlendMaskConfig) -> None:
@@ -163,7 +165,12 @@ class BlendMask(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> BlendMaskRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> BlendMaskRaw:
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
@@ -225,14 +232,14 @@ class BlendMask(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: BlendMaskRaw) -> SelectedInBoxes:
+    def select(self, raw: BlendMaskRaw) -> ObjectMasks[Tensor]:
         """The best boxes after NMS and the masks inside them."""
         found = detect(raw.fcos, self.config)
         logits = blend(self.crops(raw.bases, as_rois(found.boxes)), found.extra.flatten(0, 1), self.config.attention)
         height, width = input_size(raw.fcos, self.config)
         boxes = found.boxes / found.boxes.new_tensor([width, height, width, height])
         masks = logits.sigmoid().unflatten(0, found.scores.shape)
-        return SelectedInBoxes(boxes, found.labels, found.scores, masks, found.scores)
+        return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 
 def semantic_loss(logits: Float[Tensor, "b c h w"], batch: Batch) -> Float[Tensor, ""]:

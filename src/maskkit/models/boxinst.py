@@ -29,7 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskkit.config import BoxOnly, Preset
-from maskkit.models.base import Model, SelectedAtLocations
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
     DynamicMaskNet,
@@ -39,7 +41,7 @@ from maskkit.nn.dynamic_mask import (
     mask_terms,
 )
 from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
@@ -52,11 +54,11 @@ class BoxInstConfig(DynamicMaskConfig):
     """Positives of an image that enter the mask loss, shared out equally among its objects, best scored first."""
 
 
-class BoxInst(DynamicMaskNet, Model):
+class BoxInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """CondInst's network, taught by boxes."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("boxes",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    decoder = OverInput(offset=0.5)
     config: BoxInstConfig
 
     def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -69,11 +71,11 @@ class BoxInst(DynamicMaskNet, Model):
         terms = mask_terms(raw, shared_out(positives, raw.fcos, self.config.masks_to_train), batch, self.config)
         return losses | {name: terms[name] for name in ("projection", "pairwise")}
 
-    def select(self, raw: DynamicMaskRaw) -> SelectedAtLocations:
+    def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
         """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
         found, masks = find(raw, self.config)
         boxes = relative_boxes(found, raw.fcos, self.config)
-        return SelectedAtLocations(boxes, found.labels, found.scores, masks, found.scores)
+        return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 
 def without_masks(target: Target) -> Target:

@@ -33,7 +33,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskkit.config import BoxOnly, Preset
-from maskkit.models.base import Model, SelectedAtLocations
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
     DynamicMaskNet,
@@ -44,7 +46,7 @@ from maskkit.nn.dynamic_mask import (
     semantic_loss,
 )
 from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
-from maskkit.types import Batch
+from maskkit.targets import Batch
 from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
@@ -56,11 +58,11 @@ class CondInstConfig(DynamicMaskConfig):
     """Positives of a batch that enter the mask loss, chosen at random."""
 
 
-class CondInst(DynamicMaskNet, Model):
+class CondInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with a mask branch and a dynamic mask head for every object."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = OverInput(offset=0.5)
     config: CondInstConfig
 
     def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -74,11 +76,11 @@ class CondInst(DynamicMaskNet, Model):
             losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.semantic, batch)
         return losses
 
-    def select(self, raw: DynamicMaskRaw) -> SelectedAtLocations:
+    def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
         """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
         found, masks = find(raw, self.config)
         boxes = relative_boxes(found, raw.fcos, self.config)
-        return SelectedAtLocations(boxes, found.labels, found.scores, masks, found.scores)
+        return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 
 def some(positives: Positives, count: int) -> Positives:

@@ -28,16 +28,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
@@ -147,11 +149,12 @@ class PadFirst(nn.Module):
         return x + y if self.has_skip else y
 
 
-class Deeplab(Model):
+class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
     """DeepLab in its four versions."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
+    decoder = LabelMap()
     config: DeeplabConfig
 
     def __init__(self, config: DeeplabConfig) -> None:
@@ -198,7 +201,12 @@ class Deeplab(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DeeplabRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> DeeplabRaw:
         """Raw outputs of normalised images."""
         features = self.backbone(images)
         logits = self.head(features)
@@ -232,13 +240,13 @@ class Deeplab(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: DeeplabRaw) -> SelectedSemantic:
+    def select(self, raw: DeeplabRaw) -> ClassLogits[Tensor]:
         """The logits; enlarged to the input where their corners lie on its corners."""
         if not self.config.align_corners:
-            return SelectedSemantic(raw.logits)
+            return ClassLogits(raw.logits)
         stride = 4 if self.config.version == "v3+" else self.config.output_stride
         size = [stride * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
-        return SelectedSemantic(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
+        return ClassLogits(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
 
 
 MODEL = Deeplab

@@ -33,12 +33,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedEmbeddings
+from maskkit.decode import Embeddings
+from maskkit.decode.outputs import EmbeddingMaps
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
@@ -97,16 +99,16 @@ class Branch(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(width, out, 1))
 
 
-class Embedding(Model):
+class Embedding(Model[EmbeddingRaw, EmbeddingMaps[Tensor]]):
     """Semantic and embedding branches on one feature pyramid."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
     config: EmbeddingConfig
 
     def __init__(self, config: EmbeddingConfig) -> None:
         super().__init__()
         self.config = config
+        self.decoder = Embeddings(config.bandwidth, config.min_area / config.decode_stride**2, config.min_score)
         self.backbone = Backbone.of(config, (4, 8, 16, 32))
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=0)
         classes = config.num_classes if config.num_classes > 1 else 0
@@ -120,7 +122,12 @@ class Embedding(Model):
         for branch in (self.semantic, self.embedding):
             nn.init.normal_(branch[-1].weight, std=0.01)  # type: ignore[arg-type]
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EmbeddingRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> EmbeddingRaw:
         """Raw outputs of normalised images."""
         finest, *coarser = self.fpn(list(self.backbone(images).values()))
         size = (finest.shape[2], finest.shape[3])
@@ -167,17 +174,15 @@ class Embedding(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: EmbeddingRaw) -> SelectedEmbeddings:
+    def select(self, raw: EmbeddingRaw) -> EmbeddingMaps[Tensor]:
         """The maps on the grid on which embeddings are clustered."""
         config = self.config
         height, width = (side * 4 // config.decode_stride for side in raw.foreground.shape[2:])
         foreground = resize(raw.foreground.float(), (height, width))[:, 0].sigmoid()
-        limits = foreground.new_tensor([config.min_area / config.decode_stride**2, config.min_score, config.bandwidth])
-        return SelectedEmbeddings(
+        return EmbeddingMaps(
             resize(raw.embeddings.float(), (height, width)),
             foreground,
             likeliest(raw.classes, (height, width)),
-            limits.expand(len(foreground), 3),
         )
 
 

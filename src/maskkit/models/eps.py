@@ -26,17 +26,20 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import BACKGROUND_NAME
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.resnet38 import Resnet38
 from maskkit.nn.dilation import dilate
 from maskkit.nn.semantic import rival_scores
-from maskkit.types import Batch, Categories, Target
+from maskkit.prediction import Categories
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,12 @@ class Estimate(NamedTuple):
     """Share of each class's map that is salient."""
 
 
-class Eps(Model):
+class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
     """EPS, and its baseline."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("tags",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"tags"})
+    decoder = LabelMap()
     config: EpsConfig
 
     def __init__(self, config: EpsConfig) -> None:
@@ -94,12 +98,17 @@ class Eps(Model):
         self.score = nn.Conv2d(channels, self.classes + config.background_map, 1, bias=False)
         nn.init.xavier_uniform_(self.score.weight)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EpsRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> EpsRaw:
         """Raw outputs of normalised images."""
         (features,) = self.backbone(images).values()  # (B, C, H/8, W/8)
         return EpsRaw(self.score(self.dropout(features)))
 
-    def objection(self, data: DataConfig, categories: Categories) -> str | None:
+    def why_not(self, data: DataConfig, categories: Categories) -> str | None:
         """Why the model cannot learn from such data, None when it can."""
         if data.labels != "tags":
             return "learns from image tags and from nothing else; say so: --labels tags"
@@ -164,10 +173,10 @@ class Eps(Model):
         maps = raw.maps.float()
         return maps.softmax(1)[:, : self.classes] if self.config.background_map else maps.relu()
 
-    def select(self, raw: EpsRaw) -> SelectedSemantic:
+    def select(self, raw: EpsRaw) -> ClassLogits[Tensor]:
         """Scores of the background and of the classes that the network itself sees in the image."""
         seen = (self.image_logits(raw) > 0)[:, :, None, None]
-        return SelectedSemantic(rival_scores(self.activations(raw) * seen, self.config.threshold))
+        return ClassLogits(rival_scores(self.activations(raw) * seen, self.config.threshold))
 
 
 MODEL = Eps

@@ -31,14 +31,16 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, PlainVit, Preset, TrainConfig
+from maskkit.decode import InBoxes
+from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
-from maskkit.geometry import rle as mask_math
-from maskkit.models.base import Model, SelectedInBoxes
+from maskkit.geometry import masks as mask_math
+from maskkit.models.base import Model
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import BOX_WEIGHTS, Detections, MaskHead, Sampled, box_loss, keep, refine
 from maskkit.nn.rpn import NEITHER, Weights, decode, match
 from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SMALL_AUGMENT, SMALL_TRAIN
 
 
@@ -68,7 +70,7 @@ class EvaRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    sizes: Float[Tensor, "b 2"]
+    extents: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     mask_rois: Float[Tensor, "m 5"]
     mask_labels: Int[Tensor, "m"]
@@ -161,11 +163,11 @@ def soften(found: Detections, threshold: float, count: int) -> Detections:
     return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), labels.gather(1, order), scores)
 
 
-class Eva(MaskStage, Model):
+class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     """A (cascade of) box heads and a mask head on the simple pyramid of a plain transformer."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = InBoxes()
     config: EvaConfig
 
     def __init__(self, config: EvaConfig) -> None:
@@ -181,12 +183,17 @@ class Eva(MaskStage, Model):
         self.mask_head = MaskHead(width, width, 0, classes)
         self.mask_head.convs.extend(conv_norm(width, width) for _ in range(config.head_convs))
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> EvaRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> EvaRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, targets)
+        levels, raw = self.boxes(images, sizes, targets)
         stages = [Stage(raw.rois, raw.matched, raw.class_logits, raw.box_deltas)]
         for head in self.later_heads:
-            regions = self.refined(stages, raw.sizes, targets)
+            regions = self.refined(stages, raw.extents, targets)
             stages.append(Stage(*regions, *head(self.pool(levels, regions.rois, BINS))))
         regions = self.mask_regions(raw if targets is not None else joined(raw, stages), targets)
         bins = self.config.mask_bins
@@ -195,12 +202,12 @@ class Eva(MaskStage, Model):
         return EvaRaw(*raw, *regions, masks, *map(tuple, later))
 
     @torch.no_grad()
-    def refined(self, stages: list[Stage], sizes: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
+    def refined(self, stages: list[Stage], extents: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
         """The regions of the next stage: those of the last one with their boxes corrected, and matched anew."""
         last = stages[-1]
         owner = last.rois[:, 0].long()
         boxes = decode(last.deltas[:, 0].float(), last.rois[:, 1:], box_weights(len(stages) - 1))
-        boxes = torch.minimum(boxes.clamp(min=0), sizes.repeat(1, 2)[owner])
+        boxes = torch.minimum(boxes.clamp(min=0), extents.repeat(1, 2)[owner])
         rois = torch.cat([last.rois[:, :1], boxes], 1)
         if targets is None:
             return Sampled(rois, last.matched)
@@ -213,12 +220,12 @@ class Eva(MaskStage, Model):
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes, of the mean scores and of the last stage's boxes."""
-        config, batch = self.config, (len(raw.sizes), -1)
+        config, batch = self.config, (len(raw.extents), -1)
         found = refine(
             raw.class_logits.unflatten(0, batch),
             raw.box_deltas.unflatten(0, batch),
             raw.rois[:, 1:].unflatten(0, batch),
-            raw.sizes,
+            raw.extents,
             min_score=config.min_score,
             count=config.candidates,
             weights=box_weights(len(config.stages) - 1),
@@ -236,12 +243,12 @@ class Eva(MaskStage, Model):
             terms |= {f"class {i + 1}": wrong.label, f"box {i + 1}": wrong.box}
         return {**terms, **self.mask_terms(first, batch)}
 
-    def select(self, raw: EvaRaw) -> SelectedInBoxes:
+    def select(self, raw: EvaRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks."""
         boxes, labels, scores, masks, ranks = self.found(MaskRaw(*raw[: len(MaskRaw._fields)]))  # type: ignore[arg-type]
         if self.config.maskness:
             ranks = ranks * mask_math.maskness(masks)
-        return SelectedInBoxes(boxes, labels, scores, masks, ranks)
+        return ObjectMasks(boxes, labels, scores, masks, ranks)
 
 
 def joined(raw: BoxRaw, stages: list[Stage]) -> BoxRaw:

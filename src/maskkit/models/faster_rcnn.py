@@ -27,35 +27,43 @@ inference (boxes without area fill up), so that the graph can be exported.
 
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.config import Preset
-from maskkit.models.base import Model, SelectedBoxes
+from maskkit.decode import BoxesOnly
+from maskkit.decode.outputs import Boxes
+from maskkit.models.base import Model
 from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
-class FasterRcnn(TwoStage, Model):
+class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
     """The plain detector."""
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    decoder = BoxesOnly()
     config: TwoStageConfig
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> BoxRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> BoxRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        return self.boxes(images, targets)[1]
+        return self.boxes(images, sizes, targets)[1]
 
     def loss(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy and smooth L1 of either stage."""
         return self.box_terms(BoxRaw(*(t.float() if t.is_floating_point() else t for t in raw)), batch)
 
-    def select(self, raw: BoxRaw) -> SelectedBoxes:
+    def select(self, raw: BoxRaw) -> Boxes[Tensor]:
         """The best boxes after NMS."""
         found = self.detect(raw)
-        return SelectedBoxes(found.boxes / raw.size.repeat(2), found.labels, found.scores)
+        return Boxes(found.boxes / raw.size.repeat(2), found.labels, found.scores)
 
 
 MODEL = FasterRcnn

@@ -20,7 +20,7 @@ matched         (B 600)                 index of the region's object, in trainin
 class_logits    (B 600, 81)             background is last
 box_deltas      (B 600, 4)              box code, whatever the class
 mask_logits     (B 600, 21, 21)         inside less outside, of the likeliest class; in training of the object's
-sizes           (B, 2)                  width and height of each image without padding
+extents           (B, 2)                  width and height of each image without padding
 size            (2)                     width and height of the input
 ==============  ======================  ==============================================================================
 
@@ -41,8 +41,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.decode import Votes
+from maskkit.decode.outputs import RegionVotes
 from maskkit.geometry import boxes as box_math
-from maskkit.models.base import Model, SelectedVotes
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import normaliser
@@ -58,16 +60,16 @@ from maskkit.nn.rpn import (
     clip,
     decode,
     encode,
+    extents_of,
     flatten,
     grid_anchors,
     has_area,
-    image_sizes,
     proposal_terms,
     propose,
     suppress,
     window_anchors,
 )
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 16
@@ -122,7 +124,7 @@ class FcisRaw(NamedTuple):
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n 4"]
     mask_logits: Float[Tensor, "n s s"]
-    sizes: Float[Tensor, "b 2"]
+    extents: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
 
 
@@ -142,11 +144,11 @@ class RegionLosses(NamedTuple):
     box: Float[Tensor, "n"]
 
 
-class Fcis(Model):
+class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
     """A region proposal network and position-sensitive maps on one backbone of stride 16."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
+    decoder = Votes(cut=0.4)
     config: FcisConfig
 
     def __init__(self, config: FcisConfig) -> None:
@@ -165,17 +167,22 @@ class Fcis(Model):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcisRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> FcisRaw:
         """Raw outputs of normalised images; with ``targets`` for the regions that are trained on."""
         shallow, deep = self.backbone(images).values()  # (B, ., H/16, W/16) each
         level = self.anchored(shallow)
-        sizes = image_sizes(images)
-        proposals = self.propose(level, sizes)
+        extents = extents_of(images, sizes)
+        proposals = self.propose(level, extents)
         y = F.relu(self.squeeze(deep))
         maps, boxes = (corner_sums(layer(y), self.config.parts) for layer in (self.score, self.deltas))
         if targets is None:
             first = self.read(maps, boxes, as_rois(proposals.boxes))
-            refined = self.refine(proposals.boxes, first.box_deltas, sizes)
+            refined = self.refine(proposals.boxes, first.box_deltas, extents)
             second = self.read(maps, boxes, as_rois(refined))
             b = len(images)
             found = Regions(*(join(x, y, b) for x, y in zip(first, second, strict=True)))
@@ -184,8 +191,8 @@ class Fcis(Model):
         else:
             sampled = self.sample(proposals, targets)
             found = self.read(maps, boxes, sampled.rois, self.labels(sampled, targets))
-        size = sizes.new_tensor([images.shape[3], images.shape[2]])
-        return FcisRaw(*level, *sampled, *found, sizes, size)
+        size = extents.new_tensor([images.shape[3], images.shape[2]])
+        return FcisRaw(*level, *sampled, *found, extents, size)
 
     def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
         """What the region proposal network says."""
@@ -193,13 +200,15 @@ class Fcis(Model):
         grid = (features.shape[2], features.shape[3])
         return RpnLevel(*flatten(*self.rpn(features)), grid_anchors(cells, grid, (STRIDE, STRIDE)))
 
-    def propose(self, level: RpnLevel, sizes: Float[Tensor, "b 2"]) -> Proposals:
+    def propose(self, level: RpnLevel, extents: Float[Tensor, "b 2"]) -> Proposals:
         """The best anchors of cells that lie in the image as a whole."""
         config = self.config
         ends = box_math.to_centres(level.anchors)[:, :2] + STRIDE / 2
-        whole = (ends <= sizes[:, None]).all(2)  # (B, A)
+        whole = (ends <= extents[:, None]).all(2)  # (B, A)
         level = level._replace(objectness=level.objectness.masked_fill(~whole, -math.inf))
-        boxes, scores = propose([level], sizes, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side)
+        boxes, scores = propose(
+            [level], extents, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side
+        )
         return Proposals(boxes * scores.isfinite()[..., None], scores)
 
     def read(
@@ -220,10 +229,10 @@ class Fcis(Model):
         return Regions(logits, pool(boxes, rois, config.bins, STRIDE).mean((1, 2)), masks)
 
     def refine(
-        self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], sizes: Float[Tensor, "b 2"]
+        self, boxes: Float[Tensor, "b r 4"], deltas: Float[Tensor, "n 4"], extents: Float[Tensor, "b 2"]
     ) -> Float[Tensor, "b r 4"]:
         """Boxes of regions after their code was applied."""
-        moved = clip(decode(deltas.float().view_as(boxes), boxes, BOX_WEIGHTS), sizes)
+        moved = clip(decode(deltas.float().view_as(boxes), boxes, BOX_WEIGHTS), extents)
         return moved * has_area(moved, self.config.least_side)[..., None]
 
     def sample(self, proposals: Proposals, targets: Sequence[Target]) -> Sampled:
@@ -263,9 +272,9 @@ class Fcis(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: FcisRaw) -> SelectedVotes:
+    def select(self, raw: FcisRaw) -> RegionVotes[Tensor]:
         """The best boxes after NMS within each class, and who votes on their masks."""
-        config, b = self.config, len(raw.sizes)
+        config, b = self.config, len(raw.extents)
         regions = raw.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
         masks = raw.mask_logits.float().sigmoid().unflatten(0, (b, -1))
         scores = raw.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]
@@ -282,7 +291,7 @@ class Fcis(Model):
         votes = votes / votes.sum(2, keepdim=True).clamp(min=1e-12)
         own = masks.gather(1, which[..., None, None].expand(-1, -1, *masks.shape[2:]))
         none = torch.zeros_like(regions[..., 0])
-        return SelectedVotes(
+        return RegionVotes(
             torch.cat([boxes, regions], 1) / raw.size.repeat(2),
             torch.cat([labels, none.long()], 1),
             torch.cat([best, none], 1),
@@ -291,9 +300,9 @@ class Fcis(Model):
         )
 
 
-def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], sizes: int) -> Float[Tensor, "m *c"]:
+def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], images: int) -> Float[Tensor, "m *c"]:
     """Rows of both passes, image by image."""
-    return torch.cat([x.unflatten(0, (sizes, -1)) for x in (first, second)], 1).flatten(0, 1)
+    return torch.cat([x.unflatten(0, (images, -1)) for x in (first, second)], 1).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -24,16 +24,18 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
@@ -87,11 +89,12 @@ def crop(x: Float[Tensor, "b k y x"], offset: int, like: tuple[int, int]) -> Flo
     return x[:, :, offset : offset + like[0], offset : offset + like[1]]
 
 
-class Fcn(Model):
+class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
     """FCN-32s, -16s and -8s, and FCN on dilated ResNets."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
+    decoder = LabelMap()
     config: FcnConfig
 
     def __init__(self, config: FcnConfig) -> None:
@@ -124,7 +127,12 @@ class Fcn(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcnRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> FcnRaw:
         """Raw outputs of normalised images."""
         features = self.backbone(images)
         if self.config.head == "dilated":
@@ -163,9 +171,9 @@ class Fcn(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: FcnRaw) -> SelectedSemantic:
+    def select(self, raw: FcnRaw) -> ClassLogits[Tensor]:
         """The scores."""
-        return SelectedSemantic(raw.logits)
+        return ClassLogits(raw.logits)
 
 
 MODEL = Fcn

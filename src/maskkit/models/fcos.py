@@ -20,11 +20,13 @@ background inside a crowd is ignored; the losses of several processes are normal
 
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.config import Preset
-from maskkit.models.base import Model, SelectedBoxes
+from maskkit.decode import BoxesOnly
+from maskkit.decode.outputs import Boxes
+from maskkit.models.base import Model
 from maskkit.nn.fcos import (
     FcosConfig,
     FcosHead,
@@ -35,15 +37,16 @@ from maskkit.nn.fcos import (
     relative_boxes,
     require_whole_cells,
 )
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MULTI_SCALE, SINGLE_SCALE, SMALL_FCOS, adelaidet, small_presets
 
 
-class Fcos(Model):
+class Fcos(Model[FcosRaw, Boxes[Tensor]]):
     """The plain detector."""
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    decoder = BoxesOnly()
     config: FcosConfig
 
     def __init__(self, config: FcosConfig) -> None:
@@ -52,7 +55,12 @@ class Fcos(Model):
         self.backbone, self.fpn = pyramid(config)
         self.head = FcosHead(config)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> FcosRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> FcosRaw:
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         return self.head(self.fpn(list(self.backbone(images).values())))
@@ -61,10 +69,10 @@ class Fcos(Model):
         """Focal, GIoU and quality terms."""
         return fcos_loss(raw.float(), batch, self.config)[0]
 
-    def select(self, raw: FcosRaw) -> SelectedBoxes:
+    def select(self, raw: FcosRaw) -> Boxes[Tensor]:
         """The best boxes after NMS."""
         found = detect(raw, self.config)
-        return SelectedBoxes(relative_boxes(found, raw, self.config), found.labels, found.scores)
+        return Boxes(relative_boxes(found, raw, self.config), found.labels, found.scores)
 
 
 MODEL = Fcos

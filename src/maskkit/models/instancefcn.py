@@ -38,16 +38,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.decode import InWindows
+from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
-from maskkit.geometry.rle import dense_boxes
-from maskkit.models.base import Model, SelectedInWindows
+from maskkit.geometry.masks import dense_boxes
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.nn.rpn import match, sample, suppress
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 8
@@ -197,11 +199,12 @@ def _grids(maps: Sequence[Float[Tensor, "b k _ _"]]) -> list[tuple[int, int]]:
 # the network ----------------------------------------------------------------------------------------------------------
 
 
-class InstanceFcn(Model):
+class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
     """Instance-sensitive score maps and objectness on features of stride 8."""
 
     tasks: ClassVar[tuple[str, ...]] = ("proposals", "instance")
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
+    decoder = InWindows()
     config: InstanceFcnConfig
     part: Tensor
 
@@ -226,7 +229,12 @@ class InstanceFcn(Model):
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.register_buffer("part", part_of(config.window, config.parts, config.rounding), persistent=False)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> InstanceFcnRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> InstanceFcnRaw:
         """Raw outputs of normalised images at every scale."""
         size = (images.shape[2], images.shape[3])
         maps, objectness = [], []
@@ -280,7 +288,7 @@ class InstanceFcn(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: InstanceFcnRaw) -> SelectedInWindows:
+    def select(self, raw: InstanceFcnRaw) -> ObjectMasks[Tensor]:
         """The windows most like objects, after NMS of their masks' boxes."""
         config = self.config
         b, cells = len(raw.objectness), config.window
@@ -297,7 +305,7 @@ class InstanceFcn(Model):
         scores, best = scores.topk(min(config.detections, scores.shape[1]))
         chosen = windows.gather(1, best[..., None].expand(-1, -1, 4)) / raw.size.repeat(2)
         masks = masks.view(b, -1, cells, cells).gather(1, best[..., None, None].expand(-1, -1, cells, cells))
-        return SelectedInWindows(chosen, torch.zeros_like(best), scores, masks)
+        return ObjectMasks(chosen, torch.zeros_like(best), scores, masks, scores)
 
 
 MODEL = InstanceFcn

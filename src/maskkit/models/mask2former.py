@@ -41,14 +41,16 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import IGNORE
-from maskkit.geometry import rle as mask_math
-from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
+from maskkit.decode import LabelMap, OverInput, Segments
+from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
+from maskkit.geometry import masks as mask_math
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.nn.losses import box_cells, mask_loss_from_boxes, normaliser
 from maskkit.nn.positional_encoding import wave_map, waves_at
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDES = (4, 8, 16, 32)
@@ -233,22 +235,22 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.inward = nn.Linear(width, 3 * width)
-        self.outward = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.inward.weight)
-        nn.init.xavier_uniform_(self.outward.weight)
-        nn.init.zeros_(self.inward.bias)
-        nn.init.zeros_(self.outward.bias)
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, seen: Bool[Tensor, "b q n"] | None = None) -> Tensor:
         """What each query gathers from the values, of those that it may have ``seen``."""
-        weights, biases = self.inward.weight.chunk(3), self.inward.bias.chunk(3)
+        weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
         q, k, v = (
             linear(x, w, b).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, M, _, C / M)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         found = F.scaled_dot_product_attention(q, k, v, None if seen is None else seen[:, None])
-        return self.outward(found.transpose(1, 2).flatten(2))
+        return self.out_proj(found.transpose(1, 2).flatten(2))
 
 
 class DecoderLayer(nn.Module):
@@ -256,9 +258,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
-        self.cross = Attention(width, heads)
+        self.cross_attention = Attention(width, heads)
         self.norm1 = nn.LayerNorm(width)
-        self.among = Attention(width, heads)
+        self.self_attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, inner)
         self.linear2 = nn.Linear(inner, width)
@@ -270,8 +272,8 @@ class DecoderLayer(nn.Module):
         self, x: Float[Tensor, "b q c"], who: Tensor, cells: Float[Tensor, "b n c"], where: Tensor, seen: Tensor
     ) -> Tensor:
         """The queries; ``who`` and ``where`` are the positions of queries and cells."""
-        x = self.norm1(x + self.cross(x + who, cells + where, cells, seen))
-        x = self.norm2(x + self.among(x + who, x + who, x))
+        x = self.norm1(x + self.cross_attention(x + who, cells + where, cells, seen))
+        x = self.norm2(x + self.self_attention(x + who, x + who, x))
         return self.norm3(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
@@ -348,19 +350,24 @@ class MaskedDecoder(nn.Module):
         return self.label(x), embedding
 
 
-class Mask2Former(Model):
+class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor] | SegmentQueries[Tensor]]):
     """Mask2Former on a ResNet or a Swin transformer."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance", "semantic", "panoptic")
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: Mask2FormerConfig
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
         self.config = config
+        self.decoder = {
+            "instance": OverInput(),
+            "semantic": LabelMap(),
+            "panoptic": Segments(config.segment_score, config.segment_overlap),
+        }[config.task]
         self.backbone = Backbone.of(config, STRIDES)
         self.pixel_decoder = PixelDecoder(list(self.backbone.channels.values()), config)
-        self.decoder = MaskedDecoder(config)
+        self.query_decoder = MaskedDecoder(config)
 
     @classmethod
     def task_of(cls, config: ModelConfig) -> str:
@@ -369,13 +376,19 @@ class Mask2Former(Model):
         return config.task
 
     @classmethod
-    def needs_of(cls, config: ModelConfig) -> tuple[str, ...]:
+    def supervision_of(cls, config: ModelConfig) -> frozenset[str]:
         """Boxes teach the masks of objects, not those of stuff."""
-        return cls.needs if cls.task_of(config) == "instance" else ("masks",)
+        by_task = {"instance": {"masks", "boxes"}, "semantic": {"label_map"}, "panoptic": {"masks"}}
+        return frozenset(by_task[cls.task_of(config)])
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Mask2FormerRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> Mask2FormerRaw:
         """Raw outputs of normalised images."""
         stages = list(self.backbone(images).values())
         if torch.is_autocast_enabled(images.device.type):  # half of the digits are too few to say where to look
@@ -385,7 +398,7 @@ class Mask2Former(Model):
             features, levels = self.pixel_decoder(stages)
         if self.config.waves:
             features = torch.cat([features, wave_map(features, self.config.waves)], 1)  # (B, C + 4 waves, H/4, W/4)
-        logits, embeddings = self.decoder(levels, features)
+        logits, embeddings = self.query_decoder(levels, features)
         return Mask2FormerRaw(logits, embeddings, features)
 
     # loss ------------------------------------------------------------------------------------------------------------
@@ -524,14 +537,14 @@ class Mask2Former(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: Mask2FormerRaw) -> Selected | SelectedSemantic | SelectedSegments:
+    def select(self, raw: Mask2FormerRaw) -> ObjectMasks[Tensor] | ClassLogits[Tensor] | SegmentQueries[Tensor]:
         """What the queries say after the last layer, as the task wants it."""
         read = {"instance": self.objects, "semantic": self.label_map, "panoptic": self.segments}
         chances = raw.logits[:, -1].float().softmax(2)  # (B, Q, K + 1)
         masks = torch.einsum("bqc,bchw->bqhw", raw.embeddings[:, -1].float(), raw.features.float())
         return read[self.config.task](chances, masks)
 
-    def objects(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> Selected:
+    def objects(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> ObjectMasks[Tensor]:
         """The best pairs of a query and a class, rated by how sure the masks are inside."""
         classes = chances.shape[2] - 1
         scores = chances[..., :-1].flatten(1)
@@ -544,17 +557,16 @@ class Mask2Former(Model):
         boxes = mask_math.dense_boxes(inside[query].flatten(0, 1)).unflatten(0, order.shape)
         height, width = masks.shape[2:]
         boxes = boxes / boxes.new_tensor([width, height, width, height])
-        return Selected(boxes, order % classes, scores, soft[query], scores)
+        return ObjectMasks(boxes, order % classes, scores, soft[query], scores)
 
-    def label_map(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> SelectedSemantic:
+    def label_map(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> ClassLogits[Tensor]:
         """For each class, the sum over the queries of its probability times that of the mask."""
-        return SelectedSemantic(torch.einsum("bqk,bqhw->bkhw", chances[..., :-1], masks.sigmoid()))
+        return ClassLogits(torch.einsum("bqk,bqhw->bkhw", chances[..., :-1], masks.sigmoid()))
 
-    def segments(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> SelectedSegments:
+    def segments(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> SegmentQueries[Tensor]:
         """Every query with its best class."""
         scores, labels = chances.max(2)
-        limits = scores.new_tensor([self.config.segment_score, self.config.segment_overlap])
-        return SelectedSegments(masks, labels, scores, limits.expand(len(masks), -1))
+        return SegmentQueries(masks, labels, scores)
 
 
 def sample(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:

@@ -25,15 +25,17 @@ background inside a crowd is ignored; mask targets are cropped from bitmaps, not
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.config import Preset
-from maskkit.models.base import Model, SelectedInBoxes, SelectedInWholePixels
+from maskkit.decode import InBoxes
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import MaskHead
 from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, small_two_stage
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
@@ -45,24 +47,29 @@ class MaskRcnnConfig(MaskStageConfig):
     mask_convs: int = 4
     mask_bins: int = 14
     """Side of the grid of features that the mask head reads; masks have twice as many cells."""
-    paste: Literal["exact", "whole pixels"] = "exact"
+    paste: Literal["exact", "whole_pixels"] = "exact"
     """Whether masks are put where their boxes are (detectron2), or the boxes are rounded first (torchvision)."""
 
 
-class MaskRcnn(MaskStage, Model):
+class MaskRcnn(MaskStage, Model[MaskRaw, ObjectMasks[Tensor]]):
     """Faster R-CNN with a mask branch."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: MaskRcnnConfig
 
     def __init__(self, config: MaskRcnnConfig) -> None:
         super().__init__(config)
+        self.decoder = InBoxes(config.paste)
         self.mask_head = MaskHead(config.width, config.mask_width, config.mask_convs, config.num_classes)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> MaskRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, targets)
+        levels, raw = self.boxes(images, sizes, targets)
         regions = self.mask_regions(raw, targets)
         bins = self.config.mask_bins
         masks = self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
@@ -74,10 +81,9 @@ class MaskRcnn(MaskStage, Model):
         boxes = BoxRaw(*raw[: len(BoxRaw._fields)])
         return {**self.box_terms(boxes, batch), **self.mask_terms(raw, batch)}
 
-    def select(self, raw: MaskRaw) -> SelectedInBoxes | SelectedInWholePixels:
+    def select(self, raw: MaskRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks."""
-        kind = SelectedInBoxes if self.config.paste == "exact" else SelectedInWholePixels
-        return kind(*self.found(raw))
+        return ObjectMasks(*self.found(raw))
 
 
 MODEL = MaskRcnn
@@ -86,7 +92,7 @@ MODEL = MaskRcnn
 PRESETS = [
     Preset(
         name="maskrcnn-resnet50",
-        model=MaskRcnnConfig(**TORCHVISION, aligned_targets=False, soft_targets=True, paste="whole pixels"),
+        model=MaskRcnnConfig(**TORCHVISION, aligned_targets=False, soft_targets=True, paste="whole_pixels"),
         input=TORCHVISION_INPUT,
         augment=SINGLE_SCALE,
         train=TORCHVISION_TRAIN,

@@ -19,7 +19,7 @@ rois           (B 300, 5)              image and box of each region; in training
 matched        (B 300)                 index of the region's object, in training
 class_logits   (B 300, 81)             background is last
 box_deltas     (B 300, 80, 4)          box code of each class
-sizes          (B, 2)                  width and height of each image without padding
+extents          (B, 2)                  width and height of each image without padding
 size           (2)                     width and height of the input
 semantic       (B, 81, 100, 172)       class logits of the cells, background is last
 directions     (B, 32, 100, 172)       logits of sector and ring: channel ``ring D + sector``
@@ -46,8 +46,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.decode import InBoxes
+from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
-from maskkit.models.base import Model, SelectedInBoxes
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate, last_stage
 from maskkit.nn.losses import normaliser
@@ -74,14 +76,14 @@ from maskkit.nn.rpn import (
     cell_anchors,
     clip,
     decode,
+    extents_of,
     flatten,
     grid_anchors,
     has_area,
-    image_sizes,
     proposal_terms,
     propose,
 )
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 _LOW = (2, 4)
@@ -152,7 +154,7 @@ class MasklabRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    sizes: Float[Tensor, "b 2"]
+    extents: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     semantic: Float[Tensor, "b c h w"]
     directions: Float[Tensor, "b d h w"]
@@ -390,11 +392,11 @@ class MaskHead(nn.Module):
         return torch.cat([coarse, self.refine(torch.cat([coarse, *low], 1))], 1)
 
 
-class Masklab(Model):
+class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
     """Faster R-CNN on one atrous level, semantic and direction maps, and masks made of them."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
+    decoder = InBoxes()
     config: MasklabConfig
     template: Tensor
 
@@ -421,13 +423,18 @@ class Masklab(Model):
         plain.load_state_dict(self.backbone.state_dict())
         self.box_head.stage.load_state_dict(last_stage(plain, self.config.box_atrous).state_dict())
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MasklabRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> MasklabRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         config = self.config
         *low, shared, deep = self.backbone(images).values()
         semantic, directions = self.semantic(deep), self.directions(deep)  # (B, ., H/8, W/8)
-        level, sizes = self.anchored(shared), image_sizes(images)
-        proposals = propose([level], sizes, config.rpn_before, config.rpn_after, config.rpn_nms)
+        level, extents = self.anchored(shared), extents_of(images, sizes)
+        proposals = propose([level], extents, config.rpn_before, config.rpn_after, config.rpn_nms)
         if targets is None:
             rois = as_rois(proposals.boxes)
             sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
@@ -442,7 +449,7 @@ class Masklab(Model):
             )
         logits, deltas = self.classify(shared, sampled.rois)
         if targets is None:
-            found = self.detect(shared, logits, deltas, proposals.boxes, sizes)
+            found = self.detect(shared, logits, deltas, proposals.boxes, extents)
             regions = MaskRegions(as_rois(found.boxes), found.labels.flatten(), found.scores.flatten())
         else:
             positive, objects = objects_of(sampled, targets)
@@ -457,8 +464,10 @@ class Masklab(Model):
             return self.mask_head(crop_class(semantic, rois, labels, side, stride), towards, details)
 
         coarse, masks = MaskStage.draw(regions, masks_of).unbind(1)
-        size = sizes.new_tensor([images.shape[3], images.shape[2]])
-        return MasklabRaw(*level, *sampled, logits, deltas, sizes, size, semantic, directions, *regions, coarse, masks)
+        size = extents.new_tensor([images.shape[3], images.shape[2]])
+        return MasklabRaw(
+            *level, *sampled, logits, deltas, extents, size, semantic, directions, *regions, coarse, masks
+        )
 
     def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
         """What the region proposal network says."""
@@ -481,15 +490,15 @@ class Masklab(Model):
         logits: Float[Tensor, "n d"],
         deltas: Float[Tensor, "n k 4"],
         boxes: Float[Tensor, "b r 4"],
-        sizes: Float[Tensor, "b 2"],
+        extents: Float[Tensor, "b 2"],
     ) -> Detections:
         """The final boxes, whose code for their class is read and applied again and again."""
-        config, batch = self.config, (len(sizes), -1)
+        config, batch = self.config, (len(extents), -1)
         found = detect(
             logits.unflatten(0, batch),
             deltas.unflatten(0, batch),
             boxes,
-            sizes,
+            extents,
             min_score=config.min_score,
             threshold=config.nms_threshold,
             candidates=config.candidates,
@@ -499,7 +508,7 @@ class Masklab(Model):
         for _ in range(config.box_passes - 1):
             _, deltas = self.classify(shared, as_rois(found.boxes))
             code = deltas[torch.arange(len(labels), device=labels.device), labels].float().view_as(found.boxes)
-            moved = clip(decode(code.detach(), found.boxes, BOX_WEIGHTS), sizes)
+            moved = clip(decode(code.detach(), found.boxes, BOX_WEIGHTS), extents)
             found = found._replace(boxes=torch.where(has_area(moved)[..., None], moved, found.boxes))
         return found
 
@@ -539,13 +548,13 @@ class Masklab(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: MasklabRaw) -> SelectedInBoxes:
+    def select(self, raw: MasklabRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks, each cell the mean of the four samples at its corners."""
-        b = len(raw.sizes)
+        b = len(raw.extents)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         masks = F.avg_pool2d(raw.mask_logits.float().sigmoid(), 2, 1).unflatten(0, (b, -1))  # (B, K, s - 1, s - 1)
-        return SelectedInBoxes(boxes, labels, scores, masks, scores)
+        return ObjectMasks(boxes, labels, scores, masks, scores)
 
 
 MODEL = Masklab

@@ -36,13 +36,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset
-from maskkit.models.base import Model, SelectedBoxes, SelectedUpToLastPixel
+from maskkit.decode import BoxesOnly, InBoxes
+from maskkit.decode.outputs import Boxes, ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConfig
 from maskkit.nn.roi import pool
 from maskkit.nn.rpn import window_anchors
 from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import detectron2_train, small_presets
 
 
@@ -166,11 +168,10 @@ class MaskHead(nn.Module):
         return torch.einsum("ndhw,nd->nhw", y, weight) + bias[:, None, None] + foreground.view(-1, *y.shape[2:])
 
 
-class Panet(MaskStage, Model):
+class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
     """Mask R-CNN with bottom-up path augmentation, adaptive feature pooling and fully-connected fusion."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: PanetConfig
 
     def __init__(self, config: PanetConfig) -> None:
@@ -178,6 +179,7 @@ class Panet(MaskStage, Model):
         levels, classes = len(self.backbone.channels), config.num_classes
         self.fpn = PathAggregation(list(self.backbone.channels.values()), config.width)
         self.box_head = BoxHead(levels, config.width, config.box_convs, config.box_width, classes)
+        self.decoder = InBoxes("last_pixel") if config.masks else BoxesOnly()
         if config.masks:
             self.mask_head = MaskHead(levels, config.width, config.mask_width, config.mask_bins, classes)
 
@@ -196,9 +198,14 @@ class Panet(MaskStage, Model):
             [pool([level], [stride], rois, bins, kind=self.config.pooling, **options) for level, stride in each]
         )
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> MaskRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> MaskRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, targets)
+        levels, raw = self.boxes(images, sizes, targets)
         regions = self.mask_regions(raw, targets)
         return MaskRaw(*raw, *regions, self._masks(levels, regions))
 
@@ -214,10 +221,10 @@ class Panet(MaskStage, Model):
         terms = self.box_terms(BoxRaw(*raw[: len(BoxRaw._fields)]), batch)
         return {**terms, **self.mask_terms(raw, batch)} if self.config.masks else terms
 
-    def select(self, raw: MaskRaw) -> SelectedUpToLastPixel | SelectedBoxes:
+    def select(self, raw: MaskRaw) -> ObjectMasks[Tensor] | Boxes[Tensor]:
         """The final boxes and their masks."""
         found = self.found(raw)
-        return SelectedUpToLastPixel(*found) if self.config.masks else SelectedBoxes(*found[:3])
+        return ObjectMasks(*found) if self.config.masks else Boxes(*found[:3])
 
 
 MODEL = Panet

@@ -43,7 +43,9 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.models.base import Model, Selected
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn.fcos import (
     Detections,
     FcosConfig,
@@ -60,7 +62,7 @@ from maskkit.nn.fcos import (
     tower,
 )
 from maskkit.nn.losses import normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 NO_BORDER = 1e-6
@@ -276,11 +278,11 @@ class PolarTruth(NamedTuple):
     """Border pixels (x, y), none where the mask is unknown or empty."""
 
 
-class PolarMask(Model):
+class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with rays."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
+    decoder = OverInput()
     config: PolarMaskConfig
 
     def __init__(self, config: PolarMaskConfig) -> None:
@@ -291,7 +293,12 @@ class PolarMask(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PolarMaskRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> PolarMaskRaw:
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         return self.head(self.fpn(list(self.backbone(images).values())))
@@ -355,7 +362,7 @@ class PolarMask(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: PolarMaskRaw) -> Selected:
+    def select(self, raw: PolarMaskRaw) -> ObjectMasks[Tensor]:
         """NMS on the boxes, then the polygons of what is left."""
         stride = self.config.strides[0]
         size = raw.logits[0].shape[2] * stride, raw.logits[0].shape[3] * stride
@@ -364,7 +371,7 @@ class PolarMask(Model):
         origins = locate(raw.logits, self.config.strides).xy[found.locations]
         masks = fill(origins, found.extra, grid, self.config.grid_stride)
         relative = found.boxes / found.boxes.new_tensor([size[1], size[0], size[1], size[0]])
-        return Selected(relative, found.labels, found.scores, masks, found.scores)
+        return ObjectMasks(relative, found.labels, found.scores, masks, found.scores)
 
     def detect(self, raw: PolarMaskRaw, size: tuple[int, int]) -> Detections:
         """The best boxes of each image, clipped to ``size`` (H, W), with their rays as ``extra``."""

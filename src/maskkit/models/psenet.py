@@ -37,11 +37,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedKernels
+from maskkit.decode import Kernels
+from maskkit.decode.outputs import KernelMaps
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import dice_loss
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps, resize
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
@@ -105,16 +107,16 @@ class Pyramid(nn.Module):
         return [resize(level, (finest.shape[2], finest.shape[3])) for level in levels[::-1]]
 
 
-class Psenet(Model):
+class Psenet(Model[PsenetRaw, KernelMaps[Tensor]]):
     """PSENet."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
     config: PsenetConfig
 
     def __init__(self, config: PsenetConfig) -> None:
         super().__init__()
         self.config = config
+        self.decoder = Kernels(config.min_area / config.decode_stride**2, config.min_score)
         self.backbone = Backbone(
             config.backbone,
             (4, 8, 16, 32),
@@ -134,7 +136,12 @@ class Psenet(Model):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PsenetRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> PsenetRaw:
         """Raw outputs of normalised images."""
         features = self.backbone(images)
         levels = self.fpn(list(features.values()))
@@ -172,13 +179,12 @@ class Psenet(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: PsenetRaw) -> SelectedKernels:
+    def select(self, raw: PsenetRaw) -> KernelMaps[Tensor]:
         """The maps on the grid on which instances grow."""
         config = self.config
         height, width = (side * 4 // config.decode_stride for side in raw.kernels.shape[2:])
         kernels = resize(raw.kernels.float(), (height, width))
-        limits = kernels.new_tensor([config.min_area / config.decode_stride**2, config.min_score])
-        return SelectedKernels(kernels, likeliest(raw.classes, (height, width)), limits.expand(len(kernels), 2))
+        return KernelMaps(kernels, likeliest(raw.classes, (height, width)))
 
 
 def shrink(mask: Bool[np.ndarray, "h w"], ratios: Float[np.ndarray, "n"], most: float) -> Bool[np.ndarray, "n h w"]:

@@ -23,16 +23,18 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import MaskkitError
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
@@ -74,11 +76,12 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *(F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in means)], 1)
 
 
-class Pspnet(Model):
+class Pspnet(Model[PspnetRaw, ClassLogits[Tensor]]):
     """The pyramid scene parsing network."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
+    decoder = LabelMap()
     config: PspnetConfig
 
     def __init__(self, config: PspnetConfig) -> None:
@@ -91,7 +94,12 @@ class Pspnet(Model):
         self.score = ScoreHead(joined, config.width, config.num_classes)
         self.auxiliary = ScoreHead(middle, config.auxiliary_width, config.num_classes)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> PspnetRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> PspnetRaw:
         """Raw outputs of normalised images. Raises `MaskkitError` for sides that are not 8 n + 1 pixels."""
         height, width = images.shape[2:]
         if height % 8 != 1 or width % 8 != 1:
@@ -107,10 +115,10 @@ class Pspnet(Model):
         main, second = (pixel_loss(logits, truth, align_corners=True) for logits in (raw.logits, *raw.others))
         return {"pixels": main, "auxiliary": self.config.auxiliary * second}
 
-    def select(self, raw: PspnetRaw) -> SelectedSemantic:
+    def select(self, raw: PspnetRaw) -> ClassLogits[Tensor]:
         """The scores of every pixel of the input."""
         size = [8 * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
-        return SelectedSemantic(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
+        return ClassLogits(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
 
 
 MODEL = Pspnet

@@ -21,14 +21,16 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
@@ -104,11 +106,12 @@ class Block(nn.Module):
         return y if self.out is None else self.out(y)
 
 
-class Refinenet(Model):
+class Refinenet(Model[RefinenetRaw, ClassLogits[Tensor]]):
     """Four cascaded RefineNet blocks."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
+    decoder = LabelMap()
     config: RefinenetConfig
 
     def __init__(self, config: RefinenetConfig) -> None:
@@ -124,7 +127,12 @@ class Refinenet(Model):
         self.dropout = nn.Dropout(config.dropout)
         self.score = conv3x3(config.widths[-1], config.num_classes, bias=True)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> RefinenetRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> RefinenetRaw:
         """Raw outputs of normalised images."""
         levels = list(self.backbone(images).values())[::-1]  # stride 32 first
         path = None
@@ -137,9 +145,9 @@ class Refinenet(Model):
         """Cross entropy of every pixel."""
         return {"pixels": pixel_loss(raw.logits, truth_of(batch))}
 
-    def select(self, raw: RefinenetRaw) -> SelectedSemantic:
+    def select(self, raw: RefinenetRaw) -> ClassLogits[Tensor]:
         """The scores."""
-        return SelectedSemantic(raw.logits)
+        return ClassLogits(raw.logits)
 
 
 MODEL = Refinenet

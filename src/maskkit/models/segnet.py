@@ -27,10 +27,12 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.data.label_map import IGNORE
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.decode import LabelMap
+from maskkit.decode.outputs import ClassLogits
+from maskkit.models.base import Model
 from maskkit.nn.backbones.vgg import LAYOUT, Vgg, VggShape
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,33 @@ class Decoder(nn.ModuleList):
         super().__init__(stages)
 
 
-class Segnet(Model):
+class Segnet(Model[SegnetRaw, ClassLogits[Tensor]]):
     """SegNet on VGG-16."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
-    needs: ClassVar[tuple[str, ...]] = ("masks",)
+    supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
+    decoder = LabelMap()
     config: SegnetConfig
 
     def __init__(self, config: SegnetConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Vgg(VggShape(ceil=config.ceil, norm=True, layout=config.layout))
-        self.decoder = Decoder(config.layout, config.num_classes, config.norm_scores)
+        self.upsampling = Decoder(config.layout, config.num_classes, config.norm_scores)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SegnetRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> SegnetRaw:
         """Raw outputs of normalised images."""
         x, pooled = images, []
         for number in range(len(self.config.layout)):
             size = (x.shape[2], x.shape[3])
             x, places = self.backbone.stage(number, x)
             pooled.append((size, places))
-        for stage, (size, places) in zip(self.decoder, reversed(pooled), strict=True):
+        for stage, (size, places) in zip(self.upsampling, reversed(pooled), strict=True):
             x = stage(unpool(x, places, size))
         return SegnetRaw(x)
 
@@ -101,9 +109,9 @@ class Segnet(Model):
         weights = median_frequency(truth, raw.logits.shape[1]) if self.config.median_frequency else None
         return {"pixels": pixel_loss(raw.logits, truth, weights=weights)}
 
-    def select(self, raw: SegnetRaw) -> SelectedSemantic:
+    def select(self, raw: SegnetRaw) -> ClassLogits[Tensor]:
         """The scores."""
-        return SelectedSemantic(raw.logits)
+        return ClassLogits(raw.logits)
 
 
 def unpool(x: Float[Tensor, "b c h w"], places: Int[Tensor, "b c h w"], size: tuple[int, int]) -> Tensor:

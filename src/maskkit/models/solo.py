@@ -34,11 +34,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.models.base import Model, Selected
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
@@ -70,11 +72,11 @@ class SoloRaw(NamedTuple):
         return self[1:]
 
 
-class Solo(Model):
+class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
     """SOLO, Decoupled SOLO and its light form."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = OverInput()
     config: SoloConfig
 
     def __init__(self, config: SoloConfig) -> None:
@@ -94,7 +96,12 @@ class Solo(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> SoloRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> SoloRaw:
         """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, masks = [], []
@@ -128,7 +135,7 @@ class Solo(Model):
                 objects = owner[cells]
                 logits = self.cell_logits(masks[b], cells, config.grids[level])
                 known = target.has_mask[objects]
-                truth = grid.shrink(target, batch.valid[b], (masks.shape[2], masks.shape[3]))
+                truth = grid.shrink(target, batch.sizes[b], batch.images.shape[2], (masks.shape[2], masks.shape[3]))
                 dice = dice + dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002).sum()
                 boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
             logits, boxes, image = (torch.cat(parts) for parts in zip(*boxed, strict=True))
@@ -156,7 +163,7 @@ class Solo(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: SoloRaw) -> Selected:
+    def select(self, raw: SoloRaw) -> ObjectMasks[Tensor]:
         """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
         return self.select_from(grid.cell_scores(raw.category, self.config.grids), self.soft_masks(raw))
 
@@ -165,7 +172,7 @@ class Solo(Model):
         size = (raw.masks_p2.shape[2], raw.masks_p2.shape[3])
         return torch.cat([grid.resize(level.float().sigmoid(), size) for level in raw.masks], 1)
 
-    def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> Selected:
+    def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""
         found = grid.find_candidates(scores, self.config)
         image = torch.arange(len(scores), device=scores.device)[:, None]
@@ -175,7 +182,7 @@ class Solo(Model):
             column, row = (index.to(scores.device)[found.cells] for index in self.cell_channels())
             masks = channels[image, column] * channels[image, row]
         best = grid.rank_masks(found, masks, self.config)
-        return Selected(*best, best.scores)
+        return ObjectMasks(*best, best.scores)
 
     def cell_channels(self) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
         """Channels of each cell's column and row when those of all levels are joined (decoupled head)."""

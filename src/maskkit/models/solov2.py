@@ -25,16 +25,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
-from maskkit.models.base import Model, Selected
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.nn.positional_encoding import wave_map
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, SMALL_TRAIN, small_presets
 
 
@@ -93,11 +95,11 @@ class MaskBranch(nn.Module):
         return torch.cat([self.mix(total), wave_map(total, self.waves)], 1)
 
 
-class Solov2(Model):
+class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
     """SOLOv2, its light variants and those with deformable convolution."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = OverInput()
     config: Solov2Config
 
     def __init__(self, config: Solov2Config) -> None:
@@ -114,7 +116,12 @@ class Solov2(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> Solov2Raw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> Solov2Raw:
         """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, kernels = [], []
@@ -142,7 +149,7 @@ class Solov2(Model):
             objects, cells = torch.nonzero(lit, as_tuple=True)
             logits = torch.einsum("dm,dhw->mhw", raw.kernels[b, :, cells], raw.feature[b])
             known = target.has_mask[objects]
-            truth = grid.shrink(target, batch.valid[b], (logits.shape[1], logits.shape[2]))
+            truth = grid.shrink(target, batch.sizes[b], batch.images.shape[2], (logits.shape[1], logits.shape[2]))
             dice.append(dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002))
             boxed.append((logits[~known], target.boxes[objects[~known]], torch.full_like(objects[~known], b)))
         masks = torch.cat(dice)
@@ -158,17 +165,17 @@ class Solov2(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: Solov2Raw) -> Selected:
+    def select(self, raw: Solov2Raw) -> ObjectMasks[Tensor]:
         """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
         return self.select_from(grid.cell_scores(raw.category, self.config.grids), raw)
 
-    def select_from(self, scores: Float[Tensor, "b k p"], raw: Solov2Raw) -> Selected:
+    def select_from(self, scores: Float[Tensor, "b k p"], raw: Solov2Raw) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of the kernels and the feature of ``raw``."""
         found = grid.find_candidates(scores, self.config)
         kernels = raw.kernels.float().gather(2, found.cells[:, None].expand(-1, raw.kernels.shape[1], -1))  # (B, D, k)
         masks = torch.einsum("bdk,bdhw->bkhw", kernels, raw.feature.float()).sigmoid()  # (B, k, H/4, W/4)
         best = grid.rank_masks(found, masks, self.config)
-        return Selected(*best, best.scores)
+        return ObjectMasks(*best, best.scores)
 
 
 MODEL = Solov2

@@ -34,13 +34,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.decode import OverInput
+from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
-from maskkit.models.base import Model, Selected
+from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
@@ -182,11 +184,11 @@ class MaskIouNet(nn.Sequential):
         return super().forward(F.pad(masks, [0, missing[1], 0, missing[0]])).amax((2, 3))
 
 
-class Yolact(Model):
+class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
     """YOLACT, and YOLACT++ with ``deformable`` and ``rescore``."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance",)
-    needs: ClassVar[tuple[str, ...]] = ("masks", "boxes")
+    supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    decoder = OverInput()
     config: YolactConfig
 
     def __init__(self, config: YolactConfig) -> None:
@@ -215,7 +217,12 @@ class Yolact(Model):
 
     # forward ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> YolactRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> YolactRaw:
         """Raw outputs of normalised images."""
         features = self.backbone(images)
         levels = self.fpn(list(features.values()))  # P3 (B, w, H/8, W/8) to P7
@@ -396,7 +403,7 @@ class Yolact(Model):
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: YolactRaw) -> Selected:
+    def select(self, raw: YolactRaw) -> ObjectMasks[Tensor]:
         """NMS, then the masks of what is left, on the prototypes' grid."""
         found = self.detect(raw)
         logits = torch.einsum("bhwk,bnk->bnhw", raw.proto.float(), found.coefficients)
@@ -406,7 +413,7 @@ class Yolact(Model):
         if self.maskiou is not None:
             iou = self.maskiou(masks.flatten(0, 1)[:, None]).unflatten(0, masks.shape[:2])  # (B, N, K)
             mask_scores = mask_scores * iou.gather(2, found.labels[..., None])[..., 0]
-        return Selected(found.boxes, found.labels, found.scores, masks, mask_scores)
+        return ObjectMasks(found.boxes, found.labels, found.scores, masks, mask_scores)
 
     def detect(self, raw: YolactRaw) -> Detections:
         """The best boxes of each image, best first, after the configured NMS."""

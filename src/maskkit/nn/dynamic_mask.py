@@ -31,7 +31,7 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,12 @@ class DynamicMaskNet(nn.Module):
         self.head = FcosHead(config, extra=config.head_parameters)
         self.mask_branch = MaskBranch(config)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], targets: list[Target] | None = None) -> DynamicMaskRaw:
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> DynamicMaskRaw:
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))

@@ -27,7 +27,7 @@ from maskkit.geometry import boxes as box_math
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)

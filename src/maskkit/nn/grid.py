@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import ModelConfig
-from maskkit.geometry import rle as mask_math
+from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser, processes
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 Deformable = Literal["none", "v1", "v2"]
 
@@ -210,21 +210,24 @@ def last_object(lit: Bool[Tensor, "n p"]) -> Int[Tensor, "p"]:
 
 
 @torch.no_grad()
-def shrink(target: Target, valid: Bool[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
-    """Masks as 0 and 1 on a grid of ``size`` over the input; the image without its padding is resized to whole cells.
+def shrink(
+    target: Target, inside: Int[Tensor, "2"], input_height: int, size: tuple[int, int]
+) -> Float[Tensor, "n h w"]:
+    """Masks as 0 and 1 on a grid of ``size`` over the input; the image without its padding, of the size ``inside``, is
+    resized to whole cells.
 
     The official codes resize bytes by OpenCV, so this does it bit for bit: bilinear with weights of 11 bits, the share
     of either row cut to quarters, and half of a pixel is a pixel.
     """
-    factor = size[0] / valid.shape[0]
-    height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
+    factor = size[0] / input_height
+    height, width = inside.tolist()
     cells = (int(height * factor + 0.5), int(width * factor + 0.5))
-    shrunk = torch.zeros(len(target), *size, device=valid.device)
+    shrunk = torch.zeros(len(target), *size, device=inside.device)
     if target.masks is None or len(target) == 0:
         return shrunk
-    rows, down = _taps(height, cells[0], valid.device)
-    columns, across = _taps(width, cells[1], valid.device)
-    corners = target.masks.dense().to(valid.device)[:, rows][:, :, columns].int()  # (N, 2 h', 2 w')
+    rows, down = _taps(height, cells[0], inside.device)
+    columns, across = _taps(width, cells[1], inside.device)
+    corners = target.masks.dense().to(inside.device)[:, rows][:, :, columns].int()  # (N, 2 h', 2 w')
     near, far = (corners * across).chunk(2, 2)
     above, below = (((near + far >> 4) * down[:, None]) >> 16).chunk(2, 1)  # (N, h', w') each
     shrunk[:, : cells[0], : cells[1]] = above + below >= 2

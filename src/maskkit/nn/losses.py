@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskkit.config import BoxOnly
-from maskkit.types import Batch
+from maskkit.targets import Batch
 
 HALF = ((0, 1), (1, -1), (1, 0), (1, 1))
 """Offsets (rows, columns) to half of the eight neighbours: the other half are the same pairs seen from the far end."""
@@ -61,6 +61,26 @@ def dice_loss(probabilities: Float[Tensor, "n *d"], truth: Float[Tensor, "n *d"]
     return 1 - 2 * (p * t).sum(1) / (p.square().sum(1) + t.square().sum(1) + epsilon)
 
 
+class ImageColours(NamedTuple):
+    """What masks are learned from where only boxes are known."""
+
+    pixels: Float[Tensor, "b 3 h w"]
+    """RGB on 0..255 of the network's input."""
+    visible: Bool[Tensor, "b h w"]
+    """Pixels whose colour counts: not the padding."""
+    progress: float
+    """Share of the training that is done, 0 to 1."""
+
+    @classmethod
+    def of(cls, batch: Batch, skip_bottom: int = 0) -> "ImageColours":
+        """The colours of a batch, without the last ``skip_bottom`` rows of each original image."""
+        visible = batch.valid
+        for seen, rows, meta in zip(visible, batch.sizes[:, 0].tolist(), batch.metas, strict=True):
+            skipped = int(skip_bottom * rows / meta.size[0])
+            seen[rows - skipped : rows] = False
+        return cls(batch.pixels(), visible, batch.progress)
+
+
 def mask_loss_from_boxes(
     logits: Float[Tensor, "n h w"],
     boxes: Float[Tensor, "n 4"],
@@ -68,20 +88,34 @@ def mask_loss_from_boxes(
     batch: Batch,
     config: BoxOnly,
 ) -> FromBoxes:
+    """`mask_loss_from_colours` of the images of a batch."""
+    if len(logits) == 0:
+        normaliser(0)  # that of `pairwise_loss`, which another process may have called
+        return FromBoxes(logits.sum((1, 2)), logits.sum() * 0)
+    return mask_loss_from_colours(logits, boxes, image, ImageColours.of(batch, config.skip_bottom), config)
+
+
+def mask_loss_from_colours(
+    logits: Float[Tensor, "n h w"],
+    boxes: Float[Tensor, "n 4"],
+    image: Int[Tensor, "n"],
+    colours: ImageColours,
+    config: BoxOnly,
+) -> FromBoxes:
     """What is wrong with masks of which only the boxes are known (BoxInst, equations 5 and 9).
 
     ``logits`` lie on a grid over the whole input; ``boxes`` are ``x1 y1 x2 y2`` in input pixels; ``image`` says which
-    image of ``batch`` each object belongs to.
+    image of ``colours`` each object belongs to.
     """
     if len(logits) == 0:
         normaliser(0)  # that of `pairwise_loss`, which another process may have called
         return FromBoxes(logits.sum((1, 2)), logits.sum() * 0)
-    height, width = batch.images.shape[2:]
+    height, width = colours.pixels.shape[2:]
     inside = box_cells(boxes, (height, width), (logits.shape[1], logits.shape[2]))  # (N, h, w)
     soft = logits.sigmoid()
     sides = [dice_loss(soft.amax(axis), inside.any(axis).float(), 1e-5) for axis in (1, 2)]
-    ramp = min(batch.progress / config.warmup, 1.0) if config.warmup > 0 else 1.0
-    pairwise = pairwise_loss(logits, inside, image, batch, config)
+    ramp = min(colours.progress / config.warmup, 1.0) if config.warmup > 0 else 1.0
+    pairwise = pairwise_loss(logits, inside, image, colours, config)
     return FromBoxes(config.projection * (sides[0] + sides[1]), config.pairwise * ramp * pairwise)
 
 
@@ -89,7 +123,7 @@ def pairwise_loss(
     logits: Float[Tensor, "n h w"],
     inside: Bool[Tensor, "n h w"],
     image: Int[Tensor, "n"],
-    batch: Batch,
+    colours: ImageColours,
     config: BoxOnly,
 ) -> Float[Tensor, ""]:
     """Mean of `disagreement` over the pairs of neighbours of like colour of which one lies in the object's box.
@@ -97,7 +131,7 @@ def pairwise_loss(
     A pair with both ends in the box counts twice, as it does where each cell looks at all its eight neighbours.
     """
     size = (logits.shape[1], logits.shape[2])
-    lab, seen = colours(batch, size), trusted(batch, size, config.skip_bottom)
+    lab, seen = mean_lab(colours, size), visible_cells(colours, size)
     total, count = logits.sum() * 0, 0
     for offset in HALF:
         like = similarity(lab, offset, config.dilation) >= config.threshold  # (B, h', w')
@@ -134,22 +168,19 @@ def similarity(lab: Float[Tensor, "*b 3 h w"], offset: tuple[int, int], dilation
 
 
 @torch.no_grad()
-def colours(batch: Batch, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+def mean_lab(colours: ImageColours, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
     """CIE Lab of the mean colour of each cell of a grid over the input, in whole steps of RGB as BoxInst has it."""
-    mean = F.adaptive_avg_pool2d(batch.pixels(), size)
+    mean = F.adaptive_avg_pool2d(colours.pixels, size)
     return lab_of_rgb((mean + 1e-3).floor().clamp(0, 255) / 255)  # normalising and back may take a little from a byte
 
 
 @torch.no_grad()
-def trusted(batch: Batch, size: tuple[int, int], skip_bottom: int) -> Bool[Tensor, "b h w"]:
-    """Cells whose centre shows the image, and not its last ``skip_bottom`` rows (counted in the original)."""
-    seen = batch.valid.clone()
-    for valid, meta in zip(seen, batch.metas, strict=True):
-        rows = int(valid[:, 0].sum())
-        skipped = int(skip_bottom * rows / meta.size[0])
-        valid[rows - skipped : rows] = False
-    y, x = (_centres(n, cells, seen.device) for n, cells in zip(seen.shape[1:], size, strict=True))
-    return seen[:, y[:, None], x]
+def visible_cells(colours: ImageColours, size: tuple[int, int]) -> Bool[Tensor, "b h w"]:
+    """Cells of a grid over the input whose centre pixel is visible."""
+    y, x = (
+        _centres(n, cells, colours.visible.device) for n, cells in zip(colours.visible.shape[1:], size, strict=True)
+    )
+    return colours.visible[:, y[:, None], x]
 
 
 def box_cells(boxes: Float[Tensor, "n 4"], size: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, "n h w"]:

@@ -7,7 +7,7 @@ The image inside the region is to the loss what the whole image is elsewhere.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from maskkit.nn.losses import FromBoxes, mask_loss_from_boxes, normaliser
+from maskkit.nn.losses import FromBoxes, ImageColours, mask_loss_from_colours, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, objects_of
 from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
-from maskkit.types import Batch, ImageMeta, Target
+from maskkit.targets import Batch, Target
 
 _WIDEN = 0.5
 """Largest share of its size by which a region is widened on each side where only the object's box is known."""
@@ -57,7 +57,7 @@ class MaskRaw(NamedTuple):
     matched: Int[Tensor, "n"]
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n k 4"]
-    sizes: Float[Tensor, "b 2"]
+    extents: Float[Tensor, "b 2"]
     size: Float[Tensor, "2"]
     mask_rois: Float[Tensor, "m 5"]
     mask_labels: Int[Tensor, "m"]
@@ -138,27 +138,21 @@ class MaskStage(TwoStage):
         logits, rois, boxes = raw.mask_logits[wanted], raw.mask_rois[wanted], boxes[wanted]
         side = 2 * logits.shape[1]
         seen = roi_align(batch.valid[:, None].float(), rois, side, aligned=True)[:, 0] > 0.5
-        crops = Batch(
-            roi_align(batch.images.float(), rois, side, aligned=True),
-            seen,
-            [],
-            [ImageMeta(0, "", (side, side), (side, side))] * len(rois),
-            batch.mean,
-            batch.std,
-            batch.progress,
+        # the last rows of an image are not the last rows of a region: skip_bottom has no place here
+        crops = ImageColours(
+            batch.rgb(roi_align(batch.images.float(), rois, side, aligned=True), seen), seen, batch.progress
         )
         scale = side / (rois[:, 3:] - rois[:, 1:3])
         inside = ((boxes.unflatten(1, (2, 2)) - rois[:, None, 1:3]) * scale[:, None]).flatten(1)
         each = torch.arange(len(rois), device=rois.device)
-        # the last rows of an image are not the last rows of a region
-        return mask_loss_from_boxes(logits, inside, each, crops, replace(self.config.box_only, skip_bottom=0))
+        return mask_loss_from_colours(logits, inside, each, crops, self.config.box_only)
 
     # selection -------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def found(raw: MaskRaw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of `SelectedInBoxes`: the final boxes, their classes, scores and masks, and the scores again."""
-        b = len(raw.sizes)
+        b = len(raw.extents)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         return boxes, labels, scores, raw.mask_logits.float().sigmoid().unflatten(0, (b, -1)), scores

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskkit.nn.losses import box_cells, normaliser
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 BACKGROUND, UNKNOWN = -1, -2
 """What `object_maps` say of a pixel that is no known object's."""

@@ -20,7 +20,7 @@ from torchvision.ops import roi_align, roi_pool
 from maskkit.nn.blocks import linear
 from maskkit.nn.losses import normaliser
 from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
-from maskkit.types import Target
+from maskkit.targets import Target
 
 BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 """Of the box code of the second stage."""
@@ -229,7 +229,7 @@ def refine(
     logits: Float[Tensor, "b r d"],
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
-    sizes: Float[Tensor, "b 2"],
+    extents: Float[Tensor, "b 2"],
     *,
     min_score: float = 0.05,
     count: int = 2000,
@@ -238,7 +238,7 @@ def refine(
     """The ``count`` best refined boxes of all classes with a score above ``min_score``, copies among them."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
-    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), sizes)  # (B, R, K, 4)
+    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), extents)  # (B, R, K, 4)
     scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
     scores, order = scores.topk(min(count, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
@@ -250,7 +250,7 @@ def detect(
     logits: Float[Tensor, "b r d"],
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
-    sizes: Float[Tensor, "b 2"],
+    extents: Float[Tensor, "b 2"],
     *,
     min_score: float = 0.05,
     threshold: float = 0.5,
@@ -261,7 +261,7 @@ def detect(
 
     Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
     """
-    return keep(refine(logits, deltas, boxes, sizes, min_score=min_score, count=candidates), threshold, count)
+    return keep(refine(logits, deltas, boxes, extents, min_score=min_score, count=candidates), threshold, count)
 
 
 def keep(found: Detections, threshold: float, count: int) -> Detections:

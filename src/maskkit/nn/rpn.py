@@ -17,7 +17,7 @@ from torchvision.ops import nms
 
 from maskkit.config import ModelConfig
 from maskkit.geometry import boxes as box_math
-from maskkit.types import Target
+from maskkit.targets import Target, full_sizes
 
 BACKGROUND = -1
 """What `match` gives to a box that belongs to no object."""
@@ -124,24 +124,14 @@ def decode(
     return torch.cat([centre - half, centre + half], -1)
 
 
-def image_sizes(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2"]:
-    """Width and height of each image inside the input, without the padding to its right and below.
-
-    Padding is exactly zero, the mean colour; no row of an image is, since no mean is a whole number. An image without
-    any content counts as a whole input of it.
-    """
-    seen = (images != 0).any(1)  # (B, H, W)
-    sizes = []
-    for filled in (seen.any(1), seen.any(2)):  # columns, rows
-        places = torch.arange(1, filled.shape[1] + 1, device=images.device)
-        last = (filled * places).amax(1)
-        sizes.append(torch.where(last == 0, filled.shape[1], last))
-    return torch.stack(sizes, 1).float()
+def extents_of(images: Float[Tensor, "b 3 h w"], sizes: Int[Tensor, "b 2"] | None) -> Float[Tensor, "b 2"]:
+    """(Width, height) of each image inside the input, in the order of box coordinates; ``sizes`` as in `Batch`."""
+    return (full_sizes(images) if sizes is None else sizes).flip(1).float()
 
 
-def clip(boxes: Float[Tensor, "b *n 4"], sizes: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
-    """The part of each box that lies in its image, of a size as `image_sizes` gives it."""
-    limit = sizes.repeat(1, 2).view(-1, *[1] * (boxes.ndim - 2), 4)
+def clip(boxes: Float[Tensor, "b *n 4"], extents: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
+    """The part of each box that lies in its image, whose width and height are ``extents``."""
+    limit = extents.repeat(1, 2).view(-1, *[1] * (boxes.ndim - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
@@ -249,7 +239,7 @@ def flatten(
 @torch.no_grad()
 def propose(
     levels: Sequence[RpnLevel],
-    sizes: Float[Tensor, "b 2"],
+    extents: Float[Tensor, "b 2"],
     before: int,
     after: int,
     threshold: float,
@@ -263,7 +253,7 @@ def propose(
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
-        boxes = clip(decode(deltas, anchors[order]), sizes)
+        boxes = clip(decode(deltas, anchors[order]), extents)
         good = suppress(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskkit.data.label_map import IGNORE
 from maskkit.nn.losses import normaliser, processes
-from maskkit.types import Batch
+from maskkit.targets import Batch
 
 
 def truth_of(batch: Batch) -> Int[Tensor, "b h w"]:

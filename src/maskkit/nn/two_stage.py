@@ -22,13 +22,13 @@ from maskkit.nn.rpn import (
     RpnHead,
     RpnLevel,
     cell_anchors,
+    extents_of,
     flatten,
     grid_anchors,
-    image_sizes,
     proposal_terms,
     propose,
 )
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 BINS = 7
 """Side of the grid of features that the box head reads."""
@@ -112,7 +112,7 @@ class BoxRaw(NamedTuple):
     class_logits: Float[Tensor, "n c"]
     """The last class is background."""
     box_deltas: Float[Tensor, "n k 4"]
-    sizes: Float[Tensor, "b 2"]
+    extents: Float[Tensor, "b 2"]
     """Width and height of each image inside the input."""
     size: Float[Tensor, "2"]
     """Width and height of the input."""
@@ -137,16 +137,16 @@ class TwoStage(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def boxes(
-        self, images: Float[Tensor, "b 3 h w"], targets: Sequence[Target] | None
+        self, images: Float[Tensor, "b 3 h w"], sizes: Int[Tensor, "b 2"] | None, targets: Sequence[Target] | None
     ) -> tuple[list[Float[Tensor, "b c _ _"]], BoxRaw]:
         """The levels of the pyramid, and all that is said up to the boxes. With ``targets`` regions are sampled."""
         config, training = self.config, targets is not None
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         size = (images.shape[2], images.shape[3])
-        sizes = image_sizes(images)
+        extents = extents_of(images, sizes)
         anchored = self.anchored(levels, size)
         before, after = (n[not training] for n in (config.rpn_before, config.rpn_after))
-        proposals = propose(anchored, sizes, before, after, config.rpn_nms)
+        proposals = propose(anchored, extents, before, after, config.rpn_nms)
         if targets is None:
             rois = as_rois(proposals.boxes)
             sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
@@ -162,8 +162,8 @@ class TwoStage(nn.Module):
         class_logits, box_deltas = self.box_head(self.pool(levels, sampled.rois, BINS))
         objectness, anchor_deltas = (torch.cat(parts, 1) for parts in list(zip(*anchored, strict=True))[:2])
         anchors = torch.cat([level.anchors for level in anchored])
-        extent = sizes.new_tensor([size[1], size[0]])
-        return levels, BoxRaw(objectness, anchor_deltas, anchors, *sampled, class_logits, box_deltas, sizes, extent)
+        extent = extents.new_tensor([size[1], size[0]])
+        return levels, BoxRaw(objectness, anchor_deltas, anchors, *sampled, class_logits, box_deltas, extents, extent)
 
     def anchored(self, levels: Sequence[Float[Tensor, "b c _ _"]], size: tuple[int, int]) -> list[RpnLevel]:
         """What the region proposal network says on each level of an input of ``size`` (H, W)."""
@@ -205,12 +205,12 @@ class TwoStage(nn.Module):
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes of an inference."""
-        config, batch = self.config, (len(raw.sizes), -1)
+        config, batch = self.config, (len(raw.extents), -1)
         return detect(
             raw.class_logits.unflatten(0, batch),
             raw.box_deltas.unflatten(0, batch),
             raw.rois[:, 1:].unflatten(0, batch),
-            raw.sizes,
+            raw.extents,
             min_score=config.min_score,
             threshold=config.nms_threshold,
             candidates=config.candidates,

@@ -1,6 +1,6 @@
 """Class names of the data sets that published checkpoints were trained on, in the order of their class numbers."""
 
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 _COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "

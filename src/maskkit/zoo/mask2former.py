@@ -40,22 +40,22 @@ _OFFICIAL: Rules = (
     (_PIXEL + r"layer_1\.(\w+)", r"pixel_decoder.output.0.\1"),
     *(
         rule
-        for kind, part, norm in (("cross", "cross", 1), ("self", "among", 2))
+        for kind, part, norm in (("cross", "cross_attention", 1), ("self", "self_attention", 2))
         for official in [_QUERY + rf"transformer_{kind}_attention_layers\.(\d+)\."]
         for rule in (
-            (official + r"\w+\.in_proj_(\w+)", rf"decoder.layers.\1.{part}.inward.\2"),
-            (official + r"\w+\.out_proj\.(\w+)", rf"decoder.layers.\1.{part}.outward.\2"),
-            (official + r"norm\.(\w+)", rf"decoder.layers.\1.norm{norm}.\2"),
+            (official + r"\w+\.in_proj_(\w+)", rf"query_decoder.layers.\1.{part}.in_proj.\2"),
+            (official + r"\w+\.out_proj\.(\w+)", rf"query_decoder.layers.\1.{part}.out_proj.\2"),
+            (official + r"norm\.(\w+)", rf"query_decoder.layers.\1.norm{norm}.\2"),
         )
     ),
-    (_QUERY + r"transformer_ffn_layers\.(\d+)\.(linear\d)\.(\w+)", r"decoder.layers.\1.\2.\3"),
-    (_QUERY + r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"decoder.layers.\1.norm3.\2"),
-    (_QUERY + r"decoder_norm\.(\w+)", r"decoder.norm.\1"),
-    (_QUERY + r"(?:query_feat|static_query)\.(\w+)", r"decoder.queries.\1"),
-    (_QUERY + r"query_embed\.(\w+)", r"decoder.positions.\1"),
-    (_QUERY + r"level_embed\.(\w+)", r"decoder.level.\1"),
-    (_QUERY + r"class_embed\.(\w+)", r"decoder.label.\1"),
-    *((_QUERY + rf"mask_embed\.layers\.{i}\.(\w+)", rf"decoder.embed.{2 * i}.\1") for i in range(3)),
+    (_QUERY + r"transformer_ffn_layers\.(\d+)\.(linear\d)\.(\w+)", r"query_decoder.layers.\1.\2.\3"),
+    (_QUERY + r"transformer_ffn_layers\.(\d+)\.norm\.(\w+)", r"query_decoder.layers.\1.norm3.\2"),
+    (_QUERY + r"decoder_norm\.(\w+)", r"query_decoder.norm.\1"),
+    (_QUERY + r"(?:query_feat|static_query)\.(\w+)", r"query_decoder.queries.\1"),
+    (_QUERY + r"query_embed\.(\w+)", r"query_decoder.positions.\1"),
+    (_QUERY + r"level_embed\.(\w+)", r"query_decoder.level.\1"),
+    (_QUERY + r"class_embed\.(\w+)", r"query_decoder.label.\1"),
+    *((_QUERY + rf"mask_embed\.layers\.{i}\.(\w+)", rf"query_decoder.embed.{2 * i}.\1") for i in range(3)),
 )
 
 _SWIN = r"model\.pixel_level_module\.encoder\.(?:swin\.)?"  # with ``swin`` since version 5
@@ -96,23 +96,23 @@ _TRANSFORMERS: Rules = (
     (_DECODER + r"mask_projection\.(\w+)", r"pixel_decoder.mask.\1"),
     (_DECODER + r"adapter_1\.(.+)", r"pixel_decoder.lateral.\1"),
     (_DECODER + r"layer_1\.(.+)", r"pixel_decoder.output.\1"),
-    (_MODULE + r"queries_features\.(\w+)", r"decoder.queries.\1"),
-    (_MODULE + r"queries_embedder\.(\w+)", r"decoder.positions.\1"),
-    (_MODULE + r"level_embed\.(\w+)", r"decoder.level.\1"),
-    (_QUERIES + r"cross_attn\.in_proj_(\w+)", r"decoder.layers.\1.cross.inward.\2"),
-    (_QUERIES + r"cross_attn\.out_proj\.(\w+)", r"decoder.layers.\1.cross.outward.\2"),
-    (_QUERIES + r"cross_attn_layer_norm\.(\w+)", r"decoder.layers.\1.norm1.\2"),
-    (_QUERIES + r"self_attn\.qkv\.(\w+)", r"decoder.layers.\1.among.inward.\2"),
-    (_QUERIES + r"self_attn\.out_proj\.(\w+)", r"decoder.layers.\1.among.outward.\2"),
-    (_QUERIES + r"self_attn_layer_norm\.(\w+)", r"decoder.layers.\1.norm2.\2"),
-    (_QUERIES + r"fc(\d)\.(\w+)", r"decoder.layers.\1.linear\2.\3"),
-    (_QUERIES + r"final_layer_norm\.(\w+)", r"decoder.layers.\1.norm3.\2"),
-    (_MODULE + r"decoder\.layernorm\.(\w+)", r"decoder.norm.\1"),
+    (_MODULE + r"queries_features\.(\w+)", r"query_decoder.queries.\1"),
+    (_MODULE + r"queries_embedder\.(\w+)", r"query_decoder.positions.\1"),
+    (_MODULE + r"level_embed\.(\w+)", r"query_decoder.level.\1"),
+    (_QUERIES + r"cross_attn\.in_proj_(\w+)", r"query_decoder.layers.\1.cross_attention.in_proj.\2"),
+    (_QUERIES + r"cross_attn\.out_proj\.(\w+)", r"query_decoder.layers.\1.cross_attention.out_proj.\2"),
+    (_QUERIES + r"cross_attn_layer_norm\.(\w+)", r"query_decoder.layers.\1.norm1.\2"),
+    (_QUERIES + r"self_attn\.qkv\.(\w+)", r"query_decoder.layers.\1.self_attention.in_proj.\2"),
+    (_QUERIES + r"self_attn\.out_proj\.(\w+)", r"query_decoder.layers.\1.self_attention.out_proj.\2"),
+    (_QUERIES + r"self_attn_layer_norm\.(\w+)", r"query_decoder.layers.\1.norm2.\2"),
+    (_QUERIES + r"fc(\d)\.(\w+)", r"query_decoder.layers.\1.linear\2.\3"),
+    (_QUERIES + r"final_layer_norm\.(\w+)", r"query_decoder.layers.\1.norm3.\2"),
+    (_MODULE + r"decoder\.layernorm\.(\w+)", r"query_decoder.norm.\1"),
     *(
-        (_MODULE + rf"decoder\.mask_predictor\.mask_embedder\.{i}\.0\.(\w+)", rf"decoder.embed.{2 * i}.\1")
+        (_MODULE + rf"decoder\.mask_predictor\.mask_embedder\.{i}\.0\.(\w+)", rf"query_decoder.embed.{2 * i}.\1")
         for i in range(3)
     ),
-    (r"class_predictor\.(\w+)", r"decoder.label.\1"),
+    (r"class_predictor\.(\w+)", r"query_decoder.label.\1"),
 )
 
 _APART = re.compile(r"(.+)\.(q_proj|k_proj|v_proj|query|key|value)\.(weight|bias)")

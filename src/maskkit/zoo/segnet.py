@@ -19,13 +19,13 @@ def _name(name: str) -> str:
     if m := re.fullmatch(r"down(\d)\.conv(\d)\.cbr_unit\.([01])\.(\w+)", name):
         return _encoder(int(m[1]), int(m[2]), int(m[3]), m[4])
     if m := re.fullmatch(r"up(\d)\.conv(\d)\.cbr_unit\.([01])\.(\w+)", name):
-        return f"decoder.{5 - int(m[1])}.{int(m[2]) - 1}.{m[3]}.{m[4]}"
+        return f"upsampling.{5 - int(m[1])}.{int(m[2]) - 1}.{m[3]}.{m[4]}"
     if m := re.fullmatch(r"conv(\d)_(\d)(_D)?(_bn)?\.(\w+)", name):
         stage, number, part = int(m[1]), int(m[2]), int(m[4] is not None)
         if m[3] is None:
             return _encoder(stage, number, part, m[5])
         # the decoder counts its convolutions down towards the input
-        return f"decoder.{5 - stage}.{_CONVS[stage - 1] - number}.{part}.{m[5]}"
+        return f"upsampling.{5 - stage}.{_CONVS[stage - 1] - number}.{part}.{m[5]}"
     raise DataError(f"{name!r} is no tensor of a SegNet checkpoint")
 
 

@@ -12,7 +12,6 @@ from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.data.formats.coco import read_json, sound_rle
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
-
 from tests.data.written import (
     BLOCK,
     JSON,
@@ -49,7 +48,7 @@ def test_every_kind_of_segmentation(tmp_path):
     dataset = read_json(write_coco(tmp_path / "a.json", rows))
     assert dataset.problems == []
     found = dataset.records[0].annotations
-    union = int(mask_math.area([mask_math.from_polygons([SQUARE, BLOCK], SIZE)])[0])
+    union = int(mask_math.area([polygons.to_rle([SQUARE, BLOCK], SIZE)])[0])
     assert areas(found) == [400, union, 400, PIXELS, PIXELS, None, None]
     assert found[0].box == (10, 10, 30, 30)
     assert len(dataset.records[1].annotations) == 0

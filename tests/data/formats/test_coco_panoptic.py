@@ -16,9 +16,8 @@ from maskkit.data.formats.coco_panoptic import write_results
 from maskkit.data.label_map import IGNORE
 from maskkit.errors import DataError
 from maskkit.eval.panoptic.metric import read_results
-from maskkit.types import Categories, ImageMeta, Panoptic, Prediction
+from maskkit.prediction import Categories, ImageMeta, Panoptic, Prediction
 from maskkit.zoo.class_names import COCO_PANOPTIC, names_for
-
 from tests.data.written import panoptic_categories, write_panoptic
 
 IDS = np.zeros((12, 16), np.int64)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.errors import DataError
-
 from tests.data.written import JSON, SIZE, areas, messages, places, spoil, write_image, write_json
 
 SQUARE = [[10, 10], [30, 10], [30, 30], [10, 30]]

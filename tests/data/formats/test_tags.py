@@ -14,7 +14,7 @@ from maskkit.data.label_map import BACKGROUND, IGNORE, ImageTags, LabelFile
 from maskkit.data.loader import collate
 from maskkit.data.transforms import Flip, Resize, ScaleJitter, apply
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from tests.data.written import SIZE, object_row, write_coco, write_image
 
 

@@ -7,7 +7,6 @@ from PIL import Image
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.errors import DataError
 from maskkit.zoo.class_names import VOC
-
 from tests.data.written import SIZE, messages, pixels, write_image
 
 

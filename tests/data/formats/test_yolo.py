@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.data.formats.yolo import _object
 from maskkit.errors import DataError
-
 from tests.data.written import SIZE, SQUARE, areas, messages, write_image
 
 POLYGON = " ".join(str(v / SIZE[1 - i % 2]) for i, v in enumerate(SQUARE))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
 from maskkit.models.base import Model, Selected
-from maskkit.types import Batch, Target
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from maskkit.eval.panoptic.metric import PanopticResult, evaluate
 from maskkit.eval.panoptic.report import write_report
 from maskkit.eval.task import TASKS
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from tests.data.written import write_image
 
 NAMES = Categories.of(["cat", "dog"], stuff=["sky"])

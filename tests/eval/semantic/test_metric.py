@@ -12,7 +12,7 @@ from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
 from maskkit.eval.semantic.metric import contour_band, count_band, evaluate, read_results
 from maskkit.eval.semantic.report import write_report
-from maskkit.types import ImageMeta, Prediction
+from maskkit.prediction import ImageMeta, Prediction
 
 DATA = shapes_dataset(3, seed=5, size=(48, 60), crowd=True).as_semantic()
 CLASSES = len(DATA.categories)

@@ -161,7 +161,7 @@ def test_other_methods_learn_on_it(preset: str) -> None:
     torch.manual_seed(0)
     model: Model = registry.model_class(preset)(replace(found.model, **knobs))  # type: ignore[call-arg]
     batch = type("Drawn", (Conformance,), {"preset": preset}).batch([3, 4])
-    losses = model.loss(model(batch.images, batch.targets), batch)
+    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
     torch.stack(list(losses.values())).sum().backward()
     backbone: Any = model.backbone
     assert backbone.body.net.patch_embed.proj.weight.grad.any()

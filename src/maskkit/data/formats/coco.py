@@ -33,7 +33,7 @@ from maskkit.data.images import image_size
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 LAYOUT = (
     "COCO: annotations.json, train.json, annotations/instances_train*.json, annotations/panoptic_train*.json or "

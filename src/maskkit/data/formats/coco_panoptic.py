@@ -2,7 +2,7 @@
 
 Every segment, of things or of stuff, becomes an object, whose mask is read from the image of ids when it is asked
 for. The same files serve as label maps, where id 0 and crowds are not known. Results of the same format are written by
-`write_results` and read by `read_results`; in between a segment is a row of `maskkit.types.Prediction.to_coco`.
+`write_results` and read by `read_results`; in between a segment is a row of `maskkit.prediction.Prediction.to_coco`.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from maskkit.data.label_map import IGNORE, IdImage, LabelFile
 from maskkit.errors import DataError
 from maskkit.files import replacing, write_json
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 Row = Mapping[str, Any]
 """A segment as a result: ``image_id``, ``category_id``, run-length ``segmentation``, ``score`` where one is known."""

@@ -26,7 +26,7 @@ from maskkit.data.dataset import (
 from maskkit.data.formats.coco import load_json
 from maskkit.data.images import SUFFIXES, find_images, image_size
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 LAYOUT = "LabelMe: a .json with shapes beside each image, in the folder itself or in train/ and val/"
 

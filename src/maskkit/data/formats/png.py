@@ -17,7 +17,7 @@ from maskkit.data.formats.coco import load_json
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import IGNORE, LabelFile
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 LAYOUT = "Label images: images/ with masks/ (or labels/, annotations/) of index PNGs, with train/ and val/ in each"
 

@@ -13,7 +13,7 @@ from maskkit.data.formats.coco import finder, image_folders
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 LAYOUT = "Image tags: tags.csv or train.csv (image,class,class,...), or a folder of images for each class"
 

@@ -18,7 +18,7 @@ from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_values
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 from maskkit.zoo.class_names import VOC
 
 LAYOUT = (

@@ -27,7 +27,7 @@ from maskkit.data.dataset import (
 )
 from maskkit.data.images import find_images, image_size
 from maskkit.errors import DataError
-from maskkit.types import Categories
+from maskkit.prediction import Categories
 
 LAYOUT = "YOLO: data.yaml with names, train and val; images/train/*.jpg and labels/train/*.txt"
 

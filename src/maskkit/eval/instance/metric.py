@@ -25,6 +25,7 @@ from rich.table import Table
 from maskkit.errors import DataError
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
+from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.geometry.rle import Rle
 
 Kind = Literal["bbox", "segm"]
@@ -291,7 +292,7 @@ def _rle(shape: Any, size: tuple[int, int] | None) -> Rle:
     if size is None:
         raise ValueError("its image has no height and width in the ground truth, which masks need")
     if isinstance(shape, list):
-        return mask_math.from_polygons(shape, size)
+        return polygons_to_rle(shape, size)
     if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:
         raise ValueError("the segmentation is neither a list of polygons nor run lengths with size and counts")
     if tuple(shape["size"]) != size:

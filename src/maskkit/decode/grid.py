@@ -1,0 +1,63 @@
+"""How the original pixels lie on a grid over the network's whole input, and masks on such grids."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from maskkit.decode.boxes import scored_boxes, separate_scores
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.resample import Taps, taps_at
+from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
+
+
+@dataclass(frozen=True)
+class OverInput:
+    """Masks of probabilities on a grid over the network's whole input, cut at 0.5 in original pixels."""
+
+    outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
+    offset: float = 0.0
+    """How many input pixels before the middle of its cell a value belongs: 0.5 where it stands for the pixel
+    ``stride // 2`` of its cell (CondInst and its kin)."""
+
+    def __call__(
+        self, out: ObjectMasks[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
+    ) -> Prediction:
+        """The objects with a score above ``score``, in original pixels."""
+        kept, found = scored_boxes(out, meta, score)
+        y, x = (input_taps(cells, meta, axis, self.offset) for axis, cells in enumerate(out.masks.shape[1:]))
+        found.masks = Masks(meta.size, [over_input(mask, y, x, meta.size) for mask in out.masks[kept]])
+        found.mask_scores = separate_scores(out, kept, found)
+        return Prediction(meta, categories, found)
+
+
+def input_taps(cells: int, meta: ImageMeta, axis: int, offset: float = 0.0) -> Taps:
+    """Taps of the original pixels of one axis (0: rows) on ``cells`` over the whole input."""
+    scale, start = meta.affine[1 - axis, [1 - axis, 2]]  # the affine has (x, y), images have (y, x)
+    cell = meta.input_size[axis] / cells  # input pixels per cell
+    centre = (np.arange(meta.size[axis]) + 0.5 - start) / (scale * cell) - 0.5
+    return taps_at(centre - offset / cell, cells)
+
+
+def over_input(
+    mask: Float[np.ndarray, "h w"], y: Taps, x: Taps, size: tuple[int, int], top: int = 0, left: int = 0
+) -> rle_codec.Rle:
+    """Run lengths, at the original size, of a mask of probabilities over the network's input.
+
+    A mask of a part of the grid begins at the cell (top, left) and has zeros all around, save at the grid's rim.
+    """
+    likely = mask > 0.5  # a value between neighbours exceeds 0.5 only where one of them does
+    rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))
+    if len(rows) == 0:
+        return rle_codec.empty(size)
+    tall, wide = y.reached_by(rows + top), x.reached_by(columns + left)
+    first = max(rows[0] - 1, 0)
+    near = mask[first : rows[-1] + 2]  # (h', w)
+    lower, upper, fx = x.lower[wide] - left, x.upper[wide] - left, x.weight[wide]
+    lines = near[:, lower] * (1 - fx) + near[:, upper] * fx  # (h', W'): the few rows first, gathering columns is slow
+    first += top
+    above, below, fy = y.lower[tall] - first, y.upper[tall] - first, y.weight[tall, None]
+    region = lines[above] * (1 - fy) + lines[below] * fy > 0.5  # (H', W')
+    return rle_codec.encode_region(region, tall.start, wide.start, size)

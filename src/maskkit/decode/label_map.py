@@ -1,0 +1,28 @@
+"""Label maps: the best class of every original pixel."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from maskkit.decode.grid import input_taps
+from maskkit.decode.outputs import ClassLogits
+from maskkit.geometry.resample import interpolate, strips
+from maskkit.prediction import Categories, ImageMeta, Prediction
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class with the highest logit at the centre of every original pixel."""
+
+    outputs: ClassVar[type[ClassLogits]] = ClassLogits
+
+    def __call__(
+        self, out: ClassLogits[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
+    ) -> Prediction:
+        """The label map; ``score`` has no meaning for it."""
+        y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(out.logits.shape[1:]))
+        labels = np.empty(meta.size, np.uint8)
+        for rows in strips(len(out.logits) * meta.size[1], meta.size[0]):
+            labels[rows] = interpolate(out.logits, y.part(rows), x).argmax(0)
+        return Prediction(meta, categories, semantic=labels)

@@ -1,0 +1,70 @@
+"""Mask voting (FCIS, section 3.1): an object's mask is the weighted mean of the masks of the regions that agree."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from maskkit.decode.boxes import scored_boxes
+from maskkit.decode.outputs import RegionVotes
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.resample import interpolate, taps_at
+from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Masks voted on by regions; an object has the box of its mask."""
+
+    outputs: ClassVar[type[RegionVotes]] = RegionVotes
+    cut: float = 0.4
+    """Where the masks of regions, and the mean of them, are cut."""
+
+    def __call__(
+        self, out: RegionVotes[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
+    ) -> Prediction:
+        """The objects with a score above ``score`` and at least one pixel, in original pixels."""
+        kept, found = scored_boxes(out, meta, score)
+        mean_of = self._voting(out, meta)
+        rles = []
+        for row in kept:
+            mean, top, left = mean_of(row)
+            rles.append(rle_codec.encode_region(mean >= self.cut, top, left, meta.size))
+        found.boxes, found.masks = rle_codec.boxes(rles), Masks(meta.size, rles)
+        return Prediction(meta, categories, found[np.flatnonzero(rle_codec.area(rles))])
+
+    def _voting(
+        self, out: RegionVotes[np.ndarray], meta: ImageMeta
+    ) -> Callable[[int], tuple[Float[np.ndarray, "h w"], int, int]]:
+        """What gives, for an object's row, the weighted mean of its regions' cut masks, and its first row and
+        column."""
+        votes = out.votes
+        height, width = meta.input_size
+        regions = out.boxes[-votes.shape[1] :] * np.array([width, height, width, height], np.float32)
+        whole = np.floor(meta.to_original(regions) + 0.5).astype(np.int64)
+        real = (whole[:, 2:] > whole[:, :2]).all(1)
+        masks = out.masks[-len(regions) :]
+        region_mask = cache(lambda i: _stretch(masks[i], whole[i]) >= self.cut)
+
+        def mean_of(row: int) -> tuple[np.ndarray, int, int]:
+            voters = np.flatnonzero((votes[row] > 0) & real)
+            if len(voters) == 0:
+                return np.zeros((0, 0), np.float32), 0, 0
+            left, top, right, bottom = (*whole[voters, :2].min(0), *whole[voters, 2:].max(0))
+            mean = np.zeros((bottom - top, right - left), np.float32)
+            for i in voters.tolist():
+                x1, y1, x2, y2 = whole[i] - (left, top, left, top)
+                mean[y1:y2, x1:x2] += votes[row, i] * region_mask(i)
+            return mean, int(top), int(left)
+
+        return mean_of
+
+
+def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"]) -> Float[np.ndarray, "h w"]:
+    """A mask at the size of a ``box`` of whole pixels."""
+    width, height = box[2:] - box[:2]
+    y, x = (taps_at((np.arange(n) + 0.5) * (len(mask) / n) - 0.5, len(mask)) for n in (height, width))
+    return interpolate(mask, y, x)

@@ -1,0 +1,28 @@
+"""Polygons as COCO has them: flat lists of coordinates, rasterised to run lengths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from faster_coco_eval.core import mask as coco_mask
+
+from maskkit.geometry.rle import Rle, empty
+
+_FAR = 1e6
+
+
+def to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does.
+
+    Raises ``ValueError`` for a polygon of fewer than three points, for half a point, and for a coordinate that is not
+    a number or further out than any image reaches: the rasteriser would take four numbers for a box, drop half a
+    point, and walk along the outline, pixel by pixel, for ever.
+    """
+    if not polygons:
+        return empty(size)
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon needs three points at least, x and y of each, got {len(polygon)} numbers")
+        if not np.all(np.abs(np.asarray(polygon, float)) < _FAR):
+            raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
+    parts = coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size)
+    return coco_mask.merge(parts)  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""Bilinear interpolation along one axis, in numpy: which two cells each pixel lies between, and the share of the
+second.
+
+Every bilinear step outside of a network uses these taps. They follow ``F.interpolate(align_corners=False)``: the value
+of a cell belongs to its centre, and a pixel beyond the outermost centres takes the outermost value.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Taps(NamedTuple):
+    """The two neighbouring cells of each of n pixels along one axis."""
+
+    lower: Int[np.ndarray, "n"]
+    """The cell whose centre is at or below the pixel's."""
+    upper: Int[np.ndarray, "n"]
+    weight: Float[np.ndarray, "n"]
+    """Share of the upper cell, 0 to 1."""
+
+    def part(self, pixels: slice) -> "Taps":
+        """The taps of some of the pixels."""
+        return Taps(*(values[pixels] for values in self))
+
+    def reached_by(self, cells: Int[np.ndarray, "k"]) -> slice:
+        """The pixels that the cells from the first to the last of ``cells`` contribute to."""
+        pixels = np.flatnonzero((self.upper >= cells[0]) & (self.lower <= cells[-1]))
+        return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)
+
+
+def taps_at(places: Float[np.ndarray, "n"], cells: int) -> Taps:
+    """Taps of ``places``, which are counted in cells from the centre of the first one."""
+    places = np.clip(places, 0, cells - 1).astype(np.float32)
+    lower = places.astype(np.int64)
+    return Taps(lower, np.minimum(lower + 1, cells - 1), places - lower)
+
+
+def resize_taps(cells: int, pixels: int) -> Taps:
+    """Taps of a resize from ``cells`` to ``pixels``, in float32 as torch has them: ties at 0.5 fall to the same
+    side."""
+    half = np.float32(0.5)
+    return taps_at((np.arange(pixels, dtype=np.float32) + half) * np.float32(cells / pixels) - half, cells)
+
+
+def interpolate(maps: Float[np.ndarray, "*c h w"], y: Taps, x: Taps) -> Float[np.ndarray, "*c rows columns"]:
+    """Maps at the pixels of the two axes. Only the rows that are needed are touched."""
+    first = min(y.lower.min(), y.upper.min())
+    near = maps[..., first : max(y.lower.max(), y.upper.max()) + 1, :]  # (..., h', w)
+    lines = near[..., x.lower] * (1 - x.weight) + near[..., x.upper] * x.weight  # (..., h', W)
+    weight = y.weight[:, None]
+    return lines[..., y.lower - first, :] * (1 - weight) + lines[..., y.upper - first, :] * weight  # (..., H, W)
+
+
+def strips(width: int, height: int, values: int = 1 << 24) -> Iterator[slice]:
+    """Slices of ``height`` rows of ``width`` values each, so that a slice has about ``values`` values at most."""
+    at_once = max(1, values // width)
+    for start in range(0, height, at_once):
+        yield slice(start, start + at_once)

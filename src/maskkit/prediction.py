@@ -1,0 +1,291 @@
+"""What comes out of a model: `Prediction` and its parts. Numpy alone; importing this module never imports torch.
+
+Two conventions hold in the whole package. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so
+an image of width W spans 0 to W and a change of resolution is a plain factor. Class numbers are 0..K-1; the ids and
+names of the user's file live in `Categories` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.rle import Rle
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Category(NamedTuple):
+    """One class: its name, its id in the user's file, and whether it is a thing (and not stuff)."""
+
+    name: str
+    id: int
+    thing: bool
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Class names and the ids they have in the user's file, in the order of the class numbers 0..K-1.
+
+    A class is a *thing*, which has instances, or *stuff*, which only covers pixels; all are things unless said.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    things: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "ids", tuple(self.ids))
+        object.__setattr__(self, "things", tuple(map(bool, self.things)) or (True,) * len(self.ids))
+        if len(self.things) != len(self.ids):
+            raise ValueError(f"categories need one flag per id, got {len(self.things)} for {len(self.ids)} ids")
+        if len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"categories need one unique id per name, got names {self.names} and ids {self.ids}")
+
+    @classmethod
+    def of(cls, names: Iterable[str], stuff: Iterable[str] = ()) -> Categories:
+        """Categories with the ids 1..K: first the things called ``names``, then ``stuff``."""
+        names, stuff = tuple(names), tuple(stuff)
+        things = (True,) * len(names) + (False,) * len(stuff)
+        return cls(names + stuff, tuple(range(1, len(things) + 1)), things)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Category:
+        return Category(self.names[number], self.ids[number], self.things[number])
+
+    def __iter__(self) -> Iterator[Category]:
+        return map(Category, self.names, self.ids, self.things)
+
+    def subset(self, numbers: Iterable[int]) -> Categories:
+        """The classes with these numbers, in that order."""
+        chosen = [self[n] for n in numbers]
+        return Categories(tuple(c.name for c in chosen), tuple(c.id for c in chosen), tuple(c.thing for c in chosen))
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO's category records; ``isthing`` is there when not all classes are things."""
+        flags = not all(self.things)
+        return [{"id": c.id, "name": c.name} | ({"isthing": int(c.thing)} if flags else {}) for c in self]
+
+    def index(self, category_id: int) -> int:
+        """Class number 0..K-1 of an id of the file. Raises ``KeyError`` for an unknown id."""
+        try:
+            return self.ids.index(category_id)
+        except ValueError:
+            raise KeyError(category_id) from None
+
+
+class Masks:
+    """N masks of one size (H, W), kept as COCO run lengths.
+
+    Indexing with an int array, a bool array or a slice gives `Masks`; an int gives `Masks` of length one.
+    """
+
+    def __init__(self, size: tuple[int, int], rles: list[Rle]) -> None:
+        self.size = (int(size[0]), int(size[1]))
+        self._rles = rles
+
+    @classmethod
+    def from_dense(cls, dense: Bool[np.ndarray, "n h w"]) -> Masks:
+        """Masks of anything that numpy reads as ``(N, H, W)``; every value but zero is foreground."""
+        array = np.asarray(dense) != 0
+        if array.ndim != 3:
+            raise ValueError(f"dense masks have the shape (N, H, W), got {array.shape}")
+        return cls((array.shape[1], array.shape[2]), rle_codec.encode(array))
+
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> Masks:
+        """No masks at all, of images of ``size`` (H, W)."""
+        return cls(size, [])
+
+    def __len__(self) -> int:
+        return len(self._rles)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Masks:
+        return Masks(self.size, [self._rles[i] for i in _numbers(index, len(self))])
+
+    def rle(self) -> list[Rle]:
+        """Compressed COCO records, one per mask."""
+        return self._rles
+
+    def dense(self) -> Bool[np.ndarray, "n h w"]:
+        """Dense masks ``(N, H, W)``."""
+        return rle_codec.decode(self._rles, self.size)
+
+    def boxes(self) -> Float[np.ndarray, "n 4"]:
+        """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
+        return rle_codec.boxes(self._rles)
+
+    def areas(self) -> Int[np.ndarray, "n"]:
+        """Pixels of each mask."""
+        return rle_codec.area(self._rles)
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)}, size={self.size})"
+
+
+@dataclass(frozen=True)
+class ImageMeta:
+    """Where the pixels of the network's input come from.
+
+    ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original image, both in pixel edges; ``size`` is the original
+    (H, W); ``input_size`` is the (h, w) of the image while it is transformed, and of the network's whole input,
+    padding included, once it is in a batch.
+    """
+
+    image_id: int
+    path: str
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    affine: Float[np.ndarray, "2 3"] = field(default_factory=lambda: np.eye(3, dtype=np.float64)[:2])
+
+    def to_original(self, boxes: Float[np.ndarray, "n 4"], clip: bool = True) -> Float[np.ndarray, "n 4"]:
+        """Boxes of the input in the original image, clipped to it unless ``clip`` is off.
+
+        The corners of a mirrored box are put in order again.
+        """
+        corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) @ self.affine[:, :2].T + self.affine[:, 2]
+        corners = np.sort(corners, axis=1).reshape(-1, 4)
+        return (np.clip(corners, 0, np.tile(self.size[::-1], 2)) if clip else corners).astype(np.float32)
+
+
+@dataclass
+class Instances:
+    """Objects found in one image, in its original pixels, best score first."""
+
+    boxes: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, "n"]
+    scores: Float[np.ndarray, "n"]
+    masks: Masks | None = None
+    mask_scores: Float[np.ndarray, "n"] | None = None
+    """Scores that rank the masks where a method rates them apart from the boxes (YOLACT++), else None."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Sequence[int] | slice | np.ndarray) -> Instances:
+        return Instances(
+            self.boxes[index],
+            self.labels[index],
+            self.scores[index],
+            self.masks[index] if self.masks is not None else None,
+            self.mask_scores[index] if self.mask_scores is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class PanopticSegment:
+    """One segment of a `Panoptic` image."""
+
+    id: int
+    """Its value in `Panoptic.ids`, from 1."""
+    label: int
+    """Class number 0..K-1."""
+    score: float
+    thing: bool
+
+
+@dataclass
+class Panoptic:
+    """An image divided into segments: ``ids (H, W)`` holds the segment id of each pixel, 0 where there is none."""
+
+    ids: Int[np.ndarray, "h w"]
+    segments: list[PanopticSegment]
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+
+@dataclass
+class Prediction:
+    """What a model finds in one image. Metrics, drawing, tracking, serving and export know nothing else of a model.
+
+    Exactly one of ``instances``, ``semantic`` and ``panoptic`` is set. ``len`` is the number of rows of `to_coco`.
+    """
+
+    meta: ImageMeta
+    categories: Categories
+    instances: Instances | None = None
+    semantic: UInt8[np.ndarray, "h w"] | None = None
+    panoptic: Panoptic | None = None
+    image: UInt8[np.ndarray, "h w 3"] | None = None
+    """RGB pixels, kept only when the image was given as an array and cannot be read again from ``meta.path``."""
+
+    def __len__(self) -> int:
+        if self.semantic is not None:
+            return len(np.unique(self.semantic))
+        found = self.instances if self.instances is not None else self.panoptic
+        return len(found) if found is not None else 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.to_coco()
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
+
+        A row has ``mask_score`` beside ``score`` where the method rates masks apart from boxes. A label map gives one
+        row per class that occurs, with its mask and nothing else, as in COCO's stuff results; a panoptic image gives
+        one row per segment, with its mask and score.
+        """
+        if self.semantic is not None:
+            labels = np.unique(self.semantic).tolist()
+            return [self._row(label, rle_codec.encode((self.semantic == label)[None])[0]) for label in labels]
+        if self.panoptic is not None:
+            masks = ((s, rle_codec.encode((self.panoptic.ids == s.id)[None])[0]) for s in self.panoptic.segments)
+            return [self._row(segment.label, rle) | {"score": float(segment.score)} for segment, rle in masks]
+        return self._object_rows(self.instances) if self.instances is not None else []
+
+    def _row(self, label: int, rle: Rle) -> dict[str, Any]:
+        """What the rows of label maps and of panoptic images share."""
+        category = self.categories.ids[label]
+        return {"image_id": self.meta.image_id, "category_id": category, "segmentation": rle_codec.to_text(rle)}
+
+    def _object_rows(self, found: Instances) -> list[dict[str, Any]]:
+        rles = found.masks.rle() if found.masks is not None else [None] * len(found)
+        rows = []
+        for i, rle in enumerate(rles):
+            x1, y1, x2, y2 = (float(v) for v in found.boxes[i])
+            row: dict[str, Any] = {
+                "image_id": self.meta.image_id,
+                "category_id": self.categories.ids[int(found.labels[i])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(found.scores[i]),
+            }
+            if rle is not None:
+                row["segmentation"] = rle_codec.to_text(rle)
+            if found.mask_scores is not None:
+                row["mask_score"] = float(found.mask_scores[i])
+            rows.append(row)
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """The instances as `supervision.Detections`: masks dense, class names in ``data["class_name"]``.
+
+        Needs the extra ``maskkit[interop]``.
+        """
+        from maskkit.infer.draw import to_supervision
+
+        return to_supervision(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Draw the prediction over its image and write it; the ending of ``path`` chooses the format."""
+        from maskkit.infer.draw import save
+
+        return save(self, Path(path))
+
+
+def _numbers(index: int | slice | Sequence[int] | np.ndarray, count: int) -> list[int]:
+    """The positions among ``count`` that an index of any kind chooses."""
+    if not isinstance(index, slice):
+        index = np.asarray(index)
+        index = index if index.size else index.astype(np.int64)  # an empty list has no type of its own
+    return np.arange(count)[index].reshape(-1).tolist()

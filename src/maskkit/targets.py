@@ -1,0 +1,256 @@
+"""What goes into a model: `Target`, what is known about one image, and `Batch`, what travels through a training
+step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from maskkit.geometry import masks as mask_math
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.rle import Rle
+from maskkit.prediction import ImageMeta
+
+Index = int | slice | Sequence[int] | np.ndarray | Tensor
+
+
+class TargetMasks(ABC):
+    """N masks of one size (H, W), in one of three storages: `RleMasks`, `DenseMasks`, `maskkit.data.patches.Patches`.
+
+    Indexing with an int array, a bool array or a slice gives the same kind; an int gives masks of length one.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = (int(size[0]), int(size[1]))
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: Index) -> Self: ...
+
+    @abstractmethod
+    def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+
+    @abstractmethod
+    def rle(self) -> list[Rle]:
+        """Compressed COCO records, one per mask."""
+
+    @abstractmethod
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
+
+    @abstractmethod
+    def areas(self) -> Int[Tensor, "n"]:
+        """Pixels of each mask."""
+
+    def to(self, device: torch.device | str) -> TargetMasks:
+        """The same masks, dense, on ``device``."""
+        return DenseMasks(self.dense().to(device, non_blocking=True))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)}, size={self.size})"
+
+
+class RleMasks(TargetMasks):
+    """Masks kept as run lengths; they stay where they are when a target moves to another device."""
+
+    def __init__(self, size: tuple[int, int], rles: list[Rle]) -> None:
+        super().__init__(size)
+        self._rles = rles
+
+    def __len__(self) -> int:
+        return len(self._rles)
+
+    def __getitem__(self, index: Index) -> RleMasks:
+        return RleMasks(self.size, [self._rles[i] for i in positions(index, len(self)).tolist()])
+
+    def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+        dense = torch.from_numpy(rle_codec.decode(self._rles, self.size))
+        return dense if size is None else mask_math.resample(dense, size)
+
+    def rle(self) -> list[Rle]:
+        """Compressed COCO records, one per mask."""
+        return self._rles
+
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
+        return torch.from_numpy(rle_codec.boxes(self._rles))
+
+    def areas(self) -> Int[Tensor, "n"]:
+        """Pixels of each mask."""
+        return torch.from_numpy(rle_codec.area(self._rles))
+
+    def to(self, device: torch.device | str) -> RleMasks:
+        """The masks themselves."""
+        return self
+
+
+class DenseMasks(TargetMasks):
+    """Masks kept as one tensor ``(N, H, W)`` of bool."""
+
+    def __init__(self, dense: Tensor | np.ndarray) -> None:
+        tensor = torch.as_tensor(dense)
+        if tensor.ndim != 3:
+            raise ValueError(f"dense masks have the shape (N, H, W), got {tuple(tensor.shape)}")
+        super().__init__((tensor.shape[1], tensor.shape[2]))
+        self._dense = tensor.bool()
+
+    def __len__(self) -> int:
+        return len(self._dense)
+
+    def __getitem__(self, index: Index) -> DenseMasks:
+        return DenseMasks(self._dense[positions(index, len(self))])
+
+    def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+        return self._dense if size is None else mask_math.resample(self._dense, size)
+
+    def rle(self) -> list[Rle]:
+        """Compressed COCO records, one per mask."""
+        return rle_codec.encode(self._dense.cpu().numpy())
+
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """Tight boxes ``x1 y1 x2 y2`` in pixel edges; zeros for an empty mask."""
+        return mask_math.dense_boxes(self._dense)
+
+    def areas(self) -> Int[Tensor, "n"]:
+        """Pixels of each mask."""
+        return self._dense.sum((1, 2))
+
+
+def positions(index: Index, count: int) -> Int[Tensor, "k"]:
+    """The positions among ``count`` that an index of any kind chooses."""
+    if not isinstance(index, slice):
+        index = torch.as_tensor(index).cpu()
+        index = index if index.numel() else index.long()  # an empty list has no type of its own
+    return torch.arange(count)[index].reshape(-1)
+
+
+@dataclass
+class Target:
+    """What is known about one image. Zero objects, boxes without masks and crowds are all normal.
+
+    ``has_mask`` says for each object whether its mask is known: a file may hold masks for some objects and boxes for
+    others; the mask of a box-only object is empty and no loss may read it. ``masks`` is None when no mask of the
+    image is known, or wanted.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, "n"]
+    masks: TargetMasks | None
+    crowd: Bool[Tensor, "n"]
+    has_mask: Bool[Tensor, "n"]
+    semantic: UInt8[Tensor, "h w"] | None = None
+    tags: Bool[Tensor, "k"] | None = None
+    saliency: Float[Tensor, "h w"] | None = None
+    """How much each pixel stands out, 0 to 1, whatever it shows."""
+
+    @classmethod
+    def of(
+        cls,
+        boxes: Any,
+        labels: Any,
+        masks: TargetMasks | Tensor | np.ndarray | None = None,
+        crowd: Any = None,
+        has_mask: Any = None,
+        semantic: Tensor | None = None,
+        tags: Tensor | None = None,
+    ) -> Target:
+        """A target from anything array-like; every mask is taken as known unless ``has_mask`` says otherwise."""
+        boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        n = len(boxes)
+        if masks is not None and not isinstance(masks, TargetMasks):
+            masks = DenseMasks(masks)
+        labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        if len(labels) != n or (masks is not None and len(masks) != n):
+            raise ValueError(f"{n} boxes, {len(labels)} labels, {len(masks) if masks is not None else 'no'} masks")
+        flags = torch.zeros(n, dtype=torch.bool) if crowd is None else torch.as_tensor(crowd).bool().reshape(-1)
+        known = (
+            torch.full((n,), masks is not None) if has_mask is None else torch.as_tensor(has_mask).bool().reshape(-1)
+        )
+        return cls(boxes, labels, masks, flags, known, semantic, tags)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Any) -> Target:
+        """The objects chosen by an index array, a bool array or a slice; what belongs to the image stays."""
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            labels=self.labels[index],
+            masks=self.masks[index] if self.masks is not None else None,
+            crowd=self.crowd[index],
+            has_mask=self.has_mask[index],
+        )
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target on ``device``."""
+        move = {
+            name: value.to(device) if isinstance(value, TargetMasks) else value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor | TargetMasks)
+        }
+        return replace(self, **move)
+
+
+@dataclass
+class Batch:
+    """Images of one size, padded right and below with zeros, the mean colour.
+
+    ``sizes`` is the one truth about the padding: the (height, width) of each image inside ``images``.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    sizes: Int[Tensor, "b 2"]
+    targets: list[Target]
+    metas: list[ImageMeta]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What was subtracted from RGB on 0..255 to make ``images``."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What it was divided by."""
+    progress: float = 1.0
+    """Share of the training that is done with this batch, for losses that grow; 1 outside of a training."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def valid(self) -> Bool[Tensor, "b h w"]:
+        """Where ``images`` show an image and not padding."""
+        height, width = (torch.arange(n, device=self.sizes.device) for n in self.images.shape[2:])
+        rows, columns = height < self.sizes[:, :1], width < self.sizes[:, 1:]  # (B, H), (B, W)
+        return rows[:, :, None] & columns[:, None]
+
+    def pixels(self) -> Float[Tensor, "b 3 h w"]:
+        """The images as RGB on 0..255, the padding black."""
+        return self.rgb(self.images, self.valid)
+
+    def rgb(self, images: Float[Tensor, "n 3 h w"], valid: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 3 h w"]:
+        """Normalised ``images`` of the batch, or crops of them, as RGB on 0..255; black where not ``valid``."""
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (images.float() * std + mean) * valid[:, None]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes.to(device, non_blocking=True),
+            targets=[t.to(device) for t in self.targets],
+        )
+
+
+def full_sizes(images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b 2"]:
+    """`Batch.sizes` of images without padding."""
+    return torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
