@@ -38,6 +38,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from budget import train_within
 from equal_time import Training, is_nuclei
 from machine import describe
+from maskkit import zoo
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.data import open_splits
@@ -46,9 +47,8 @@ from maskkit.data.transforms import Flip, VerticalFlip, apply
 from maskkit.eval.instance.metric import evaluate
 from maskkit.infer.predict import predict_dataset
 from maskkit.prediction import Instances, Masks, Prediction
-from maskkit.zoo import registry
 
-NARROW: dict[str, Any] = vars(registry.preset("maskrcnn-mobilenetv2-320").model)
+NARROW: dict[str, Any] = vars(zoo.preset("maskrcnn-mobilenetv2-320").model)
 """Widths and numbers of regions of our small Mask R-CNN."""
 
 

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from machine import describe
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.mask2former import Mask2Former
-from maskkit.zoo import registry
 from turns import in_turn, ratios
 
 PRESET = "mask2former-swin-t"
@@ -34,7 +34,7 @@ def build() -> tuple[Any, Mask2Former]:
     for name, parameter in theirs.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    ours = Mask2Former(registry.preset(PRESET).model).eval()  # type: ignore[arg-type]
+    ours = Mask2Former(zoo.preset(PRESET).model).eval()  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(theirs.state_dict(), PRESET))
     return theirs, ours.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

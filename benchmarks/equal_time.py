@@ -28,6 +28,7 @@ from torch import nn
 
 from budget import spent, train_within
 from machine import describe
+from maskkit import zoo
 from maskkit.api import Segmenter, shared_classes
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import BoxOnly, DataConfig, RunConfig
@@ -39,7 +40,6 @@ from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import load_backbone
 from maskkit.prediction import Categories
-from maskkit.zoo import registry
 
 
 def knobs_for(model: str, data: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Training:
 
     def config(self, classes: int) -> RunConfig:
         """The run, of the preset and of what is the same for all."""
-        preset = registry.preset(self.model)
+        preset = zoo.preset(self.model)
         knobs = knobs_for(self.model, self.data) | self.knobs
         box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
         return RunConfig(
@@ -108,7 +108,7 @@ class Training:
         """The averaged weights after ``minutes`` of two cores, or after ``steps``."""
         config = self.config(len(train_set.categories))
         torch.manual_seed(self.seed)
-        model = registry.model_class(self.model)(config.model)  # type: ignore[call-arg]
+        model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.weights:
             load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures; weights beside it")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    task = TASKS[registry.model_class(given.model).task_of(registry.preset(given.model).model)]
+    task = TASKS[zoo.model_class(given.model).task_of(zoo.preset(given.model).model)]
     train_set, val_set = open_splits(str(given.data), given.val, 0.2, 0)
     train_set = with_classes(task.view(train_set), given.classes)
     begin = time.perf_counter()

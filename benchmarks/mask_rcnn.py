@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
 from machine import describe
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import draw
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from turns import in_turn, ratios
 
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -50,7 +50,7 @@ def build() -> tuple[MaskRCNN, MaskRcnn]:
                 tensor.normal_()
             elif name.endswith("bbox_pred.weight"):
                 tensor.normal_(std=0.0005)
-    preset = registry.preset("maskrcnn-resnet50")
+    preset = zoo.preset("maskrcnn-resnet50")
     ours = MaskRcnn(preset.model)  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(theirs.state_dict(), preset.name))
     return theirs, ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,16 +17,16 @@ def measure(what: str, data: Path, preset: str) -> None:
     """Run a few training steps, or predict and evaluate the whole validation set, and print the peak."""
     import torch
 
+    from maskkit import zoo
     from maskkit.config import DataConfig, RunConfig
     from maskkit.data import open_splits
     from maskkit.data.loader import train_loader
     from maskkit.eval.instance.metric import evaluate
     from maskkit.infer.predict import predict_dataset
-    from maskkit.zoo import registry
 
     torch.set_num_threads(2)
     train_set, val_set = open_splits(str(data), None, 0.2, 0)
-    found = registry.preset(preset)
+    found = zoo.preset(preset)
     config = RunConfig(
         preset,
         replace(found.model, num_classes=len(train_set.categories)),
@@ -34,7 +34,7 @@ def measure(what: str, data: Path, preset: str) -> None:
         train=replace(found.train, workers=0),
         data=DataConfig(train=str(data)),
     )
-    model = registry.model_class(preset)(config.model)  # type: ignore[call-arg]
+    model = zoo.model_class(preset)(config.model)  # type: ignore[call-arg]
     if what == "training":
         model.train()
         for batch in train_loader(train_set, config, 0, 4):

@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import describe
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.images import read_image
 from maskkit.data.loader import collate
@@ -35,7 +36,6 @@ from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Target
-from maskkit.zoo import registry
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -79,7 +79,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    preset = registry.preset(MODEL)
+    preset = zoo.preset(MODEL)
     assert isinstance(preset.model, YolactConfig)
     network = Yolact(preset.model)
     network.load_state_dict(published.convert(Case(given.case).weights(), MODEL))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-import maskkit.zoo.registry
+import maskkit.zoo
 from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig
 from maskkit.zoo.class_names import VOC
 
@@ -97,7 +97,7 @@ def main() -> None:
 
     folder = given.out.with_name(f"{given.out.name}-data")
     files = {split: merge(given.data, split, given.classes, folder) for split in ("train", "val")}
-    preset = maskkit.zoo.registry.preset(given.model)
+    preset = maskkit.zoo.preset(given.model)
     config = RunConfig(
         preset=preset.name,
         model=replace(

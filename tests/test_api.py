@@ -16,8 +16,8 @@ from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import predict_images
 from maskkit.prediction import Categories
+from maskkit.zoo import preset
 from maskkit.zoo.class_names import COCO, VOC
-from maskkit.zoo.registry import preset
 from tests.small import PRESET, SECTIONS, objects, save_small, small_config, small_model
 
 FIVE = ("disc", "ring", "square", "star", "pair")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from maskkit import zoo
 from maskkit.cli import main
 from maskkit.data import shapes
-from maskkit.zoo import registry
 
-SMALL = sorted(p.name for p in registry.presets() if p.name.endswith("-mobilenetv2-256"))
-OBJECTS = [name for name in SMALL if registry.model_class(name).tasks[0] != "semantic"]
+SMALL = sorted(p.name for p in zoo.presets() if p.name.endswith("-mobilenetv2-256"))
+OBJECTS = [name for name in SMALL if zoo.model_class(name).tasks[0] != "semantic"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_train_measure_predict(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kind = registry.model_class(name)
+    kind = zoo.model_class(name)
     run, out = tmp_path / "run", tmp_path / "eval"
     labels = "masks" if "masks" in kind.supervision else "boxes"
     options = ["--input.size", "96", "128", "--data.labels", labels, "--train.steps", "1", "--train.batch", "2"]

@@ -11,7 +11,7 @@ from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, train_ops
 from maskkit.engine.optim import make_optimizer
 from maskkit.eval.instance.metric import evaluate
-from maskkit.zoo.registry import preset
+from maskkit.zoo import preset
 
 
 def test_one_image_from_jpeg_to_ap(tmp_path: Path) -> None:

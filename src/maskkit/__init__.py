@@ -12,7 +12,7 @@ _PUBLIC = {
     "create_model": "maskkit.api",
     "load": "maskkit.api",
     "Segmenter": "maskkit.api",
-    "list_models": "maskkit.zoo.registry",
+    "list_models": "maskkit.zoo",
     "Prediction": "maskkit.prediction",
     "Target": "maskkit.targets",
     "Masks": "maskkit.prediction",
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from maskkit.api import Segmenter, create_model, load
     from maskkit.prediction import Categories, Masks, Prediction
     from maskkit.targets import Target
-    from maskkit.zoo.registry import list_models
+    from maskkit.zoo import list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskkit import zoo
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
@@ -16,7 +17,6 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure, Source, predict_dataset, predict_images
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, Prediction
-from maskkit.zoo import registry
 
 if TYPE_CHECKING:
     from maskkit.eval.task import Result, Task
@@ -35,7 +35,7 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
     """
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    return registry.model_class(preset)(replace(registry.preset(preset).model, **overrides))
+    return zoo.model_class(preset)(replace(zoo.preset(preset).model, **overrides))
 
 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
@@ -66,7 +66,7 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
         return hub.fetch(preset)
     path = _BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
-        is_preset = str(source) in registry.list_models()
+        is_preset = str(source) in zoo.list_models()
         if is_preset and hub.can_fetch(str(source)):
             return hub.fetch(str(source))
         hint = "that is a preset, train it first" if is_preset else f"give a .safetensors file or {BUILT_IN!r}"
@@ -185,7 +185,7 @@ def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, An
 
     Raises `MaskkitError` for an unknown preset, ``TypeError`` for an unknown section or field.
     """
-    chosen = registry.preset(preset)
+    chosen = zoo.preset(preset)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train, DataConfig(str(data)))
     return replace(config, **{name: replace(getattr(config, name), **change) for name, change in sections.items()})
 

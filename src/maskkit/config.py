@@ -5,8 +5,8 @@ into every checkpoint, and nothing else in the package holds a setting.
 """
 
 import json
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, TypeVar
 
 import cattrs
 
@@ -50,25 +50,55 @@ class PlainVit:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What every method has; a method's own config adds its knobs."""
+class BackboneConfig:
+    """The network that gives the features."""
 
-    num_classes: int = 80
-    """Classes without background."""
-    backbone: str = "resnet50"
-    """Any timm model with ``features_only``; its name there."""
-    backbone_weights: str | None = None
-    """Weights the training starts from: a local file with timm's names, ``hub`` for timm's own download, or None."""
+    name: str = "resnet50"
+    """Any timm model with ``features_only``, by its name there."""
+    weights: str | None = None
+    """What a training starts from: a local file with timm's names, ``hub`` for timm's own download, or None."""
     norm: Literal["frozen", "train"] = "frozen"
-    """Batch norm of the backbone: ``frozen`` keeps its statistics and its affine values (right for small batches)."""
+    """Batch norm: ``frozen`` keeps its statistics and its affine values, which is right for small batches."""
     frozen_stride: int = 0
-    """Backbone layers up to this stride keep their weights (4: the stem and the first stage); 0 trains all."""
+    """Layers up to this stride keep their weights (4: the stem and the first stage); 0 trains all."""
     pad_same: bool = False
-    """TensorFlow padding in the backbone, which weights that come from TensorFlow need."""
+    """TensorFlow's padding, which weights that come from TensorFlow need."""
     stride_in_1x1: bool = False
     """ResNet stages stride in their first 1x1 convolution (Caffe, detectron2's R-50) instead of the 3x3."""
     vit: PlainVit = field(default_factory=PlainVit)
-    box_only: BoxOnly = field(default_factory=BoxOnly)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every method has; a method's own config adds its knobs and the configs of its parts."""
+
+    num_classes: int = 80
+    """Classes without background."""
+
+    @property
+    def backbone_weights(self) -> str | None:
+        """Weights that the backbone of a new training starts from, None without a choice."""
+        return None
+
+    def portable(self) -> Self:
+        """The same without what means something on one machine alone: the file of first weights."""
+        return self
+
+
+@dataclass(frozen=True)
+class BackboneModelConfig(ModelConfig):
+    """A method on a backbone of the user's choice."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    @property
+    def backbone_weights(self) -> str | None:
+        """Weights that the backbone of a new training starts from, None without a choice."""
+        return self.backbone.weights
+
+    def portable(self) -> Self:
+        """The same without the file of first weights."""
+        return replace(self, backbone=replace(self.backbone, weights=None))
 
 
 @dataclass(frozen=True)
@@ -264,23 +294,6 @@ class PseudoMasks:
     """Longer side of the image at scale 1; that of the network's input when not given."""
     threshold: float = 0.2
     """Score of the background beside the classes, whose best pixel has 1."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named starting point: a method with its sizes, its recipe and its numbers."""
-
-    name: str
-    model: ModelConfig
-    input: InputConfig
-    augment: AugmentConfig
-    train: TrainConfig
-    published: str | None = None
-    """Where official weights are to be had, and their licence."""
-    paper: str = ""
-    """The number of the paper, with its data set."""
-    ours: str = ""
-    """Our own measured number, with its data set."""
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

@@ -12,12 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.engine.optim import make_optimizer
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import Categories
-from maskkit.zoo import registry
 
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
 
@@ -25,7 +25,7 @@ CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
 @pytest.fixture
 def model(tiny):
     torch.manual_seed(0)
-    return registry.model_class("tinynet")(tiny.model)
+    return zoo.model_class("tinynet")(tiny.model)
 
 
 def train_a_little(model, optimizer):
@@ -70,7 +70,7 @@ def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path, model, tiny, k
     path = tmp_path / "last.safetensors"
     checkpoint.save_state(path, model, average, optimizer, tiny, CLASSES, {"step": 3, "best": 0.5})
 
-    again = registry.model_class("tinynet")(tiny.model).to(memory_format=torch.channels_last)
+    again = zoo.model_class("tinynet")(tiny.model).to(memory_format=torch.channels_last)
     again_average = deepcopy(again) if averaged else None
     again_optimizer = make_optimizer(again, replace(tiny.train, optimizer=kind))
     info = checkpoint.load_state(path, again, again_average, again_optimizer)
@@ -233,7 +233,7 @@ def test_a_start_takes_what_fits_and_says_what_does_not(tmp_path, model, tiny):
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, model, tiny, CLASSES, {})
     more = replace(tiny, model=replace(tiny.model, num_classes=5))
-    fresh: Any = registry.model_class("tinynet")(more.model)
+    fresh: Any = zoo.model_class("tinynet")(more.model)
     head = fresh.head.weight.detach().clone()
     (note,) = checkpoint.start_weights(fresh, more, path)
     assert note.startswith(f"9 of 11 tensors start from {path}")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from maskkit import api, cli
 from maskkit.data import shapes
+from maskkit.zoo import list_models
 from maskkit.zoo.class_names import COCO
-from maskkit.zoo.registry import list_models
 from tests.small import PRESET, save_small
 
 TINY = ["--input.size", "64", "64", "--model.width", "16"]

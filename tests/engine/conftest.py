@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import maskkit.models
+from maskkit import zoo
 from maskkit.config import DataConfig, RunConfig
-from maskkit.zoo import registry
 from tests.engine.runner import MODELS
 
 
@@ -43,7 +43,7 @@ def drawn(tmp_path_factory):
 def tiny(monkeypatch):
     """Configuration of a run of the tiny method, which is registered for this test only."""
     monkeypatch.setattr(maskkit.models, "__path__", [*maskkit.models.__path__, MODELS])
-    preset = registry.preset("tinynet")
+    preset = zoo.preset("tinynet")
     return RunConfig("tinynet", preset.model, preset.input, preset.augment, preset.train)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from maskkit import zoo
 from maskkit.config import AugmentConfig, DataConfig, RunConfig
 from maskkit.data import shapes
-from maskkit.zoo import registry
 from tests.engine import runner
 
 STEPS = 20
@@ -74,7 +74,7 @@ def losses(run: RunConfig, out: Path, processes: int) -> list[dict[str, float]]:
     ],
 )
 def test_two_processes_lose_what_one_loses(tmp_path: Path, preset: str, boxes_too: bool, knobs: dict[str, Any]) -> None:
-    found = registry.preset(preset)
+    found = zoo.preset(preset)
     # Adam would make whole steps of the rounding errors of gradients that are nearly zero, and large steps from random
     # weights on multiply any error
     settings = {"optimizer": "sgd", "lr": 1e-5, "steps": STEPS, "batch": 4, "workers": 0, "eval_every": 0.0}

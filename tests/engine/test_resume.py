@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.config import DataConfig, RunConfig
 from maskkit.engine.train import train
 from maskkit.errors import MaskkitError
-from maskkit.zoo import registry
 from tests.engine import runner
 
 
@@ -97,7 +97,7 @@ def test_killed_before_a_file_gets_its_name(tmp_path, run, undisturbed, name):
 
 
 def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
-    preset = registry.preset("yolact-mobilenetv2-256")
+    preset = zoo.preset("yolact-mobilenetv2-256")
     config = RunConfig(
         preset.name,
         preset.model,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.config import DataConfig, RunConfig
 from maskkit.data import shapes
 from maskkit.engine.train import evaluation_due, train
 from maskkit.errors import DataError, MaskkitError
-from maskkit.zoo import registry
 from tests.engine import runner
 
 
@@ -57,7 +57,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, run, capsys)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_yolact_trains_on_drawn_shapes(tmp_path, precision):
-    preset = registry.preset("yolact-mobilenetv2-256")
+    preset = zoo.preset("yolact-mobilenetv2-256")
     data = shapes.write(tmp_path / "shapes", train=4, val=2, size=(96, 96), objects=(1, 3))
     config = RunConfig(
         preset.name,
@@ -169,9 +169,9 @@ def test_a_run_starts_from_given_weights(tmp_path, run, capsys):
 
 
 def test_a_backbone_starts_from_timm_names(tmp_path, run):
-    preset = registry.preset("yolact-mobilenetv2-256")
+    preset = zoo.preset("yolact-mobilenetv2-256")
     config = RunConfig(preset.name, replace(preset.model, num_classes=2), preset.input, preset.augment, preset.train)
-    model: Any = registry.model_class(preset.name)(config.model)
+    model: Any = zoo.model_class(preset.name)(config.model)
     wanted = {
         n: torch.rand_like(t) if t.is_floating_point() else t for n, t in model.backbone.body.state_dict().items()
     }
@@ -179,7 +179,7 @@ def test_a_backbone_starts_from_timm_names(tmp_path, run):
     (note,) = checkpoint.start_weights(model, config, tmp_path / "timm.safetensors")
     assert all(torch.equal(t, wanted[n]) for n, t in model.backbone.body.state_dict().items())
     assert "not used: classifier.weight" in note
-    other: Any = registry.model_class(preset.name)(config.model)
+    other: Any = zoo.model_class(preset.name)(config.model)
     named = replace(config, model=replace(config.model, backbone_weights=str(tmp_path / "timm.safetensors")))
     checkpoint.start_weights(other, named, None)
     assert all(torch.equal(t, wanted[n]) for n, t in other.backbone.body.state_dict().items())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from maskkit import zoo
 from maskkit.api import create_model
 from maskkit.cli import main
 from maskkit.config import InputConfig, PseudoMasks
@@ -21,7 +22,6 @@ from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.infer.saliency import foreground, write_saliency
 from maskkit.models import eps
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
-from maskkit.zoo import registry
 from tests.small import save_small
 
 SIZE = (48, 64)
@@ -79,7 +79,7 @@ def test_the_whole_way_by_one_command(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saliency is what another model finds."""
-    small = registry.preset("eps-mobilenetv2-256")
+    small = zoo.preset("eps-mobilenetv2-256")
     train = replace(small.train, batch=2, workers=0)
     monkeypatch.setattr(eps, "PRESETS", [replace(small, input=replace(small.input, size=(64, 64)), train=train)])
     finder = save_small(tmp_path / "finder.safetensors")

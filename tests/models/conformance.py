@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model, save_model
 from maskkit.config import InputConfig, ModelConfig, RunConfig
 from maskkit.data.dataset import Dataset
@@ -25,7 +26,6 @@ from maskkit.eval.task import TASKS, Task
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
-from maskkit.zoo import registry
 
 
 class Conformance:
@@ -48,16 +48,16 @@ class Conformance:
         # weights are random here: layers and norms that a pretrained backbone may keep as they are have to learn
         learning = {"norm": "train", "frozen_stride": 0}
         small = {"num_classes": len(cls.categories), **learning, **cls.knobs, **knobs}
-        return replace(registry.preset(cls.preset).model, **small)
+        return replace(zoo.preset(cls.preset).model, **small)
 
     @classmethod
     def model(cls, **knobs: Any) -> Model:
         torch.manual_seed(0)
-        return registry.model_class(cls.preset)(cls.model_config(**knobs))  # type: ignore[call-arg]
+        return zoo.model_class(cls.preset)(cls.model_config(**knobs))  # type: ignore[call-arg]
 
     @classmethod
     def input(cls) -> InputConfig:
-        return replace(registry.preset(cls.preset).input, size=cls.size)
+        return replace(zoo.preset(cls.preset).input, size=cls.size)
 
     @classmethod
     def batch(cls, seeds: list[int], objects: tuple[int, int] = (2, 5), **options: Any) -> Batch:
@@ -216,7 +216,7 @@ class Conformance:
         return self.task().view(shapes_dataset(2, seed=self.overfit_seed, size=size, objects=(2, 3)))
 
     def task(self) -> Task:
-        return TASKS[registry.model_class(self.preset).task_of(self.model_config())]
+        return TASKS[zoo.model_class(self.preset).task_of(self.model_config())]
 
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
         """AP of what a trained model finds on the images of ``data``, which are those of ``batch``."""

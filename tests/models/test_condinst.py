@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from maskkit import zoo
 from maskkit.models.condinst import CondInst, some
 from maskkit.nn.fcos import Positives
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -34,7 +34,7 @@ class TestCondInstSemantic(Conformance):
 
 def test_shapes_of_the_published_coco_model() -> None:
     with torch.device("meta"):
-        net = CondInst(registry.preset("condinst-semantic-resnet50-3x").model)  # type: ignore[arg-type]
+        net = CondInst(zoo.preset("condinst-semantic-resnet50-3x").model)  # type: ignore[arg-type]
         raw = net(torch.zeros(1, 3, 800, 1216))
     assert [tuple(level.shape) for level in raw.fcos.extra[:2]] == [(1, 169, 100, 152), (1, 169, 50, 76)]
     assert raw.features.shape == (1, 8, 100, 152)

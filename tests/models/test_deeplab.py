@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import Dataset
 from maskkit.eval.semantic.metric import SemanticResult, count
@@ -17,7 +18,6 @@ from maskkit.models.base import Model
 from maskkit.models.deeplab import Aspp, Deeplab, DeeplabConfig
 from maskkit.nn.semantic import truth_of
 from maskkit.targets import Batch
-from maskkit.zoo import registry
 from tests.models.semantic import CLASSES, SemanticConformance
 
 
@@ -54,7 +54,7 @@ class TestDeeplabV1(OnCells):
 
 def model(**knobs: Any) -> Deeplab:
     torch.manual_seed(0)
-    preset = registry.preset("deeplabv3-mobilenetv2-320")
+    preset = zoo.preset("deeplabv3-mobilenetv2-320")
     assert isinstance(preset.model, DeeplabConfig)
     return Deeplab(replace(preset.model, num_classes=3, width=16, **knobs)).eval()
 
@@ -83,7 +83,7 @@ def test_every_size_of_input_is_taken() -> None:
 
 
 def test_vgg_keeps_a_stride_of_eight() -> None:
-    preset = registry.preset("deeplabv1-vgg16")
+    preset = zoo.preset("deeplabv1-vgg16")
     assert isinstance(preset.model, DeeplabConfig)
     net = Deeplab(replace(preset.model, width=16)).eval()
     with torch.no_grad():
@@ -98,8 +98,8 @@ def test_torchvision_checkpoints_give_the_same_scores(backbone: str) -> None:
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
     ).eval()
     name = f"deeplabv3-{backbone}-coco"
-    preset = registry.preset(name)
-    net = registry.model_class(name)(preset.model).eval()  # type: ignore[call-arg]
+    preset = zoo.preset(name)
+    net = zoo.model_class(name)(preset.model).eval()  # type: ignore[call-arg]
     net.load_state_dict(published.convert(official.state_dict(), name))
     images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():

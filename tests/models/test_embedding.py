@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.models.embedding import Embedding, discriminative_loss
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance, Whole
 
 
@@ -90,7 +90,7 @@ def test_means_are_drawn_to_the_origin_and_others_are_left_alone() -> None:
 
 
 def test_one_class_needs_no_class_map() -> None:
-    net = Embedding(replace(registry.preset("embedding-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
+    net = Embedding(replace(zoo.preset("embedding-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
     images = torch.zeros(1, 3, 64, 96)
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import DataConfig
 from maskkit.data.label_map import IGNORE
@@ -18,7 +19,6 @@ from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.nn.backbones.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
 from maskkit.targets import Batch
-from maskkit.zoo import registry
 from maskkit.zoo.class_names import VOC
 from tests.models.conformance import learn_by_heart
 from tests.models.semantic import CLASSES, SemanticConformance
@@ -76,7 +76,7 @@ def test_the_baseline_learns_from_tags_alone() -> None:
 
 
 def small(**knobs: Any) -> Eps:
-    preset = registry.preset("eps-mobilenetv2-256")
+    preset = zoo.preset("eps-mobilenetv2-256")
     assert isinstance(preset.model, EpsConfig)
     return Eps(replace(preset.model, num_classes=3, **knobs)).eval()
 
@@ -141,7 +141,7 @@ def test_why_not() -> None:
     baseline = small(background_map=False)
     assert baseline.why_not(tags, CLASSES) is None
     assert "leave" in (baseline.why_not(with_saliency, CLASSES) or "")
-    yolact = registry.model_class("yolact-mobilenetv2-256")(registry.preset("yolact-mobilenetv2-256").model)  # type: ignore[call-arg]
+    yolact = zoo.model_class("yolact-mobilenetv2-256")(zoo.preset("yolact-mobilenetv2-256").model)  # type: ignore[call-arg]
     assert "saliency" in (yolact.why_not(with_saliency, VOC) or "")
 
 

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
 from maskkit.geometry.masks import maskness
 from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, soften
 from maskkit.nn.roi import Detections
 from maskkit.nn.rpn import encode
 from maskkit.targets import Target
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
 
 
 def config(**knobs: Any) -> EvaConfig:
-    model = registry.preset("eva-tiny-256").model
+    model = zoo.preset("eva-tiny-256").model
     assert isinstance(model, EvaConfig)
     vit = replace(model.vit, width=SMALL["width"])
     return replace(model, num_classes=len(CATEGORIES), **{"vit": vit, **SMALL, **knobs})

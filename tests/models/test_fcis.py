@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.fcis import Fcis
 from maskkit.nn.position_sensitive import corner_sums, parts, pool
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -36,7 +36,7 @@ class TestFcis(Conformance):
 
 def small(**knobs: Any) -> Fcis:
     torch.manual_seed(0)
-    config = registry.preset("fcis-mobilenetv2-256").model
+    config = zoo.preset("fcis-mobilenetv2-256").model
     return Fcis(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 

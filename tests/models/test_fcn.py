@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.fcn import Enlarge, Fcn, FcnConfig, FcnRaw
-from maskkit.zoo import registry
 from tests.models.semantic import SemanticConformance
 
 
@@ -25,7 +25,7 @@ class TestFcnStaged(SemanticConformance):
 
 def model(preset: str = "fcn8s-mobilenetv2-256", **knobs: Any) -> Fcn:
     torch.manual_seed(0)
-    config = registry.preset(preset).model
+    config = zoo.preset(preset).model
     assert isinstance(config, FcnConfig)
     return Fcn(replace(config, num_classes=3, **knobs)).eval()
 
@@ -74,7 +74,7 @@ def test_torchvision_checkpoints_give_the_same_scores() -> None:
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
     ).eval()
     name = "fcn-resnet50-coco"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, FcnConfig)
     net = Fcn(preset.model).eval()
     net.load_state_dict(published.convert(official.state_dict(), name))

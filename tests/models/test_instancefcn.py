@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from maskkit import zoo
 from maskkit.data.dataset import ONE_CLASS
 from maskkit.geometry import boxes as box_math
 from maskkit.models.instancefcn import (
@@ -25,7 +26,6 @@ from maskkit.nn.position_sensitive import parts
 from maskkit.nn.rpn import match
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {"width": 64, "window": 15, "scales": (1.0, 1 / 1.5), "candidates": 200, "detections": 100}
@@ -41,7 +41,7 @@ class TestInstanceFcn(Conformance):
 
 def small(**knobs: Any) -> InstanceFcn:
     torch.manual_seed(0)
-    config = registry.preset("instancefcn-mobilenetv2-256").model
+    config = zoo.preset("instancefcn-mobilenetv2-256").model
     return InstanceFcn(replace(config, **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.label_map import IGNORE
@@ -19,7 +20,6 @@ from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2Form
 from maskkit.nn.losses import box_cells
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 from tests.models.semantic import SemanticConformance
 
@@ -113,9 +113,7 @@ def ground(record: Record) -> Annotation:
 
 
 def model(**knobs: Any) -> Mask2Former:
-    config = replace(
-        registry.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs
-    )
+    config = replace(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs)
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)
@@ -177,7 +175,7 @@ def transformers_model() -> tuple[Any, dict[str, Any]]:
 
 def test_predictions_and_losses_are_those_of_transformers() -> None:
     theirs, knobs = transformers_model()
-    preset = registry.preset("mask2former-swin-t")
+    preset = zoo.preset("mask2former-swin-t")
     ours = Mask2Former(replace(preset.model, **knobs)).eval()  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(theirs.state_dict(), preset.name, **knobs))
     generator = torch.Generator().manual_seed(1)
@@ -205,7 +203,7 @@ def test_predictions_and_losses_are_those_of_transformers() -> None:
 
 
 def test_shapes_of_the_published_coco_model() -> None:
-    preset = registry.preset("mask2former-resnet50")
+    preset = zoo.preset("mask2former-resnet50")
     net = Mask2Former(preset.model).eval()  # type: ignore[arg-type]
     parameters = sum(p.numel() for p in net.parameters())
     assert parameters == pytest.approx(44e6, rel=0.01)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.models.base import SelectedInBoxes
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL = {
@@ -70,7 +70,7 @@ def pair() -> tuple[MaskRCNN, MaskRcnn]:
         hook.remove()
         # masks of every class that cover about half of their boxes
         heads.mask_predictor.mask_fcn_logits.bias -= logits[0].mean((0, 2, 3))
-    preset = registry.preset("maskrcnn-resnet50")
+    preset = zoo.preset("maskrcnn-resnet50")
     ours = MaskRcnn(replace(preset.model, num_classes=CLASSES))  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(official.state_dict(), preset.name, num_classes=CLASSES))
     return official, ours
@@ -138,7 +138,7 @@ def test_torchvision_loses_the_same(pair: tuple[MaskRCNN, MaskRcnn], monkeypatch
 
 def small(**knobs: Any) -> MaskRcnn:
     torch.manual_seed(0)
-    config = registry.preset("maskrcnn-mobilenetv2-256").model
+    config = zoo.preset("maskrcnn-mobilenetv2-256").model
     return MaskRcnn(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 

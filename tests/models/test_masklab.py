@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.masklab import (
     DeformableCrop,
@@ -29,7 +30,6 @@ from maskkit.nn.roi import BOX_WEIGHTS
 from maskkit.nn.rpn import decode
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -54,7 +54,7 @@ class TestMasklab(Conformance):
 
 def small(**knobs: Any) -> Masklab:
     torch.manual_seed(0)
-    config = registry.preset("masklab-mobilenetv2-256").model
+    config = zoo.preset("masklab-mobilenetv2-256").model
     return Masklab(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 

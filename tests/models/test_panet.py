@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.base import SelectedBoxes
 from maskkit.models.panet import Panet, PathAggregation, fuse
 from maskkit.nn.roi import pool
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -33,7 +33,7 @@ class TestPanet(Conformance):
 
 def small(**knobs: Any) -> Panet:
     torch.manual_seed(0)
-    config = registry.preset("panet-mobilenetv2-256").model
+    config = zoo.preset("panet-mobilenetv2-256").model
     return Panet(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.models.psenet import Psenet, hard_pixels, kernel_losses, perimeter, shrink
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance, Whole
 
 
@@ -75,7 +75,7 @@ def test_kernels_are_judged_inside_the_objects_alone() -> None:
 
 
 def test_one_class_needs_no_class_map() -> None:
-    net = Psenet(replace(registry.preset("psenet-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
+    net = Psenet(replace(zoo.preset("psenet-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
     images = torch.zeros(1, 3, 64, 96)
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)

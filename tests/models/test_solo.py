@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from maskkit import zoo
 from maskkit.models.solo import Solo, SoloConfig, SoloRaw
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -35,7 +35,7 @@ class TestLightSolo(Conformance):
 
 
 def model(**knobs: Any) -> Solo:
-    config = registry.preset("solo-mobilenetv2-256").model
+    config = zoo.preset("solo-mobilenetv2-256").model
     assert isinstance(config, SoloConfig)
     return Solo(replace(config, num_classes=3, **{**SMALL, **knobs}))
 
@@ -47,7 +47,7 @@ def test_mask_channels_of_the_published_coco_models() -> None:
         ("solo-decoupled-light-resnet50-512", [80, 72, 48, 32, 24]),
     ):
         with torch.device("meta"):
-            net = Solo(registry.preset(preset).model)  # type: ignore[arg-type]
+            net = Solo(zoo.preset(preset).model)  # type: ignore[arg-type]
             raw = net.eval()(torch.zeros(1, 3, 320, 352))
         assert raw.category.shape == (1, 80, 3872)
         sizes = [(80, 88), (80, 88), (40, 44), (20, 22), (20, 22)]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from maskkit import zoo
 from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn.grid import cell_middles
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -32,14 +32,14 @@ class TestSolov2(Conformance):
 
 
 def model(**knobs: Any) -> Solov2:
-    config = registry.preset("solov2-mobilenetv2-256").model
+    config = zoo.preset("solov2-mobilenetv2-256").model
     assert isinstance(config, Solov2Config)
     return Solov2(replace(config, num_classes=3, **{**SMALL, **knobs}))
 
 
 def test_shapes_of_the_published_coco_model() -> None:
     with torch.device("meta"):
-        raw = Solov2(registry.preset("solov2-resnet50-3x").model)(torch.zeros(1, 3, 320, 352))  # type: ignore[arg-type]
+        raw = Solov2(zoo.preset("solov2-resnet50-3x").model)(torch.zeros(1, 3, 320, 352))  # type: ignore[arg-type]
     assert raw.category.shape == (1, 80, 3872)
     assert raw.kernels.shape == (1, 256, 3872)
     assert raw.feature.shape == (1, 256, 80, 88)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.geometry import boxes as box_math
 from maskkit.models.yolact import Yolact, YolactConfig, YolactRaw, crop_window
 from maskkit.targets import Target
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL = {"width": 32, "prototypes": 16, "scales": ((12,), (20,), (32,), (48,), (72,))}
@@ -36,11 +36,11 @@ class TestYolactPlus(Conformance):
 
 
 def model(**knobs: object) -> Yolact:
-    return Yolact(replace(registry.preset("yolact-mobilenetv2-256").model, num_classes=3, **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Yolact(replace(zoo.preset("yolact-mobilenetv2-256").model, num_classes=3, **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 
 def test_shapes_of_the_published_coco_model() -> None:
-    preset = registry.preset("yolact-resnet50")
+    preset = zoo.preset("yolact-resnet50")
     assert isinstance(preset.model, YolactConfig)
     with torch.device("meta"):
         net = Yolact(preset.model)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
@@ -20,7 +21,6 @@ from maskkit.models.base import Model
 from maskkit.nn.fcos import FcosRaw, Positives
 from maskkit.prediction import Categories, ImageMeta, Instances, Prediction
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 _KNOBS = {
@@ -61,7 +61,7 @@ def knobs_of(case: Case) -> dict[str, Any]:
     """What the case sets otherwise than its official file."""
     overrides = case.config.get("overrides", [])
     knobs: dict[str, Any] = {}
-    box_only = registry.preset(preset_of(case)).model.box_only
+    box_only = zoo.preset(preset_of(case)).model.box_only
     for name, value in zip(overrides[::2], overrides[1::2], strict=True):
         if name in _BOX_ONLY:
             box_only = replace(box_only, **{_BOX_ONLY[name]: value})
@@ -79,7 +79,7 @@ def model_of(case: Case, fill: bool = False) -> Any:
     """The model of the case, with the recipe's weights or, for losses and decoding, without any."""
     name, knobs = preset_of(case), knobs_of(case)
     with torch.device("cpu" if fill else "meta"):
-        model: Model = registry.model_class(name)(replace(registry.preset(name).model, **knobs))  # type: ignore[call-arg]
+        model: Model = zoo.model_class(name)(replace(zoo.preset(name).model, **knobs))  # type: ignore[call-arg]
     if fill:
         constants = {n: torch.tensor(v) for n, v in case.manifest.get("constants", {}).items()}
         model.load_state_dict(published.convert({**case.weights(), **constants}, name, **knobs))

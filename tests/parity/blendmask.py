@@ -9,13 +9,13 @@ import torch
 from maskkit.decode.finish import finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.blendmask import BlendMask, BlendMaskConfig, BlendMaskRaw
 from maskkit.nn.fcos import FcosRaw, detect
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from maskkit.zoo.blendmask import rename
 from tests.parity.goldens import Case
 
@@ -44,14 +44,14 @@ def _preset(case: Case) -> str:
 
 
 def _model(case: Case, **knobs: Any) -> BlendMask:
-    config = registry.preset(_preset(case)).model
+    config = zoo.preset(_preset(case)).model
     assert isinstance(config, BlendMaskConfig)
     return BlendMask(replace(config, **knobs))
 
 
 def _batch(case: Case) -> Batch:
     """The images of a case, RGB here, with the objects of its scenes where it has any."""
-    given, sizes = registry.preset(_preset(case)).input, case.manifest["inputs"]["image_sizes_hw"]
+    given, sizes = zoo.preset(_preset(case)).input, case.manifest["inputs"]["image_sizes_hw"]
     height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
     images, valid = torch.zeros(len(sizes), 3, height, width), torch.zeros(len(sizes), height, width, dtype=torch.bool)
     targets = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 from maskkit.decode.finish import finish
 
+from maskkit import zoo
 from maskkit.engine.optim import learning_rate, param_groups
 from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
@@ -20,7 +21,6 @@ from maskkit.nn.dynamic_mask import (
 from maskkit.nn.fcos import fcos_loss, locate, pick
 from maskkit.nn.losses import dice_loss
 from maskkit.targets import RleMasks, Target
-from maskkit.zoo import registry
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
 
@@ -181,7 +181,7 @@ def _polygons(case: Case) -> None:
 
 def _optimizer(case: Case) -> None:
     given = case.manifest["solver"]
-    preset = registry.preset(official.preset_of(case))
+    preset = zoo.preset(official.preset_of(case))
     train, model = preset.train, official.model_of(case)
     assert (train.momentum, train.batch) == (given["MOMENTUM"], given["IMS_PER_BATCH"])
     assert train.epochs * 117_266 / train.batch == pytest.approx(given["MAX_ITER"], rel=1e-3)  # images with objects

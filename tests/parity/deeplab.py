@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.deeplab import Deeplab, DeeplabConfig, SummedAspp
 from maskkit.nn.crf import CrfConfig, mean_field
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
@@ -24,7 +24,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def _forward(case: Case) -> None:
     config = case.config
     name = "deeplabv1-resnet101" if config["name"].startswith("DeepLabV1") else "deeplabv2-resnet101"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, DeeplabConfig)
     knobs = {"num_classes": config["n_classes"]}
     if "atrous_rates" in config:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
@@ -26,7 +26,7 @@ _BACKBONES = {"mobilenet": "mobilenetv2_100"}
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     version, _, official = case.config["model"].partition("_")
     name = f"{version}-{_BACKBONES.get(official, official)}"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, DeeplabConfig)
     stride, classes = case.config["output_stride"], case.config["num_classes"]
     knobs = {"num_classes": classes, "output_stride": stride, "rates": tuple(r * 16 // stride for r in (6, 12, 18))}

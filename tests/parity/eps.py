@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import PseudoMasks, TrainConfig
 from maskkit.data.loader import normalise
@@ -18,12 +19,11 @@ from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import every_output_seen
 
 NAME = "eps-resnet38"
-INPUT = registry.preset(NAME).input
+INPUT = zoo.preset(NAME).input
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def _model(case: Case, classes: int) -> Eps:
     """The network of the case with its weights, or a small one where only what follows the network is compared."""
     knobs: dict[str, Any] = {"num_classes": classes + 1}
     knobs["background_map"] = case.config.get("network", "resnet38_eps").endswith("eps")
-    preset = registry.preset(NAME)
+    preset = zoo.preset(NAME)
     assert isinstance(preset.model, EpsConfig)
     if not case.manifest["parameters"]:
         if "tau" in case.config:

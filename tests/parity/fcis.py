@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from maskkit.decode.finish import AGREED, _ballot, finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.fcis import (
     BOX_WEIGHTS,
@@ -31,7 +32,6 @@ from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Target
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 PRESET = "fcis-resnet101"
@@ -264,11 +264,11 @@ def _weighted(each: RegionLosses, chosen: Tensor, keep: int) -> tuple[Tensor, Te
 
 def _filled(case: Case) -> tuple[Fcis, Tensor]:
     """The model with official weights, and the image."""
-    model = Fcis(registry.preset(PRESET).model).eval()  # type: ignore[arg-type]
+    model = Fcis(zoo.preset(PRESET).model).eval()  # type: ignore[arg-type]
     model.load_state_dict(published.convert(case.weights(), PRESET))
     height, width = case.config["image"]
     image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    return model, (image - torch.tensor(registry.preset(PRESET).input.mean)[:, None, None])[None]
+    return model, (image - torch.tensor(zoo.preset(PRESET).input.mean)[:, None, None])[None]
 
 
 def _forward(case: Case) -> None:

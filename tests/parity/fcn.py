@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.fcn import Enlarge, Fcn, FcnConfig, bilinear_kernel
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
@@ -24,7 +24,7 @@ _PRESETS = {
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name, classes = _PRESETS[case.config["model"]], case.config["n_class"]
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, FcnConfig)
     model = Fcn(replace(preset.model, num_classes=classes)).eval()
     model.load_state_dict(published.convert(case.weights(), name, num_classes=classes))

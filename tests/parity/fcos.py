@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from maskkit.decode.finish import finish
+
 from maskkit.nn.fcos import fcos_loss
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case

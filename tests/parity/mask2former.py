@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from maskkit.decode.finish import finish
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.loader import normalise
 from maskkit.engine.optim import learning_rate, param_groups
@@ -20,7 +21,6 @@ from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2Form
 from maskkit.nn.deform_attn import DeformableAttention, sample_by_grid, sample_by_rows
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from maskkit.zoo.mask2former import rename
 from tests.parity.goldens import Case
 
@@ -60,7 +60,7 @@ def _knobs(case: Case) -> dict[str, Any]:
 
 def _model(case: Case, meta: bool = True) -> Mask2Former:
     """The model of a case, filled from its weights unless it is on the ``meta`` device."""
-    config = replace(registry.preset(_preset(case)).model, **_knobs(case))
+    config = replace(zoo.preset(_preset(case)).model, **_knobs(case))
     assert isinstance(config, Mask2FormerConfig)
     with torch.device("meta" if meta else "cpu"):
         model = Mask2Former(config)
@@ -86,7 +86,7 @@ def _images(case: Case) -> Tensor:
     images = torch.zeros(len(sizes), 3, height, width)
     for i, (h, w) in enumerate(sizes):
         image = torch.from_numpy(case.recipe.seeded_image(h, w, case.seed + i)).permute(2, 0, 1)
-        images[i, :, :h, :w] = normalise(image, registry.preset(_preset(case)).input)
+        images[i, :, :h, :w] = normalise(image, zoo.preset(_preset(case)).input)
     return images
 
 
@@ -292,7 +292,7 @@ def published_names(names: list[str]) -> list[str]:
 
 
 def _optimizer(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, train = _model(case), registry.preset(_preset(case)).train
+    model, train = _model(case), zoo.preset(_preset(case)).train
     solver = case.manifest["solver"]
     ours = dict(model.named_parameters())
     names = published_names(case.manifest["names"])

@@ -11,6 +11,7 @@ import torch
 from maskkit.decode.finish import finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import extent
 from maskkit.data.loader import collate
@@ -24,7 +25,6 @@ from maskkit.nn import roi, rpn
 from maskkit.nn.two_stage import TwoStage
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 CATEGORIES = Categories.of(map(str, range(80)))
@@ -60,12 +60,12 @@ def _model(case: Case) -> FasterRcnn | MaskRcnn:
     """The model without weights, which the cases on single parts have none of."""
     name = _preset(case)
     with torch.device("meta"):
-        return registry.model_class(name)(registry.preset(name).model)  # type: ignore[call-arg, return-value]
+        return zoo.model_class(name)(zoo.preset(name).model)  # type: ignore[call-arg, return-value]
 
 
 def _filled(case: Case) -> FasterRcnn | MaskRcnn:
     name = _preset(case)
-    model = registry.model_class(name)(registry.preset(name).model)  # type: ignore[call-arg]
+    model = zoo.model_class(name)(zoo.preset(name).model)  # type: ignore[call-arg]
     model.load_state_dict(published.convert(case.weights(), name))
     assert isinstance(model, FasterRcnn | MaskRcnn)
     return model
@@ -89,7 +89,7 @@ def _batch(case: Case, targets: list[Target] | None = None) -> Batch:
         image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
         meta = ImageMeta(i, "", (height, width), (height, width))
         samples.append((image.float(), targets[i] if targets else Target.of([], []), meta))
-    input = registry.preset(_preset(case)).input
+    input = zoo.preset(_preset(case)).input
     assert np.allclose(input.mean[::-1], given["mean"])
     assert np.allclose(input.std[::-1], given["std"])
     return collate(samples, input)
@@ -420,7 +420,7 @@ def _pooler(case: Case) -> None:
 
 
 def _optimizer(case: Case) -> None:
-    model, train = _model(case), registry.preset(_preset(case)).train
+    model, train = _model(case), zoo.preset(_preset(case)).train
     solver = case.manifest["solver"]
     ours = dict(model.named_parameters())
     names = _renamed(case, case.manifest["names"])
@@ -442,7 +442,7 @@ def _preprocess(case: Case) -> None:
     given = case.manifest["inputs"]
     height, width = case.numbers_in(given["image"])[:2]
     source = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    input = registry.preset(_preset(case)).input
+    input = zoo.preset(_preset(case)).input
     rng = np.random.default_rng(0)
 
     def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

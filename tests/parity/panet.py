@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from maskkit.decode.finish import finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
 from maskkit.nn.mask_stage import MaskRegions
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 PRESETS = {
@@ -48,11 +48,11 @@ def _stored(case: Case, name: str) -> Tensor:
 def _forward(case: Case) -> None:
     name = PRESETS[case.config["yaml"].rpartition("/")[2].removesuffix(".yaml")]
     official = case.weights()
-    model = Panet(registry.preset(name).model).eval()  # type: ignore[arg-type]
+    model = Panet(zoo.preset(name).model).eval()  # type: ignore[arg-type]
     model.load_state_dict(published.convert(official, name))
     height, width = case.config["image"]
     image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
-    images = (image - torch.tensor(registry.preset(name).input.mean)[:, None, None])[None]
+    images = (image - torch.tensor(zoo.preset(name).input.mean)[:, None, None])[None]
     caught: dict[str, Tensor] = {}
     hook = model.box_head.label.register_forward_pre_hook(lambda _, inputs: caught.update(features=inputs[0]))
     with torch.no_grad():
@@ -164,7 +164,7 @@ def _postprocess(case: Case) -> None:
 
 def _without_weights(name: str) -> Panet:
     with torch.device("meta"):
-        return Panet(registry.preset(name).model)  # type: ignore[arg-type]
+        return Panet(zoo.preset(name).model)  # type: ignore[arg-type]
 
 
 def _losses(case: Case) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
 from maskkit.nn.fcos import find_positives, locate, match
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from maskkit.zoo.polarmask import rename
 from tests.parity.goldens import Case
 
@@ -23,7 +23,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _model(**knobs: Any) -> PolarMask:
-    preset = registry.preset("polarmask-resnet50-1x")
+    preset = zoo.preset("polarmask-resnet50-1x")
     assert isinstance(preset.model, PolarMaskConfig)
     return PolarMask(replace(preset.model, **knobs))
 

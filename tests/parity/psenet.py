@@ -9,12 +9,12 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import normalise
 from maskkit.decode.groups import expand, least_rectangle, rate
 from maskkit.models.psenet import Psenet, PsenetConfig, hard_pixels, kernel_losses, resize
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 _PRESET = "psenet-resnet50"
@@ -26,7 +26,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forward(case: Case) -> None:
-    preset = registry.preset(_PRESET)
+    preset = zoo.preset(_PRESET)
     assert isinstance(preset.model, PsenetConfig)
     assert case.config["config"].startswith("psenet_r50")
     knobs = {"kernels": case.config["kernel_num"]}
@@ -69,7 +69,7 @@ def _loss(case: Case) -> None:
 
 def _compare_losses(case: Case, logits: Tensor, kernels: Tensor, known: Tensor, relative: float) -> tuple[Any, Any]:
     """Both terms with their weights, and the IoU that the official code logs beside them."""
-    config = registry.preset(_PRESET).model
+    config = zoo.preset(_PRESET).model
     assert isinstance(config, PsenetConfig)
     complete, shrunken = kernel_losses(logits, kernels, known, config.negatives_per_positive)
     complete, shrunken = config.complete_weight * complete, (1 - config.complete_weight) * shrunken

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, ModelConfig, Views
 from maskkit.data.loader import normalise
@@ -14,7 +15,6 @@ from maskkit.infer.tta import ManyViews
 from maskkit.models.base import Model, SelectedSemantic
 from maskkit.models.pspnet import Pspnet, PspnetConfig
 from maskkit.targets import Batch, Target
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen, image
 
@@ -29,7 +29,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def _forward(case: Case) -> None:
     config = case.config
     name = f"pspnet-resnet{config['layers']}-ade20k"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, PspnetConfig)
     knobs = {"num_classes": config["classes"], "bins": tuple(config["bins"]), "auxiliary": config["aux_weight"]}
     model = Pspnet(replace(preset.model, **knobs)).eval()

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.refinenet import Refinenet, RefinenetConfig
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "refinenet-resnet101"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, RefinenetConfig)
     classes = case.config["num_classes"]
     model = Refinenet(replace(preset.model, num_classes=classes)).eval()

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.segnet import Segnet, SegnetConfig, unpool
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "segnet-vgg16"
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, SegnetConfig)
     knobs = {"num_classes": case.config["n_classes"], "ceil": "ceil" in case.config["pooling"], "norm_scores": True}
     model = Segnet(replace(preset.model, **knobs)).eval()

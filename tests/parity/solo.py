@@ -9,6 +9,7 @@ import torch
 from maskkit.decode.finish import finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate, normalise
@@ -19,7 +20,6 @@ from maskkit.models.solov2 import Solov2, Solov2Raw
 from maskkit.nn import grid
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from tests.parity.goldens import Case
 
 CLOSE = (5e-4, 1e-5)
@@ -59,16 +59,14 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
 
 
 def _model(preset: str, **knobs: Any) -> Any:
-    return registry.model_class(preset)(replace(registry.preset(preset).model, **knobs))  # type: ignore[call-arg]
+    return zoo.model_class(preset)(replace(zoo.preset(preset).model, **knobs))  # type: ignore[call-arg]
 
 
 def _forward(case: Case) -> None:
     preset, knobs = _knobs(case)
     model = _model(preset, **knobs)
     model.load_state_dict(published.convert(case.weights(), preset, **knobs))
-    images = _input(
-        case, replace(registry.preset(preset).input, size=tuple(sorted(case.manifest["input"]["img_scale"])))
-    )
+    images = _input(case, replace(zoo.preset(preset).input, size=tuple(sorted(case.manifest["input"]["img_scale"]))))
     case.compare("input", images, 1e-4, 1e-5)
     grids = knobs["grids"]
     with torch.no_grad():

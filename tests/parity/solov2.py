@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.loader import collate
 from maskkit.engine.optim import learning_rate, make_optimizer
@@ -16,7 +17,6 @@ from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn import grid
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target
-from maskkit.zoo import registry
 from maskkit.zoo.solov2 import rename
 from tests.parity.goldens import Case
 from tests.parity.solo import finished, official_masks
@@ -42,7 +42,7 @@ def _preset(case: Case) -> str:
 
 
 def _model(case: Case, **knobs: Any) -> Solov2:
-    config = registry.preset(_preset(case)).model
+    config = zoo.preset(_preset(case)).model
     assert isinstance(config, Solov2Config)
     return Solov2(replace(config, **knobs))
 
@@ -62,7 +62,7 @@ def _batch(case: Case, targets: list[Target]) -> Batch:
         image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed + i)).permute(2, 0, 1)
         target = targets[i] if targets else Target.of([], [])
         samples.append((image, target, ImageMeta(i, "", (height, width), (height, width))))
-    preset = registry.preset(_preset(case)).input
+    preset = zoo.preset(_preset(case)).input
     assert preset.mean == tuple(given["mean"][::-1])
     assert preset.std == tuple(given["std"][::-1])
     return collate(samples, preset)
@@ -235,7 +235,7 @@ def _ours(names: list[str]) -> list[str]:
 
 
 def _optimizer(case: Case) -> None:
-    solver, train = case.manifest["solver"], registry.preset(_preset(case)).train
+    solver, train = case.manifest["solver"], zoo.preset(_preset(case)).train
     model, total = _model(case), solver["MAX_ITER"]
     names = {p: n for n, p in model.named_parameters()}
     groups = make_optimizer(model, train).param_groups

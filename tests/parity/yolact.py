@@ -9,6 +9,7 @@ import torch
 from maskkit.decode.finish import finish
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
@@ -16,7 +17,6 @@ from maskkit.data.transforms import eval_ops
 from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from maskkit.zoo import registry
 from maskkit.zoo.yolact import rename
 from tests.parity.goldens import Case
 
@@ -42,7 +42,7 @@ def _model(case: Case, **knobs: Any) -> tuple[str, Yolact]:
     """The preset of the case with whatever its manifest says otherwise."""
     given = case.config
     name = _PRESETS[given["name"]]
-    preset = registry.preset(name)
+    preset = zoo.preset(name)
     assert isinstance(preset.model, YolactConfig)
     knobs["num_classes"] = given["num_classes"] - 1
     if "pred_scales" in given:
@@ -74,7 +74,7 @@ def _fill_rescoring(model: Yolact, case: Case) -> None:
 def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name, model = _model(case)
     _fill(model, case)
-    given = registry.preset(name).input
+    given = zoo.preset(name).input
     size = case.config["max_size"]
     height, width, seed = case.numbers_in(case.manifest["input"]["image"])[:3]
     image = torch.from_numpy(case.recipe.seeded_image(height, width, seed)).permute(2, 0, 1)

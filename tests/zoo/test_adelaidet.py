@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
-from maskkit.zoo import registry
 
 
 def official(preset: str) -> dict[str, Tensor]:
     """A state dict under the official names: ours, renamed back by an independent table."""
     with torch.device("meta"):
-        ours = registry.model_class(preset)(registry.preset(preset).model).state_dict()  # type: ignore[call-arg]
+        ours = zoo.model_class(preset)(zoo.preset(preset).model).state_dict()  # type: ignore[call-arg]
     head = {"class_tower": "cls_tower", "box_tower": "bbox_tower", "logits": "cls_logits", "sides": "bbox_pred"}
     head["quality"] = "ctrness"
     back = {}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.errors import DataError
 from maskkit.models.blendmask import BlendMask
-from maskkit.zoo import registry
 from maskkit.zoo.blendmask import rename
 
 
@@ -23,7 +23,7 @@ def test_what_blendmask_adds_to_fcos_has_its_place() -> None:
         "backbone.top_block.p7.bias",
     ]
     with torch.device("meta"):
-        ours = BlendMask(registry.preset("blendmask-resnet50-1x").model).state_dict()  # type: ignore[arg-type]
+        ours = BlendMask(zoo.preset("blendmask-resnet50-1x").model).state_dict()  # type: ignore[arg-type]
     renamed = rename({name: torch.zeros(1) for name in official})
     assert len(renamed) == len(official)
     assert set(renamed) <= set(ours)

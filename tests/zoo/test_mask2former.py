@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
-from maskkit.zoo import registry
 
 PRESET = "mask2former-swin-t"
 
@@ -66,7 +66,7 @@ def official_name(ours: str) -> str:
 
 def our_state() -> dict[str, Tensor]:
     with torch.device("meta"):
-        model = registry.model_class(PRESET)(registry.preset(PRESET).model)  # type: ignore[call-arg]
+        model = zoo.model_class(PRESET)(zoo.preset(PRESET).model)  # type: ignore[call-arg]
     return model.state_dict()
 
 

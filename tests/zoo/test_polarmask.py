@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
 from maskkit.models.polarmask import PolarMask
-from maskkit.zoo import registry
 
 PRESET = "polarmask-resnet50-1x"
 
@@ -15,7 +15,7 @@ PRESET = "polarmask-resnet50-1x"
 def official() -> dict[str, Tensor]:
     """A state dict under the official names: ours, renamed back by an independent table."""
     with torch.device("meta"):
-        ours = PolarMask(registry.preset(PRESET).model).state_dict()  # type: ignore[arg-type]
+        ours = PolarMask(zoo.preset(PRESET).model).state_dict()  # type: ignore[arg-type]
     towers = {"class_tower": "cls_convs", "box_tower": "reg_convs", "ray_tower": "mask_convs"}
     outputs = {"logits": "cls", "sides": "reg", "rays": "mask", "centerness": "centerness"}
     scales = {"side_scales": "scales_bbox", "ray_scales": "scales_mask"}

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
 from maskkit.models.psenet import Psenet
-from maskkit.zoo import registry
 from maskkit.zoo.psenet import rename
 
 
 def official() -> dict[str, torch.Tensor]:
     """A state dict under the official names: ours, renamed back by an independent table."""
     with torch.device("meta"):
-        ours = Psenet(registry.preset("psenet-resnet50").model).state_dict()  # type: ignore[arg-type]
+        ours = Psenet(zoo.preset("psenet-resnet50").model).state_dict()  # type: ignore[arg-type]
     places = {
         "backbone.body.conv1.0.": "backbone.conv1.",
         "backbone.body.conv1.1.": "backbone.bn1.",

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
-from maskkit import cli
+from maskkit import cli, zoo
 from maskkit.checkpoints import convert as published
 from maskkit.checkpoints import hub
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.errors import DataError
-from maskkit.zoo import registry
 
 OLD_NAMES = {
     "rpn.head.conv.0.0.": "rpn.head.conv.",
@@ -61,9 +60,7 @@ def test_every_tensor_of_torchvision_finds_its_place(build, preset, old):
 
 def test_settings_among_detectron2_weights_are_left_out():
     with torch.device("meta"):
-        names = registry.model_class("fasterrcnn-resnet50-d2-1x")(
-            registry.preset("fasterrcnn-resnet50-d2-1x").model
-        ).state_dict()
+        names = zoo.model_class("fasterrcnn-resnet50-d2-1x")(zoo.preset("fasterrcnn-resnet50-d2-1x").model).state_dict()
     state = {"pixel_mean": torch.zeros(3), "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
     with pytest.raises(DataError, match=f"{sum('num_batches' not in n for n in names)} of the model's get none"):
         published.convert(state, "fasterrcnn-resnet50-d2-1x")

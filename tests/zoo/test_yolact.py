@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
 from maskkit.models.yolact import Yolact
-from maskkit.zoo import registry
 
 
 def official(preset: str) -> dict[str, torch.Tensor]:
     """A state dict under the official names: ours, renamed back by an independent table."""
     with torch.device("meta"):
-        ours = Yolact(registry.preset(preset).model).state_dict()  # type: ignore[arg-type]
+        ours = Yolact(zoo.preset(preset).model).state_dict()  # type: ignore[arg-type]
     back = {}
     for name, tensor in ours.items():
         parts = name.split(".")
@@ -53,7 +53,7 @@ def test_old_releases_lack_counters_and_carry_extra_layers() -> None:
     state["backbone.layer1.0.conv1.weight"] = torch.zeros(1)
     converted = published.convert(state, "yolact-resnet50")
     with torch.device("meta"):
-        model = Yolact(registry.preset("yolact-resnet50").model)  # type: ignore[arg-type]
+        model = Yolact(zoo.preset("yolact-resnet50").model)  # type: ignore[arg-type]
     assert set(converted) == set(model.state_dict())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import maskkit
+from maskkit import zoo
 from maskkit.checkpoints.foreign import is_safetensors, read_metadata, read_tensors, write_tensors
 from maskkit.config import DataConfig, RunConfig, from_dict, to_dict
 from maskkit.errors import DataError, MaskkitError
@@ -24,7 +25,6 @@ from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone, load_backbone
 from maskkit.nn.backbones.vgg import Vgg
 from maskkit.prediction import Categories
-from maskkit.zoo import registry
 
 FORMAT = 1
 """Version of the layout; a file with a higher one is refused."""
@@ -49,7 +49,7 @@ def save_model(path: Path, model: Model, config: RunConfig, categories: Categori
 
     It does not say where data and first weights lay: folders of one machine mean nothing on the next.
     """
-    config = replace(config, model=replace(config.model, backbone_weights=None), data=DataConfig())
+    config = replace(config, model=config.model.portable(), data=DataConfig())
     _write(path, model.state_dict(), _header(config, categories, info))
 
 
@@ -59,7 +59,7 @@ def load_model(path: str | Path) -> Checkpoint:
     header = read_header(path)
     config = _config(header, path)
     categories = _categories(header)
-    model = registry.model_class(config.preset)(config.model)
+    model = zoo.model_class(config.preset)(config.model)
     _fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
     return Checkpoint(model.eval(), config, categories, header["info"])
 
@@ -146,7 +146,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def run_config(data: dict[str, Any]) -> RunConfig:
     """The configuration in a checkpoint or in ``config.json``. Raises ``ValueError`` or `MaskkitError`."""
-    kind = type(registry.preset(data["preset"]).model)
+    kind = type(zoo.preset(data["preset"]).model)
     rest = {name: value for name, value in data.items() if name != "model"}
     base = from_dict({**rest, "model": {}}, RunConfig)
     return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)

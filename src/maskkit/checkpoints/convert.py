@@ -1,30 +1,28 @@
-"""Published checkpoints: official parameter names to ours, one file per source."""
+"""Foreign checkpoints under our names: the key map of the method, checked strictly both ways."""
 
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.errors import DataError
 
 
 def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Tensor]:
     """The state dict of an official checkpoint under our names, ready for ``load_state_dict`` of the preset's model.
 
-    ``knobs`` change the preset's model config (``num_classes=3`` for a checkpoint trained on three classes).
-    Strict both ways: raises `DataError` when an official name has no place, one of ours gets no tensor, or a shape
+    ``knobs`` change the preset's model config (``num_classes=3`` for a checkpoint trained on three classes). Raises
+    `DataError` when the method has no key map, an official name has no place, one of ours gets no tensor, or a shape
     differs from the preset's model.
     """
-    from maskkit.zoo import registry
-
-    found = registry.preset(preset)
-    kind = registry.model_class(preset)
-    source = import_module(f"maskkit.zoo.{kind.__module__.rpartition('.')[2]}")
-    renamed = source.rename(state)
+    method, found = zoo.method(preset), zoo.preset(preset)
+    if method.rename is None:
+        raise DataError(f"no foreign weights of {method.title} are known ({method.agreement}); train it")
+    renamed = method.rename(state)
     with torch.device("meta"):
-        wanted = kind(replace(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
+        wanted = method.model(replace(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
     left, missing = sorted(set(renamed) - set(wanted)), sorted(set(wanted) - set(renamed))
     # batch norm's counter is not in the oldest checkpoints and plays no part in the function
     missing = [n for n in missing if not n.endswith("num_batches_tracked")]

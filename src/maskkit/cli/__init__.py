@@ -66,13 +66,13 @@ def models() -> int:
     """
     from rich.table import Column, Table
 
+    from maskkit import zoo
     from maskkit.api import BUILT_IN, find_weights
     from maskkit.checkpoints.checkpoint import read_header, run_config
-    from maskkit.zoo import registry
 
     table = Table(Column("preset", no_wrap=True), "task", "labels", "paper", "ours", "published weights")
-    for preset in registry.presets():
-        kind = registry.model_class(preset.name)
+    for preset in zoo.presets():
+        kind = zoo.model_class(preset.name)
         labels = " or ".join(sorted(kind.supervision_of(preset.model)))
         table.add_row(
             preset.name,
@@ -80,11 +80,11 @@ def models() -> int:
             labels,
             preset.paper or "-",
             preset.ours or "-",
-            preset.published or "-",
+            str(preset.weights or "-"),
         )
     header = read_header(find_weights(BUILT_IN))
     config, info = run_config(header["config"]), header["info"]
-    task = registry.model_class(config.preset).task_of(config.model)
+    task = zoo.model_class(config.preset).task_of(config.model)
     table.add_row(BUILT_IN, task, "-", "-", info.get("ours", "-"), info.get("licence", "-"))
     _stdout().print(table)
     return 0
@@ -360,11 +360,11 @@ def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], 
         model: Preset that it belongs to.
         out: File to write.
     """
+    from maskkit import zoo
     from maskkit.checkpoints.foreign import read_checkpoint
     from maskkit.checkpoints.hub import import_state
-    from maskkit.zoo import registry
 
-    registry.preset(model)  # an unknown one is said before the file is read
+    zoo.preset(model)  # an unknown one is said before the file is read
     try:
         categories = import_state(read_checkpoint(checkpoint), model, out, checkpoint.name)
     except DataError as error:
@@ -467,12 +467,12 @@ def _show_verbs(args: list[str]) -> NoReturn:
 
 def _train_options(args: list[str]) -> TrainOptions:
     """The options of `train`: those of the preset named in ``args``, changed by the rest of ``args``."""
-    from maskkit.zoo import registry
+    from maskkit import zoo
 
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model")
     name = peek.parse_known_args(args)[0].model
-    preset = registry.preset(name or "yolact-mobilenetv2-256")
+    preset = zoo.preset(name or "yolact-mobilenetv2-256")
     data = _annotated(
         DataConfig(),
         train=Annotated[str, arg(aliases=["--data"])],

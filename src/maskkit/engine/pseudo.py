@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.config import DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.engine.train import train
 from maskkit.infer.saliency import write_saliency
-from maskkit.zoo import registry
 
 
 def train_on_tags(
@@ -24,7 +24,7 @@ def train_on_tags(
         images = [r.path for r in open_splits(data)[0].records]
         saliency = out / "saliency"
         write_saliency(finder.model, finder.config.input, finder.categories, images, saliency)
-    chosen = registry.preset(preset)
+    chosen = zoo.preset(preset)
     given = DataConfig(str(data), labels="tags", saliency=str(saliency))
     settings = replace(chosen.train, steps=steps or chosen.train.steps)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, settings, given)

@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, convert_to_fp32, gather_object
 from safetensors.torch import save_file
 
+from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.config import RunConfig, to_dict
 from maskkit.data import open_splits
@@ -42,7 +43,6 @@ from maskkit.infer.predict import predict_dataset
 from maskkit.models.base import Model
 from maskkit.prediction import Prediction
 from maskkit.targets import Batch
-from maskkit.zoo import registry
 
 SAMPLES = 4
 """Validation images that are drawn at each evaluation."""
@@ -84,7 +84,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
         raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
     accelerator.wait_for_everyone()  # until all have looked nobody writes
     train_set, val_set, notes = once(accelerator, lambda: open_data(config))
-    task = TASKS[registry.model_class(config.preset).task_of(config.model)]
+    task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
     categories, images = train_set.categories, len(train_set)
     config = replace(config, model=replace(config.model, num_classes=len(categories)))
     settings = config.train
@@ -96,7 +96,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
 
     notes += precision_notes(settings.precision, device)
     torch.manual_seed(settings.seed)
-    model = registry.model_class(config.preset)(config.model)
+    model = zoo.model_class(config.preset)(config.model)
     if reason := model.why_not(config.data, categories):
         raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if going_on:
@@ -181,7 +181,7 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
     cannot learn from the labels that there are.
     """
-    data, kind = config.data, registry.model_class(config.preset)
+    data, kind = config.data, zoo.model_class(config.preset)
     train_set, val_set = map(TASKS[kind.task_of(config.model)].view, open_splits(data.train, data.val, data.val_split))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     train_set, val_set = report.datasets["train"], report.datasets["val"]

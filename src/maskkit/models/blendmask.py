@@ -27,7 +27,7 @@ box even where it reaches beyond the image, and the mask is put into the part in
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, BoxOnly, InputConfig, Preset, TrainConfig
+from maskkit.config import BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -54,7 +54,6 @@ from maskkit.nn.fcos import (
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 STRIDE = 4
 """Input pixels per cell of the bases."""
@@ -66,6 +65,7 @@ IGNORED = -100
 class BlendMaskConfig(FcosConfig):
     """Knobs of BlendMask; the defaults are the published models for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     level_scales: bool = False
     score_with_quality: bool = True
     bases: int = 4
@@ -260,41 +260,3 @@ def semantic_loss(logits: Float[Tensor, "b c h w"], batch: Batch) -> Float[Tenso
                 label[masks[n]] = torch.where(target.crowd[n], IGNORED, target.labels[n] + 1)
     count = normaliser((labels != IGNORED).sum())
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
-
-
-MODEL = BlendMask
-
-_MULTI_SCALE = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_sides=(640, 672, 704, 736, 768, 800))
-_OFFICIAL = TrainConfig(
-    epochs=12.28,  # 90,000 steps of 16 on COCO train2017
-    batch=16,
-    lr=0.01,
-    weight_decay=1e-4,
-    decay_norm=False,
-    schedule="steps",
-    milestones=(2 / 3, 8 / 9),
-    warmup=1000,
-)
-_THRICE = replace(_OFFICIAL, epochs=36.84, milestones=(7 / 9, 25 / 27))
-
-
-def _published(name: str, paper: str, train: TrainConfig, backbone: str = "resnet50") -> Preset:
-    return Preset(
-        name=name,
-        model=BlendMaskConfig(backbone=backbone, stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10)),
-        input=InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(1, 1, 1)),
-        augment=_MULTI_SCALE,
-        train=train,
-        published="github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`",
-        paper=f"COCO val mask AP {paper}",
-    )
-
-
-PRESETS = [
-    _published("blendmask-resnet50-1x", "35.8", _OFFICIAL),
-    _published("blendmask-resnet50-3x", "37.8", _THRICE),
-    _published("blendmask-resnet101-3x", "39.5", _THRICE, "resnet101"),
-    *small_presets(
-        "blendmask", lambda _: BlendMaskConfig(**SMALL_FCOS, base_width=64, base_convs=2, attention=7, crop=28)
-    ),
-]

@@ -28,7 +28,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskkit.config import BoxOnly, Preset
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -42,7 +41,6 @@ from maskkit.nn.dynamic_mask import (
 )
 from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
 @dataclass(frozen=True)
@@ -101,22 +99,3 @@ def shared_out(positives: Positives, raw: FcosRaw, per_image: int) -> Positives:
     share = (per_image // objects.clamp(min=1)).clamp(min=1)
     kept = order[rank < share[positives.image[order]]]
     return Positives(*(column[kept] for column in positives))
-
-
-MODEL = BoxInst
-
-
-def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    # the pairwise term grows over 10,000 steps; images of COCO often end in a few rows of a wrong colour
-    box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
-    config = BoxInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=box_only, **knobs)  # type: ignore[arg-type]
-    return adelaidet(name, config, times, f"COCO {paper}")
-
-
-PRESETS = [
-    _published("boxinst-resnet50-1x", "val mask AP 30.7", 1),
-    _published("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
-    _published("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, backbone="resnet101"),
-    _published("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, backbone="resnet101"),
-    *small_presets("boxinst", lambda _: BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
-]

@@ -32,7 +32,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskkit.config import BoxOnly, Preset
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -47,7 +46,6 @@ from maskkit.nn.dynamic_mask import (
 )
 from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
 from maskkit.targets import Batch
-from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, small_presets
 
 
 @dataclass(frozen=True)
@@ -90,27 +88,3 @@ def some(positives: Positives, count: int) -> Positives:
         return positives
     kept = torch.randperm(found, device="cpu")[:count].sort().values.to(positives.label.device)
     return Positives(*(column[kept] for column in positives))
-
-
-MODEL = CondInst
-
-
-def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    config = CondInstConfig(stride_in_1x1=True, frozen_stride=4, box_only=BoxOnly(skip_bottom=10), **knobs)  # type: ignore[arg-type]
-    return adelaidet(name, config, times, f"COCO {paper}")
-
-
-PRESETS = [
-    _published("condinst-resnet50-1x", "val mask AP 35.7", 1),
-    _published("condinst-resnet50-3x", "val mask AP 37.5", 3),
-    _published("condinst-resnet101-3x", "val mask AP 38.6", 3, backbone="resnet101"),
-    _published("condinst-semantic-resnet50-3x", "test-dev mask AP 38.7, val 38.2", 3, semantic_weight=1.0),
-    _published(
-        "condinst-semantic-resnet101-3x",
-        "test-dev mask AP 40.1, val 39.8",
-        3,
-        backbone="resnet101",
-        semantic_weight=1.0,
-    ),
-    *small_presets("condinst", lambda _: CondInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
-]

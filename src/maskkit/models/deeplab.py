@@ -22,7 +22,7 @@ the image uses its running statistics where a batch of one leaves nothing to nor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
@@ -40,11 +40,10 @@ from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
-class DeeplabConfig(ModelConfig):
+class DeeplabConfig(BackboneModelConfig):
     """Knobs of DeepLab. ``num_classes`` counts the background where the data have one."""
 
     version: Literal["v1", "v2", "v3", "v3+"] = "v3"
@@ -184,9 +183,9 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
     @staticmethod
     def _backbone(config: DeeplabConfig) -> Backbone | Vgg:
         """The atrous backbone: VGG-16 or a network of timm."""
-        if config.backbone == "vgg16":
+        if config.backbone.name == "vgg16":
             return Vgg(VggShape(pool="3x3", ceil=True, output_stride=config.output_stride))
-        backbone = Backbone.of(config, (4, 16, 32))
+        backbone = Backbone.of(config.backbone, (4, 16, 32))
         caffe = config.version in ("v1", "v2")
         dilate(backbone, config.output_stride, first_block=caffe)
         if caffe and hasattr(backbone.body, "maxpool"):
@@ -247,142 +246,3 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         stride = 4 if self.config.version == "v3+" else self.config.output_stride
         size = [stride * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
         return ClassLogits(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
-
-
-MODEL = Deeplab
-
-_IMAGENET = InputConfig((513, 513), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-_CAFFE = InputConfig((513, 513), "pad", mean=(122.675, 116.669, 104.008), std=(1.0, 1.0, 1.0))
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.5, 2.0))
-_V3 = TrainConfig(epochs=45.4, batch=16, lr=0.01, backbone_lr=0.1, weight_decay=1e-4)  # 30,000 steps on VOC train_aug
-_V2 = TrainConfig(epochs=18.9, batch=10, lr=2.5e-3, backbone_lr=0.1)  # 20,000 steps
-_VAINF = "github.com/VainF/DeepLabV3Plus-Pytorch (MIT): download by hand, then `maskkit import`"
-_KAZUTO = "github.com/kazuto1011/deeplab-pytorch (MIT): download by hand, then `maskkit import`"
-_TORCHVISION = "torchvision (BSD-3): download by hand, then `maskkit import`"
-
-
-def _preset(
-    name: str,
-    paper: str,
-    *,
-    input: InputConfig = _IMAGENET,
-    train: TrainConfig = _V3,
-    augment: AugmentConfig = _AUGMENT,
-    published: str | None = None,
-    ours: str = "",
-    **knobs: Any,
-) -> Preset:
-    return Preset(
-        name=name,
-        model=DeeplabConfig(**{"num_classes": 21, **knobs}),
-        input=input,
-        augment=augment,
-        train=train,
-        published=published,
-        paper=paper,
-        ours=ours,
-    )
-
-
-def _small(name: str, size: tuple[int, int], **knobs: Any) -> Preset:
-    return small_semantic(name, DeeplabConfig(**MOBILENET, **{"num_classes": 21, "width": 128, **knobs}), size)
-
-
-_V2_KNOBS: dict[str, Any] = {
-    "version": "v2",
-    "output_stride": 8,
-    "rates": (6, 12, 18, 24),
-    "stride_in_1x1": True,
-    "frozen_stride": 0,
-}
-
-PRESETS = [
-    _preset(
-        "deeplabv1-vgg16",
-        "VOC 2012 val mIoU 67.6 with CRF (LargeFOV)",
-        input=_CAFFE,
-        train=replace(_V2, lr=1e-2, batch=20),
-        version="v1",
-        backbone="vgg16",
-        output_stride=8,
-        width=1024,
-    ),
-    _preset(
-        "deeplabv1-resnet101",
-        "",
-        input=_CAFFE,
-        train=_V2,
-        published=_KAZUTO,
-        version="v1",
-        backbone="resnet101",
-        output_stride=8,
-        stride_in_1x1=True,
-    ),
-    _preset(
-        "deeplabv2-resnet101",
-        "VOC 2012 val mIoU 76.35, 77.69 with CRF",
-        input=_CAFFE,
-        train=_V2,
-        published=_KAZUTO,
-        backbone="resnet101",
-        scales=(0.5, 0.75),
-        **_V2_KNOBS,
-    ),
-    *(
-        _preset(
-            f"deeplabv3-{backbone}",
-            f"VOC 2012 val mIoU {number} (VainF), stride 16",
-            published=_VAINF,
-            backbone=backbone,
-        )
-        for backbone, number in (("resnet50", 76.9), ("resnet101", 77.3))
-    ),
-    *(
-        _preset(
-            f"deeplabv3-{backbone}-coco",
-            f"COCO val2017, VOC's classes, mIoU {number} (torchvision), stride 8",
-            input=InputConfig((520, 520), "pad", mean=_IMAGENET.mean, std=_IMAGENET.std),
-            published=_TORCHVISION,
-            backbone=backbone,
-            output_stride=8,
-            rates=(12, 24, 36),
-            dropout=0.5,
-            auxiliary=0.5,
-        )
-        for backbone, number in (("resnet50", 66.4), ("resnet101", 67.4))
-    ),
-    *(
-        _preset(
-            f"deeplabv3plus-{backbone}",
-            f"VOC 2012 val mIoU {number} (VainF), stride 16",
-            published=_VAINF,
-            version="v3+",
-            backbone=backbone,
-            pad_first=backbone == "mobilenetv2_100",
-        )
-        for backbone, number in (("resnet50", 77.2), ("resnet101", 78.3), ("mobilenetv2_100", 71.1))
-    ),
-    _preset(
-        "deeplabv3-mobilenetv2-voc",
-        "VOC 2012 val mIoU 75.32 (TensorFlow zoo, float weights)",
-        input=InputConfig((513, 513), "stretch", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        published="github.com/google-coral/test_data (Apache-2.0), de-quantised: `maskkit import`",
-        backbone="mobilenetv2_100",
-        pad_same=True,
-        rates=(),
-        refine=0,
-        align_corners=True,
-    ),
-    _small("deeplabv3-mobilenetv2-320", (320, 320), rates=(4, 8, 12)),
-    _small("deeplabv3plus-mobilenetv2-320", (320, 320), version="v3+", rates=(4, 8, 12)),
-    *(
-        _small(f"deeplab{name}-mobilenetv2-camvid", (360, 480), num_classes=11, **knobs)
-        for name, knobs in {
-            "v1": {"version": "v1", "output_stride": 8},
-            "v2": {"version": "v2", "output_stride": 8, "rates": (3, 6, 9, 12)},
-            "v3": {"rates": (4, 8, 12)},
-            "v3plus": {"version": "v3+", "rates": (4, 8, 12)},
-        }.items()
-    ),
-    _small("deeplabv3plus-mobilenetv2-256", (256, 256), version="v3+", rates=(2, 4, 6)),
-]

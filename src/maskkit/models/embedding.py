@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import Embeddings
 from maskkit.decode.outputs import EmbeddingMaps
 from maskkit.models.base import Model
@@ -41,11 +41,10 @@ from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
-class EmbeddingConfig(ModelConfig):
+class EmbeddingConfig(BackboneModelConfig):
     """Knobs of pixel embeddings; margins and weights are the paper's."""
 
     width: int = 256
@@ -109,7 +108,7 @@ class Embedding(Model[EmbeddingRaw, EmbeddingMaps[Tensor]]):
         super().__init__()
         self.config = config
         self.decoder = Embeddings(config.bandwidth, config.min_area / config.decode_stride**2, config.min_score)
-        self.backbone = Backbone.of(config, (4, 8, 16, 32))
+        self.backbone = Backbone.of(config.backbone, (4, 8, 16, 32))
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=0)
         classes = config.num_classes if config.num_classes > 1 else 0
         self.semantic = Branch(config.width, 1 + classes)
@@ -212,21 +211,3 @@ def discriminative_loss(
 def length(vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
     """Euclidean length, with a gradient of zero instead of NaN where it is zero."""
     return (vectors.square().sum(-1) + 1e-12).sqrt()
-
-
-MODEL = Embedding
-
-
-PRESETS = [
-    Preset(
-        name="embedding-resnet50",
-        model=EmbeddingConfig(),
-        input=InputConfig(
-            size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
-        ),
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
-        train=TrainConfig(epochs=12, batch=16, optimizer="adamw", lr=1e-4, weight_decay=0.05, clip=10.0),
-        paper="Cityscapes AP 17.5, CVPPP leaves SBD 84.2",
-    ),
-    *small_presets("embedding", lambda _: EmbeddingConfig(**MOBILENET, frozen_stride=4, width=64, min_area=9.0)),
-]

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig, DataConfig
 from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
@@ -43,7 +43,7 @@ from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class EpsConfig(ModelConfig):
+class EpsConfig(BackboneModelConfig):
     """Knobs of EPS. ``num_classes`` counts the background; ``backbone`` may be ``resnet38`` too."""
 
     background_map: bool = True
@@ -88,10 +88,10 @@ class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
         super().__init__()
         self.config = config
         self.backbone: Backbone | Resnet38
-        if config.backbone == "resnet38":
-            self.backbone = Resnet38(config.norm, config.frozen_stride)
+        if config.backbone.name == "resnet38":
+            self.backbone = Resnet38(config.backbone.norm, config.backbone.frozen_stride)
         else:
-            self.backbone = dilate(Backbone.of(config, (32,)), config.output_stride)
+            self.backbone = dilate(Backbone.of(config.backbone, (32,)), config.output_stride)
         (channels,) = self.backbone.channels.values()
         self.classes = config.num_classes - 1
         self.dropout = nn.Dropout2d(0.0 if config.background_map else 0.5)
@@ -177,38 +177,3 @@ class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
         """Scores of the background and of the classes that the network itself sees in the image."""
         seen = (self.image_logits(raw) > 0)[:, :, None, None]
         return ClassLogits(rival_scores(self.activations(raw) * seen, self.config.threshold))
-
-
-MODEL = Eps
-
-_PAPER = "VOC 2012 val mIoU 70.9 (DeepLab v2 on its masks)"
-
-
-def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow padding."""
-    return Preset(
-        name=f"eps-mobilenetv2-{size}",
-        model=EpsConfig(num_classes=21, backbone="mobilenetv2_100", pad_same=True),
-        input=InputConfig((size, size), "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.6, 1.15)),
-        train=TrainConfig(
-            epochs=10, batch=8, optimizer="adamw", lr=1e-3, backbone_lr=0.1, weight_decay=0.01, warmup=50, clip=10.0
-        ),
-    )
-
-
-PRESETS = [
-    Preset(
-        name="eps-resnet38",
-        model=EpsConfig(num_classes=21, backbone="resnet38", frozen_stride=2),
-        input=InputConfig((448, 448), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(256 / 448, 512 / 448)),
-        train=TrainConfig(  # 20,000 steps on VOC train_aug; the momentum is what the official optimizer makes of it
-            epochs=15.12, batch=8, lr=0.1, backbone_lr=0.1, momentum=5e-4, schedule="poly", warmup=0
-        ),
-        published="github.com/halbielee/EPS (no licence): download by hand, then `maskkit import`",
-        paper=_PAPER,
-    ),
-    _small(320),
-    _small(256),
-]

@@ -22,7 +22,7 @@ recipe gives lower ones to earlier blocks.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,6 @@ from jaxtyping import Float, Int
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, PlainVit, Preset, TrainConfig
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
@@ -39,9 +38,8 @@ from maskkit.models.base import Model
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import BOX_WEIGHTS, Detections, MaskHead, Sampled, box_loss, keep, refine
 from maskkit.nn.rpn import NEITHER, Weights, decode, match
-from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
+from maskkit.nn.two_stage import BINS, BoxRaw
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SMALL_AUGMENT, SMALL_TRAIN
 
 
 @dataclass(frozen=True)
@@ -256,50 +254,3 @@ def joined(raw: BoxRaw, stages: list[Stage]) -> BoxRaw:
     scores = torch.stack([stage.logits.float().softmax(1) for stage in stages]).mean(0)
     last = stages[-1]
     return raw._replace(rois=last.rois, class_logits=scores.clamp(min=1e-30).log(), box_deltas=last.deltas)
-
-
-MODEL = Eva
-
-_INPUT = InputConfig(size=(1280, 1280), resize="pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-
-
-def _small(size: int) -> Preset:
-    """A model for two processor cores."""
-    knobs: dict[str, Any] = {**small_two_stage(size), "backbone": "eva_tiny_patch16_224"}
-    knobs |= {"pad_same": False, "frozen_stride": 0}
-    vit = PlainVit(window=8, relative=size, width=knobs["width"])
-    return Preset(
-        name=f"eva-tiny-{size}",
-        model=EvaConfig(vit=vit, head_convs=2, **knobs),
-        input=InputConfig(size=(size, size), mean=_INPUT.mean, std=_INPUT.std),
-        augment=SMALL_AUGMENT,
-        train=SMALL_TRAIN,
-    )
-
-
-PRESETS = [
-    Preset(
-        name="eva-giant-1280",
-        model=EvaConfig(
-            backbone="eva_giant_patch14_224", vit=PlainVit(relative=1280), min_score=0.0, nms_threshold=0.6
-        ),
-        input=_INPUT,
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.1, 2.0)),
-        train=TrainConfig(
-            steps=35_000,
-            batch=64,
-            optimizer="adamw",
-            lr=2.5e-5,
-            weight_decay=0.1,
-            decay_norm=False,
-            schedule="steps",
-            milestones=(),
-            warmup=1000,
-            precision="bf16",
-        ),
-        published="github.com/baaivision/EVA (MIT): download by hand, then `maskkit import`",
-        paper="COCO val mask AP 53.9, box AP 64.2",
-    ),
-    _small(320),
-    _small(256),
-]

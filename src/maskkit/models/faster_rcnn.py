@@ -30,13 +30,11 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskkit.config import Preset
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
-from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, TwoStage, TwoStageConfig, small_two_stage
+from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
 class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
@@ -64,25 +62,3 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
         """The best boxes after NMS."""
         found = self.detect(raw)
         return Boxes(found.boxes / raw.size.repeat(2), found.labels, found.scores)
-
-
-MODEL = FasterRcnn
-
-
-PRESETS = [
-    Preset(
-        name="fasterrcnn-resnet50",
-        model=TwoStageConfig(**TORCHVISION),
-        input=TORCHVISION_INPUT,
-        augment=SINGLE_SCALE,
-        train=TORCHVISION_TRAIN,
-        published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
-        paper="COCO val box AP 37.0",
-    ),
-    detectron2("fasterrcnn-resnet50-d2-1x", TwoStageConfig(**DETECTRON2), 1, "COCO val box AP 37.9"),
-    detectron2("fasterrcnn-resnet50-d2-3x", TwoStageConfig(**DETECTRON2), 3, "COCO val box AP 40.2"),
-    detectron2(
-        "fasterrcnn-resnet101-d2-3x", TwoStageConfig(**DETECTRON2, backbone="resnet101"), 3, "COCO val box AP 42.0"
-    ),
-    *small_presets("fasterrcnn", lambda size: TwoStageConfig(**small_two_stage(size))),
-]

@@ -40,7 +40,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.decode import Votes
 from maskkit.decode.outputs import RegionVotes
 from maskkit.geometry import boxes as box_math
@@ -70,7 +69,6 @@ from maskkit.nn.rpn import (
     window_anchors,
 )
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 16
 BOX_WEIGHTS: Weights = (5.0, 5.0, 2.0, 2.0)
@@ -154,7 +152,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
     def __init__(self, config: FcisConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = dilate(Backbone.of(config, (16, 32)), STRIDE, first_block=True)
+        self.backbone = dilate(Backbone.of(config.backbone, (16, 32)), STRIDE, first_block=True)
         if config.caffe_stem:
             self.backbone.body.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         anchors = len(config.anchor_scales) * len(config.anchor_ratios)
@@ -369,56 +367,3 @@ def hardest(losses: RegionLosses, among: Tensor, count: int) -> Int[Tensor, "k"]
     mine = torch.nonzero(among)[:, 0]
     total = (losses.label + MASK_WEIGHT * losses.mask + losses.box).detach()[mine]
     return mine[total.topk(min(count, len(mine))).indices]
-
-
-MODEL = Fcis
-
-_INPUT = InputConfig(size=(600, 1000), resize="shorter", mean=(123.15, 115.90, 103.06), std=(1, 1, 1))
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-_PUBLISHED = "github.com/msracver/FCIS (MIT): download by hand, then `maskkit import`"
-_MEASURED = "VOC 2012 val mAPr at IoU 0.5 / 0.7: 65.7 / 52.1 (the code 66.0 / 51.9)"
-
-
-PRESETS = [
-    Preset(
-        name="fcis-resnet101",
-        model=FcisConfig(backbone="resnet101", frozen_stride=4, stride_in_1x1=True, caffe_stem=True),
-        input=_INPUT,
-        augment=_AUGMENT,
-        train=TrainConfig(
-            epochs=8, batch=8, lr=5e-4, schedule="steps", milestones=(5.33 / 8,), warmup=250, warmup_from=0.1
-        ),
-        published=_PUBLISHED,
-        paper="COCO test-dev mask AP 29.6",
-    ),
-    Preset(
-        name="fcis-resnet101-voc",
-        model=FcisConfig(
-            num_classes=20,
-            backbone="resnet101",
-            frozen_stride=4,
-            stride_in_1x1=True,
-            caffe_stem=True,
-            anchor_scales=(8, 16, 32),
-            hard=False,
-        ),
-        input=_INPUT,
-        augment=_AUGMENT,
-        train=TrainConfig(epochs=22, batch=8, lr=5e-4, schedule="steps", milestones=(14 / 22,), warmup=0),
-        published=_PUBLISHED,
-        paper=_MEASURED,
-    ),
-    *small_presets(
-        "fcis",
-        lambda size: FcisConfig(
-            **MOBILENET,
-            frozen_stride=4,
-            width=128,
-            rpn_width=128,
-            anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
-            rpn_before=1000,
-            rpn_after=150,
-            roi_sampled=64,
-        ),
-    ),
-]

@@ -20,14 +20,14 @@ one, with both skips; the scores of the skips start at zero, so that each stage 
 Differences from the official code: small presets take the mean over the pixels where Caffe takes the sum.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
@@ -36,11 +36,10 @@ from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
-class FcnConfig(ModelConfig):
+class FcnConfig(BackboneModelConfig):
     """Knobs of FCN. ``num_classes`` counts the background where the data have one."""
 
     head: Literal["skips", "dilated"] = "skips"
@@ -101,15 +100,17 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
         super().__init__()
         self.config = config
         classes = config.num_classes
-        self.on_vgg = config.backbone == "vgg16"
+        self.on_vgg = config.backbone.name == "vgg16"
         self.auxiliary = None
         if config.head == "dilated":
-            self.backbone = dilate(Backbone.of(config, (16, 32)), 8)
+            self.backbone = dilate(Backbone.of(config.backbone, (16, 32)), 8)
             deep, middle = self.backbone.channels[32], self.backbone.channels[16]
             self.score = ScoreHead(deep, deep // 4, classes)
             self.auxiliary = ScoreHead(middle, middle // 4, classes) if config.auxiliary else None
             return
-        self.backbone = Vgg(VggShape(first_padding=100, ceil=True)) if self.on_vgg else Backbone.of(config, (8, 16, 32))
+        self.backbone = (
+            Vgg(VggShape(first_padding=100, ceil=True)) if self.on_vgg else Backbone.of(config.backbone, (8, 16, 32))
+        )
         channels = self.backbone.channels
         self.fc = nn.Sequential()
         if self.on_vgg:
@@ -174,53 +175,3 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
     def select(self, raw: FcnRaw) -> ClassLogits[Tensor]:
         """The scores."""
         return ClassLogits(raw.logits)
-
-
-MODEL = Fcn
-
-_CAFFE = InputConfig((500, 500), "pad", mean=(122.67891434, 116.66876762, 104.00698793), std=(1.0, 1.0, 1.0))
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-_BERKELEY = "fcn.berkeleyvision.org (BSD-2) by wkentaro/pytorch-fcn: download by hand, then `maskkit import`"
-
-
-def _caffe(name: str, paper: str, lr: float, **knobs: object) -> Preset:
-    return Preset(
-        name=name,
-        model=FcnConfig(num_classes=21, backbone="vgg16", reduction="sum", **knobs),  # type: ignore[arg-type]
-        input=_CAFFE,
-        augment=replace(_AUGMENT, flip=0.0),
-        train=TrainConfig(
-            steps=100_000, batch=1, lr=lr, momentum=0.99, decay_norm=False, milestones=(), schedule="steps"
-        ),
-        published=_BERKELEY,
-        paper=paper,
-    )
-
-
-def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    return small_semantic(name, FcnConfig(**MOBILENET, **{"num_classes": 21, **knobs}), size)  # type: ignore[arg-type]
-
-
-PRESETS = [
-    _caffe("fcn32s-vgg16", "VOC 2011 seg11valid mIoU 63.6", 1e-10, skips=0),
-    _caffe("fcn16s-vgg16", "VOC 2011 seg11valid mIoU 65.0", 1e-12, skips=1),
-    _caffe("fcn8s-vgg16", "VOC 2011 seg11valid mIoU 65.5", 1e-14, skips=2),
-    _caffe("fcn8s-vgg16-at-once", "VOC 2011 seg11valid mIoU 65.4", 1e-10, skips=2, skip_scales=(0.01, 0.0001)),
-    _caffe("fcn8s-vgg16-staged", "VOC 2011 seg11valid mIoU 65.5", 1e-10, skips=2, staged=True),
-    *(
-        Preset(
-            name=f"fcn-{backbone}-coco",
-            model=FcnConfig(num_classes=21, backbone=backbone, head="dilated", auxiliary=0.5),
-            input=InputConfig((520, 520), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
-            augment=replace(_AUGMENT, scale_jitter=(0.5, 2.0)),
-            train=TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
-            published="torchvision (BSD-3): download by hand, then `maskkit import`",
-            paper=f"COCO val2017, VOC's classes, mIoU {number} (torchvision)",
-        )
-        for backbone, number in (("resnet50", 60.5), ("resnet101", 63.7))
-    ),
-    _small("fcn8s-mobilenetv2-320", (320, 320)),
-    _small("fcn8s-mobilenetv2-256", (256, 256)),
-    _small("fcn8s-mobilenetv2-camvid", (360, 480), num_classes=11),
-    _small("fcn32s-mobilenetv2-camvid", (360, 480), num_classes=11, skips=0),
-]

@@ -23,7 +23,6 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskkit.config import Preset
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
@@ -38,7 +37,6 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MULTI_SCALE, SINGLE_SCALE, SMALL_FCOS, adelaidet, small_presets
 
 
 class Fcos(Model[FcosRaw, Boxes[Tensor]]):
@@ -73,22 +71,3 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
         """The best boxes after NMS."""
         found = detect(raw, self.config)
         return Boxes(relative_boxes(found, raw, self.config), found.labels, found.scores)
-
-
-MODEL = Fcos
-
-
-def _published(name: str, paper: str, times: int, **knobs: object) -> Preset:
-    config = FcosConfig(stride_in_1x1=True, frozen_stride=4, **knobs)  # type: ignore[arg-type]
-    return adelaidet(name, config, times, f"COCO val box AP {paper}", SINGLE_SCALE if times == 1 else MULTI_SCALE)
-
-
-PRESETS = [
-    _published("fcos-resnet50-1x", "38.7", 1),
-    _published("fcos-resnet50-2x", "41.0", 2),
-    _published("fcos-resnet101-2x", "43.1", 2, backbone="resnet101"),
-    _published("fcos-iou-resnet50-1x", "39.4", 1, quality="iou"),
-    _published("fcos-iou-resnet50-2x", "41.5", 2, quality="iou"),
-    _published("fcos-iou-resnet101-2x", "43.5", 2, backbone="resnet101", quality="iou"),
-    *small_presets("fcos", lambda _: FcosConfig(**SMALL_FCOS)),
-]

@@ -29,7 +29,7 @@ windows.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneConfig, BackboneModelConfig
 from maskkit.decode import InWindows
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
@@ -50,16 +50,16 @@ from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.nn.rpn import match, sample, suppress
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDE = 8
 
 
 @dataclass(frozen=True)
-class InstanceFcnConfig(ModelConfig):
+class InstanceFcnConfig(BackboneModelConfig):
     """Knobs of InstanceFCN. ``num_classes`` changes nothing."""
 
-    backbone: str = "vgg16"
+    num_classes: int = 1
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("vgg16"))
     stage: Literal[16, 32] = 32
     """Which features of the backbone are read, by their stride before dilation to 8; VGG's are those of conv5."""
     parts: int = 5
@@ -211,11 +211,11 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
     def __init__(self, config: InstanceFcnConfig) -> None:
         super().__init__()
         self.config = config
-        if config.backbone == "vgg16":
+        if config.backbone.name == "vgg16":
             self.backbone = Vgg(VggShape(pool="3x3", output_stride=STRIDE))
             channels = self.backbone.channels[32]
         else:
-            self.backbone = dilate(Backbone.of(config, (config.stage,)), STRIDE)
+            self.backbone = dilate(Backbone.of(config.backbone, (config.stage,)), STRIDE)
             channels = self.backbone.channels[config.stage]
         width = config.width
         self.segment = nn.Sequential(
@@ -306,31 +306,3 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
         chosen = windows.gather(1, best[..., None].expand(-1, -1, 4)) / raw.size.repeat(2)
         masks = masks.view(b, -1, cells, cells).gather(1, best[..., None, None].expand(-1, -1, cells, cells))
         return ObjectMasks(chosen, torch.zeros_like(best), scores, masks, scores)
-
-
-MODEL = InstanceFcn
-
-
-PRESETS = [
-    Preset(
-        name="instancefcn-vgg16",
-        model=InstanceFcnConfig(),
-        input=InputConfig(size=(900, 1500), resize="shorter", mean=(122.68, 116.67, 104.01), std=(1, 1, 1)),
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
-        train=TrainConfig(
-            steps=40000, batch=8, lr=1e-3, weight_decay=5e-4, schedule="steps", milestones=(0.8,), warmup=0
-        ),
-        paper="COCO val mask AR@10/100/1000 16.6/31.7/39.2; VOC 2012 val 38.9/49.7/52.6 (class-agnostic)",
-    ),
-    *small_presets(
-        "instancefcn",
-        lambda _: InstanceFcnConfig(
-            **MOBILENET,
-            stage=16,
-            frozen_stride=4,
-            width=128,
-            scales=(1.5, 1.0, 1 / 1.5, 1 / 1.5**2),
-            soft_targets=True,
-        ),
-    ),
-]

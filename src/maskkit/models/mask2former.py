@@ -29,7 +29,7 @@ takes them for background; masks of objects of which only the box is known are m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig, BoxOnly, ModelConfig
 from maskkit.data.label_map import IGNORE
 from maskkit.decode import LabelMap, OverInput, Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
@@ -51,15 +51,15 @@ from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.nn.losses import box_cells, mask_loss_from_boxes, normaliser
 from maskkit.nn.positional_encoding import wave_map, waves_at
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Mask2FormerConfig(ModelConfig):
+class Mask2FormerConfig(BackboneModelConfig):
     """Knobs of Mask2Former; the defaults are the published ResNet-50 model for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     task: Literal["instance", "semantic", "panoptic"] = "instance"
     """What is learnt from a data set, and what the queries are read as."""
     queries: int = 100
@@ -365,7 +365,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
             "semantic": LabelMap(),
             "panoptic": Segments(config.segment_score, config.segment_overlap),
         }[config.task]
-        self.backbone = Backbone.of(config, STRIDES)
+        self.backbone = Backbone.of(config.backbone, STRIDES)
         self.pixel_decoder = PixelDecoder(list(self.backbone.channels.values()), config)
         self.query_decoder = MaskedDecoder(config)
 
@@ -592,98 +592,3 @@ def box_costs(embeddings: Float[Tensor, "q c"], features: Float[Tensor, "c h w"]
         area = ours.square().sum(1)[:, None] + side.sum(1)
         total = total + 1 - 2 * ours @ side.T / (area + 1e-5)
     return total
-
-
-MODEL = Mask2Former
-
-_INPUT = InputConfig((1024, 1024), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-_JITTER = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.1, 2.0))
-_COCO = TrainConfig(
-    epochs=50,
-    batch=16,
-    optimizer="adamw",
-    lr=1e-4,
-    backbone_lr=0.1,
-    weight_decay=0.05,
-    decay_norm=False,
-    decay_bias=True,
-    schedule="steps",
-    milestones=(327778 / 368750, 355092 / 368750),
-    warmup=0,
-    clip=0.01,
-)
-_ADE_INPUT = InputConfig((512, 2048), "shorter", mean=_INPUT.mean, std=_INPUT.std)
-_ADE_AUGMENT = AugmentConfig(expand=1.0, iou_crop=False, short_sides=tuple(int(51.2 * n) for n in range(5, 21)))
-_ADE = replace(_COCO, epochs=126.7, schedule="poly")  # 160,000 steps of 16 on ADE20K
-_WEIGHTS = "github.com/facebookresearch/Mask2Former and huggingface.co/facebook (CC BY-NC 4.0): by hand, then import"
-_BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet50": {},
-    "resnet101": {"backbone": "resnet101"},
-    "swin-t": {"backbone": "swin_tiny_patch4_window7_224"},
-    "swin-s": {"backbone": "swin_small_patch4_window7_224"},
-    "swin-b": {"backbone": "swin_base_patch4_window12_384"},
-    "swin-l": {"backbone": "swin_large_patch4_window12_384", "queries": 200},
-}
-
-
-def _coco(backbone: str, ap: float, task: Literal["instance", "panoptic"] = "instance", classes: int = 80) -> Preset:
-    name, measure = ("", "mask AP") if task == "instance" else ("-panoptic", "PQ")
-    return Preset(
-        name=f"mask2former-{backbone}{name}",
-        model=Mask2FormerConfig(task=task, num_classes=classes, **_BACKBONES[backbone]),
-        input=_INPUT,
-        augment=_JITTER,
-        train=replace(_COCO, epochs=100) if backbone == "swin-l" else _COCO,
-        published=_WEIGHTS,
-        paper=f"COCO val2017 {measure} {ap}",
-    )
-
-
-def _ade(backbone: str, miou: float) -> Preset:
-    knobs: dict[str, Any] = _BACKBONES[backbone] | {"queries": 100}
-    return Preset(
-        name=f"mask2former-{backbone}-semantic",
-        model=Mask2FormerConfig(task="semantic", num_classes=150, **knobs),
-        input=_ADE_INPUT,
-        augment=_ADE_AUGMENT,
-        train=_ADE,
-        published=_WEIGHTS,
-        paper=f"ADE20K val mIoU {miou}",
-    )
-
-
-def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConfig:
-    # places are for objects: one segment of stuff is all over the image
-    queries, waves = (100, 6) if task == "instance" else (50, 0)
-    return Mask2FormerConfig(
-        **MOBILENET,
-        task=task,
-        queries=queries,
-        width=128,
-        encoder_layers=2,
-        encoder_width=512,
-        decoder_layers=3,
-        decoder_width=512,
-        points=2048,
-        waves=waves,
-        detections=queries,
-        segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
-    )
-
-
-PRESETS = [
-    _coco("resnet50", 43.7),
-    _coco("resnet101", 44.2),
-    _coco("swin-t", 45.0),
-    _coco("swin-s", 46.3),
-    _coco("swin-b", 48.1),
-    _coco("swin-l", 50.1),
-    _coco("resnet50", 51.9, "panoptic", 133),
-    _coco("resnet101", 52.6, "panoptic", 133),
-    _coco("swin-l", 57.8, "panoptic", 133),
-    _ade("resnet50", 47.2),
-    _ade("swin-l", 56.1),
-    *small_presets("mask2former", lambda _: _small("instance")),
-    *small_presets("mask2former", lambda _: _small("semantic"), sizes=(320,), suffix="-semantic"),
-    *small_presets("mask2former", lambda _: _small("panoptic"), sizes=(320,), suffix="-panoptic"),
-]

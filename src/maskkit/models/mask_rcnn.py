@@ -28,15 +28,13 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskkit.config import Preset
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
 from maskkit.nn.roi import MaskHead
-from maskkit.nn.two_stage import DETECTRON2, TORCHVISION, BoxRaw, small_two_stage
+from maskkit.nn.two_stage import BoxRaw
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SINGLE_SCALE, TORCHVISION_INPUT, TORCHVISION_TRAIN, detectron2, small_presets
 
 
 @dataclass(frozen=True)
@@ -84,25 +82,3 @@ class MaskRcnn(MaskStage, Model[MaskRaw, ObjectMasks[Tensor]]):
     def select(self, raw: MaskRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks."""
         return ObjectMasks(*self.found(raw))
-
-
-MODEL = MaskRcnn
-
-
-PRESETS = [
-    Preset(
-        name="maskrcnn-resnet50",
-        model=MaskRcnnConfig(**TORCHVISION, aligned_targets=False, soft_targets=True, paste="whole_pixels"),
-        input=TORCHVISION_INPUT,
-        augment=SINGLE_SCALE,
-        train=TORCHVISION_TRAIN,
-        published="torchvision (BSD-3-Clause): `--weights hub` fetches them",
-        paper="COCO val mask AP 34.6",
-    ),
-    detectron2("maskrcnn-resnet50-d2-1x", MaskRcnnConfig(**DETECTRON2), 1, "COCO val mask AP 35.2"),
-    detectron2("maskrcnn-resnet50-d2-3x", MaskRcnnConfig(**DETECTRON2), 3, "COCO val mask AP 37.2"),
-    detectron2(
-        "maskrcnn-resnet101-d2-3x", MaskRcnnConfig(**DETECTRON2, backbone="resnet101"), 3, "COCO val mask AP 38.6"
-    ),
-    *small_presets("maskrcnn", lambda size: MaskRcnnConfig(**small_two_stage(size), mask_width=96, mask_convs=2)),
-]

@@ -45,7 +45,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
@@ -84,7 +83,6 @@ from maskkit.nn.rpn import (
     propose,
 )
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 _LOW = (2, 4)
 """Strides of conv1 and conv2, whose features refine masks."""
@@ -326,7 +324,7 @@ class BoxHead(nn.Module):
     def __init__(self, backbone: Backbone, config: MasklabConfig) -> None:
         super().__init__()
         channels = backbone.channels[16]
-        self.frozen = config.norm == "frozen"
+        self.frozen = config.backbone.norm == "frozen"
         self.side = config.box_crop
         self.crop = None
         if config.deformable:
@@ -403,7 +401,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
     def __init__(self, config: MasklabConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone.of(config, (*_LOW, 16, 32))
+        self.backbone = Backbone.of(config.backbone, (*_LOW, 16, 32))
         self.box_head = BoxHead(self.backbone, config)
         dilate(self.backbone, config.output_stride)
         channels = self.backbone.channels
@@ -419,7 +417,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
 
     def adopt_backbone(self) -> None:
         """The box head's conv5 begins as the backbone's."""
-        plain = Backbone.of(self.config, self.backbone.strides)
+        plain = Backbone.of(self.config.backbone, self.backbone.strides)
         plain.load_state_dict(self.backbone.state_dict())
         self.box_head.stage.load_state_dict(last_stage(plain, self.config.box_atrous).state_dict())
 
@@ -555,50 +553,3 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         masks = F.avg_pool2d(raw.mask_logits.float().sigmoid(), 2, 1).unflatten(0, (b, -1))  # (B, K, s - 1, s - 1)
         return ObjectMasks(boxes, labels, scores, masks, scores)
-
-
-MODEL = Masklab
-
-_TRAIN = TrainConfig(
-    epochs=12, batch=8, lr=0.01, weight_decay=1e-4, decay_norm=False, schedule="steps", milestones=(2 / 3, 8 / 9)
-)
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-_INPUT = InputConfig(size=(800, 1365), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-
-
-PRESETS = [
-    Preset(
-        name="masklab-resnet101",
-        model=MasklabConfig(backbone="resnet101", frozen_stride=4),
-        input=_INPUT,
-        augment=_AUGMENT,
-        train=_TRAIN,
-        paper="COCO test-dev mask AP 35.4",
-    ),
-    Preset(
-        name="masklab-resnet101-scales",
-        model=MasklabConfig(backbone="resnet101", frozen_stride=4),
-        input=_INPUT,
-        augment=AugmentConfig(
-            photometric=False, expand=1.0, iou_crop=False, short_sides=(400, 600, 800, 1000, 1200, 1400, 1600)
-        ),
-        train=_TRAIN,
-        paper="COCO test-dev mask AP 37.3",
-    ),
-    *small_presets(
-        "masklab",
-        lambda size: MasklabConfig(
-            **MOBILENET,
-            frozen_stride=4,
-            output_stride=16,
-            anchor_sizes=tuple(size * share for share in (0.09, 0.18, 0.36, 0.72)),
-            rpn_width=128,
-            rpn_before=1000,
-            rpn_after=100,
-            box_crop=7,
-            crop=29,
-            low_width=16,
-            refine_width=32,
-        ),
-    ),
-]

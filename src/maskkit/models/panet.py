@@ -35,7 +35,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, Preset
 from maskkit.decode import BoxesOnly, InBoxes
 from maskkit.decode.outputs import Boxes, ObjectMasks
 from maskkit.models.base import Model
@@ -43,9 +42,8 @@ from maskkit.nn.fpn import Fpn
 from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConfig
 from maskkit.nn.roi import pool
 from maskkit.nn.rpn import window_anchors
-from maskkit.nn.two_stage import BINS, BoxRaw, small_two_stage
+from maskkit.nn.two_stage import BINS, BoxRaw
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import detectron2_train, small_presets
 
 
 @dataclass(frozen=True)
@@ -225,33 +223,3 @@ class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
         """The final boxes and their masks."""
         found = self.found(raw)
         return ObjectMasks(*found) if self.config.masks else Boxes(*found[:3])
-
-
-MODEL = Panet
-
-_INPUT = InputConfig(size=(1000, 1400), resize="shorter", mean=(122.7717, 115.9465, 102.9801), std=(1, 1, 1))
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_sides=(400, 600, 800, 1000, 1200, 1200))
-
-
-def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
-    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 images."""
-    return Preset(
-        name=name,
-        model=PanetConfig(frozen_stride=4, stride_in_1x1=True, **knobs),
-        input=_INPUT,
-        augment=_AUGMENT,
-        train=detectron2_train(times),
-        published="github.com/ShuLiu1993/PANet (MIT): download by hand, then `maskkit import`",
-        paper=paper,
-    )
-
-
-PRESETS = [
-    _official("panet-resnet50-2x", "COCO val mask AP 37.8 (the re-release 38.3)", 2),
-    _official("panet-resnet50-det-1x", "COCO val box AP 39.2 (the re-release 39.8)", 1, masks=False),
-    _official("panet-resnet50-det-2fc-1x", "COCO val box AP 39.0 (the re-release 39.6)", 1, masks=False, box_convs=0),
-    *small_presets(
-        "panet",
-        lambda size: PanetConfig(**{**small_two_stage(size), "width": 64}, box_convs=1, mask_width=64),
-    ),
-]

@@ -42,7 +42,6 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -63,7 +62,6 @@ from maskkit.nn.fcos import (
 )
 from maskkit.nn.losses import normaliser
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import SMALL_FCOS, small_presets
 
 NO_BORDER = 1e-6
 """Length of a ray that meets no border within three degrees."""
@@ -420,37 +418,3 @@ def aligned_iou(sides: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Flo
 
     shared = cover(torch.minimum(sides, truth))
     return (shared / (cover(sides) + cover(truth) - shared)).clamp(min=1e-6)
-
-
-MODEL = PolarMask
-
-_OFFICIAL = TrainConfig(
-    epochs=12,
-    batch=16,
-    lr=0.01,
-    weight_decay=1e-4,
-    decay_norm=False,
-    schedule="steps",
-    milestones=(0.6667, 0.9167),  # epochs 8 and 11
-    warmup=500,
-    clip=35.0,
-)
-
-
-def _published(name: str, backbone: str, paper: str) -> Preset:
-    return Preset(
-        name=name,
-        model=PolarMaskConfig(backbone=backbone, frozen_stride=4, stride_in_1x1=True),
-        input=InputConfig(size=(768, 1280), mean=(122.7717, 115.9465, 102.9801), std=(1.0, 1.0, 1.0)),
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
-        train=_OFFICIAL,
-        published="github.com/xieenze/PolarMask (Apache-2.0): download by hand, then `maskkit import`",
-        paper=paper,
-    )
-
-
-PRESETS = [
-    _published("polarmask-resnet50-1x", "resnet50", "COCO val mask AP 29.1"),
-    _published("polarmask-resnet101-1x", "resnet101", "COCO val mask AP 30.7"),
-    *small_presets("polarmask", lambda _: PolarMaskConfig(**SMALL_FCOS)),
-]

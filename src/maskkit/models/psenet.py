@@ -27,7 +27,7 @@ zero where the official dice is a constant 1 without gradient.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneConfig, BackboneModelConfig
 from maskkit.decode import Kernels
 from maskkit.decode.outputs import KernelMaps
 from maskkit.models.base import Model
@@ -44,15 +44,14 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import dice_loss
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps, resize
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
-class PsenetConfig(ModelConfig):
+class PsenetConfig(BackboneModelConfig):
     """Knobs of PSENet; the defaults are the published ResNet-50 model for ICDAR 2015."""
 
     num_classes: int = 1
-    backbone: str = "resnet50s"
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("resnet50s"))
     width: int = 256
     """Channels of the pyramid and of the head."""
     kernels: int = 7
@@ -117,14 +116,7 @@ class Psenet(Model[PsenetRaw, KernelMaps[Tensor]]):
         super().__init__()
         self.config = config
         self.decoder = Kernels(config.min_area / config.decode_stride**2, config.min_score)
-        self.backbone = Backbone(
-            config.backbone,
-            (4, 8, 16, 32),
-            norm=config.norm,
-            pad_same=config.pad_same,
-            frozen_stride=config.frozen_stride,
-            stride_in_1x1=config.stride_in_1x1,
-        )
+        self.backbone = Backbone.of(config.backbone, (4, 8, 16, 32))
         self.fpn = Pyramid(list(self.backbone.channels.values()), config.width)
         classes = config.num_classes if config.num_classes > 1 else 0
         self.head = nn.Sequential(
@@ -243,26 +235,3 @@ def hard_pixels(
         return known
     least = others.topk(wanted).values[-1]
     return (truth | (logits >= least)) & known
-
-
-MODEL = Psenet
-
-
-PRESETS = [
-    Preset(
-        name="psenet-resnet50",
-        model=PsenetConfig(norm="train"),
-        input=InputConfig(
-            size=(736, 2048), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
-        ),
-        augment=AugmentConfig(expand=1.0, short_sides=(544, 640, 736, 832, 928)),
-        train=TrainConfig(
-            epochs=600, batch=16, lr=1e-3, momentum=0.99, schedule="steps", milestones=(1 / 3, 2 / 3), warmup=0
-        ),
-        published="github.com/whai362/PSENet (Apache-2.0): download by hand, then `maskkit import`",
-        paper="ICDAR 2015 F-measure 80.6 (78.5 as released at 736 px)",
-    ),
-    *small_presets(
-        "psenet", lambda _: PsenetConfig(**MOBILENET, frozen_stride=4, width=64, min_area=9.0, min_score=0.0)
-    ),
-]

@@ -18,7 +18,7 @@ code: the auxiliary head is there in evaluation too, its scores are ignored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import MaskkitError
@@ -35,11 +35,10 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
-class PspnetConfig(ModelConfig):
+class PspnetConfig(BackboneModelConfig):
     """Knobs of PSPNet. ``num_classes`` counts the background where the data have one."""
 
     bins: tuple[int, ...] = (1, 2, 3, 6)
@@ -87,7 +86,7 @@ class Pspnet(Model[PspnetRaw, ClassLogits[Tensor]]):
     def __init__(self, config: PspnetConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = dilate(Backbone.of(config, (16, 32)), 8, first_block=True)
+        self.backbone = dilate(Backbone.of(config.backbone, (16, 32)), 8, first_block=True)
         deep, middle = self.backbone.channels[32], self.backbone.channels[16]
         self.pyramid = PyramidPooling(deep, config.bins)
         joined = deep + len(config.bins) * (deep // len(config.bins))
@@ -119,40 +118,3 @@ class Pspnet(Model[PspnetRaw, ClassLogits[Tensor]]):
         """The scores of every pixel of the input."""
         size = [8 * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
         return ClassLogits(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))
-
-
-MODEL = Pspnet
-
-_AUGMENT = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.5, 2.0))
-_TRAIN = TrainConfig(
-    epochs=100, batch=16, lr=0.1, backbone_lr=0.1, weight_decay=1e-4
-)  # new layers learn ten times faster
-
-
-def _official(data: str, classes: int, size: int, epochs: int, layers: int, paper: str) -> Preset:
-    return Preset(
-        name=f"pspnet-resnet{layers}-{data}",
-        model=PspnetConfig(num_classes=classes, backbone=f"resnet{layers}s", norm="train"),
-        input=InputConfig((size, size), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
-        augment=_AUGMENT,
-        train=replace(_TRAIN, epochs=epochs),
-        published="github.com/hszhao/semseg (MIT): download by hand, then `maskkit import`",
-        paper=paper,
-    )
-
-
-def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    small = {"num_classes": 21, "width": 128, "auxiliary_width": 64}
-    return small_semantic(name, PspnetConfig(**MOBILENET, **{**small, **knobs}), size)  # type: ignore[arg-type]
-
-
-PRESETS = [
-    _official("ade20k", 150, 473, 100, 50, "ADE20K val mIoU 41.89, 42.84 multi-scale (semseg)"),
-    _official("ade20k", 150, 473, 100, 101, "ADE20K val mIoU 43.10, 44.15 multi-scale (semseg)"),
-    _official("voc", 21, 473, 50, 50, "VOC 2012 val mIoU 77.05, 78.02 multi-scale (semseg)"),
-    _official("voc", 21, 473, 50, 101, "VOC 2012 val mIoU 79.07, 79.63 multi-scale (semseg)"),
-    _official("cityscapes", 19, 713, 200, 50, "Cityscapes val mIoU 77.30, 78.38 multi-scale (semseg)"),
-    _official("cityscapes", 19, 713, 200, 101, "Cityscapes val mIoU 78.63, 79.29 multi-scale (semseg)"),
-    _small("pspnet-mobilenetv2-321", (321, 321)),
-    _small("pspnet-mobilenetv2-camvid", (361, 481), num_classes=11),
-]

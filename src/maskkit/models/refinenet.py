@@ -24,18 +24,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_semantic
 
 
 @dataclass(frozen=True)
-class RefinenetConfig(ModelConfig):
+class RefinenetConfig(BackboneModelConfig):
     """Knobs of RefineNet. ``num_classes`` counts the background where the data have one."""
 
     widths: tuple[int, int, int, int] = (512, 256, 256, 256)
@@ -117,7 +116,7 @@ class Refinenet(Model[RefinenetRaw, ClassLogits[Tensor]]):
     def __init__(self, config: RefinenetConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone.of(config, (4, 8, 16, 32))
+        self.backbone = Backbone.of(config.backbone, (4, 8, 16, 32))
         channels = list(self.backbone.channels.values())[::-1]
         after = [*config.widths[1:], None]
         before = [None, *config.widths[1:]]
@@ -148,37 +147,3 @@ class Refinenet(Model[RefinenetRaw, ClassLogits[Tensor]]):
     def select(self, raw: RefinenetRaw) -> ClassLogits[Tensor]:
         """The scores."""
         return ClassLogits(raw.logits)
-
-
-MODEL = Refinenet
-
-_TRAIN = TrainConfig(epochs=100, batch=8, lr=5e-4, weight_decay=1e-4, schedule="steps", milestones=(0.7,))
-
-
-def _official(layers: int, paper: str, published: str | None = None) -> Preset:
-    return Preset(
-        name=f"refinenet-resnet{layers}",
-        model=RefinenetConfig(num_classes=21, backbone=f"resnet{layers}"),
-        input=InputConfig((500, 500), "pad", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False, scale_jitter=(0.7, 1.3)),
-        train=_TRAIN,
-        published=published,
-        paper=paper,
-    )
-
-
-def _small(name: str, size: tuple[int, int], **knobs: object) -> Preset:
-    small = {"num_classes": 21, "widths": (96, 64, 64, 64), "pools": 2, "dropout": 0.1}
-    return small_semantic(name, RefinenetConfig(**MOBILENET, **{**small, **knobs}), size)  # type: ignore[arg-type]
-
-
-PRESETS = [
-    _official(
-        101,
-        "VOC 2012 test mIoU 82.4",
-        "RefineNet's own licence (academic use) by DrSleep/refinenet-pytorch: download by hand, then `maskkit import`",
-    ),
-    _official(152, "VOC 2012 test mIoU 83.4"),
-    _small("refinenet-mobilenetv2-320", (320, 320)),
-    _small("refinenet-mobilenetv2-camvid", (360, 480), num_classes=11),
-]

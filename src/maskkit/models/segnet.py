@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import ModelConfig
 from maskkit.data.label_map import IGNORE
 from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
@@ -130,28 +130,3 @@ def median_frequency(truth: Int[Tensor, "b h w"], classes: int) -> Float[Tensor,
         return torch.ones(classes, device=truth.device)
     median = frequency[seen].quantile(0.5)
     return torch.where(seen, median / frequency.clamp(min=1e-12), 1.0).float()
-
-
-MODEL = Segnet
-
-_TRAIN = TrainConfig(epochs=435, batch=4, lr=1e-3, milestones=(), schedule="steps")  # 40,000 steps on CamVid
-
-
-def _preset(name: str, size: tuple[int, int], paper: str, train: TrainConfig = _TRAIN, **knobs: object) -> Preset:
-    return Preset(
-        name=name,
-        model=SegnetConfig(backbone="vgg16_bn", norm="train", **{"num_classes": 11, **knobs}),  # type: ignore[arg-type]
-        input=InputConfig(size, "pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-        augment=AugmentConfig(photometric=False, expand=1.0, iou_crop=False),
-        train=train,
-        paper=paper,
-    )
-
-
-_SMALL = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
-_THIN = ((16, 16), (32, 32), (64, 64), (96, 96), (128, 128))
-
-PRESETS = [
-    _preset("segnet-vgg16", (360, 480), "CamVid test mIoU 60.10 (3.5k images), 50.2 (367)"),
-    _preset("segnet-thin", (360, 480), "", _SMALL, layout=_THIN),
-]

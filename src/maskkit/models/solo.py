@@ -26,14 +26,14 @@ fixed; soft masks go from a quarter of the input to the image in one interpolati
 those of the masks. As in the official code, copies are removed by the Matrix NMS of SOLOv2.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.config import BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -41,13 +41,13 @@ from maskkit.nn import grid
 from maskkit.nn.grid import GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
 class SoloConfig(GridConfig):
     """Knobs of SOLO; the defaults are the published vanilla ResNet-50 model for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     head: Literal["vanilla", "decoupled", "decoupled-light"] = "vanilla"
     """Masks by cell, by column and row from a tower each, or by column and row from one tower."""
     head_width: int = 256
@@ -193,57 +193,3 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
             rows.append(first + side + at.repeat_interleave(side))
             first += 2 * side
         return torch.cat(columns), torch.cat(rows)
-
-
-MODEL = Solo
-
-_RGB = InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-_SIDES = (640, 672, 704, 736, 768, 800)
-_FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-_ONCE = TrainConfig(
-    epochs=12,
-    batch=16,
-    lr=0.01,
-    weight_decay=1e-4,
-    schedule="steps",
-    milestones=(9 / 12, 11 / 12),
-    warmup=500,
-    warmup_from=1 / 3,
-    clip=35.0,
-)
-_THRICE = replace(_ONCE, epochs=36, milestones=(27 / 36, 33 / 36))
-
-
-def _published(name: str, ap: float, *, light: bool = False, train: TrainConfig = _THRICE, **knobs: Any) -> Preset:
-    sides = (352, 384, 416, 448, 480, 512) if light else _SIDES
-    if light:
-        knobs |= {
-            "head": "decoupled-light",
-            "head_convs": 4,
-            "scale_ranges": ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
-        }
-    return Preset(
-        name=name,
-        model=SoloConfig(frozen_stride=4, **knobs),
-        input=replace(_RGB, size=(512, 852)) if light else _RGB,
-        augment=replace(_FLIP, short_sides=sides if train is _THRICE else ()),
-        train=train,
-        published="github.com/WXinlong/SOLO (weights for academic use): download by hand, then `maskkit import`",
-        paper=f"COCO val2017 mask AP {ap}",
-    )
-
-
-PRESETS = [
-    _published("solo-resnet50-1x", 32.9, train=_ONCE),
-    _published("solo-resnet50-3x", 35.8),
-    _published("solo-resnet101-3x", 37.1, backbone="resnet101"),
-    _published("solo-decoupled-resnet50-1x", 33.9, train=_ONCE, head="decoupled"),
-    _published("solo-decoupled-resnet50-3x", 36.4, head="decoupled"),
-    _published("solo-decoupled-resnet101-3x", 37.9, head="decoupled", backbone="resnet101"),
-    _published("solo-decoupled-light-resnet50-512", 33.0, light=True),
-    _published("solo-decoupled-light-dcn-resnet50-512", 35.0, light=True, deformable="v1"),
-    *small_presets(
-        "solo",
-        lambda size: SoloConfig(**MOBILENET, **grid.small_grids(size), frozen_stride=4, head="decoupled-light"),
-    ),
-]

@@ -21,14 +21,14 @@ that shapes are fixed; soft masks go from a quarter of the input to the image in
 predictions have boxes, those of the masks.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
+from maskkit.config import BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
@@ -37,13 +37,13 @@ from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.nn.positional_encoding import wave_map
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, SMALL_TRAIN, small_presets
 
 
 @dataclass(frozen=True)
 class Solov2Config(GridConfig):
     """Knobs of SOLOv2; the defaults are the published ResNet-50 model for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     head_width: int = 512
     """Channels of the towers for classes and kernels."""
     head_convs: int = 4
@@ -176,97 +176,3 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         masks = torch.einsum("bdk,bdhw->bkhw", kernels, raw.feature.float()).sigmoid()  # (B, k, H/4, W/4)
         best = grid.rank_masks(found, masks, self.config)
         return ObjectMasks(*best, best.scores)
-
-
-MODEL = Solov2
-
-_RGB = InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-_CAFFE = replace(_RGB, std=(1.0, 1.0, 1.0))
-_SIDES = (640, 672, 704, 736, 768, 800)
-_LIGHT_SIDES = (352, 384, 416, 448, 480, 512)
-_FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-_ONCE = TrainConfig(
-    epochs=12,
-    batch=16,
-    lr=0.01,
-    weight_decay=1e-4,
-    schedule="steps",
-    milestones=(9 / 12, 11 / 12),
-    warmup=500,
-    warmup_from=0.01,
-    clip=35.0,
-)
-_THRICE = replace(_ONCE, epochs=36, milestones=(27 / 36, 33 / 36))
-_WEIGHTS = "github.com/WXinlong/SOLO (weights for academic use): download by hand, then `maskkit import`"
-_LIGHT_RANGES = {
-    448: ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896)),
-    512: ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
-}
-
-
-def _published(
-    name: str,
-    ap: float,
-    *,
-    input: InputConfig = _RGB,
-    sides: tuple[int, ...] = _SIDES,
-    train: TrainConfig = _THRICE,
-    published: str = _WEIGHTS,
-    **knobs: Any,
-) -> Preset:
-    return Preset(
-        name=name,
-        model=Solov2Config(frozen_stride=4, **knobs),
-        input=input,
-        augment=replace(_FLIP, short_sides=sides),
-        train=train,
-        published=published,
-        paper=f"COCO val2017 mask AP {ap}",
-    )
-
-
-def _light(name: str, ap: float, side: int, longest: int, **knobs: Any) -> Preset:
-    return _published(
-        name,
-        ap,
-        input=replace(_RGB, size=(side, longest)),
-        sides=_LIGHT_SIDES,
-        scale_ranges=_LIGHT_RANGES[side],
-        head_width=256,
-        kernel=128,
-        **knobs,
-    )
-
-
-def _caffe(name: str, ap: float, backbone: str) -> Preset:
-    """AdelaiDet's models, on detectron2's ResNets."""
-    return _published(
-        name,
-        ap,
-        input=_CAFFE,
-        train=replace(_THRICE, milestones=(7 / 9, 25 / 27), warmup=1000, clip=0.0, decay_norm=False, decay_bias=True),
-        published="github.com/aim-uofa/AdelaiDet (weights not for commercial use): by hand, then `maskkit import`",
-        backbone=backbone,
-        stride_in_1x1=True,
-    )
-
-
-PRESETS = [
-    _published("solov2-resnet50-1x", 34.8, sides=(), train=_ONCE),
-    _published("solov2-resnet50-3x", 37.5),
-    _published("solov2-resnet101-3x", 39.1, backbone="resnet101"),
-    _published("solov2-dcn-resnet101-3x", 41.4, backbone="resnet101", deformable="v2", deformable_feature=True),
-    _light("solov2-light-resnet18-448", 29.6, 448, 768, backbone="resnet18", head_convs=2),
-    _light("solov2-light-resnet34-448", 32.0, 448, 768, backbone="resnet34", head_convs=2),
-    _light("solov2-light-resnet50-448", 33.7, 448, 768, head_convs=2),
-    _light("solov2-light-dcn-resnet50-512", 36.4, 512, 852, head_convs=3, deformable="v1"),
-    _caffe("solov2-caffe-resnet50-3x", 37.6, "resnet50"),
-    _caffe("solov2-caffe-resnet101-3x", 39.0, "resnet101"),
-    *small_presets(
-        "solov2",
-        lambda size: Solov2Config(
-            **MOBILENET, **grid.small_grids(size), frozen_stride=4, waves=6, feature_width=64, kernel=64
-        ),
-        train=replace(SMALL_TRAIN, lr=3e-4),
-    ),
-]

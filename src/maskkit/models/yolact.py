@@ -24,7 +24,7 @@ only the box is known are learnt from the box (`maskkit.nn.losses`), and do not 
 of the COCO models are three squares, as released.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
@@ -43,13 +43,13 @@ from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.targets import Batch, Target
-from maskkit.zoo.recipes import MOBILENET, small_presets
 
 
 @dataclass(frozen=True)
-class YolactConfig(ModelConfig):
+class YolactConfig(BackboneModelConfig):
     """Knobs of YOLACT; the defaults are the published ResNet-50 model for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     width: int = 256
     """Channels of the pyramid, the prediction head and the prototype branch."""
     prototypes: int = 32
@@ -194,7 +194,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
     def __init__(self, config: YolactConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone.of(config)
+        self.backbone = Backbone.of(config.backbone)
         if config.leaky_slope is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.LeakyReLU):
@@ -476,96 +476,3 @@ def crop_window(boxes: Float[Tensor, "*n 4"], size: tuple[int, int]) -> Bool[Ten
     columns = (x >= low[..., :1]) & (x < high[..., :1])  # (..., w)
     rows = (y >= low[..., 1:]) & (y < high[..., 1:])  # (..., h)
     return rows[..., :, None] & columns[..., None, :]
-
-
-MODEL = Yolact
-
-_SSD = AugmentConfig()
-_OFFICIAL = TrainConfig(
-    epochs=54.6,  # 800,000 steps of 8 on COCO train2017
-    batch=8,
-    lr=1e-3,
-    schedule="steps",
-    milestones=(0.35, 0.75, 0.875, 0.9375),
-    warmup=500,
-)
-_WEIGHTS = "github.com/dbolya/yolact (MIT): download by hand, then `maskkit import`"
-
-
-def _published(name: str, paper: str, size: int = 550, input: InputConfig | None = None, **knobs: object) -> Preset:
-    return Preset(
-        name=name,
-        model=YolactConfig(**knobs),  # type: ignore[arg-type]
-        input=input or InputConfig(size=(size, size)),
-        augment=_SSD,
-        train=_OFFICIAL,
-        published=_WEIGHTS,
-        paper=paper,
-    )
-
-
-def _plus_scales() -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(side * 2 ** (third / 3) for third in range(3)) for side in (24, 48, 96, 192, 384))
-
-
-def _truncated_scales(size: int) -> tuple[tuple[float, ...], ...]:
-    return tuple((int(side / 550 * size),) for side in (24, 48, 96, 192, 384))
-
-
-PRESETS = [
-    _published("yolact-resnet50", "COCO test-dev mask AP 28.2"),
-    _published("yolact-resnet101", "COCO test-dev mask AP 29.8", backbone="resnet101"),
-    _published(
-        "yolact-resnet101-400", "COCO test-dev mask AP 24.9", 400, backbone="resnet101", scales=_truncated_scales(400)
-    ),
-    _published(
-        "yolact-resnet101-700",
-        "COCO test-dev mask AP 31.2",
-        700,
-        backbone="resnet101",
-        scales=_truncated_scales(700),
-        masks_to_train=300,
-    ),
-    _published(
-        "yolact-darknet53",
-        "COCO test-dev mask AP 28.7",
-        input=InputConfig(mean=(0, 0, 0), std=(255, 255, 255)),
-        backbone="darknet53",
-        leaky_slope=0.1,
-    ),
-    replace(
-        _published(
-            "yolact-resnet50-pascal",
-            "Pascal SBD mask AP50 72.3",
-            num_classes=20,
-            scales=((32,), (64,), (128,), (256,), (512,)),
-            square_anchors=False,
-        ),
-        train=replace(_OFFICIAL, epochs=113.0, milestones=(0.5, 0.8333)),  # 120,000 steps of 8 on SBD train
-    ),
-    *(
-        _published(
-            f"yolact-plus-{backbone}",
-            f"COCO test-dev mask AP {ap}",
-            backbone=backbone,
-            scales=_plus_scales(),
-            square_anchors=False,
-            deformable=every,
-            rescore=True,
-        )
-        for backbone, every, ap in (("resnet50", 1, 34.1), ("resnet101", 3, 34.6))
-    ),
-    *small_presets(
-        "yolact",
-        lambda _: YolactConfig(
-            **MOBILENET,
-            frozen_stride=4,
-            width=128,
-            head_norm=True,
-            # three cells wide, as in the paper: from fewer cells boxes are hardly learnt
-            scales=((24,), (48,), (96,), (192,)),
-            square_anchors=False,
-        ),
-        ours="nuclei mask AP 0.329 at 448 px, 2.5 min on 2 cores: docs/results.md",
-    ),
-]

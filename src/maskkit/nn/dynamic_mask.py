@@ -5,7 +5,7 @@ the few channels that `MaskBranch` makes of the whole image, with the offsets to
 that network draws the mask of its object and of no other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from maskkit.config import BoxOnly
 from maskkit.geometry.nms import greedy_mask_nms
 from maskkit.nn.fcos import (
     Detections,
@@ -38,6 +39,7 @@ from maskkit.targets import Batch, Target
 class DynamicMaskConfig(FcosConfig):
     """Knobs of the detector and of its masks; the defaults are the published CondInst for COCO."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     score_with_quality: bool = True
     branch_width: int = 128
     """Channels inside the mask branch."""

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import nms, sigmoid_focal_loss
 
-from maskkit.config import ModelConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.errors import MaskkitError
 from maskkit.geometry import boxes as box_math
 from maskkit.nn.backbones.backbone import Backbone
@@ -31,7 +31,7 @@ from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class FcosConfig(ModelConfig):
+class FcosConfig(BackboneModelConfig):
     """Knobs of the detector, which the methods on top of it extend; the defaults are the published ones for COCO."""
 
     width: int = 256
@@ -127,7 +127,7 @@ class Detections(NamedTuple):
 
 def pyramid(config: FcosConfig) -> tuple[Backbone, Fpn]:
     """Backbone and feature pyramid; P6 comes from P5, P7 from ReLU(P6)."""
-    backbone = Backbone.of(config)
+    backbone = Backbone.of(config.backbone)
     fpn = Fpn(
         list(backbone.channels.values()),
         config.width,

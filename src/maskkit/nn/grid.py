@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.config import ModelConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
 from maskkit.nn.backbones.backbone import Backbone
@@ -28,7 +28,7 @@ Deformable = Literal["none", "v1", "v2"]
 
 
 @dataclass(frozen=True)
-class GridConfig(ModelConfig):
+class GridConfig(BackboneModelConfig):
     """Knobs of both methods; the defaults are the published models for COCO."""
 
     width: int = 256
@@ -114,7 +114,7 @@ def deform(conv: nn.Conv2d, kind: Deformable) -> nn.Module:
 
 def pyramid(config: GridConfig) -> tuple[Backbone, Fpn]:
     """The backbone, its stages C3 to C5 deformable if so configured, and the pyramid of P2 to P6 over it."""
-    backbone = Backbone.of(config, strides=(4, 8, 16, 32))
+    backbone = Backbone.of(config.backbone, strides=(4, 8, 16, 32))
     if config.deformable != "none":
         for stage in (backbone.body.layer2, backbone.body.layer3, backbone.body.layer4):
             for block in stage:

@@ -7,7 +7,7 @@ The image inside the region is to the loss what the whole image is elsewhere.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from maskkit.config import BoxOnly
 from maskkit.nn.losses import FromBoxes, ImageColours, mask_loss_from_colours, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, objects_of
 from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
@@ -29,6 +30,7 @@ _WIDEN = 0.5
 class MaskStageConfig(TwoStageConfig):
     """Knobs of a mask branch."""
 
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     aligned_targets: bool = True
     """Whether mask targets are cropped exactly, or half a pixel off as RoIAlign does it without ``aligned``
     (torchvision)."""

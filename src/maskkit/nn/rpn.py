@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from maskkit.config import ModelConfig
+from maskkit.config import BackboneModelConfig
 from maskkit.geometry import boxes as box_math
 from maskkit.targets import Target, full_sizes
 
@@ -33,7 +33,7 @@ _LEAST_SIDE = 1e-3
 
 
 @dataclass(frozen=True)
-class RpnConfig(ModelConfig):
+class RpnConfig(BackboneModelConfig):
     """What every method with a region proposal network can set."""
 
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)

@@ -2,12 +2,12 @@
 
 Ren, He, Girshick, Sun: "Faster R-CNN" (NeurIPS 2015) with the pyramid of Lin et al., "Feature Pyramid Networks for
 Object Detection" (CVPR 2017), in two dialects that published weights speak: detectron2's, which are the defaults, and
-torchvision's (`TORCHVISION`).
+torchvision's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -66,37 +66,6 @@ class TwoStageConfig(RpnConfig):
     nms_threshold: float = 0.5
 
 
-DETECTRON2: dict[str, Any] = {"frozen_stride": 4, "stride_in_1x1": True}
-"""What the backbones of detectron2's zoo, whose weights come from Caffe, need."""
-
-TORCHVISION: dict[str, Any] = {
-    "num_classes": 90,
-    "frozen_stride": 4,
-    "rounded_anchors": True,
-    "rpn_after": (2000, 1000),
-    "aligned": False,
-    "sampling_ratio": 2,
-    "smooth_l1": 1 / 9,
-}
-"""What torchvision does differently; its COCO models count every id from 1 to 90 as a class."""
-
-
-def small_two_stage(size: int) -> dict[str, Any]:
-    """Knobs of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
-    return {
-        "backbone": "mobilenetv2_100",
-        "pad_same": True,
-        "frozen_stride": 4,
-        "width": 96,
-        "anchor_sizes": tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
-        "rpn_before": (500, 300),
-        "rpn_after": (300, 200),
-        "roi_sampled": 128,
-        "sampling_ratio": 2,
-        "box_width": 256,
-    }
-
-
 class BoxRaw(NamedTuple):
     """What the two stages say up to the boxes. N is B R in inference, and what was sampled in training."""
 
@@ -127,7 +96,7 @@ class TwoStage(nn.Module):
         super().__init__()
         self.config = config
         self.strides = tuple(4 * 2**i for i in range(len(config.anchor_sizes)))
-        self.backbone = Backbone.of(config, self.strides[:-1])
+        self.backbone = Backbone.of(config.backbone, self.strides[:-1])
         channels = list(self.backbone.channels.values())
         self.fpn = Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
         self.rpn = RpnHead(config.width, len(config.anchor_sizes[0]) * len(config.anchor_ratios))

@@ -2,11 +2,14 @@
 
 from torch import Tensor
 
-from maskkit.zoo.adelaidet import FCOS
-from maskkit.zoo.resnet import Rules, bgr_to_rgb, rename_by
+from maskkit.config import BoxOnly
+from maskkit.models.blendmask import BlendMask, BlendMaskConfig
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, caffe_resnet, small_presets
 
 _RULES: Rules = (
-    *FCOS,
+    *ADELAIDET_FCOS_KEYS,
     (r"top_layer\.(.+)", r"head.extra.\1"),
     (r"basis_module\.(refine|tower)\.(.+)", r"basis.\1.\2"),
     (r"basis_module\.seg_head\.(.+)", r"basis.semantic.\1"),
@@ -16,3 +19,28 @@ _RULES: Rules = (
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names to ours; `DataError` for a name that no BlendMask has."""
     return bgr_to_rgb(rename_by(_RULES, state, "BlendMask"))
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+
+def _official(name: str, ap: float, times: int, layers: int = 50) -> Preset:
+    config = BlendMaskConfig(backbone=caffe_resnet(layers), box_only=BoxOnly(skip_bottom=10))
+    return adelaidet(times).preset(name, config, f"COCO val mask AP {ap}")
+
+
+METHOD = Method(
+    title="BlendMask",
+    paper="Chen, Sun, Tian, Shen, Huang, Yan: BlendMask: Top-Down Meets Bottom-Up for Instance Segmentation. CVPR 2020",
+    model=BlendMask,
+    presets=(
+        _official("blendmask-resnet50-1x", 35.8, 1),
+        _official("blendmask-resnet50-3x", 37.8, 3),
+        _official("blendmask-resnet101-3x", 39.5, 3, 101),
+        *small_presets(
+            "blendmask", lambda _: BlendMaskConfig(**SMALL_FCOS, base_width=64, base_convs=2, attention=7, crop=28)
+        ),
+    ),
+    rename=rename,
+    agreement="AdelaiDet, 4 cases",
+)

@@ -1,5 +1,35 @@
 """BoxInst of AdelaiDet: the network, and the names, of CondInst."""
 
+from maskkit.config import BoxOnly
+from maskkit.models.boxinst import BoxInst, BoxInstConfig
+from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.condinst import rename
+from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, caffe_resnet, small_presets
 
 __all__ = ["rename"]
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+
+def _official(name: str, paper: str, times: int, layers: int = 50) -> Preset:
+    # the pairwise term grows over 10,000 steps; images of COCO often end in a few rows of a wrong colour
+    box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
+    config = BoxInstConfig(backbone=caffe_resnet(layers), box_only=box_only)
+    return adelaidet(times).preset(name, config, f"COCO {paper}")
+
+
+METHOD = Method(
+    title="BoxInst",
+    paper="Tian, Shen, Wang, Chen: BoxInst: High-Performance Instance Segmentation with Box Annotations. CVPR 2021",
+    model=BoxInst,
+    presets=(
+        _official("boxinst-resnet50-1x", "val mask AP 30.7", 1),
+        _official("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
+        _official("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, 101),
+        _official("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, 101),
+        *small_presets("boxinst", lambda _: BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
+    ),
+    rename=rename,
+    agreement="AdelaiDet, 2 cases",
+)

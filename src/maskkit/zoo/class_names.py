@@ -30,6 +30,25 @@ _VOC = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, "
     "pottedplant, sheep, sofa, train, tvmonitor"
 )
+_ADE20K = (
+    "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
+    "table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, "
+    "armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, "
+    "chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, "
+    "case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, "
+    "book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, "
+    "hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane, "
+    "dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, "
+    "fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, "
+    "minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, "
+    "screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, "
+    "monitor, bulletin board, shower, radiator, glass, clock, flag"
+)
+_CITYSCAPES = (
+    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
+    "rider, car, truck, bus, train, motorcycle, bicycle"
+)
+_CAMVID = "sky, building, pole, road, sidewalk, tree, sign, fence, car, pedestrian, bicyclist"
 
 COCO = Categories(tuple(_COCO.split(", ")), tuple(i for i in range(1, 91) if i not in _COCO_GAPS))
 """The 80 classes of COCO with their ids between 1 and 90."""
@@ -50,8 +69,16 @@ VOC = Categories.of(_VOC.split(", "))
 VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids), (False, *VOC.things))
 """The same with the background, as semantic models know them."""
 
+ADE20K = Categories.of((), _ADE20K.split(", "))
+"""The 150 classes of ADE20K's scene parsing benchmark."""
 
-def names_for(classes: int) -> Categories:
-    """The classes of a published checkpoint by their number; ``class 0``, ``class 1``, ... where none is known."""
-    known = {len(c): c for c in (COCO, COCO_IDS, COCO_PANOPTIC, VOC, VOC_SEMANTIC)}
-    return known.get(classes) or Categories.of(f"class {i}" for i in range(classes))
+CITYSCAPES = Categories.of((), _CITYSCAPES.split(", "))
+"""The 19 classes that Cityscapes evaluates."""
+
+CAMVID = Categories.of((), _CAMVID.split(", "))
+"""The 11 classes of CamVid that SegNet's paper evaluates."""
+
+TEXT = Categories.of(["text"])
+
+OBJECT = Categories.of(["object"])
+"""The one class of class-agnostic methods."""

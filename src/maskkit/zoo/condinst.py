@@ -2,11 +2,14 @@
 
 from torch import Tensor
 
-from maskkit.zoo.adelaidet import FCOS
-from maskkit.zoo.resnet import Rules, bgr_to_rgb, rename_by
+from maskkit.config import BoxOnly
+from maskkit.models.condinst import CondInst, CondInstConfig
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, caffe_resnet, small_presets
 
 _RULES: Rules = (
-    *FCOS,
+    *ADELAIDET_FCOS_KEYS,
     (r"controller\.(.+)", r"head.extra.\1"),
     (r"mask_branch\.(refine|tower)\.(.+)", r"mask_branch.\1.\2"),
     (r"mask_branch\.seg_head\.(.+)", r"mask_branch.semantic.\1"),
@@ -18,3 +21,33 @@ _CONSTANTS = ("mask_head.sizes_of_interest", "mask_head._iter")
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names to ours; `DataError` for a name that no CondInst has."""
     return bgr_to_rgb(rename_by(_RULES, {n: t for n, t in state.items() if n not in _CONSTANTS}, "CondInst"))
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+
+def _official(name: str, paper: str, times: int, layers: int = 50, semantic_weight: float = 0.0) -> Preset:
+    box_only = BoxOnly(skip_bottom=10)
+    config = CondInstConfig(backbone=caffe_resnet(layers), box_only=box_only, semantic_weight=semantic_weight)
+    return adelaidet(times).preset(name, config, f"COCO {paper}")
+
+
+METHOD = Method(
+    title="CondInst",
+    paper="Tian, Shen, Chen: Conditional Convolutions for Instance Segmentation. ECCV 2020",
+    model=CondInst,
+    presets=(
+        _official("condinst-resnet50-1x", "val mask AP 35.7", 1),
+        _official("condinst-resnet50-3x", "val mask AP 37.5", 3),
+        _official("condinst-resnet101-3x", "val mask AP 38.6", 3, 101),
+        _official("condinst-semantic-resnet50-3x", "test-dev mask AP 38.7, val 38.2", 3, semantic_weight=1.0),
+        _official("condinst-semantic-resnet101-3x", "test-dev mask AP 40.1, val 39.8", 3, 101, semantic_weight=1.0),
+        *small_presets(
+            "condinst",
+            lambda _: CondInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2),
+            ours="nuclei mask AP 0.440 at 448 px, 20 min on 1 core",
+        ),
+    ),
+    rename=rename,
+    agreement="AdelaiDet, 9 cases",
+)

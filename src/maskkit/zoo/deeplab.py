@@ -5,11 +5,28 @@ torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into
 """
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maskkit.config import BackboneConfig, InputConfig, TrainConfig
 from maskkit.errors import DataError
+from maskkit.models.deeplab import Deeplab, DeeplabConfig
+from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.class_names import VOC_SEMANTIC
+from maskkit.zoo.recipes import (
+    CAFFE_MEAN,
+    FLIP,
+    HALF,
+    MOBILENET,
+    NO_STD,
+    TORCHVISION_SEMANTIC,
+    Recipe,
+    imagenet_input,
+    small_semantic,
+)
 
 _UNITS = {"reduce": ("conv1", "bn1"), "conv3x3": ("conv2", "bn2"), "increase": ("conv3", "bn3")}
 _MOBILE_STAGES = (1, 2, 3, 4, 3, 3, 1)
@@ -116,3 +133,110 @@ def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
             }
             renamed |= {f"{units[head]}.1.{n}": t for n, t in neutral.items()}
     return renamed
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_VAINF = Recipe(
+    imagenet_input((513, 513), "pad"),
+    replace(FLIP, scale_jitter=(0.5, 2.0)),
+    TrainConfig(epochs=45.4, batch=16, lr=0.01, backbone_lr=0.1, weight_decay=1e-4),  # 30,000 steps on VOC train_aug
+    Weights("github.com/VainF/DeepLabV3Plus-Pytorch", "MIT"),
+    VOC_SEMANTIC,
+)
+_CAFFE = replace(
+    _VAINF,
+    input=InputConfig((513, 513), "pad", mean=CAFFE_MEAN, std=NO_STD),
+    train=TrainConfig(epochs=18.9, batch=10, lr=2.5e-3, backbone_lr=0.1),  # 20,000 steps
+    weights=Weights("github.com/kazuto1011/deeplab-pytorch", "MIT"),
+)
+_CAFFE_RESNET101 = BackboneConfig("resnet101", stride_in_1x1=True)
+
+
+def _official(name: str, backbone: str, miou: float, **knobs: Any) -> Preset:
+    config = DeeplabConfig(num_classes=21, backbone=BackboneConfig(backbone), **knobs)
+    return _VAINF.preset(name, config, f"VOC 2012 val mIoU {miou} (VainF), stride 16")
+
+
+def _torchvision(layers: int, miou: float) -> Preset:
+    config = DeeplabConfig(
+        num_classes=21,
+        backbone=BackboneConfig(f"resnet{layers}"),
+        output_stride=8,
+        rates=(12, 24, 36),
+        dropout=0.5,
+        auxiliary=0.5,
+    )
+    paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision), stride 8"
+    return TORCHVISION_SEMANTIC.preset(f"deeplabv3-resnet{layers}-coco", config, paper, train=_VAINF.train)
+
+
+def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
+    config = DeeplabConfig(**{"num_classes": 21, "width": 128, **knobs}, backbone=MOBILENET)
+    return small_semantic(name, config, size, ours)
+
+
+METHOD = Method(
+    title="DeepLab v1, v2, v3, v3+",
+    paper="Chen, Papandreou, Kokkinos, Murphy, Yuille: DeepLab. ICLR 2015 to ECCV 2018",
+    model=Deeplab,
+    presets=(
+        _CAFFE.preset(
+            "deeplabv1-vgg16",
+            DeeplabConfig(num_classes=21, version="v1", backbone=BackboneConfig("vgg16"), output_stride=8, width=1024),
+            "VOC 2012 val mIoU 67.6 with CRF (LargeFOV)",
+            train=replace(_CAFFE.train, lr=1e-2, batch=20),
+            weights=None,
+        ),
+        _CAFFE.preset(
+            "deeplabv1-resnet101",
+            DeeplabConfig(num_classes=21, version="v1", backbone=_CAFFE_RESNET101, output_stride=8),
+        ),
+        _CAFFE.preset(
+            "deeplabv2-resnet101",
+            DeeplabConfig(
+                num_classes=21,
+                version="v2",
+                backbone=_CAFFE_RESNET101,
+                output_stride=8,
+                rates=(6, 12, 18, 24),
+                scales=(0.5, 0.75),
+            ),
+            "VOC 2012 val mIoU 76.35, 77.69 with CRF",
+        ),
+        _official("deeplabv3-resnet50", "resnet50", 76.9),
+        _official("deeplabv3-resnet101", "resnet101", 77.3),
+        _torchvision(50, 66.4),
+        _torchvision(101, 67.4),
+        _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
+        _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
+        _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),
+        _VAINF.preset(
+            "deeplabv3-mobilenetv2-voc",
+            DeeplabConfig(num_classes=21, backbone=MOBILENET, rates=(), refine=0, align_corners=True),
+            "VOC 2012 val mIoU 75.32 (TensorFlow zoo, float weights)",
+            input=InputConfig((513, 513), "stretch", mean=HALF, std=HALF),
+            weights=Weights("github.com/google-coral/test_data, de-quantised", "Apache-2.0"),
+        ),
+        _small("deeplabv3-mobilenetv2-320", (320, 320), rates=(4, 8, 12)),
+        _small("deeplabv3plus-mobilenetv2-320", (320, 320), version="v3+", rates=(4, 8, 12)),
+        *(
+            _small(
+                f"deeplab{name}-mobilenetv2-camvid",
+                (360, 480),
+                f"CamVid val mIoU {miou}, 20 min on 1 core",
+                num_classes=11,
+                **knobs,
+            )
+            for name, miou, knobs in (
+                ("v1", 0.416, {"version": "v1", "output_stride": 8}),
+                ("v2", 0.355, {"version": "v2", "output_stride": 8, "rates": (3, 6, 9, 12)}),
+                ("v3", 0.441, {"rates": (4, 8, 12)}),
+                ("v3plus", 0.542, {"version": "v3+", "rates": (4, 8, 12)}),
+            )
+        ),
+        _small("deeplabv3plus-mobilenetv2-256", (256, 256), version="v3+", rates=(2, 4, 6)),
+    ),
+    rename=rename,
+    agreement="VainF/DeepLabV3Plus-Pytorch, kazuto1011/deeplab-pytorch, 6 cases; torchvision live",
+)

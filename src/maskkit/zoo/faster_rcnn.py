@@ -8,10 +8,22 @@ variances.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from maskkit.zoo.resnet import DETECTRON2, Rules, bgr_to_rgb, rename_by
+from maskkit.config import BackboneConfig
+from maskkit.models.faster_rcnn import FasterRcnn
+from maskkit.nn.two_stage import TwoStageConfig
+from maskkit.zoo.card import Method
+from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import (
+    FROZEN_MOBILENET,
+    caffe_resnet,
+    detectron2,
+    small_presets,
+    torchvision_detection,
+)
 
 HUB = {"fasterrcnn-resnet50": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}
 """What torchvision calls its weights of a preset."""
@@ -21,7 +33,7 @@ _SETTINGS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.
 _EPSILON = 1e-5
 
 _DETECTRON2: Rules = (
-    *DETECTRON2,
+    *DETECTRON2_KEYS,
     (r"proposal_generator\.rpn_head\.conv\.(.+)", r"rpn.conv.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", r"rpn.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", r"rpn.deltas.\1"),
@@ -75,3 +87,54 @@ _BACKGROUND: dict[str, Callable[[Tensor], Tensor]] = {
     "mask_head.predictor": lambda t: t[1:],
 }
 """What becomes of the rows of background, where it comes first, in the layers of ours."""
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+TORCHVISION: dict[str, Any] = {
+    "num_classes": 90,
+    "backbone": BackboneConfig(frozen_stride=4),
+    "rounded_anchors": True,
+    "rpn_after": (2000, 1000),
+    "aligned": False,
+    "sampling_ratio": 2,
+    "smooth_l1": 1 / 9,
+}
+"""What torchvision's two-stage detectors do differently from detectron2's."""
+
+
+def small_two_stage(size: int, width: int = 96) -> dict[str, Any]:
+    """Knobs of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
+    return {
+        "backbone": FROZEN_MOBILENET,
+        "width": width,
+        "anchor_sizes": tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
+        "rpn_before": (500, 300),
+        "rpn_after": (300, 200),
+        "roi_sampled": 128,
+        "sampling_ratio": 2,
+        "box_width": 256,
+    }
+
+
+METHOD = Method(
+    title="Faster R-CNN",
+    paper="Ren, He, Girshick, Sun: Faster R-CNN. NeurIPS 2015; on the pyramid of Lin et al., CVPR 2017",
+    model=FasterRcnn,
+    presets=(
+        torchvision_detection("FasterRCNN_ResNet50_FPN_Weights.COCO_V1").preset(
+            "fasterrcnn-resnet50", TwoStageConfig(**TORCHVISION), "COCO val box AP 37.0"
+        ),
+        *(
+            detectron2(times).preset(
+                f"fasterrcnn-resnet{layers}-d2-{times}x",
+                TwoStageConfig(backbone=caffe_resnet(layers)),
+                f"COCO val box AP {ap}",
+            )
+            for layers, times, ap in ((50, 1, 37.9), (50, 3, 40.2), (101, 3, 42.0))
+        ),
+        *small_presets("fasterrcnn", lambda size: TwoStageConfig(**small_two_stage(size))),
+    ),
+    rename=rename,
+    agreement="detectron2, 2 cases; torchvision live",
+)

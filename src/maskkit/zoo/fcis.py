@@ -10,8 +10,13 @@ import re
 import torch
 from torch import Tensor
 
+from maskkit.config import InputConfig, TrainConfig
 from maskkit.errors import DataError
-from maskkit.zoo.resnet import bgr_to_rgb
+from maskkit.models.fcis import STRIDE, Fcis, FcisConfig
+from maskkit.zoo.card import Method, Weights
+from maskkit.zoo.class_names import VOC
+from maskkit.zoo.key_maps import bgr_to_rgb
+from maskkit.zoo.recipes import FLIP, FROZEN_MOBILENET, NO_STD, Recipe, caffe_resnet, small_presets
 
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 _LEAVES |= {"moving_mean": "running_mean", "moving_var": "running_var"}
@@ -62,3 +67,52 @@ def _fit(layer: str, tensor: Tensor) -> Tensor:
     if layer == "score":  # rows of a class: outside and inside, each of 7 x 7 parts
         return torch.cat([tensor[2 * 49 :], tensor[: 2 * 49]])
     return tensor
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_OFFICIAL = Recipe(
+    InputConfig((600, 1000), "shorter", mean=(123.15, 115.90, 103.06), std=NO_STD),
+    FLIP,
+    TrainConfig(epochs=8, batch=8, lr=5e-4, schedule="steps", milestones=(5.33 / 8,), warmup=250),
+    Weights("github.com/msracver/FCIS", "MIT"),
+)
+
+METHOD = Method(
+    title="FCIS",
+    paper="Li, Qi, Dai, Ji, Wei: Fully Convolutional Instance-aware Semantic Segmentation. CVPR 2017",
+    model=Fcis,
+    presets=(
+        _OFFICIAL.preset(
+            "fcis-resnet101", FcisConfig(backbone=caffe_resnet(101), caffe_stem=True), "COCO test-dev mask AP 29.6"
+        ),
+        _OFFICIAL.preset(
+            "fcis-resnet101-voc",
+            FcisConfig(
+                num_classes=20,
+                backbone=caffe_resnet(101),
+                caffe_stem=True,
+                anchor_scales=(8, 16, 32),
+                hard=False,
+            ),
+            "VOC 2012 val mAPr at IoU 0.5 / 0.7: 65.7 / 52.1 (the code 66.0 / 51.9)",
+            train=TrainConfig(epochs=22, batch=8, lr=5e-4, schedule="steps", milestones=(14 / 22,), warmup=0),
+            classes=VOC,
+        ),
+        *small_presets(
+            "fcis",
+            lambda size: FcisConfig(
+                backbone=FROZEN_MOBILENET,
+                width=128,
+                rpn_width=128,
+                anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
+                rpn_before=1000,
+                rpn_after=150,
+                roi_sampled=64,
+            ),
+            ours="nuclei mask AP 0.120 at 448 px, 15 min on 1 core",
+        ),
+    ),
+    rename=rename,
+    agreement="msracver/FCIS, 6 cases",
+)

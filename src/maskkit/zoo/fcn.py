@@ -1,11 +1,18 @@
 """Names of published FCN checkpoints: wkentaro/pytorch-fcn (Caffe's layers, images in BGR) and torchvision."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
+from maskkit.config import BackboneConfig, InputConfig, TrainConfig
 from maskkit.errors import DataError
+from maskkit.models.fcn import Fcn, FcnConfig
 from maskkit.nn.backbones.vgg import LAYOUT
+from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.class_names import VOC_SEMANTIC
+from maskkit.zoo.recipes import FLIP, MOBILENET, NO_STD, TORCHVISION_SEMANTIC, Recipe, small_semantic
 
 _SKIPS = {"score_pool4": "skips.0", "score_pool3": "skips.1", "upscore2": "enlarge.0", "upscore_pool4": "enlarge.1"}
 _HEAD = {"fc6": "fc.0", "fc7": "fc.3", "score_fr": "score", "upscore": "last", "upscore16": "last", "upscore8": "last"}
@@ -38,3 +45,51 @@ def _name(name: str) -> str:
     if m := re.fullmatch(r"(aux_)?classifier\.([014]\.\w+)", name):
         return f"{'auxiliary' if m[1] else 'score'}.{m[2]}"
     raise DataError(f"{name!r} is no tensor of an FCN checkpoint")
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_CAFFE = Recipe(
+    InputConfig((500, 500), "pad", mean=(122.67891434, 116.66876762, 104.00698793), std=NO_STD),
+    replace(FLIP, flip=0.0),
+    TrainConfig(steps=100_000, batch=1, momentum=0.99, decay_norm=False, milestones=(), schedule="steps"),
+    Weights("fcn.berkeleyvision.org by wkentaro/pytorch-fcn", "BSD-2-Clause"),
+    VOC_SEMANTIC,
+)
+
+
+def _caffe(name: str, miou: float, lr: float, **knobs: Any) -> Preset:
+    config = FcnConfig(num_classes=21, backbone=BackboneConfig("vgg16"), reduction="sum", **knobs)
+    return _CAFFE.preset(name, config, f"VOC 2011 seg11valid mIoU {miou}", train=replace(_CAFFE.train, lr=lr))
+
+
+def _torchvision(layers: int, miou: float) -> Preset:
+    config = FcnConfig(num_classes=21, backbone=BackboneConfig(f"resnet{layers}"), head="dilated", auxiliary=0.5)
+    paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision)"
+    return TORCHVISION_SEMANTIC.preset(f"fcn-resnet{layers}-coco", config, paper)
+
+
+def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
+    return small_semantic(name, FcnConfig(**{"num_classes": 21, **knobs}, backbone=MOBILENET), size, ours)
+
+
+METHOD = Method(
+    title="FCN",
+    paper="Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation. CVPR 2015",
+    model=Fcn,
+    presets=(
+        _caffe("fcn32s-vgg16", 63.6, 1e-10, skips=0),
+        _caffe("fcn16s-vgg16", 65.0, 1e-12, skips=1),
+        _caffe("fcn8s-vgg16", 65.5, 1e-14, skips=2),
+        _caffe("fcn8s-vgg16-at-once", 65.4, 1e-10, skips=2, skip_scales=(0.01, 0.0001)),
+        _caffe("fcn8s-vgg16-staged", 65.5, 1e-10, skips=2, staged=True),
+        _torchvision(50, 60.5),
+        _torchvision(101, 63.7),
+        _small("fcn8s-mobilenetv2-320", (320, 320)),
+        _small("fcn8s-mobilenetv2-256", (256, 256)),
+        _small("fcn8s-mobilenetv2-camvid", (360, 480), "CamVid val mIoU 0.671, 20 min on 1 core", num_classes=11),
+        _small("fcn32s-mobilenetv2-camvid", (360, 480), num_classes=11, skips=0),
+    ),
+    rename=rename,
+    agreement="wkentaro/pytorch-fcn, 4 cases; torchvision live",
+)

@@ -2,8 +2,16 @@
 
 from torch import Tensor
 
-from maskkit.zoo.faster_rcnn import rename_two_stage
-from maskkit.zoo.resnet import Rules
+from maskkit.models.mask_rcnn import MaskRcnn, MaskRcnnConfig
+from maskkit.zoo.card import Method
+from maskkit.zoo.faster_rcnn import TORCHVISION, rename_two_stage, small_two_stage
+from maskkit.zoo.key_maps import Rules
+from maskkit.zoo.recipes import (
+    caffe_resnet,
+    detectron2,
+    small_presets,
+    torchvision_detection,
+)
 
 HUB = {"maskrcnn-resnet50": "MaskRCNN_ResNet50_FPN_Weights.COCO_V1"}
 """What torchvision calls its weights of a preset."""
@@ -22,3 +30,34 @@ _TORCHVISION: Rules = (
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names to ours, detectron2's or torchvision's; `DataError` for a name that neither has."""
     return rename_two_stage(state, "Mask R-CNN", _DETECTRON2, _TORCHVISION)
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+METHOD = Method(
+    title="Mask R-CNN",
+    paper="He, Gkioxari, Dollár, Girshick: Mask R-CNN. ICCV 2017",
+    model=MaskRcnn,
+    presets=(
+        torchvision_detection("MaskRCNN_ResNet50_FPN_Weights.COCO_V1").preset(
+            "maskrcnn-resnet50",
+            MaskRcnnConfig(**TORCHVISION, aligned_targets=False, soft_targets=True, paste="whole_pixels"),
+            "COCO val mask AP 34.6",
+        ),
+        *(
+            detectron2(times).preset(
+                f"maskrcnn-resnet{layers}-d2-{times}x",
+                MaskRcnnConfig(backbone=caffe_resnet(layers)),
+                f"COCO val mask AP {ap}",
+            )
+            for layers, times, ap in ((50, 1, 35.2), (50, 3, 37.2), (101, 3, 38.6))
+        ),
+        *small_presets(
+            "maskrcnn",
+            lambda size: MaskRcnnConfig(**small_two_stage(size), mask_width=96, mask_convs=2),
+            ours="nuclei mask AP 0.506 at 448 px, 15 min on 1 core",
+        ),
+    ),
+    rename=rename,
+    agreement="detectron2, 10 cases; torchvision live",
+)

@@ -5,11 +5,18 @@ and top-down layers begin with the coarsest level, those of everything that read
 is the first class; its boxes and its masks, which nothing reads, are dropped.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from maskkit.zoo.faster_rcnn import background_last
-from maskkit.zoo.resnet import Rules, bgr_to_rgb, rename_by
+from maskkit.config import InputConfig
+from maskkit.models.panet import Panet, PanetConfig
+from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.faster_rcnn import background_last, small_two_stage
+from maskkit.zoo.key_maps import Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import FLIP, NO_STD, PANET_MEAN, Recipe, caffe_resnet, detectron2_train, small_presets
 
 _BODY, _MASK = r"Conv_Body\.", r"Mask_Head\."
 _RULES: Rules = (
@@ -58,3 +65,38 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[f"{layer}.running_mean"] = torch.zeros_like(renamed[name])
         renamed[f"{layer}.running_var"] = torch.full_like(renamed[name], 1 - _EPSILON)
     return bgr_to_rgb(background_last(renamed))
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+
+def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
+    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 images."""
+    recipe = Recipe(
+        InputConfig((1000, 1400), "shorter", mean=PANET_MEAN, std=NO_STD),
+        replace(FLIP, short_sides=(400, 600, 800, 1000, 1200, 1200)),
+        detectron2_train(times),
+        Weights("github.com/ShuLiu1993/PANet", "MIT"),
+    )
+    return recipe.preset(name, PanetConfig(backbone=caffe_resnet(50), **knobs), paper)
+
+
+METHOD = Method(
+    title="PANet",
+    paper="Liu, Qi, Qin, Shi, Jia: Path Aggregation Network for Instance Segmentation. CVPR 2018",
+    model=Panet,
+    presets=(
+        _official("panet-resnet50-2x", "COCO val mask AP 37.8 (the re-release 38.3)", 2),
+        _official("panet-resnet50-det-1x", "COCO val box AP 39.2 (the re-release 39.8)", 1, masks=False),
+        _official(
+            "panet-resnet50-det-2fc-1x", "COCO val box AP 39.0 (the re-release 39.6)", 1, masks=False, box_convs=0
+        ),
+        *small_presets(
+            "panet",
+            lambda size: PanetConfig(**small_two_stage(size, width=64), box_convs=1, mask_width=64),
+            ours="nuclei mask AP 0.384 at 448 px, 15 min on 1 core",
+        ),
+    ),
+    rename=rename,
+    agreement="ShuLiu1993/PANet, 4 cases",
+)

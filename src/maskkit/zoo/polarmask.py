@@ -2,12 +2,16 @@
 
 from torch import Tensor
 
-from maskkit.zoo.resnet import MMDETECTION, Rules, bgr_to_rgb, rename_by
+from maskkit.config import InputConfig, TrainConfig
+from maskkit.models.polarmask import PolarMask, PolarMaskConfig
+from maskkit.zoo.card import Method, Weights
+from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import FLIP, NO_STD, PANET_MEAN, SMALL_FCOS, Recipe, caffe_resnet, small_presets
 
 _RULES: Rules = (
     (r"neck\.fpn_convs\.3\.conv\.(.+)", r"fpn.extra.0.\1"),
     (r"neck\.fpn_convs\.4\.conv\.(.+)", r"fpn.extra.1.\1"),
-    *MMDETECTION,
+    *MMDETECTION_KEYS,
     *(
         (rf"bbox_head\.{official}_convs\.{i}\.{layer}\.(.+)", rf"head.{ours}_tower.{3 * i + place}.\1")
         for official, ours in (("cls", "class"), ("reg", "box"), ("mask", "ray"))
@@ -26,3 +30,38 @@ _RULES: Rules = (
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names to ours; `DataError` for a name that no PolarMask has."""
     return bgr_to_rgb(rename_by(_RULES, state, "PolarMask"))
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_OFFICIAL = Recipe(
+    InputConfig((768, 1280), mean=PANET_MEAN, std=NO_STD),
+    FLIP,
+    TrainConfig(
+        epochs=12,
+        batch=16,
+        lr=0.01,
+        weight_decay=1e-4,
+        decay_norm=False,
+        schedule="steps",
+        milestones=(0.6667, 0.9167),  # epochs 8 and 11
+        warmup=500,
+        clip=35.0,
+    ),
+    Weights("github.com/xieenze/PolarMask", "Apache-2.0"),
+)
+
+METHOD = Method(
+    title="PolarMask",
+    paper="Xie et al.: PolarMask: Single Shot Instance Segmentation with Polar Representation. CVPR 2020",
+    model=PolarMask,
+    presets=(
+        _OFFICIAL.preset("polarmask-resnet50-1x", PolarMaskConfig(backbone=caffe_resnet(50)), "COCO val mask AP 29.1"),
+        _OFFICIAL.preset(
+            "polarmask-resnet101-1x", PolarMaskConfig(backbone=caffe_resnet(101)), "COCO val mask AP 30.7"
+        ),
+        *small_presets("polarmask", lambda _: PolarMaskConfig(**SMALL_FCOS)),
+    ),
+    rename=rename,
+    agreement="xieenze/PolarMask, 3 cases",
+)

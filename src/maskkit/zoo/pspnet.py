@@ -1,10 +1,17 @@
 """hszhao/semseg (MIT): names of its PSPNet checkpoints."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
+from maskkit.config import BackboneConfig, TrainConfig
 from maskkit.errors import DataError
+from maskkit.models.pspnet import Pspnet, PspnetConfig
+from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.class_names import ADE20K, CITYSCAPES, VOC_SEMANTIC
+from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_semantic
 
 _RULES = [
     (r"layer0\.([01346])\.(.+)", r"backbone.body.conv1.\1.\2"),
@@ -27,3 +34,53 @@ def _name(name: str) -> str:
         if m := re.fullmatch(pattern, name):
             return m.expand(ours)
     raise DataError(f"{name!r} is no tensor of a PSPNet checkpoint")
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_OFFICIAL = Recipe(
+    imagenet_input((473, 473), "pad"),
+    replace(FLIP, scale_jitter=(0.5, 2.0)),
+    TrainConfig(epochs=100, batch=16, lr=0.1, backbone_lr=0.1, weight_decay=1e-4),  # new layers learn ten times faster
+    Weights("github.com/hszhao/semseg", "MIT"),
+    ADE20K,
+)
+
+
+def _official(data: str, layers: int, paper: str, **changes: Any) -> Preset:
+    recipe = replace(_OFFICIAL, **changes)
+    backbone = BackboneConfig(f"resnet{layers}s", norm="train")
+    config = PspnetConfig(num_classes=len(recipe.classes), backbone=backbone)
+    return recipe.preset(f"pspnet-resnet{layers}-{data}", config, paper)
+
+
+_VOC: dict[str, Any] = {"train": replace(_OFFICIAL.train, epochs=50), "classes": VOC_SEMANTIC}
+_CITYSCAPES: dict[str, Any] = {
+    "input": imagenet_input((713, 713), "pad"),
+    "train": replace(_OFFICIAL.train, epochs=200),
+    "classes": CITYSCAPES,
+}
+
+
+def _small(name: str, size: tuple[int, int], classes: int = 21, ours: str | None = None) -> Preset:
+    config = PspnetConfig(num_classes=classes, backbone=MOBILENET, width=128, auxiliary_width=64)
+    return small_semantic(name, config, size, ours)
+
+
+METHOD = Method(
+    title="PSPNet",
+    paper="Zhao, Shi, Qi, Wang, Jia: Pyramid Scene Parsing Network. CVPR 2017",
+    model=Pspnet,
+    presets=(
+        _official("ade20k", 50, "ADE20K val mIoU 41.89, 42.84 multi-scale (semseg)"),
+        _official("ade20k", 101, "ADE20K val mIoU 43.10, 44.15 multi-scale (semseg)"),
+        _official("voc", 50, "VOC 2012 val mIoU 77.05, 78.02 multi-scale (semseg)", **_VOC),
+        _official("voc", 101, "VOC 2012 val mIoU 79.07, 79.63 multi-scale (semseg)", **_VOC),
+        _official("cityscapes", 50, "Cityscapes val mIoU 77.30, 78.38 multi-scale (semseg)", **_CITYSCAPES),
+        _official("cityscapes", 101, "Cityscapes val mIoU 78.63, 79.29 multi-scale (semseg)", **_CITYSCAPES),
+        _small("pspnet-mobilenetv2-321", (321, 321)),
+        _small("pspnet-mobilenetv2-camvid", (361, 481), 11, "CamVid val mIoU 0.473, 20 min on 1 core"),
+    ),
+    rename=rename,
+    agreement="hszhao/semseg, 2 cases",
+)

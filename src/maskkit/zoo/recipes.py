@@ -1,25 +1,74 @@
-"""How several methods were trained: inputs, augmentations, schedules, and presets that differ by the model alone."""
+"""What the presets of one zoo share: inputs, augmentations, schedules, where the weights are and their classes."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import AugmentConfig, BackboneConfig, InputConfig, ModelConfig, TrainConfig
+from maskkit.prediction import Categories
+from maskkit.zoo.card import Preset, Weights
+from maskkit.zoo.class_names import CAMVID, COCO, COCO_IDS, VOC_SEMANTIC
 
-CAFFE_INPUT = InputConfig(size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(1, 1, 1))
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a preset but its model and its numbers."""
+
+    input: InputConfig
+    augment: AugmentConfig
+    train: TrainConfig
+    weights: Weights | None = None
+    classes: Categories = COCO
+
+    def preset(
+        self, name: str, model: ModelConfig, paper: str | None = None, ours: str | None = None, **changes: Any
+    ) -> Preset:
+        """A preset by this recipe; ``changes`` are fields of the recipe that are different for it."""
+        own = replace(self, **changes)
+        return Preset(name, model, own.input, own.augment, own.train, own.classes, own.weights, paper, ours)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""RGB on 0..255, as torchvision and timm have them."""
+NO_STD = (1.0, 1.0, 1.0)
+PANET_MEAN = (122.7717, 115.9465, 102.9801)
+"""Detectron's mean, in RGB."""
+CAFFE_MEAN = (122.675, 116.669, 104.008)
+VGG_MEAN = (122.68, 116.67, 104.01)
+
+Resize = Literal["stretch", "pad", "shorter"]
+
+
+def imagenet_input(size: tuple[int, int], resize: Resize, *, divide: bool = True) -> InputConfig:
+    """An input with ImageNet's mean, divided by its deviation unless the weights come from Caffe."""
+    return InputConfig(size, resize, mean=IMAGENET_MEAN, std=IMAGENET_STD if divide else NO_STD)
+
+
+FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
+"""A mirror and nothing else."""
+SHORT_SIDES = (640, 672, 704, 736, 768, 800)
+LIGHT_SHORT_SIDES = (352, 384, 416, 448, 480, 512)
+"""Of SOLO's light models."""
+MULTI_SCALE = replace(FLIP, short_sides=SHORT_SIDES)
+
+
+# detectron2 and what is built on it -----------------------------------------------------------------------------------
+
+CAFFE_INPUT = imagenet_input((800, 1333), "shorter", divide=False)
 """Input of detectron2's ResNets: shorter side 800, no division."""
 
-SINGLE_SCALE = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-"""A mirror and nothing else."""
-MULTI_SCALE = AugmentConfig(photometric=False, expand=1.0, iou_crop=False, short_sides=(640, 672, 704, 736, 768, 800))
+
+def caffe_resnet(layers: int = 50) -> BackboneConfig:
+    """A ResNet of detectron2's zoo, whose weights come from Caffe, with its first stage frozen."""
+    return BackboneConfig(f"resnet{layers}", frozen_stride=4, stride_in_1x1=True)
 
 
-def adelaidet_train(times: int) -> TrainConfig:
+def detectron2_train(times: int, lr: float = 0.02) -> TrainConfig:
     """``times`` 90,000 steps of 16 images of COCO train2017 (1x, 2x, 3x), the rate lowered near the end."""
     return TrainConfig(
         epochs=12.28 * times,
         batch=16,
-        lr=0.01,
+        lr=lr,
         weight_decay=1e-4,
         decay_norm=False,
         decay_bias=True,
@@ -30,55 +79,72 @@ def adelaidet_train(times: int) -> TrainConfig:
     )
 
 
-TORCHVISION_INPUT = InputConfig(
-    size=(800, 1333), resize="shorter", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
-)
-"""Input of torchvision's detectors."""
-TORCHVISION_TRAIN = TrainConfig(
-    epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
-)
-"""What torchvision's detectors were trained by."""
+def adelaidet(times: int, augment: AugmentConfig = MULTI_SCALE) -> Recipe:
+    """AdelaiDet's zoo: detectron2's schedules at half the rate."""
+    weights = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial")
+    return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), weights)
 
 
-def detectron2_train(times: int) -> TrainConfig:
-    """``times`` 90,000 steps of 16 images, at twice the rate of `adelaidet_train`."""
-    return replace(adelaidet_train(times), lr=0.02)
+def detectron2(times: int) -> Recipe:
+    """detectron2's zoo."""
+    weights = Weights("github.com/facebookresearch/detectron2", "Apache-2.0")
+    augment = FLIP if times == 1 else MULTI_SCALE
+    return Recipe(replace(CAFFE_INPUT, antialias=True), augment, detectron2_train(times), weights)
 
 
-def adelaidet(name: str, model: ModelConfig, times: int, paper: str, augment: AugmentConfig = MULTI_SCALE) -> Preset:
-    """A model of AdelaiDet's zoo, trained by `adelaidet_train`."""
-    return Preset(
-        name=name,
-        model=model,
-        input=CAFFE_INPUT,
-        augment=augment,
-        train=adelaidet_train(times),
-        published="github.com/aim-uofa/AdelaiDet (non-commercial licence): download by hand, then `maskkit import`",
-        paper=paper,
+# torchvision ----------------------------------------------------------------------------------------------------------
+
+
+def torchvision_detection(weights: str) -> Recipe:
+    """torchvision's detectors; ``weights`` is the name of theirs. Every id from 1 to 90 is a class."""
+    train = TrainConfig(
+        epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
     )
+    source = Weights("torchvision", "BSD-3-Clause", weights)
+    return Recipe(imagenet_input((800, 1333), "shorter"), FLIP, train, source, COCO_IDS)
 
 
-def detectron2(name: str, model: ModelConfig, times: int, paper: str) -> Preset:
-    """A model of detectron2's zoo, trained by `detectron2_train`."""
-    return Preset(
-        name=name,
-        model=model,
-        input=replace(CAFFE_INPUT, antialias=True),
-        augment=SINGLE_SCALE if times == 1 else MULTI_SCALE,
-        train=detectron2_train(times),
-        published="github.com/facebookresearch/detectron2 (Apache-2.0): download by hand, then `maskkit import`",
-        paper=paper,
+TORCHVISION_SEMANTIC = Recipe(
+    imagenet_input((520, 520), "pad"),
+    replace(FLIP, scale_jitter=(0.5, 2.0)),
+    TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
+    Weights("torchvision", "BSD-3-Clause"),
+    VOC_SEMANTIC,
+)
+"""torchvision's semantic models: trained on COCO with the classes of VOC."""
+
+
+# SOLO -----------------------------------------------------------------------------------------------------------------
+
+
+def solo_recipe(times: int, warmup_from: float) -> Recipe:
+    """The zoo of WXinlong/SOLO: ``times`` twelve epochs, several scales from the third on."""
+    train = TrainConfig(
+        epochs=12 * times,
+        batch=16,
+        lr=0.01,
+        weight_decay=1e-4,
+        schedule="steps",
+        milestones=(9 / 12, 11 / 12),
+        warmup=500,
+        warmup_from=warmup_from,
+        clip=35.0,
     )
+    weights = Weights("github.com/WXinlong/SOLO", "academic use")
+    return Recipe(imagenet_input((800, 1333), "shorter"), MULTI_SCALE if times == 3 else FLIP, train, weights)
 
 
-# small models for two processor cores, on a MobileNetV2 with TensorFlow's padding -------------------------------------
+# small models for two processor cores ---------------------------------------------------------------------------------
 
-MOBILENET: dict[str, Any] = {"backbone": "mobilenetv2_100", "pad_same": True}
+MOBILENET = BackboneConfig("mobilenetv2_100", pad_same=True)
+"""A MobileNetV2 with TensorFlow's padding."""
+FROZEN_MOBILENET = replace(MOBILENET, frozen_stride=4)
+HALF = (127.5, 127.5, 127.5)
+"""TensorFlow's mean and deviation."""
 SMALL_TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
 SMALL_AUGMENT = AugmentConfig(expand=2.0)
 SMALL_FCOS: dict[str, Any] = {
-    **MOBILENET,
-    "frozen_stride": 4,
+    "backbone": FROZEN_MOBILENET,
     "width": 128,
     "tower_convs": 2,
     "strides": (8, 16, 32, 64),
@@ -92,30 +158,23 @@ def small_presets(
     method: str,
     model: Callable[[int], ModelConfig],
     train: TrainConfig = SMALL_TRAIN,
-    ours: str = "",
+    ours: str | None = None,
     sizes: tuple[int, ...] = (320, 256),
     suffix: str = "",
-) -> list[Preset]:
-    """``METHOD-mobilenetv2-SIZE`` for each of the ``sizes``, ``model`` may depend on it; ``ours`` is of the first."""
-    return [
-        Preset(
-            name=f"{method}-mobilenetv2-{size}{suffix}",
-            model=model(size),
-            input=InputConfig(size=(size, size), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-            augment=SMALL_AUGMENT,
-            train=train,
-            ours=ours if size == sizes[0] else "",
+    classes: Categories = COCO,
+) -> tuple[Preset, ...]:
+    """``METHOD-mobilenetv2-SIZE`` for each of the ``sizes``; ``model`` may depend on it; ``ours`` is of the first."""
+    return tuple(
+        Recipe(InputConfig((size, size), mean=HALF, std=HALF), SMALL_AUGMENT, train, classes=classes).preset(
+            f"{method}-mobilenetv2-{size}{suffix}", model(size), ours=ours if size == sizes[0] else None
         )
         for size in sizes
-    ]
-
-
-def small_semantic(name: str, model: ModelConfig, size: tuple[int, int]) -> Preset:
-    """A model of label maps, which learns from images of about ``size`` (height, width) and keeps their shape."""
-    return Preset(
-        name=name,
-        model=model,
-        input=InputConfig(size, "pad", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-        augment=AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.75, 1.5)),
-        train=SMALL_TRAIN,
     )
+
+
+def small_semantic(name: str, model: ModelConfig, size: tuple[int, int], ours: str | None = None) -> Preset:
+    """A model of label maps, which learns from images of about ``size`` (height, width) and keeps their shape."""
+    classes = {len(c): c for c in (CAMVID, VOC_SEMANTIC)}[model.num_classes]
+    augment = replace(FLIP, photometric=True, scale_jitter=(0.75, 1.5))
+    recipe = Recipe(InputConfig(size, "pad", mean=HALF, std=HALF), augment, SMALL_TRAIN, classes=classes)
+    return recipe.preset(name, model, ours=ours)

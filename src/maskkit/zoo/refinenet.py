@@ -1,10 +1,16 @@
 """Names of RefineNet's published weights in the port of its ResNet-101 (torchvision's names for the backbone)."""
 
 import re
+from dataclasses import replace
 
 from torch import Tensor
 
+from maskkit.config import BackboneConfig, TrainConfig
 from maskkit.errors import DataError
+from maskkit.models.refinenet import Refinenet, RefinenetConfig
+from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.class_names import VOC_SEMANTIC
+from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_semantic
 
 # a unit's two convolutions; the units of the "b" parts adapt a level (adapt_stage) or refine the sum (mflow_conv)
 _UNIT = {"conv": "first", "conv_relu_varout_dimred": "second"}
@@ -32,3 +38,42 @@ def _name(name: str) -> str:
     if m := re.fullmatch(r"clf_conv\.(\w+)", name):
         return f"score.{m[1]}"
     raise DataError(f"{name!r} is no tensor of a RefineNet checkpoint")
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_OFFICIAL = Recipe(
+    imagenet_input((500, 500), "pad"),
+    replace(FLIP, scale_jitter=(0.7, 1.3)),
+    TrainConfig(epochs=100, batch=8, lr=5e-4, weight_decay=1e-4, schedule="steps", milestones=(0.7,)),
+    classes=VOC_SEMANTIC,
+)
+
+
+def _small(name: str, size: tuple[int, int], classes: int = 21, ours: str | None = None) -> Preset:
+    config = RefinenetConfig(num_classes=classes, backbone=MOBILENET, widths=(96, 64, 64, 64), pools=2, dropout=0.1)
+    return small_semantic(name, config, size, ours)
+
+
+METHOD = Method(
+    title="RefineNet",
+    paper="Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks. CVPR 2017",
+    model=Refinenet,
+    presets=(
+        _OFFICIAL.preset(
+            "refinenet-resnet101",
+            RefinenetConfig(num_classes=21, backbone=BackboneConfig("resnet101")),
+            "VOC 2012 test mIoU 82.4",
+            weights=Weights("RefineNet by DrSleep/refinenet-pytorch", "academic use"),
+        ),
+        _OFFICIAL.preset(
+            "refinenet-resnet152",
+            RefinenetConfig(num_classes=21, backbone=BackboneConfig("resnet152")),
+            "VOC 2012 test mIoU 83.4",
+        ),
+        _small("refinenet-mobilenetv2-320", (320, 320)),
+        _small("refinenet-mobilenetv2-camvid", (360, 480), 11, "CamVid val mIoU 0.584, 20 min on 1 core"),
+    ),
+    rename=rename,
+    agreement="DrSleep/refinenet-pytorch, 1 case",
+)

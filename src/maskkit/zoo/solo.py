@@ -1,8 +1,23 @@
 """SOLO, vanilla and decoupled, as WXinlong/SOLO names it."""
 
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor
 
-from maskkit.zoo.resnet import MMDETECTION, Rules, rename_by
+from maskkit.config import BackboneConfig
+from maskkit.models.solo import Solo, SoloConfig
+from maskkit.nn.grid import small_grids
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, rename_by
+from maskkit.zoo.recipes import (
+    FLIP,
+    FROZEN_MOBILENET,
+    LIGHT_SHORT_SIDES,
+    imagenet_input,
+    small_presets,
+    solo_recipe,
+)
 
 
 def _tower(official: str, ours: str) -> Rules:
@@ -14,7 +29,7 @@ def _tower(official: str, ours: str) -> Rules:
 
 
 _RULES: Rules = (
-    *MMDETECTION,
+    *MMDETECTION_KEYS,
     *_tower("cate_convs", "category_tower"),
     *_tower("ins_convs", "towers.0"),
     *_tower("ins_convs_x", "towers.0"),
@@ -28,3 +43,50 @@ _RULES: Rules = (
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names to ours; `DataError` for a name that no SOLO has."""
     return rename_by(_RULES, state, "SOLO")
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+
+def _official(name: str, ap: float, times: int = 3, layers: int = 50, **knobs: Any) -> Preset:
+    config = SoloConfig(backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4), **knobs)
+    return solo_recipe(times, warmup_from=1 / 3).preset(name, config, f"COCO val2017 mask AP {ap}")
+
+
+def _light(name: str, ap: float, **knobs: Any) -> Preset:
+    config = SoloConfig(
+        backbone=BackboneConfig(frozen_stride=4),
+        head="decoupled-light",
+        head_convs=4,
+        scale_ranges=((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+        **knobs,
+    )
+    return solo_recipe(3, warmup_from=1 / 3).preset(
+        name,
+        config,
+        f"COCO val2017 mask AP {ap}",
+        input=imagenet_input((512, 852), "shorter"),
+        augment=replace(FLIP, short_sides=LIGHT_SHORT_SIDES),
+    )
+
+
+METHOD = Method(
+    title="SOLO",
+    paper="Wang, Kong, Shen, Jiang, Li: SOLO: Segmenting Objects by Locations. ECCV 2020",
+    model=Solo,
+    presets=(
+        _official("solo-resnet50-1x", 32.9, 1),
+        _official("solo-resnet50-3x", 35.8),
+        _official("solo-resnet101-3x", 37.1, layers=101),
+        _official("solo-decoupled-resnet50-1x", 33.9, 1, head="decoupled"),
+        _official("solo-decoupled-resnet50-3x", 36.4, head="decoupled"),
+        _official("solo-decoupled-resnet101-3x", 37.9, layers=101, head="decoupled"),
+        _light("solo-decoupled-light-resnet50-512", 33.0),
+        _light("solo-decoupled-light-dcn-resnet50-512", 35.0, deformable="v1"),
+        *small_presets(
+            "solo", lambda size: SoloConfig(backbone=FROZEN_MOBILENET, **small_grids(size), head="decoupled-light")
+        ),
+    ),
+    rename=rename,
+    agreement="WXinlong/SOLO, 15 cases with SOLOv2",
+)

@@ -1,8 +1,26 @@
 """SOLOv2 under its two official namings: WXinlong/SOLO (mmdetection) and AdelaiDet (detectron2)."""
 
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor
 
-from maskkit.zoo.resnet import DETECTRON2, MMDETECTION, Rules, bgr_to_rgb, rename_by
+from maskkit.config import BackboneConfig
+from maskkit.models.solov2 import Solov2, Solov2Config
+from maskkit.nn.grid import small_grids
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.key_maps import DETECTRON2_KEYS, MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import (
+    FLIP,
+    FROZEN_MOBILENET,
+    LIGHT_SHORT_SIDES,
+    SMALL_TRAIN,
+    adelaidet,
+    caffe_resnet,
+    imagenet_input,
+    small_presets,
+    solo_recipe,
+)
 
 
 def _tower(official: str, ours: str) -> Rules:
@@ -15,7 +33,7 @@ def _tower(official: str, ours: str) -> Rules:
 
 
 _SOLO: Rules = (
-    *MMDETECTION,
+    *MMDETECTION_KEYS,
     (r"bbox_head\.cate_convs\.(\d)\.conv\.conv_offset\.(.+)", r"category_tower.\1.0.offset_mask.\2"),
     (r"bbox_head\.cate_convs\.(\d)\.conv\.(.+)", r"category_tower.\1.0.\2"),
     (r"bbox_head\.cate_convs\.(\d)\.gn\.(.+)", r"category_tower.\1.1.\2"),
@@ -36,7 +54,7 @@ _SOLO: Rules = (
 )
 
 _ADELAIDET: Rules = (
-    *DETECTRON2,
+    *DETECTRON2_KEYS,
     *_tower("cate", "category"),
     *_tower("kernel", "kernel"),
     (r"ins_head\.cate_pred\.(.+)", r"category.\1"),
@@ -51,3 +69,70 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith("backbone.bottom_up.") for name in state):
         return bgr_to_rgb(rename_by(_ADELAIDET, state, "SOLOv2"))
     return rename_by(_SOLO, state, "SOLOv2")
+
+
+# presets --------------------------------------------------------------------------------------------------------------
+
+_LIGHT_RANGES = {
+    448: ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896)),
+    512: ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+}
+
+
+def _official(name: str, ap: float, times: int = 3, layers: int = 50, **knobs: Any) -> Preset:
+    config = Solov2Config(backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4), **knobs)
+    return solo_recipe(times, warmup_from=0.01).preset(name, config, f"COCO val2017 mask AP {ap}")
+
+
+def _light(name: str, ap: float, size: tuple[int, int], layers: int = 50, **knobs: Any) -> Preset:
+    config = Solov2Config(
+        backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4),
+        scale_ranges=_LIGHT_RANGES[size[0]],
+        head_width=256,
+        kernel=128,
+        **knobs,
+    )
+    return solo_recipe(3, warmup_from=0.01).preset(
+        name,
+        config,
+        f"COCO val2017 mask AP {ap}",
+        input=imagenet_input(size, "shorter"),
+        augment=replace(FLIP, short_sides=LIGHT_SHORT_SIDES),
+    )
+
+
+def _caffe(layers: int, ap: float) -> Preset:
+    """AdelaiDet's models, on detectron2's ResNets."""
+    recipe = adelaidet(3)
+    train = replace(recipe.train, epochs=36, warmup_from=0.01)
+    config = Solov2Config(backbone=caffe_resnet(layers))
+    return recipe.preset(f"solov2-caffe-resnet{layers}-3x", config, f"COCO val2017 mask AP {ap}", train=train)
+
+
+METHOD = Method(
+    title="SOLOv2",
+    paper="Wang, Zhang, Kong, Li, Shen: SOLOv2: Dynamic and Fast Instance Segmentation. NeurIPS 2020",
+    model=Solov2,
+    presets=(
+        _official("solov2-resnet50-1x", 34.8, 1),
+        _official("solov2-resnet50-3x", 37.5),
+        _official("solov2-resnet101-3x", 39.1, layers=101),
+        _official("solov2-dcn-resnet101-3x", 41.4, layers=101, deformable="v2", deformable_feature=True),
+        _light("solov2-light-resnet18-448", 29.6, (448, 768), 18, head_convs=2),
+        _light("solov2-light-resnet34-448", 32.0, (448, 768), 34, head_convs=2),
+        _light("solov2-light-resnet50-448", 33.7, (448, 768), head_convs=2),
+        _light("solov2-light-dcn-resnet50-512", 36.4, (512, 852), head_convs=3, deformable="v1"),
+        _caffe(50, 37.6),
+        _caffe(101, 39.0),
+        *small_presets(
+            "solov2",
+            lambda size: Solov2Config(
+                backbone=FROZEN_MOBILENET, **small_grids(size), waves=6, feature_width=64, kernel=64
+            ),
+            train=replace(SMALL_TRAIN, lr=3e-4),
+            ours="nuclei mask AP 0.434 at 448 px, 20 min on 1 core",
+        ),
+    ),
+    rename=rename,
+    agreement="WXinlong/SOLO, 15 cases with SOLO; AdelaiDet, 6 cases",
+)

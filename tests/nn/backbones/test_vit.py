@@ -8,12 +8,12 @@ import timm
 import torch
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 
+from maskkit import zoo
 from maskkit.config import PlainVit
 from maskkit.errors import MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vit import RelativePositions, VitPyramid, fit, stretched, whole, windows
-from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 TINY = "eva_tiny_patch16_224"
@@ -148,7 +148,7 @@ def test_weights_of_a_smaller_grid_are_stretched() -> None:
 @pytest.mark.parametrize("preset", ["yolact-mobilenetv2-256", "solov2-mobilenetv2-256", "maskrcnn-mobilenetv2-256"])
 def test_other_methods_learn_on_it(preset: str) -> None:
     """A plain transformer is a backbone as any other: its name is all that a method's configuration needs."""
-    found = registry.preset(preset)
+    found = zoo.preset(preset)
     vit = PlainVit(window=4, width=32)
     knobs: dict[str, Any] = {
         "backbone": TINY,
@@ -159,7 +159,7 @@ def test_other_methods_learn_on_it(preset: str) -> None:
         "width": 32,
     }
     torch.manual_seed(0)
-    model: Model = registry.model_class(preset)(replace(found.model, **knobs))  # type: ignore[call-arg]
+    model: Model = zoo.model_class(preset)(replace(found.model, **knobs))  # type: ignore[call-arg]
     batch = type("Drawn", (Conformance,), {"preset": preset}).batch([3, 4])
     losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
     torch.stack(list(losses.values())).sum().backward()

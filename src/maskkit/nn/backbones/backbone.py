@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskkit.checkpoints.foreign import read_checkpoint
-from maskkit.config import ModelConfig, PlainVit
+from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.backbones import swin
 from maskkit.nn.backbones import vit as plain
@@ -95,10 +95,10 @@ class Backbone(nn.Module):
         self.train()  # a module begins in training mode without being told, frozen batch norm must not
 
     @classmethod
-    def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
-        """The backbone that a method's config names, with features at ``strides``."""
+    def of(cls, config: BackboneConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
+        """The backbone that ``config`` describes, with features at ``strides``."""
         return cls(
-            config.backbone,
+            config.name,
             strides,
             norm=config.norm,
             pad_same=config.pad_same,

@@ -1,4 +1,4 @@
-"""Names that many sources share: ResNets and feature pyramids of mmdetection and of detectron2."""
+"""Key maps that several methods share: ResNets, pyramids and heads of mmdetection, detectron2 and AdelaiDet."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from maskkit.errors import DataError
 Rules = Sequence[tuple[str, str]]
 """Pairs of a pattern for the whole official name and what it expands to."""
 
-MMDETECTION: Rules = (
+MMDETECTION_KEYS: Rules = (
     (r"backbone\.(conv1|bn1)\.(.+)", r"backbone.body.\1.\2"),
     # deformable convolution: `conv2_offset` beside the convolution in old checkpoints, `conv2.conv_offset` in it later
     (r"backbone\.(layer\d\.\d+\.conv2)(?:_offset|\.conv_offset)\.(.+)", r"backbone.body.\1.offset_mask.\2"),
@@ -20,7 +20,7 @@ MMDETECTION: Rules = (
 )
 """A pyramid from C2 on, without extra convolutions."""
 
-DETECTRON2: Rules = (
+DETECTRON2_KEYS: Rules = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.(.+)", r"backbone.body.bn1.\1"),
     (r"backbone\.bottom_up\.stem\.conv1\.(.+)", r"backbone.body.conv1.\1"),
     *(
@@ -41,6 +41,25 @@ DETECTRON2: Rules = (
     ),
 )
 """A pyramid from C2 on, without extra convolutions. Images are BGR: see `bgr_to_rgb`."""
+
+
+ADELAIDET_FCOS_KEYS: Rules = (
+    *(
+        (rf"backbone\.fpn_{kind}{stage}\.(.+)", rf"fpn.{kind}.{stage - 3}.\1")
+        for kind in ("lateral", "output")
+        for stage in (3, 4, 5)
+    ),
+    (r"backbone\.top_block\.p6\.(.+)", r"fpn.extra.0.\1"),
+    (r"backbone\.top_block\.p7\.(.+)", r"fpn.extra.1.\1"),
+    *DETECTRON2_KEYS,
+    (r"proposal_generator\.fcos_head\.cls_tower\.(.+)", r"head.class_tower.\1"),
+    (r"proposal_generator\.fcos_head\.bbox_tower\.(.+)", r"head.box_tower.\1"),
+    (r"proposal_generator\.fcos_head\.cls_logits\.(.+)", r"head.logits.\1"),
+    (r"proposal_generator\.fcos_head\.bbox_pred\.(.+)", r"head.sides.\1"),
+    (r"proposal_generator\.fcos_head\.ctrness\.(.+)", r"head.quality.\1"),
+    (r"proposal_generator\.fcos_head\.scales\.(\d)\.scale", r"head.scales.\1"),
+)
+"""AdelaiDet: a pyramid from C3 on with P6 and P7, and the detector's head. Images are BGR."""
 
 
 def rename_by(rules: Rules, state: dict[str, Tensor], method: str) -> dict[str, Tensor]:
