@@ -12,6 +12,9 @@ from maskkit.decode import Decoder, decode
 from maskkit.prediction import Categories, ImageMeta, Prediction
 from maskkit.targets import Batch, Target
 
+LOSS_KEYS = ("classification", "box", "mask", "quality", "semantic")
+"""What the losses of every method are called."""
+
 Raw = TypeVar("Raw", bound=NamedTuple)
 Out = TypeVar("Out", bound=NamedTuple)
 
@@ -58,8 +61,19 @@ class Model(nn.Module, ABC, Generic[Raw, Out]):
         """
 
     @abstractmethod
+    def loss_terms(self, raw: Raw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Weighted fp32 loss terms; a batch without objects gives zeros that keep the graph.
+
+        A term is called ``KEY`` or ``KEY/TERM``, with a key of `LOSS_KEYS`.
+        """
+
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Weighted fp32 loss terms; a batch without objects gives zeros that keep the graph."""
+        """The terms summed by their key, so that the curves of any two methods can be laid over each other."""
+        summed: dict[str, Tensor] = {}
+        for name, term in self.loss_terms(raw, batch).items():
+            key = name.partition("/")[0]
+            summed[key] = summed[key] + term if key in summed else term
+        return summed
 
     @abstractmethod
     def select(self, raw: Raw) -> Out:

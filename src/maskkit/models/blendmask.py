@@ -178,7 +178,7 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: BlendMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: BlendMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, cross entropy of known masks, the terms of boxes for the others, the semantic term."""
         raw = BlendMaskRaw(raw.fcos.float(), raw.bases.float(), raw.semantic.float())
         losses, positives = fcos_loss(raw.fcos, batch, self.config)
@@ -215,8 +215,8 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         learnt = mask_loss_from_boxes(spread, boxes[boxed], image, batch, self.config.box_only)
         return {
             "mask": self.config.mask_weight * mask,
-            "projection": share * learnt.projection.sum() / normaliser(len(boxed)),
-            "pairwise": share * learnt.pairwise,
+            "mask/projection": share * learnt.projection.sum() / normaliser(len(boxed)),
+            "mask/pairwise": share * learnt.pairwise,
         }
 
     def _blend(

@@ -59,7 +59,7 @@ class BoxInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     decoder = OverInput(offset=0.5)
     config: BoxInstConfig
 
-    def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, ``projection`` and ``pairwise``."""
         raw = raw.float()
         batch = replace(batch, targets=[without_masks(target) for target in batch.targets])
@@ -67,7 +67,7 @@ class BoxInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
         centres = [mask_centres(target, (height, width)) for target in batch.targets]
         losses, positives = fcos_loss(raw.fcos, batch, self.config, centres)
         terms = mask_terms(raw, shared_out(positives, raw.fcos, self.config.masks_to_train), batch, self.config)
-        return losses | {name: terms[name] for name in ("projection", "pairwise")}
+        return losses | {name: terms[name] for name in ("mask/projection", "mask/pairwise")}
 
     def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
         """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""

@@ -63,7 +63,7 @@ class CondInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     decoder = OverInput(offset=0.5)
     config: CondInstConfig
 
-    def loss(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""
         raw = raw.float()
         height, width = batch.images.shape[2:]

@@ -226,15 +226,15 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: DeeplabRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: DeeplabRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy: v1 and v2 on their own grid, v2 at each scale and on their maximum, v3 at every pixel."""
         truth, config = truth_of(batch), self.config
         if config.version in ("v1", "v2"):
             terms = [pixel_loss(logits, truth, at="cells") for logits in (raw.logits, *raw.others)]
-            return {"pixels": terms[0], **{f"pixels/{i}": term for i, term in enumerate(terms[1:])}}
-        losses = {"pixels": pixel_loss(raw.logits, truth, align_corners=config.align_corners)}
+            return {"semantic": terms[0], **{f"semantic/{i}": term for i, term in enumerate(terms[1:])}}
+        losses = {"semantic": pixel_loss(raw.logits, truth, align_corners=config.align_corners)}
         for logits in raw.others:
-            losses["auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
+            losses["semantic/auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
         return losses
 
     # selection -------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ class Embedding(Model[EmbeddingRaw, EmbeddingMaps[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: EmbeddingRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: EmbeddingRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of foreground and classes, and the three terms of the discriminative loss."""
         config = self.config
         owners = object_maps(batch)  # (B, H, W)
@@ -162,13 +162,13 @@ class Embedding(Model[EmbeddingRaw, EmbeddingMaps[Tensor]]):
         ]
         pull, push, norm = (torch.stack(term).mean() for term in zip(*terms, strict=True))
         losses = {
-            "foreground": config.foreground_weight * (pixels * known).sum() / normaliser(known.sum()),
-            "pull": config.pull_weight * pull,
-            "push": config.push_weight * push,
-            "norm": config.norm_weight * norm,
+            "mask/foreground": config.foreground_weight * (pixels * known).sum() / normaliser(known.sum()),
+            "mask/pull": config.pull_weight * pull,
+            "mask/push": config.push_weight * push,
+            "mask/norm": config.norm_weight * norm,
         }
         if config.num_classes > 1:
-            losses["class"] = config.class_weight * class_loss(raw.classes, owners, batch.targets)
+            losses["classification"] = config.class_weight * class_loss(raw.classes, owners, batch.targets)
         return losses
 
     # selection -------------------------------------------------------------------------------------------------------

@@ -124,11 +124,11 @@ class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: EpsRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: EpsRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Soft margin of the image logits against the tags; squared error of the estimated saliency."""
         maps = raw.maps.float()
         zero = maps.sum() * 0
-        losses = {"classification": zero} | ({"saliency": zero} if self.config.background_map else {})
+        losses = {"classification": zero} | ({"semantic/saliency": zero} if self.config.background_map else {})
         told = [i for i, target in enumerate(batch.targets) if target.tags is not None]
         if not told:
             return losses
@@ -140,7 +140,7 @@ class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
             saliency = torch.stack([s for i in chosen if (s := batch.targets[i].saliency) is not None])
             saliency = F.interpolate(saliency[:, None], size=maps.shape[2:], mode="nearest")[:, 0]  # (S, h, w)
             estimate = self.estimate_saliency(maps[chosen], tags[shown], saliency)
-            losses["saliency"] = F.mse_loss(estimate.saliency, saliency)
+            losses["semantic/saliency"] = F.mse_loss(estimate.saliency, saliency)
         return losses
 
     def image_logits(self, raw: EpsRaw) -> Float[Tensor, "b c"]:

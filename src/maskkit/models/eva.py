@@ -230,7 +230,7 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         )
         return (soften if config.soft_nms else keep)(found, config.nms_threshold, config.detections)
 
-    def loss(self, raw: EvaRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: EvaRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Mask R-CNN, and class and box of each later stage."""
         first = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw[: len(MaskRaw._fields)]))  # type: ignore[union-attr]
         terms = self.box_terms(BoxRaw(*first[: len(BoxRaw._fields)]), batch)
@@ -238,7 +238,7 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         for i, (rois, matched, logits, deltas) in enumerate(later, 1):
             sampled, beta = Sampled(rois, matched), self.config.smooth_l1
             wrong = box_loss(logits.float(), deltas.float(), sampled, batch.targets, beta, box_weights(i))
-            terms |= {f"class {i + 1}": wrong.label, f"box {i + 1}": wrong.box}
+            terms |= {f"classification/stage{i + 1}": wrong.label, f"box/stage{i + 1}": wrong.box}
         return {**terms, **self.mask_terms(first, batch)}
 
     def select(self, raw: EvaRaw) -> ObjectMasks[Tensor]:

@@ -54,7 +54,7 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         return self.boxes(images, sizes, targets)[1]
 
-    def loss(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy and smooth L1 of either stage."""
         return self.box_terms(BoxRaw(*(t.float() if t.is_floating_point() else t for t in raw)), batch)
 

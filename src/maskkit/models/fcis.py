@@ -250,7 +250,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: FcisRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: FcisRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the proposals, and of the regions of each image that are hardest."""
         config, targets = self.config, batch.targets
         raw = FcisRaw(*(t.float() if t.is_floating_point() else t for t in raw))
@@ -263,7 +263,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
         chosen = torch.cat([hardest(each, raw.rois[:, 0] == b, config.roi_sampled) for b in range(len(batch))])
         rows = config.roi_sampled * len(batch)
         return first | {
-            "class": each.label[chosen].sum() / normaliser(len(chosen)),
+            "classification": each.label[chosen].sum() / normaliser(len(chosen)),
             "mask": MASK_WEIGHT * each.mask[chosen].sum() / rows,
             "box": each.box[chosen].sum() / rows,
         }

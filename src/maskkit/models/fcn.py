@@ -158,17 +158,17 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: FcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: FcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel; of a staged training, that of the stage."""
         truth, config = truth_of(batch), self.config
         if config.head == "dilated":
-            losses = {"pixels": pixel_loss(raw.logits, truth)}
+            losses = {"semantic": pixel_loss(raw.logits, truth)}
             for logits in raw.others:
-                losses["auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
+                losses["semantic/auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
             return losses
         stages = (*raw.others, raw.logits)
         stage = min(int(batch.progress * len(stages)), len(stages) - 1)
-        return {"pixels": pixel_loss(stages[stage], truth, reduction=config.reduction)}
+        return {"semantic": pixel_loss(stages[stage], truth, reduction=config.reduction)}
 
     # selection -------------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
         require_whole_cells(images)
         return self.head(self.fpn(list(self.backbone(images).values())))
 
-    def loss(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal, GIoU and quality terms."""
         return fcos_loss(raw.float(), batch, self.config)[0]
 

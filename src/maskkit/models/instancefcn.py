@@ -257,7 +257,7 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: InstanceFcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: InstanceFcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Logistic losses of sampled windows, and of the pixels of the positive ones."""
         config = self.config
         scores = in_a_row([m.float() for m in raw.maps], config.window)
@@ -284,7 +284,7 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
             wanted = crop_masks([target], sampled, config.window)
             wanted = wanted if config.soft_targets else (wanted >= 0.5).float()
             masks, pixels = masks + window_losses(found, wanted).sum(), pixels + found.numel()
-        return {"objectness": objects / len(batch), "mask": config.mask_weight * masks / normaliser(pixels)}
+        return {"classification/objectness": objects / len(batch), "mask": config.mask_weight * masks / normaliser(pixels)}
 
     # selection -------------------------------------------------------------------------------------------------------
 

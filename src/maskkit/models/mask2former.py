@@ -403,7 +403,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: Mask2FormerRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: Mask2FormerRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Class, mask and dice terms, summed over the predictions of all layers, each matched anew."""
         raw = Mask2FormerRaw(*(t.float() for t in raw))
         truths = [self.truth(t, raw, batch) for t in batch.targets]
@@ -453,11 +453,11 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         count = normaliser(sum(len(t.labels) for t in truths))
         nothing = raw.features.sum() * 0 + embeddings.sum() * 0
         return {
-            "class": config.class_weight * self.class_loss(logits, labels),
+            "classification": config.class_weight * self.class_loss(logits, labels),
             "mask": config.mask_weight * mask.sum() / count + nothing,
-            "dice": config.dice_weight * dice.sum() / count,
-            "projection": from_boxes.projection.sum() / count,
-            "pairwise": from_boxes.pairwise,
+            "mask/dice": config.dice_weight * dice.sum() / count,
+            "mask/projection": from_boxes.projection.sum() / count,
+            "mask/pairwise": from_boxes.pairwise,
         }
 
     def class_loss(self, logits: Float[Tensor, "b q d"], labels: Int[Tensor, "b q"]) -> Float[Tensor, ""]:

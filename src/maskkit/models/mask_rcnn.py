@@ -73,7 +73,7 @@ class MaskRcnn(MaskStage, Model[MaskRaw, ObjectMasks[Tensor]]):
         masks = self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
         return MaskRaw(*raw, *regions, masks)
 
-    def loss(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
         raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
         boxes = BoxRaw(*raw[: len(BoxRaw._fields)])

@@ -512,7 +512,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: MasklabRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: MasklabRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the proposals, the regions, both maps, and the masks of regions whose object's mask is known."""
         config, targets = self.config, batch.targets
         raw = MasklabRaw(*(t.float() if t.is_floating_point() else t for t in raw))
@@ -522,11 +522,11 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         classes, directions = map_truths(batch, (raw.semantic.shape[2], raw.semantic.shape[3]), config)
         coarse, mask = self._mask_losses(raw, sampled, targets)
         return first | {
-            "class": second.label,
+            "classification": second.label,
             "box": second.box,
             "semantic": map_loss(raw.semantic, classes),
-            "direction": map_loss(raw.directions, directions),
-            "coarse": coarse,
+            "mask/direction": map_loss(raw.directions, directions),
+            "mask/coarse": coarse,
             "mask": mask,
         }
 

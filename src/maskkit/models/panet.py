@@ -213,7 +213,7 @@ class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
         bins = self.config.mask_bins
         return self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
 
-    def loss(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
         raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
         terms = self.box_terms(BoxRaw(*raw[: len(BoxRaw._fields)]), batch)

@@ -303,7 +303,7 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: PolarMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: PolarMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal, IoU, centerness and polar IoU terms (section 3.4)."""
         raw = PolarMaskRaw(*(tuple(level.float() for level in levels) for levels in raw))
         locations = locate(raw.logits, self.config.strides)
@@ -322,9 +322,9 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         labels = F.one_hot(classes.clamp(min=0), self.config.num_classes + 1)[..., 1:].float()
         focal = sigmoid_focal_loss(flatten(raw.logits), labels, alpha=0.25, gamma=2)  # (B, P, K)
         return {
-            "cls": (focal * (classes >= 0)[..., None]).sum() / normaliser(len(positives.label) + len(batch)),
+            "classification": (focal * (classes >= 0)[..., None]).sum() / normaliser(len(positives.label) + len(batch)),
             "box": (-overlap.log() * weight).sum() / normaliser(weight.sum(), 1e-6),
-            "centerness": F.binary_cross_entropy_with_logits(centerness[known, 0], central, reduction="sum")
+            "quality": F.binary_cross_entropy_with_logits(centerness[known, 0], central, reduction="sum")
             / normaliser(len(central)),
             "mask": (polar_iou_loss(rays[known], truth[known]) * central).sum() / normaliser(central.sum(), 1e-6),
         }

@@ -142,7 +142,7 @@ class Psenet(Model[PsenetRaw, KernelMaps[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: PsenetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: PsenetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Dice of the complete objects and of the kernels (section 3.4), cross entropy of the classes if several."""
         config = self.config
         owners = object_maps(batch)  # (B, H, W)
@@ -151,11 +151,11 @@ class Psenet(Model[PsenetRaw, KernelMaps[Tensor]]):
         complete, shrunken = kernel_losses(logits, kernels, owners != UNKNOWN, config.negatives_per_positive)
         seen = kernels[:, 0].flatten(1).any(1)
         losses = {
-            "complete": config.complete_weight * (complete * seen).mean(),
-            "shrunken": (1 - config.complete_weight) * (shrunken * seen).mean(),
+            "mask/complete": config.complete_weight * (complete * seen).mean(),
+            "mask/shrunken": (1 - config.complete_weight) * (shrunken * seen).mean(),
         }
         if config.num_classes > 1:
-            losses["class"] = config.class_weight * class_loss(raw.classes, owners, batch.targets)
+            losses["classification"] = config.class_weight * class_loss(raw.classes, owners, batch.targets)
         return losses
 
     def shrunken(self, owners: Int[Tensor, "h w"]) -> Bool[Tensor, "n h w"]:

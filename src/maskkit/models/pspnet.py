@@ -108,11 +108,11 @@ class Pspnet(Model[PspnetRaw, ClassLogits[Tensor]]):
         features = self.backbone(images)
         return PspnetRaw(self.score(self.pyramid(features[32])), (self.auxiliary(features[16]),))
 
-    def loss(self, raw: PspnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: PspnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel for both heads."""
         truth = truth_of(batch)
         main, second = (pixel_loss(logits, truth, align_corners=True) for logits in (raw.logits, *raw.others))
-        return {"pixels": main, "auxiliary": self.config.auxiliary * second}
+        return {"semantic": main, "semantic/auxiliary": self.config.auxiliary * second}
 
     def select(self, raw: PspnetRaw) -> ClassLogits[Tensor]:
         """The scores of every pixel of the input."""

@@ -140,9 +140,9 @@ class Refinenet(Model[RefinenetRaw, ClassLogits[Tensor]]):
         assert path is not None
         return RefinenetRaw(self.score(self.dropout(path)))  # (B, K, H/4, W/4)
 
-    def loss(self, raw: RefinenetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: RefinenetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel."""
-        return {"pixels": pixel_loss(raw.logits, truth_of(batch))}
+        return {"semantic": pixel_loss(raw.logits, truth_of(batch))}
 
     def select(self, raw: RefinenetRaw) -> ClassLogits[Tensor]:
         """The scores."""

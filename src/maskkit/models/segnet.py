@@ -103,11 +103,11 @@ class Segnet(Model[SegnetRaw, ClassLogits[Tensor]]):
             x = stage(unpool(x, places, size))
         return SegnetRaw(x)
 
-    def loss(self, raw: SegnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: SegnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel, rare classes weighed up."""
         truth = truth_of(batch)
         weights = median_frequency(truth, raw.logits.shape[1]) if self.config.median_frequency else None
-        return {"pixels": pixel_loss(raw.logits, truth, weights=weights)}
+        return {"semantic": pixel_loss(raw.logits, truth, weights=weights)}
 
     def select(self, raw: SegnetRaw) -> ClassLogits[Tensor]:
         """The scores."""

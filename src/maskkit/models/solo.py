@@ -118,7 +118,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: SoloRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: SoloRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal loss of the cells and dice loss of their masks (SOLO, section 3.3); masks from boxes where need be."""
         raw = SoloRaw(*(t.float() for t in raw))
         config = self.config
@@ -147,10 +147,10 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
             int((~t.has_mask[owner[owner >= 0]]).sum()) for t, owner in zip(batch.targets, owners, strict=True)
         )
         return {
-            "category": grid.category_loss(raw.category, owners, batch, config.grids),
+            "classification": grid.category_loss(raw.category, owners, batch, config.grids),
             "mask": config.mask_weight * dice / count,
-            "projection": projection / count,
-            "pairwise": pairwise / normaliser(boxed_count),
+            "mask/projection": projection / count,
+            "mask/pairwise": pairwise / normaliser(boxed_count),
         }
 
     def cell_logits(self, masks: Float[Tensor, "c h w"], cells: Int[Tensor, "m"], side: int) -> Float[Tensor, "m h w"]:

@@ -134,7 +134,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: Solov2Raw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: Solov2Raw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal loss of the cells and dice loss of their masks (SOLOv2, section 3.2); masks from boxes where need be.
 
         A cell that answers for several objects learns the class of the last and the masks of all, as the official code.
@@ -157,10 +157,10 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         count = normaliser(len(masks) + len(logits))
         return {
-            "category": grid.category_loss(raw.category, owners, batch, self.config.grids),
+            "classification": grid.category_loss(raw.category, owners, batch, self.config.grids),
             "mask": self.config.mask_weight * masks.sum() / count + nothing,
-            "projection": from_boxes.projection.sum() / count,
-            "pairwise": from_boxes.pairwise,
+            "mask/projection": from_boxes.projection.sum() / count,
+            "mask/pairwise": from_boxes.pairwise,
         }
 
     # selection -------------------------------------------------------------------------------------------------------

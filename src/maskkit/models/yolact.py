@@ -248,7 +248,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
 
     # loss ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, raw: YolactRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, raw: YolactRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Box, class, mask and semantic terms, and the rescoring term of YOLACT++ (official MultiBoxLoss)."""
         raw = YolactRaw(*(t.float() for t in raw))
         height, width = batch.images.shape[2:]
@@ -277,14 +277,14 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         losses = {
             "box": self.config.box_weight * box / positives,
-            "conf": self._conf_loss(raw.conf, classes) / positives,
+            "classification": self._conf_loss(raw.conf, classes) / positives,
             "mask": self.config.mask_weight * mask / positives,
-            "projection": from_boxes.projection.sum() / normaliser(len(logits)),
-            "pairwise": from_boxes.pairwise,
+            "mask/projection": from_boxes.projection.sum() / normaliser(len(logits)),
+            "mask/pairwise": from_boxes.pairwise,
             "semantic": self.config.semantic_weight * self._semantic_loss(raw.segm, plain) / len(batch),
         }
         if self.maskiou is not None:
-            losses["rescore"] = self.config.rescore_weight * rescore / positives
+            losses["quality"] = self.config.rescore_weight * rescore / positives
         return losses
 
     @torch.no_grad()

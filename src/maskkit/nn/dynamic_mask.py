@@ -262,8 +262,8 @@ def mask_terms(
     )
     return {
         "mask": dice.sum() / n,
-        "projection": boxed.projection.sum() / n,
-        "pairwise": boxed.pairwise * (normaliser((~is_known).sum(), 0) / n),
+        "mask/projection": boxed.projection.sum() / n,
+        "mask/pairwise": boxed.pairwise * (normaliser((~is_known).sum(), 0) / n),
     }
 
 

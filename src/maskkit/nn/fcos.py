@@ -318,7 +318,7 @@ def fcos_loss(
     else:
         good, weight, norm = iou.detach(), torch.ones_like(iou), count
     losses = {
-        "cls": (focal * (classes >= 0)[..., None]).sum() / count,
+        "classification": (focal * (classes >= 0)[..., None]).sum() / count,
         "box": ((1 - giou) * weight).sum() / norm,
         "quality": F.binary_cross_entropy_with_logits(quality, good, reduction="sum") / count,
     }

@@ -115,8 +115,8 @@ class MaskStage(TwoStage):
         from_boxes = self._from_boxes(raw, torch.cat([t.boxes for t in batch.targets])[objects], ~known, batch)
         return {
             "mask": self._from_masks(raw.mask_logits, sampled, known, batch),
-            "projection": from_boxes.projection.sum() / normaliser(len(from_boxes.projection)),
-            "pairwise": from_boxes.pairwise,
+            "mask/projection": from_boxes.projection.sum() / normaliser(len(from_boxes.projection)),
+            "mask/pairwise": from_boxes.pairwise,
         }
 
     def _from_masks(

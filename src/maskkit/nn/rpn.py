@@ -306,4 +306,4 @@ def proposal_terms(
     low, high, crowd = config.rpn_low, config.rpn_high, config.crowd_overlap
     matched = [match(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
     found = rpn_loss(objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=beta)
-    return {"objectness": found.objectness, "proposal": found.box}
+    return {"classification/objectness": found.objectness, "box/proposals": found.box}

@@ -170,7 +170,7 @@ class TwoStage(nn.Module):
         first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, config.smooth_l1)
         sampled = Sampled(raw.rois, raw.matched)
         second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, config.smooth_l1)
-        return first | {"class": second.label, "box": second.box}
+        return first | {"classification": second.label, "box": second.box}
 
     def detect(self, raw: BoxRaw) -> Detections:
         """The final boxes of an inference."""
