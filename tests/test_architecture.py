@@ -1,0 +1,223 @@
+"""The rules of the house (docs/architecture.md), each one as a test."""
+
+import ast
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+import maskkit
+from maskkit import zoo
+from maskkit.models.base import LOSS_KEYS
+
+ROOT = Path(maskkit.__file__).parent
+FLOORS = (
+    ("geometry", "config", "errors", "files"),
+    ("prediction",),
+    ("targets",),
+    ("data", "decode"),
+    ("nn",),
+    ("models",),
+    ("zoo",),
+    ("checkpoints",),
+    ("infer", "eval"),
+    ("engine", "export", "serve", "cluster"),
+    ("api",),
+    ("cli",),
+)
+"""Bottom up: a module imports from its own floor or from one below it."""
+HAND_OVER = {("prediction", "infer.draw"), ("prediction", "infer.interop")}
+"""``Prediction.save`` and ``to_supervision`` are promised to users, and hand over to the drawing when they are called."""
+TORCH_FREE = (
+    "prediction",
+    "decode",
+    "errors",
+    "files",
+    "geometry.rle",
+    "geometry.polygons",
+    "geometry.resample",
+    "geometry.rectangles",
+    "infer.predict",
+    "infer.preprocess",
+    "infer.draw",
+)
+"""Rooms that work where torch cannot be imported."""
+GONE = (
+    r"pictures?",
+    r"objection",
+    r"hazy",
+    r"inward|outward",
+    r"ManyViews|with_views|--views",
+    r"Selected\w+",
+    r"by heart",
+    r"is right now",
+    r"so many cases",
+    r"the judge of",
+)
+"""Words of the private language of the first edition; docs/glossary.md has the field's."""
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name, below ``maskkit``, to file."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, but for annotations alone (``if TYPE_CHECKING``)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "maskkit":
+            base = node.module.partition(".")[2]
+            for alias in node.names:
+                full = f"{base}.{alias.name}" if base else alias.name
+                found.add(full if full in MODULES else base)
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("maskkit.")}
+    return found - {""}
+
+
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+
+
+def floor(name: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if name.split(".")[0] in rooms)
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("", "__main__")])
+def test_imports_point_down(name: str) -> None:
+    above = [o for o in IMPORTS[name] if floor(o) > floor(name) and (name, o) not in HAND_OVER]
+    assert not above, f"{name} is below {above}"
+
+
+def test_there_is_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            pytest.fail(" -> ".join((*path[path.index(name) :], name)))
+        if name not in done:
+            for other in sorted(o for o in IMPORTS.get(name, ()) if (name, o) not in HAND_OVER):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_no_model_imports_another() -> None:
+    for name in MODULES:
+        if name.startswith("models.") and name != "models.base":
+            others = {m for m in IMPORTS[name] if m.startswith("models.")} - {"models.base"}
+            assert not others, name
+
+
+def test_the_torch_free_rooms_import_no_torch() -> None:
+    """At module level, themselves and all that they import; tests/test_torch_free.py runs them without torch."""
+    rooms = {n for n in MODULES if any(n == room or n.startswith(f"{room}.") for room in TORCH_FREE)}
+    seen: set[str] = set()
+    while rooms:
+        name = rooms.pop()
+        seen.add(name)
+        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+        for node in tree.body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for imported in names:
+                assert imported.split(".")[0] not in ("torch", "torchvision", "timm", "accelerate"), f"{name}: {imported}"
+                inner = imported.partition(".")[2] if imported.startswith("maskkit") else ""
+                rooms |= {m for m in (inner,) if m in MODULES and m and m not in seen}
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n])
+def test_files_are_short(name: str) -> None:
+    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= 400, f"{name} has {lines} lines"
+
+
+PRESETS = zoo.presets()
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
+def test_every_card_is_complete(preset) -> None:
+    assert zoo.preset(preset.name) is preset
+    assert len(preset.classes) == preset.model.num_classes
+    assert preset.paper is None or preset.paper.strip()
+    assert preset.ours is None or preset.ours.strip()
+    assert preset.weights is None or (preset.weights.source and preset.weights.licence)
+    method = zoo.method(preset.name)
+    assert method.title
+    assert method.paper
+    assert method.agreement
+    assert method.model.supervision_of(preset.model)
+    assert method.model.supervision_of(preset.model) <= {"masks", "boxes", "tags", "label_map"}
+    assert method.rename is not None or preset.weights is None
+
+
+def test_presets_have_names_of_their_own() -> None:
+    names = [preset.name for preset in PRESETS]
+    assert len(set(names)) == len(names)
+
+
+def knobs(config: object, path: str = "") -> dict[str, type]:
+    """Dotted names of all fields of a config and of its parts."""
+    found = {}
+    for field in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        found |= knobs(value, f"{path}{field.name}.") if is_dataclass(value) else {f"{path}{field.name}": type(value)}
+    return found
+
+
+@pytest.mark.parametrize("method", sorted(set(zoo.METHODS.values())))
+def test_every_knob_is_read(method: str) -> None:
+    """Somewhere in the model's file, or in what it is built from, each field of the config is read."""
+    found = zoo.methods()[next(name for name, module in zoo.METHODS.items() if module == method)]
+    start = found.model.__module__.removeprefix("maskkit.")
+    reached, todo = set(), {start, "models.base", "config"}
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo |= {m for m in IMPORTS.get(name, ()) if m.startswith("nn.") and m not in reached}
+    code = "\n".join(MODULES[name].read_text(encoding="utf-8") for name in sorted(reached))
+    for preset in found.presets:
+        unread = [k for k in knobs(preset.model) if not re.search(rf"\.{k.rpartition('.')[2]}\b", code)]
+        assert unread in ([], ["num_classes"] if len(preset.classes) == 1 else []), preset.name
+
+
+def test_models_are_not_told_apart_by_their_type() -> None:
+    for name in MODULES:
+        if name.split(".")[0] in ("engine", "infer", "eval", "checkpoints", "api", "cli", "export"):
+            code = MODULES[name].read_text(encoding="utf-8")
+            assert not re.search(r"(hasattr|isinstance)\((self\.)?(model|network|net|segmenter\.model)\b", code), name
+
+
+def test_the_contract_is_typed() -> None:
+    assert not re.search(r"\bAny\b", (ROOT / "models" / "base.py").read_text(encoding="utf-8"))
+
+
+def test_losses_have_five_names() -> None:
+    assert LOSS_KEYS == ("classification", "box", "mask", "quality", "semantic")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_the_private_language_is_gone(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    found = [m.group(0) for word in GONE for m in re.finditer(rf"\b({word})\b", text)]
+    assert not found, f"{name}: {sorted(set(found))}"
