@@ -284,7 +284,10 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
             wanted = crop_masks([target], sampled, config.window)
             wanted = wanted if config.soft_targets else (wanted >= 0.5).float()
             masks, pixels = masks + window_losses(found, wanted).sum(), pixels + found.numel()
-        return {"classification/objectness": objects / len(batch), "mask": config.mask_weight * masks / normaliser(pixels)}
+        return {
+            "classification/objectness": objects / len(batch),
+            "mask": config.mask_weight * masks / normaliser(pixels),
+        }
 
     # selection -------------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ class Preset:
     """The number of the paper or of the publisher, with its data set; None: there is none."""
     ours: str | None
     """Our own measured number, with its data set; None: not measured."""
+    small: bool = False
+    """Whether it trains on two processor cores in minutes."""
 
 
 @dataclass(frozen=True)

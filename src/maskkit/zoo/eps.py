@@ -45,6 +45,7 @@ def _small(size: int) -> Preset:
         AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.6, 1.15)),
         replace(SMALL_TRAIN, epochs=10, backbone_lr=0.1),
         classes=VOC_SEMANTIC,
+        small=True,
     )
     return recipe.preset(f"eps-mobilenetv2-{size}", EpsConfig(num_classes=21, backbone=MOBILENET))
 

@@ -92,7 +92,7 @@ def _small(size: int) -> Preset:
     knobs = small_two_stage(size)
     vit = PlainVit(window=8, relative=size, width=knobs["width"])
     backbone = BackboneConfig("eva_tiny_patch16_224", vit=vit)
-    recipe = Recipe(imagenet_input((size, size), "stretch"), SMALL_AUGMENT, SMALL_TRAIN)
+    recipe = Recipe(imagenet_input((size, size), "stretch"), SMALL_AUGMENT, SMALL_TRAIN, small=True)
     ours = "nuclei mask AP 0.221, 15 min on 1 core, after pre-training on 467 images"
     model = EvaConfig(**{**knobs, "backbone": backbone}, head_convs=2)
     return recipe.preset(f"eva-tiny-{size}", model, ours=ours if size == 320 else None)

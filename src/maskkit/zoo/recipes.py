@@ -19,13 +19,14 @@ class Recipe:
     train: TrainConfig
     weights: Weights | None = None
     classes: Categories = COCO
+    small: bool = False
 
     def preset(
         self, name: str, model: ModelConfig, paper: str | None = None, ours: str | None = None, **changes: Any
     ) -> Preset:
         """A preset by this recipe; ``changes`` are fields of the recipe that are different for it."""
         own = replace(self, **changes)
-        return Preset(name, model, own.input, own.augment, own.train, own.classes, own.weights, paper, ours)
+        return Preset(name, model, own.input, own.augment, own.train, own.classes, own.weights, paper, ours, own.small)
 
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -165,9 +166,9 @@ def small_presets(
 ) -> tuple[Preset, ...]:
     """``METHOD-mobilenetv2-SIZE`` for each of the ``sizes``; ``model`` may depend on it; ``ours`` is of the first."""
     return tuple(
-        Recipe(InputConfig((size, size), mean=HALF, std=HALF), SMALL_AUGMENT, train, classes=classes).preset(
-            f"{method}-mobilenetv2-{size}{suffix}", model(size), ours=ours if size == sizes[0] else None
-        )
+        Recipe(
+            InputConfig((size, size), mean=HALF, std=HALF), SMALL_AUGMENT, train, classes=classes, small=True
+        ).preset(f"{method}-mobilenetv2-{size}{suffix}", model(size), ours=ours if size == sizes[0] else None)
         for size in sizes
     )
 
@@ -176,5 +177,5 @@ def small_semantic(name: str, model: ModelConfig, size: tuple[int, int], ours: s
     """A model of label maps, which learns from images of about ``size`` (height, width) and keeps their shape."""
     classes = {len(c): c for c in (CAMVID, VOC_SEMANTIC)}[model.num_classes]
     augment = replace(FLIP, photometric=True, scale_jitter=(0.75, 1.5))
-    recipe = Recipe(InputConfig(size, "pad", mean=HALF, std=HALF), augment, SMALL_TRAIN, classes=classes)
+    recipe = Recipe(InputConfig(size, "pad", mean=HALF, std=HALF), augment, SMALL_TRAIN, classes=classes, small=True)
     return recipe.preset(name, model, ours=ours)

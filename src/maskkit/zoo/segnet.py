@@ -61,6 +61,7 @@ METHOD = Method(
             SegnetConfig(num_classes=11, layout=((16, 16), (32, 32), (64, 64), (96, 96), (128, 128))),
             ours="CamVid val mIoU 0.398 from random weights, 20 min on 1 core",
             train=SMALL_TRAIN,
+            small=True,
         ),
     ),
     rename=rename,

@@ -1,0 +1,102 @@
+"""`maskkit predict`: images in, overlays and COCO results out."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from maskkit.cli.console import progress, wrong_usage
+from maskkit.config import Tta
+from maskkit.errors import DataError, MaskkitError
+
+if TYPE_CHECKING:
+    from maskkit.infer.predict import Failure
+
+
+def predict(
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")],
+    model: str = "built-in",
+    out: Path = Path("runs/predict"),
+    score: float = 0.3,
+    batch: int = 1,
+    tta: Tta = Tta(),  # noqa: B008 (frozen)
+) -> int:
+    """Segment images: overlays, predictions.json (COCO results) and images.json (file name of each image id).
+
+    A semantic model also writes labels/, PNGs whose values are class numbers; a panoptic one panoptic.json and
+    panoptic/, COCO's panoptic results.
+
+    Images that cannot be read are listed at the end; the others are done all the same.
+
+    Example: maskkit predict photo.jpg holiday/ "scans/*.png" --out found --score 0.5
+
+    Args:
+        sources: Images, folders, glob patterns.
+        model: Checkpoint, or built-in for the model that the package carries.
+        out: Folder to write to.
+        score: Objects below this score are left out.
+        batch: Images that go through the network together.
+        tta: Test-time augmentation of a semantic model.
+    """
+    if not sources:
+        wrong_usage("predict needs an image, a folder or a pattern")
+    if batch < 1:
+        wrong_usage("--batch is 1 at least")
+    from maskkit.api import load
+    from maskkit.files import write_json
+    from maskkit.infer.draw import save_labels
+
+    failures: list[Failure] = []
+    paths = _images(sources, failures)
+    overlays = out / "overlays"
+    if overlays.resolve() in {p.parent.resolve() for p in paths}:
+        raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
+    rows: list[dict[str, Any]] = []
+    images: dict[str, dict[str, Any]] = {}
+    segmenter = load(model).with_tta(tta)
+    found_in = {"semantic": "regions", "panoptic": "segments"}.get(segmenter.model.task, "objects")
+    found = segmenter.predict_many(paths, score, batch, failures.append)
+    with progress() as bars:
+        for prediction in bars.track(found, len(paths), description="predicting"):
+            meta = prediction.meta
+            name = Path(meta.path).stem + ".jpg"
+            while name in images:
+                name = f"{meta.image_id}-{name}"
+            prediction.save(overlays / name)
+            if prediction.semantic is not None:
+                save_labels(prediction, out / "labels" / f"{Path(name).stem}.png")
+            images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
+            rows += prediction.to_coco()
+    segmenter.task.write_results(out, rows, images.values(), segmenter.categories)
+    write_json(out / "images.json", list(images.values()))
+    print(f"{len(rows)} {found_in} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
+    for failure in failures:
+        print(f"maskkit: {failure.error}", file=sys.stderr)
+    if failures:
+        print(f"maskkit: {len(failures)} failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _images(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
+    """The files that ``sources`` (images, folders, patterns) stand for; sources without any go to ``failures``."""
+    from maskkit.data.images import find_images
+    from maskkit.infer.predict import Failure
+
+    paths: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = find_images(path)
+        elif path.exists() or not glob.has_magic(source):
+            found = [path]  # a missing file fails when it is read
+        else:
+            found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+        if not found:
+            failures.append(Failure(source, DataError(f"{source}: holds no image; check the path")))
+        paths += found
+    return paths

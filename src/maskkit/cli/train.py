@@ -1,0 +1,94 @@
+"""`maskkit train`: every field of the preset is an option."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import arg
+
+from maskkit.cli.console import stdout, wrong_usage
+from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+
+T = TypeVar("T")
+
+
+@dataclass
+class TrainOptions:
+    """Train a preset on your own images: COCO, YOLO, Pascal VOC or LabelMe; format and class names are found.
+
+    Every field of the preset can be changed. The run folder gets the resolved configuration, metrics.jsonl,
+    best.safetensors, sample predictions and report.html.
+
+    Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50
+
+    Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50 --resume
+    """
+
+    preset: Annotated[str, arg(name="model")]
+    """Preset to start from; `maskkit models` lists them."""
+    model: ModelConfig
+    input: InputConfig
+    augment: AugmentConfig
+    train: TrainConfig
+    data: DataConfig
+    out: Path | None = None
+    """Folder of the run; runs/PRESET when not given."""
+    resume: bool = False
+    """Go on with the run in the folder, or begin it where there is none."""
+    weights: str | None = None
+    """Checkpoint or built-in, or backbone weights with timm's names, to start from; hub fetches published ones."""
+
+
+def train(options: TrainOptions) -> int:
+    """Train a preset on your own images.
+
+    Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
+    """
+    from maskkit.api import find_weights
+    from maskkit.config import to_dict
+    from maskkit.engine.train import train
+
+    weights = find_weights(options.weights, options.preset) if options.weights is not None else None
+    config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
+    shown = to_dict(config)
+    del shown["model"]["num_classes"]  # known when the data have been read
+    stdout().print_json(json.dumps(shown))
+    result = train(config, options.out or Path("runs", options.preset), options.resume, weights)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    print(f"{result.best}: {numbers}; look at {result.out / 'report.html'} and {result.out / 'samples'}")
+    return 0
+
+
+def parse(args: list[str]) -> TrainOptions:
+    """The options of `train`: those of the preset named in ``args``, changed by the rest of ``args``."""
+    from maskkit import zoo
+
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--model")
+    name = peek.parse_known_args(args)[0].model
+    preset = zoo.preset(name or "yolact-mobilenetv2-256")
+    data = _annotated(
+        DataConfig(),
+        train=Annotated[str, arg(aliases=["--data"])],
+        labels=Annotated[Literal["masks", "boxes", "tags"], arg(aliases=["--labels"])],
+    )
+    model = _annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # comes from the data
+    default = TrainOptions(name or tyro.MISSING, model, preset.input, preset.augment, preset.train, data)
+    options = tyro.cli(TrainOptions, args=args, default=default, prog="maskkit train")
+    options.model = type(preset.model)(**vars(options.model))
+    options.data = DataConfig(**vars(options.data))
+    if not options.data.train:
+        wrong_usage("train needs --data")
+    return options
+
+
+def _annotated(section: T, **hints: Any) -> T:
+    """The config ``section`` as a subclass whose fields have other hints for tyro."""
+    kind = type(section)
+    changed = [(name, hint, field(default=getattr(section, name))) for name, hint in hints.items()]
+    return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)(**vars(section))
