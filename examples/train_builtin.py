@@ -6,7 +6,7 @@ Data: the train splits of ``coco_instances`` and ``coco_panoptic`` (246 differen
 their annotations), measured on the val splits of both. Start: the MobileNetV2 backbone of a DeepLab v3 that was trained
 on Pascal VOC (and probably COCO), Apache-2.0. Interrupt it whenever you like and give the same command again with
 ``--resume``. ``--classes`` chooses what is learnt: ``docs/builtin.md`` tells how the shipped choice was made.
-``--labels boxes`` learns the same without a single mask: ``docs/results.md`` has both beside each other.
+``--labels boxes`` learns the same without a single mask: ``docs/benchmarks/boxes_only.md`` compares the two.
 """
 
 import argparse
