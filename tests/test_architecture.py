@@ -28,7 +28,7 @@ FLOORS = (
 )
 """Bottom up: a module imports from its own floor or from one below it."""
 HAND_OVER = {("prediction", "infer.draw"), ("prediction", "infer.interop")}
-"""``Prediction.save`` and ``to_supervision`` are promised to users, and hand over to the drawing when they are called."""
+"""``Prediction.save`` and ``to_supervision``, which users are promised, hand over to the drawing when they are called."""
 TORCH_FREE = (
     "prediction",
     "decode",
@@ -43,6 +43,7 @@ TORCH_FREE = (
     "infer.draw",
 )
 """Rooms that work where torch cannot be imported."""
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "safetensors")
 GONE = (
     r"pictures?",
     r"objection",
@@ -141,7 +142,7 @@ def test_the_torch_free_rooms_import_no_torch() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for imported in names:
-                assert imported.split(".")[0] not in ("torch", "torchvision", "timm", "accelerate"), f"{name}: {imported}"
+                assert imported.split(".")[0] not in HEAVY, f"{name}: {imported}"
                 inner = imported.partition(".")[2] if imported.startswith("maskkit") else ""
                 rooms |= {m for m in (inner,) if m in MODULES and m and m not in seen}
 
