@@ -18,7 +18,8 @@ from scipy.ndimage import binary_erosion, shift
 from machine import describe
 from maskkit.data import open_dataset
 from maskkit.eval.instance.metric import KINDS, evaluate
-from maskkit.geometry import rle as masks
+from maskkit.geometry import polygons
+from maskkit.geometry import rle as rle_codec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.eval.cases import detection, official
@@ -31,7 +32,7 @@ def disturbed(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     rows = []
     for annotation in truth["annotations"]:
         rle = annotation["segmentation"]
-        mask = masks.decode([{"size": rle["size"], "counts": rle["counts"].encode()}], tuple(rle["size"]))[0]
+        mask = rle_codec.decode([{"size": rle["size"], "counts": rle["counts"].encode()}], tuple(rle["size"]))[0]
         for _ in range(rng.choice([0, 1, 2], p=[0.2, 0.6, 0.2])):
             found = shift(mask, rng.integers(-6, 7, 2), order=0)
             found = binary_erosion(found, iterations=int(rng.integers(1, 4))) if rng.random() < 0.5 else found
@@ -52,7 +53,7 @@ def main() -> None:
         if isinstance(rle, list):
             rle = polygons.to_rle(rle, size)
         elif isinstance(rle["counts"], list):
-            rle = masks.from_counts(rle["counts"], size)
+            rle = rle_codec.from_counts(rle["counts"], size)
         counts = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
         annotation["segmentation"] = {"size": list(size), "counts": counts}
     worst = 0.0

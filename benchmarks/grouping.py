@@ -3,7 +3,7 @@
     python benchmarks/grouping.py
 
 The maps are those of a perfect network: discs on a jittered lattice, touching here and there, their kernels shrunk as
-PSENet's targets are, or their embeddings at the place of their disc with some noise. `finish` groups them, scores them
+PSENet's targets are, or their embeddings at the place of their disc with some noise. `decode` groups them, scores them
 and makes masks in original pixels.
 """
 
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from maskkit.decode.finish import finish
 
 from machine import describe
-from maskkit.decode.groups import cluster, expand
+from maskkit.decode import Embeddings, Kernels, decode
+from maskkit.decode.clustering import cluster, expand
 from maskkit.models.psenet import shrink
 from maskkit.prediction import Categories, ImageMeta
 
@@ -70,10 +70,7 @@ def main() -> None:
     meta = ImageMeta(1, "", size, size)
     names = Categories.of(["disc"])
     common = {"classes": np.zeros((1, *size), np.float32)}
-    growing = common | {
-        "kernels": np.where(kernels, 4, -4).astype(np.float32)[None],
-        "limits": np.array([[9, 0]], np.float32),
-    }
+    growing = common | {"kernels": np.where(kernels, 4, -4).astype(np.float32)[None]}
     half = owners[::2, ::2]
     places = np.stack(np.unravel_index(np.arange(owners.size), size)).reshape(2, *size)[:, ::2, ::2] / 16
     means = np.stack([np.bincount(half[half >= 0], p[half >= 0]) / np.bincount(half[half >= 0]) for p in places], 1)
@@ -84,16 +81,15 @@ def main() -> None:
         "classes": common["classes"][:, ::2, ::2],
         "embeddings": embeddings[None],
         "foreground": np.where(half >= 0, 0.9, 0.1).astype(np.float32)[None],
-        "limits": np.array([[2, 0, 0.75]], np.float32),
     }
     print(describe(1))
     print(f"{given.instances} instances, {size[1]} x {size[0]} pixels, {int((owners >= 0).sum())} of them in objects")
     points = embeddings[:, half >= 0].T
     rows = {
         "expand": lambda: expand(kernels, 9),
-        "expand, finish": lambda: finish(growing, [meta], names),
+        "expand, decode": lambda: decode(Kernels(min_area=9), growing, [meta], names),
         "cluster (stride 2)": lambda: cluster(points, 0.75),
-        "cluster, finish": lambda: finish(clustering, [meta], names),
+        "cluster, decode": lambda: decode(Embeddings(0.75, min_area=2), clustering, [meta], names),
     }
     for name, call in rows.items():
         result = call()

@@ -86,7 +86,8 @@ def inference(theirs: MaskRCNN, ours: MaskRcnn, size: tuple[int, int]) -> dict[s
         high, wide = (-(-side // 32) * 32 for side in size)
         image = nn.functional.pad((plain - MEAN) / STD, [0, wide - size[1], 0, high - size[0]])
         image = image[None].contiguous(memory_format=torch.channels_last)
-        found = ours.decode(ours(image), metas(1, size), NAMES)[0].instances
+        meta = ImageMeta(0, "", size, (high, wide))
+        found = ours.decode(ours(image, torch.tensor([size])), [meta], NAMES)[0].instances
         assert found is not None
         assert found.masks is not None
         return len(found.masks.dense())

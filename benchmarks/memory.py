@@ -38,7 +38,9 @@ def measure(what: str, data: Path, preset: str) -> None:
     if what == "training":
         model.train()
         for batch in train_loader(train_set, config, 0, 4):
-            torch.stack(list(model.loss(model(batch.images), batch).values())).sum().backward()
+            torch.stack(
+                list(model.loss(model(batch.images, batch.sizes, batch.targets), batch).values())
+            ).sum().backward()
             model.zero_grad()
     else:
         rows = []

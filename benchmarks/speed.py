@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from maskkit.decode.finish import finish
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +31,8 @@ from maskkit.data.images import read_image
 from maskkit.data.loader import collate
 from maskkit.data.shapes import draw
 from maskkit.data.transforms import apply, eval_ops
+from maskkit.decode import decode
+from maskkit.models.base import to_arrays
 from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.prediction import Categories, ImageMeta
@@ -92,7 +93,7 @@ def main() -> None:
     file = Path(tempfile.mkdtemp()) / "image.jpg"
     file.write_bytes(buffer.getvalue())
 
-    def decode() -> Any:
+    def read() -> Any:
         image = read_image(file)
         size = (image.shape[1], image.shape[2])
         sample = (image, Target.of([], []), ImageMeta(1, str(file), size, size))
@@ -100,7 +101,7 @@ def main() -> None:
         batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         return batch
 
-    batch = decode()
+    batch = read()
     with FlopCounterMode(display=False) as counter:
         network.eval()(batch.images)
     flops = counter.get_total_flops()
@@ -109,16 +110,15 @@ def main() -> None:
     selected = model.select(raw)
 
     def to_masks() -> Any:
-        arrays = {name: t.numpy() for name, t in selected._asdict().items()}
-        return finish(arrays, batch.metas, categories, 0.0)
+        return decode(model.decoder, to_arrays(selected), batch.metas, categories)
 
     found = to_masks()[0]
     peak, where = convolution_peak(given.runs)
     rows = {
-        "decode": milliseconds(decode, given.runs),
+        "read": milliseconds(read, given.runs),
         "network": milliseconds(lambda: model(batch.images), given.runs),
         "select": milliseconds(lambda: model.select(raw), given.runs),
-        "finish": milliseconds(to_masks, given.runs),
+        "decode": milliseconds(to_masks, given.runs),
     }
     print(describe(given.threads))
     print(f"{MODEL}, {input.size[0]} x {input.size[1]}, {len(found)} objects found, {flops / 1e9:.1f} GFLOP")

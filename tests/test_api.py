@@ -82,31 +82,31 @@ def test_a_checkpoint_tells_all_that_is_needed(segmenter):
     assert segmenter.device.type == "cpu"
 
 
-def test_loading_folds_without_changing_the_answer(segmenter, image):
-    plain = next(predict_images(small_model(), [image], small_config().input, segmenter.categories))
-    folded = segmenter.predict(image, score=0.0)
+def test_loading_folds_without_changing_the_answer(segmenter, image_path):
+    plain = next(predict_images(small_model(), [image_path], small_config().input, segmenter.categories))
+    folded = segmenter.predict(image_path, score=0.0)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in segmenter.model.backbone.modules())
     assert len(plain) == len(folded) > 0
     np.testing.assert_allclose(objects(folded).scores, objects(plain).scores, atol=1e-4)
 
 
-def test_predict_cuts_at_the_score(segmenter, image):
-    scores = objects(segmenter.predict(image, score=0.0)).scores
+def test_predict_cuts_at_the_score(segmenter, image_path):
+    scores = objects(segmenter.predict(image_path, score=0.0)).scores
     cut = float(np.median(scores))
-    assert len(segmenter.predict(image, score=cut)) == (scores > cut).sum() > 0
-    assert (objects(segmenter.predict(image)).scores > 0.3).all()
+    assert len(segmenter.predict(image_path, score=cut)) == (scores > cut).sum() > 0
+    assert (objects(segmenter.predict(image_path)).scores > 0.3).all()
 
 
-def test_prediction_draws_itself(segmenter, image, tmp_path):
-    found = segmenter.predict(Image.open(image), score=0.0)
+def test_prediction_draws_itself(segmenter, image_path, tmp_path):
+    found = segmenter.predict(Image.open(image_path), score=0.0)
     drawn = np.asarray(Image.open(found.save(tmp_path / "overlay.png")))
     assert drawn.shape == (50, 70, 3)
     assert {row["category_id"] for row in found.to_coco()} <= {7, 8}
 
 
-def test_predict_many(segmenter, image, tmp_path):
+def test_predict_many(segmenter, image_path, tmp_path):
     failures = []
-    sources = [image, tmp_path / "missing.jpg", image]
+    sources = [image_path, tmp_path / "missing.jpg", image_path]
     found = segmenter.predict_many(sources, 0.0, batch=2, failed=failures.append)
     assert [p.meta.image_id for p in found] == [1, 3]
     assert len(failures) == 1
@@ -158,7 +158,7 @@ def test_no_shared_class_is_an_error():
 def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
     """Let the model find exactly the objects of ``data`` that have its classes."""
     from maskkit.infer.predict import predict_dataset
-    from maskkit.prediction import Instances
+    from maskkit.prediction import Instances, Masks
 
     truth = {r.image_id: r for r in data.records}
     number = {name: i for i, name in enumerate(segmenter.categories.names)}
@@ -171,7 +171,8 @@ def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
             labels = np.array([number[names[i]] for i in kept], int)
             assert target.masks is not None
             boxes = target.boxes.numpy()[kept]
-            prediction.instances = Instances(boxes, labels, np.ones(len(kept), np.float32), target.masks[kept])
+            masks = Masks(target.masks.size, target.masks[kept].rle())
+            prediction.instances = Instances(boxes, labels, np.ones(len(kept), np.float32), masks)
             yield prediction
 
     monkeypatch.setattr(api, "predict_dataset", find)

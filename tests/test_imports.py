@@ -36,6 +36,13 @@ def test_light(code):
     assert seconds < 3, "half a second on an idle machine; this bound only catches a heavy import"
 
 
+@pytest.mark.parametrize("module", ["maskkit.prediction", "maskkit.decode"])
+def test_predictions_are_made_without_torch(module):
+    loaded, _, _ = run(f"import {module}")
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "torchvision", "timm"}
+
+
 def test_help_names_every_verb():
     _, _, said = run(call("--help"))
     for verb in ("models", "predict", "train", "eval", "check", "convert", "import", "demo"):

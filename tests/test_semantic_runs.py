@@ -51,8 +51,8 @@ def test_train_evaluate_and_predict(folder: Path, tmp_path: Path, capsys: pytest
     assert main([*rows, "--out", str(again)]) == 0
     assert json.loads((again / "metrics.json").read_text()) == measured
 
-    views = ["--views.scales", "1", "1.5", "--views.flip", "--views.window", "32", "48"]
-    assert main(["eval", "--model", weights, "--data", str(folder), "--out", str(tmp_path / "views"), *views]) == 0
+    tta = ["--tta.scales", "1", "1.5", "--tta.flip", "--tta.window", "32", "48"]
+    assert main(["eval", "--model", weights, "--data", str(folder), "--out", str(tmp_path / "tta"), *tta]) == 0
 
     found = tmp_path / "found"
     assert main(["predict", str(folder / "images" / "val"), "--model", weights, "--out", str(found)]) == 0
@@ -73,9 +73,9 @@ def test_check_finds_a_value_that_is_no_class(folder: Path, tmp_path: Path, caps
     assert "77 is no class" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_views_are_refused_for_a_model_of_objects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_tta_is_refused_for_a_model_of_objects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
-    assert main(["predict", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--views.flip"]) == 1
+    assert main(["predict", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--tta.flip"]) == 1
     assert "semantic" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import bridge, convert, trace
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
+from maskkit.geometry.polygons import to_rle
 
 from .written import (
     BLOCK,
@@ -36,7 +37,7 @@ FORMATS = ("coco", "yolo", "labelme")
 
 
 def _rasterised(polygons, size=SIZE):
-    return mask_math.decode([polygons_to_rle([p.tolist() for p in polygons], size)], size)[0]
+    return mask_math.decode([to_rle([p.tolist() for p in polygons], size)], size)[0]
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 25), st.integers(1, 25))))

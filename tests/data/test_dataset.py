@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from maskkit.data.dataset import Annotation, Dataset, Problems, Record, join, sound_box, sound_polygons
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
+from maskkit.geometry.polygons import to_rle
 from maskkit.prediction import Categories
 
 from .written import BLOCK, SIZE, SQUARE, write_image
@@ -201,14 +202,14 @@ def test_a_bad_part_does_not_take_the_object_along():
 @given(arrays.arrays(np.float64, st.integers(3, 8).map(lambda n: (n, 2)), elements=st.integers(-40, 100).map(float)))
 def test_cutting_a_polygon_is_cutting_its_mask(points):
     # the field from -40 to 100 in both axes, with the image inside
-    big = mask_math.decode([polygons_to_rle([(points + 40).reshape(-1).tolist()], (140, 140))], (140, 140))[0]
+    big = mask_math.decode([to_rle([(points + 40).reshape(-1).tolist()], (140, 140))], (140, 140))[0]
     inside = big[40 : 40 + SIZE[0], 40 : 40 + SIZE[1]]
     try:
         kept = sound_polygons([points.reshape(-1)], SIZE, lambda text: None)
     except ValueError:
         assert inside.sum() <= SIZE[0] + SIZE[1]  # a line at most
         return
-    mask = mask_math.decode([polygons_to_rle([p.tolist() for p in kept], SIZE)], SIZE)[0]
+    mask = mask_math.decode([to_rle([p.tolist() for p in kept], SIZE)], SIZE)[0]
     # the rasteriser rounds slanted edges to fifths of a pixel, from other end points here
     assert (mask != inside).sum() <= 0.02 * inside.size
     assert torch.tensor(kept[0]).min() >= -1

@@ -12,7 +12,7 @@ from maskkit.data.loader import collate, eval_loader, normalise, train_loader
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Target
+from maskkit.targets import Target, TargetMasks
 
 DATASET = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
 CONFIG = RunConfig(
@@ -35,7 +35,7 @@ def with_train(**changes):
 
 def same(a, b):
     assert torch.equal(a.images, b.images)
-    assert torch.equal(a.valid, b.valid)
+    assert torch.equal(a.sizes, b.sizes)
     for x, y in zip(a.targets, b.targets, strict=True):
         assert torch.equal(x.boxes, y.boxes)
         assert torch.equal(x.labels, y.labels)
@@ -159,6 +159,7 @@ def test_shorter_pads_even_a_single_image_to_a_multiple_of_32():
     given = InputConfig(size=(70, 100), resize="shorter")
     batch = collate([apply(eval_ops(given), (image, target, meta), np.random.default_rng(0))], given)
     assert batch.images.shape == (1, 3, 96, 96)
+    assert batch.sizes.tolist() == [[70, 88]]
     assert batch.valid.sum() == 70 * 88
     assert batch.metas[0].input_size == (96, 96)
 
@@ -186,6 +187,7 @@ class TestCollate:
     def test_different_sizes_are_padded_to_a_multiple_of_32(self):
         batch = collate([self.sample((30, 50)), self.sample((40, 20))], self.given)
         assert batch.images.shape == (2, 3, 64, 64)
+        assert batch.sizes.tolist() == [[30, 50], [40, 20]]
         assert batch.valid.sum((1, 2)).tolist() == [30 * 50, 40 * 20]
         assert (batch.images == 2 * batch.valid[:, None]).all()
         for target, valid in zip(batch.targets, batch.valid, strict=True):

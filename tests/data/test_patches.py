@@ -12,6 +12,7 @@ from pycocotools import mask as oracle
 
 from maskkit.data.patches import Patches
 from maskkit.geometry import rle as mask_math
+from maskkit.geometry.masks import resample
 from maskkit.targets import DenseMasks, RleMasks, TargetMasks
 
 bitmaps = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=12).flatmap(
@@ -101,7 +102,7 @@ def test_scale_of_solid_objects_is_the_rule_of_the_masks_to_the_bit():
     dense[0, 10:80, 5:90] = True
     dense[1, 50:97, 100:] = True
     for size in ((48, 65), (320, 200), (33, 131), (97, 130)):
-        assert torch.equal(patches(dense).scale(size).dense(), mask_math.resample(torch.from_numpy(dense), size))
+        assert torch.equal(patches(dense).scale(size).dense(), resample(torch.from_numpy(dense), size))
 
 
 def test_no_masks():

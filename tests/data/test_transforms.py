@@ -35,7 +35,7 @@ from maskkit.data.transforms import (
 )
 from maskkit.geometry import boxes as box_math
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Target
+from maskkit.targets import DenseMasks, Target, TargetMasks
 
 FAR = -1000.0  # a fill that no interpolation can hide
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from maskkit.decode.finish import finish
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from maskkit.decode import InBoxes, decode
 from maskkit.prediction import Categories, ImageMeta, Instances
 
 CATEGORIES = Categories.of(["thing"])
@@ -25,17 +25,18 @@ def made(count: int, size: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, 
     return boxes.astype(np.float32), masks.astype(np.float32)
 
 
-def pasted(field: str, boxes: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> Instances:
+def pasted(decoder: InBoxes, boxes: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> Instances:
     count = len(boxes)
     scores = np.linspace(1, 0.5, count, dtype=np.float32)
     selected = {
         "boxes": boxes / np.tile(np.array(size[::-1], np.float32), 2),
         "labels": np.zeros(count, np.int64),
         "scores": scores,
-        field: masks,
+        "masks": masks,
         "mask_scores": scores,
     }
-    found = finish({k: v[None] for k, v in selected.items()}, [ImageMeta(1, "", size, size)], CATEGORIES)[0].instances
+    arrays = {name: values[None] for name, values in selected.items()}
+    found = decode(decoder, arrays, [ImageMeta(1, "", size, size)], CATEGORIES)[0].instances
     assert found is not None
     return found
 
@@ -43,8 +44,9 @@ def pasted(field: str, boxes: np.ndarray, masks: np.ndarray, size: tuple[int, in
 @pytest.mark.parametrize("size", [(64, 96), (301, 199)])
 def test_in_whole_pixels_as_torchvision(size: tuple[int, int]) -> None:
     boxes, masks = made(40, size)
-    wanted = paste_masks_in_image(torch.from_numpy(masks)[:, None], torch.from_numpy(boxes), size)[:, 0] >= 0.5
-    found = pasted("whole_box_masks", boxes, masks, size)
+    soft = paste_masks_in_image(torch.from_numpy(masks)[:, None], torch.from_numpy(boxes), size)[:, 0]
+    wanted = (soft >= 0.5).numpy()
+    found = pasted(InBoxes("whole_pixels"), boxes, masks, size)
     assert found.masks is not None
     differ = (found.masks.dense() != wanted).sum()
     assert differ <= 1e-4 * wanted.sum(), f"{differ} pixels differ, more than ties"
@@ -58,8 +60,9 @@ def test_exactly_where_the_box_is(size: tuple[int, int]) -> None:
     x = (torch.arange(size[1]) + 0.5 - x1) / (x2 - x1) * 2 - 1  # (N, W)
     y = (torch.arange(size[0]) + 0.5 - y1) / (y2 - y1) * 2 - 1  # (N, H)
     grid = torch.stack([x[:, None].expand(-1, size[0], -1), y[:, :, None].expand(-1, -1, size[1])], -1)
-    wanted = F.grid_sample(torch.from_numpy(masks)[:, None].double(), grid, align_corners=False)[:, 0] >= 0.5
-    found = pasted("box_masks", boxes, masks, size)
+    soft = F.grid_sample(torch.from_numpy(masks)[:, None].double(), grid, align_corners=False)[:, 0]
+    wanted = (soft >= 0.5).numpy()
+    found = pasted(InBoxes("exact"), boxes, masks, size)
     assert found.masks is not None
     assert (found.masks.dense() != wanted).sum() <= 1e-4 * wanted.sum()
     assert wanted.any((1, 2)).sum() > 20
@@ -68,7 +71,7 @@ def test_exactly_where_the_box_is(size: tuple[int, int]) -> None:
 def test_a_hundred_objects_of_a_large_image_need_little_memory() -> None:
     boxes, masks = made(100, (800, 1333))
     tracemalloc.start()
-    found = pasted("box_masks", boxes, masks, (800, 1333))
+    found = pasted(InBoxes("exact"), boxes, masks, (800, 1333))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 100

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maskkit.decode.finish import finish
 from scipy import ndimage
 
-from maskkit.decode.groups import cluster, expand, least_rectangle, quadrilaterals, rate
-from maskkit.prediction import Categories, ImageMeta, Masks
+from maskkit.decode import Decoder, Embeddings, Kernels, decode
+from maskkit.decode.clustering import cluster, expand, rate
+from maskkit.geometry.rectangles import least_rectangle, quadrilaterals
+from maskkit.prediction import Categories, ImageMeta
 
 NAMES = Categories.of(["cat", "dog", "eel"])
 
@@ -121,7 +122,7 @@ def test_least_rectangle_of_a_turned_one() -> None:
 def test_quadrilaterals_lie_on_pixel_edges() -> None:
     dense = np.zeros((2, 20, 20), bool)
     dense[0, 3:7, 5:15] = True
-    found = quadrilaterals(Masks.from_dense(dense))
+    found = quadrilaterals(dense)
     assert sorted(map(tuple, found[0])) == [(5, 3), (5, 7), (15, 3), (15, 7)]
     assert not found[1].any()
 
@@ -132,18 +133,17 @@ def maps(numbers: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     kernels = np.stack([kernels[0], kernels[1:].any(0)])
     classes = np.ones((1, *numbers.shape))
     return {
-        "kernels": {"classes": classes, "kernels": np.where(kernels, 6.0, -6.0)[None], "limits": np.array([[4, 0.5]])},
+        "kernels": {"classes": classes, "kernels": np.where(kernels, 6.0, -6.0)[None]},
         "embeddings": {
             "classes": classes,
             "embeddings": np.stack([3.0 * numbers, 0 * numbers])[None],
             "foreground": np.where(numbers > 0, 0.9, 0.1)[None],
-            "limits": np.array([[4, 0.5, 0.75]]),
         },
     }
 
 
-@pytest.mark.parametrize("kind", ["kernels", "embeddings"])
-def test_groups_become_masks_in_original_pixels(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "decoder"), [("kernels", Kernels(4, 0.5)), ("embeddings", Embeddings(0.75, 4, 0.5))])
+def test_groups_become_masks_in_original_pixels(kind: str, decoder: Decoder) -> None:
     numbers = np.zeros((32, 32), int)
     numbers[2:7, 0:12] = 1
     numbers[8:16, 6:20] = 2
@@ -151,15 +151,15 @@ def test_groups_become_masks_in_original_pixels(kind: str) -> None:
     fields = maps(numbers)[kind]
     # an image of 48 x 128 in the upper part of an input of 64 x 64, on a grid of 32 x 32
     meta = ImageMeta(1, "", (48, 128), (64, 64), np.array([[2.0, 0, 0], [0, 2.0, 0]]))
-    found = finish(fields, [meta], NAMES)[0].instances
+    found = decode(decoder, fields, [meta], NAMES)[0].instances
     assert found is not None
     assert found.masks is not None
     assert found.labels.tolist() == [1, 1]
-    first, second = found.masks.dense().numpy()
+    first, second = found.masks.dense()
     expected = np.zeros((2, 48, 128), bool)
     expected[0, 8:28, 0:48] = True
     expected[1, 32:48, 24:80] = True
     for mask, truth in ((first, expected[0]), (second, expected[1])):
         assert (mask != truth).sum() <= 8, "corners are rounded"
     assert np.allclose(found.boxes, [[0, 8, 48, 28], [24, 32, 80, 48]])
-    assert finish(fields, [meta], NAMES, score=0.9999)[0].to_coco() == []
+    assert decode(decoder, fields, [meta], NAMES, score=0.9999)[0].to_coco() == []

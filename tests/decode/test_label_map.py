@@ -1,16 +1,18 @@
 """Label maps: from logits to original pixels, drawn, and written."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from maskkit.decode.finish import finish
 from PIL import Image
 
 from maskkit.data.transforms import Resize, VerticalFlip, apply
-from maskkit.decode import finish as finishing
+from maskkit.decode import LabelMap, decode
+from maskkit.decode import label_map as module
+from maskkit.geometry.resample import strips
 from maskkit.infer.draw import class_colours, overlay, paint, save_labels
 from maskkit.prediction import Categories, ImageMeta, Prediction
 from maskkit.targets import Target
@@ -19,7 +21,7 @@ NAMES = Categories.of(("sky", "road", "car"))
 
 
 def label_map(logits: torch.Tensor, meta: ImageMeta) -> np.ndarray:
-    (prediction,) = finish({"logits": logits[None].numpy()}, [meta], NAMES)
+    (prediction,) = decode(LabelMap(), {"logits": logits[None].numpy()}, [meta], NAMES)
     assert prediction.semantic is not None
     assert prediction.instances is None
     return prediction.semantic
@@ -49,11 +51,11 @@ def test_a_large_image_is_done_in_strips(monkeypatch: pytest.MonkeyPatch) -> Non
     logits = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(1))
     meta = ImageMeta(1, "", (200, 100), (9, 9), np.array([[100 / 9, 0, 0], [0, 200 / 9, 0]]))
     whole = label_map(logits, meta)
-    monkeypatch.setattr(finishing, "STRIP", 1000)
+    monkeypatch.setattr(module, "strips", partial(strips, values=1000))
     assert np.array_equal(label_map(logits, meta), whole)
 
 
-def test_a_label_map_as_rows_and_as_a_image(tmp_path: Path) -> None:
+def test_a_label_map_as_rows_and_as_an_image(tmp_path: Path) -> None:
     labels = np.zeros((20, 30), np.uint8)
     labels[10:, 5:] = 2
     prediction = Prediction(ImageMeta(7, "", (20, 30), (20, 30)), NAMES, semantic=labels)

@@ -1,15 +1,11 @@
-"""Masks against pycocotools, torchvision, and their own inverses."""
-
-import math
+"""Run lengths against pycocotools, torchvision, and their own inverses."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as official
-from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
 from maskkit.geometry import rle as masks
@@ -68,32 +64,6 @@ def test_uncompressed_counts_make_the_same_record(dense):
         assert masks.from_counts(counts, mask.shape) == rle
 
 
-@given(st.data(), sizes)
-def test_polygons_are_rasterised_as_pycocotools_does(data, size):
-    height, width = size
-    x = st.floats(-3, width + 3, allow_nan=False).map(lambda v: round(v, 2))
-    y = st.floats(-3, height + 3, allow_nan=False).map(lambda v: round(v, 2))
-    points = st.lists(st.tuples(x, y), min_size=3, max_size=8)
-    polygons = [[v for p in part for v in p] for part in data.draw(st.lists(points, min_size=1, max_size=3))]
-    theirs = official.merge(official.frPyObjects(polygons, height, width))
-    assert masks.from_polygons(polygons, size) == theirs
-
-
-def test_no_polygon_is_an_empty_mask():
-    assert masks.from_polygons([], (4, 5)) == masks.empty((4, 5))
-    assert masks.area([masks.empty((4, 5))]).tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    "polygon",
-    [[1, 1, 4, 4], [0, 0, 3, 0, 3, 3, 1], [0, 0, 3, math.nan, 3, 3], [0, 0, math.inf, 0, 3, 3], [0, 0, 1e12, 0, 3, 3]],
-    ids=["two points", "half a point", "nan", "inf", "far away"],
-)
-def test_polygons_that_the_rasteriser_would_take_wrong_or_hang_on_are_refused(polygon):
-    with pytest.raises(ValueError, match="a polygon"):
-        masks.from_polygons([[0, 0, 3, 0, 3, 3], polygon], (8, 8))
-
-
 @given(mask_pairs())
 def test_iou_is_that_of_pycocotools_with_crowds(pair):
     a, b, crowd = pair
@@ -118,25 +88,4 @@ def test_boxes_are_edges_one_beyond_the_last_pixel(dense):
     expected = np.zeros((len(dense), 4))
     if full.any():
         expected[full] = masks_to_boxes(torch.from_numpy(dense[full])).numpy() + np.array([0, 0, 1, 1])
-    np.testing.assert_array_equal(masks.dense_boxes(torch.from_numpy(dense)), expected)
     np.testing.assert_array_equal(masks.boxes(masks.encode(dense)), expected)
-
-
-@given(dense_masks(), sizes)
-def test_resample_cuts_the_bilinear_image_at_one_half(dense, size):
-    tensor = torch.from_numpy(dense)
-    small = masks.resample(tensor, size)
-    assert small.shape == (len(dense), *size)
-    assert small.dtype == torch.bool
-    if size == dense.shape[1:]:
-        assert torch.equal(small, tensor)
-    for before, after in zip(tensor, small, strict=True):
-        soft = F.interpolate(before[None, None].float(), size, mode="bilinear")[0, 0]
-        assert torch.equal(after, soft > 0.5)
-        if before.all() or not before.any():
-            assert torch.equal(after, before.flatten()[0].expand(size))
-
-
-def test_maskness_is_the_mean_of_the_foreground():
-    soft = torch.tensor([[[[0.9, 0.7], [0.4, 0.1]], [[0.2, 0.3], [0.4, 0.1]]]])
-    assert torch.allclose(masks.maskness(soft), torch.tensor([[0.8, 0.0]]))

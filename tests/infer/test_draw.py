@@ -32,7 +32,7 @@ def test_supervision_gets_everything():
     prediction = scene((20, 30), [[2, 3, 12, 13], [15, 5, 29, 18]])
     detections = prediction.to_supervision()
     np.testing.assert_array_equal(detections.xyxy, objects(prediction).boxes)
-    np.testing.assert_array_equal(np.asarray(detections.mask), masks(prediction).dense().numpy())
+    np.testing.assert_array_equal(np.asarray(detections.mask), masks(prediction).dense())
     np.testing.assert_array_equal(np.asarray(detections.confidence), objects(prediction).scores)
     np.testing.assert_array_equal(np.asarray(detections.class_id), [0, 1])
     np.testing.assert_array_equal(np.asarray(detections.data["class_name"]), ["disc", "ring"])

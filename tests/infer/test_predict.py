@@ -28,12 +28,12 @@ def image_path(tmp_path):
     return path
 
 
-def test_every_kind_of_source_gives_the_same_prediction(model, image):
-    pil = Image.open(image)
+def test_every_kind_of_source_gives_the_same_prediction(model, image_path):
+    pil = Image.open(image_path)
     array = np.asarray(pil)
     sources = [
-        image,
-        str(image),
+        image_path,
+        str(image_path),
         array,
         array.copy()[::-1][::-1],
         pil,
@@ -45,11 +45,11 @@ def test_every_kind_of_source_gives_the_same_prediction(model, image):
         assert others == [{**row, "image_id": i} for row in rows[0]]
 
 
-def test_images_given_as_arrays_stay_with_their_prediction(model, image):
-    array = np.asarray(Image.open(image))
-    from_file, from_array = predict_images(model, [image, array], INPUT, TWO)
+def test_images_given_as_arrays_stay_with_their_prediction(model, image_path):
+    array = np.asarray(Image.open(image_path))
+    from_file, from_array = predict_images(model, [image_path, array], INPUT, TWO)
     assert from_file.image is None
-    assert from_file.meta.path == str(image)
+    assert from_file.meta.path == str(image_path)
     np.testing.assert_array_equal(from_array.image, array)
 
 
@@ -88,20 +88,20 @@ def test_what_is_no_image_is_refused(bad):
         read_source(bad)
 
 
-def test_a_bad_image_is_reported_and_the_others_go_on(model, image, tmp_path):
+def test_a_bad_image_is_reported_and_the_others_go_on(model, image_path, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 this is not an image")
     failures: list[Failure] = []
-    sources = [image, broken, tmp_path / "missing.png", image, np.zeros((2, 2), np.uint8)]
+    sources = [image_path, broken, tmp_path / "missing.png", image_path, np.zeros((2, 2), np.uint8)]
     found = list(predict_images(model, sources, INPUT, TWO, batch=2, failed=failures.append))
     assert [p.meta.image_id for p in found] == [1, 4]
     assert [f.path for f in failures] == [str(broken), str(tmp_path / "missing.png"), "image 5"]
     assert str(broken) in str(failures[0].error)
 
 
-def test_without_a_listener_a_bad_image_raises(model, image, tmp_path):
-    found = predict_images(model, [image, tmp_path / "missing.png"], INPUT, TWO)
-    assert next(found).meta.path == str(image)
+def test_without_a_listener_a_bad_image_raises(model, image_path, tmp_path):
+    found = predict_images(model, [image_path, tmp_path / "missing.png"], INPUT, TWO)
+    assert next(found).meta.path == str(image_path)
     with pytest.raises(DataError, match=r"missing\.png"):
         next(found)
 

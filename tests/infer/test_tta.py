@@ -1,37 +1,28 @@
-"""Testing on many views."""
+"""Test-time augmentation."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskkit.config import InputConfig, ModelConfig, Views
-from maskkit.infer.tta import ManyViews, places
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.config import InputConfig, Tta
+from maskkit.infer.tta import probabilities, window_corners
 
 
-class Pixelwise(Model):
+class Pixelwise:
     """Scores of a pixel by its own colour: every view of it says the same."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.config = ModelConfig(num_classes=3)
         self.seen: list[tuple[int, ...]] = []
 
-    def forward(self, images: Tensor, targets: list | None = None) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         self.seen.append(tuple(images.shape[2:]))
         return images * torch.tensor([1.0, -2.0, 0.5])[:, None, None]
 
-    def loss(self, raw: Tensor, batch: object) -> dict[str, Tensor]:
-        raise NotImplementedError
 
-    def select(self, raw: Tensor) -> SelectedSemantic:
-        return SelectedSemantic(raw)
-
-
-def look(images: Tensor, **views: object) -> tuple[Tensor, Pixelwise]:
+def look(images: Tensor, **tta: object) -> tuple[Tensor, Pixelwise]:
     net = Pixelwise()
-    return ManyViews(net, Views(**views), InputConfig())(images).probabilities, net  # type: ignore[arg-type]
+    return probabilities(net, images, Tta(**tta), InputConfig()), net  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("window", [(7, 9), (20, 30), (64, 8)])
@@ -58,13 +49,13 @@ def test_a_smooth_image_looks_alike_at_every_scale() -> None:
 def test_windows_cover_everything_and_overlap_enough() -> None:
     for size in ((20, 30), (7, 9), (100, 41)):
         covered = torch.zeros(size)
-        for y, x in places(size, (7, 9), 1 / 3):
+        for y, x in window_corners(size, (7, 9), 1 / 3):
             assert 0 <= y <= size[0] - 7
             assert 0 <= x <= size[1] - 9
             covered[y : y + 7, x : x + 9] += 1
         assert covered.min() >= 1
 
 
-def test_views_say_whether_they_change_anything() -> None:
-    assert Views().plain
-    assert not Views(flip=True).plain
+def test_tta_says_whether_it_changes_anything() -> None:
+    assert Tta().plain
+    assert not Tta(flip=True).plain

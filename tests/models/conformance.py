@@ -3,6 +3,7 @@
 The model must be cheap: a small input, few channels, the classes of the drawn data.
 """
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
+from maskkit.decode import from_dict, to_dict
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
 from maskkit.models.base import Model
@@ -100,6 +102,14 @@ class Conformance:
         assert 0 <= int(chosen.labels.min()) <= int(chosen.labels.max()) < len(CATEGORIES)
         assert all(0 <= float(masks.min()) <= float(masks.max()) <= 1 for masks in mask_fields(chosen))
         assert (chosen.scores.diff(dim=1) <= 0).all(), "best first"
+
+    def test_the_decoder_reads_what_is_selected_and_travels_as_plain_types(self) -> None:
+        model = self.model().eval()
+        with torch.no_grad():
+            chosen = model.select(model(self.batch([1]).images))
+        assert isinstance(chosen, model.decoder.outputs)
+        assert from_dict(to_dict(model.decoder)) == model.decoder
+        assert from_dict(json.loads(json.dumps(to_dict(model.decoder)))) == model.decoder
 
     def test_loss_is_finite_whatever_the_labels(self) -> None:
         model = self.model().train()
@@ -268,7 +278,7 @@ def mask_fields(chosen: Any) -> list[Tensor]:
 
 def collate_two(a: Batch, b: Batch) -> Batch:
     return Batch(
-        torch.cat([a.images, b.images]), torch.cat([a.valid, b.valid]), a.targets + b.targets, a.metas + b.metas
+        torch.cat([a.images, b.images]), torch.cat([a.sizes, b.sizes]), a.targets + b.targets, a.metas + b.metas
     )
 
 

@@ -11,8 +11,9 @@ from maskkit.data.label_map import IGNORE
 from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
+from maskkit.decode.outputs import ClassLogits
 from maskkit.eval.semantic.metric import evaluate
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.models.base import Model
 from maskkit.prediction import Categories
 from maskkit.targets import Batch
 from tests.models.conformance import Conformance, tensors
@@ -55,7 +56,7 @@ class SemanticConformance(Conformance):
         model = self.model().eval()
         with torch.no_grad():
             chosen = model.select(model(self.batch([1, 2]).images))
-        assert isinstance(chosen, SelectedSemantic)
+        assert isinstance(chosen, ClassLogits)
         assert chosen.logits.shape[:2] == (2, len(CLASSES))
         assert chosen.logits.isfinite().all()
 

@@ -73,12 +73,8 @@ def test_what_training_lays_out_is_what_prediction_blends() -> None:
 
 
 def image(target: Target) -> Batch:
-    return Batch(
-        torch.zeros(1, 3, 32, 32),
-        full_sizes(torch.zeros(1, 3, 32, 32)),
-        [target],
-        [ImageMeta(0, "", (32, 32), (32, 32))],
-    )
+    images = torch.zeros(1, 3, 32, 32)
+    return Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (32, 32), (32, 32))])
 
 
 def test_of_two_objects_the_smaller_has_a_cell_and_crowds_lie_below() -> None:

@@ -102,7 +102,7 @@ def test_masks_rank_by_maskness() -> None:
         plain = small(maskness=False).select(raw)
         rated = model.select(raw)
     assert torch.equal(plain.mask_scores, plain.scores)
-    assert torch.allclose(rated.mask_scores, plain.scores * maskness(plain.box_masks))
+    assert torch.allclose(rated.mask_scores, plain.scores * maskness(plain.masks))
 
 
 def test_scores_are_the_mean_of_the_stages() -> None:

@@ -3,9 +3,9 @@
 from typing import Any, ClassVar
 
 import numpy as np
-from maskkit.decode.finish import finish
 
 from maskkit.data.shapes import CATEGORIES
+from maskkit.decode import BoxesOnly, decode
 from maskkit.prediction import ImageMeta
 from tests.models.conformance import Conformance
 
@@ -26,7 +26,7 @@ def test_a_detector_predicts_boxes_without_masks() -> None:
         "labels": np.array([[0, 1, 0, 2]]),
         "scores": np.array([[0.5, 0.9, 0.4, 0]], np.float32),
     }
-    (prediction,) = finish(selected, [meta], CATEGORIES)
+    (prediction,) = decode(BoxesOnly(), selected, [meta], CATEGORIES)
     found = prediction.instances
     assert found is not None
     assert found.masks is None

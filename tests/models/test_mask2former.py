@@ -14,8 +14,10 @@ from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.label_map import IGNORE
 from maskkit.data.shapes import CATEGORIES
+from maskkit.decode import Segments
+from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.geometry import rle as mask_math
-from maskkit.models.base import Model, Selected, SelectedSegments, SelectedSemantic
+from maskkit.models.base import Model
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
 from maskkit.nn.losses import box_cells
 from maskkit.prediction import Categories, ImageMeta
@@ -88,11 +90,11 @@ class TestMask2FormerPanoptic(Conformance):
         model = self.model().eval()
         with torch.no_grad():
             chosen = model.select(model(self.batch([1, 2]).images))
-        assert isinstance(chosen, SelectedSegments)
-        assert chosen.segment_logits.shape == (2, 20, 32, 32)
+        assert isinstance(chosen, SegmentQueries)
+        assert chosen.masks.shape == (2, 20, 32, 32)
         assert chosen.labels.shape == chosen.scores.shape == (2, 20)
         assert int(chosen.labels.max()) <= model.config.num_classes
-        assert torch.allclose(chosen.limits, torch.tensor([0.5, 0.8]).expand(2, -1))
+        assert model.decoder == Segments(score=0.5, overlap=0.8)
 
     def test_a_image_gives_the_same_alone_and_in_a_batch(self) -> None:
         model = self.model().eval()
@@ -125,9 +127,8 @@ def raw_of(masks: Tensor, logits: Tensor) -> Mask2FormerRaw:
 
 
 def batch_of(target: Target, size: tuple[int, int] = (64, 64)) -> Batch:
-    return Batch(
-        torch.zeros(1, 3, *size), torch.ones(1, *size, dtype=torch.bool), [target], [ImageMeta(1, "", size, size)]
-    )
+    images = torch.zeros(1, 3, *size)
+    return Batch(images, full_sizes(images), [target], [ImageMeta(1, "", size, size)])
 
 
 def squares(*corners: tuple[int, int, int, int], size: int = 64) -> Tensor:
@@ -339,9 +340,9 @@ def test_one_network_is_read_in_three_ways() -> None:
     instance, semantic, panoptic = (
         model(queries=2, task=task).select(raw) for task in ("instance", "semantic", "panoptic")
     )
-    assert isinstance(instance, Selected)
-    assert isinstance(semantic, SelectedSemantic)
-    assert isinstance(panoptic, SelectedSegments)
+    assert isinstance(instance, ObjectMasks)
+    assert isinstance(semantic, ClassLogits)
+    assert isinstance(panoptic, SegmentQueries)
     assert int(instance.labels[0, 0]) == 1
     assert torch.allclose(instance.boxes[0, 0], torch.tensor(LEFT) / 64)
     assert float(instance.scores[0, 0]) > 0.99 > 0.01 > float(instance.scores[0, 1])

@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import CATEGORIES, draw
-from maskkit.models.base import SelectedInBoxes
+from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
@@ -156,13 +156,13 @@ def test_padding_neither_moves_boxes_nor_hides_them() -> None:
     images = torch.randn(1, 3, 96, 128)
     padded = torch.nn.functional.pad(images, (0, 64, 0, 32))
     with torch.no_grad():
-        raw = model(padded)
-    assert raw.sizes.tolist() == [[128, 96]]
+        raw = model(padded, torch.tensor([[96, 128]]))
+    assert raw.extents.tolist() == [[128, 96]]
     assert raw.size.tolist() == [192, 128]
     assert (raw.mask_rois[:, 3] <= 128).all()
     assert (raw.mask_rois[:, 4] <= 96).all()
     selected = model.select(raw)
-    assert isinstance(selected, SelectedInBoxes)
+    assert isinstance(selected, ObjectMasks)
     assert float(selected.boxes[..., 0::2].max()) <= 128 / 192
 
 
@@ -172,7 +172,7 @@ def test_regions_of_box_only_objects_show_their_surroundings() -> None:
     hidden = replace(target, has_mask=torch.zeros(len(target), dtype=torch.bool))
     images = torch.randn(1, 3, 128, 128)
     for given in (target, hidden):
-        raw = model(images, [given])
+        raw = model(images, None, [given])
         positive = raw.matched >= 0
         tight, shown, boxes = raw.rois[positive, 1:], raw.mask_rois[:, 1:], given.boxes[raw.matched[positive]]
         if given.has_mask.all():
@@ -190,9 +190,7 @@ def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
     disc = ((x - 63.5) ** 2 + (y - 63.5) ** 2 < 30**2).float()
     images = 200 * disc.expand(1, 3, side, side).contiguous() + 20
     target = Target.of([[34, 34, 94, 94]], [0])
-    batch = Batch(
-        images, torch.ones(1, side, side, dtype=torch.bool), [target], [ImageMeta(0, "", (side, side), (side, side))]
-    )
+    batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (side, side), (side, side))])
     region = torch.tensor([[0.0, 24, 24, 104, 104]])
     cells = 24 + (torch.arange(28) + 0.5) * 80 / 28 - 64
     radius = (cells[:, None] ** 2 + cells**2).sqrt()

@@ -273,7 +273,7 @@ def test_pasted_masks_lie_where_they_were_sampled() -> None:
         raw = model(torch.randn(1, 3, 128, 128))
     side = model.config.crop
     ramp = torch.linspace(0.1, 0.9, side).expand(raw.mask_logits.shape).logit()
-    masks = model.select(raw._replace(mask_logits=ramp)).box_masks
+    masks = model.select(raw._replace(mask_logits=ramp)).masks
     wanted = 0.1 + 0.8 * (torch.arange(side - 1) + 0.5) / (side - 1)
     assert torch.allclose(masks, wanted.expand(masks.shape), atol=1e-5)
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
-from maskkit.models.base import SelectedBoxes
+from maskkit.decode import BoxesOnly
+from maskkit.decode.outputs import Boxes
 from maskkit.models.panet import Panet, PathAggregation, fuse
 from maskkit.nn.roi import pool
 from tests.models.conformance import Conformance
@@ -82,5 +83,6 @@ def test_a_detector_has_no_masks() -> None:
     model = small(masks=False).eval()
     with torch.no_grad():
         selected = model.select(model(torch.randn(1, 3, 128, 128)))
-    assert isinstance(selected, SelectedBoxes)
+    assert isinstance(selected, Boxes)
+    assert model.decoder == BoxesOnly()
     assert selected.boxes.shape == (1, 20, 4)

@@ -12,7 +12,7 @@ from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn.grid import cell_middles
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch, Target, full_sizes
+from maskkit.targets import Batch, DenseMasks, Target, full_sizes
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -51,12 +51,8 @@ def test_deformable_convolution_learns_where_to_look(kind: str) -> None:
     net = model(deformable=kind, **knobs).train()
     image, target = draw(3, (64, 64), (3, 5))
     target = replace(target, labels=target.labels % 3)
-    batch = Batch(
-        image[None].float() / 128 - 1,
-        torch.ones(1, 64, 64, dtype=torch.bool),
-        [target],
-        [ImageMeta(0, "", (64, 64), (64, 64))],
-    )
+    images = image[None].float() / 128 - 1
+    batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (64, 64), (64, 64))])
     for p in net.parameters():  # what starts at zero passes no gradient on
         if not p.any():
             nn.init.normal_(p, std=0.05)
@@ -120,7 +116,8 @@ def test_masks_and_boxes_can_be_mixed() -> None:
     masks[0, 20:60, 20:60] = True
     target = Target.of([[20, 20, 60, 60], [70, 70, 110, 110]], [0, 1], masks, has_mask=[True, False])
     metas = [ImageMeta(0, "", (128, 128), (128, 128))]
-    batch = Batch(torch.randn(1, 3, 128, 128), full_sizes(torch.randn(1, 3, 128, 128)), [target], metas)
+    images = torch.randn(1, 3, 128, 128)
+    batch = Batch(images, full_sizes(images), [target], metas)
     losses = net.loss(net(batch.images), batch)
     assert losses["mask"].item() > 0
     assert losses["projection"].item() > 0

@@ -151,9 +151,8 @@ def test_the_semantic_loss_gives_a_cell_to_the_smallest_object_and_leaves_crowds
     masks = torch.zeros(3, *SIZE, dtype=torch.bool)
     masks[0, :32, :32], masks[1, :16, :16], masks[2, :, 64:] = True, True, True
     target = Target.of([[0, 0, 32, 32], [0, 0, 16, 16], [64, 0, 96, 64]], [0, 1, 2], masks, crowd=[False, False, True])
-    batch = Batch(
-        torch.zeros(1, 3, *SIZE), full_sizes(torch.zeros(1, 3, *SIZE)), [target], [ImageMeta(0, "", SIZE, SIZE)]
-    )
+    images = torch.zeros(1, 3, *SIZE)
+    batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", SIZE, SIZE)])
     right = torch.full((1, 3, 8, 12), -20.0)
     right[0, 0, :4, :4], right[0, :2, :2, :2] = 20.0, torch.tensor([-20.0, 20.0])[:, None, None]
     assert semantic_loss(right, batch).item() == pytest.approx(0, abs=1e-6)

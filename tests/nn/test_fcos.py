@@ -31,7 +31,7 @@ from maskkit.nn.fcos import (
     survivors,
 )
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch, Target
+from maskkit.targets import Batch, Target, full_sizes
 
 CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,), box_only=BoxOnly())
 
@@ -123,9 +123,8 @@ def test_overlap_counts_one_square_stride_more() -> None:
 
 def test_a_perfect_prediction_costs_no_box_loss() -> None:
     target = Target.of([[10, 12, 50, 56]], [1])
-    batch = Batch(
-        torch.zeros(1, 3, 64, 96), torch.ones(1, 64, 96) > 0, [target], [ImageMeta(0, "", (64, 96), (64, 96))]
-    )
+    images = torch.zeros(1, 3, 64, 96)
+    batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (64, 96), (64, 96))])
     sides = []
     for s in CONFIG.strides:
         xy = locate([torch.zeros(1, 1, 64 // s, 96 // s)], [s]).xy

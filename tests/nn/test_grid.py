@@ -77,12 +77,11 @@ def test_masks_shrink_as_opencv_does_it() -> None:
     rng = np.random.default_rng(0)
     dense = torch.from_numpy(rng.random((3, 32, 48)) < 0.5)
     target = Target.of(torch.zeros(3, 4), [0, 0, 0], dense)
-    valid = torch.ones(32, 48, dtype=torch.bool)
+    whole, left = torch.tensor([32, 48]), torch.tensor([32, 24])
     around = sum(dense[:, 1 + a :: 4, 1 + b :: 4].int() for a in (0, 1) for b in (0, 1))
-    assert torch.equal(shrink(target, valid, (8, 12)).bool(), torch.as_tensor(around) >= 2)
-    valid[:, 24:] = False  # padding stays empty
-    assert not shrink(target, valid, (8, 12))[:, :, 6:].any()
-    assert shrink(target, valid, (8, 12))[:, :, :6].any()
+    assert torch.equal(shrink(target, whole, 32, (8, 12)).bool(), torch.as_tensor(around) >= 2)
+    assert not shrink(target, left, 32, (8, 12))[:, :, 6:].any(), "padding stays empty"
+    assert shrink(target, left, 32, (8, 12))[:, :, :6].any()
 
 
 def test_point_nms_looks_up_and_left() -> None:
@@ -110,7 +109,8 @@ def test_cells_are_numbered_level_by_level_row_by_row() -> None:
 def test_cells_in_a_crowd_are_not_background(crowd: bool) -> None:
     target = Target.of([[0, 0, 32, 64]], [0], crowd=[True]) if crowd else Target.of([], [])
     meta = ImageMeta(0, "", (64, 64), (64, 64))
-    batch = Batch(torch.zeros(1, 3, 64, 64), full_sizes(torch.zeros(1, 3, 64, 64)), [target], [meta])
+    images = torch.zeros(1, 3, 64, 64)
+    batch = Batch(images, full_sizes(images), [target], [meta])
     category = torch.zeros(1, 2, 4, requires_grad=True)
     category_loss(category, [torch.full((4,), -1)], batch, (2,)).backward()
     assert category.grad is not None

@@ -9,29 +9,30 @@ from hypothesis import strategies as st
 
 from maskkit.config import BoxOnly
 from maskkit.nn.losses import (
+    ImageColours,
     box_cells,
-    colours,
     dice_loss,
     disagreement,
     lab_of_rgb,
     mask_loss_from_boxes,
+    mean_lab,
     neighbours,
     normaliser,
     pairwise_loss,
     similarity,
-    trusted,
+    visible_cells,
 )
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch
+from maskkit.targets import Batch, full_sizes
 
 
-def batch(pixels: torch.Tensor, valid: torch.Tensor | None = None, progress: float = 1.0, height: int = 0) -> Batch:
+def batch(pixels: torch.Tensor, sizes: torch.Tensor | None = None, progress: float = 1.0, height: int = 0) -> Batch:
     size = (pixels.shape[2], pixels.shape[3])
-    valid = torch.ones(len(pixels), *size, dtype=torch.bool) if valid is None else valid
+    sizes = full_sizes(pixels) if sizes is None else sizes
     metas = [ImageMeta(i, "", (height or size[0], size[1]), size) for i in range(len(pixels))]
-    return Batch(
-        (pixels - 100) / 50 * valid[:, None], valid, [], metas, (100.0, 100.0, 100.0), (50.0, 50.0, 50.0), progress
-    )
+    made = Batch((pixels - 100) / 50, sizes, [], metas, (100.0, 100.0, 100.0), (50.0, 50.0, 50.0), progress)
+    made.images *= made.valid[:, None]
+    return made
 
 
 def filled(logit: float, box: tuple[int, int, int, int], size: int = 12) -> torch.Tensor:
@@ -87,15 +88,15 @@ def test_disagreement_is_the_formula_and_stays_finite() -> None:
 
 def test_pairwise_against_a_loop_over_cells_and_eight_neighbours() -> None:
     generator = torch.Generator().manual_seed(3)
-    valid = torch.ones(2, 32, 40, dtype=torch.bool)
-    valid[1, 20:], valid[1, :, 30:] = False, False
+    sizes = torch.tensor([[32, 40], [20, 30]])
     pixels = (
         torch.rand(2, 3, 8, 10, generator=generator).mul(20).add(90).repeat_interleave(4, 2).repeat_interleave(4, 3)
     )
-    data, config, image = batch(pixels, valid), BoxOnly(threshold=0.01, skip_bottom=4), torch.tensor([0, 1, 1])
+    data, config, image = batch(pixels, sizes), BoxOnly(threshold=0.01, skip_bottom=4), torch.tensor([0, 1, 1])
     logits = torch.randn(3, 8, 10, generator=generator)
     inside = box_cells(torch.tensor([[2.0, 3, 30, 25], [0, 0, 39, 31], [8, 8, 12, 12]]), (32, 40), (8, 10))
-    lab, seen = colours(data, (8, 10)), trusted(data, (8, 10), 4)
+    colours = ImageColours.of(data, config.skip_bottom)
+    lab, seen = mean_lab(colours, (8, 10)), visible_cells(colours, (8, 10))
     p, total, count = logits.sigmoid(), 0.0, 0
     for n, b in enumerate(image.tolist()):
         for y in range(8):
@@ -108,7 +109,7 @@ def test_pairwise_against_a_loop_over_cells_and_eight_neighbours() -> None:
                     same = p[n, y, x] * p[n, v, u] + (1 - p[n, y, x]) * (1 - p[n, v, u])
                     total, count = total - math.log(same), count + 1
     assert count > 100
-    assert pairwise_loss(logits, inside, image, data, config).item() == pytest.approx(total / count, rel=1e-4)
+    assert pairwise_loss(logits, inside, image, colours, config).item() == pytest.approx(total / count, rel=1e-4)
 
 
 def test_a_mask_that_fills_its_box_has_no_projection_loss() -> None:
@@ -167,10 +168,9 @@ def test_no_object_keeps_the_graph() -> None:
     assert logits.grad is not None
 
 
-def test_bottom_rows_and_padding_are_not_trusted() -> None:
-    valid = torch.ones(1, 48, 48, dtype=torch.bool)
-    valid[:, 40:], valid[:, :, 44:] = False, False
-    seen = trusted(batch(torch.zeros(1, 3, 48, 48), valid, height=20), (12, 12), 4)  # 4 of 20 rows are 8 of 40
+def test_bottom_rows_and_padding_are_not_visible() -> None:
+    data = batch(torch.zeros(1, 3, 48, 48), torch.tensor([[40, 44]]), height=20)
+    seen = visible_cells(ImageColours.of(data, 4), (12, 12))  # 4 of 20 rows are 8 of 40
     assert seen[0, :8, :11].all()
     assert not seen[0, 8:].any()
     assert not seen[0, :, 11].any()

@@ -1,6 +1,9 @@
 """Anchors, the box code, matching, sampling, proposals."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +11,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
+from maskkit import zoo
+from maskkit.config import InputConfig
+from maskkit.data.loader import collate
+from maskkit.data.shapes import draw
+from maskkit.data.transforms import apply, eval_ops, train_ops
 from maskkit.geometry import boxes as box_math
 from maskkit.nn import rpn
+from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 
 
@@ -52,11 +61,54 @@ def test_no_code_grows_a_box_without_limit():
     assert torch.allclose(grown[:, 2:] - grown[:, :2], torch.tensor(1000.0))
 
 
-def test_size_of_images_inside_their_padding():
+def test_extents_are_sizes_in_the_order_of_box_coordinates():
     images = torch.zeros(3, 3, 8, 10)
-    images[0, :, :5, :7] = torch.randn(3, 5, 7)
-    images[1] = torch.randn(3, 8, 10)
-    assert rpn.image_sizes(images).tolist() == [[7, 5], [10, 8], [10, 8]]
+    found = rpn.extents_of(images, torch.tensor([[5, 7], [8, 10], [8, 1]]))
+    assert found.tolist() == [[7, 5], [10, 8], [1, 8]]
+    assert found.dtype == torch.float32
+    assert rpn.extents_of(images, None).tolist() == [[10, 8]] * 3
+
+
+def reach(images: torch.Tensor, sizes: torch.Tensor | None) -> list[list[float]]:
+    """How far the proposals of each image go right and down when every anchor is far larger than the input."""
+    n, side = len(images), images.shape[2]
+    anchors = rpn.grid_anchors(rpn.cell_anchors((8 * side,), (1.0,)), (2, 2), (side // 2, side // 2))
+    level = rpn.RpnLevel(torch.zeros(n, 4), torch.zeros(n, 4, 4), anchors)
+    return rpn.propose([level], rpn.extents_of(images, sizes), 4, 4, 1.0).boxes[..., 2:].amax(1).tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_proposals_are_clipped_to_the_size_that_the_batch_says_whatever_the_colours(seed):
+    """Scale jitter fills with the mean colour, which is zero in the input, and still is a part of the image."""
+    preset = zoo.preset("eva-giant-1280")
+    given = replace(preset.input, size=(128, 128))
+    samples = []
+    for i in range(4):
+        image, target = draw(10 * seed + i, (96, 120), (1, 3))
+        meta = ImageMeta(i, "", (96, 120), (96, 120))
+        samples.append(apply(train_ops(preset.augment, given), (image, target, meta), np.random.default_rng(seed + i)))
+    batch = collate(samples, given)
+    assert batch.images.shape == (4, 3, 128, 128)
+    assert any(not image[:, -1].any() or not image[..., -1].any() for image in batch.images), "some end in the fill"
+    assert batch.sizes.tolist() == [[128, 128]] * 4
+    assert reach(batch.images, batch.sizes) == [[128, 128]] * 4
+
+
+def test_a_black_border_is_a_part_of_the_image():
+    """With a mean of zero nothing in the pixels tells it from padding."""
+    given = InputConfig(size=(128, 128), resize="pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    samples = []
+    for height in (128, 100):  # the second is padded to the input
+        image = torch.full((3, height, 128), 200, dtype=torch.uint8)
+        image[:, :, 90:] = 0
+        image[:, 80:] = 0
+        meta = ImageMeta(height, "", (height, 128), (height, 128))
+        samples.append(apply(eval_ops(given), (image, Target.of([], []), meta), np.random.default_rng(0)))
+    batch = collate(samples, given)
+    assert not batch.images[:, :, 80:].any()
+    assert not batch.images[..., 90:].any()
+    assert batch.sizes.tolist() == [[128, 128], [100, 128]]
+    assert reach(batch.images, batch.sizes) == [[128, 128], [128, 100]]
 
 
 def test_matching_by_its_definition():

@@ -12,7 +12,17 @@ from maskkit.config import BoxOnly
 from maskkit.models.boxinst import BoxInstConfig, shared_out, without_masks
 from maskkit.nn.dynamic_mask import DynamicMaskRaw, aligned_upsample, dynamic_masks, mask_centres
 from maskkit.nn.fcos import Positives, fcos_loss, locate, pick
-from maskkit.nn.losses import HALF, box_cells, colours, dice_loss, disagreement, neighbours, similarity, trusted
+from maskkit.nn.losses import (
+    HALF,
+    ImageColours,
+    box_cells,
+    dice_loss,
+    disagreement,
+    mean_lab,
+    neighbours,
+    similarity,
+    visible_cells,
+)
 from maskkit.targets import Batch
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
@@ -68,8 +78,9 @@ def _loss(case: Case) -> None:
 
 
 def _compare_colours(case: Case, batch: Batch, grid: tuple[int, int], config: BoxOnly) -> None:
-    """Colour similarity to the eight neighbours, zero where a neighbour is not trusted; and which are alike."""
-    lab, seen = colours(batch, grid), trusted(batch, grid, config.skip_bottom)
+    """Colour similarity to the eight neighbours, zero where a neighbour does not count; and which are alike."""
+    colours = ImageColours.of(batch, config.skip_bottom)
+    lab, seen = mean_lab(colours, grid), visible_cells(colours, grid)
     alike = torch.zeros(len(batch), 8, *grid)
     for half in HALF:
         pair = similarity(lab, half, config.dilation)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from maskkit.decode.finish import finish
 
 from maskkit import zoo
+from maskkit.decode import decode
 from maskkit.engine.optim import learning_rate, param_groups
+from maskkit.geometry import polygons
+from maskkit.models.base import to_arrays
 from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
     DynamicMaskRaw,
@@ -161,10 +163,11 @@ def _postprocess(case: Case) -> None:
         assert np.array_equal(case.stored("detections.fpn_levels"), locations.level[where])
         assert np.array_equal(case.stored("detections.locations"), locations.xy[where])
         case.compare("mask_probs", masks[0, kept][:, None], 1e-3, 1e-4)
-        chosen = {name: t.numpy() for name, t in model.select(raw)._asdict().items()}
-    instances = official.compare_final(case, finish(chosen, [official.meta_of(case)], official.CATEGORIES))
+        chosen = to_arrays(model.select(raw))
+    found = decode(model.decoder, chosen, [official.meta_of(case)], official.CATEGORIES)
+    instances = official.compare_final(case, found)
     assert instances.masks is not None
-    ours, theirs = instances.masks.dense().numpy(), case.unpacked("masks")
+    ours, theirs = instances.masks.dense(), case.unpacked("masks")
     for a, b in zip(ours, theirs, strict=True):
         union = (a | b).sum()
         assert union == 0 or (a & b).sum() / union >= tolerance["mask_iou"]

@@ -18,7 +18,7 @@ from maskkit.engine.optim import learning_rate, set_rate
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch, Target
+from maskkit.targets import Batch, Target, full_sizes
 from tests.parity.goldens import Case
 from tests.parity.semantic import every_output_seen
 
@@ -98,9 +98,8 @@ def _loss(case: Case) -> None:
         target.saliency = s
     size = (saliency.shape[1], saliency.shape[2])
     metas = [ImageMeta(i, "", size, size) for i in range(len(targets))]
-    batch = Batch(
-        torch.zeros(len(targets), 3, *size), torch.ones(len(targets), *size, dtype=torch.bool), targets, metas
-    )
+    images = torch.zeros(len(targets), 3, *size)
+    batch = Batch(images, full_sizes(images), targets, metas)
     losses = model.loss(raw, batch)
     norms = []
     for key, name in (("sal", "saliency"), ("cls", "classification")):
@@ -128,7 +127,7 @@ def _pseudo_mask(case: Case) -> None:
         background = "background=True" in given["network"]
         maps = case.inputs.scale_cams(seed, classes, height, width, labels, case.config["scales"], background)
         queue = iter(maps)
-        model.forward = lambda images, targets=None: EpsRaw(torch.from_numpy(next(queue)))  # type: ignore[method-assign]
+        model.forward = lambda *_: EpsRaw(torch.from_numpy(next(queue)))  # type: ignore[method-assign]
     views = PseudoMasks(tuple(case.config["scales"]), base=max(height, width), threshold=case.config["thr"])
     present = torch.from_numpy(labels).bool()
     scores = localise(model, image, present, INPUT, views)

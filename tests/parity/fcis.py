@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from maskkit.decode.finish import AGREED, _ballot, finish
 from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.decode import Votes, decode
+from maskkit.decode.outputs import RegionVotes
+from maskkit.models.base import to_arrays
 from maskkit.models.fcis import (
     BOX_WEIGHTS,
     MASK_WEIGHT,
@@ -30,7 +32,7 @@ from maskkit.models.fcis import (
 from maskkit.nn import rpn
 from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
-from maskkit.prediction import Categories, ImageMeta
+from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Target
 from tests.parity.goldens import Case
 
@@ -168,7 +170,6 @@ def _voting(case: Case) -> None:
     y, x = torch.from_numpy(np.mgrid[:21, :21] / 20 - 0.5)
     radius = ((1 + 0.2 * shape[:, 1]) * x**2 + y**2 + 0.3 * shape[:, 2] * x * y).sqrt()
     masks = (8 * (0.45 + 0.05 * shape[:, 0] - radius)).float()
-    assert config["binary_thresh"] == AGREED
     model = _without_weights(
         num_classes=config["num_classes"] - 1,
         nms_threshold=config["nms"],
@@ -176,18 +177,20 @@ def _voting(case: Case) -> None:
         detections=config["max_per_image"],
         candidates=scores.numel(),
     )
+    decoder = model.decoder
+    assert isinstance(decoder, Votes)
+    assert config["binary_thresh"] == decoder.cut
     size = torch.tensor([width, height])
     raw: Any = SimpleNamespace(
         rois=F.pad(boxes, (1, 0)),
         class_logits=scores.log().roll(-1, 1),
         mask_logits=masks,
-        images=size[None],
+        extents=size[None],
         size=size,
     )
-    selected = {k: v.numpy() for k, v in model.select(raw)._asdict().items()}
-    found = finish(selected, [_meta(height, width)], Categories.of("abcdefghij"[: config["num_classes"] - 1]))[
-        0
-    ].instances
+    selected = to_arrays(model.select(raw))
+    categories = Categories.of("abcdefghij"[: config["num_classes"] - 1])
+    found = decode(decoder, selected, [_meta(height, width)], categories)[0].instances
     assert found is not None
     assert found.masks is not None
     order = np.lexsort((-found.scores, found.labels))
@@ -200,17 +203,16 @@ def _voting(case: Case) -> None:
         far = np.abs(ours[:, :4] - official[:, :4]).max()
         assert far == 0 if kind == "gpu" else far <= 1  # resampled otherwise
         assert np.allclose(ours[:, 4:], official[:, 4:], atol=slack, rtol=share)
-    _voted_maps(case, selected, found.boxes, found.scores, found.labels)
+    out = RegionVotes(**{name: values[0] for name, values in selected.items()})
+    _voted_maps(case, decoder, out, found)
 
 
-def _voted_maps(
-    case: Case, selected: dict[str, np.ndarray], boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
-) -> None:
+def _voted_maps(case: Case, decoder: Votes, out: RegionVotes[np.ndarray], found: Instances) -> None:
     """The official code keeps what was voted on a grid over the new box; ours is cut in place, and sampled here."""
-    meta = _meta(*case.config["image"])
-    for i, (box, score, label) in enumerate(zip(boxes.astype(int), scores, labels, strict=True)):
-        row = int(np.flatnonzero((selected["scores"][0] == score) & (selected["labels"][0] == label))[0])
-        voted, top, left = _ballot({k: v[0] for k, v in selected.items()}, meta)(row)
+    mean_of = decoder._voting(out, _meta(*case.config["image"]))
+    for i, (box, score, label) in enumerate(zip(found.boxes.astype(int), found.scores, found.labels, strict=True)):
+        row = int(np.flatnonzero((out.scores == score) & (out.labels == label))[0])
+        voted, top, left = mean_of(row)
         box = box - (left, top, left, top)
         x, y = ((np.arange(21) + 0.5) * (box[a + 2] - box[a]) / 21 - 0.5 for a in (0, 1))
         cut = voted[box[1] : box[3], box[0] : box[2]]

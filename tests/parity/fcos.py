@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from maskkit.decode.finish import finish
 
+from maskkit.decode import decode
+from maskkit.models.base import to_arrays
 from maskkit.nn.fcos import fcos_loss
 from tests.parity import adelaidet as official
 from tests.parity.goldens import Case
@@ -40,5 +41,5 @@ def _postprocess(case: Case) -> None:
     model = official.model_of(case)
     raw = official.raw_of(case, official.scenes_of(case))
     with torch.no_grad():
-        chosen = {name: t.numpy() for name, t in model.select(raw)._asdict().items()}
-    official.compare_final(case, finish(chosen, [official.meta_of(case)], official.CATEGORIES))
+        chosen = to_arrays(model.select(raw))
+    official.compare_final(case, decode(model.decoder, chosen, [official.meta_of(case)], official.CATEGORIES))

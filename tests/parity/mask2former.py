@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from maskkit.decode.finish import finish
 from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.loader import normalise
+from maskkit.decode import Decoder, decode
+from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.models.base import Selected, SelectedSegments
+from maskkit.models.base import to_arrays
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
 from maskkit.nn.deform_attn import DeformableAttention, sample_by_grid, sample_by_rows
 from maskkit.prediction import Categories, ImageMeta
@@ -58,9 +59,9 @@ def _knobs(case: Case) -> dict[str, Any]:
     return knobs | {ours: limits[theirs] for theirs, ours in places.items() if theirs in limits}
 
 
-def _model(case: Case, meta: bool = True) -> Mask2Former:
+def _model(case: Case, meta: bool = True, **knobs: Any) -> Mask2Former:
     """The model of a case, filled from its weights unless it is on the ``meta`` device."""
-    config = replace(zoo.preset(_preset(case)).model, **_knobs(case))
+    config = replace(zoo.preset(_preset(case)).model, **_knobs(case), **knobs)
     assert isinstance(config, Mask2FormerConfig)
     with torch.device("meta" if meta else "cpu"):
         model = Mask2Former(config)
@@ -329,8 +330,8 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     last_thing = things[1] if things else classes - 1
     meta = ImageMeta(1, "", output, output)
 
-    chosen = _read(case, "instance", logits, enlarged)
-    assert isinstance(chosen, Selected)
+    decoder, chosen = _read(case, "instance", logits, enlarged)
+    assert isinstance(chosen, ObjectMasks)
     kept = chosen.labels[0] <= last_thing  # the official list of a panoptic model has things alone
     scores, labels = chosen.scores[0, kept], chosen.labels[0, kept]
     case.compare("instance.scores", scores, 0, close["scores"])
@@ -340,51 +341,49 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     categories = Categories.of(
         [str(i) for i in range(last_thing + 1)], [str(i) for i in range(last_thing + 1, classes)]
     )
-    arrays = {name: t[:, kept].numpy() for name, t in chosen._asdict().items()}
-    found = finish(arrays, [meta], categories, 0.1)[0].instances
+    of_things = ObjectMasks(*(t[:, kept] for t in chosen))
+    found = decode(decoder, to_arrays(of_things), [meta], categories, 0.1)[0].instances
     assert found is not None
     assert found.masks is not None
     wanted = case.unpacked("instance.masks")
-    assert (_ious(found.masks.dense().numpy(), wanted) >= close["mask_iou"]).all()
+    assert (_ious(found.masks.dense(), wanted) >= close["mask_iou"]).all()
 
     # the whole way from the grid: rated there, and enlarged in one step
     scale = np.array([[output[1] / w, 0, 0], [0, output[0] / h, 0]])
     whole = ImageMeta(1, "", output, tuple(given["padded_hw"]), scale)
-    chosen = _read(case, "instance", logits, masks)
-    kept = chosen.labels[0] <= last_thing
-    arrays = {name: t[:, kept].numpy() for name, t in chosen._asdict().items()}
-    found = finish(arrays, [whole], categories, 0.1)[0].instances
+    decoder, chosen = _read(case, "instance", logits, masks)
+    of_things = ObjectMasks(*(t[:, chosen.labels[0] <= last_thing] for t in chosen))
+    found = decode(decoder, to_arrays(of_things), [whole], categories, 0.1)[0].instances
     assert found is not None
     assert found.masks is not None
-    near = np.array([_ious(found.masks.dense().numpy(), mask[None]).max() for mask in wanted])
+    near = np.array([_ious(found.masks.dense(), mask[None]).max() for mask in wanted])
     assert near.mean() > 0.95, near
 
     if "panoptic.ids" in case.outputs:
-        chosen = _read(case, "panoptic", logits, masks)
-        assert isinstance(chosen, SelectedSegments)
-        arrays = {name: t.numpy() for name, t in chosen._asdict().items()}
-        panoptic = finish(arrays, [whole], categories)[0].panoptic
+        decoder, chosen = _read(case, "panoptic", logits, masks)
+        assert isinstance(chosen, SegmentQueries)
+        panoptic = decode(decoder, to_arrays(chosen), [whole], categories)[0].panoptic
         assert panoptic is not None
         segments = panoptic.segments
-        assert np.array_equal(case.stored("panoptic.categories"), [s["label"] for s in segments])
-        assert np.array_equal(case.stored("panoptic.isthing"), [s["thing"] for s in segments])
+        assert np.array_equal(case.stored("panoptic.categories"), [s.label for s in segments])
+        assert np.array_equal(case.stored("panoptic.isthing"), [s.thing for s in segments])
         official = case.stored("panoptic.ids")
-        numbers = [s["id"] for s in segments]
+        numbers = [s.id for s in segments]
         assert numbers == [*range(1, len(numbers) + 1)]
         ours, theirs = (np.stack([ids == n for n in numbers]) for ids in (panoptic.ids, official))
         assert (_ious(ours, theirs) >= close["mask_iou"]).all()
-        scores = _read(case, "semantic", logits, enlarged)[0]
-        case.compare("sem_seg", scores[0], 0, close["scores"])
-        best = scores[0].argmax(0).flatten()[:: case.manifest["outputs"]["sem_seg.argmax"]["stride"]]
+        _, chosen = _read(case, "semantic", logits, enlarged)
+        assert isinstance(chosen, ClassLogits)
+        case.compare("sem_seg", chosen.logits[0], 0, close["scores"])
+        best = chosen.logits[0].argmax(0).flatten()[:: case.manifest["outputs"]["sem_seg.argmax"]["stride"]]
         assert (case.stored("sem_seg.argmax") == best.numpy()).mean() >= 0.9999
 
 
-def _read(case: Case, task: str, logits: Tensor, masks: Tensor) -> Any:
-    """What a model of ``task`` selects from masks that are given."""
-    model = _model(case)
-    model.config = replace(model.config, task=task)  # type: ignore[arg-type]
+def _read(case: Case, task: str, logits: Tensor, masks: Tensor) -> tuple[Decoder, Any]:
+    """What a model of ``task`` selects from masks that are given, and its decoder."""
+    model = _model(case, task=task)
     one = torch.eye(masks.shape[1])[None, None]
-    return model.select(Mask2FormerRaw(logits[:, None], one, masks))
+    return model.decoder, model.select(Mask2FormerRaw(logits[:, None], one, masks))
 
 
 def _ious(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

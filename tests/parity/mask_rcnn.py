@@ -1,5 +1,6 @@
 """Faster R-CNN and Mask R-CNN against detectron2. Every stored tensor of a case is compared; nothing is left out."""
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit import zoo
@@ -16,9 +16,12 @@ from maskkit.checkpoints import convert as published
 from maskkit.data.dataset import extent
 from maskkit.data.loader import collate
 from maskkit.data.transforms import Resize
+from maskkit.decode import decode
+from maskkit.decode.outputs import Boxes, ObjectMasks
 from maskkit.engine.optim import learning_rate, param_groups
-from maskkit.geometry import rle as mask_math
-from maskkit.models.base import SelectedInBoxes
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.polygons import to_rle
+from maskkit.models.base import to_arrays
 from maskkit.models.faster_rcnn import FasterRcnn
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn import roi, rpn
@@ -105,14 +108,14 @@ def _forward(case: Case) -> None:
     with torch.no_grad():
         features = model.backbone(batch.images)
         levels = model.fpn(list(features.values()))
-        raw = model(batch.images)
+        raw = model(batch.images, batch.sizes)
         selected = model.select(raw)
         anchored = model.anchored(levels, size)
         maps = [model.rpn(level) for level in levels]
         config = model.config
-        images = rpn.image_sizes(batch.images)
-        proposals = rpn.propose(anchored, images, config.rpn_before[1], config.rpn_after[1], config.rpn_nms)
-    assert torch.equal(images, torch.tensor(case.manifest["inputs"]["image_sizes_hw"]).flip(1).float())
+        extents = rpn.extents_of(batch.images, batch.sizes)
+        proposals = rpn.propose(anchored, extents, config.rpn_before[1], config.rpn_after[1], config.rpn_nms)
+    assert torch.equal(extents, torch.tensor(case.manifest["inputs"]["image_sizes_hw"]).flip(1).float())
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 2}", level, *limits)
         case.compare(f"rpn.objectness.{i}", maps[i][0], *limits)
@@ -128,7 +131,7 @@ def _forward(case: Case) -> None:
         official = case.stored(f"proposals.{i}.boxes"), case.stored(f"proposals.{i}.logits")
         _same_rows(official, (boxes[kept].numpy(), scores[kept].numpy()), misses=2)
     _compare_heads(case, model, levels)
-    _compare_final(case, selected._asdict(), batch)
+    _compare_final(case, model, selected, batch)
 
 
 def _compare_heads(case: Case, model: FasterRcnn | MaskRcnn, levels: list[Tensor]) -> None:
@@ -157,13 +160,15 @@ def _compare_heads(case: Case, model: FasterRcnn | MaskRcnn, levels: list[Tensor
         assert torch.allclose(alone, logits[torch.arange(len(rois)), labels], atol=1e-4)
 
 
-def _compare_final(case: Case, selected: dict[str, Tensor], batch: Batch) -> None:
+def _compare_final(
+    case: Case, model: FasterRcnn | MaskRcnn, selected: Boxes[Tensor] | ObjectMasks[Tensor], batch: Batch
+) -> None:
     given = case.manifest["inputs"]
     metas = []
     for meta, (h, w), (height, width) in zip(batch.metas, given["image_sizes_hw"], given["output_hw"], strict=True):
         affine = np.array([[width / w, 0, 0], [0, height / h, 0]])
         metas.append(replace(meta, size=(height, width), affine=affine))
-    found = finish({k: v.numpy() for k, v in selected.items()}, metas, CATEGORIES)
+    found = decode(model.decoder, to_arrays(selected), metas, CATEGORIES)
     for i, prediction in enumerate(found):
         ours = prediction.instances
         assert ours is not None
@@ -173,7 +178,7 @@ def _compare_final(case: Case, selected: dict[str, Tensor], batch: Batch) -> Non
         if f"final.{i}.mask_area" in case.outputs:
             area = case.stored(f"final.{i}.mask_area")
             assert ours.masks is not None
-            off = np.abs(ours.masks.areas().numpy()[pairs[:, 1]] - area[pairs[:, 0]])
+            off = np.abs(ours.masks.areas()[pairs[:, 1]] - area[pairs[:, 0]])
             assert (off <= 2 + 0.002 * area[pairs[:, 0]]).all(), off.max()
 
 
@@ -220,7 +225,7 @@ def _train_step(case: Case) -> None:
 def _renamed(case: Case, names: list[str]) -> list[str]:
     """Our name of each official one."""
     source = "mask_rcnn" if _preset(case).startswith("mask") else "faster_rcnn"
-    rename = __import__(f"maskkit.checkpoints.convert.{source}", fromlist=["rename"]).rename
+    rename = importlib.import_module(f"maskkit.zoo.{source}").rename
     return [next(iter(rename({name: torch.zeros(1, 3)}))) for name in names]
 
 
@@ -383,14 +388,14 @@ def _postprocess(case: Case) -> None:
     affine = np.array([[width / w, 0, 0], [0, height / h, 0]])
     meta = ImageMeta(1, "", (height, width), (h, w), affine)
     relative = boxes / torch.tensor([w, h, w, h])
-    selected = SelectedInBoxes(*(t[None] for t in (relative, labels, scores, masks, scores)))
-    final = finish({k: v.numpy() for k, v in selected._asdict().items()}, [meta], CATEGORIES)[0].instances
+    selected = ObjectMasks(*(t[None] for t in (relative, labels, scores, masks, scores)))
+    final = decode(_model(case).decoder, to_arrays(selected), [meta], CATEGORIES)[0].instances
     assert isinstance(final, Instances)
     case.compare("boxes", final.boxes, 0, close["boxes"])
     case.compare("scores", final.scores, 0, close["scores"])
     case.compare("classes", final.labels, 0)
     assert final.masks is not None
-    official, ours = case.unpacked("masks"), final.masks.dense().numpy()
+    official, ours = case.unpacked("masks"), final.masks.dense()
     union = (official | ours).sum((1, 2))
     assert ((official & ours).sum((1, 2)) >= close["mask_iou"] * union).all()
     assert (official != ours).sum() <= 1e-4 * union.sum(), "ties alone may differ"
@@ -469,8 +474,8 @@ def _polygon_targets(case: Case) -> None:
         for parts, (x1, y1, x2, y2) in zip(polygons, boxes, strict=True):
             scale = np.float32(bins) / np.maximum(np.array([x2 - x1, y2 - y1], np.float32), np.float32(0.1))
             moved = [((np.reshape(p, (-1, 2)) - (x1, y1)) * scale).reshape(-1).tolist() for p in parts]
-            drawn.append(polygons.to_rle(moved, (bins, bins)))
-        assert np.array_equal(case.unpacked(f"targets{bins}"), mask_math.decode(drawn, (bins, bins)))
+            drawn.append(to_rle(moved, (bins, bins)))
+        assert np.array_equal(case.unpacked(f"targets{bins}"), rle_codec.decode(drawn, (bins, bins)))
     case.compare("bounding_boxes", np.array([extent(p) for p in polygons]), 1e-6)
     areas = [sum(_area(np.reshape(part, (-1, 2))) for part in parts) for parts in polygons]
     case.compare("areas", np.array(areas), 1e-6)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.decode import decode
+from maskkit.models.base import to_arrays
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
 from maskkit.nn.mask_stage import MaskRegions
@@ -144,15 +145,15 @@ def _postprocess(case: Case) -> None:
     model = _without_weights("panet-resnet50-2x")
     size = torch.tensor([width, height])
     regions = MaskRegions(F.pad(boxes, (1, 0)), labels, scores)
-    raw: Any = SimpleNamespace(images=size[None], size=size, mask_logits=grids.logit(), **regions._asdict())
+    raw: Any = SimpleNamespace(extents=size[None], size=size, mask_logits=grids.logit(), **regions._asdict())
     meta = ImageMeta(1, "", (height, width), (height, width))
-    selected = {k: v.numpy() for k, v in model.select(raw)._asdict().items()}
-    final = finish(selected, [meta], Categories.of(map(str, range(classes))))[0].instances
+    categories = Categories.of(map(str, range(classes)))
+    final = decode(model.decoder, to_arrays(model.select(raw)), [meta], categories)[0].instances
     assert final is not None
     assert final.masks is not None
-    place = np.argsort(-scores.numpy(), kind="stable")  # where `finish` puts each row
+    place = np.argsort(-scores.numpy(), kind="stable")  # where `decode` puts each row
     ours = np.empty((len(boxes), height, width), bool)
-    ours[place] = final.masks.dense().numpy()
+    ours[place] = final.masks.dense()
     area = case.stored("mask_area").astype(np.int64)
     assert (np.abs(ours.sum((1, 2)) - area) <= 1 + 0.005 * area).all()
     packed = case.stored("masks_packed")

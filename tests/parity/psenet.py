@@ -13,7 +13,8 @@ from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import normalise
-from maskkit.decode.groups import expand, least_rectangle, rate
+from maskkit.decode.clustering import expand, rate
+from maskkit.geometry.rectangles import least_rectangle
 from maskkit.models.psenet import Psenet, PsenetConfig, hard_pixels, kernel_losses, resize
 from tests.parity.goldens import Case
 

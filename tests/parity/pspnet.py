@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig, ModelConfig, Views
+from maskkit.config import InputConfig, Tta
 from maskkit.data.loader import normalise
-from maskkit.infer.tta import ManyViews
-from maskkit.models.base import Model, SelectedSemantic
+from maskkit.infer.tta import probabilities
 from maskkit.models.pspnet import Pspnet, PspnetConfig
-from maskkit.targets import Batch, Target
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen, image
 
@@ -22,7 +20,7 @@ _IMAGENET = InputConfig(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.3
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    (_views if case.manifest["kind"] == "POSTPROCESS" else _forward)(case)
+    (_augmented if case.manifest["kind"] == "POSTPROCESS" else _forward)(case)
     every_output_seen(case)
 
 
@@ -61,26 +59,19 @@ def _forward(case: Case) -> None:
         check(case, key, parameter.grad)
 
 
-class Toy(Model):
+class Toy(nn.Module):
     """The network of the case: two convolutions, enlarged with corner on corner."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.config = ModelConfig(num_classes=classes)
         self.a, self.b = nn.Conv2d(3, 8, 7, 8, 3), nn.Conv2d(8, classes, 1)
 
-    def forward(self, images: Tensor, targets: list[Target] | None = None) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         y = self.b(F.relu(self.a(images)))
         return F.interpolate(y, size=images.shape[2:], mode="bilinear", align_corners=True)
 
-    def loss(self, raw: Tensor, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
 
-    def select(self, raw: Tensor) -> SelectedSemantic:
-        return SelectedSemantic(raw)
-
-
-def _views(case: Case) -> None:
+def _augmented(case: Case) -> None:
     config = case.config
     toy = Toy(config["classes"]).eval()
     toy.load_state_dict(case.weights())
@@ -93,13 +84,13 @@ def _views(case: Case) -> None:
         "flip": True,
     }
 
-    def probabilities(scales: tuple[float, ...]) -> Tensor:
+    def mean_over(scales: tuple[float, ...]) -> Tensor:
         with torch.no_grad():
-            found = ManyViews(toy, Views(scales=scales, **common), _IMAGENET)(images).probabilities
+            found = probabilities(toy, images, Tta(scales=scales, **common), _IMAGENET)
         return found[0].permute(1, 2, 0)  # (H, W, C)
 
     for scale in config["scales"]:
-        check(case, f"prob_scale_{scale}", probabilities((scale,)))
-    mean = probabilities(tuple(config["scales"]))
+        check(case, f"prob_scale_{scale}", mean_over((scale,)))
+    mean = mean_over(tuple(config["scales"]))
     check(case, "prob_mean", mean)
     assert (mean.argmax(2).numpy() == case.stored("prediction")).mean() > 0.999

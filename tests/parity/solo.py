@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit import zoo
@@ -14,7 +13,9 @@ from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate, normalise
 from maskkit.data.transforms import apply, eval_ops
-from maskkit.models.base import Selected
+from maskkit.decode import OverInput, decode
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import to_arrays
 from maskkit.models.solo import Solo, SoloRaw
 from maskkit.models.solov2 import Solov2, Solov2Raw
 from maskkit.nn import grid
@@ -178,14 +179,14 @@ def _postprocess(case: Case) -> None:
         select = lambda: _model("solo-resnet50-1x", **knobs).select_from(_scores(scores), soft)  # noqa: E731
     with torch.no_grad():
         selected = select()
-    found = finished(selected, given["img_shape"], given["ori_shape"])
+    found = decoded(selected, given["img_shape"], given["ori_shape"])
     assert len(found) == int(case.stored("final_count")[0])
     case.compare("score", found.scores, 0, 1e-5)
     assert np.array_equal(case.stored("label"), found.labels)
     assert found.masks is not None
     _compare_masks(case, official_masks(selected, given["img_shape"], given["ori_shape"])[: len(found)], 0)
     # ours are interpolated once, not twice: the border may run a pixel aside here and there
-    _compare_masks(case, found.masks.dense().numpy(), 0.0002)
+    _compare_masks(case, found.masks.dense(), 0.0002)
 
 
 def _compare_masks(case: Case, masks: np.ndarray, share: float) -> None:
@@ -198,22 +199,22 @@ def _compare_masks(case: Case, masks: np.ndarray, share: float) -> None:
     assert ((sample != case.stored("masks_sample").astype(bool)).sum((1, 2)) <= allowed).all()
 
 
-def official_masks(selected: Selected, seen: list[int], original: list[int]) -> np.ndarray:
+def official_masks(selected: ObjectMasks[Tensor], seen: list[int], original: list[int]) -> np.ndarray:
     """The masks of one image at its original size, interpolated as officially: to the input, then to that."""
     height, width = selected.masks.shape[2:]
     large = grid.resize(selected.masks, (4 * height, 4 * width))[:, :, : seen[0], : seen[1]]
     return (grid.resize(large, (original[0], original[1]))[0] > 0.5).numpy()
 
 
-def finished(selected: Selected, seen: list[int], original: list[int]) -> Instances:
-    """What `finish` makes of the masks of one image, whose input of size ``seen`` was padded to a multiple of 32."""
+def decoded(selected: ObjectMasks[Tensor], seen: list[int], original: list[int]) -> Instances:
+    """What `decode` makes of the masks of one image, whose input of size ``seen`` was padded to a multiple of 32."""
     height, width = selected.masks.shape[2:]
     scale = np.diag([original[1] / seen[1], original[0] / seen[0]])
     meta = ImageMeta(
         1, "", (original[0], original[1]), (4 * height, 4 * width), np.concatenate([scale, np.zeros((2, 1))], 1)
     )
-    arrays = {k: v.numpy() for k, v in selected._asdict().items()}
-    found = finish(arrays, [meta], Categories.of(map(str, range(80))), 0.0)[0].instances
+    categories = Categories.of(map(str, range(80)))
+    found = decode(OverInput(), to_arrays(selected), [meta], categories)[0].instances
     assert found is not None
     return found
 
@@ -286,7 +287,7 @@ def _compare_targets(case: Case, model: Solo | Solov2, raw: Any, batch: Batch) -
             else:
                 objects = owner[owner >= 0]
                 shape = raw.masks[level].shape[2:]
-            truth = grid.shrink(target, batch.valid[b], (shape[0], shape[1]))[objects]
+            truth = grid.shrink(target, batch.sizes[b], size[0], (shape[0], shape[1]))[objects]
             areas += [(b, i, float(mask.sum())) for i, mask in enumerate(truth)]
         assert np.array_equal(case.stored(f"target.cate.{level}"), torch.stack(classes))
         assert np.array_equal(case.stored(f"target.mask_area.{level}"), np.array(areas).reshape(-1, 3))

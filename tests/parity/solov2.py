@@ -19,7 +19,7 @@ from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target
 from maskkit.zoo.solov2 import rename
 from tests.parity.goldens import Case
-from tests.parity.solo import finished, official_masks
+from tests.parity.solo import decoded, official_masks
 
 _PRESETS = {"R50_3x": "solov2-caffe-resnet50-3x", "R101_3x": "solov2-caffe-resnet101-3x"}
 
@@ -131,14 +131,14 @@ def _postprocess(case: Case) -> None:
         selected = model.select(raw)
     for i, part in enumerate(_levels(scores, model.config.grids)):
         case.compare(f"point_nms.{i}", part.permute(0, 2, 3, 1), 1e-5, 1e-7)
-    found = finished(selected, given["image_hw"], given["output_hw"])
+    found = decoded(selected, given["image_hw"], given["output_hw"])
     case.compare("scores", found.scores, 0, case.manifest["tolerance"]["scores"])
     assert np.array_equal(case.stored("classes"), found.labels)
     assert not case.stored("boxes").any()  # officially there are none
     assert found.masks is not None
     official = case.unpacked("masks")
     twice = official_masks(selected, given["image_hw"], given["output_hw"])[: len(found)]
-    once = found.masks.dense().numpy()  # ours: the border may run a pixel aside here and there
+    once = found.masks.dense()  # ours: the border may run a pixel aside here and there
     for ours, slack in ((twice, 0), (once, 4)):
         apart, together = (ours ^ official).sum((1, 2)), (ours | official).sum((1, 2))
         allowed = (1 - case.manifest["tolerance"]["mask_iou"]) * together
@@ -173,11 +173,8 @@ def _loss(case: Case) -> None:
     first = case.numbers_in(given["targets"].split("w_i,")[1])[0]
     scenes, targets = _scene_targets(case, first, sizes)
     leaves, raw = _raw([case.scenes.solov2_raw(case.seed + i, s, *size) for i, s in enumerate(scenes)])
-    valid = torch.zeros(len(sizes), *size, dtype=torch.bool)
-    for seen, (height, width) in zip(valid, sizes, strict=True):
-        seen[:height, :width] = True
     metas = [ImageMeta(i, "", (h, w), (size[0], size[1])) for i, (h, w) in enumerate(sizes)]
-    batch = Batch(torch.zeros(len(sizes), 3, *size), valid, targets, metas)
+    batch = Batch(torch.zeros(len(sizes), 3, *size), torch.tensor(sizes), targets, metas)
 
     for b, target in enumerate(targets):
         lit = grid.light(target, (size[0], size[1]), model.config)
@@ -191,7 +188,7 @@ def _loss(case: Case) -> None:
         order = case.stored(f"grid_order.{b}")
         starts = np.repeat(grid.first_cells(model.config.grids)[:-1], [len(p) for p in pairs])
         assert np.array_equal(order, cells) or np.array_equal(order, cells.numpy() - starts)
-        shrunk = grid.shrink(target, valid[b], (raw.feature.shape[2], raw.feature.shape[3]))
+        shrunk = grid.shrink(target, batch.sizes[b], size[0], (raw.feature.shape[2], raw.feature.shape[3]))
         truth = shrunk[torch.cat([p[:, 0] for p in pairs])]
         assert np.array_equal(case.unpacked(f"ins_label.{b}"), truth.bool())
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from maskkit.decode.finish import finish
 from torch import Tensor
 
 from maskkit import zoo
@@ -14,6 +13,8 @@ from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
+from maskkit.decode import decode
+from maskkit.models.base import to_arrays
 from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
@@ -178,9 +179,8 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (given["image_height"], given["image_width"])
     scale = np.diag([shape[1] / size, shape[0] / size])
     meta = ImageMeta(1, "", shape, (size, size), np.concatenate([scale, np.zeros((2, 1))], 1))
-    arrays = {k: v.numpy() for k, v in selected._asdict().items()}
     categories = Categories.of(map(str, range(given["num_classes"] - 1)))
-    found = finish(arrays, [meta], categories, given["score_threshold"])[0].instances
+    found = decode(model.decoder, to_arrays(selected), [meta], categories, given["score_threshold"])[0].instances
     assert found is not None
     assert found.masks is not None
     assert len(found) == len(case.stored("final.score"))
@@ -190,7 +190,7 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         case.compare("final.mask_score", found.mask_scores, 0, 1e-5)
     assert np.array_equal(case.stored("final.class"), found.labels)
     assert np.abs(case.stored("final.box") - np.trunc(found.boxes)).max() <= 1  # official boxes are whole pixels
-    masks = found.masks.dense().numpy()
+    masks = found.masks.dense()
     area = case.stored("final.masks_area")
     allowed = np.maximum(0.001 * area, 1)
     assert (np.abs(masks.sum((1, 2)) - area) <= allowed).all()

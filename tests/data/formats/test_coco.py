@@ -11,6 +11,7 @@ from pycocotools import mask as oracle
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.data.formats.coco import read_json, sound_rle
 from maskkit.errors import DataError
+from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
 from tests.data.written import (
     BLOCK,

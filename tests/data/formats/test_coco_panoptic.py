@@ -16,7 +16,7 @@ from maskkit.data.formats.coco_panoptic import write_results
 from maskkit.data.label_map import IGNORE
 from maskkit.errors import DataError
 from maskkit.eval.panoptic.metric import read_results
-from maskkit.prediction import Categories, ImageMeta, Panoptic, Prediction
+from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment, Prediction
 from maskkit.zoo.class_names import COCO_PANOPTIC, names_for
 from tests.data.written import panoptic_categories, write_panoptic
 
@@ -160,13 +160,10 @@ def predicted(data: Dataset) -> list[dict[str, Any]]:
     """Rows of a prediction whose segment 12 is a cat and whose segment 3 is grass."""
     ids = np.zeros((12, 16), np.int32)
     ids[:5], ids[7:] = 12, 3
-    segments = [
-        {"id": 12, "label": 0, "score": 0.75, "thing": True},
-        {"id": 3, "label": 2, "score": 0.5, "thing": False},
-    ]
+    segments = [PanopticSegment(12, 0, 0.75, thing=True), PanopticSegment(3, 2, 0.5, thing=False)]
     meta = ImageMeta(4, "", (12, 16), (12, 16))
     prediction = Prediction(meta, data.categories, panoptic=Panoptic(ids, segments))
-    assert len(prediction) == 2
+    assert len(prediction) == len(prediction.to_coco()) == 2
     return prediction.to_coco()
 
 

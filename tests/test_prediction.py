@@ -1,24 +1,29 @@
-"""The central types: indexing, storage, and the way back to the user's file."""
+"""What comes out of a model: masks, geometry, and the way back to the user's file."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torch.testing import assert_close
 
 from maskkit.geometry import rle as mask_math
-from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
-from maskkit.targets import Batch, Target, full_sizes
+from maskkit.prediction import (
+    Categories,
+    Category,
+    ImageMeta,
+    Instances,
+    Masks,
+    Panoptic,
+    PanopticSegment,
+    Prediction,
+)
 
 stacks = arrays(bool, st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(1, 9)), elements=st.booleans())
 
 
 def both(dense: np.ndarray) -> list[Masks]:
-    """The same masks in either storage."""
-    size = (dense.shape[1], dense.shape[2])
-    return [Masks.from_dense(dense), Masks(size, rles=mask_math.encode(dense))]
+    """The same masks from dense ones and from run lengths."""
+    return [Masks.from_dense(dense), Masks((dense.shape[1], dense.shape[2]), mask_math.encode(dense))]
 
 
 @st.composite
@@ -30,10 +35,8 @@ def indices(draw: st.DrawFn, n: int):
         st.one_of(
             positions,
             positions.map(lambda v: np.array(v, np.int64)),
-            positions.map(lambda v: torch.tensor(v, dtype=torch.int64)),
             flags.map(lambda v: np.array(v, bool)),
-            flags.map(lambda v: torch.tensor(v, dtype=torch.bool)),
-            st.slices(n).filter(lambda s: s.step is None or s.step > 0),  # torch steps forward only
+            st.slices(n),
         )
     )
     return chosen
@@ -48,14 +51,14 @@ def test_masks_are_indexed_like_an_array(data):
         chosen = masks[index]
         assert chosen.size == masks.size
         assert len(chosen) == len(expected)
-        np.testing.assert_array_equal(chosen.dense().numpy(), expected)
+        np.testing.assert_array_equal(chosen.dense(), expected)
 
 
-@given(stacks, st.sampled_from([int, np.int64, torch.tensor]))
+@given(stacks, st.sampled_from([int, np.int64]))
 def test_one_index_gives_masks_of_length_one(dense, kind):
     assume(len(dense))
     for masks in both(dense):
-        np.testing.assert_array_equal(masks[kind(len(dense) - 1)].dense().numpy(), dense[-1:])
+        np.testing.assert_array_equal(masks[kind(len(dense) - 1)].dense(), dense[-1:])
 
 
 def test_indices_that_do_not_fit_are_refused():
@@ -67,84 +70,22 @@ def test_indices_that_do_not_fit_are_refused():
 
 
 @given(stacks)
-def test_both_storages_say_the_same(dense):
-    a, b = both(dense)
-    assert len(a) == len(b) == len(dense)
-    assert torch.equal(a.dense(), b.dense())
-    assert a.rle() == b.rle()
-    assert_close(a.boxes(), b.boxes())
-    assert torch.equal(a.areas(), b.areas())
-    assert torch.equal(a.dense((4, 6)), b.dense((4, 6)))
-    assert a.dense((4, 6)).shape == (len(dense), 4, 6)
+def test_masks_say_what_the_dense_ones_say(dense):
+    for masks in both(dense):
+        assert len(masks) == len(dense)
+        assert isinstance(masks.dense(), np.ndarray)
+        np.testing.assert_array_equal(masks.dense(), dense)
+        assert masks.rle() == mask_math.encode(dense)
+        np.testing.assert_array_equal(masks.boxes(), mask_math.boxes(mask_math.encode(dense)))
+        np.testing.assert_array_equal(masks.areas(), dense.sum((1, 2)))
+    np.testing.assert_array_equal(Masks.from_dense(dense * np.float32(0.25)).dense(), dense)
 
 
-def test_masks_need_one_storage_of_their_size():
-    with pytest.raises(ValueError, match="exactly one"):
-        Masks((3, 3))
+def test_dense_masks_have_three_axes():
     with pytest.raises(ValueError, match="shape"):
-        Masks((3, 4), dense=torch.zeros(1, 4, 3))
+        Masks.from_dense(np.zeros((4, 3), bool))
     assert len(Masks.empty((3, 4))) == 0
     assert Masks.empty((3, 4)).dense().shape == (0, 3, 4)
-
-
-def mixed_target() -> Target:
-    dense = np.zeros((3, 6, 8), bool)
-    dense[0, :2, :2] = dense[2, 3:, 4:] = True
-    return Target.of(
-        [[0, 0, 2, 2], [1, 1, 5, 5], [4, 3, 8, 6]],
-        [0, 1, 1],
-        dense,
-        crowd=[0, 0, 1],
-        has_mask=[True, False, True],
-        semantic=torch.full((6, 8), 255, dtype=torch.uint8),
-        tags=torch.tensor([True, True, False]),
-    )
-
-
-@pytest.mark.parametrize("index", [[2, 0], torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, 3), []])
-def test_targets_keep_their_objects_together(index):
-    target = mixed_target()
-    part = target[index]
-    position = torch.arange(3)[index]
-    assert torch.equal(part.boxes, target.boxes[position])
-    assert torch.equal(part.labels, target.labels[position])
-    assert torch.equal(part.crowd, target.crowd[position])
-    assert torch.equal(part.has_mask, target.has_mask[position])
-    assert part.masks is not None
-    assert target.masks is not None
-    assert torch.equal(part.masks.dense(), target.masks.dense()[position])
-    assert part.semantic is target.semantic
-    assert part.tags is target.tags
-
-
-def test_targets_without_masks_or_objects_are_normal():
-    boxes_only = Target.of([[0, 0, 2, 2]], [3])
-    assert boxes_only.masks is None
-    assert boxes_only.has_mask.tolist() == [False]
-    assert boxes_only[[0]].masks is None
-    nothing = Target.of([], [])
-    assert nothing.boxes.shape == (0, 4)
-    assert nothing.labels.dtype == torch.int64
-    assert len(nothing[torch.zeros(0, dtype=torch.bool)]) == 0
-
-
-def test_targets_of_unequal_lengths_are_refused():
-    with pytest.raises(ValueError, match="1 boxes, 2 labels"):
-        Target.of([[0, 0, 2, 2]], [0, 1])
-    with pytest.raises(ValueError, match="2 masks"):
-        Target.of([[0, 0, 2, 2]], [0], torch.zeros(2, 4, 4))
-
-
-def test_moving_keeps_the_values():
-    target = mixed_target()
-    meta = ImageMeta(1, "a.jpg", (6, 8), (6, 8))
-    batch = Batch(torch.zeros(1, 3, 6, 8), full_sizes(torch.zeros(1, 3, 6, 8)), [target], [meta]).to("cpu")
-    moved = batch.targets[0]
-    assert torch.equal(moved.boxes, target.boxes)
-    assert moved.masks is not None
-    assert target.masks is not None
-    assert moved.masks.rle() == target.masks.rle()
-    assert len(batch) == 1
 
 
 @given(
@@ -184,9 +125,12 @@ def test_categories_map_ids_to_numbers():
     assert categories.things == (True, True)
     mixed = Categories.of(["cat"], stuff=["sky"])
     assert mixed == Categories(("cat", "sky"), (1, 2), (True, False))
-    assert mixed[[1]] == Categories(("sky",), (2,), (False,))
+    assert mixed.subset([1]) == Categories(("sky",), (2,), (False,))
+    assert mixed.subset([1, 0]) == Categories(("sky", "cat"), (2, 1), (False, True))
+    assert mixed[1] == Category("sky", 2, thing=False)
+    assert list(categories) == [Category("cat", 17, thing=True), Category("dog", 18, thing=True)]
     assert [row.get("isthing") for c in (categories, mixed) for row in c.to_coco()] == [None, None, 1, 0]
-    with pytest.raises(ValueError, match="thing"):
+    with pytest.raises(ValueError, match="one flag per id"):
         Categories(("cat", "dog"), (1, 2), (True,))
 
 
@@ -195,10 +139,11 @@ def test_result_rows_carry_the_ids_of_the_file_and_the_masks(dense, ranked_apart
     n = len(dense)
     scores = np.linspace(0.9, 0.5, n, dtype=np.float32)
     masks = both(dense)[1]
-    found = Instances(masks.boxes().numpy(), np.arange(n) % 2, scores, masks, scores / 2 if ranked_apart else None)
+    found = Instances(masks.boxes(), np.arange(n) % 2, scores, masks, scores / 2 if ranked_apart else None)
     meta = ImageMeta(42, "a.jpg", masks.size, masks.size)
-    rows = list(Prediction(meta, Categories(("cat", "dog"), (17, 18)), found))
-    assert len(rows) == n
+    prediction = Prediction(meta, Categories(("cat", "dog"), (17, 18)), found)
+    rows = list(prediction)
+    assert len(rows) == len(prediction) == n
     for i, row in enumerate(rows):
         assert (row["image_id"], row["category_id"]) == (42, 17 + i % 2)
         x1, y1, x2, y2 = found.boxes[i].tolist()
@@ -215,6 +160,30 @@ def test_a_prediction_without_instances_has_no_rows():
     assert len(Prediction(meta, Categories.of(["a"]))) == 0
 
 
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)))
+def test_a_label_map_has_a_row_for_each_class_that_occurs(labels):
+    categories = Categories.of("abcd")
+    prediction = Prediction(ImageMeta(1, "", labels.shape, labels.shape), categories, semantic=labels)
+    rows = prediction.to_coco()
+    assert len(prediction) == len(rows) == len(list(prediction)) == len(set(labels.flatten().tolist()))
+    for row in rows:
+        mask = mask_math.decode([row["segmentation"]], labels.shape)[0]
+        np.testing.assert_array_equal(mask, labels == categories.index(row["category_id"]))
+
+
+def test_a_panoptic_image_has_a_row_for_each_segment():
+    ids = np.zeros((4, 6), np.int32)
+    ids[:2, :3], ids[3] = 5, 2
+    segments = [PanopticSegment(5, 0, 0.75, thing=True), PanopticSegment(2, 1, 0.5, thing=False)]
+    panoptic = Panoptic(ids, segments)
+    prediction = Prediction(ImageMeta(9, "", (4, 6), (4, 6)), Categories.of(["cat"], stuff=["sky"]), panoptic=panoptic)
+    rows = prediction.to_coco()
+    assert len(prediction) == len(panoptic) == len(rows) == 2
+    for row, segment in zip(rows, segments, strict=True):
+        assert (row["image_id"], row["category_id"], row["score"]) == (9, segment.label + 1, segment.score)
+        np.testing.assert_array_equal(mask_math.decode([row["segmentation"]], (4, 6))[0], ids == segment.id)
+
+
 def test_instances_are_indexed_together():
     dense = np.eye(3, dtype=bool)[:, None, :].repeat(2, 1)
     found = Instances(
@@ -225,5 +194,5 @@ def test_instances_are_indexed_together():
     assert part.boxes[1].tolist() == [8, 9, 10, 11]
     assert part.masks is not None
     assert part.mask_scores is not None
-    np.testing.assert_array_equal(part.masks.dense().numpy(), dense[[0, 2]])
+    np.testing.assert_array_equal(part.masks.dense(), dense[[0, 2]])
     assert part.mask_scores.tolist() == [0, 2]
