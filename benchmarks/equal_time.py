@@ -31,7 +31,7 @@ from machine import describe
 from maskkit import zoo
 from maskkit.api import Segmenter, shared_classes
 from maskkit.checkpoints.checkpoint import save_model
-from maskkit.config import BoxOnly, DataConfig, RunConfig
+from maskkit.config import BoxOnly, DataConfig, RunConfig, change
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
@@ -82,10 +82,11 @@ class Training:
         """The run, of the preset and of what is the same for all."""
         preset = zoo.preset(self.model)
         knobs = knobs_for(self.model, self.data) | self.knobs
-        box_only = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
+        boxes = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
+        box_only = {"box_only": boxes} if hasattr(preset.model, "box_only") else {}
         return RunConfig(
             preset=preset.name,
-            model=replace(preset.model, num_classes=classes, box_only=box_only, **knobs),
+            model=change(preset.model, num_classes=classes, **box_only, **knobs),
             input=replace(preset.input, size=(self.size, self.size)) if self.size else preset.input,
             augment=replace(preset.augment, expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
             train=replace(

@@ -18,7 +18,7 @@ def measure(what: str, data: Path, preset: str) -> None:
     import torch
 
     from maskkit import zoo
-    from maskkit.config import DataConfig, RunConfig
+    from maskkit.config import DataConfig, RunConfig, change
     from maskkit.data import open_splits
     from maskkit.data.loader import train_loader
     from maskkit.eval.instance.metric import evaluate
@@ -29,7 +29,7 @@ def measure(what: str, data: Path, preset: str) -> None:
     found = zoo.preset(preset)
     config = RunConfig(
         preset,
-        replace(found.model, num_classes=len(train_set.categories)),
+        change(found.model, num_classes=len(train_set.categories)),
         found.input,
         train=replace(found.train, workers=0),
         data=DataConfig(train=str(data)),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import maskkit.zoo
-from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig
+from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig, change
 from maskkit.zoo.class_names import VOC
 
 PARTS = ("coco_instances", "coco_panoptic")
@@ -100,10 +100,12 @@ def main() -> None:
     preset = maskkit.zoo.preset(given.model)
     config = RunConfig(
         preset=preset.name,
-        model=replace(
+        model=change(
             preset.model,
-            backbone_weights=str(given.weights / f"{given.backbone}.safetensors"),
-            frozen_stride=given.frozen_stride,
+            backbone={
+                "weights": str(given.weights / f"{given.backbone}.safetensors"),
+                "frozen_stride": given.frozen_stride,
+            },
             box_only=BoxOnly(dilation=given.dilation, pairwise=given.pairwise, warmup=given.warmup),
         ),
         input=replace(preset.input, size=(given.size, given.size)),

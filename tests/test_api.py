@@ -1,7 +1,5 @@
 """What users import: create_model, load, Segmenter."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from PIL import Image
 import maskkit
 from maskkit import api
 from maskkit.api import Segmenter, configure, create_model, load, shared_classes
+from maskkit.config import change
 from maskkit.data import shapes
 from maskkit.data.dataset import Dataset
 from maskkit.data.shapes import shapes_dataset
@@ -43,7 +42,7 @@ def image_path(tmp_path):
 
 def test_create_model_changes_what_is_asked_for():
     model = create_model(PRESET, 5, width=24)
-    assert model.config == replace(preset(PRESET).model, num_classes=5, width=24)
+    assert model.config == change(preset(PRESET).model, num_classes=5, width=24)
     with pytest.raises(TypeError, match="widht"):
         create_model(PRESET, widht=24)
 

@@ -28,7 +28,7 @@ FLOORS = (
 )
 """Bottom up: a module imports from its own floor or from one below it."""
 HAND_OVER = {("prediction", "infer.draw"), ("prediction", "infer.interop")}
-"""``Prediction.save`` and ``to_supervision``, which users are promised, hand over to the drawing when they are called."""
+"""``Prediction.save`` and ``to_supervision``, hand over to the drawing when they are called."""
 TORCH_FREE = (
     "prediction",
     "decode",

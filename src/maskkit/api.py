@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from maskkit import zoo
-from maskkit.config import DataConfig, InputConfig, RunConfig, Tta
+from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
 from maskkit.errors import DataError, MaskkitError
@@ -30,12 +29,13 @@ _BUILT_IN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 def create_model(preset: str, num_classes: int | None = None, **overrides: Any) -> Model:
     """A model with random weights; never touches the network.
 
-    ``overrides`` change fields of the method's own config. Raises `MaskkitError` for an unknown preset, naming the
+    ``overrides`` change fields of the method's own config; a mapping changes those of a part:
+    ``backbone={"name": "resnet18"}``.
     nearest ones, and ``TypeError`` for an unknown field.
     """
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    return zoo.model_class(preset)(replace(zoo.preset(preset).model, **overrides))
+    return zoo.model_class(preset)(change(zoo.preset(preset).model, **overrides))
 
 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
@@ -187,7 +187,7 @@ def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, An
     """
     chosen = zoo.preset(preset)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train, DataConfig(str(data)))
-    return replace(config, **{name: replace(getattr(config, name), **change) for name, change in sections.items()})
+    return change(config, **sections)
 
 
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:

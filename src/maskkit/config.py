@@ -5,6 +5,7 @@ into every checkpoint, and nothing else in the package holds a setting.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
@@ -294,6 +295,18 @@ class PseudoMasks:
     """Longer side of the image at scale 1; that of the network's input when not given."""
     threshold: float = 0.2
     """Score of the background beside the classes, whose best pixel has 1."""
+
+
+def change(config: T, **changes: Any) -> T:
+    """``config`` with some fields changed; a mapping changes fields of a part: ``backbone={"name": "resnet18"}``.
+
+    Raises ``TypeError`` for a field that the config has not.
+    """
+    values = {
+        name: change(getattr(config, name), **value) if isinstance(value, Mapping) and hasattr(config, name) else value
+        for name, value in changes.items()
+    }
+    return replace(config, **values)  # type: ignore[type-var]
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

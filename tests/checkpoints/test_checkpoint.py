@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.config import change
 from maskkit.engine.optim import make_optimizer
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import Categories
@@ -40,7 +41,7 @@ def same(a, b):
 
 
 def test_a_checkpoint_alone_is_enough_to_use_the_model(tmp_path, model, tiny):
-    config = replace(tiny, model=replace(tiny.model, width=8), train=replace(tiny.train, lr=0.25))
+    config = replace(tiny, model=change(tiny.model, width=8), train=replace(tiny.train, lr=0.25))
     path = tmp_path / "runs" / "best.safetensors"
     checkpoint.save_model(path, model, config, CLASSES, {"step": 7, "metrics": {"AP": 0.5}})
     loaded = checkpoint.load_model(path)
@@ -134,7 +135,7 @@ def test_damaged_and_foreign_files_give_one_clear_error(tmp_path, model, tiny):
         checkpoint.load_model(tmp_path / "other.safetensors")
 
 
-def rewrite(path, change):
+def rewrite(path, damage):
     """Change the description in a checkpoint."""
     with safe_open(path, framework="pt") as file:
         tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (a safe_open is no dict)
@@ -154,9 +155,9 @@ def test_a_description_that_cannot_be_used_gives_one_clear_error(tmp_path, model
         (lambda h: h.pop("format"), "description is damaged"),
         (lambda h: h["config"].pop("model"), "configuration that this one cannot use"),
     ]
-    for change, message in changes:
+    for damage, message in changes:
         checkpoint.save_model(path, model, tiny, CLASSES, {})
-        rewrite(path, change)
+        rewrite(path, damage)
         with pytest.raises(DataError, match=message):
             checkpoint.load_model(path)
 
@@ -232,7 +233,7 @@ def test_a_pickle_without_tensors_gives_one_clear_error(tmp_path):
 def test_a_start_takes_what_fits_and_says_what_does_not(tmp_path, model, tiny):
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, model, tiny, CLASSES, {})
-    more = replace(tiny, model=replace(tiny.model, num_classes=5))
+    more = replace(tiny, model=change(tiny.model, num_classes=5))
     fresh: Any = zoo.model_class("tinynet")(more.model)
     head = fresh.head.weight.detach().clone()
     (note,) = checkpoint.start_weights(fresh, more, path)

@@ -361,7 +361,7 @@ def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
     assert (config.preset, config.data.train, config.data.val, config.data.labels) == (PRESET, "pets", "v", "boxes")
     assert (config.train.lr, config.augment.flip, config.model.prototypes) == (0.5, 0.0, 8)
     assert config.input.resize == "pad"
-    assert config.model.backbone == "mobilenetv2_100"
+    assert config.model.backbone.name == "mobilenetv2_100"
     assert (asked["out"], asked["resume"], asked["weights"]) == (Path("runs", PRESET), True, None)
     assert '"prototypes": 8' in capsys.readouterr().out
 

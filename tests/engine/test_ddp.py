@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from maskkit import zoo
-from maskkit.config import AugmentConfig, DataConfig, RunConfig
+from maskkit.config import AugmentConfig, DataConfig, RunConfig, change
 from maskkit.data import shapes
 from tests.engine import runner
 
@@ -80,7 +80,7 @@ def test_two_processes_lose_what_one_loses(tmp_path: Path, preset: str, boxes_to
     settings = {"optimizer": "sgd", "lr": 1e-5, "steps": STEPS, "batch": 4, "workers": 0, "eval_every": 0.0}
     run = RunConfig(
         preset,
-        replace(found.model, norm="frozen", **knobs),
+        change(found.model, backbone={"norm": "frozen"}, **knobs),
         replace(found.input, size=(96, 96)),
         AugmentConfig(expand=2.0),
         replace(found.train, **settings),

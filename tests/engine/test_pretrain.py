@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import start_weights
 from maskkit.cli import main
-from maskkit.config import Pretraining, RunConfig
+from maskkit.config import Pretraining, RunConfig, change
 from maskkit.data.shapes import draw
 from maskkit.engine.pretrain import pretrain, random_crop
 from maskkit.errors import DataError, MaskkitError
@@ -62,7 +62,7 @@ def test_it_learns_and_leaves_a_backbone(tmp_path: Path, images: Path, monkeypat
         "backbone.safetensors",
     }
     preset = zoo.preset("eva-tiny-256")
-    model: Any = zoo.model_class(preset.name)(replace(preset.model, backbone_weights=str(backbone)))  # type: ignore[call-arg]
+    model: Any = zoo.model_class(preset.name)(change(preset.model, backbone={"weights": str(backbone)}))  # type: ignore[call-arg]
     config = RunConfig(preset.name, model.config, preset.input, preset.augment, preset.train)
     (note,) = start_weights(model, config, None)
     assert str(backbone) in note

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from maskkit import zoo
 from maskkit.checkpoints import checkpoint
-from maskkit.config import DataConfig, RunConfig
+from maskkit.config import DataConfig, RunConfig, change
 from maskkit.engine.train import train
 from maskkit.errors import MaskkitError
 from tests.engine import runner
@@ -61,7 +61,7 @@ def test_killed_at_random_moments(tmp_path, run, undisturbed):
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
-    config = replace(run, model=replace(run.model, width=96), train=replace(run.train, save_every=1, eval_every=0.0))
+    config = replace(run, model=change(run.model, width=96), train=replace(run.train, save_every=1, eval_every=0.0))
     out = tmp_path / "run"
     half = out / ".last.safetensors.tmp"
     caught = 0

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from maskkit import zoo
 from maskkit.checkpoints import checkpoint
-from maskkit.config import DataConfig, RunConfig
+from maskkit.config import DataConfig, RunConfig, change
 from maskkit.data import shapes
 from maskkit.engine.train import evaluation_due, train
 from maskkit.errors import DataError, MaskkitError
@@ -83,7 +83,7 @@ def test_without_an_average_best_is_what_was_trained(tmp_path, run):
 
 
 def test_a_loss_that_is_not_finite_keeps_its_batch_and_stops(tmp_path, run):
-    poisoned = replace(run, model=replace(run.model, poison=True))
+    poisoned = replace(run, model=change(run.model, poison=True))
     with pytest.raises(MaskkitError, match=r"step 1: the loss is not finite \(map is nan\)"):
         train(poisoned, tmp_path / "run")
     with safe_open(tmp_path / "run" / "bad_batch.safetensors", framework="pt") as file:
@@ -122,9 +122,9 @@ def test_bad_records_are_refused_with_the_whole_list(tmp_path, run, damaged):
 
 
 def test_numbers_that_make_no_run_are_refused(tmp_path, run, drawn):
-    for change in ({"batch": 0}, {"save_every": 0}):
+    for wrong in ({"batch": 0}, {"save_every": 0}):
         with pytest.raises(MaskkitError, match="1 at least"):
-            train(replace(run, train=replace(run.train, **change)), tmp_path / "run")
+            train(replace(run, train=replace(run.train, **wrong)), tmp_path / "run")
     whole = DataConfig(str(drawn / "train.json"), val_split=0)
     with pytest.raises(DataError, match="between 0 and 1"):
         train(replace(run, data=whole), tmp_path / "run")
@@ -170,7 +170,7 @@ def test_a_run_starts_from_given_weights(tmp_path, run, capsys):
 
 def test_a_backbone_starts_from_timm_names(tmp_path, run):
     preset = zoo.preset("yolact-mobilenetv2-256")
-    config = RunConfig(preset.name, replace(preset.model, num_classes=2), preset.input, preset.augment, preset.train)
+    config = RunConfig(preset.name, change(preset.model, num_classes=2), preset.input, preset.augment, preset.train)
     model: Any = zoo.model_class(preset.name)(config.model)
     wanted = {
         n: torch.rand_like(t) if t.is_floating_point() else t for n, t in model.backbone.body.state_dict().items()
@@ -180,7 +180,7 @@ def test_a_backbone_starts_from_timm_names(tmp_path, run):
     assert all(torch.equal(t, wanted[n]) for n, t in model.backbone.body.state_dict().items())
     assert "not used: classifier.weight" in note
     other: Any = zoo.model_class(preset.name)(config.model)
-    named = replace(config, model=replace(config.model, backbone_weights=str(tmp_path / "timm.safetensors")))
+    named = replace(config, model=change(config.model, backbone={"weights": str(tmp_path / "timm.safetensors")}))
     checkpoint.start_weights(other, named, None)
     assert all(torch.equal(t, wanted[n]) for n, t in other.backbone.body.state_dict().items())
 

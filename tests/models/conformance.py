@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model, save_model
-from maskkit.config import InputConfig, ModelConfig, RunConfig
+from maskkit.config import BackboneModelConfig, InputConfig, ModelConfig, RunConfig, change
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
@@ -48,9 +48,10 @@ class Conformance:
     @classmethod
     def model_config(cls, **knobs: Any) -> ModelConfig:
         # weights are random here: layers and norms that a pretrained backbone may keep as they are have to learn
-        learning = {"norm": "train", "frozen_stride": 0}
-        small = {"num_classes": len(cls.categories), **learning, **cls.knobs, **knobs}
-        return replace(zoo.preset(cls.preset).model, **small)
+        config = change(zoo.preset(cls.preset).model, num_classes=len(cls.categories))
+        if isinstance(config, BackboneModelConfig):
+            config = change(config, backbone={"norm": "train", "frozen_stride": 0})
+        return change(change(config, **cls.knobs), **knobs)
 
     @classmethod
     def model(cls, **knobs: Any) -> Model:

@@ -1,6 +1,5 @@
 """DeepLab under the suite that all semantic methods share, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.data.dataset import Dataset
 from maskkit.eval.semantic.metric import SemanticResult, count
 from maskkit.models.base import Model
@@ -56,7 +56,7 @@ def model(**knobs: Any) -> Deeplab:
     torch.manual_seed(0)
     preset = zoo.preset("deeplabv3-mobilenetv2-320")
     assert isinstance(preset.model, DeeplabConfig)
-    return Deeplab(replace(preset.model, num_classes=3, width=16, **knobs)).eval()
+    return Deeplab(change(preset.model, num_classes=3, width=16, **knobs)).eval()
 
 
 def test_an_atrous_kernel_is_one_with_zeros_between() -> None:
@@ -85,7 +85,7 @@ def test_every_size_of_input_is_taken() -> None:
 def test_vgg_keeps_a_stride_of_eight() -> None:
     preset = zoo.preset("deeplabv1-vgg16")
     assert isinstance(preset.model, DeeplabConfig)
-    net = Deeplab(replace(preset.model, width=16)).eval()
+    net = Deeplab(change(preset.model, width=16)).eval()
     with torch.no_grad():
         assert net(torch.zeros(1, 3, 97, 129)).logits.shape == (1, 21, 13, 17)
 

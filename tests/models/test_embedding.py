@@ -1,6 +1,5 @@
 """Pixel embeddings: the shared conformance, and the discriminative loss against its formula."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.models.embedding import Embedding, discriminative_loss
 from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance, Whole
@@ -90,7 +90,7 @@ def test_means_are_drawn_to_the_origin_and_others_are_left_alone() -> None:
 
 
 def test_one_class_needs_no_class_map() -> None:
-    net = Embedding(replace(zoo.preset("embedding-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
+    net = Embedding(change(zoo.preset("embedding-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
     images = torch.zeros(1, 3, 64, 96)
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)

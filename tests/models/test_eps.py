@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import DataConfig
+from maskkit.config import DataConfig, change
 from maskkit.data.label_map import IGNORE
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.errors import DataError
@@ -78,7 +78,7 @@ def test_the_baseline_learns_from_tags_alone() -> None:
 def small(**knobs: Any) -> Eps:
     preset = zoo.preset("eps-mobilenetv2-256")
     assert isinstance(preset.model, EpsConfig)
-    return Eps(replace(preset.model, num_classes=3, **knobs)).eval()
+    return Eps(change(preset.model, num_classes=3, **knobs)).eval()
 
 
 def certain(where: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.data.dataset import Annotation, Dataset, Record
 from maskkit.data.label_map import IGNORE
 from maskkit.data.shapes import CATEGORIES
@@ -115,7 +116,7 @@ def ground(record: Record) -> Annotation:
 
 
 def model(**knobs: Any) -> Mask2Former:
-    config = replace(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs)
+    config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs)
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)
@@ -177,7 +178,7 @@ def transformers_model() -> tuple[Any, dict[str, Any]]:
 def test_predictions_and_losses_are_those_of_transformers() -> None:
     theirs, knobs = transformers_model()
     preset = zoo.preset("mask2former-swin-t")
-    ours = Mask2Former(replace(preset.model, **knobs)).eval()  # type: ignore[arg-type]
+    ours = Mask2Former(change(preset.model, **knobs)).eval()  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(theirs.state_dict(), preset.name, **knobs))
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 256, 288, generator=generator)

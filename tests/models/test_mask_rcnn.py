@@ -10,6 +10,7 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.mask_rcnn import MaskRcnn
@@ -38,7 +39,11 @@ class TestDetectron2(Conformance):
     """Adaptive sampling in RoIAlign."""
 
     preset = "maskrcnn-resnet50-d2-1x"
-    knobs: ClassVar[dict[str, Any]] = {**SMALL, "backbone": "resnet26", "mask_convs": 1, "frozen_stride": 0}
+    knobs: ClassVar[dict[str, Any]] = {
+        **SMALL,
+        "backbone": {"name": "resnet26", "frozen_stride": 0, "pad_same": False},
+        "mask_convs": 1,
+    }
     overfit: ClassVar[dict[str, Any]] = {"steps": 120, "lr": 2e-3, "size": (160, 160)}
 
 
@@ -71,7 +76,7 @@ def pair() -> tuple[MaskRCNN, MaskRcnn]:
         # masks of every class that cover about half of their boxes
         heads.mask_predictor.mask_fcn_logits.bias -= logits[0].mean((0, 2, 3))
     preset = zoo.preset("maskrcnn-resnet50")
-    ours = MaskRcnn(replace(preset.model, num_classes=CLASSES))  # type: ignore[arg-type]
+    ours = MaskRcnn(change(preset.model, num_classes=CLASSES))  # type: ignore[arg-type]
     ours.load_state_dict(published.convert(official.state_dict(), preset.name, num_classes=CLASSES))
     return official, ours
 

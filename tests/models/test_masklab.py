@@ -307,7 +307,7 @@ def test_the_box_heads_conv5_begins_as_the_backbones() -> None:
 
 
 def test_frozen_norm_stays_as_it_is_in_the_copy_too() -> None:
-    model = small(norm="frozen").train()
+    model = small(backbone={"norm": "frozen"}).train()
     norms = [m for m in model.box_head.stage.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms
     assert not any(m.training or m.weight.requires_grad for m in norms)

@@ -1,6 +1,5 @@
 """PSENet: the shared conformance, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.models.psenet import Psenet, hard_pixels, kernel_losses, perimeter, shrink
 from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance, Whole
@@ -75,7 +75,7 @@ def test_kernels_are_judged_inside_the_objects_alone() -> None:
 
 
 def test_one_class_needs_no_class_map() -> None:
-    net = Psenet(replace(zoo.preset("psenet-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
+    net = Psenet(change(zoo.preset("psenet-mobilenetv2-256").model, num_classes=1, width=16)).eval()  # type: ignore[arg-type]
     images = torch.zeros(1, 3, 64, 96)
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)

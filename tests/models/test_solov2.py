@@ -47,7 +47,7 @@ def test_shapes_of_the_published_coco_model() -> None:
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_deformable_convolution_learns_where_to_look(kind: str) -> None:
-    knobs = {"backbone": "resnet26", "pad_same": False, "head_convs": 1, "deformable_feature": True}
+    knobs = {"backbone": {"name": "resnet26", "pad_same": False}, "head_convs": 1, "deformable_feature": True}
     net = model(deformable=kind, **knobs).train()
     image, target = draw(3, (64, 64), (3, 5))
     target = replace(target, labels=target.labels % 3)

@@ -1,6 +1,5 @@
 """YOLACT: the shared conformance, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.geometry import boxes as box_math
 from maskkit.models.yolact import Yolact, YolactConfig, YolactRaw, crop_window
 from maskkit.targets import Target
@@ -26,7 +26,7 @@ class TestYolactPlus(Conformance):
 
     preset = "yolact-plus-resnet50"
     knobs: ClassVar[dict[str, Any]] = {
-        "backbone": "resnet26",
+        "backbone": {"name": "resnet26"},
         "width": 32,
         "prototypes": 16,
         "scales": ((12, 15), (20, 25), (32, 40), (48, 56), (64, 80)),
@@ -36,7 +36,7 @@ class TestYolactPlus(Conformance):
 
 
 def model(**knobs: object) -> Yolact:
-    return Yolact(replace(zoo.preset("yolact-mobilenetv2-256").model, num_classes=3, **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Yolact(change(zoo.preset("yolact-mobilenetv2-256").model, num_classes=3, **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 
 def test_shapes_of_the_published_coco_model() -> None:

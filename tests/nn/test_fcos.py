@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from maskkit.config import BoxOnly
 from maskkit.errors import MaskkitError
 from maskkit.nn.fcos import (
     FcosConfig,
@@ -33,7 +32,7 @@ from maskkit.nn.fcos import (
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 
-CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,), box_only=BoxOnly())
+CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,))
 
 
 def maps(channels: int, fill: float = 0.0, batch: int = 1) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate
 from maskkit.models.base import Model
 from maskkit.nn.fcos import FcosRaw, Positives
@@ -61,25 +61,25 @@ def knobs_of(case: Case) -> dict[str, Any]:
     """What the case sets otherwise than its official file."""
     overrides = case.config.get("overrides", [])
     knobs: dict[str, Any] = {}
-    box_only = zoo.preset(preset_of(case)).model.box_only
+    box_only: dict[str, Any] = {}
     for name, value in zip(overrides[::2], overrides[1::2], strict=True):
         if name in _BOX_ONLY:
-            box_only = replace(box_only, **{_BOX_ONLY[name]: value})
+            box_only[_BOX_ONLY[name]] = value
         elif name == "MODEL.BOXINST.PAIRWISE.WARMUP_ITERS":
-            box_only = replace(box_only, warmup=1.0)  # `progress` then is the share of these iterations
+            box_only["warmup"] = 1.0  # `progress` then is the share of these iterations
         else:
             knobs[_KNOBS[name]] = value
     for name, value in case.config.get("thresholds", {}).items():
         if name in _THRESHOLDS:
             knobs[_THRESHOLDS[name]] = value
-    return knobs | {"box_only": box_only}
+    return knobs | ({"box_only": box_only} if box_only else {})
 
 
 def model_of(case: Case, fill: bool = False) -> Any:
     """The model of the case, with the recipe's weights or, for losses and decoding, without any."""
     name, knobs = preset_of(case), knobs_of(case)
     with torch.device("cpu" if fill else "meta"):
-        model: Model = zoo.model_class(name)(replace(zoo.preset(name).model, **knobs))  # type: ignore[call-arg]
+        model: Model = zoo.model_class(name)(change(zoo.preset(name).model, **knobs))  # type: ignore[call-arg]
     if fill:
         constants = {n: torch.tensor(v) for n, v in case.manifest.get("constants", {}).items()}
         model.load_state_dict(published.convert({**case.weights(), **constants}, name, **knobs))

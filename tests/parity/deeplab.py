@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.models.deeplab import Deeplab, DeeplabConfig, SummedAspp
 from maskkit.nn.crf import CrfConfig, mean_field
 from tests.parity.goldens import Case
@@ -29,7 +30,7 @@ def _forward(case: Case) -> None:
     knobs = {"num_classes": config["n_classes"]}
     if "atrous_rates" in config:
         knobs |= {"rates": tuple(config["atrous_rates"]), "scales": tuple(config["scales"])}
-    model = Deeplab(replace(preset.model, **knobs)).eval()
+    model = Deeplab(change(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), name, **knobs))
     # the manifest's means, in the order of its BGR images
     given = batch(case, replace(preset.input, mean=(122.675, 116.669, 104.008)), config["n_classes"])

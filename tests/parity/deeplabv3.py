@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.nn.semantic import pixel_loss, truth_of
 from tests.parity.goldens import Case
@@ -30,7 +31,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(preset.model, DeeplabConfig)
     stride, classes = case.config["output_stride"], case.config["num_classes"]
     knobs = {"num_classes": classes, "output_stride": stride, "rates": tuple(r * 16 // stride for r in (6, 12, 18))}
-    model = Deeplab(replace(preset.model, **knobs)).eval()
+    model = Deeplab(change(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), name, **knobs))
     given = batch(case, replace(preset.input, mean=(123.675, 116.28, 103.53)), classes)
     with torch.no_grad():

@@ -1,7 +1,6 @@
 """EPS against halbielee/EPS: ResNet-38, the loss, the pseudo masks, the schedule."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import PseudoMasks, TrainConfig
+from maskkit.config import PseudoMasks, TrainConfig, change
 from maskkit.data.loader import normalise
 from maskkit.engine.optim import learning_rate, set_rate
 from maskkit.infer.pseudo_labels import label_map, localise
@@ -42,9 +41,9 @@ def _model(case: Case, classes: int) -> Eps:
     if not case.manifest["parameters"]:
         if "tau" in case.config:
             knobs |= {"tau": case.config["tau"], "mix": case.config["lam"]}
-        return Eps(replace(preset.model, backbone="mobilenetv2_100", frozen_stride=0, **knobs)).eval()
+        return Eps(change(preset.model, backbone={"name": "mobilenetv2_100", "frozen_stride": 0}, **knobs)).eval()
     with torch.device("meta"):
-        model = Eps(replace(preset.model, **knobs))
+        model = Eps(change(preset.model, **knobs))
     model.load_state_dict(published.convert(case.weights(), NAME, **knobs), assign=True)
     return model.eval()
 

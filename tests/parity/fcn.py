@@ -1,7 +1,5 @@
 """FCN-32s, -16s and -8s against wkentaro/pytorch-fcn."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.models.fcn import Enlarge, Fcn, FcnConfig, bilinear_kernel
 from maskkit.nn.semantic import pixel_loss, truth_of
 from tests.parity.goldens import Case
@@ -26,7 +25,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name, classes = _PRESETS[case.config["model"]], case.config["n_class"]
     preset = zoo.preset(name)
     assert isinstance(preset.model, FcnConfig)
-    model = Fcn(replace(preset.model, num_classes=classes)).eval()
+    model = Fcn(change(preset.model, num_classes=classes)).eval()
     model.load_state_dict(published.convert(case.weights(), name, num_classes=classes))
     given = batch(case, preset.input, classes)
     seen: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.data.loader import normalise
 from maskkit.decode import Decoder, decode
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
@@ -61,7 +62,7 @@ def _knobs(case: Case) -> dict[str, Any]:
 
 def _model(case: Case, meta: bool = True, **knobs: Any) -> Mask2Former:
     """The model of a case, filled from its weights unless it is on the ``meta`` device."""
-    config = replace(zoo.preset(_preset(case)).model, **_knobs(case), **knobs)
+    config = change(zoo.preset(_preset(case)).model, **_knobs(case), **knobs)
     assert isinstance(config, Mask2FormerConfig)
     with torch.device("meta" if meta else "cpu"):
         model = Mask2Former(config)

@@ -1,7 +1,6 @@
 """PolarMask against xieenze/PolarMask. Every stored tensor of a case is compared; nothing is left out."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
 from maskkit.nn.fcos import find_positives, locate, match
 from maskkit.prediction import ImageMeta
@@ -25,7 +25,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def _model(**knobs: Any) -> PolarMask:
     preset = zoo.preset("polarmask-resnet50-1x")
     assert isinstance(preset.model, PolarMaskConfig)
-    return PolarMask(replace(preset.model, **knobs))
+    return PolarMask(change(preset.model, **knobs))
 
 
 def _batch(case: Case) -> Batch:

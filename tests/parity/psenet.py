@@ -1,6 +1,5 @@
 """PSENet against whai362/PSENet. Every stored tensor of a case is compared; nothing is left out."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, change
 from maskkit.data.loader import normalise
 from maskkit.decode.clustering import expand, rate
 from maskkit.geometry.rectangles import least_rectangle
@@ -31,7 +30,7 @@ def _forward(case: Case) -> None:
     assert isinstance(preset.model, PsenetConfig)
     assert case.config["config"].startswith("psenet_r50")
     knobs = {"kernels": case.config["kernel_num"]}
-    model = Psenet(replace(preset.model, **knobs)).eval()
+    model = Psenet(change(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), _PRESET, **knobs))
     images = _image(case, preset.input)
     with torch.no_grad():

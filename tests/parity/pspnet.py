@@ -1,7 +1,5 @@
 """PSPNet, and testing by sliding windows, against hszhao/semseg."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig, Tta
+from maskkit.config import InputConfig, Tta, change
 from maskkit.data.loader import normalise
 from maskkit.infer.tta import probabilities
 from maskkit.models.pspnet import Pspnet, PspnetConfig
@@ -30,7 +28,7 @@ def _forward(case: Case) -> None:
     preset = zoo.preset(name)
     assert isinstance(preset.model, PspnetConfig)
     knobs = {"num_classes": config["classes"], "bins": tuple(config["bins"]), "auxiliary": config["aux_weight"]}
-    model = Pspnet(replace(preset.model, **knobs)).eval()
+    model = Pspnet(change(preset.model, **knobs)).eval()
     model.load_state_dict(published.convert(case.weights(), name, **knobs))
     given = batch(case, preset.input, config["classes"])
     seen: dict[str, Tensor] = {}

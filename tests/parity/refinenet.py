@@ -1,13 +1,12 @@
 """RefineNet against DrSleep/refinenet-pytorch."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.models.refinenet import Refinenet, RefinenetConfig
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
@@ -18,7 +17,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = zoo.preset(name)
     assert isinstance(preset.model, RefinenetConfig)
     classes = case.config["num_classes"]
-    model = Refinenet(replace(preset.model, num_classes=classes)).eval()
+    model = Refinenet(change(preset.model, num_classes=classes)).eval()
     model.load_state_dict(published.convert(case.weights(), name, num_classes=classes))
     given = batch(case, preset.input, classes)
     seen: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate, normalise
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode import OverInput, decode
@@ -38,7 +38,7 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
     given = case.config
     head, backbone = given["bbox_head"], given.get("backbone", {"depth": 50})
     knobs: dict[str, Any] = {
-        "backbone": f"resnet{backbone['depth']}",
+        "backbone": {"name": f"resnet{backbone['depth']}"},
         "num_classes": head["num_classes"] - 1,
         "width": head["in_channels"],
         "grids": tuple(head["num_grids"]),
@@ -60,7 +60,7 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
 
 
 def _model(preset: str, **knobs: Any) -> Any:
-    return zoo.model_class(preset)(replace(zoo.preset(preset).model, **knobs))  # type: ignore[call-arg]
+    return zoo.model_class(preset)(change(zoo.preset(preset).model, **knobs))  # type: ignore[call-arg]
 
 
 def _forward(case: Case) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
 from maskkit.decode import decode
@@ -50,7 +50,7 @@ def _model(case: Case, **knobs: Any) -> tuple[str, Yolact]:
         knobs["scales"] = tuple(tuple(float(s) for s in level) for level in given["pred_scales"])
         knobs["ratios"] = tuple(float(r) for r in given["pred_aspect_ratios"][0][0])
         knobs["square_anchors"] = given["use_square_anchors"]
-    return name, Yolact(replace(preset.model, **knobs))
+    return name, Yolact(change(preset.model, **knobs))
 
 
 def _priors(model: Yolact, size: int) -> Tensor:
@@ -111,7 +111,7 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         case.compare("train.conf", raw.conf, *close)
         case.compare("train.segm", raw.segm, *close)
     if any(n.startswith("trainbn.") for n in case.outputs):
-        _, model = _model(case, norm="train")
+        _, model = _model(case, backbone={"norm": "train"})
         _fill(model, case)
         model.train()
         with torch.no_grad():

@@ -1,12 +1,12 @@
 """Foreign checkpoints under our names: the key map of the method, checked strictly both ways."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.errors import DataError
 
 
@@ -22,7 +22,7 @@ def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Te
         raise DataError(f"no foreign weights of {method.title} are known ({method.agreement}); train it")
     renamed = method.rename(state)
     with torch.device("meta"):
-        wanted = method.model(replace(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
+        wanted = method.model(change(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
     left, missing = sorted(set(renamed) - set(wanted)), sorted(set(wanted) - set(renamed))
     # batch norm's counter is not in the oldest checkpoints and plays no part in the function
     missing = [n for n in missing if not n.endswith("num_batches_tracked")]

@@ -21,8 +21,8 @@ def models_page() -> str:
     parts = [
         "# Models\n\n"
         "This page is generated from the cards in `src/maskkit/zoo` by `make tables`.\n\n"
-        "*Paper* is the number of the paper or of who publishes the weights. *Ours* is measured by us; the commands are "
-        "in [benchmarks](benchmarks/README.md). A dash means that there is none."
+        "*Paper* is the number of the paper or of who publishes the weights. *Ours* is measured by us; the commands "
+        "are in [benchmarks](benchmarks/README.md). A dash means that there is none."
     ]
     for method in _methods():
         rows = [_row(method, preset) for preset in method.presets]

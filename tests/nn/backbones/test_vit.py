@@ -1,6 +1,5 @@
 """Plain transformers as backbones: windows, positions, the pyramid, and timm's own forward as the oracle."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 
 from maskkit import zoo
-from maskkit.config import PlainVit
+from maskkit.config import BackboneConfig, PlainVit, change
 from maskkit.errors import MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
@@ -151,15 +150,12 @@ def test_other_methods_learn_on_it(preset: str) -> None:
     found = zoo.preset(preset)
     vit = PlainVit(window=4, width=32)
     knobs: dict[str, Any] = {
-        "backbone": TINY,
-        "pad_same": False,
-        "frozen_stride": 0,
-        "vit": vit,
+        "backbone": BackboneConfig(TINY, vit=vit),
         "num_classes": 5,
         "width": 32,
     }
     torch.manual_seed(0)
-    model: Model = zoo.model_class(preset)(replace(found.model, **knobs))  # type: ignore[call-arg]
+    model: Model = zoo.model_class(preset)(change(found.model, **knobs))  # type: ignore[call-arg]
     batch = type("Drawn", (Conformance,), {"preset": preset}).batch([3, 4])
     losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
     torch.stack(list(losses.values())).sum().backward()
