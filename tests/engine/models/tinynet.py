@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
-from maskkit.models.base import Model, Selected
+from maskkit.decode import Decoder, OverInput
+from maskkit.decode.outputs import ObjectMasks
+from maskkit.models.base import Model
 from maskkit.targets import Batch, Target
 
 
@@ -27,8 +29,9 @@ class TinyRaw(NamedTuple):
     maps: Tensor  # (B, C, H/4, W/4)
 
 
-class TinyNet(Model):
+class TinyNet(Model[TinyRaw, ObjectMasks]):
     config: TinyConfig
+    decoder: Decoder = OverInput()
 
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
@@ -42,7 +45,9 @@ class TinyNet(Model):
         )
         self.head = nn.Conv2d(config.width, config.num_classes, 3, padding=1)
 
-    def forward(self, images: Tensor, targets: list[Target] | None = None) -> TinyRaw:
+    def forward(
+        self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None
+    ) -> TinyRaw:
         return TinyRaw(self.head(self.backbone(images)))
 
     def loss(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:
@@ -56,12 +61,12 @@ class TinyNet(Model):
         loss = F.binary_cross_entropy_with_logits(raw.maps[chosen], truth[chosen])
         return {"map": loss * float("nan") if self.config.poison else loss, "size": 1e-3 * raw.maps.pow(2).mean()}
 
-    def select(self, raw: TinyRaw) -> Selected:
+    def select(self, raw: TinyRaw) -> ObjectMasks:
         masks = raw.maps.sigmoid()
         inside = masks > 0.3
         boxes = torch.stack([extent(inside.any(2)), extent(inside.any(3))], -1).flatten(2)  # (B, C, 2, 2): low, high
         scores = masks.amax((2, 3)) * inside.any(3).any(2)
-        return Selected(boxes, torch.arange(masks.shape[1]).expand(scores.shape), scores, masks, scores)
+        return ObjectMasks(boxes, torch.arange(masks.shape[1]).expand(scores.shape), scores, masks, scores)
 
 
 def extent(line: Tensor) -> Tensor:

@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import torch
 
+from maskkit.decode import Segments
+from maskkit.decode.outputs import SegmentQueries
 from maskkit.models import tinynet  # type: ignore[attr-defined]  # registered for the test as this one is
-from maskkit.models.base import SelectedSegments
 
 
 class TinySegments(tinynet.TinyNet):
     tasks = ("panoptic",)
+    decoder = Segments(score=0.3, overlap=0.0)
 
-    def select(self, raw: tinynet.TinyRaw) -> SelectedSegments:
+    def select(self, raw: tinynet.TinyRaw) -> SegmentQueries:
         scores = raw.maps.sigmoid().amax((2, 3))
         labels = torch.arange(scores.shape[1]).expand(scores.shape)
-        return SelectedSegments(raw.maps, labels, scores, raw.maps.new_tensor([[0.3, 0.0]] * len(scores)))
+        return SegmentQueries(raw.maps, labels, scores)
 
 
 MODEL = TinySegments
