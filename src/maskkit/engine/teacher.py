@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.engine.start import load_backbone
 from maskkit.errors import DataError, MaskkitError
-from maskkit.nn.backbones.backbone import Backbone, load_backbone
+from maskkit.nn.backbones.backbone import Backbone
 
 
 class Teacher(nn.Module):
