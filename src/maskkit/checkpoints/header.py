@@ -23,9 +23,7 @@ FORMAT = 1
 _PARTS = {"version", "config", "categories", "decoder", "info"}
 
 
-def make_header(
-    config: RunConfig, categories: Categories, decoder: Decoder, info: Mapping[str, Any]
-) -> dict[str, Any]:
+def make_header(config: RunConfig, categories: Categories, decoder: Decoder, info: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a checkpoint: what `read_header` returns."""
     classes = {"names": list(categories.names), "ids": list(categories.ids), "things": list(categories.things)}
     return {

@@ -67,7 +67,8 @@ def models() -> int:
     from rich.table import Column, Table
 
     from maskkit.api import BUILT_IN, find_weights
-    from maskkit.checkpoints.checkpoint import read_header, run_config
+    from maskkit.checkpoints.checkpoint import run_config
+    from maskkit.checkpoints.header import read_header
     from maskkit.zoo import registry
 
     table = Table(Column("preset", no_wrap=True), "task", "labels", "paper", "ours", "published weights")

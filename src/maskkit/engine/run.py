@@ -1,8 +1,8 @@
 """What every training needs around its loop: folder, processes, seeds, precision, the optimizer step, the log.
 
-The loops are in `maskkit.engine.train` and `maskkit.engine.pretrain`. Each step is a pure function of the configuration,
-the weights and the number of the step: its data, its random choices and its learning rate all follow from the seed and
-the number. So a run that was killed ends with the same bits as one that was not.
+The loops are in `maskkit.engine.train` and `maskkit.engine.pretrain`. Each step is a pure function of configuration,
+weights and step number: its data, its random choices and its learning rate follow from the seed and the number. So a
+run that was killed and resumed ends with the same bits as one that was not.
 """
 
 import json

@@ -9,6 +9,7 @@ The folder of a run: ``config.json`` (all settings), ``metrics.jsonl``, ``last.s
 ``report.html``, and ``samples/`` with some of these images as predicted at each evaluation.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import convert_to_fp32
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskkit.config import RunConfig, to_dict
 from maskkit.data.dataset import Dataset
@@ -54,7 +55,7 @@ class Learner:
     model: Model
     average: Model | None
     """The moving average of the weights, where one is kept."""
-    network: nn.Module
+    network: Callable[..., Any]
     """The model as it is called: compiled, or shared by several processes."""
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]

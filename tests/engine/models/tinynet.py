@@ -45,9 +45,7 @@ class TinyNet(Model[TinyRaw, ObjectMasks]):
         )
         self.head = nn.Conv2d(config.width, config.num_classes, 3, padding=1)
 
-    def forward(
-        self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None
-    ) -> TinyRaw:
+    def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> TinyRaw:
         return TinyRaw(self.head(self.backbone(images)))
 
     def loss(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:

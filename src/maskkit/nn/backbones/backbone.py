@@ -17,6 +17,7 @@ from maskkit.nn.backbones import swin
 from maskkit.nn.backbones import vit as plain
 from maskkit.nn.backbones.pretrained import Pretrained
 
+
 class Backbone(Pretrained):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
