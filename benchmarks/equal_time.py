@@ -36,9 +36,9 @@ from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
+from maskkit.engine.start import load_backbone
 from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
-from maskkit.nn.backbones.backbone import load_backbone
 from maskkit.prediction import Categories
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import maskkit.models
 from maskkit.cli import main
 from maskkit.data import open_dataset
 from maskkit.eval.panoptic.metric import read_results
 from tests.data.written import write_panoptic
-from tests.engine.runner import MODELS
 
 COLOURS = {1: (200, 60, 40), 2: (200, 60, 40), 3: (60, 90, 220), 4: (40, 180, 60)}
 """Of a cat, another cat, the sky and the grass."""
@@ -21,7 +19,6 @@ COLOURS = {1: (200, 60, 40), 2: (200, 60, 40), 3: (60, 90, 220), 4: (40, 180, 60
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images of one or two cats between sky and grass; the tiny panoptic method is registered."""
-    monkeypatch.setattr(maskkit.models, "__path__", [*maskkit.models.__path__, MODELS])
     rng = np.random.default_rng(0)
     root = tmp_path / "data"
     for split, count in (("train", 6), ("val", 2)):

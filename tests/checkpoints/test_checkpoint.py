@@ -1,10 +1,8 @@
 import json
 import os
 import pickle
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from safetensors.torch import save_file
 from maskkit import zoo
 from maskkit.checkpoints import checkpoint
 from maskkit.checkpoints.foreign import read_checkpoint
-from maskkit.config import change
-from maskkit.engine.optim import make_optimizer
-from maskkit.errors import DataError, MaskkitError
+from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
@@ -29,19 +25,12 @@ def model(tiny):
     return zoo.model_class("tinynet")(tiny.model)
 
 
-def train_a_little(model, optimizer):
-    for _ in range(3):
-        model(torch.randn(2, 3, 32, 32)).maps.square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_a_checkpoint_alone_is_enough_to_use_the_model(tmp_path, model, tiny):
-    config = replace(tiny, model=change(tiny.model, width=8), train=replace(tiny.train, lr=0.25))
+    config = replace(tiny, model=replace(tiny.model, width=8), train=replace(tiny.train, lr=0.25))
     path = tmp_path / "runs" / "best.safetensors"
     checkpoint.save_model(path, model, config, CLASSES, {"step": 7, "metrics": {"AP": 0.5}})
     loaded = checkpoint.load_model(path)
@@ -59,44 +48,6 @@ def test_tensors_that_share_memory_or_lie_channels_last_are_saved(tmp_path, mode
     model.head.bias = torch.nn.Parameter(model.backbone[0].bias[:3])
     checkpoint.save_model(tmp_path / "m.safetensors", model, tiny, CLASSES, {})
     assert same(checkpoint.load_model(tmp_path / "m.safetensors").model.state_dict(), model.state_dict())
-
-
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-@pytest.mark.parametrize("averaged", [False, True])
-def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path, model, tiny, kind, averaged):
-    model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, replace(tiny.train, optimizer=kind))
-    average = deepcopy(model) if averaged else None
-    train_a_little(model, optimizer)
-    path = tmp_path / "last.safetensors"
-    checkpoint.save_state(path, model, average, optimizer, tiny, CLASSES, {"step": 3, "best": 0.5})
-
-    again = zoo.model_class("tinynet")(tiny.model).to(memory_format=torch.channels_last)
-    again_average = deepcopy(again) if averaged else None
-    again_optimizer = make_optimizer(again, replace(tiny.train, optimizer=kind))
-    info = checkpoint.load_state(path, again, again_average, again_optimizer)
-    assert info == {"step": 3, "best": 0.5}
-    assert same(again.state_dict(), model.state_dict())
-    if average is not None and again_average is not None:
-        assert same(again_average.state_dict(), average.state_dict())
-        assert not same(again_average.state_dict(), again.state_dict())
-    for old, new in zip(model.parameters(), again.parameters(), strict=True):
-        then, now = optimizer.state[old], again_optimizer.state[new]
-        assert same(then, now)
-        assert {k: t.stride() for k, t in then.items()} == {k: t.stride() for k, t in now.items()}
-    torch.manual_seed(1)
-    train_a_little(model, optimizer)
-    torch.manual_seed(1)
-    train_a_little(again, again_optimizer)
-    assert same(again.state_dict(), model.state_dict()), "the next steps are the same too"
-
-
-def test_the_last_checkpoint_predicts_with_the_average(tmp_path, model, tiny):
-    average = deepcopy(model)
-    optimizer = make_optimizer(model, tiny.train)
-    train_a_little(model, optimizer)
-    checkpoint.save_state(tmp_path / "last.safetensors", model, average, optimizer, tiny, CLASSES, {})
-    assert same(checkpoint.load_model(tmp_path / "last.safetensors").model.state_dict(), average.state_dict())
 
 
 def test_a_failed_writing_leaves_the_previous_file(tmp_path, model, tiny, monkeypatch):
@@ -151,6 +102,9 @@ def test_a_description_that_cannot_be_used_gives_one_clear_error(tmp_path, model
         (lambda h: h["config"].update(preset="tinynet-no-such"), "there is no model 'tinynet-no-such'"),
         (lambda h: h["config"]["model"].update(knob=1), "knob"),
         (lambda h: h["config"]["model"].update(width=4), "do not fit its own description"),
+        (lambda h: h["decoder"].update(offset=0.5), "to be decoded by OverInput"),
+        (lambda h: h.update(decoder={"name": "magic"}), "there is no decoder 'magic'"),
+        (lambda h: h.pop("decoder"), "description is damaged"),
         (lambda h: h.pop("categories"), "description is damaged"),
         (lambda h: h.pop("format"), "description is damaged"),
         (lambda h: h["config"].pop("model"), "configuration that this one cannot use"),
@@ -228,34 +182,3 @@ def test_a_pickle_without_tensors_gives_one_clear_error(tmp_path):
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(DataError, match="no named tensors"):
             read_checkpoint(tmp_path / "w.pt")
-
-
-def test_a_start_takes_what_fits_and_says_what_does_not(tmp_path, model, tiny):
-    path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, model, tiny, CLASSES, {})
-    more = replace(tiny, model=change(tiny.model, num_classes=5))
-    fresh: Any = zoo.model_class("tinynet")(more.model)
-    head = fresh.head.weight.detach().clone()
-    (note,) = checkpoint.start_weights(fresh, more, path)
-    assert note.startswith(f"9 of 11 tensors start from {path}")
-    assert "head.bias, head.weight" in note
-    assert same(fresh.backbone.state_dict(), model.backbone.state_dict())
-    assert torch.equal(fresh.head.weight, head)
-    with pytest.raises(DataError, match="no tensor fits"):
-        checkpoint.start_weights(torch.nn.Linear(1, 1), more, path)  # type: ignore[arg-type]
-
-
-def test_another_run_is_not_gone_on_with_and_every_difference_is_named(tmp_path, model, tiny):
-    path = tmp_path / "last.safetensors"
-    checkpoint.save_model(path, model, tiny, CLASSES, {"step": 3, "images": 12})
-    checkpoint.check_same(tiny, CLASSES, 12, path)
-    checkpoint.check_same(replace(tiny, train=replace(tiny.train, workers=7, save_every=9)), CLASSES, 12, path)
-    other = replace(tiny, train=replace(tiny.train, lr=0.5), input=replace(tiny.input, size=(32, 64)))
-    with pytest.raises(MaskkitError) as caught:
-        checkpoint.check_same(other, Categories.of(["cat"]), 13, path)
-    message = str(caught.value)
-    assert "train.lr was 0.02 and is 0.5" in message
-    assert "input.size was [64, 64] and is [32, 64]" in message
-    assert "classes was ['cat', 'dog', 'cow'] and is ['cat']" in message
-    assert "training images was 12 and is 13" in message
-    assert "train.workers" not in message

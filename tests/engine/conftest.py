@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import maskkit.models
 from maskkit import zoo
 from maskkit.config import DataConfig, RunConfig
-from tests.engine.runner import MODELS
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +38,8 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    """Configuration of a run of the tiny method, which is registered for this test only."""
-    monkeypatch.setattr(maskkit.models, "__path__", [*maskkit.models.__path__, MODELS])
+def tiny():
+    """Configuration of a run of the tiny method of tests/plugin."""
     preset = zoo.preset("tinynet")
     return RunConfig("tinynet", preset.model, preset.input, preset.augment, preset.train)
 

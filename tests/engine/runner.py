@@ -3,20 +3,20 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import maskkit.models
 from maskkit.config import RunConfig, to_dict
 from maskkit.engine.log import LOG_EVERY
 
-MODELS = str(Path(__file__).parent / "models")
+PLUGIN = str(Path(__file__).parents[1] / "plugin")
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
-    ["maskkit.engine.train", "maskkit.models.yolact", "supervision", "matplotlib.backends.backend_svg", "torch._dynamo"]
+    ["maskkit.engine.train", "maskkit.models.yolact", "matplotlib.backends.backend_svg", "torch._dynamo"]
 )
 
 
@@ -81,7 +81,7 @@ def _train(
 
     torch.set_num_threads(1)
     os.environ.update(environment)
-    maskkit.models.__path__.append(MODELS)
+    sys.path.insert(0, PLUGIN)
     log.LOG_EVERY = log_every
     replace = os.replace
 

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from maskkit import zoo
-from maskkit.checkpoints.checkpoint import start_weights
 from maskkit.cli import main
 from maskkit.config import Pretraining, RunConfig, change
 from maskkit.data.shapes import draw
 from maskkit.engine.pretrain import pretrain, random_crop
+from maskkit.engine.start import start_weights
 from maskkit.errors import DataError, MaskkitError
 
 CONFIG = Pretraining(
@@ -92,6 +92,17 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, images: Path, mon
         a, b = load_file(whole.parent / name), load_file(again.parent / name)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def test_a_loss_that_is_not_finite_keeps_its_batch(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskkit.engine.pretrain.cosine_loss", lambda predicted, wanted: predicted.sum() * float("nan"))
+    with pytest.raises(MaskkitError, match=r"step 1: the loss is not finite \(cosine is nan\).* lower --lr"):
+        pretrain(images, CONFIG, tmp_path / "run")
+    kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
+    assert kept["pixels"].shape == (4, 3, 32, 32)
+    assert kept["mask"].shape == (4, 4)
 
 
 def test_a_run_does_not_go_on_as_another(tmp_path: Path, images: Path) -> None:

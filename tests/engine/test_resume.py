@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from maskkit import zoo
-from maskkit.checkpoints import checkpoint
-from maskkit.config import DataConfig, RunConfig, change
+from maskkit.checkpoints.checkpoint import load_model
+from maskkit.checkpoints.header import read_header
+from maskkit.config import DataConfig, RunConfig
 from maskkit.engine.train import train
 from maskkit.errors import MaskkitError
 from tests.engine import runner
@@ -35,7 +36,7 @@ def assert_same_run(ours, theirs):
         a, b = load_file(ours / name), load_file(theirs / name)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
-        assert checkpoint.read_header(ours / name)["info"] == checkpoint.read_header(theirs / name)["info"]
+        assert read_header(ours / name)["info"] == read_header(theirs / name)["info"]
     for name in ("predictions.json", "config.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     assert metrics(ours) == metrics(theirs)
@@ -61,7 +62,7 @@ def test_killed_at_random_moments(tmp_path, run, undisturbed):
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
-    config = replace(run, model=change(run.model, width=96), train=replace(run.train, save_every=1, eval_every=0.0))
+    config = replace(run, model=replace(run.model, width=96), train=replace(run.train, save_every=1, eval_every=0.0))
     out = tmp_path / "run"
     half = out / ".last.safetensors.tmp"
     caught = 0
@@ -69,7 +70,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
         if half.exists():
             caught += 1
             if (out / "last.safetensors").exists():
-                checkpoint.load_model(out / "last.safetensors")
+                load_model(out / "last.safetensors")
     runner.finish(config, out, resume=True)
     assert caught >= 2, "no kill met a half-written checkpoint"
     assert_same_run(out, undisturbed(config))
@@ -110,7 +111,7 @@ def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
 
     def after_step_2():
         last = out / "last.safetensors"
-        return last.exists() and checkpoint.read_header(last)["info"]["step"] == 2
+        return last.exists() and read_header(last)["info"]["step"] == 2
 
     assert runner.kill_when(runner.start(config, out), after_step_2)
     runner.finish(config, out, resume=True)
@@ -122,11 +123,11 @@ def test_a_finished_run_stays_as_it_is(run, undisturbed):
     before = {p.name: p.read_bytes() for p in out.glob("*.safetensors")}
     result = train(run, out, resume=True)
     assert {p.name: p.read_bytes() for p in out.glob("*.safetensors")} == before
-    assert result.metrics == checkpoint.read_header(result.best)["info"]["metrics"]
+    assert result.metrics == read_header(result.best)["info"]["metrics"]
 
 
 def test_a_folder_with_a_run_is_not_overwritten(run, undisturbed):
-    with pytest.raises(MaskkitError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(MaskkitError, match="already holds a run; continue it with --resume"):
         train(run, undisturbed(run))
 
 
@@ -138,5 +139,5 @@ def test_a_run_does_not_go_on_with_another_configuration(run, undisturbed):
 
 def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, run, undisturbed, capsys):
     train(run, tmp_path / "run", resume=True)
-    assert "holds no checkpoint to go on from: the run begins with step 1" in capsys.readouterr().err
+    assert "holds no checkpoint to resume from: the run starts at step 1" in capsys.readouterr().err
     assert_same_run(tmp_path / "run", undisturbed(run))

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from maskkit.checkpoints import convert as published
 from maskkit.checkpoints.foreign import write_tensors
+from maskkit.engine.start import load_backbone
 from maskkit.errors import DataError
 from maskkit.models.eva import Eva
-from maskkit.nn.backbones.backbone import Backbone, load_backbone
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.mim import MaskedStudent
 from maskkit.zoo.eva import rename_student, rename_vit
 from tests.models.test_eva import config

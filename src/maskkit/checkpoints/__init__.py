@@ -1,1 +1,1 @@
-"""Files of weights: our own self-describing ones, those of others, and where they come from."""
+"""Weight files: our own self-describing ones, those of other projects, and where to find them."""

@@ -47,7 +47,8 @@ def _rows() -> list[dict[str, Any]]:
     """The presets of the zoo, and the built-in model at the end."""
     from maskkit import zoo
     from maskkit.api import BUILT_IN, find_weights
-    from maskkit.checkpoints.checkpoint import read_header, run_config
+    from maskkit.checkpoints.checkpoint import run_config
+    from maskkit.checkpoints.header import read_header
 
     rows = []
     for preset in zoo.presets():

@@ -1,1 +1,1 @@
-"""Training: the loop (`train`), its optimizer (`optim`), its files (`checkpoint`) and its voice (`log`)."""
+"""Training: the loops (`train`, `pretrain`), what both share (`run`), optimizer, state, evaluation and log."""

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar or plain lines, `metrics.jsonl`, TensorBoard curves."""
+"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard curves."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from maskkit.files import replacing
 LOG_EVERY = 10
 """Steps between lines of `metrics.jsonl`."""
 
-_SPEAK_EVERY = 10.0
-"""Seconds between plain lines where there is no terminal to draw a bar on."""
+_PRINT_EVERY = 10.0
+"""Seconds between plain lines where there is no terminal for a progress bar."""
 
 T = TypeVar("T")
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class RunLog:
     """The log of one run, from step ``start`` to ``total``; use it as a context manager.
 
-    ``main`` is False in all but the first of several processes, which then say nothing. What an earlier, killed process
-    wrote about steps after ``start`` is removed, because these steps come again.
+    ``main`` is False in all but the first of several processes; the others print and write nothing. Lines that an
+    earlier, killed process wrote about steps after ``start`` are removed, because these steps are repeated.
     """
 
     def __init__(self, out: Path, start: int, total: int, tensorboard: bool = False, main: bool = True) -> None:
@@ -39,13 +39,13 @@ class RunLog:
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[say]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             expand=True,
             console=self._console,
             disable=not main or not self._console.is_terminal or "CI" in os.environ,
         )
-        self._bar = self._bars.add_task("training", total=total, completed=start, say="")
-        self._began = self._counted_from = self._spoke = time.monotonic()
+        self._bar = self._bars.add_task("training", total=total, completed=start, text="")
+        self._began = self._counted_from = self._printed = time.monotonic()
         self._images = 0
         self._file = None
         self._curves = None
@@ -66,18 +66,18 @@ class RunLog:
                 sink.close()
 
     def step(self, step: int, terms: Mapping[str, float], rate: float, images: int) -> None:
-        """Tell of step ``step`` (1 is the first): loss terms, learning rate, images it took."""
+        """Log step ``step`` (1 is the first): its losses, learning rate and number of images."""
         now = time.monotonic()
         self._images += images
         speed = self._images / max(now - self._counted_from, 1e-9)
         loss = sum(terms.values())
         parts = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        say = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} images/s"
-        self._bars.update(self._bar, completed=step, say=say)
-        if self._bars.disable and (now - self._spoke > _SPEAK_EVERY or step == self.total):
+        text = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} images/s"
+        self._bars.update(self._bar, completed=step, text=text)
+        if self._bars.disable and (now - self._printed > _PRINT_EVERY or step == self.total):
             left = (now - self._began) / (step - self.start) * (self.total - step)
-            self.note(f"step {step}/{self.total} {say}, {_clock(left)} left")
-            self._spoke = now
+            self.note(f"step {step}/{self.total} {text}, {_clock(left)} left")
+            self._printed = now
         if step % LOG_EVERY == 0 or step == self.total:
             self._write(
                 step, {"lr": rate, "loss": loss, **{f"loss/{n}": v for n, v in terms.items()}, "images/s": speed}
@@ -85,19 +85,19 @@ class RunLog:
             self._counted_from, self._images = now, 0
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of an evaluation after step ``step``."""
+        """Log the metrics of an evaluation after step ``step``."""
         self._write(step, {f"val/{name}": value for name, value in metrics.items()})
         self.note(f"step {step}/{self.total} " + ", ".join(f"{n} {v:.4f}" for n, v in metrics.items()))
         self._counted_from = time.monotonic()
 
     def note(self, text: str) -> None:
-        """A line for the person in front of it."""
+        """Print a line for the user."""
         if self.main:
             self._console.print(text, markup=False, highlight=False)
 
     def track(self, things: Iterable[T], total: int, description: str) -> Iterator[T]:
-        """``things`` with a bar of their own while they last."""
-        bar = self._bars.add_task(description, total=total, say="")
+        """Yield ``things`` with a progress bar of their own."""
+        bar = self._bars.add_task(description, total=total, text="")
         for thing in things:
             yield thing
             self._bars.advance(bar)
@@ -113,7 +113,7 @@ class RunLog:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Leave only what ``path`` says about steps up to ``step``; a line that a kill cut off goes too."""
+    """Remove the lines of ``path`` about steps after ``step``, and a line that a killed process left incomplete."""
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]

@@ -1,5 +1,4 @@
-"""Optimizer, learning rate and the running average of the weights, all from the `TrainConfig` alone; and what bf16 is
-worth."""
+"""Optimizer, learning rate and moving average of the weights, all from the `TrainConfig`; and where bf16 is fast."""
 
 import math
 from typing import Any, Literal
@@ -16,8 +15,8 @@ _UNDECAYED = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Em
 def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in four groups, always in this order: backbone, backbone norm and bias, rest, rest of those.
 
-    ``lr_factor`` of a group is its share of the learning rate. Norms and biases are told by having one axis at most;
-    with ``decay_bias`` only those of normalisation layers are apart from the rest. Embeddings are with the norms.
+    ``lr_factor`` of a group is the factor on its learning rate. Norms and biases are the parameters with at most one
+    axis; with ``decay_bias`` biases outside of normalisation layers count as the rest. Embeddings count as norms.
     """
     undecayed = {p for m in model.modules() if isinstance(m, _UNDECAYED) for p in m.parameters(recurse=False)}
     groups: list[dict[str, Any]] = [
@@ -36,8 +35,8 @@ def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
 def precision_for(device: torch.device) -> Literal["fp32", "bf16"]:
     """The faster precision of the forward pass on ``device``.
 
-    Processors without AVX-512 (or Arm's counterpart) have no bf16 convolutions in oneDNN: those that torch has itself
-    take several times as long as in fp32.
+    On processors without AVX-512 (or its counterpart on Arm) oneDNN has no bf16 convolutions; torch's own ones take
+    several times as long as those in fp32.
     """
     if device.type != "cpu":
         return "bf16"
@@ -46,7 +45,7 @@ def precision_for(device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 def precision_notes(precision: str, device: torch.device) -> list[str]:
-    """What the person in front of a run with this ``precision`` should know."""
+    """Lines for the user about the speed of this ``precision`` on ``device``."""
     if precision == "bf16" and precision_for(device) == "fp32":
         return ["bf16 is several times slower than fp32 on this processor, which has no instructions for it"]
     return []
@@ -63,8 +62,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Rate of optimizer step ``step`` (0 is the first) of ``total``.
 
-    The schedule runs over the whole training; the warm-up multiplies it from ``warmup_from`` to 1, over a tenth of a
-    short run at most, so that ten epochs of a hundred images are not all warm-up.
+    The schedule spans the whole run. The warm-up multiplies it by a factor that grows from ``warmup_from`` to 1; it
+    takes at most a tenth of the run, so that a short run is not all warm-up.
     """
     warmup = min(config.warmup, total // 10)
     warm = config.warmup_from + (1 - config.warmup_from) * step / warmup if step < warmup else 1.0
@@ -76,14 +75,14 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group its share of ``rate``."""
+    """Set the learning rate of every group: ``rate`` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move ``average`` towards ``model`` after step ``step``; the first steps move it further."""
+    """Update the moving average after step ``step``; the decay is lower in the first steps."""
     decay = min(decay, (1 + step) / (10 + step))
     for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if old.is_floating_point():

@@ -1,39 +1,36 @@
-"""Pre-training without labels (EVA): a folder of images in, a backbone for any of the package's models out.
+"""Pre-training without labels (EVA): from a folder of images to a backbone for any of the package's models.
 
-As in `maskkit.engine.train`, every step is a pure function of the configuration, the weights and its number, so that a
-run that was killed goes on to the very bits that an undisturbed one ends with. The folder of a run holds
-``config.json``, ``metrics.jsonl``, ``last.safetensors`` (all that is needed to go on) and ``backbone.safetensors``,
-with timm's names, for ``--model.backbone-weights``.
+The folder of a run: ``config.json``, ``metrics.jsonl``, ``last.safetensors`` (the state to resume from) and
+``backbone.safetensors``, with timm's names, for ``--model.backbone-weights``.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from jaxtyping import Bool, Float
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.transforms.v2 import functional as tv
 
-from maskkit.checkpoints.checkpoint import load_optimizer, optimizer_tensors
-from maskkit.checkpoints.foreign import read_metadata, read_tensors, write_tensors
+from maskkit.checkpoints.foreign import read_tensors, write_tensors
+from maskkit.checkpoints.header import read_metadata
 from maskkit.config import Pretraining, TrainConfig, to_dict
 from maskkit.data.images import find_images, read_image
 from maskkit.data.loader import batches, permutation
-from maskkit.engine.log import RunLog
-from maskkit.engine.optim import learning_rate, precision_notes, set_rate
-from maskkit.engine.train import mix
-from maskkit.errors import DataError, MaskkitError
-from maskkit.files import write_json
+from maskkit.engine.run import Run, begin, finite, keep_bad_batch, open_run, plan_steps
+from maskkit.engine.start import refuse_changes
+from maskkit.engine.state import load_optimizer, optimizer_tensors
+from maskkit.engine.teacher import Teacher
+from maskkit.errors import DataError
 from maskkit.nn.mim import MaskedStudent, block_mask, cosine_loss
-from maskkit.nn.teacher import Teacher
 
 _FREE_TO_CHANGE = {"workers", "save_every"}
 _HEADER = "maskkit-pretraining"
@@ -41,8 +38,8 @@ _ASPECT = 3 / 4
 """Least ratio of the sides of a crop."""
 
 
-class Views(NamedTuple):
-    """What a step is made of."""
+class Masked(NamedTuple):
+    """Random crops with masked patches: the batch of a step."""
 
     pixels: Float[Tensor, "b 3 s s"]
     """RGB on 0 to 1."""
@@ -51,83 +48,121 @@ class Views(NamedTuple):
 
 
 def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False) -> Path:
-    """Train a student on all images below a folder, without any label; gives the file of the backbone.
+    """Train a student on all images in a folder and its subfolders, without labels; returns the file of the backbone.
 
-    ``resume`` goes on with the run in ``out``, or begins it where there is none yet. Raises `MaskkitError` for what the
-    user can mend.
+    ``resume`` continues the run in ``out``, or starts it where there is none yet. Raises `MaskkitError` for what the
+    user can correct.
     """
-    last, backbone = out / "last.safetensors", out / "backbone.safetensors"
-    accelerator = Accelerator(mixed_precision="no")
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    going_on = resume and last.exists()
-    if not resume and (last.exists() or (out / "config.json").exists()):
-        raise MaskkitError(f"{out} already holds a run; go on with it by --resume, or give another folder by --out")
-    accelerator.wait_for_everyone()  # until all have looked nobody writes
-    if not images.is_dir():
-        raise DataError(f"{images}: is no folder; give one with images, in folders of it too")
-    paths = find_images(images, recursive=True)
-    if not paths:
-        raise DataError(f"{images}: holds no image; check the path")
-    if config.batch < 1 or config.batch % world or config.save_every < 1:
-        raise MaskkitError(f"--batch is a multiple of the {world} processes, and --save-every 1 at least")
-    total = config.steps or max(1, math.ceil(config.epochs * len(paths) / config.batch))
+    run = open_run(out, settings := recipe(config), resume, flags="--")
+    paths = list_images(images)
+    plan_steps(run, len(paths))
+    learner = make_learner(run, config, len(paths))
+    student, teacher, network, optimizer = learner.student, learner.teacher, learner.network, learner.optimizer
+    mean, std = (torch.tensor(v, device=run.device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
 
+    with run:
+        crops = Crops(paths, config, student.grid, run.rank, run.world)
+        for step, batch in enumerate(batches(crops, range(run.start, run.total), config.workers), run.start):
+            rate = run.begin_step(step, optimizer)
+            pixels, mask = batch.pixels.to(run.device), batch.mask.to(run.device)
+            with run.autocast():
+                predicted = network((pixels - mean) / std, mask)
+                wanted = teacher(pixels)[mask]
+            losses = {"cosine": cosine_loss(predicted, wanted)}
+            values = run.read_losses(losses)
+            if not finite(values):
+                raise keep_bad_batch(run, values, step, batch._asdict(), {})
+            run.backward(losses)
+            run.update(student, optimizer)
+
+            done = step + 1
+            run.log.step(done, values, rate, settings.batch)
+            if run.save_due(done):
+                save(run, learner, done)
+    return out / "backbone.safetensors"
+
+
+@dataclass
+class Learner:
+    """The student of a run with its teacher and its optimizer."""
+
+    student: MaskedStudent
+    teacher: Teacher
+    network: nn.Module
+    """The student as it is called: shared by several processes."""
+    optimizer: AcceleratedOptimizer
+    facts: dict[str, Any]
+    """Configuration and number of images, which a run that continues must have in common with it."""
+
+
+def recipe(config: Pretraining) -> TrainConfig:
+    """The settings that pre-training shares with every training."""
+    names = ("epochs", "steps", "batch", "lr", "warmup", "clip", "precision", "workers", "seed", "save_every")
+    shared = {name: getattr(config, name) for name in names}
+    return TrainConfig(schedule="cosine", warmup_from=0.0, **shared)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All images in a folder and its subfolders. Raises `DataError` when there is none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is no folder; give one with images, in subfolders too")
+    paths = find_images(folder, recursive=True)
+    if not paths:
+        raise DataError(f"{folder}: holds no image; check the path")
+    return paths
+
+
+def make_learner(run: Run, config: Pretraining, images: int) -> Learner:
+    """Student and teacher, with the state of the run where it is resumed.
+
+    Raises `MaskkitError` for networks that do not fit, and where a resumed run had other settings.
+    """
     torch.manual_seed(config.seed)
     with torch.device("meta"):
         probe = MaskedStudent(config.student, config.size, 1)
     teacher = Teacher(config.teacher, config.teacher_weights, probe.grid, config.size // probe.grid[0])
     student = MaskedStudent(config.student, config.size, teacher.features, drop_path_rate=config.drop_path)
-    student.to(device)
-    teacher.to(device)
+    student.to(run.device)
+    teacher.to(run.device)
     decaying = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": decaying, "lr_factor": 1.0}, {"params": others, "lr_factor": 1.0, "weight_decay": 0.0}]
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-6, weight_decay=config.weight_decay)
-    facts = {"config": to_dict(config), "images": len(paths)}
-    start = _go_on(last, facts, student, optimizer) if going_on else 0
+    facts = {"config": to_dict(config), "images": images}
+    start = load(run.last, facts, student, optimizer) if run.resumed else 0
+    run.notes.append(f"{images} images; {config.student} learns from {config.teacher}, {config.teacher_weights}")
+    begin(run, start, facts["config"])
+    network, prepared = run.accelerator.prepare(student, optimizer)
+    return Learner(student, teacher, network, prepared, facts)
 
-    def save(step: int) -> None:
-        if accelerator.is_main_process:
-            tensors = student.state_dict() | optimizer_tensors(student, optimizer)
-            write_tensors(last, tensors, {_HEADER: json.dumps(facts | {"step": step})})
-            write_tensors(backbone, student.net.state_dict(), {"timm": config.student})
 
-    if accelerator.is_main_process:
-        write_json(out / "config.json", facts["config"])
-    network, stepper = accelerator.prepare(student, optimizer)
-    schedule = TrainConfig(lr=config.lr, schedule="cosine", warmup=config.warmup, warmup_from=0.0)
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    steps = _Steps(paths, config, student.grid, rank, world)
-    with RunLog(out, start, total, main=accelerator.is_main_process) as log:
-        for note in precision_notes(config.precision, device):
-            log.note(note)
-        log.note(f"{len(paths)} images; {config.student} learns from {config.teacher}, {config.teacher_weights}")
-        for step, views in enumerate(batches(steps, range(start, total), config.workers), start):
-            torch.manual_seed(mix(config.seed, step, rank))
-            rate = learning_rate(step, total, schedule)
-            set_rate(optimizer, rate)
-            pixels, mask = views.pixels.to(device), views.mask.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                predicted = network((pixels - mean) / std, mask)
-                wanted = teacher(pixels)[mask]
-            loss = cosine_loss(predicted, wanted)
-            value = float(accelerator.reduce(loss.detach(), "mean"))  # type: ignore[arg-type]
-            if not math.isfinite(value):
-                raise MaskkitError(f"step {step + 1}: the loss is {value}; lower --lr and go on by --resume")
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(student.parameters(), config.clip)
-            stepper.step()
-            stepper.zero_grad()
-            log.step(step + 1, {"cosine": value}, rate, config.batch)
-            if (step + 1) % config.save_every == 0 or step + 1 == total:
-                save(step + 1)
-    accelerator.wait_for_everyone()
-    return backbone
+def save(run: Run, learner: Learner, step: int) -> None:
+    """Write the state to resume from, and the backbone."""
+    if run.main:
+        student = learner.student
+        tensors = student.state_dict() | optimizer_tensors(student, learner.optimizer.optimizer)
+        write_tensors(run.last, tensors, {_HEADER: json.dumps(learner.facts | {"step": step})})
+        name = learner.facts["config"]["student"]
+        write_tensors(run.out / "backbone.safetensors", student.net.state_dict(), {"timm": name})
+
+
+def load(last: Path, facts: Mapping[str, Any], student: MaskedStudent, optimizer: AdamW) -> int:
+    """Load the state of ``last``; returns its step. Raises `MaskkitError` where that run had other settings."""
+    header = read_metadata(last).get(_HEADER)
+    if header is None:
+        raise DataError(f"{last}: is no checkpoint of a pre-training; choose another folder with --out")
+    then = json.loads(header)
+    before, now = ({**known["config"], "images": known["images"]} for known in (then, facts))
+    refuse_changes(last, before, now, _FREE_TO_CHANGE)
+    tensors = read_tensors(last)
+    student.load_state_dict({n: t for n, t in tensors.items() if "/" not in n})
+    load_optimizer(tensors, student, optimizer)
+    return then["step"]
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """The views of a step, of each the share of process ``rank`` of ``world``; no image depends on another."""
+class Crops:
+    """The batch of each step: this process's share of it. No image depends on another one."""
 
     paths: Sequence[Path]
     config: Pretraining
@@ -135,13 +170,13 @@ class _Steps:
     rank: int
     world: int
 
-    def __getitem__(self, step: int) -> Views:
+    def __getitem__(self, step: int) -> Masked:
         n, batch = len(self.paths), self.config.batch
         places = range(step * batch, (step + 1) * batch)[self.rank :: self.world]
-        views = [self._view(*divmod(place, n)) for place in places]
-        return Views(*map(torch.stack, zip(*views, strict=True)))
+        crops = [self._crop(*divmod(place, n)) for place in places]
+        return Masked(*map(torch.stack, zip(*crops, strict=True)))
 
-    def _view(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
+    def _crop(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
         config = self.config
         index = int(permutation(len(self.paths), config.seed, epoch)[place])
         rng = np.random.default_rng([config.seed, epoch, index])
@@ -161,20 +196,3 @@ def random_crop(image: Tensor, size: int, least: float, rng: np.random.Generator
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     mode = tv.InterpolationMode.BICUBIC
     return tv.resized_crop(image, top, left, h, w, [size, size], interpolation=mode, antialias=True)
-
-
-def _go_on(last: Path, facts: dict, student: MaskedStudent, optimizer: AdamW) -> int:
-    """Put the state of ``last`` back; gives its step. Raises `MaskkitError` where that run was another one."""
-    header = read_metadata(last).get(_HEADER)
-    if header is None:
-        raise DataError(f"{last}: is no checkpoint of a pre-training; give another folder by --out")
-    then, now = json.loads(header), facts["config"] | {"images": facts["images"]}
-    before = then["config"] | {"images": then["images"]}
-    changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_TO_CHANGE]
-    if changed:
-        what = "; ".join(f"{k} was {before.get(k)!r} and is {now[k]!r}" for k in changed)
-        raise MaskkitError(f"{last}: cannot go on, that run was another one: {what}; or another folder by --out")
-    tensors = read_tensors(last)
-    student.load_state_dict({n: t for n, t in tensors.items() if "/" not in n})
-    load_optimizer(tensors, student, optimizer)
-    return then["step"]

@@ -1,4 +1,7 @@
-"""Learning pixels from image tags, first half: a model of tags and saliency. `infer.pseudo` is the other one."""
+"""From image tags to label maps, first half: train a model on tags and saliency maps.
+
+The second half, its pseudo masks, is `maskkit.infer.pseudo_labels`.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,10 @@ from maskkit.infer.saliency import write_saliency
 def train_on_tags(
     preset: str, data: Path, saliency: Path, out: Path, weights: Path | None = None, steps: int | None = None
 ) -> Path:
-    """Train ``preset`` on the tags of the images at ``data``, in ``out/run``; gives the file of its best weights.
+    """Train ``preset`` on the tags of the images at ``data``, in ``out/run``; returns the file of its best weights.
 
-    ``saliency`` is a folder of maps, or a checkpoint whose finds become maps in ``out/saliency``. A run that was broken
-    off goes on. Raises `MaskkitError` for what the user can mend.
+    ``saliency`` is a folder of maps, or a checkpoint whose predictions become maps in ``out/saliency``. An interrupted
+    run is resumed. Raises `MaskkitError` for what the user can correct.
     """
     if saliency.is_file():
         finder = load_model(saliency)

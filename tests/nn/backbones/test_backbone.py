@@ -1,14 +1,8 @@
-from pathlib import Path
-
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
-from torchvision.models.vgg import cfgs, make_layers
 
-from maskkit.errors import DataError, MaskkitError
-from maskkit.nn.backbones.backbone import Backbone, fold_batch_norm, load_backbone
-from maskkit.nn.backbones.vgg import Vgg, VggShape
+from maskkit.errors import MaskkitError
+from maskkit.nn.backbones.backbone import Backbone, fold_batch_norm
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])
@@ -69,43 +63,6 @@ def test_layers_up_to_a_stride_are_frozen(name: str) -> None:
     assert frozen
     assert all(n.startswith(first) or n > first for n in learning)
     assert learning[0].startswith(first)
-
-
-def test_local_weights_with_a_classifier_load_and_say_what_is_left(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    whole = timm.create_model("resnet18", num_classes=7)
-    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
-    net = Backbone("resnet18")
-    assert load_backbone(net, tmp_path / "weights.safetensors") == ["fc.bias", "fc.weight"]
-    assert torch.equal(net.body.conv1.weight, whole.state_dict()["conv1.weight"])
-
-
-def test_vgg_takes_the_layers_of_torchvision_under_their_names(tmp_path: Path) -> None:
-    layers = make_layers(cfgs["D"])
-    save_file({f"features.{n}": t for n, t in layers.state_dict().items()}, tmp_path / "vgg16.safetensors")
-    net, image = Vgg(VggShape()), torch.rand(1, 3, 32, 64)
-    assert load_backbone(net, tmp_path / "vgg16.safetensors") == []
-    assert torch.equal(net(image)[32], layers(image))
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(DataError, match=r"a\.safetensors.*no weights for"):
-        load_backbone(Backbone("mobilenetv2_100"), tmp_path / "a.safetensors")
-    state = timm.create_model("resnet18").state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
-    save_file(state, tmp_path / "b.safetensors")
-    with pytest.raises(DataError, match=r"conv1\.weight"):
-        load_backbone(Backbone("resnet18"), tmp_path / "b.safetensors")
-
-
-def test_hub_weights_without_a_network_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    net = Backbone("resnet18")
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(DataError, match="local file"):
-        load_backbone(net, "hub")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "darknet53"])

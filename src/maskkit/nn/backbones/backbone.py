@@ -1,8 +1,6 @@
 """Backbones: any timm model as ``{stride: feature}``, with local weights, frozen batch norm and batch-norm folding."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -13,18 +11,14 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.config import BackboneConfig, PlainVit
-from maskkit.errors import DataError, MaskkitError
+from maskkit.errors import MaskkitError
 from maskkit.nn.backbones import swin
 from maskkit.nn.backbones import vit as plain
-from maskkit.nn.backbones.vgg import Vgg
-
-_LISTS = re.compile(r"^(layers|stages)\.(\d)")
-"""Lists of stages in timm's files, which its feature extractors take apart."""
+from maskkit.nn.backbones.pretrained import Pretrained
 
 
-class Backbone(nn.Module):
+class Backbone(Pretrained):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
@@ -107,6 +101,25 @@ class Backbone(nn.Module):
             vit=config.vit,
         )
 
+    @property
+    def timm_name(self) -> str:
+        """timm's name of the network."""
+        return self.timm_part.default_cfg["architecture"]
+
+    @property
+    def timm_part(self) -> Any:
+        """The network inside; the pyramid around a plain transformer has no names of timm's."""
+        return self.body.net if self.whole else self.body
+
+    @property
+    def whole(self) -> bool:
+        """Whether timm's network is not taken apart: a plain transformer is not."""
+        return isinstance(self.body, plain.VitPyramid)
+
+    def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Positions and patches of a plain transformer in the sizes of this one; other weights as they are."""
+        return plain.fit(state, self.body.net) if self.whole else state
+
     def _stride_first(self, name: str) -> None:
         blocks = [m for m in self.body.modules() if isinstance(m, Bottleneck)]
         if not blocks:
@@ -140,44 +153,6 @@ class Backbone(nn.Module):
         if self.norms is not None:  # Swin's maps have their channels last
             features = [norm(f).permute(0, 3, 1, 2) for norm, f in zip(self.norms, features, strict=True)]
         return dict(zip(self.strides, features, strict=True))
-
-
-def load_backbone(backbone: Backbone | Vgg, source: str | Path) -> list[str]:
-    """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
-
-    Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
-    file lacks a tensor of the backbone or has another shape for it. The pyramid around a plain transformer is no part
-    of such files.
-    """
-    is_plain = isinstance(backbone.body, plain.VitPyramid)
-    body = backbone.body.net if is_plain else backbone.body
-    own = body.state_dict()
-    if str(source) == "hub":
-        whole = is_plain or isinstance(backbone, Vgg)
-        name = backbone.name if isinstance(backbone, Vgg) else body.default_cfg["architecture"]
-        try:
-            state = timm.create_model(name, pretrained=True, features_only=not whole).state_dict()
-        except Exception as error:
-            raise DataError(
-                f"timm could not download weights for {name!r} ({error}); without a network give a local file: "
-                "--model.backbone-weights FILE, or train from random weights: --model.backbone-weights None"
-            ) from error
-    else:
-        state = {_LISTS.sub(r"\1_\2", n): t for n, t in read_checkpoint(source).items()}
-    if is_plain:
-        state = plain.fit(state, body)
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    if missing:
-        raise DataError(
-            f"{source}: no weights for {len(missing)} of {len(own)} tensors of this backbone, the first is "
-            f"{missing[0]!r}; give a file with the tensor names of timm's model of the same name"
-        )
-    wrong = [n for n in own if n in state and state[n].shape != own[n].shape]
-    if wrong:
-        n = wrong[0]
-        raise DataError(f"{source}: {n!r} has shape {tuple(state[n].shape)}, this backbone needs {tuple(own[n].shape)}")
-    body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
-    return sorted(set(state) - set(own))
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.nn.backbones.pretrained import Pretrained
+
 LAYOUT = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the thirteen convolutions, stage by stage."""
 
@@ -29,7 +31,7 @@ class VggShape:
     """Channels of the convolutions, stage by stage."""
 
 
-class Vgg(nn.Module):
+class Vgg(Pretrained):
     """The convolutions of VGG-16; ``body`` has the names of torchvision's and timm's ``vgg16`` or ``vgg16_bn``.
 
     `stage` gives a stage's output and the places of its maxima, `forward` the pooled outputs of all five by stride.
@@ -61,6 +63,16 @@ class Vgg(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    @property
+    def timm_name(self) -> str:
+        """timm's name of the network."""
+        return self.name
+
+    @property
+    def timm_part(self) -> nn.Module:
+        """The convolutions under timm's names."""
+        return self.body
 
     def convolve(self, number: int, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """Output of stage ``number`` (0 is the first) before its pooling."""

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+import tinynet
 import torch
 from torch import Tensor
 
 from maskkit.decode import Segments
 from maskkit.decode.outputs import SegmentQueries
-from maskkit.models import tinynet  # type: ignore[attr-defined]  # registered for the test as this one is
 
 
 class TinySegments(tinynet.TinyNet):
@@ -20,5 +20,9 @@ class TinySegments(tinynet.TinyNet):
         return SegmentQueries(raw.maps, labels, scores)
 
 
-MODEL = TinySegments
-PRESETS = [replace(preset, name="tinysegments") for preset in tinynet.PRESETS]
+METHOD = replace(
+    tinynet.METHOD,
+    title="TinySegments",
+    model=TinySegments,
+    presets=tuple(replace(preset, name="tinysegments") for preset in tinynet.METHOD.presets),
+)

@@ -1,4 +1,4 @@
-"""Teachers of masked image modelling: frozen networks of timm that say what each patch of an image shows."""
+"""Teachers of masked image modelling: frozen timm networks that give a feature for each patch of an image."""
 
 from typing import Any
 
@@ -9,17 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.engine.start import load_backbone
 from maskkit.errors import DataError, MaskkitError
-from maskkit.nn.backbones.backbone import Backbone, load_backbone
+from maskkit.nn.backbones.backbone import Backbone
 
 
 class Teacher(nn.Module):
     """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels a patch.
 
-    ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer sees the
-    image enlarged or shrunken to as many patches of its own; one of CLIP's says what its projection makes of each
-    token, others what their last norm does. Of any other network the features at the stride of a patch are taken.
-    Raises `MaskkitError` for a source that is none, `DataError` for weights that do not fit.
+    ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer gets the
+    image resized to the same grid of its own patches; its features are the tokens after its last norm, and for CLIP
+    after its projection. Other networks give their features at the stride of a patch. Raises `MaskkitError` for an
+    unknown source, `DataError` for weights that do not fit.
     """
 
     mean: Tensor
@@ -34,7 +35,9 @@ class Teacher(nn.Module):
         if kind not in ("timm", "random") or not name:
             raise MaskkitError(f"teacher {source!r} is neither timm:NAME nor random:NAME")
         if kind == "random" and weights != "hub":
-            raise MaskkitError(f"teacher {source!r} has random weights, and --teacher-weights {weights}: which?")
+            raise MaskkitError(
+                f"teacher {source!r} has random weights, and --teacher-weights {weights}: choose one of the two"
+            )
         self.grid, self.patch, self.projects = grid, patch, False
         try:
             with torch.device("meta"):
@@ -58,7 +61,7 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Nothing changes: a teacher does not learn."""
+        """Stay in evaluation mode: a teacher does not learn."""
         return super().train(False)
 
     @torch.no_grad()
@@ -87,6 +90,6 @@ def _transformer(name: str, weights: str | None, grid: tuple[int, int]) -> nn.Mo
         return timm.create_model(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
     except Exception as error:  # no network, or tensors of another network
         raise DataError(
-            f"{name} cannot have its weights from {weights} ({error}); without a network give a local file: "
-            "--teacher-weights FILE, or a teacher that knows nothing: --teacher random:NAME"
+            f"{name} cannot load its weights from {weights} ({error}); without a network give a local file: "
+            "--teacher-weights FILE, or a teacher with random weights: --teacher random:NAME"
         ) from error

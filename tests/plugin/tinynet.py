@@ -1,4 +1,6 @@
-"""A method of two thousand weights for tests of the engine: one object per class, cut out of a class map.
+"""A method of another package, of two thousand weights: one object per class, cut out of a class map.
+
+It is found by its entry point (tinynet-0.1.dist-info), as an installed package would be.
 
 It has what a resume can get wrong: batch norm statistics, a backbone, random choices in the loss.
 """
@@ -10,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskkit.config import AugmentConfig, InputConfig, ModelConfig, Preset, TrainConfig
+from maskkit.config import AugmentConfig, InputConfig, ModelConfig, TrainConfig
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
+from maskkit.prediction import Categories
 from maskkit.targets import Batch, Target
+from maskkit.zoo.card import Method, Preset
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class TinyNet(Model[TinyRaw, ObjectMasks[Tensor]]):
     def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> TinyRaw:
         return TinyRaw(self.head(self.backbone(images)))
 
-    def loss(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:
+    def loss_terms(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:
         truth = torch.zeros_like(raw.maps)
         for i, target in enumerate(batch.targets):
             if target.masks is not None:
@@ -57,7 +61,7 @@ class TinyNet(Model[TinyRaw, ObjectMasks[Tensor]]):
                     truth[i, label] = torch.maximum(truth[i, label], mask.float())
         chosen = torch.rand_like(raw.maps) < 0.5
         loss = F.binary_cross_entropy_with_logits(raw.maps[chosen], truth[chosen])
-        return {"map": loss * float("nan") if self.config.poison else loss, "size": 1e-3 * raw.maps.pow(2).mean()}
+        return {"mask": loss * float("nan") if self.config.poison else loss, "mask/size": 1e-3 * raw.maps.pow(2).mean()}
 
     def select(self, raw: TinyRaw) -> ObjectMasks[Tensor]:
         masks = raw.maps.sigmoid()
@@ -75,23 +79,32 @@ def extent(line: Tensor) -> Tensor:
     return torch.stack([first, last], -1) / n
 
 
-MODEL = TinyNet
-PRESETS = [
-    Preset(
-        "tinynet",
-        TinyConfig(),
-        InputConfig(size=(64, 64)),
-        AugmentConfig(photometric=False, iou_crop=False, expand=1.5, vertical_flip=0.5),
-        TrainConfig(
-            steps=30,
-            batch=4,
-            optimizer="adamw",
-            lr=0.02,
-            workers=0,
-            eval_every=2.0,
-            save_every=4,
-            warmup=3,
-            ema=0.8,
+METHOD = Method(
+    title="TinyNet",
+    paper="none",
+    model=TinyNet,
+    presets=(
+        Preset(
+            "tinynet",
+            TinyConfig(),
+            InputConfig(size=(64, 64)),
+            AugmentConfig(photometric=False, iou_crop=False, expand=1.5, vertical_flip=0.5),
+            TrainConfig(
+                steps=30,
+                batch=4,
+                optimizer="adamw",
+                lr=0.02,
+                workers=0,
+                eval_every=2.0,
+                save_every=4,
+                warmup=3,
+                ema=0.8,
+            ),
+            classes=Categories.of(["a", "b", "c"]),
+            weights=None,
+            paper=None,
+            ours=None,
         ),
-    )
-]
+    ),
+    agreement="nothing to agree with",
+)

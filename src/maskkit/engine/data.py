@@ -1,0 +1,71 @@
+"""The data of a training: opened, checked, and compared with what the method can learn from."""
+
+from pathlib import Path
+
+from maskkit import zoo
+from maskkit.config import RunConfig
+from maskkit.data import open_splits
+from maskkit.data.check import CheckReport, check_datasets
+from maskkit.data.dataset import Dataset
+from maskkit.errors import DataError
+from maskkit.eval.task import TASKS
+
+LABELS = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
+"""Kinds of supervision as messages call them, the richest first."""
+
+_ALLOWED = {"masks": {"masks", "label_map", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}
+"""Kinds of supervision that each ``data.labels`` leaves to the loss."""
+
+
+def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
+    """Training and validation images, checked, and lines about what the check found.
+
+    Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
+    cannot learn from the labels of the data.
+    """
+    data, kind = config.data, zoo.model_class(config.preset)
+    view = TASKS[kind.task_of(config.model)].view
+    train_set, val_set = map(view, open_splits(data.train, data.val, data.val_split))
+    report = check_datasets({"train": train_set, "val": val_set}, data.train)
+    train_set, val_set = report.datasets["train"], report.datasets["val"]
+    counts = f"{len(train_set)} images to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"
+    notes = [counts, *_problems(config, report)]
+    for name, part in report.datasets.items():
+        if len(part) == 0:
+            raise DataError(f"{data.train}: no usable image for {name}; maskkit check {data.train} lists the problems")
+    _check_labels(config, train_set)
+    if data.saliency is not None:
+        train_set = train_set.with_saliency(Path(data.saliency))
+    return train_set, val_set, notes
+
+
+def _problems(config: RunConfig, report: CheckReport) -> list[str]:
+    data = config.data
+    notes = []
+    if report.errors and data.on_bad == "refuse":
+        shown = "\n  ".join(map(str, report.errors[:20]))
+        more = f"\n  and {len(report.errors) - 20} more" if len(report.errors) > 20 else ""
+        raise DataError(
+            f"{data.train}: {len(report.errors)} records cannot be used:\n  {shown}{more}\n"
+            "correct them (maskkit check lists all), or train without them: --data.on-bad skip"
+        )
+    if report.errors:
+        notes.append(f"{len(report.errors)} unusable records are left out; maskkit check {data.train} lists them")
+    if report.warnings:
+        notes.append(f"{len(report.warnings)} doubtful records are used; maskkit check {data.train} lists them")
+    return notes
+
+
+def _check_labels(config: RunConfig, train_set: Dataset) -> None:
+    data, kind = config.data, zoo.model_class(config.preset)
+    objects = [a for record in train_set.records for a in record.annotations]
+    maps = [record.semantic for record in train_set.records if record.semantic is not None]
+    if not objects and not any(m.classes for m in maps):
+        raise DataError(f"{data.train}: no image has an object, there is nothing to learn; add annotations")
+    masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
+    there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks", "label_map"} if masks else set())
+    supervision = kind.supervision_of(config.model)
+    if not supervision & there & _ALLOWED[data.labels]:
+        given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
+        enough = " or ".join(name for kind, name in LABELS.items() if kind in supervision)
+        raise DataError(f"{data.train}: {config.preset} learns from {enough}, but {given}")

@@ -1,0 +1,81 @@
+"""Evaluation during a training: when it is due, what is kept of it, and the report at the end."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from maskkit import zoo
+from maskkit.checkpoints.checkpoint import save_model
+from maskkit.checkpoints.header import read_header
+from maskkit.config import RunConfig
+from maskkit.data.dataset import Dataset
+from maskkit.engine.run import Run
+from maskkit.eval.task import TASKS
+from maskkit.files import write_json
+from maskkit.infer.predict import predict_dataset
+from maskkit.models.base import Model
+from maskkit.prediction import Categories, Prediction
+
+SAMPLES = 4
+"""Validation images that are drawn at each evaluation."""
+
+SAMPLE_SCORE = 0.3
+"""Objects with a lower score are not drawn there."""
+
+
+def evaluation_due(done: int, total: int, period: float) -> bool:
+    """Whether an evaluation follows step ``done``, where one is due every ``period`` steps (0: only at the end)."""
+    return done == total or (period > 0 and int(done / period) > int((done - 1) / period))
+
+
+def evaluate(
+    run: Run, model: Model, info: dict[str, Any], config: RunConfig, categories: Categories, val_set: Dataset
+) -> None:
+    """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``."""
+    step = info["step"]
+    rows = detect(run, model, config, categories, val_set, run.out / "samples" / f"{step:07}")
+    if not run.main:
+        return
+    metrics = TASKS[model.task].evaluate(rows, val_set).metrics
+    run.log.evaluation(step, metrics)
+    decisive = next(iter(metrics.values()))
+    if info["best"] is None or decisive >= info["best"]:
+        info |= {"best": decisive, "metrics": metrics}
+        write_json(run.out / "predictions.json", rows)
+        save_model(run.out / "best.safetensors", model, config, categories, {"step": step, "metrics": metrics})
+
+
+def detect(
+    run: Run, model: Model, config: RunConfig, categories: Categories, val_set: Dataset, samples: Path
+) -> list[dict[str, Any]]:
+    """Result rows of all processes for ``val_set``; its first images are drawn into the folder ``samples``."""
+    part = val_set.subset(range(run.rank, len(val_set), run.world))
+    found = predict_dataset(model, part, config.input, categories, config.train.batch, config.train.workers)
+    rows: list[dict[str, Any]] = []
+    for i, prediction in enumerate(run.log.track(found, len(part), "evaluating")):
+        rows += prediction.to_coco()
+        if i < SAMPLES and run.main:
+            draw(prediction, samples)
+    return gather_object(rows)
+
+
+def draw(prediction: Prediction, folder: Path) -> None:
+    """Save the image of a prediction with its objects of a high score drawn over it."""
+    found = prediction.instances
+    if found is not None:
+        prediction = replace(prediction, instances=found[found.scores >= SAMPLE_SCORE])
+    prediction.save(folder / f"{prediction.meta.image_id}_{Path(prediction.meta.path).stem}.jpg")
+
+
+def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
+    """Write ``report.html`` about the predictions of the best weights."""
+    if run.main:
+        task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
+        rows = json.loads((run.out / "predictions.json").read_bytes())
+        step = read_header(run.out / "best.safetensors")["info"]["step"]
+        notes = [f"weights of step {step} of {run.total}, trained on {len(train_set)} images of {train_set.source}"]
+        task.write_report(run.out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
+    run.accelerator.wait_for_everyone()
