@@ -156,7 +156,7 @@ def test_objects_are_found_where_the_maps_show_them() -> None:
     assert np.allclose(found.boxes, [[32, 0, 128, 64]], atol=2)
     assert found.masks is not None
     wanted = F.interpolate(mask[None, None].float(), (192, 256))[0, 0] > 0
-    dense = found.masks.dense()[0]
+    dense = torch.from_numpy(found.masks.dense()[0])
     assert (dense & wanted).sum() / (dense | wanted).sum() > 0.95
 
 
