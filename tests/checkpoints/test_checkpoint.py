@@ -91,7 +91,7 @@ def rewrite(path, damage):
     with safe_open(path, framework="pt") as file:
         tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (a safe_open is no dict)
         header = json.loads(file.metadata()["maskkit"])
-    change(header)
+    damage(header)
     save_file(tensors, path, metadata={"maskkit": json.dumps(header)})
 
 

@@ -70,7 +70,7 @@ def test_yolact_trains_on_drawn_shapes(tmp_path, precision):
     )
     result = train(config, tmp_path / "run")
     (row,) = [row for row in metrics(result.out) if "loss" in row]
-    assert {"loss/box", "loss/conf", "loss/mask", "loss/semantic"} <= row.keys()
+    assert {"loss/box", "loss/classification", "loss/mask", "loss/semantic"} <= row.keys()
     loaded = checkpoint.load_model(result.best)
     assert loaded.categories == shapes.CATEGORIES
     assert all(tensor.isfinite().all() for tensor in load_file(result.last).values())
@@ -85,7 +85,7 @@ def test_without_an_average_best_is_what_was_trained(tmp_path, run):
 
 def test_a_loss_that_is_not_finite_keeps_its_batch_and_stops(tmp_path, run):
     poisoned = replace(run, model=replace(run.model, poison=True))
-    with pytest.raises(MaskkitError, match=r"step 1: the loss is not finite \(map is nan\)"):
+    with pytest.raises(MaskkitError, match=r"step 1: the loss is not finite \(mask is nan\)"):
         train(poisoned, tmp_path / "run")
     with safe_open(tmp_path / "run" / "bad_batch.safetensors", framework="pt") as file:
         about = json.loads(file.metadata()["batch"])
