@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from maskkit.config import BoxOnly
 from maskkit.errors import MaskkitError
@@ -28,7 +27,6 @@ from maskkit.nn.fcos import (
     propose,
     relative_boxes,
     require_whole_cells,
-    survivors,
 )
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
@@ -177,20 +175,6 @@ def test_what_is_kept_is_padded_with_score_zero_and_boxes_are_clipped() -> None:
     assert int((found.scores > 0).sum()) == 1
     assert found.boxes[0, 0].tolist() == [-16, -16, 24, 24]
     assert torch.allclose(relative_boxes(found, raw, CONFIG)[0, 0], torch.tensor([0, 0, 0.25, 0.375]))
-
-
-def test_survivors_are_those_of_torchvision() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        low = torch.rand(200, 2, generator=generator) * 100 - 10
-        boxes = torch.cat([low, low + torch.rand(200, 2, generator=generator) * 60 + 1], 1)
-        labels = torch.randint(0, 4, (200,), generator=generator)
-        scores = torch.rand(200, generator=generator)
-        scores[150:] = 0
-        expected = torch.zeros(200)
-        expected[batched_nms(boxes[:150], scores[:150], labels[:150], 0.5)] = 1
-        ours = survivors(boxes, labels, scores, 0.5)
-        assert torch.equal(ours[:150], expected[:150])
 
 
 def test_the_head_starts_with_a_foreground_of_one_percent() -> None:

@@ -44,6 +44,7 @@ from maskkit.data.label_map import IGNORE
 from maskkit.decode import LabelMap, OverInput, Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.geometry import masks as mask_math
+from maskkit.geometry.resample_tensors import sample_points
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import linear
@@ -139,7 +140,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n c"], where: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
         """The cells, of which ``where`` is the embedded and ``reference`` the relative position."""
-        look = self.attention.among(x, sizes)
+        look = self.attention.sampler(x, sizes)
         done = []
         for some in portions(x):  # all of the layer for few cells, not one step after the other for all
             part = x[:, some]
@@ -481,9 +482,9 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         with torch.no_grad():
             points = self.uncertain_points(maps)
             places = points.split([len(m) for m in masks])
-            truth = sample(torch.cat(list(wanted))[:, None], points)[:, 0]  # (N, P)
+            truth = sample_points(torch.cat(list(wanted))[:, None], points)[:, 0]  # (N, P)
             weight = torch.cat([at_points(c, p) for c, p in zip(counted, places, strict=True)])
-        logits = sample(maps, points)[:, 0]  # (N, P)
+        logits = sample_points(maps, points)[:, 0]  # (N, P)
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         soft, truth = logits.sigmoid() * weight, truth * weight
         dice = 1 - (2 * (soft * truth).sum(1) + 1) / (soft.sum(1) + truth.sum(1) + 1)
@@ -494,7 +495,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         config = self.config
         many = torch.rand(len(masks), int(config.points * config.oversample), 2).to(masks.device)
         kept = int(config.points * config.uncertain)
-        best = (-sample(masks, many)[:, 0].abs()).topk(kept).indices
+        best = (-sample_points(masks, many)[:, 0].abs()).topk(kept).indices
         others = torch.rand(len(masks), config.points - kept, 2).to(masks.device)
         return torch.cat([many.gather(1, best[..., None].expand(-1, -1, 2)), others], 1)
 
@@ -527,9 +528,9 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
     ) -> tuple[Float[Tensor, "q n"], Float[Tensor, "q n"]]:
         """Cross entropy and dice of every query with every known mask, at random points that all of them share."""
         points = torch.rand(1, self.config.points, 2).to(features.device)
-        ours = embeddings @ sample(features[None], points)[0]  # (Q, P): the masks are linear in the features
+        ours = embeddings @ sample_points(features[None], points)[0]  # (Q, P): the masks are linear in the features
         weight = at_points(truth.counted, points)  # (1, P)
-        wanted = sample(truth.masks[None, truth.known], points)[0] * weight  # (N, P)
+        wanted = sample_points(truth.masks[None, truth.known], points)[0] * weight  # (N, P)
         entropy = F.softplus(-ours) @ wanted.T + F.softplus(ours) @ (weight - wanted).T
         soft = ours.sigmoid() * weight
         dice = 1 - (2 * soft @ wanted.T + 1) / (soft.sum(1)[:, None] + wanted.sum(1) + 1)
@@ -569,16 +570,11 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         return SegmentQueries(masks, labels, scores)
 
 
-def sample(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:
-    """Maps at points ``x y`` from 0 to 1, interpolated bilinearly, with zeros outside."""
-    return F.grid_sample(maps, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
-
-
 def at_points(counted: Bool[Tensor, "h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
     """1 at the points that count, 0 at the others."""
     if len(points) == 0 or counted.all():
         return points.new_ones(points.shape[:2])
-    return (sample(counted[None, None].float(), points.flatten(0, 1)[None]) > 0.5).float().view(points.shape[:2])
+    return (sample_points(counted[None, None].float(), points.flatten(0, 1)[None]) > 0.5).float().view(points.shape[:2])
 
 
 def box_costs(embeddings: Float[Tensor, "q c"], features: Float[Tensor, "c h w"], truth: Truth) -> Float[Tensor, "q n"]:

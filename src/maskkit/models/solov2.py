@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from maskkit.config import AugmentConfig, InputConfig, Preset, TrainConfig
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
+from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
@@ -90,7 +91,7 @@ class MaskBranch(nn.Module):
         for convs, x in zip(list(self.levels)[1:], inputs, strict=True):
             for conv in convs:  # type: ignore[attr-defined]
                 x = conv(x)
-                x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
+                x = resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
         return torch.cat([self.mix(total), wave_map(total, self.waves)], 1)
 
@@ -126,7 +127,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, kernels = [], []
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
-            cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
+            cells = resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
             kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * self.config.waves], 1)
             kernels.append(torch.cat([kernel, local * wave_map(local, self.config.waves)], 1).flatten(2))
@@ -144,7 +145,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         nothing = raw.kernels.sum() * 0 + raw.feature.sum() * 0
         owners, dice, boxed = [], [], []
         for b, target in enumerate(batch.targets):
-            lit = grid.light(target, size, self.config)
+            lit = grid.assign_cells(target, size, self.config)
             owners.append(grid.last_object(lit))
             objects, cells = torch.nonzero(lit, as_tuple=True)
             logits = torch.einsum("dm,dhw->mhw", raw.kernels[b, :, cells], raw.feature[b])

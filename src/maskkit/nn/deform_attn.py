@@ -64,10 +64,10 @@ class DeformableAttention(nn.Module):
 
         ``cells`` are those of the levels of ``sizes`` (H, W) one after the other, row by row.
         """
-        look = self.among(cells, sizes)
+        look = self.sampler(cells, sizes)
         return torch.cat([look(query[:, some], reference[..., some, :, :]) for some in portions(query)], 1)
 
-    def among(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
+    def sampler(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
         """The same as a function of some of the queries and their reference points: ``cells`` are projected once."""
         values = linear(cells, self.value.weight, self.value.bias).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
         extent = cells.new_tensor([(w, h) for h, w in sizes])

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.geometry.nms import greedy_mask_nms
+from maskkit.geometry.nms import mask_nms
 from maskkit.nn.fcos import (
     Detections,
     FcosConfig,
@@ -321,5 +321,5 @@ def _detect_by_masks(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> Detectio
     """Greedy NMS on the IoU of masks, class by class, among the best candidates: the box has no part in it."""
     found = keep_best(propose(raw.fcos, config), raw.fcos, config.mask_candidates)
     masks = _logits(raw, found, config) > 0  # (B, M, h, w)
-    alive = greedy_mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
+    alive = mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
     return keep_best(found._replace(scores=found.scores * alive), raw.fcos, config.detections)

@@ -18,6 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from maskkit.config import ModelConfig
 from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
+from maskkit.geometry.resample_tensors import resize, taps
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
@@ -123,11 +124,6 @@ def pyramid(config: GridConfig) -> tuple[Backbone, Fpn]:
     return backbone, Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
 
 
-def resize(x: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Bilinear, without antialiasing."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
 def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
     """CoordConv: x and y of each place, -1 to 1 from the first to the last."""
     b, _, height, width = like.shape
@@ -157,7 +153,7 @@ def first_cells(grids: Sequence[int]) -> list[int]:
 
 
 @torch.no_grad()
-def light(target: Target, size: tuple[int, int], config: GridConfig) -> Bool[Tensor, "n p"]:
+def assign_cells(target: Target, size: tuple[int, int], config: GridConfig) -> Bool[Tensor, "n p"]:
     """Which cells answer for which objects in an input of ``size`` (H, W): SOLO, section 3.3.
 
     An object belongs to every level whose range holds its size, there to the cells that its central region touches, at
@@ -225,8 +221,8 @@ def shrink(
     shrunk = torch.zeros(len(target), *size, device=inside.device)
     if target.masks is None or len(target) == 0:
         return shrunk
-    rows, down = _taps(height, cells[0], inside.device)
-    columns, across = _taps(width, cells[1], inside.device)
+    rows, down = _opencv_taps(height, cells[0], inside.device)
+    columns, across = _opencv_taps(width, cells[1], inside.device)
     corners = target.masks.dense().to(inside.device)[:, rows][:, :, columns].int()  # (N, 2 h', 2 w')
     near, far = (corners * across).chunk(2, 2)
     above, below = (((near + far >> 4) * down[:, None]) >> 16).chunk(2, 1)  # (N, h', w') each
@@ -234,13 +230,10 @@ def shrink(
     return shrunk
 
 
-def _taps(source: int, result: int, device: torch.device) -> tuple[Int[Tensor, "2r"], Int[Tensor, "2r"]]:
-    """Places that bilinear interpolation reads, the first of each pair and then the second, and weights of 2048."""
-    at = (torch.arange(result, device=device) + 0.5) * (source / result) - 0.5
-    first = at.floor()
-    share = at - first
-    places = torch.cat([first, first + 1]).clamp(0, source - 1)
-    return places.long(), (torch.cat([1 - share, share]) * 2048).round().int()
+def _opencv_taps(source: int, result: int, device: torch.device) -> tuple[Int[Tensor, "2r"], Int[Tensor, "2r"]]:
+    """Cells that OpenCV reads, the lower ones of all pairs first, and their weights as multiples of 1 / 2048."""
+    cells, weights = taps((torch.arange(result, device=device) + 0.5) * (source / result) - 0.5, source)
+    return cells.mT.flatten(), (weights.mT.flatten() * 2048).round().int()
 
 
 def category_loss(

@@ -25,14 +25,14 @@ def object_map(target: Target, valid: Bool[Tensor, "h w"]) -> Int[Tensor, "h w"]
     """
     size = (valid.shape[0], valid.shape[1])
     owners = torch.full(size, BACKGROUND, device=valid.device)
-    hazy = ~target.has_mask
-    owners[box_cells(target.boxes[hazy], size, size).any(0)] = UNKNOWN
+    unknown = ~target.has_mask
+    owners[box_cells(target.boxes[unknown], size, size).any(0)] = UNKNOWN
     if target.masks is not None:
         masks = target.masks.dense(size).to(valid.device)  # (N, h, w)
-        owners[masks[target.crowd & ~hazy].any(0)] = UNKNOWN
+        owners[masks[target.crowd & ~unknown].any(0)] = UNKNOWN
         area = masks.sum((1, 2))
         for i in area.argsort(descending=True).tolist():
-            if not hazy[i] and not target.crowd[i]:
+            if not unknown[i] and not target.crowd[i]:
                 owners[masks[i]] = i
     return owners.masked_fill(~valid, UNKNOWN)
 
@@ -56,8 +56,3 @@ def likeliest(logits: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Int[Te
         return torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)
     best = logits.argmax(1, keepdim=True).float()  # (B, 1, h', w')
     return F.interpolate(best, size, mode="nearest-exact")[:, 0].long()
-
-
-def resize(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Bilinear, between the centres of cells."""
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

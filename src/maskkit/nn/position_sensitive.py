@@ -7,9 +7,10 @@ weights, and is one gather for all regions.
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from maskkit.geometry.resample_tensors import weighted_sums
 
 
 def parts(cells: int, groups: int, device: torch.device | None = None) -> Int[Tensor, "s"]:
@@ -54,8 +55,7 @@ def pool(
     area = (bottom - top)[:, :, None] * (right - left)[:, None]
     share = (area > 0) / area.clamp(min=1)  # (N, s, s)
     shares = share[..., None] * share.new_tensor([1, -1, -1, 1])
-    pooled = F.embedding_bag(cells.flatten(0, 2), rows, per_sample_weights=shares.flatten(0, 2), mode="sum")
-    return pooled.view(len(rois), bins, bins, channels)
+    return weighted_sums(rows, cells, shares)
 
 
 def _edges(

@@ -17,9 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from maskkit.geometry.boxes import has_area
+from maskkit.geometry.nms import batched_nms
+from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.nn.blocks import linear
 from maskkit.nn.losses import normaliser
-from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
+from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, match_boxes, sample
 from maskkit.targets import Target
 
 BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
@@ -37,7 +40,7 @@ class Sampled(NamedTuple):
     """Index of the object in its image's target, or `BACKGROUND`."""
 
 
-class Detections(NamedTuple):
+class RankedBoxes(NamedTuple):
     """The K best boxes of each image in input pixels, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
@@ -109,25 +112,22 @@ def align_by_rows(
     aligned: bool,
     sampling_ratio: int,
 ) -> Float[Tensor, "n c s s"]:
-    """RoIAlign as a weighted sum of cells, each a row of C numbers: on processors many times as fast as the operator.
+    """RoIAlign by `weighted_sums`: the same function as ``torchvision.ops.roi_align``, many times as fast on
+    processors.
 
-    Four cells for each of the ``sampling_ratio`` squared samples of a bin. The same function as
-    ``torchvision.ops.roi_align``, whose loop over the channels outermost makes a processor wait for its memory, above
-    all in the backward pass.
+    Each bin is the weighted sum of four cells for each of its ``sampling_ratio`` squared samples.
     """
     height, width = level.shape[2:]
-    x, x_share = _taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
-    y, y_share = _taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
+    x, x_share = _bin_taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
+    y, y_share = _bin_taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
     image = rois[:, 0].long()[:, None, None, None, None]
     cells = (image * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]  # (N, s, s, 2r, 2r)
     shares = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
     rows = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
-    cells, shares = (t.flatten(0, 2).flatten(1) for t in (cells, shares))  # (N s s, 4 r r)
-    pooled = F.embedding_bag(cells, rows, per_sample_weights=shares, mode="sum")  # (N s s, C)
-    return pooled.view(len(rois), bins, bins, level.shape[1]).permute(0, 3, 1, 2)
+    return weighted_sums(rows, cells.flatten(3), shares.flatten(3)).permute(0, 3, 1, 2)
 
 
-def _taps(
+def _bin_taps(
     low: Float[Tensor, "n"], high: Float[Tensor, "n"], bins: int, cells: int, scale: float, aligned: bool, ratio: int
 ) -> tuple[Int[Tensor, "n s t"], Float[Tensor, "n s t"]]:
     """Along one axis, the cells that the samples of each bin lie between, and their shares in the bin."""
@@ -138,13 +138,9 @@ def _taps(
     bin, part = (torch.arange(n, device=low.device, dtype=low.dtype) for n in (bins, ratio))
     place = bin[:, None] + (part + 0.5) / ratio  # in bins
     at = low[:, None, None] + place * (length / bins)[:, None, None]  # (N, s, r)
-    seen = (at >= -1) & (at <= cells)
-    at = at.clamp(0, cells - 1)
-    below = at.long()
-    above = (below + 1).clamp(max=cells - 1)
-    part = at - below
-    shares = torch.stack([1 - part, part], -1) * seen[..., None] / ratio
-    return torch.stack([below, above], -1).flatten(2), shares.flatten(2)
+    seen = (at >= -1) & (at <= cells)  # torchvision's rule: samples further out are zero
+    near, shares = taps(at.clamp(0, cells - 1), cells)
+    return near.flatten(2), (shares * seen[..., None] / ratio).flatten(2)
 
 
 # the box branch -------------------------------------------------------------------------------------------------------
@@ -190,7 +186,7 @@ def sample_rois(
     rois, matched = [], []
     for b, (boxes, scores, target) in enumerate(zip(*proposals, targets, strict=True)):
         boxes = torch.cat([boxes[scores.isfinite()], target.boxes[~target.crowd]])
-        mine = match(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
+        mine = match_boxes(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
         chosen = torch.cat(sample(mine, count, share))
         rois.append(F.pad(boxes[chosen], (1, 0), value=b))
         matched.append(mine[chosen])
@@ -234,7 +230,7 @@ def refine(
     min_score: float = 0.05,
     count: int = 2000,
     weights: Weights = BOX_WEIGHTS,
-) -> Detections:
+) -> RankedBoxes:
     """The ``count`` best refined boxes of all classes with a score above ``min_score``, copies among them."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
@@ -242,7 +238,7 @@ def refine(
     scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
     scores, order = scores.topk(min(count, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
-    return Detections(refined, order % classes, scores)
+    return RankedBoxes(refined, order % classes, scores)
 
 
 @torch.no_grad()
@@ -256,7 +252,7 @@ def detect(
     threshold: float = 0.5,
     candidates: int = 2000,
     count: int = 100,
-) -> Detections:
+) -> RankedBoxes:
     """The ``count`` best refined boxes with a score above ``min_score`` after NMS within each class.
 
     Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
@@ -264,11 +260,16 @@ def detect(
     return keep(refine(logits, deltas, boxes, extents, min_score=min_score, count=candidates), threshold, count)
 
 
-def keep(found: Detections, threshold: float, count: int) -> Detections:
+def keep(found: RankedBoxes, threshold: float, count: int) -> RankedBoxes:
     """The ``count`` best of what NMS within each class leaves."""
-    scores = found.scores * suppress(found.boxes, found.scores, threshold, found.labels)
+    scores = found.scores * batched_nms(found.boxes, found.scores, threshold, found.labels)
     scores, order = scores.topk(min(count, scores.shape[1]))
-    return Detections(found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), found.labels.gather(1, order), scores)
+    return reordered(found, order, scores)
+
+
+def reordered(found: RankedBoxes, order: Int[Tensor, "b k"], scores: Float[Tensor, "b k"]) -> RankedBoxes:
+    """The boxes in the given ``order``, with new ``scores``."""
+    return RankedBoxes(found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), found.labels.gather(1, order), scores)
 
 
 # the mask branch ------------------------------------------------------------------------------------------------------

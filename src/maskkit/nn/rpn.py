@@ -11,25 +11,24 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from maskkit.config import ModelConfig
 from maskkit.geometry import boxes as box_math
+from maskkit.geometry.boxes import LEAST_SIDE, has_area
+from maskkit.geometry.nms import batched_nms
 from maskkit.targets import Target, full_sizes
 
 BACKGROUND = -1
-"""What `match` gives to a box that belongs to no object."""
+"""`match_boxes` for a box that belongs to no object."""
 NEITHER = -2
-"""What `match` gives to a box that is neither object nor background for certain."""
+"""`match_boxes` for a box that is neither object nor background for certain, and is left out of the loss."""
 
 Weights = tuple[float, float, float, float]
 ONES: Weights = (1.0, 1.0, 1.0, 1.0)
 
 _LARGEST_GROWTH = math.log(1000 / 16)
-_LEAST_SIDE = 1e-3
-"""A box with a shorter side, in pixels, is none."""
 
 
 @dataclass(frozen=True)
@@ -135,35 +134,11 @@ def clip(boxes: Float[Tensor, "b *n 4"], extents: Float[Tensor, "b 2"]) -> Float
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def has_area(boxes: Float[Tensor, "*n 4"], least_side: float = _LEAST_SIDE) -> Bool[Tensor, "*n"]:
-    """Whether both sides of a box have ``least_side`` at least, which is a thousandth of a pixel."""
-    return ((boxes[..., 2:] - boxes[..., :2]) >= least_side).all(-1)
-
-
-def suppress(
-    boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float, groups: Tensor | None = None
-) -> Bool[Tensor, "b n"]:
-    """Which boxes greedy NMS keeps; boxes of other images, or of other ``groups`` (b n), do not count.
-
-    Boxes without area are not kept. The answer is a mask, not a list of indices: its shape does not depend on the data.
-    """
-    if not torch.compiler.is_exporting():
-        boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
-    real = has_area(boxes)
-    if groups is not None:  # each group gets a place of its own
-        boxes = boxes + (groups * (boxes.amax() + 1))[..., None]
-    # what is no box vanishes at the first of its kind, so that NMS does not compare it with everything
-    boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))
-    none = torch.zeros_like(real[0])
-    kept = [none.index_fill(0, nms(b, s.to(b.dtype), threshold), True) for b, s in zip(boxes, scores, strict=True)]
-    return torch.stack(kept) & real
-
-
 # matching and sampling ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def match(
+def match_boxes(
     references: Float[Tensor, "n 4"],
     target: Target,
     low: float,
@@ -190,7 +165,7 @@ def match(
             positive |= ((overlaps == most) & (most > 0)).any(0)
         matched[positive] = plain[which[positive]]
     if len(crowd):
-        covered = box_math.intersection(references, crowd).amax(1) / box_math.area(references).clamp(min=_LEAST_SIDE)
+        covered = box_math.intersection(references, crowd).amax(1) / box_math.area(references).clamp(min=LEAST_SIDE)
         matched[(matched == BACKGROUND) & (covered > crowd_overlap)] = NEITHER
     return matched
 
@@ -243,7 +218,7 @@ def propose(
     before: int,
     after: int,
     threshold: float,
-    least_side: float = _LEAST_SIDE,
+    least_side: float = LEAST_SIDE,
 ) -> Proposals:
     """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best.
 
@@ -254,7 +229,7 @@ def propose(
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, anchors[order]), extents)
-        good = suppress(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
+        good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     scores, order = scores.topk(min(after, scores.shape[1]))
@@ -304,6 +279,6 @@ def proposal_terms(
 ) -> dict[str, Float[Tensor, ""]]:
     """The loss terms of a proposal network: its anchors matched as ``config`` says, and `rpn_loss` of them."""
     low, high, crowd = config.rpn_low, config.rpn_high, config.crowd_overlap
-    matched = [match(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
+    matched = [match_boxes(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
     found = rpn_loss(objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=beta)
     return {"objectness": found.objectness, "proposal": found.box}
