@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 import torch
 
 from maskkit.models.condinst import CondInst, some
-from maskkit.nn.fcos import Positives
+from maskkit.nn.fcos_targets import Positives
 from maskkit.zoo import registry
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
     "width": 32,
     "strides": (8, 16, 32, 64),
-    "reach": (16, 32, 64),
+    "size_ranges": (16, 32, 64),
     "branch_width": 32,
     "min_score": 1e-3,
     "detections": 20,

@@ -50,7 +50,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.nn.losses import box_cells, mask_loss_from_boxes, normaliser
-from maskkit.nn.positional_encoding import wave_map, waves_at
+from maskkit.nn.positional_encoding import encode_cells, encode_positions
 from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, small_presets
 
@@ -85,9 +85,10 @@ class Mask2FormerConfig(ModelConfig):
     """So many times as many points are drawn for the loss, to find the uncertain ones among them."""
     uncertain: float = 0.75
     """Share of the loss's points that are the most uncertain; the others are random."""
-    waves: int = 0
-    """Waves of the place, per axis, that are more channels of the features and of the queries' embeddings
-    (`maskkit.nn.positional_encoding`): the mask of each query starts near a place of its own. Not in the paper."""
+    position_frequencies: int = 0
+    """Frequencies, per axis, of the positional encoding that features and mask embeddings get as further channels
+    (`maskkit.nn.positional_encoding`): the mask of each query starts near a position of its own. 0 for none, as in the
+    paper."""
     detections: int = 100
     """Objects kept per image."""
     segment_score: float = 0.8
@@ -279,24 +280,25 @@ class DecoderLayer(nn.Module):
 
 
 class Surroundings(nn.Module):
-    """More channels of the queries' embeddings: the waves of a place, which the query may move, times what it predicts.
+    """Further channels of the mask embeddings: the encoding of a position, which the query may move, times predicted
+    weights.
 
-    The places start evenly spread over the image, the weights at one.
+    The positions start evenly spread over the image, the weights at one.
     """
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
-        self.waves = config.waves
+        self.position_frequencies = config.position_frequencies
         self.start = nn.Parameter(spread(config.queries))
         self.move = nn.Linear(config.width, 2)
-        self.weigh = nn.Linear(config.width, 4 * config.waves)
+        self.weigh = nn.Linear(config.width, 4 * config.position_frequencies)
         for layer, bias in ((self.move, 0.0), (self.weigh, 1.0)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, bias)
 
-    def forward(self, x: Float[Tensor, "b q c"]) -> Float[Tensor, "b q 4*waves"]:
+    def forward(self, x: Float[Tensor, "b q c"]) -> Float[Tensor, "b q 4*frequencies"]:
         """The channels."""
-        return self.weigh(x) * waves_at(self.start + self.move(x), self.waves)
+        return self.weigh(x) * encode_positions(self.start + self.move(x), self.position_frequencies)
 
 
 def spread(count: int) -> Float[Tensor, "n 2"]:
@@ -320,7 +322,7 @@ class MaskedDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.label = nn.Linear(width, config.num_classes + 1)
-        self.near = Surroundings(config) if config.waves else None
+        self.near = Surroundings(config) if config.position_frequencies else None
         self.embed = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
@@ -347,7 +349,7 @@ class MaskedDecoder(nn.Module):
         x = self.norm(x)
         embedding = self.embed(x)
         if self.near is not None:
-            embedding = torch.cat([embedding, self.near(x)], 2)  # (B, Q, C + 4 waves)
+            embedding = torch.cat([embedding, self.near(x)], 2)  # (B, Q, C + 4 frequencies)
         return self.label(x), embedding
 
 
@@ -397,8 +399,10 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
                 features, levels = self.pixel_decoder([stage.float() for stage in stages])
         else:
             features, levels = self.pixel_decoder(stages)
-        if self.config.waves:
-            features = torch.cat([features, wave_map(features, self.config.waves)], 1)  # (B, C + 4 waves, H/4, W/4)
+        if self.config.position_frequencies:
+            features = torch.cat(
+                [features, encode_cells(features, self.config.position_frequencies)], 1
+            )  # (B, C + 4 frequencies, H/4, W/4)
         logits, embeddings = self.query_decoder(levels, features)
         return Mask2FormerRaw(logits, embeddings, features)
 
@@ -650,7 +654,7 @@ def _ade(backbone: str, miou: float) -> Preset:
 
 def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConfig:
     # places are for objects: one segment of stuff is all over the image
-    queries, waves = (100, 6) if task == "instance" else (50, 0)
+    queries, frequencies = (100, 6) if task == "instance" else (50, 0)
     return Mask2FormerConfig(
         **MOBILENET,
         task=task,
@@ -661,7 +665,7 @@ def _small(task: Literal["instance", "semantic", "panoptic"]) -> Mask2FormerConf
         decoder_layers=3,
         decoder_width=512,
         points=2048,
-        waves=waves,
+        position_frequencies=frequencies,
         detections=queries,
         segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
     )

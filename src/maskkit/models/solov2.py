@@ -36,7 +36,7 @@ from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
-from maskkit.nn.positional_encoding import wave_map
+from maskkit.nn.positional_encoding import encode_cells
 from maskkit.targets import Batch, Target
 from maskkit.zoo.recipes import MOBILENET, SMALL_TRAIN, small_presets
 
@@ -53,10 +53,10 @@ class Solov2Config(GridConfig):
     """Channels inside of the mask branch."""
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
-    waves: int = 0
-    """Waves of the place, per axis, that are more channels of the mask feature (`maskkit.nn.positional_encoding`). A
-    kernel's weights for them are those of its cell, times what it predicts: masks start near their cell, which is slow
-    to learn otherwise. Not in the paper."""
+    position_frequencies: int = 0
+    """Frequencies, per axis, of the positional encoding that the mask feature gets as further channels
+    (`maskkit.nn.positional_encoding`). The kernel's weights for them are the encoding of its cell times a predicted
+    factor: masks start near their cell, which is slow to learn otherwise. 0 for none, as in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 
@@ -80,7 +80,7 @@ class MaskBranch(nn.Module):
             before = config.width + 2 * (level == 3)  # P5 knows where it is
             convs = max(level, 1)
             self.levels.append(grid.tower(before, config.feature_width, convs, kind))
-        self.waves = config.waves
+        self.position_frequencies = config.position_frequencies
         self.mix = ConvNorm(config.feature_width, config.kernel, 1, deformable=kind)
 
     def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b d h w"]:
@@ -93,7 +93,7 @@ class MaskBranch(nn.Module):
                 x = conv(x)
                 x = resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
-        return torch.cat([self.mix(total), wave_map(total, self.waves)], 1)
+        return torch.cat([self.mix(total), encode_cells(total, self.position_frequencies)], 1)
 
 
 class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
@@ -111,7 +111,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         self.category_tower = grid.tower(config.width, *head)
         self.kernel_tower = grid.tower(config.width + 2, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
-        self.kernel = grid.output_conv(config.head_width, config.kernel + 4 * config.waves, prior=None)
+        self.kernel = grid.output_conv(config.head_width, config.kernel + 4 * config.position_frequencies, prior=None)
         nn.init.constant_(self.kernel.bias[config.kernel :], 0.5)  # type: ignore[index]
         self.mask_branch = MaskBranch(config)
 
@@ -129,8 +129,12 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
             cells = resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
-            kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * self.config.waves], 1)
-            kernels.append(torch.cat([kernel, local * wave_map(local, self.config.waves)], 1).flatten(2))
+            kernel, local = self.kernel(self.kernel_tower(cells)).split(
+                [self.config.kernel, 4 * self.config.position_frequencies], 1
+            )
+            kernels.append(
+                torch.cat([kernel, local * encode_cells(local, self.config.position_frequencies)], 1).flatten(2)
+            )
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
     # loss ------------------------------------------------------------------------------------------------------------
@@ -266,7 +270,7 @@ PRESETS = [
     *small_presets(
         "solov2",
         lambda size: Solov2Config(
-            **MOBILENET, **grid.small_grids(size), frozen_stride=4, waves=6, feature_width=64, kernel=64
+            **MOBILENET, **grid.small_grids(size), frozen_stride=4, position_frequencies=6, feature_width=64, kernel=64
         ),
         train=replace(SMALL_TRAIN, lr=3e-4),
     ),
