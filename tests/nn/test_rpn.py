@@ -19,12 +19,7 @@ from maskkit.nn import rpn
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 from maskkit.zoo import registry
-
-
-def random_boxes(count: int, seed: int = 0, side: float = 100) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 0.8 * side, (count, 2))
-    return torch.from_numpy(np.concatenate([low, low + rng.uniform(2, 0.5 * side, (count, 2))], 1)).float()
+from tests.geometry.test_nms import random_boxes
 
 
 def test_rounded_anchors_are_torchvisions():

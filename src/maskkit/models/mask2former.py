@@ -399,10 +399,8 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
                 features, levels = self.pixel_decoder([stage.float() for stage in stages])
         else:
             features, levels = self.pixel_decoder(stages)
-        if self.config.position_frequencies:
-            features = torch.cat(
-                [features, encode_cells(features, self.config.position_frequencies)], 1
-            )  # (B, C + 4 frequencies, H/4, W/4)
+        if frequencies := self.config.position_frequencies:
+            features = torch.cat([features, encode_cells(features, frequencies)], 1)  # (B, C + 4 frequencies, H/4, W/4)
         logits, embeddings = self.query_decoder(levels, features)
         return Mask2FormerRaw(logits, embeddings, features)
 

@@ -125,16 +125,13 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
     ) -> Solov2Raw:
         """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
+        frequencies = self.config.position_frequencies
         category, kernels = [], []
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
             cells = resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
-            kernel, local = self.kernel(self.kernel_tower(cells)).split(
-                [self.config.kernel, 4 * self.config.position_frequencies], 1
-            )
-            kernels.append(
-                torch.cat([kernel, local * encode_cells(local, self.config.position_frequencies)], 1).flatten(2)
-            )
+            kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * frequencies], 1)
+            kernels.append(torch.cat([kernel, local * encode_cells(local, frequencies)], 1).flatten(2))
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
     # loss ------------------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ class FcosConfig(ModelConfig):
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Levels P3, P4, P5 and those made from P5."""
     size_ranges: tuple[float, ...] = (64, 128, 256, 512)
-    """Upper ends of the ranges of object sizes, for each level but the last, which has none: the distance in pixels from
-    a location to the farthest side of its box."""
+    """Upper ends of the size ranges of all levels but the last, which has none. The size of an object at a location is
+    the distance to the farthest side of its box, in pixels."""
     level_scales: bool = True
     """Whether the distances of each level are multiplied by a learned factor."""
     distance_activation: Literal["relu", "exp"] = "relu"
