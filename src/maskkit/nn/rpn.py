@@ -1,7 +1,7 @@
 """The region proposal network (Ren et al., 2015), and the anchors, matching and sampling that two-stage methods share.
 
-Boxes are ``x1 y1 x2 y2`` in input pixels throughout. What is found has a fixed number of rows for each image, so that
-it exports; a padding row is a box without area and with the score minus infinity.
+Boxes are ``x1 y1 x2 y2`` in input pixels throughout. Proposals have a fixed number of rows for each image, so that the
+network can be exported; a padding row is a box without area and with a score of minus infinity.
 """
 
 import math
@@ -33,21 +33,21 @@ _LARGEST_GROWTH = math.log(1000 / 16)
 
 @dataclass(frozen=True)
 class RpnConfig(ModelConfig):
-    """What every method with a region proposal network can set."""
+    """Knobs of every method with a region proposal network."""
 
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height to width."""
     rpn_high: float = 0.7
-    """Least IoU with its object of a positive anchor; the best one of an object is positive in any case."""
+    """Least IoU of a positive anchor with its object; the best anchor of each object is positive in any case."""
     rpn_low: float = 0.3
-    """IoU from which on an anchor is no background."""
+    """IoU from which on an anchor is not background."""
     rpn_sampled: int = 256
     """Anchors per image in the loss, at most half of them positive."""
     rpn_nms: float = 0.7
     crowd_overlap: float = 0.7
-    """Share of a box inside a crowd from which on it is no background."""
+    """Share of a box inside a crowd above which it is not background."""
     roi_iou: float = 0.5
-    """Least IoU with its object of a positive region."""
+    """Least IoU of a positive region with its object."""
     candidates: int = 2000
     """Boxes of all classes that enter the last NMS."""
     detections: int = 100
@@ -63,7 +63,7 @@ class Proposals(NamedTuple):
 
 
 class RpnLevel(NamedTuple):
-    """What the network says about the anchors of one level, in the order row, column, anchor."""
+    """Output for the anchors of one level, in the order row, column, anchor."""
 
     objectness: Float[Tensor, "b n"]
     deltas: Float[Tensor, "b n 4"]
@@ -74,9 +74,9 @@ class RpnLevel(NamedTuple):
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Float[Tensor, "a 4"]:
-    """Anchors around the origin: for each of the ``ratios`` (height to width) one of the area of each size squared.
+    """Anchors centred at the origin: one with the area ``size**2`` for each pair of ratio (height to width) and size.
 
-    ``rounded`` to whole pixels, as torchvision has them; detectron2 leaves them as they are.
+    ``rounded`` to whole pixels, as in torchvision; detectron2 does not round them.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
     side = torch.tensor(sizes, dtype=torch.float32)
@@ -95,7 +95,7 @@ def window_anchors(window: int, scales: Sequence[float], ratios: Sequence[float]
 
 
 def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """``cells`` put on every place of a ``grid`` (h, w), ``stride`` (down, right) apart; the first is the origin."""
+    """The anchors ``cells`` at every position of a ``grid`` (h, w) with ``stride`` (down, right), from the origin."""
     y = torch.arange(grid[0], device=cells.device) * stride[0]
     x = torch.arange(grid[1], device=cells.device) * stride[1]
     corner = torch.stack([x.expand(grid), y[:, None].expand(grid)], -1)  # (h, w, 2)
@@ -105,7 +105,8 @@ def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tup
 def encode(
     boxes: Float[Tensor, "*n 4"], references: Float[Tensor, "*n 4"], weights: Weights = ONES
 ) -> Float[Tensor, "*n 4"]:
-    """The R-CNN code: shift of the centre in sizes of the reference and log of the growth, times ``weights``."""
+    """R-CNN box code: offset of the centre relative to the size of the reference and log of the scale, times
+    ``weights``."""
     centre, size = box_math.to_centres(boxes).split(2, -1)
     at, extent = box_math.to_centres(references).split(2, -1)
     code = torch.cat([(centre - at) / extent, torch.log(size / extent)], -1)
@@ -115,7 +116,7 @@ def encode(
 def decode(
     deltas: Float[Tensor, "*n 4"], references: Float[Tensor, "*m 4"], weights: Weights = ONES
 ) -> Float[Tensor, "*n 4"]:
-    """Boxes of a code: the inverse of `encode`. No box grows by more than 62.5 times."""
+    """Boxes of a code, the inverse of `encode`. No side grows by more than a factor of 62.5."""
     shift, growth = (deltas / deltas.new_tensor(weights)).split(2, -1)
     at, extent = box_math.to_centres(references).split(2, -1)
     centre = at + shift * extent
@@ -147,11 +148,12 @@ def match_boxes(
     best_too: bool = False,
     crowd_overlap: float = 1.0,
 ) -> Int[Tensor, "n"]:
-    """For each reference box the index of the object it stands for, `BACKGROUND` or `NEITHER`.
+    """Match reference boxes (anchors, proposals) to objects: for each the index of its object, `BACKGROUND` or
+    `NEITHER`.
 
-    It stands for the object of best IoU from ``high`` on and is background below ``low``; with ``best_too`` the best
-    references of every object stand for something whatever the IoU. Crowds are no objects, and background of which
-    more than the share ``crowd_overlap`` lies in a crowd is not certain.
+    A reference is matched to the object of highest IoU if that is at least ``high``, and is background below ``low``;
+    with ``best_too`` the references of highest IoU with each object are matched whatever the IoU. Crowds are not
+    objects; background of which more than the share ``crowd_overlap`` lies inside a crowd becomes `NEITHER`.
     """
     plain, crowd = torch.nonzero(~target.crowd)[:, 0], target.boxes[target.crowd]
     matched = torch.full((len(references),), BACKGROUND, device=references.device)
@@ -171,9 +173,9 @@ def match_boxes(
 
 
 def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Tensor, "p"], Int[Tensor, "q"]]:
-    """Indices of random positives, at most ``share`` of ``count``, and of random background that fills up the rest."""
+    """Indices of random positives, at most ``share`` of ``count``, and of random background to make up ``count``."""
     positive, negative = torch.nonzero(matched >= 0)[:, 0], torch.nonzero(matched == BACKGROUND)[:, 0]
-    # drawn on the CPU, for the same choice anywhere
+    # drawn on the CPU, so that every device gets the same sample
     positive = positive[torch.randperm(len(positive))[: int(count * share)].to(matched.device)]
     negative = negative[torch.randperm(len(negative))[: count - len(positive)].to(matched.device)]
     return positive, negative
@@ -183,7 +185,7 @@ def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Ten
 
 
 class RpnHead(nn.Module):
-    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every place."""
+    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every position."""
 
     def __init__(self, channels: int, anchors: int, width: int | None = None) -> None:
         super().__init__()
@@ -220,9 +222,10 @@ def propose(
     threshold: float,
     least_side: float = LEAST_SIDE,
 ) -> Proposals:
-    """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best.
+    """Proposals: the ``before`` best anchors of each level are decoded and go through NMS; of all levels the ``after``
+    best are kept.
 
-    Boxes with a side shorter than ``least_side`` are none.
+    Boxes with a side shorter than ``least_side`` pixels are dropped.
     """
     found = []
     for objectness, deltas, anchors in levels:

@@ -1,4 +1,4 @@
-"""Teachers of masked image modelling: frozen networks of timm that say what each patch of an image shows."""
+"""Teachers of masked image modelling: frozen timm networks that give features of every patch of an image."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from maskkit.nn.backbones.backbone import Backbone, load_backbone
 
 
 class Teacher(nn.Module):
-    """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels a patch.
+    """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels per patch.
 
-    ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer sees the
-    image enlarged or shrunken to as many patches of its own; one of CLIP's says what its projection makes of each
-    token, others what their last norm does. Of any other network the features at the stride of a patch are taken.
-    Raises `MaskkitError` for a source that is none, `DataError` for weights that do not fit.
+    ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer gets the
+    image resized to the same grid of its own patches; its features are the tokens after the last norm, of a CLIP
+    model after the projection. Any other network gives its features at the stride of a patch. Raises `MaskkitError`
+    for a malformed source, `DataError` for weights that do not fit.
     """
 
     mean: Tensor
@@ -34,13 +34,15 @@ class Teacher(nn.Module):
         if kind not in ("timm", "random") or not name:
             raise MaskkitError(f"teacher {source!r} is neither timm:NAME nor random:NAME")
         if kind == "random" and weights != "hub":
-            raise MaskkitError(f"teacher {source!r} has random weights, and --teacher-weights {weights}: which?")
+            raise MaskkitError(
+                f"teacher {source!r} has random weights; leave out --teacher-weights {weights}, or take timm:{name}"
+            )
         self.grid, self.patch, self.projects = grid, patch, False
         try:
             with torch.device("meta"):
                 outline: Any = timm.create_model(name)
-        except (RuntimeError, ValueError) as error:  # what timm raises for a name, or a tag, that it does not know
-            raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() names them") from None
+        except (RuntimeError, ValueError) as error:  # timm raises them for an unknown name or tag
+            raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() lists them") from None
         if hasattr(outline, "num_prefix_tokens"):
             tag = str(outline.pretrained_cfg.get("tag"))
             self.projects = "_clip_" in name and "_ft_" not in tag
@@ -58,12 +60,12 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Nothing changes: a teacher does not learn."""
+        """Stay in evaluation mode: a teacher does not learn."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Features of whole images, RGB on 0 to 1."""
+        """Features of whole images, RGB from 0 to 1."""
         images = (pixels - self.mean) / self.std
         if isinstance(self.net, Backbone):
             return self.net(images)[self.patch].flatten(2).transpose(1, 2)
@@ -87,6 +89,6 @@ def _transformer(name: str, weights: str | None, grid: tuple[int, int]) -> nn.Mo
         return timm.create_model(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
     except Exception as error:  # no network, or tensors of another network
         raise DataError(
-            f"{name} cannot have its weights from {weights} ({error}); without a network give a local file: "
-            "--teacher-weights FILE, or a teacher that knows nothing: --teacher random:NAME"
+            f"{name} could not load its weights from {weights} ({error}); without a network give a local file: "
+            "--teacher-weights FILE, or an untrained teacher: --teacher random:NAME"
         ) from error

@@ -21,16 +21,17 @@ from maskkit.nn.backbones import vit as plain
 from maskkit.nn.backbones.vgg import Vgg
 
 _LISTS = re.compile(r"^(layers|stages)\.(\d)")
-"""Lists of stages in timm's files, which its feature extractors take apart."""
+"""Lists of stages in timm's files, which its feature extractors flatten."""
 
 
 class Backbone(nn.Module):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
-    maps each stride to its channels. Layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of
-    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of
-    `maskkit.nn.backbones.vit` are made. `maskkit.nn.dilation.dilate` takes strides out of a backbone.
+    maps each stride to its channels. Layers up to ``frozen_stride`` are frozen. ``stride_in_1x1`` moves the stride of
+    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. ``vit`` configures the plain
+    transformers of `maskkit.nn.backbones.vit`. `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises
+    `MaskkitError` for a name, stride or option that the network does not have.
     """
 
     channels: dict[int, int]
@@ -52,7 +53,7 @@ class Backbone(nn.Module):
         self.strides = tuple(strides)
         self.norm = norm
         self.norms: nn.ModuleList | None = None
-        """Of Swin's features."""
+        """Layer norms of Swin's features."""
         if plain.is_plain(name):
             if frozen_stride or stride_in_1x1:
                 raise MaskkitError(
@@ -68,14 +69,14 @@ class Backbone(nn.Module):
             options |= swin.OPTIONS
         try:
             info: Any = timm.create_model(name, features_only=True, **options).feature_info
-        except RuntimeError as error:  # what timm raises for a name that it does not know
-            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() names them all") from None
+        except RuntimeError as error:  # timm raises it for an unknown name
+            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() lists them all") from None
         reductions = info.reduction()
         if lacking := [s for s in strides if s not in reductions]:
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
-        if hasattr(self.body, "blocks"):  # timm would run those too whose features nobody reads
+        if hasattr(self.body, "blocks"):  # timm would also run the blocks whose features are not used
             last = int(self.body.feature_info.module_name()[-1].split(".")[1])
             del self.body.blocks[last + 1 :]
         if stride_in_1x1:
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
                 raise MaskkitError(f"frozen_stride is {frozen_stride}; {name} has strides {reductions}, 0 freezes none")
             last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
             self._freeze_until(last)
-        self.train()  # a module begins in training mode without being told, frozen batch norm must not
+        self.train()  # modules start in training mode, but frozen batch norm must not
 
     @classmethod
     def of(cls, config: ModelConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
@@ -118,7 +119,7 @@ class Backbone(nn.Module):
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def _freeze_until(self, module: str) -> None:
-        """Take the gradient from every parameter up to the end of ``module``; modules come in forward order."""
+        """Freeze every parameter up to the end of ``module``; modules are in forward order."""
         named = list(self.body.named_modules())
         own = (module, module.replace(".", "_"))
         inside = [i for i, (n, _) in enumerate(named) if n in own or n.startswith(tuple(f"{o}." for o in own))]
@@ -145,8 +146,8 @@ class Backbone(nn.Module):
 def load_backbone(backbone: Backbone | Vgg, source: str | Path) -> list[str]:
     """Fill ``backbone`` from ``source``: a local file with timm's names, or ``hub`` for timm's own download.
 
-    Returns the names in the file that the backbone has no place for (a classifier, say). Raises `DataError` when the
-    file lacks a tensor of the backbone or has another shape for it. The pyramid around a plain transformer is no part
+    Returns the names in the file that the backbone does not use, such as a classifier's. Raises `DataError` if the
+    file lacks a tensor of the backbone or has it in another shape. The pyramid around a plain transformer is not part
     of such files.
     """
     is_plain = isinstance(backbone.body, plain.VitPyramid)
@@ -182,9 +183,10 @@ def load_backbone(backbone: Backbone | Vgg, source: str | Path) -> list[str]:
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.Module:
-    """Fold every batch norm that follows a convolution into it, for inference: the same function, fewer passes.
+    """Fold every batch norm that follows a convolution into it: the same function in inference, but faster.
 
-    One forward of ``example`` shows which norm reads which convolution's output. Changes ``model`` in place.
+    One forward pass of ``example`` finds out which norm reads the output of which convolution. Changes ``model`` in
+    place.
     """
     model.eval()
     made_by: dict[int, nn.Conv2d] = {}
@@ -195,7 +197,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         made_by[id(output)] = module  # type: ignore[assignment]
         outputs.append(output)
 
-    def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def pair(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if id(inputs[0]) in made_by:
             pairs.append((made_by.pop(id(inputs[0])), module))
 
@@ -204,7 +206,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(remember))
         elif isinstance(module, nn.BatchNorm2d | BatchNormAct2d):
-            hooks.append(module.register_forward_pre_hook(match))
+            hooks.append(module.register_forward_pre_hook(pair))
     model(example)
     for hook in hooks:
         hook.remove()
