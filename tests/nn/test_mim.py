@@ -125,7 +125,7 @@ def test_a_teacher_from_a_file(tmp_path) -> None:
     write_tensors(tmp_path / "vit.safetensors", net.state_dict(), {})
     teacher = Teacher(f"timm:{TINY}", str(tmp_path / "vit.safetensors"), (14, 14), 16)
     assert all(torch.equal(t, teacher.net.state_dict()[n]) for n, t in net.state_dict().items())
-    with pytest.raises(DataError, match="cannot have its weights"):
+    with pytest.raises(DataError, match="could not load its weights"):
         Teacher("timm:eva02_tiny_patch14_224", str(tmp_path / "vit.safetensors"), (14, 14), 16)
 
 
