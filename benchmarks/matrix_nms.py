@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from machine import describe
-from maskkit.geometry.nms import greedy_mask_nms, mask_iou, matrix_nms
+from maskkit.geometry.nms import mask_iou, mask_nms, matrix_nms
 
 INPUTS = {"448 x 448": (112, 112), "800 x 1216": (200, 304)}
 
@@ -98,13 +98,13 @@ def main() -> None:
         masks, labels, scores = (t.to(given.device) for t in drawn(given.masks, size, given.classes, 0))
         ours = matrix_nms(masks, labels, scores)
         assert torch.allclose(ours, as_written(masks, labels, scores), atol=1e-5)
-        assert torch.equal(greedy_mask_nms(masks, labels), greedy_pairwise(masks, labels))
+        assert torch.equal(mask_nms(masks, labels), greedy_pairwise(masks, labels))
         ways: dict[str, Callable[[], Tensor]] = {
             "Matrix NMS": lambda m=masks, k=labels, s=scores: matrix_nms(m, k, s),
             "at half the size": lambda m=masks, k=labels, s=scores: matrix_nms(m, k, s, stride=2),
             "of which the IoU": lambda m=masks: mask_iou(m),
             "formula as written": lambda m=masks, k=labels, s=scores: as_written(m, k, s),
-            "greedy": lambda m=masks, k=labels: greedy_mask_nms(m, k),
+            "greedy": lambda m=masks, k=labels: mask_nms(m, k),
             "greedy, pairwise IoU": lambda m=masks, k=labels: greedy_pairwise(m, k),
         }
         times = {way: milliseconds(call, given.runs, given.device) for way, call in ways.items()}

@@ -19,14 +19,6 @@ def box_sets(draw: st.DrawFn, most: int = 12, side: int = 1) -> torch.Tensor:
     return torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float64).reshape(-1, 4)
 
 
-@st.composite
-def scored(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes and scores without ties, whose order torchvision leaves open."""
-    found = draw(box_sets())
-    order = draw(st.permutations(range(len(found))))
-    return found, torch.tensor(order, dtype=torch.float64) / 100
-
-
 @given(box_sets())
 def test_forms_are_those_of_torchvision_and_inverse(found):
     centres = boxes.to_centres(found)
@@ -65,54 +57,8 @@ def test_code_is_in_tenths_of_the_anchor_and_fifths_of_the_log_size():
     assert_close(boxes.encode(moved, anchor), torch.tensor([[5.0, 0, 0, 5]]))
 
 
-@given(scored(), st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.99]))
-def test_greedy_nms_is_that_of_torchvision(case, threshold):
-    found, scores = case
-    assert boxes.greedy_nms(found, scores, threshold).tolist() == ops.nms(found, scores, threshold).tolist()
-
-
-def test_greedy_nms_keeps_the_first_of_equal_scores():
-    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]])
-    assert boxes.greedy_nms(found, torch.full((3,), 0.5), 0.5).tolist() == [0, 2]
-
-
-@given(scored(), st.sampled_from([0.3, 0.45, 0.7]))
-def test_greedy_nms_with_plus_one_is_nms_of_boxes_one_pixel_larger_up_to_equality(case, threshold):
-    found, scores = case
-    larger = torch.cat([found[:, :2], found[:, 2:] + 1], 1)
-    # a threshold a little lower turns torchvision's > into >=; the overlaps of whole pixels lie further apart
-    expected = ops.nms(larger, scores, threshold - 1e-9)
-    assert boxes.greedy_nms(found, scores, threshold, plus_one=True).tolist() == expected.tolist()
-
-
-@given(scored(), st.sampled_from([0.3, 0.5, 0.7]))
-def test_fast_nms_keeps_no_more_than_greedy_and_the_same_without_chains(case, threshold):
-    found, scores = case
-    order = scores.argsort(descending=True)
-    ranked = found[order]
-    fast = set(order[boxes.fast_nms(ranked, threshold)].tolist())
-    greedy = set(boxes.greedy_nms(found, scores, threshold).tolist())
-    assert fast <= greedy
-    overlaps = boxes.iou(ranked, ranked).triu(1) > threshold
-    gone = torch.tensor([int(i) not in greedy for i in order], dtype=torch.bool)
-    if not overlaps[gone].any():  # no box that is gone suppresses another
-        assert fast == greedy
-
-
-def test_fast_nms_lets_a_suppressed_box_suppress():
-    chain = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])
-    assert boxes.fast_nms(chain, 0.4).tolist() == [True, False, False]
-    assert boxes.greedy_nms(chain, torch.tensor([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]
-    assert boxes.fast_nms(torch.stack([chain, chain[[0, 2, 1]]]), 0.4).tolist() == [
-        [True, False, False],
-        [True, True, False],
-    ]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_boxes_are_fine_and_the_dtype_stays(dtype):
     none = torch.zeros(0, 4, dtype=dtype)
     assert boxes.iou(none, none).shape == (0, 0)
     assert boxes.encode(none, none).dtype == boxes.decode(none, none).dtype == dtype
-    assert boxes.greedy_nms(none, torch.zeros(0), 0.5).shape == (0,)
-    assert boxes.fast_nms(none, 0.5).shape == (0,)

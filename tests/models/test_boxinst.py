@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import torch
 
 from maskkit.models.boxinst import shared_out
-from maskkit.nn.fcos import FcosRaw, Positives
+from maskkit.nn.fcos import FcosRaw
+from maskkit.nn.fcos_targets import Positives
 from tests.models.conformance import Conformance
 from tests.models.test_condinst import SMALL
 

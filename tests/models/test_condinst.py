@@ -6,13 +6,13 @@ import torch
 
 from maskkit import zoo
 from maskkit.models.condinst import CondInst, some
-from maskkit.nn.fcos import Positives
+from maskkit.nn.fcos_targets import Positives
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
     "width": 32,
     "strides": (8, 16, 32, 64),
-    "reach": (16, 32, 64),
+    "size_ranges": (16, 32, 64),
     "branch_width": 32,
     "min_score": 1e-3,
     "detections": 20,

@@ -8,8 +8,7 @@ from maskkit import zoo
 from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES
 from maskkit.geometry.masks import maskness
-from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights, soften
-from maskkit.nn.roi import Detections
+from maskkit.models.eva import Eva, EvaConfig, Stage, box_weights
 from maskkit.nn.rpn import encode
 from maskkit.targets import Target
 from tests.models.conformance import Conformance
@@ -82,17 +81,6 @@ def test_regions_of_crowds_leave_the_later_stages() -> None:
     none = Stage(rois, torch.full((2,), -1), torch.zeros(2, 6), torch.zeros(2, 5, 4))
     kept = model.refined([none], torch.tensor([[128.0, 128]]), [target])
     assert torch.equal(kept.rois, rois[1:])
-
-
-def test_soft_nms_by_hand() -> None:
-    """Two boxes of one class with an IoU of 2/3, the same pair in two classes, and one that is far."""
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 60, 60], [0, 0, 10, 10]]])
-    scores, labels = torch.tensor([[0.9, 0.8, 0.3, 0.7]]), torch.tensor([[0, 0, 0, 1]])
-    found = soften(Detections(boxes, labels, scores), 0.5, 4)
-    assert torch.allclose(found.scores, torch.tensor([[0.9, 0.7, 0.3, 0.8 / 3]]))
-    assert found.labels.tolist() == [[0, 1, 0, 0]]
-    assert torch.equal(found.boxes[0, 3], boxes[0, 1])
-    assert torch.allclose(soften(Detections(boxes, labels, scores), 0.7, 4).scores, scores.sort(descending=True)[0])
 
 
 def test_masks_rank_by_maskness() -> None:

@@ -23,7 +23,7 @@ from maskkit.models.instancefcn import (
 from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.nn.losses import OUTSIDE
 from maskkit.nn.position_sensitive import parts
-from maskkit.nn.rpn import match
+from maskkit.nn.rpn import match_boxes
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 from tests.models.conformance import Conformance
@@ -129,7 +129,9 @@ def test_a_fitting_window_holds_its_whole_object() -> None:
 def test_the_positive_windows_of_an_object_smaller_than_all_of_them_have_it_in_the_middle() -> None:
     windows = window_boxes([(16, 16)], (128, 128), 9)
     target = Target.of(torch.tensor([[58.0, 60, 68, 64]]), [0])
-    plain, fitted = (match(windows, fitting(target, windows, fill), 0.3, 0.7, best_too=True) for fill in (None, 0.8))
+    plain, fitted = (
+        match_boxes(windows, fitting(target, windows, fill), 0.3, 0.7, best_too=True) for fill in (None, 0.8)
+    )
     away = (box_math.to_centres(windows)[:, :2] - torch.tensor([63.0, 62])).abs().amax(1)
     assert away[plain == 0].max() > 24, "all windows that hold the whole of it are equally good"
     assert (fitted == 0).any()

@@ -116,7 +116,10 @@ def ground(record: Record) -> Annotation:
 
 
 def model(**knobs: Any) -> Mask2Former:
-    config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"waves": 0} | knobs)
+    knobs = SMALL | {"position_frequencies": 0} | knobs
+    config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **knobs)
+        zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"position_frequencies": 0} | knobs
+    )
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)
@@ -319,8 +322,8 @@ def test_order_of_the_queries_is_only_an_order() -> None:
     assert torch.allclose(before.embeddings[:, :, order], after.embeddings, atol=1e-4)
 
 
-def test_with_waves_masks_start_at_places_that_are_spread_over_the_image() -> None:
-    net = model(queries=100, waves=6).eval()
+def test_with_positional_encoding_masks_start_at_places_that_are_spread_over_the_image() -> None:
+    net = model(queries=100, position_frequencies=6).eval()
     with torch.no_grad():
         raw = net(torch.randn(1, 3, 128, 192))
     near = torch.einsum("qc,chw->qhw", raw.embeddings[0, 0, :, 64:], raw.features[0, 64:])  # (Q, 32, 48)

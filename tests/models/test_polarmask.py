@@ -22,7 +22,7 @@ from maskkit.models.polarmask import (
 )
 from tests.models.conformance import Conformance
 
-SMALL = {"width": 32, "tower_convs": 1, "reach": (24.0, 48.0, 64.0)}
+SMALL = {"width": 32, "tower_convs": 1, "size_ranges": (24.0, 48.0, 64.0)}
 
 
 class TestPolarMask(Conformance):

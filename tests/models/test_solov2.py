@@ -93,8 +93,8 @@ def test_point_nms_keeps_one_of_two_neighbouring_cells() -> None:
     assert int((found.scores > 0).sum()) == 1
 
 
-def test_with_waves_masks_start_at_their_cell() -> None:
-    net = model(waves=5).eval()
+def test_with_positional_encoding_masks_start_at_their_cell() -> None:
+    net = model(position_frequencies=5).eval()
     nn.init.zeros_(net.kernel.weight)
     with torch.no_grad():
         raw = net(torch.randn(1, 3, 64, 96))

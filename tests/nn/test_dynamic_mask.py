@@ -22,7 +22,7 @@ from maskkit.nn.fcos import FcosRaw, fcos_loss
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 
-CONFIG = DynamicMaskConfig(num_classes=3, strides=(8, 16), reach=(64,), mask_channels=2, mask_candidates=12)
+CONFIG = DynamicMaskConfig(num_classes=3, strides=(8, 16), size_ranges=(64,), mask_channels=2, mask_candidates=12)
 SIZE = (64, 96)
 
 

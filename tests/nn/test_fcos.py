@@ -5,34 +5,27 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from maskkit.errors import MaskkitError
 from maskkit.nn.fcos import (
     FcosConfig,
     FcosHead,
     FcosRaw,
-    Locations,
-    box_centres,
-    centerness,
     detect,
     fcos_loss,
-    find_positives,
     flatten,
     keep_best,
-    locate,
-    match,
     overlap,
     pick,
     propose,
     relative_boxes,
     require_whole_cells,
-    survivors,
 )
+from maskkit.nn.fcos_targets import Locations, assign_locations, box_centres, centerness, find_positives, locate
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 
-CONFIG = FcosConfig(num_classes=3, strides=(8, 16), reach=(64,))
+CONFIG = FcosConfig(num_classes=3, strides=(8, 16), size_ranges=(64,))
 
 
 def maps(channels: int, fill: float = 0.0, batch: int = 1) -> tuple[Tensor, ...]:
@@ -66,7 +59,7 @@ def test_a_row_that_is_picked_is_that_of_the_flattened_levels() -> None:
 
 def test_of_two_objects_the_smaller_has_the_location() -> None:
     target = Target.of([[0, 0, 60, 60], [20, 20, 44, 44]], [2, 0])
-    found = match(target, box_centres(target), places(), CONFIG)
+    found = assign_locations(target, box_centres(target), places(), CONFIG.size_ranges, CONFIG.radius)
     shared, outside = at(28, 28, 8), at(20, 20, 8)  # near both centres, the second on the edge of the small box
     assert (int(found.classes[shared]), int(found.objects[shared])) == (1, 1)
     assert (int(found.classes[outside]), int(found.objects[outside])) == (3, 0)
@@ -77,7 +70,7 @@ def test_of_two_objects_the_smaller_has_the_location() -> None:
 )
 def test_a_level_takes_what_reaches_as_far_as_it_does_and_both_ends_count(right: int, fine: bool, coarse: bool) -> None:
     target = Target.of([[20, 20, right, 60]], [0])
-    found = match(target, torch.tensor([[42.0, 42.0]]), places(), CONFIG)
+    found = assign_locations(target, torch.tensor([[42.0, 42.0]]), places(), CONFIG.size_ranges, CONFIG.radius)
     assert bool(found.classes[at(44, 44, 8)]) == fine
     assert bool(found.classes[at(40, 40, 16)]) == coarse
 
@@ -85,7 +78,7 @@ def test_a_level_takes_what_reaches_as_far_as_it_does_and_both_ends_count(right:
 def test_a_wider_centre_has_more_positives() -> None:
     target = Target.of([[4, 4, 60, 60]], [0])
     counts = [
-        int((match(target, box_centres(target), places(), replace(CONFIG, radius=r)).classes > 0).sum())
+        int((assign_locations(target, box_centres(target), places(), CONFIG.size_ranges, r).classes > 0).sum())
         for r in (0.5, 1.5, 10.0)
     ]
     assert counts[0] < counts[1] < counts[2]
@@ -93,7 +86,7 @@ def test_a_wider_centre_has_more_positives() -> None:
 
 def test_the_background_inside_a_crowd_is_neither() -> None:
     target = Target.of([[0, 0, 48, 64], [10, 10, 40, 40]], [0, 1], crowd=[True, False])
-    found = match(target, box_centres(target), places(), CONFIG)
+    found = assign_locations(target, box_centres(target), places(), CONFIG.size_ranges, CONFIG.radius)
     assert int(found.classes[at(4, 4, 8)]) == -1
     assert int(found.classes[at(92, 4, 8)]) == 0
     where = at(28, 28, 8)
@@ -102,20 +95,20 @@ def test_the_background_inside_a_crowd_is_neither() -> None:
 
 def test_a_image_without_objects_is_background() -> None:
     target = Target.of([], [])
-    found = match(target, box_centres(target), places(), CONFIG)
+    found = assign_locations(target, box_centres(target), places(), CONFIG.size_ranges, CONFIG.radius)
     assert not found.classes.any()
     assert len(find_positives([found], [target], places()).label) == 0
 
 
 def test_centerness_is_one_in_the_middle_and_zero_on_an_edge() -> None:
-    sides = torch.tensor([[3.0, 2, 3, 2], [0, 2, 6, 2], [1, 2, 4, 2]])
-    assert torch.allclose(centerness(sides), torch.tensor([1.0, 0.0, 0.5]))
+    distances = torch.tensor([[3.0, 2, 3, 2], [0, 2, 6, 2], [1, 2, 4, 2]])
+    assert torch.allclose(centerness(distances), torch.tensor([1.0, 0.0, 0.5]))
 
 
 def test_overlap_counts_one_square_stride_more() -> None:
-    sides = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
+    distances = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
     truth = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1]])
-    iou, giou = overlap(sides, truth)
+    iou, giou = overlap(distances, truth)
     assert torch.allclose(iou, torch.tensor([1.0, 5 / 17]))
     assert torch.allclose(giou, iou)  # the larger box is the one around both
 
@@ -124,12 +117,12 @@ def test_a_perfect_prediction_costs_no_box_loss() -> None:
     target = Target.of([[10, 12, 50, 56]], [1])
     images = torch.zeros(1, 3, 64, 96)
     batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (64, 96), (64, 96))])
-    sides = []
+    distances = []
     for s in CONFIG.strides:
         xy = locate([torch.zeros(1, 1, 64 // s, 96 // s)], [s]).xy
         exact = torch.cat([xy - target.boxes[:, :2], target.boxes[:, 2:] - xy], 1).clamp(min=0) / s
-        sides.append(exact.T.reshape(1, 4, 64 // s, 96 // s))
-    raw = FcosRaw(maps(3), tuple(sides), maps(1), ())
+        distances.append(exact.T.reshape(1, 4, 64 // s, 96 // s))
+    raw = FcosRaw(maps(3), tuple(distances), maps(1), ())
     losses, positives = fcos_loss(raw, batch, CONFIG)
     assert len(positives.label) > 4
     assert losses["box"].item() == pytest.approx(0, abs=1e-6)
@@ -138,11 +131,11 @@ def test_a_perfect_prediction_costs_no_box_loss() -> None:
 
 def scored(*spots: tuple[int, int, float]) -> FcosRaw:
     """Nothing anywhere but (location on the finest level, class, logit); boxes of 40 pixels; extra is the location."""
-    logits, sides = maps(3, -20), maps(4, 2.5)
+    logits, distances = maps(3, -20), maps(4, 2.5)
     for location, label, logit in spots:
         logits[0].view(-1, 96)[label, location] = logit
     number = torch.arange(96.0).view(1, 1, 8, 12), torch.arange(96.0, 120).view(1, 1, 4, 6)
-    return FcosRaw(logits, sides, maps(1, 20), number)
+    return FcosRaw(logits, distances, maps(1, 20), number)
 
 
 def test_of_two_copies_one_stays_and_another_class_does_too() -> None:
@@ -176,20 +169,6 @@ def test_what_is_kept_is_padded_with_score_zero_and_boxes_are_clipped() -> None:
     assert int((found.scores > 0).sum()) == 1
     assert found.boxes[0, 0].tolist() == [-16, -16, 24, 24]
     assert torch.allclose(relative_boxes(found, raw, CONFIG)[0, 0], torch.tensor([0, 0, 0.25, 0.375]))
-
-
-def test_survivors_are_those_of_torchvision() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        low = torch.rand(200, 2, generator=generator) * 100 - 10
-        boxes = torch.cat([low, low + torch.rand(200, 2, generator=generator) * 60 + 1], 1)
-        labels = torch.randint(0, 4, (200,), generator=generator)
-        scores = torch.rand(200, generator=generator)
-        scores[150:] = 0
-        expected = torch.zeros(200)
-        expected[batched_nms(boxes[:150], scores[:150], labels[:150], 0.5)] = 1
-        ours = survivors(boxes, labels, scores, 0.5)
-        assert torch.equal(ours[:150], expected[:150])
 
 
 def test_the_head_starts_with_a_foreground_of_one_percent() -> None:

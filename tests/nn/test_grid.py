@@ -6,13 +6,13 @@ import torch
 
 from maskkit.nn.grid import (
     GridConfig,
+    assign_cells,
     category_loss,
     cell_levels,
     cell_middles,
     cell_scores,
     coordinates,
     last_object,
-    light,
     shrink,
 )
 from maskkit.prediction import ImageMeta
@@ -34,7 +34,7 @@ def cells(lit: torch.Tensor) -> list[int]:
 def test_an_object_lights_the_cells_of_its_centre_on_the_levels_of_its_size() -> None:
     boxes = [[18, 18, 22, 22], [4, 4, 32, 32], [0, 0, 64, 64]]
     masks = torch.stack([square(18, 18, 4), square(4, 4, 28), square(0, 0, 64)])
-    lit = light(Target.of(boxes, [0, 1, 2], masks), (64, 64), CONFIG)
+    lit = assign_cells(Target.of(boxes, [0, 1, 2], masks), (64, 64), CONFIG)
     # the centre region of the second, 17.5 +- 2.8 px, touches cells 1 and 2 of 8 px, and cells 0 and 1 of 16 px
     assert cells(lit[0]) == [2 * 8 + 2]
     assert cells(lit[1]) == [9, 10, 17, 18, 64, 65, 68, 69]
@@ -46,24 +46,24 @@ def test_the_centre_is_that_of_the_mass_or_of_the_box_without_a_mask() -> None:
     half = square(16, 16, 16)
     half[:, 20:] = False  # all of its mass is on the left
     boxes = [[16, 16, 32, 32]]
-    known = light(Target.of(boxes, [0], half[None]), (64, 64), CONFIG)
-    boxed = light(Target.of(boxes, [0], half[None], has_mask=[False]), (64, 64), CONFIG)
+    known = assign_cells(Target.of(boxes, [0], half[None]), (64, 64), CONFIG)
+    boxed = assign_cells(Target.of(boxes, [0], half[None], has_mask=[False]), (64, 64), CONFIG)
     assert {c % 8 for c in cells(known[0])} == {1, 2}
     assert {c % 8 for c in cells(boxed[0])} == {2, 3}
-    assert cells(light(Target.of(boxes, [0]), (64, 64), CONFIG)[0]) == cells(boxed[0])
+    assert cells(assign_cells(Target.of(boxes, [0]), (64, 64), CONFIG)[0]) == cells(boxed[0])
 
 
 def test_no_more_than_three_by_three_cells() -> None:
     config = GridConfig(grids=(32,), scale_ranges=((1, 999),), min_area=(1,))
-    lit = light(Target.of([[0, 0, 64, 64]], [0], square(0, 0, 64)[None]), (64, 64), config)
+    lit = assign_cells(Target.of([[0, 0, 64, 64]], [0], square(0, 0, 64)[None]), (64, 64), config)
     assert int(lit.sum()) == 9
 
 
 def test_crowds_and_empty_masks_light_nothing() -> None:
     masks = torch.stack([square(8, 8, 16), torch.zeros(64, 64, dtype=torch.bool)])
     target = Target.of([[8, 8, 24, 24], [30, 30, 50, 50]], [0, 0], masks, crowd=[True, False])
-    assert not light(target, (64, 64), CONFIG).any()
-    assert light(Target.of([], []), (64, 64), CONFIG).shape == (0, 80)
+    assert not assign_cells(target, (64, 64), CONFIG).any()
+    assert assign_cells(Target.of([], []), (64, 64), CONFIG).shape == (0, 80)
 
 
 def test_the_last_object_of_a_cell_owns_it() -> None:

@@ -76,7 +76,7 @@ def test_the_loss_is_computed_at_masked_places_alone() -> None:
 
 
 def test_students_of_other_families_are_refused() -> None:
-    with pytest.raises(MaskkitError, match="no plain transformer"):
+    with pytest.raises(MaskkitError, match="not a plain transformer"):
         MaskedStudent("resnet50", 64, 8)
     with pytest.raises(MaskkitError, match="no model 'eva_none'"):
         MaskedStudent("eva_none", 64, 8)

@@ -1,10 +1,10 @@
 import torch
 
-from maskkit.nn.positional_encoding import wave_map, waves_at
+from maskkit.nn.positional_encoding import encode_cells, encode_positions
 
 
-def test_products_of_waves_say_how_far_two_places_are() -> None:
-    found = wave_map(torch.zeros(2, 1, 8, 8), 4)
+def test_inner_products_depend_on_the_distance_of_two_positions() -> None:
+    found = encode_cells(torch.zeros(2, 1, 8, 8), 4)
     assert found.shape == (2, 16, 8, 8)
     assert torch.equal(found[0], found[1])
     cells = found[0].flatten(1)  # (16, 64)
@@ -14,7 +14,7 @@ def test_products_of_waves_say_how_far_two_places_are() -> None:
     assert (products - 9 * torch.eye(64)).max() < 7  # nowhere else as large
 
 
-def test_a_place_has_the_waves_of_its_cell() -> None:
-    found = wave_map(torch.zeros(1, 3, 4, 5), 3)[0]
+def test_a_position_has_the_encoding_of_its_cell() -> None:
+    found = encode_cells(torch.zeros(1, 3, 4, 5), 3)[0]
     place = torch.tensor([(2 + 0.5) / 5, (1 + 0.5) / 4])  # third column, second row
-    torch.testing.assert_close(waves_at(place, 3), found[:, 1, 2])
+    torch.testing.assert_close(encode_positions(place, 3), found[:, 1, 2])

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms
 
 from maskkit import zoo
 from maskkit.config import InputConfig
@@ -20,12 +19,7 @@ from maskkit.geometry import boxes as box_math
 from maskkit.nn import rpn
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
-
-
-def random_boxes(count: int, seed: int = 0, side: float = 100) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 0.8 * side, (count, 2))
-    return torch.from_numpy(np.concatenate([low, low + rng.uniform(2, 0.5 * side, (count, 2))], 1)).float()
+from tests.geometry.test_nms import random_boxes
 
 
 def test_rounded_anchors_are_torchvisions():
@@ -114,7 +108,7 @@ def test_a_black_border_is_a_part_of_the_image():
 def test_matching_by_its_definition():
     anchors, objects = random_boxes(200), random_boxes(6, seed=1)
     target = Target.of(objects, range(6), crowd=[0, 0, 1, 0, 0, 0])
-    matched = rpn.match(anchors, target, 0.3, 0.6, best_too=True, crowd_overlap=0.8)
+    matched = rpn.match_boxes(anchors, target, 0.3, 0.6, best_too=True, crowd_overlap=0.8)
     overlaps = box_math.iou(objects, anchors)
     overlaps[2] = -1
     covered = box_math.intersection(anchors, objects[2:3])[:, 0] / box_math.area(anchors)
@@ -132,7 +126,7 @@ def test_matching_by_its_definition():
 
 
 def test_nothing_matches_where_there_is_nothing():
-    assert (rpn.match(random_boxes(5), Target.of([], []), 0.3, 0.7, best_too=True) == rpn.BACKGROUND).all()
+    assert (rpn.match_boxes(random_boxes(5), Target.of([], []), 0.3, 0.7, best_too=True) == rpn.BACKGROUND).all()
 
 
 def test_samples_are_random_distinct_and_balanced():
@@ -149,16 +143,6 @@ def test_samples_are_random_distinct_and_balanced():
     assert len(seen) == 50
     few, rest = rpn.sample(matched[47:], 64, 0.25)
     assert (len(few), len(rest)) == (3, 61)
-
-
-def test_suppression_is_greedy_nms_of_each_group():
-    boxes = torch.stack([random_boxes(80), random_boxes(80, 1)])
-    boxes[:, 70:] = 0
-    scores, groups = torch.rand(2, 80), torch.randint(0, 3, (2, 80))
-    kept = rpn.suppress(boxes, scores, 0.5, groups)
-    for b in range(2):
-        wanted = batched_nms(boxes[b, :70], scores[b, :70], groups[b, :70], 0.5)
-        assert torch.equal(torch.nonzero(kept[b])[:, 0], wanted.sort().values)
 
 
 def test_proposals_have_a_fixed_number_and_stay_inside():

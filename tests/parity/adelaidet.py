@@ -18,7 +18,8 @@ from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate
 from maskkit.models.base import Model
-from maskkit.nn.fcos import FcosRaw, Positives
+from maskkit.nn.fcos import FcosRaw
+from maskkit.nn.fcos_targets import Positives
 from maskkit.prediction import Categories, ImageMeta, Instances, Prediction
 from maskkit.targets import Batch, Target, full_sizes
 from tests.parity.goldens import Case
@@ -175,7 +176,12 @@ def compare_detector(case: Case, levels: Sequence[Tensor], raw: FcosRaw) -> None
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 3}", level, *near)
-    for kind, maps in (("logits", raw.logits), ("reg", raw.sides), ("ctrness", raw.quality), ("top_feats", raw.extra)):
+    for kind, maps in (
+        ("logits", raw.logits),
+        ("reg", raw.distances),
+        ("ctrness", raw.quality),
+        ("top_feats", raw.extra),
+    ):
         for i, level in enumerate(maps):
             if f"fcos.{kind}.{i}" in case.outputs:
                 case.compare(f"fcos.{kind}.{i}", level, *near)
@@ -196,7 +202,7 @@ def compare_positives(case: Case, positives: Positives, raw: FcosRaw, batch: Bat
     flat, order = official_order(positives, raw)
     assert np.array_equal(case.stored("pos_inds"), flat[order])
     assert np.array_equal(case.stored("pos_labels"), positives.label[order])
-    case.compare("pos_reg_targets", positives.sides[order], 0, 1e-5)
+    case.compare("pos_reg_targets", positives.distances[order], 0, 1e-5)
     if "pos_gt_inds" in case.outputs:
         assert np.array_equal(case.stored("pos_gt_inds"), (positives.object + firsts(batch)[positives.image])[order])
     if "pos_ctr_targets" in case.outputs:
@@ -225,7 +231,7 @@ def compare_fcos_terms(case: Case, losses: dict[str, Tensor], raw: FcosRaw) -> N
     """The three terms of the detector."""
     third = "loss_fcos_iou" if "loss_fcos_iou" in case.outputs else "loss_fcos_ctr"
     for name, ours in (("loss_fcos_cls", "cls"), ("loss_fcos_loc", "box"), (third, "quality")):
-        compare_term(case, name, losses[ours], {"logits": raw.logits, "reg": raw.sides, "ctr": raw.quality})
+        compare_term(case, name, losses[ours], {"logits": raw.logits, "reg": raw.distances, "ctr": raw.quality})
 
 
 def compare_final(case: Case, predictions: list[Prediction]) -> Instances:

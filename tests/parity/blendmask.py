@@ -173,7 +173,7 @@ def _loss(case: Case) -> None:
 
     losses = model.loss(BlendMaskRaw(fcos, bases, torch.zeros(2, 81, height // 8, width // 8)), batch)
     rtol, atol = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
-    leaves = {"logits": fcos.logits, "reg": fcos.sides, "ctr": fcos.quality, "top": fcos.extra, "bases": (bases,)}
+    leaves = {"logits": fcos.logits, "reg": fcos.distances, "ctr": fcos.quality, "top": fcos.extra, "bases": (bases,)}
     for name in list(case.outputs):
         if name in _TERMS:
             case.compare(name, losses[_TERMS[name]], rtol, atol)

@@ -11,7 +11,8 @@ from torch import Tensor
 from maskkit.config import BoxOnly
 from maskkit.models.boxinst import BoxInstConfig, shared_out, without_masks
 from maskkit.nn.dynamic_mask import DynamicMaskRaw, aligned_upsample, dynamic_masks, mask_centres
-from maskkit.nn.fcos import Positives, fcos_loss, locate, pick
+from maskkit.nn.fcos import fcos_loss, pick
+from maskkit.nn.fcos_targets import Positives, locate
 from maskkit.nn.losses import (
     HALF,
     ImageColours,

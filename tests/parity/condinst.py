@@ -20,7 +20,8 @@ from maskkit.nn.dynamic_mask import (
     semantic_loss,
     split_parameters,
 )
-from maskkit.nn.fcos import fcos_loss, locate, pick
+from maskkit.nn.fcos import fcos_loss, pick
+from maskkit.nn.fcos_targets import locate
 from maskkit.nn.losses import dice_loss
 from maskkit.targets import RleMasks, Target
 from tests.parity import adelaidet as official

@@ -353,7 +353,7 @@ def _train_step(case: Case) -> None:
     near = (rois[:, None, 1:] - torch.cat([ours, target.boxes])).abs().amax(2).amin(1) < 0.05
     assert near.float().mean() >= 0.95
 
-    matched = rpn.match(rois[:, 1:], target, config.roi_iou, config.roi_iou)
+    matched = rpn.match_boxes(rois[:, 1:], target, config.roi_iou, config.roi_iou)
     sampled = Sampled(rois, matched)
     labels = model.labels(sampled, [target])
     case.compare("labels", ((labels + 1) % (config.num_classes + 1)).float(), 0)

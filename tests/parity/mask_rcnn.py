@@ -284,7 +284,7 @@ def _rpn_loss(case: Case) -> None:
     objectness, deltas = (torch.cat(parts, 1) for parts in list(zip(*levels, strict=True))[:2])
     anchors = torch.cat([level.anchors for level in levels])
     matched = [
-        rpn.match(anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
+        rpn.match_boxes(anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
         for t in targets
     ]
     for i, mine in enumerate(matched):

@@ -15,6 +15,7 @@ from torch import Tensor
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.decode import decode
+from maskkit.geometry.boxes import has_area
 from maskkit.models.base import to_arrays
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
@@ -90,7 +91,7 @@ def _forward(case: Case) -> None:
 def _same_proposals(case: Case, ours: Tensor) -> None:
     """Nearly all of the official regions, and no others, are among ours; scores of random weights lie close."""
     official = _stored(case, "rois")[:, 1:] + EDGE
-    ours = ours[rpn.has_area(ours[:, 1:]), 1:]
+    ours = ours[has_area(ours[:, 1:]), 1:]
     assert abs(len(ours) - len(official)) <= 0.02 * len(official)
     near = (official[:, None] - ours).abs().amax(2).amin(1) < 0.05
     assert near.float().mean() > 0.95, near.float().mean()

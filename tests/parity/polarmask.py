@@ -10,7 +10,7 @@ import torch
 from maskkit import zoo
 from maskkit.config import change
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
-from maskkit.nn.fcos import find_positives, locate, match
+from maskkit.nn.fcos_targets import assign_locations, find_positives, locate
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.polarmask import rename
@@ -58,7 +58,7 @@ def _head(case: Case) -> None:
         for i, s in enumerate(config["strides"])
     ]
     raw = model.head(features)
-    fields = {"cls": raw.logits, "bbox": raw.sides, "centerness": raw.centerness, "mask": raw.rays}
+    fields = {"cls": raw.logits, "bbox": raw.distances, "centerness": raw.centerness, "mask": raw.rays}
     for name, levels in fields.items():
         for i, level in enumerate(levels):
             case.compare(f"{name}_{i}", level, 0, 1e-3 * case.manifest["outputs"][f"{name}_{i}"]["std"])
@@ -77,11 +77,11 @@ def _targets(case: Case) -> None:
     locations = locate([torch.zeros(1, 1, height // s, width // s) for s in config["strides"]], config["strides"])
     truth = model.outlines(target)
     case.compare("mass_centers", truth.centres, 0)
-    matches = match(target, truth.centres, locations, model.config)
+    matches = assign_locations(target, truth.centres, locations, model.config.size_ranges, model.config.radius)
     case.compare("labels", matches.classes, 0)
     positives = find_positives([matches], [target], locations)
     case.compare("positive_index", positives.location, 0)
-    case.compare("bbox_targets", positives.sides * locations.stride[positives.location, None], *close)
+    case.compare("bbox_targets", positives.distances * locations.stride[positives.location, None], *close)
     rays = model.ray_targets(positives, [truth], locations.xy)
     case.compare("mask_targets", rays, *close)
     case.compare("centerness", polar_centerness(rays), *close)

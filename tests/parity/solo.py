@@ -273,7 +273,7 @@ def _compare_targets(case: Case, model: Solo | Solov2, raw: Any, batch: Batch) -
     config = model.config
     size = (batch.images.shape[2], batch.images.shape[3])
     first = grid.first_cells(config.grids)
-    lit = [grid.light(t, size, config) for t in batch.targets]
+    lit = [grid.assign_cells(t, size, config) for t in batch.targets]
     for level, side in enumerate(config.grids):
         part = slice(first[level], first[level + 1])
         classes, areas, order = [], [], []

@@ -12,7 +12,7 @@ from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.loader import collate
 from maskkit.engine.optim import learning_rate, make_optimizer
-from maskkit.geometry.nms import greedy_mask_nms, matrix_nms
+from maskkit.geometry.nms import mask_nms, matrix_nms
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn import grid
 from maskkit.prediction import ImageMeta
@@ -159,7 +159,7 @@ def _matrix_nms(case: Case) -> None:
     for kernel in ("gaussian", "linear"):
         decayed = matrix_nms(masks, labels, torch.from_numpy(scores), kernel=kernel)
         case.compare(kernel, decayed, 0, case.manifest["tolerance"]["scores"])
-    assert np.array_equal(case.unpacked("mask_nms_keep"), greedy_mask_nms(masks, labels, 0.5))
+    assert np.array_equal(case.unpacked("mask_nms_keep"), mask_nms(masks, labels, 0.5))
 
 
 def _scene_targets(case: Case, first_count: int, sizes: list[list[int]]) -> tuple[list[dict[str, Any]], list[Target]]:
@@ -177,7 +177,7 @@ def _loss(case: Case) -> None:
     batch = Batch(torch.zeros(len(sizes), 3, *size), torch.tensor(sizes), targets, metas)
 
     for b, target in enumerate(targets):
-        lit = grid.light(target, (size[0], size[1]), model.config)
+        lit = grid.assign_cells(target, (size[0], size[1]), model.config)
         owner = grid.last_object(lit)
         assert np.array_equal(case.stored(f"cate_label.{b}"), torch.where(owner >= 0, target.labels[owner], 80))
         # officially level by level, ours object by object: the same pairs in another order

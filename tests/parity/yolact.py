@@ -15,7 +15,7 @@ from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
 from maskkit.decode import decode
 from maskkit.models.base import to_arrays
-from maskkit.models.yolact import Detections, Yolact, YolactConfig, YolactRaw
+from maskkit.models.yolact import Yolact, YolactConfig, YolactDetections, YolactRaw
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.yolact import rename
@@ -167,7 +167,7 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         found = model.detect(raw)
         selected = model.select(raw)
     kept = found.scores[0] > 0
-    found = Detections(*(t[0][kept] for t in found))
+    found = YolactDetections(*(t[0][kept] for t in found))
     assert len(found.scores) == int(case.stored("detect.count")[0])
     # detections of a score below 1e-3 may swap where scores are almost equal
     order = _order_like(case.stored("detect.score"), case.stored("detect.class"), found)
@@ -200,7 +200,7 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ((sample != case.stored("final.masks_sample").astype(bool)).sum((1, 2)) <= allowed).all()
 
 
-def _order_like(scores: np.ndarray, labels: np.ndarray, found: Detections) -> list[int]:
+def _order_like(scores: np.ndarray, labels: np.ndarray, found: YolactDetections) -> list[int]:
     """The order of ours that follows the official one where near-ties below 1e-3 have swapped."""
     order = list(range(len(scores)))
     for i in range(len(scores)):

@@ -15,7 +15,7 @@ from maskkit.nn.backbones.backbone import Backbone
 
 
 class Teacher(nn.Module):
-    """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels a patch.
+    """Features (B, N, D) of the patches of a ``grid``, for the student's images with ``patch`` pixels per patch.
 
     ``source`` is ``timm:NAME``, with ``weights`` from a file or the ``hub``, or ``random:NAME``. A transformer gets the
     image resized to the same grid of its own patches; its features are the tokens after its last norm, and for CLIP
@@ -42,8 +42,8 @@ class Teacher(nn.Module):
         try:
             with torch.device("meta"):
                 outline: Any = timm.create_model(name)
-        except (RuntimeError, ValueError) as error:  # what timm raises for a name, or a tag, that it does not know
-            raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() names them") from None
+        except (RuntimeError, ValueError) as error:  # timm raises them for an unknown name or tag
+            raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() lists them") from None
         if hasattr(outline, "num_prefix_tokens"):
             tag = str(outline.pretrained_cfg.get("tag"))
             self.projects = "_clip_" in name and "_ft_" not in tag
@@ -66,7 +66,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Features of whole images, RGB on 0 to 1."""
+        """Features of whole images, RGB from 0 to 1."""
         images = (pixels - self.mean) / self.std
         if isinstance(self.net, Backbone):
             return self.net(images)[self.patch].flatten(2).transpose(1, 2)

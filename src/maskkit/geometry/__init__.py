@@ -1,1 +1,1 @@
-"""Boxes, run lengths, polygons, resampling, suppression: what knows no model and no data set."""
+"""Geometry of boxes and masks: run lengths, polygons, resampling, NMS. Knows no model and no data set."""

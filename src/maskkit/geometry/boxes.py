@@ -1,12 +1,15 @@
-"""Mathematics of boxes: forms, IoU, the SSD code, non-maximum suppression.
+"""Mathematics of boxes: forms, area, IoU, the SSD code.
 
 Boxes are float ``x1 y1 x2 y2`` on pixel *edges* (a box around pixel column 3 alone is 3 to 4) unless a name says
 otherwise. Every function works for zero boxes and keeps the dtype and the device.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+LEAST_SIDE = 1e-3
+"""A box with a shorter side, in pixels, counts as having no area."""
 
 
 def to_centres(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
@@ -23,6 +26,11 @@ def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """Area of each box; zero where a side is negative."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
+
+
+def has_area(boxes: Float[Tensor, "*n 4"], least_side: float = LEAST_SIDE) -> Bool[Tensor, "*n"]:
+    """Whether both sides of a box are at least ``least_side`` pixels long."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= least_side).all(-1)
 
 
 def intersection(a: Float[Tensor, "*b n 4"], b: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
@@ -52,35 +60,3 @@ def decode(code: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float
     """Boxes (corners) of an SSD ``code`` against ``anchors`` (centres): the inverse of `encode`."""
     centre = anchors[..., :2] + 0.1 * code[..., :2] * anchors[..., 2:]
     return to_corners(torch.cat([centre, anchors[..., 2:] * torch.exp(0.2 * code[..., 2:])], -1))
-
-
-def fast_nms(ranked: Float[Tensor, "*b n 4"], threshold: float) -> Bool[Tensor, "*b n"]:
-    """Fast NMS (YOLACT, section 3.3): which of the boxes, ranked best first, no better one overlaps.
-
-    One matrix instead of a loop: a box that is itself suppressed still suppresses, so slightly more goes than in
-    greedy NMS. Leading dimensions (classes, images) are independent.
-    """
-    lists = ranked.flatten(0, -3) if ranked.ndim > 2 else ranked[None]  # (L, N, 4)
-    # a few lists at a time, so that their overlaps stay in the cache: a third of the time for 80 lists of 200
-    kept = [~(iou(part, part).triu(1) > threshold).any(-2) for part in lists.split(8)]
-    return torch.cat(kept).reshape(ranked.shape[:-1])
-
-
-def greedy_nms(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], threshold: float, *, plus_one: bool = False
-) -> Int[Tensor, "k"]:
-    """Greedy NMS: indices kept, best first; a box goes when its IoU with a kept one reaches ``threshold``.
-
-    ``plus_one`` counts sides as ``x2 - x1 + 1``, as the code bases descended from Fast R-CNN do in pixel units, and
-    suppresses at ``>=`` where torchvision suppresses at ``>``.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    ranked = boxes[order]
-    if plus_one:
-        ranked = torch.cat([ranked[:, :2], ranked[:, 2:] + 1], 1)
-    overlaps = iou(ranked, ranked) >= threshold if plus_one else iou(ranked, ranked) > threshold
-    alive = torch.ones(len(ranked), dtype=torch.bool, device=boxes.device)
-    for i in range(len(ranked)):
-        if alive[i]:
-            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
-    return order[alive]

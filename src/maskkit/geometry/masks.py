@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def maskness(masks: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
-    """Mean probability of the cells that are rather foreground; 0 without any (SOLO, section 3.3)."""
+    """Mean probability over the foreground cells, those above 0.5; 0 if there are none (SOLO, section 3.3)."""
     likely = masks > 0.5
     return (masks * likely).sum((-2, -1)) / likely.sum((-2, -1)).clamp(min=1)
 
@@ -29,7 +29,7 @@ def dense_boxes(dense: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
 
 
 def resample(dense: Tensor, size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
-    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (the rule YOLACT trains with)."""
+    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (the rule that YOLACT trains with)."""
     if tuple(dense.shape[-2:]) == tuple(size):
         return dense.bool()
     if len(dense) == 0:

@@ -1,14 +1,136 @@
-"""Non-maximum suppression of masks: Matrix NMS (SOLOv2, section 3.3) and the greedy one it replaces.
+"""Non-maximum suppression (NMS) of boxes and of masks, in every form that a method here uses.
 
-Both take masks ranked best first, of any method, at any resolution: a quarter of the input's is enough to tell copies
-apart, and the work falls with the number of cells.
+============== ======= ======================================================== =================================
+function       of      result                                                   used by
+============== ======= ======================================================== =================================
+`batched_nms`  boxes   which are kept, image by image and group by group        Faster R-CNN and what is built on it
+`class_nms`    boxes   the same for one image, rounded as torchvision does      FCOS and what is built on it
+`greedy_nms`   boxes   indices of what is kept                                  YOLACT, traditional
+`fast_nms`     boxes   which of a ranked list are kept, without a loop          YOLACT
+`soft_nms`     boxes   order and decayed scores, nothing is removed             EVA
+`mask_nms`     masks   which of a ranked list are kept                          CondInst, on request
+`matrix_nms`   masks   decayed scores of a ranked list, without a loop          SOLO, SOLOv2
+============== ======= ======================================================== =================================
+
+Boxes are ``x1 y1 x2 y2``. Masks may have any resolution: a quarter of the input's is enough to tell duplicates apart,
+and the work falls with the number of cells.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import nms
+
+from maskkit.geometry.boxes import has_area, iou
+
+# boxes ----------------------------------------------------------------------------------------------------------------
+
+
+def batched_nms(
+    boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float, groups: Tensor | None = None
+) -> Bool[Tensor, "b n"]:
+    """Which boxes greedy NMS keeps; boxes of other images, or of other ``groups`` (B, N), do not compete.
+
+    Boxes without area are not kept. The result is a mask, not a list of indices, so that its shape does not depend on
+    the data and the graph can be exported.
+    """
+    if not torch.compiler.is_exporting():
+        boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
+    real = has_area(boxes)
+    if groups is not None:  # each group gets a place of its own
+        boxes = boxes + (groups * (boxes.amax() + 1))[..., None]
+    # boxes without area share one place and vanish at the first of them, so that NMS compares them with nothing else
+    boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))
+    none = torch.zeros_like(real[0])
+    kept = [none.index_fill(0, nms(b, s.to(b.dtype), threshold), True) for b, s in zip(boxes, scores, strict=True)]
+    return torch.stack(kept) & real
+
+
+def class_nms(
+    boxes: Float[Tensor, "m 4"], labels: Int[Tensor, "m"], scores: Float[Tensor, "m"], threshold: float
+) -> Float[Tensor, "m"]:
+    """1 for the boxes of one image that greedy NMS within each class keeps, 0 for the others.
+
+    Unlike `batched_nms` it moves the classes apart in float32, as ``torchvision.ops.batched_nms`` does and the results
+    of FCOS's official code depend on, and it keeps boxes without area as long as they have a score.
+    """
+    real = (scores > 0)[:, None]
+    boxes = torch.where(real, boxes, 0)
+    apart = labels[:, None] * (boxes.max() + 1)
+    far = boxes.abs().max() + 1
+    # rows without a score share one place, far from everything, and vanish at the first of them
+    nowhere, beyond = (
+        far * boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]),
+        far * boxes.new_tensor([[-5.0, -5.0, -4.0, -4.0]]),
+    )
+    # an exported graph asserts that NMS keeps two boxes at least: one more, beyond all others, sees to it
+    kept = nms(torch.cat([torch.where(real, boxes + apart, nowhere), beyond]), F.pad(scores, [0, 1]), threshold)
+    return F.pad(torch.zeros_like(scores), [0, 1]).index_fill(0, kept, 1)[:-1]
+
+
+def greedy_nms(
+    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], threshold: float, *, plus_one: bool = False
+) -> Int[Tensor, "k"]:
+    """Indices of the boxes that greedy NMS keeps, best first: a box goes when its IoU with a kept one exceeds
+    ``threshold``.
+
+    ``plus_one`` counts sides as ``x2 - x1 + 1``, as the code bases descended from Fast R-CNN do in pixel units, and
+    also removes a box whose IoU equals ``threshold``.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    ranked = boxes[order]
+    if plus_one:
+        ranked = torch.cat([ranked[:, :2], ranked[:, 2:] + 1], 1)
+    overlaps = iou(ranked, ranked) >= threshold if plus_one else iou(ranked, ranked) > threshold
+    alive = torch.ones(len(ranked), dtype=torch.bool, device=boxes.device)
+    for i in range(len(ranked)):
+        if alive[i]:
+            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
+    return order[alive]
+
+
+def fast_nms(ranked: Float[Tensor, "*b n 4"], threshold: float) -> Bool[Tensor, "*b n"]:
+    """Which of the boxes, ranked best first, no better one overlaps: Fast NMS (YOLACT, section 3.3).
+
+    One matrix instead of a loop: a box that is itself suppressed still suppresses others, so slightly more boxes go
+    than in greedy NMS. Leading dimensions (classes, images) are independent.
+    """
+    lists = ranked.flatten(0, -3) if ranked.ndim > 2 else ranked[None]  # (L, N, 4)
+    # a few lists at a time, so that their overlaps stay in the cache: a third of the time for 80 lists of 200
+    kept = [~(iou(part, part).triu(1) > threshold).any(-2) for part in lists.split(8)]
+    return torch.cat(kept).reshape(ranked.shape[:-1])
+
+
+@torch.no_grad()
+def soft_nms(
+    boxes: Float[Tensor, "b n 4"],
+    labels: Int[Tensor, "b n"],
+    scores: Float[Tensor, "b n"],
+    threshold: float,
+    count: int,
+) -> tuple[Int[Tensor, "b k"], Float[Tensor, "b k"]]:
+    """Indices and scores of the ``count`` best boxes after linear Soft-NMS (Bodla et al., ICCV 2017).
+
+    The best box is taken; those of its class whose IoU with it exceeds ``threshold`` have their scores multiplied by
+    ``1 - IoU``; then the best of the rest is taken, and so on.
+    """
+    overlap = torch.stack([iou(b, b) for b in boxes])  # (B, N, N)
+    rivals = (overlap > threshold) & (labels[:, :, None] == labels[:, None])
+    left = torch.where(rivals, 1 - overlap, 1)
+    chosen, values = [], []
+    for _ in range(min(count, scores.shape[1])):
+        value, best = scores.max(1, keepdim=True)  # (B, 1)
+        chosen.append(best)
+        values.append(value)
+        scores = scores * left.gather(1, best[..., None].expand(-1, -1, scores.shape[1]))[:, 0]
+        scores = scores.scatter(1, best, -1.0)
+    return torch.cat(chosen, 1), torch.cat(values, 1).clamp(min=0)
+
+
+# masks ----------------------------------------------------------------------------------------------------------------
 
 
 def mask_iou(masks: Bool[Tensor, "*b n h w"]) -> Float[Tensor, "*b n n"]:
@@ -17,6 +139,21 @@ def mask_iou(masks: Bool[Tensor, "*b n h w"]) -> Float[Tensor, "*b n n"]:
     inter = cells @ cells.transpose(-1, -2)  # (..., N, N)
     area = inter.diagonal(dim1=-2, dim2=-1)
     return inter / (area[..., :, None] + area[..., None, :] - inter).clamp(min=1)
+
+
+def mask_nms(
+    masks: Bool[Tensor, "*b n h w"], labels: Int[Tensor, "*b n"], threshold: float = 0.5
+) -> Bool[Tensor, "*b n"]:
+    """Which of the masks, ranked best first, greedy NMS within each class keeps.
+
+    Leading dimensions are independent. There are as many steps as masks, whatever the data, so that it exports.
+    """
+    same = labels[..., :, None] == labels[..., None, :]
+    worse = ((mask_iou(masks) > threshold) & same).triu(1)  # (..., N, N): column j is overlapped by the better row i
+    kept = torch.ones_like(labels, dtype=torch.bool)
+    for i in range(kept.shape[-1]):
+        kept = kept & ~(worse[..., i, :] & kept[..., i, None])
+    return kept
 
 
 def matrix_nms(
@@ -28,35 +165,21 @@ def matrix_nms(
     sigma: float = 2.0,
     stride: int = 1,
 ) -> Float[Tensor, "*b n"]:
-    """Scores after Matrix NMS, in the order given, which must be best first. Leading dimensions are independent.
+    """Scores after Matrix NMS (SOLOv2, section 3.3), in the order given, which must be best first.
 
-    A mask is decayed by the better masks i of its class that it overlaps, each the less, the more i itself is
-    overlapped by a better one: ``f(iou_ij) / f(iou_i)``, the least over i, with ``f(x) = exp(-sigma x^2)`` or
-    ``1 - x``. No loop, and nothing is removed. Overlaps are measured on every ``stride``-th row and column, since
-    their matrix product is what takes the time.
+    A mask j is decayed by the better masks i of its class that overlap it: by the least over i of
+    ``f(iou_ij) / f(iou_i)``, where ``iou_i`` is the largest overlap of i with a mask better than itself, and ``f(x)``
+    is ``exp(-sigma x^2)`` or ``1 - x``. No loop, and nothing is removed. Overlaps are measured on every ``stride``-th
+    row and column, since their matrix product takes most of the time. Leading dimensions are independent.
     """
     if scores.shape[-1] == 0:
         return scores
     same = labels[..., :, None] == labels[..., None, :]
-    iou = (mask_iou(masks[..., ::stride, ::stride]) * same).triu(1)  # (..., N, N): row i is the better mask of the pair
-    covered = iou.amax(-2)[..., :, None]  # (..., N, 1)
+    # (..., N, N): row i is the better mask of the pair
+    overlap = (mask_iou(masks[..., ::stride, ::stride]) * same).triu(1)
+    covered = overlap.amax(-2)[..., :, None]  # (..., N, 1)
     if kernel == "gaussian":
         # the least quotient of exponentials is the exponential of the largest difference: n of them, not n squared
-        return scores * torch.exp(-sigma * (iou.square() - covered.square()).amax(-2))
-    tiny = torch.finfo(iou.dtype).tiny  # an exact copy of a better mask decays nothing any further than that one does
-    return scores * ((1 - iou) / (1 - covered).clamp(min=tiny)).amin(-2)
-
-
-def greedy_mask_nms(
-    masks: Bool[Tensor, "*b n h w"], labels: Int[Tensor, "*b n"], threshold: float = 0.5
-) -> Bool[Tensor, "*b n"]:
-    """Which of the masks, ranked best first, stay when each removes those of its class with an IoU above it.
-
-    Leading dimensions are independent. The number of steps is that of the masks, whatever they are, for export.
-    """
-    same = labels[..., :, None] == labels[..., None, :]
-    worse = ((mask_iou(masks) > threshold) & same).triu(1)  # (..., N, N): column j is overlapped by the better row i
-    kept = torch.ones_like(labels, dtype=torch.bool)
-    for i in range(kept.shape[-1]):
-        kept = kept & ~(worse[..., i, :] & kept[..., i, None])
-    return kept
+        return scores * torch.exp(-sigma * (overlap.square() - covered.square()).amax(-2))
+    tiny = torch.finfo(overlap.dtype).tiny  # a duplicate of a better mask decays others no further than that one does
+    return scores * ((1 - overlap) / (1 - covered).clamp(min=tiny)).amin(-2)

@@ -1,7 +1,8 @@
 """Bilinear interpolation along one axis, in numpy: which two cells each pixel lies between, and the share of the
 second.
 
-Every bilinear step outside of a network uses these taps. They follow ``F.interpolate(align_corners=False)``: the value
+Every bilinear step outside a network uses these taps; `maskkit.geometry.resample_tensors` is their counterpart on
+tensors. They follow ``F.interpolate(align_corners=False)``: the value
 of a cell belongs to its centre, and a pixel beyond the outermost centres takes the outermost value.
 """
 

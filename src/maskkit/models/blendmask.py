@@ -10,7 +10,7 @@ enlarged to the same size, say at every place which basis is to be believed. The
 `Raw`          shape (800 x 1216, COCO), finest of levels  meaning
 =============  ==========================================  =====================================================
 fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
 fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
 fcos.extra     5 x (B, 784, 100, 152)                      attention of each location: 4 maps of 14 x 14
 bases          (B, 4, 200, 304)                            bases at a quarter of the input
@@ -43,7 +43,6 @@ from maskkit.nn.fcos import (
     FcosConfig,
     FcosHead,
     FcosRaw,
-    Positives,
     detect,
     fcos_loss,
     input_size,
@@ -51,6 +50,7 @@ from maskkit.nn.fcos import (
     pyramid,
     require_whole_cells,
 )
+from maskkit.nn.fcos_targets import Positives
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
 from maskkit.targets import Batch, Target

@@ -10,7 +10,7 @@ to be as wide and as high as its box, and neighbours of one colour have to be on
 `Raw`          shape (800 x 1216, COCO), finest of levels  meaning
 =============  ==========================================  =====================================================
 fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
 fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
 fcos.extra     5 x (B, 233, 100, 152)                      parameters of the dynamic heads
 features       (B, 16, 100, 152)                           what every dynamic head reads
@@ -39,7 +39,8 @@ from maskkit.nn.dynamic_mask import (
     mask_centres,
     mask_terms,
 )
-from maskkit.nn.fcos import FcosRaw, Positives, fcos_loss, pick, relative_boxes
+from maskkit.nn.fcos import FcosRaw, fcos_loss, pick, relative_boxes
+from maskkit.nn.fcos_targets import Positives
 from maskkit.targets import Batch, Target
 
 

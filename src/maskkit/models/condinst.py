@@ -10,7 +10,7 @@ channels more, this network draws the mask of its own object. No region is cut o
 `Raw`          shape (800 x 1216, COCO), finest of levels  meaning
 =============  ==========================================  =====================================================
 fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.sides     5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
 fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
 fcos.extra     5 x (B, 169, 100, 152)                      parameters of the dynamic heads
 features       (B, 8, 100, 152)                            what every dynamic head reads
@@ -44,7 +44,8 @@ from maskkit.nn.dynamic_mask import (
     mask_terms,
     semantic_loss,
 )
-from maskkit.nn.fcos import Positives, fcos_loss, relative_boxes
+from maskkit.nn.fcos import fcos_loss, relative_boxes
+from maskkit.nn.fcos_targets import Positives
 from maskkit.targets import Batch
 
 

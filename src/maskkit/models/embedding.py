@@ -35,11 +35,12 @@ from torch import Tensor, nn
 from maskkit.config import BackboneModelConfig
 from maskkit.decode import Embeddings
 from maskkit.decode.outputs import EmbeddingMaps
+from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
-from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps, resize
+from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps
 from maskkit.targets import Batch, Target
 
 

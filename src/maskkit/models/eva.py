@@ -32,12 +32,12 @@ from torch import Tensor, nn
 
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
-from maskkit.geometry import boxes as box_math
 from maskkit.geometry import masks as mask_math
+from maskkit.geometry.nms import soft_nms
 from maskkit.models.base import Model
 from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
-from maskkit.nn.roi import BOX_WEIGHTS, Detections, MaskHead, Sampled, box_loss, keep, refine
-from maskkit.nn.rpn import NEITHER, Weights, decode, match
+from maskkit.nn.roi import BOX_WEIGHTS, MaskHead, RankedBoxes, Sampled, box_loss, keep, refine, reordered
+from maskkit.nn.rpn import NEITHER, Weights, decode, match_boxes
 from maskkit.nn.two_stage import BINS, BoxRaw
 from maskkit.targets import Batch, Target
 
@@ -104,7 +104,7 @@ class Coarser(nn.Module):
         return [*levels, F.max_pool2d(levels[-1], 1, 2)]
 
 
-class BoxHead(nn.Module):
+class ConvBoxHead(nn.Module):
     """Convolutions and one layer, then a class, the last of which is background, and a box code.
 
     The code is for every class the same in a cascade of ``stages``, which passes an equal ``stages``th of the gradient
@@ -139,28 +139,6 @@ def box_weights(stage: int) -> Weights:
     return ((stage + 1) * x, (stage + 1) * y, (stage + 1) * w, (stage + 1) * h)
 
 
-@torch.no_grad()
-def soften(found: Detections, threshold: float, count: int) -> Detections:
-    """The ``count`` best of ``found`` by linear Soft-NMS (Bodla et al., ICCV 2017).
-
-    The best is taken, and what overlaps it by an IoU above ``threshold`` and is of its class keeps of its score the
-    share ``1 - IoU``; then the best of the rest.
-    """
-    boxes, labels, scores = found
-    overlap = torch.stack([box_math.iou(b, b) for b in boxes])  # (B, N, N)
-    rivals = (overlap > threshold) & (labels[:, :, None] == labels[:, None])
-    left = torch.where(rivals, 1 - overlap, 1)
-    chosen, values = [], []
-    for _ in range(min(count, scores.shape[1])):
-        value, best = scores.max(1, keepdim=True)  # (B, 1)
-        chosen.append(best)
-        values.append(value)
-        scores = scores * left.gather(1, best[..., None].expand(-1, -1, scores.shape[1]))[:, 0]
-        scores = scores.scatter(1, best, -1.0)
-    order, scores = torch.cat(chosen, 1), torch.cat(values, 1).clamp(min=0)
-    return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), labels.gather(1, order), scores)
-
-
 class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     """A (cascade of) box heads and a mask head on the simple pyramid of a plain transformer."""
 
@@ -176,7 +154,7 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         nn.init.normal_(second.weight, std=0.01)
         nn.init.zeros_(second.bias)  # type: ignore[arg-type]
         self.rpn.conv = nn.Sequential(self.rpn.conv, nn.ReLU(), second)  # type: ignore[assignment]
-        heads = [BoxHead(width, config.head_convs, config.box_width, classes, stages) for _ in range(stages)]
+        heads = [ConvBoxHead(width, config.head_convs, config.box_width, classes, stages) for _ in range(stages)]
         self.box_head, self.later_heads = heads[0], nn.ModuleList(heads[1:])
         self.mask_head = MaskHead(width, width, 0, classes)
         self.mask_head.convs.extend(conv_norm(width, width) for _ in range(config.head_convs))
@@ -212,11 +190,11 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         iou, matched = self.config.stages[len(stages)], torch.empty_like(last.matched)
         for b, target in enumerate(targets):
             mine = owner == b
-            matched[mine] = match(boxes[mine], target, iou, iou, crowd_overlap=self.config.crowd_overlap)
+            matched[mine] = match_boxes(boxes[mine], target, iou, iou, crowd_overlap=self.config.crowd_overlap)
         certain = matched != NEITHER
         return Sampled(rois[certain], matched[certain])
 
-    def detect(self, raw: BoxRaw) -> Detections:
+    def detect(self, raw: BoxRaw) -> RankedBoxes:
         """The final boxes, of the mean scores and of the last stage's boxes."""
         config, batch = self.config, (len(raw.extents), -1)
         found = refine(
@@ -228,7 +206,9 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
             count=config.candidates,
             weights=box_weights(len(config.stages) - 1),
         )
-        return (soften if config.soft_nms else keep)(found, config.nms_threshold, config.detections)
+        if config.soft_nms:
+            return reordered(found, *soft_nms(*found, config.nms_threshold, config.detections))
+        return keep(found, config.nms_threshold, config.detections)
 
     def loss_terms(self, raw: EvaRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Mask R-CNN, and class and box of each later stage."""

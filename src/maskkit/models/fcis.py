@@ -43,6 +43,9 @@ from torch import Tensor, nn
 from maskkit.decode import Votes
 from maskkit.decode.outputs import RegionVotes
 from maskkit.geometry import boxes as box_math
+from maskkit.geometry.boxes import has_area
+from maskkit.geometry.nms import batched_nms
+from maskkit.geometry.resample_tensors import taps
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate
@@ -62,10 +65,8 @@ from maskkit.nn.rpn import (
     extents_of,
     flatten,
     grid_anchors,
-    has_area,
     proposal_terms,
     propose,
-    suppress,
     window_anchors,
 )
 from maskkit.targets import Batch, Target
@@ -279,7 +280,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
         best, order = scores.flatten(1).topk(min(config.candidates, scores[0].numel()))
         labels, which = order % config.num_classes, order // config.num_classes
         boxes = regions.gather(1, which[..., None].expand(-1, -1, 4))
-        best = best * (suppress(boxes, best, config.nms_threshold, labels) & (best > config.min_score))
+        best = best * (batched_nms(boxes, best, config.nms_threshold, labels) & (best > config.min_score))
         best, order = best.topk(min(config.detections, best.shape[1]))
         labels, which = labels.gather(1, order), which.gather(1, order)
         boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (best > 0)[..., None]
@@ -340,11 +341,9 @@ def _middles(
     last = (torch.maximum(high, low + 1) - 1)[:, None]
     bin = torch.arange(bins, device=low.device)
     at = (bin + 0.5) * ((last - low[:, None] + 1) / bins) - 0.5 + low[:, None]
-    below = at.floor().long()
-    part = at - below
-    pair = torch.stack([below, below + 1], 1)
-    pair = torch.minimum(torch.maximum(pair, low[:, None, None]), last[:, None]).clamp(0, pixels - 1)
-    return pair, torch.stack([1 - part, part], 1)
+    near, shares = taps(at, pixels)  # (P, s, 2)
+    near = torch.minimum(torch.maximum(near, low[:, None, None]), last[..., None])
+    return near.mT, shares.mT
 
 
 def region_losses(

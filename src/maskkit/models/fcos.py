@@ -9,7 +9,7 @@ CondInst, BoxInst, BlendMask and PolarMask build on its parts (`maskkit.nn.fcos`
 `Raw`      shape (800 x 1216, COCO), finest of levels  meaning
 =========  ==========================================  ========================================================
 logits     5 x (B, 80, 100, 152)                       class logits
-sides      5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+distances  5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
 quality    5 x (B, 1, 100, 152)                        logits of centerness, or of the IoU
 extra      none                                        what the mask methods add
 =========  ==========================================  ========================================================

@@ -42,13 +42,14 @@ from maskkit.decode import InWindows
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.masks import dense_boxes
+from maskkit.geometry.nms import batched_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
-from maskkit.nn.rpn import match, sample, suppress
+from maskkit.nn.rpn import match_boxes, sample
 from maskkit.targets import Batch, Target
 
 STRIDE = 8
@@ -264,7 +265,7 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
         places = window_places(_grids(raw.maps), config.window, config.parts, scores.device)
         objects, masks, pixels = raw.objectness.float().sum() * 0, scores.sum() * 0, 0
         for b, target in enumerate(batch.targets):
-            matched = match(
+            matched = match_boxes(
                 raw.windows,
                 fitting(target, raw.windows, config.fill),
                 config.low,
@@ -304,7 +305,7 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
         low, high = windows.split(2, 2)
         tight = dense_boxes(masks >= 0.5).view(b, -1, 4) * ((high - low) / cells).repeat(1, 1, 2) + low.repeat(1, 1, 2)
         # boxes of whole cells often overlap by exactly the threshold, which rounding shall not put on either side
-        scores = scores * suppress(tight, scores, config.nms_threshold + 1e-5)
+        scores = scores * batched_nms(tight, scores, config.nms_threshold + 1e-5)
         scores, best = scores.topk(min(config.detections, scores.shape[1]))
         chosen = windows.gather(1, best[..., None].expand(-1, -1, 4)) / raw.size.repeat(2)
         masks = masks.view(b, -1, cells, cells).gather(1, best[..., None, None].expand(-1, -1, cells, cells))

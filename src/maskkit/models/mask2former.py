@@ -44,12 +44,13 @@ from maskkit.data.label_map import IGNORE
 from maskkit.decode import LabelMap, OverInput, Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.geometry import masks as mask_math
+from maskkit.geometry.resample_tensors import sample_points
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.nn.losses import box_cells, mask_loss_from_boxes, normaliser
-from maskkit.nn.positional_encoding import wave_map, waves_at
+from maskkit.nn.positional_encoding import encode_cells, encode_positions
 from maskkit.targets import Batch, Target
 
 STRIDES = (4, 8, 16, 32)
@@ -84,9 +85,10 @@ class Mask2FormerConfig(BackboneModelConfig):
     """So many times as many points are drawn for the loss, to find the uncertain ones among them."""
     uncertain: float = 0.75
     """Share of the loss's points that are the most uncertain; the others are random."""
-    waves: int = 0
-    """Waves of the place, per axis, that are more channels of the features and of the queries' embeddings
-    (`maskkit.nn.positional_encoding`): the mask of each query starts near a place of its own. Not in the paper."""
+    position_frequencies: int = 0
+    """Frequencies, per axis, of the positional encoding that features and mask embeddings get as further channels
+    (`maskkit.nn.positional_encoding`): the mask of each query starts near a position of its own. 0 for none, as in the
+    paper."""
     detections: int = 100
     """Objects kept per image."""
     segment_score: float = 0.8
@@ -139,7 +141,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n c"], where: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
         """The cells, of which ``where`` is the embedded and ``reference`` the relative position."""
-        look = self.attention.among(x, sizes)
+        look = self.attention.sampler(x, sizes)
         done = []
         for some in portions(x):  # all of the layer for few cells, not one step after the other for all
             part = x[:, some]
@@ -278,24 +280,25 @@ class DecoderLayer(nn.Module):
 
 
 class Surroundings(nn.Module):
-    """More channels of the queries' embeddings: the waves of a place, which the query may move, times what it predicts.
+    """Further channels of the mask embeddings: the encoding of a position, which the query may move, times predicted
+    weights.
 
-    The places start evenly spread over the image, the weights at one.
+    The positions start evenly spread over the image, the weights at one.
     """
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
-        self.waves = config.waves
+        self.position_frequencies = config.position_frequencies
         self.start = nn.Parameter(spread(config.queries))
         self.move = nn.Linear(config.width, 2)
-        self.weigh = nn.Linear(config.width, 4 * config.waves)
+        self.weigh = nn.Linear(config.width, 4 * config.position_frequencies)
         for layer, bias in ((self.move, 0.0), (self.weigh, 1.0)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, bias)
 
-    def forward(self, x: Float[Tensor, "b q c"]) -> Float[Tensor, "b q 4*waves"]:
+    def forward(self, x: Float[Tensor, "b q c"]) -> Float[Tensor, "b q 4*frequencies"]:
         """The channels."""
-        return self.weigh(x) * waves_at(self.start + self.move(x), self.waves)
+        return self.weigh(x) * encode_positions(self.start + self.move(x), self.position_frequencies)
 
 
 def spread(count: int) -> Float[Tensor, "n 2"]:
@@ -319,7 +322,7 @@ class MaskedDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.label = nn.Linear(width, config.num_classes + 1)
-        self.near = Surroundings(config) if config.waves else None
+        self.near = Surroundings(config) if config.position_frequencies else None
         self.embed = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
@@ -346,7 +349,7 @@ class MaskedDecoder(nn.Module):
         x = self.norm(x)
         embedding = self.embed(x)
         if self.near is not None:
-            embedding = torch.cat([embedding, self.near(x)], 2)  # (B, Q, C + 4 waves)
+            embedding = torch.cat([embedding, self.near(x)], 2)  # (B, Q, C + 4 frequencies)
         return self.label(x), embedding
 
 
@@ -396,8 +399,8 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
                 features, levels = self.pixel_decoder([stage.float() for stage in stages])
         else:
             features, levels = self.pixel_decoder(stages)
-        if self.config.waves:
-            features = torch.cat([features, wave_map(features, self.config.waves)], 1)  # (B, C + 4 waves, H/4, W/4)
+        if frequencies := self.config.position_frequencies:
+            features = torch.cat([features, encode_cells(features, frequencies)], 1)  # (B, C + 4 frequencies, H/4, W/4)
         logits, embeddings = self.query_decoder(levels, features)
         return Mask2FormerRaw(logits, embeddings, features)
 
@@ -481,9 +484,9 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         with torch.no_grad():
             points = self.uncertain_points(maps)
             places = points.split([len(m) for m in masks])
-            truth = sample(torch.cat(list(wanted))[:, None], points)[:, 0]  # (N, P)
+            truth = sample_points(torch.cat(list(wanted))[:, None], points)[:, 0]  # (N, P)
             weight = torch.cat([at_points(c, p) for c, p in zip(counted, places, strict=True)])
-        logits = sample(maps, points)[:, 0]  # (N, P)
+        logits = sample_points(maps, points)[:, 0]  # (N, P)
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         soft, truth = logits.sigmoid() * weight, truth * weight
         dice = 1 - (2 * (soft * truth).sum(1) + 1) / (soft.sum(1) + truth.sum(1) + 1)
@@ -494,7 +497,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         config = self.config
         many = torch.rand(len(masks), int(config.points * config.oversample), 2).to(masks.device)
         kept = int(config.points * config.uncertain)
-        best = (-sample(masks, many)[:, 0].abs()).topk(kept).indices
+        best = (-sample_points(masks, many)[:, 0].abs()).topk(kept).indices
         others = torch.rand(len(masks), config.points - kept, 2).to(masks.device)
         return torch.cat([many.gather(1, best[..., None].expand(-1, -1, 2)), others], 1)
 
@@ -527,9 +530,9 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
     ) -> tuple[Float[Tensor, "q n"], Float[Tensor, "q n"]]:
         """Cross entropy and dice of every query with every known mask, at random points that all of them share."""
         points = torch.rand(1, self.config.points, 2).to(features.device)
-        ours = embeddings @ sample(features[None], points)[0]  # (Q, P): the masks are linear in the features
+        ours = embeddings @ sample_points(features[None], points)[0]  # (Q, P): the masks are linear in the features
         weight = at_points(truth.counted, points)  # (1, P)
-        wanted = sample(truth.masks[None, truth.known], points)[0] * weight  # (N, P)
+        wanted = sample_points(truth.masks[None, truth.known], points)[0] * weight  # (N, P)
         entropy = F.softplus(-ours) @ wanted.T + F.softplus(ours) @ (weight - wanted).T
         soft = ours.sigmoid() * weight
         dice = 1 - (2 * soft @ wanted.T + 1) / (soft.sum(1)[:, None] + wanted.sum(1) + 1)
@@ -569,16 +572,11 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         return SegmentQueries(masks, labels, scores)
 
 
-def sample(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:
-    """Maps at points ``x y`` from 0 to 1, interpolated bilinearly, with zeros outside."""
-    return F.grid_sample(maps, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
-
-
 def at_points(counted: Bool[Tensor, "h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
     """1 at the points that count, 0 at the others."""
     if len(points) == 0 or counted.all():
         return points.new_ones(points.shape[:2])
-    return (sample(counted[None, None].float(), points.flatten(0, 1)[None]) > 0.5).float().view(points.shape[:2])
+    return (sample_points(counted[None, None].float(), points.flatten(0, 1)[None]) > 0.5).float().view(points.shape[:2])
 
 
 def box_costs(embeddings: Float[Tensor, "q c"], features: Float[Tensor, "c h w"], truth: Truth) -> Float[Tensor, "q n"]:

@@ -48,6 +48,8 @@ from torch import Tensor, nn
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
+from maskkit.geometry.boxes import has_area
+from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate, last_stage
@@ -57,7 +59,7 @@ from maskkit.nn.pixels import object_maps
 from maskkit.nn.position_sensitive import parts
 from maskkit.nn.roi import (
     BOX_WEIGHTS,
-    Detections,
+    RankedBoxes,
     Sampled,
     as_rois,
     box_loss,
@@ -78,7 +80,6 @@ from maskkit.nn.rpn import (
     extents_of,
     flatten,
     grid_anchors,
-    has_area,
     proposal_terms,
     propose,
 )
@@ -187,16 +188,11 @@ def sample_at(
     Where a place lies outside, the nearest cell is read.
     """
     height, width = level.shape[2:]
-    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    left, top = x.detach().long(), y.detach().long()
-    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-    x, y = x - left, y - top
-    shares = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], -1)  # (N, s, s, 4)
-    lines, columns = torch.stack([top, top, bottom, bottom], -1), torch.stack([left, right, left, right], -1)
-    cells = (image[:, None, None, None] * height + lines) * width + columns
+    across, down = taps(x.clamp(0, width - 1), width), taps(y.clamp(0, height - 1), height)  # (N, s, s, 2)
+    shares = (down.weights[..., :, None] * across.weights[..., None, :]).flatten(3)  # (N, s, s, 4)
+    cells = (image[:, None, None, None, None] * height + down.cells[..., :, None]) * width + across.cells[..., None, :]
     rows = level.float().permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
-    found = F.embedding_bag(cells.flatten(0, 2), rows, per_sample_weights=shares.flatten(0, 2), mode="sum")
-    return found.view(*cells.shape[:3], -1).permute(0, 3, 1, 2)
+    return weighted_sums(rows, cells.flatten(3), shares).permute(0, 3, 1, 2)
 
 
 class DeformableCrop(nn.Module):
@@ -318,7 +314,7 @@ def map_loss(logits: Float[Tensor, "b c h w"], truth: Int[Tensor, "b h w"]) -> F
 # the network ----------------------------------------------------------------------------------------------------------
 
 
-class BoxHead(nn.Module):
+class Conv5BoxHead(nn.Module):
     """A conv5 of its own on crops of conv4, then a class, the last of which is background, and a code for each."""
 
     def __init__(self, backbone: Backbone, config: MasklabConfig) -> None:
@@ -337,7 +333,7 @@ class BoxHead(nn.Module):
         for layer in (self.label, self.deltas):
             nn.init.zeros_(layer.bias)
 
-    def train(self, mode: bool = True) -> "BoxHead":
+    def train(self, mode: bool = True) -> "Conv5BoxHead":
         """Set the mode; frozen batch norm stays in evaluation mode."""
         super().train(mode)
         for module in self.stage.modules():
@@ -402,7 +398,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         super().__init__()
         self.config = config
         self.backbone = Backbone.of(config.backbone, (*_LOW, 16, 32))
-        self.box_head = BoxHead(self.backbone, config)
+        self.box_head = Conv5BoxHead(self.backbone, config)
         dilate(self.backbone, config.output_stride)
         channels = self.backbone.channels
         self.rpn = RpnHead(channels[16], len(config.anchor_sizes) * len(config.anchor_ratios), config.rpn_width)
@@ -489,7 +485,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         deltas: Float[Tensor, "n k 4"],
         boxes: Float[Tensor, "b r 4"],
         extents: Float[Tensor, "b 2"],
-    ) -> Detections:
+    ) -> RankedBoxes:
         """The final boxes, whose code for their class is read and applied again and again."""
         config, batch = self.config, (len(extents), -1)
         found = detect(

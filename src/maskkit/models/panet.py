@@ -102,7 +102,7 @@ def fuse(layers: nn.ModuleList, pooled: Float[Tensor, "l n *s"]) -> Float[Tensor
     return torch.stack([F.relu(layer(level)) for layer, level in zip(layers, pooled, strict=True)]).amax(0)
 
 
-class BoxHead(nn.Module):
+class FusionBoxHead(nn.Module):
     """Class logits, background last, and box codes of regions that were pooled from every level."""
 
     def __init__(self, levels: int, channels: int, convs: int, width: int, num_classes: int) -> None:
@@ -176,7 +176,7 @@ class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
         super().__init__(config)
         levels, classes = len(self.backbone.channels), config.num_classes
         self.fpn = PathAggregation(list(self.backbone.channels.values()), config.width)
-        self.box_head = BoxHead(levels, config.width, config.box_convs, config.box_width, classes)
+        self.box_head = FusionBoxHead(levels, config.width, config.box_convs, config.box_width, classes)
         self.decoder = InBoxes("last_pixel") if config.masks else BoxesOnly()
         if config.masks:
             self.mask_head = MaskHead(levels, config.width, config.mask_width, config.mask_bins, classes)

@@ -12,7 +12,7 @@ polar IoU, the ratio of what the shorter and the longer of predicted and true ra
 `Raw`       shape (768 x 1280, COCO)              meaning, a tuple of the levels P3 to P7 each
 ==========  ====================================  ========================================================
 logits      (B, 80, 96, 160) ... (B, 80, 6, 10)   class logits
-sides       (B, 4, h, w)                          distances to left, top, right, bottom in pixels
+distances   (B, 4, h, w)                          distances to left, top, right, bottom in pixels
 centerness  (B, 1, h, w)                          logits
 rays        (B, 36, h, w)                         lengths in pixels of the rays at 0, 10, ... 350 degrees
 ==========  ====================================  ========================================================
@@ -44,22 +44,10 @@ from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
+from maskkit.geometry.nms import class_nms
 from maskkit.models.base import Model
-from maskkit.nn.fcos import (
-    Detections,
-    FcosConfig,
-    Positives,
-    box_centres,
-    find_positives,
-    flatten,
-    locate,
-    match,
-    pick,
-    pyramid,
-    require_whole_cells,
-    survivors,
-    tower,
-)
+from maskkit.nn.fcos import FcosConfig, FcosDetections, flatten, pick, pyramid, require_whole_cells, tower
+from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.losses import normaliser
 from maskkit.targets import Batch, Target
 
@@ -86,7 +74,7 @@ class PolarMaskRaw(NamedTuple):
     """What `PolarMask.forward` gives; the module's docstring explains the fields."""
 
     logits: tuple[Float[Tensor, "b c _ _"], ...]
-    sides: tuple[Float[Tensor, "b 4 _ _"], ...]
+    distances: tuple[Float[Tensor, "b 4 _ _"], ...]
     centerness: tuple[Float[Tensor, "b 1 _ _"], ...]
     rays: tuple[Float[Tensor, "b n _ _"], ...]
 
@@ -261,9 +249,9 @@ class PolarHead(nn.Module):
         rows = []
         for level, side_scale, ray_scale in zip(levels, self.side_scales, self.ray_scales, strict=True):
             classes = self.class_tower(level)
-            sides = (self.sides(self.box_tower(level)) * side_scale).float().exp()
+            distances = (self.sides(self.box_tower(level)) * side_scale).float().exp()
             rays = (self.rays(self.ray_tower(level)) * ray_scale).float().exp()
-            rows.append((self.logits(classes), sides, self.centerness(classes), rays))
+            rows.append((self.logits(classes), distances, self.centerness(classes), rays))
         return PolarMaskRaw(*zip(*rows, strict=True))
 
 
@@ -308,17 +296,20 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         raw = PolarMaskRaw(*(tuple(level.float() for level in levels) for levels in raw))
         locations = locate(raw.logits, self.config.strides)
         outlines = [self.outlines(target) for target in batch.targets]
-        matches = [match(t, o.centres, locations, self.config) for t, o in zip(batch.targets, outlines, strict=True)]
-        classes = torch.stack([m.classes for m in matches])  # (B, P)
-        positives = find_positives(matches, batch.targets, locations)
+        assignments = [
+            assign_locations(t, o.centres, locations, self.config.size_ranges, self.config.radius)
+            for t, o in zip(batch.targets, outlines, strict=True)
+        ]
+        classes = torch.stack([a.classes for a in assignments])  # (B, P)
+        positives = find_positives(assignments, batch.targets, locations)
         truth = self.ray_targets(positives, outlines, locations.xy)
         known = truth.amax(1) > 0  # an object without an outline has no rays
         central = polar_centerness(truth[known])
         weight = positives.centerness.masked_scatter(known, central)
 
         where = positives.image, positives.location
-        sides, rays, centerness = (pick(levels, *where) for levels in (raw.sides, raw.rays, raw.centerness))
-        overlap = aligned_iou(sides, positives.sides * locations.stride[positives.location, None])
+        distances, rays, centerness = (pick(levels, *where) for levels in (raw.distances, raw.rays, raw.centerness))
+        overlap = aligned_iou(distances, positives.distances * locations.stride[positives.location, None])
         labels = F.one_hot(classes.clamp(min=0), self.config.num_classes + 1)[..., 1:].float()
         focal = sigmoid_focal_loss(flatten(raw.logits), labels, alpha=0.25, gamma=2)  # (B, P, K)
         return {
@@ -371,7 +362,7 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         relative = found.boxes / found.boxes.new_tensor([size[1], size[0], size[1], size[0]])
         return ObjectMasks(relative, found.labels, found.scores, masks, found.scores)
 
-    def detect(self, raw: PolarMaskRaw, size: tuple[int, int]) -> Detections:
+    def detect(self, raw: PolarMaskRaw, size: tuple[int, int]) -> FcosDetections:
         """The best boxes of each image, clipped to ``size`` (H, W), with their rays as ``extra``."""
         config = self.config
         raw = PolarMaskRaw(*(tuple(level.float() for level in levels) for levels in raw))
@@ -391,13 +382,13 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         b, t = place.shape
         image = torch.arange(b, device=place.device)[:, None].expand(-1, t)
         xy = locate(raw.logits, config.strides).xy[place]  # (B, T, 2)
-        sides = pick(raw.sides, image.flatten(), place.flatten()).view(b, t, 4)
-        limit = sides.new_tensor([size[1], size[0]])
-        low, high = (torch.minimum(p.clamp(min=0), limit) for p in (xy - sides[..., :2], xy + sides[..., 2:]))
+        distances = pick(raw.distances, image.flatten(), place.flatten()).view(b, t, 4)
+        limit = distances.new_tensor([size[1], size[0]])
+        low, high = (torch.minimum(p.clamp(min=0), limit) for p in (xy - distances[..., :2], xy + distances[..., 2:]))
         # NMS counts the last pixel in, as all of mmdetection 1 did
         kept = torch.stack(
             [
-                survivors(*rows, config.nms_threshold)
+                class_nms(*rows, config.nms_threshold)
                 for rows in zip(torch.cat([low, high + 1], 2), labels, score, strict=True)
             ]
         )
@@ -405,16 +396,16 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         place, boxes = place.gather(1, best), torch.cat([low, high], 2)
         k = best.shape[1]
         rays = pick(raw.rays, image[:, :k].flatten(), place.flatten()).view(b, k, -1)
-        return Detections(
+        return FcosDetections(
             boxes.gather(1, best[..., None].expand(-1, -1, 4)), labels.gather(1, best), score, place, rays
         )
 
 
-def aligned_iou(sides: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
+def aligned_iou(distances: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
     """IoU of boxes around the same points, in pixels of which the last one counts (mmdetection 1)."""
 
     def cover(s: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
         return (s[:, :2] + s[:, 2:] + 1).prod(1)
 
-    shared = cover(torch.minimum(sides, truth))
-    return (shared / (cover(sides) + cover(truth) - shared)).clamp(min=1e-6)
+    shared = cover(torch.minimum(distances, truth))
+    return (shared / (cover(distances) + cover(truth) - shared)).clamp(min=1e-6)

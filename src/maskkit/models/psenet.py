@@ -39,10 +39,11 @@ from torch import Tensor, nn
 from maskkit.config import BackboneConfig, BackboneModelConfig
 from maskkit.decode import Kernels
 from maskkit.decode.outputs import KernelMaps
+from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import dice_loss
-from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps, resize
+from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps
 from maskkit.targets import Batch, Target
 
 

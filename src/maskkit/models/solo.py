@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from maskkit.config import BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
+from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import GridConfig
@@ -106,12 +107,12 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, masks = [], []
         for i, (level, side) in enumerate(zip(grid.head_levels(levels), self.config.grids, strict=True)):
-            cells = self.category_tower(grid.resize(level, (side, side)))
+            cells = self.category_tower(resize(level, (side, side)))
             category.append(self.category(cells).flatten(2))
             places = grid.coordinates(level)
             given = places.split(1, 1) if len(self.towers) == 2 else [places]  # x for columns, y for rows
             drawn = [t(torch.cat([level, place], 1)) for t, place in zip(self.towers, given, strict=True)]
-            large = [grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2)) for x in drawn]
+            large = [resize(x, (x.shape[2] * 2, x.shape[3] * 2)) for x in drawn]
             large = large * (len(self.outputs) // len(large))  # the light head makes both from one
             masks.append(torch.cat([convs[i](x) for convs, x in zip(self.outputs, large, strict=True)], 1))  # type: ignore[index]
         return SoloRaw(torch.cat(category, 2), *masks)
@@ -123,7 +124,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
         raw = SoloRaw(*(t.float() for t in raw))
         config = self.config
         size = (batch.images.shape[2], batch.images.shape[3])
-        owners = [grid.last_object(grid.light(t, size, config)) for t in batch.targets]
+        owners = [grid.last_object(grid.assign_cells(t, size, config)) for t in batch.targets]
         first = grid.first_cells(config.grids)
         dice, projection, pairwise = raw.category.sum() * 0, raw.category.sum() * 0, raw.category.sum() * 0
         for level, masks in enumerate(raw.masks):
@@ -170,7 +171,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
     def soft_masks(self, raw: SoloRaw) -> Float[Tensor, "b c h w"]:
         """Probabilities of the mask channels of all levels, joined, at the size of the finest."""
         size = (raw.masks_p2.shape[2], raw.masks_p2.shape[3])
-        return torch.cat([grid.resize(level.float().sigmoid(), size) for level in raw.masks], 1)
+        return torch.cat([resize(level.float().sigmoid(), size) for level in raw.masks], 1)
 
     def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""

@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from maskkit.config import BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
+from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
-from maskkit.nn.positional_encoding import wave_map
+from maskkit.nn.positional_encoding import encode_cells
 from maskkit.targets import Batch, Target
 
 
@@ -52,10 +53,10 @@ class Solov2Config(GridConfig):
     """Channels inside of the mask branch."""
     kernel: int = 256
     """Channels of the mask feature, and weights of a kernel."""
-    waves: int = 0
-    """Waves of the place, per axis, that are more channels of the mask feature (`maskkit.nn.positional_encoding`). A
-    kernel's weights for them are those of its cell, times what it predicts: masks start near their cell, which is slow
-    to learn otherwise. Not in the paper."""
+    position_frequencies: int = 0
+    """Frequencies, per axis, of the positional encoding that the mask feature gets as further channels
+    (`maskkit.nn.positional_encoding`). The kernel's weights for them are the encoding of its cell times a predicted
+    factor: masks start near their cell, which is slow to learn otherwise. 0 for none, as in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
 
@@ -79,7 +80,7 @@ class MaskBranch(nn.Module):
             before = config.width + 2 * (level == 3)  # P5 knows where it is
             convs = max(level, 1)
             self.levels.append(grid.tower(before, config.feature_width, convs, kind))
-        self.waves = config.waves
+        self.position_frequencies = config.position_frequencies
         self.mix = ConvNorm(config.feature_width, config.kernel, 1, deformable=kind)
 
     def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b d h w"]:
@@ -90,9 +91,9 @@ class MaskBranch(nn.Module):
         for convs, x in zip(list(self.levels)[1:], inputs, strict=True):
             for conv in convs:  # type: ignore[attr-defined]
                 x = conv(x)
-                x = grid.resize(x, (x.shape[2] * 2, x.shape[3] * 2))
+                x = resize(x, (x.shape[2] * 2, x.shape[3] * 2))
             total = total + x
-        return torch.cat([self.mix(total), wave_map(total, self.waves)], 1)
+        return torch.cat([self.mix(total), encode_cells(total, self.position_frequencies)], 1)
 
 
 class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
@@ -110,7 +111,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         self.category_tower = grid.tower(config.width, *head)
         self.kernel_tower = grid.tower(config.width + 2, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
-        self.kernel = grid.output_conv(config.head_width, config.kernel + 4 * config.waves, prior=None)
+        self.kernel = grid.output_conv(config.head_width, config.kernel + 4 * config.position_frequencies, prior=None)
         nn.init.constant_(self.kernel.bias[config.kernel :], 0.5)  # type: ignore[index]
         self.mask_branch = MaskBranch(config)
 
@@ -124,12 +125,13 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
     ) -> Solov2Raw:
         """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
+        frequencies = self.config.position_frequencies
         category, kernels = [], []
         for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
-            cells = grid.resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
+            cells = resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
-            kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * self.config.waves], 1)
-            kernels.append(torch.cat([kernel, local * wave_map(local, self.config.waves)], 1).flatten(2))
+            kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * frequencies], 1)
+            kernels.append(torch.cat([kernel, local * encode_cells(local, frequencies)], 1).flatten(2))
         return Solov2Raw(torch.cat(category, 2), torch.cat(kernels, 2), self.mask_branch(levels[:4]))
 
     # loss ------------------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         nothing = raw.kernels.sum() * 0 + raw.feature.sum() * 0
         owners, dice, boxed = [], [], []
         for b, target in enumerate(batch.targets):
-            lit = grid.light(target, size, self.config)
+            lit = grid.assign_cells(target, size, self.config)
             owners.append(grid.last_object(lit))
             objects, cells = torch.nonzero(lit, as_tuple=True)
             logits = torch.einsum("dm,dhw->mhw", raw.kernels[b, :, cells], raw.feature[b])

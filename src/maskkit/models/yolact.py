@@ -37,6 +37,7 @@ from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
+from maskkit.geometry.nms import fast_nms, greedy_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
@@ -103,7 +104,7 @@ class YolactRaw(NamedTuple):
     segm: Float[Tensor, "b c h w"]
 
 
-class Detections(NamedTuple):
+class YolactDetections(NamedTuple):
     """Boxes after NMS with their coefficients, fixed shapes; a padding row has score 0."""
 
     boxes: Float[Tensor, "b n 4"]
@@ -415,7 +416,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
             mask_scores = mask_scores * iou.gather(2, found.labels[..., None])[..., 0]
         return ObjectMasks(found.boxes, found.labels, found.scores, masks, mask_scores)
 
-    def detect(self, raw: YolactRaw) -> Detections:
+    def detect(self, raw: YolactRaw) -> YolactDetections:
         """The best boxes of each image, best first, after the configured NMS."""
         config = self.config
         scores = raw.conf.float().softmax(2)[..., 1:]  # (B, P, K)
@@ -434,7 +435,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
                 kept, anchors = scores.topk(min(config.nms_top, scores.shape[2]))  # (B, K, T)
                 labels, limit = None, config.detections
             ranked = take(boxes[:, None].expand(-1, anchors.shape[1], -1, -1), anchors)  # (B, K, T, 4)
-            kept = kept * box_math.fast_nms(ranked, config.nms_threshold)
+            kept = kept * fast_nms(ranked, config.nms_threshold)
             if labels is not None:
                 return self._gather(boxes, raw.mask, kept[:, 0], anchors[:, 0], labels, limit)
         labels = torch.arange(kept.shape[1], device=kept.device)[None, :, None].expand_as(kept)
@@ -448,16 +449,18 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         for b, k in torch.nonzero((scores > config.min_score).any(2)).tolist():
             candidates = torch.nonzero(scores[b, k] > config.min_score)[:, 0]
             corners = boxes[b, candidates] * pixels.repeat(2)
-            best = box_math.greedy_nms(corners, scores[b, k, candidates], config.nms_threshold, plus_one=True)
+            best = greedy_nms(corners, scores[b, k, candidates], config.nms_threshold, plus_one=True)
             kept[b, k, candidates[best]] = scores[b, k, candidates[best]]
         return kept, torch.arange(scores.shape[2], device=scores.device).expand_as(scores)
 
     @staticmethod
-    def _gather(boxes: Tensor, mask: Tensor, scores: Tensor, anchors: Tensor, labels: Tensor, limit: int) -> Detections:
+    def _gather(
+        boxes: Tensor, mask: Tensor, scores: Tensor, anchors: Tensor, labels: Tensor, limit: int
+    ) -> YolactDetections:
         """The ``limit`` best of scored (B, M) candidates that point to anchors."""
         best, order = scores.topk(min(limit, scores.shape[1]))
         anchors = anchors.gather(1, order)
-        return Detections(take(boxes, anchors), labels.gather(1, order), best, take(mask.float(), anchors))
+        return YolactDetections(take(boxes, anchors), labels.gather(1, order), best, take(mask.float(), anchors))
 
 
 def take(rows: Float[Tensor, "*b p n"], index: Int[Tensor, "*b m"]) -> Float[Tensor, "*b m n"]:

@@ -1,4 +1,4 @@
-"""Small network parts."""
+"""Building blocks of networks: deformable convolution, linear layers that are fast on CPUs."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from torchvision.ops import deform_conv2d
 
 
 class DeformConv(nn.Module):
-    """Deformable convolution in place of ``conv``, on torchvision's operator.
+    """Deformable convolution that replaces ``conv``, by torchvision's operator.
 
-    A second convolution predicts for each tap an offset in y and x and, if ``modulated`` (DCNv2; Zhu et al., 2019), a
-    weight; it starts at zero, so that the layer starts as the ordinary convolution, at half strength when modulated, as
-    in the papers. ``bias`` gives it a bias of its own, whether ``conv`` has one or not (YOLACT++).
+    A second convolution predicts an offset in y and x for each kernel element and, if ``modulated`` (DCNv2; Zhu et al.,
+    2019), a weight. It is initialised with zeros, so that the layer starts as the ordinary convolution, times one half
+    if modulated, as in the papers. ``bias`` adds a bias, whether or not ``conv`` has one (YOLACT++).
     """
 
     def __init__(self, conv: nn.Conv2d, *, modulated: bool = True, bias: bool = True) -> None:
@@ -33,8 +33,8 @@ class DeformConv(nn.Module):
         nn.init.zeros_(self.offset_mask.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
-        """Sampled and weighted convolution."""
-        # the operator has no bf16 kernel on every device: it runs in the type of its weights
+        """Output of the convolution at the sampled positions."""
+        # not every device has a bf16 kernel of the operator, so it runs in the dtype of its weights
         found = self.offset_mask(x).to(self.weight.dtype)
         offset, mask = found[:, : 2 * self.taps], found[:, 2 * self.taps :]  # (B, 2 taps, H', W'), (B, taps, H', W')
         return deform_conv2d(
@@ -53,10 +53,10 @@ def linear(
     bias: Tensor | None,
     then: Literal["none", "relu", "gelu"] = "none",
 ) -> Float[Tensor, "*n d"]:
-    """A linear layer, and the activation that comes ``then``.
+    """A linear layer followed by the activation ``then``.
 
-    Where a processor infers in single precision, oneDNN computes both at once, as it does convolutions: up to a third
-    faster than the product that `torch.nn.functional.linear` takes from MKL (`benchmarks/against_transformers.py`).
+    In fp32 inference on a CPU, oneDNN computes both at once, up to a third faster than `torch.nn.functional.linear`,
+    which uses MKL (``benchmarks/against_transformers.py``).
     """
     single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if single and infers_on_cpu(x) and torch.backends.mkldnn.is_available():
@@ -68,17 +68,17 @@ def linear(
 
 
 def infers_on_cpu(x: Tensor) -> bool:
-    """Whether a processor computes without keeping anything for gradients, or for a graph that is exported."""
+    """Whether ``x`` is on a CPU, outside training and export."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
 
 def in_pieces(
     layer: Callable[[Tensor], Tensor], rows: Float[Tensor, "*n c"], count: int = 1024
 ) -> Float[Tensor, "*n c"]:
-    """``layer``, which treats every row alike, of ``count`` rows at a time.
+    """Apply ``layer``, which treats rows independently, to ``count`` rows at a time.
 
-    Processors are faster so, since what a feed-forward network holds in between stays in the cache. Where gradients are
-    wanted that is kept anyhow, and all rows go through at once.
+    This is faster on CPUs, since the intermediate results of a feed-forward network then stay in the cache. With
+    gradients they have to be kept anyway, and all rows go through at once.
     """
     if not infers_on_cpu(rows):
         return layer(rows)

@@ -1,8 +1,8 @@
-"""The fully connected CRF that sharpens label maps (Krahenbuhl and Koltun, NIPS 2011), in plain torch.
+"""The fully connected CRF that refines label maps (Krahenbuhl and Koltun, NIPS 2011), in plain torch.
 
-Every pixel is tied to every other one: by a Gaussian of their distance, and by one of their distance and difference in
-colour. Mean field needs, per iteration, two Gaussian filterings of the class probabilities in two and five dimensions,
-which the permutohedral lattice (Adams, Baek, Davis, 2010) does in time linear in the pixels: `Lattice`.
+Every pair of pixels is connected by two kernels: a Gaussian of their distance, and a Gaussian of their distance and
+colour difference. Each mean-field iteration filters the class probabilities with both, in two and in five dimensions.
+The permutohedral lattice (Adams, Baek, Davis, 2010), `Lattice`, does so in time linear in the number of pixels.
 """
 
 from dataclasses import dataclass
@@ -14,31 +14,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CrfConfig:
-    """Weights and ranges; the defaults are DeepLab v2's for VOC."""
+    """Weights and standard deviations of the kernels; the defaults are those of DeepLab v2 for VOC."""
 
     iterations: int = 10
     smoothness: float = 3.0
-    """Weight of the kernel of distance alone; 0 leaves it out."""
+    """Weight of the smoothness kernel (distance alone); 0 disables it."""
     smoothness_pixels: float = 1.0
     """Its standard deviation in pixels."""
     appearance: float = 4.0
-    """Weight of the kernel of distance and colour; 0 leaves it out."""
+    """Weight of the appearance kernel (distance and colour); 0 disables it."""
     appearance_pixels: float = 67.0
+    """Its standard deviation in pixels."""
     appearance_colour: float = 3.0
-    """Standard deviation in steps of 0..255."""
+    """Its standard deviation in colour values from 0 to 255."""
 
 
 class Lattice:
     """Gaussian filter of unit standard deviation in d dimensions over N points, on the permutohedral lattice.
 
-    Each point is spread over the d + 1 corners of the simplex around it, neighbours along the d + 1 directions are
-    blurred with weights 1/2, 1, 1/2, and points read their corners. The scale of the answer is arbitrary.
+    Each point is splatted onto the d + 1 corners of the simplex around it, the lattice is blurred along its d + 1
+    directions with weights 1/2, 1, 1/2, and each point is sliced from its corners. The scale of results is arbitrary.
     """
 
     def __init__(self, features: Float[Tensor, "n d"]) -> None:
         n, d = features.shape
         self.size = n
-        # onto the hyperplane where coordinates sum to zero, scaled so that the blur has unit deviation
+        # project onto the hyperplane where coordinates sum to zero, scaled so that the blur has unit standard deviation
         index = torch.arange(1, d + 1, dtype=torch.float64, device=features.device)
         scale = (d + 1) * (2 / 3) ** 0.5 / torch.sqrt(index * (index + 1))
         scaled = features.double() * scale  # (N, d)
@@ -86,9 +87,9 @@ class Lattice:
             self.neighbours.append((_find(known, known - move), _find(known, known + move)))
 
     def filter(self, values: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:
-        """The values of the points, blurred."""
+        """Filtered values of the points."""
         spread = (values.T[:, None] * self.weights[..., None]).reshape(-1, len(values))  # (N (d + 1), C)
-        cells = values.new_zeros(self.count + 1, len(values))  # the last one stands for all that are empty
+        cells = values.new_zeros(self.count + 1, len(values))  # the last one stands for all empty ones
         cells.index_add_(0, self.corners.reshape(-1), spread)
         for before, after in self.neighbours:
             cells[:-1] = cells[:-1] + 0.5 * (cells[before] + cells[after])
@@ -96,13 +97,13 @@ class Lattice:
 
 
 def _find(known: Int[Tensor, "m"], codes: Int[Tensor, "m"]) -> Int[Tensor, "m"]:
-    """Places of ``codes`` among the sorted ``known``; one past the end where there is none."""
+    """Indices of ``codes`` in the sorted ``known``; one past the end for those not found."""
     place = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
     return torch.where(known[place] == codes, place, len(known))
 
 
 def features_of(image: Float[Tensor, "3 h w"], pixels: float, colour: float | None = None) -> Float[Tensor, "n d"]:
-    """Position, and colour where it is asked for, of every pixel in units of their standard deviations."""
+    """Position, and colour if ``colour`` is given, of every pixel, in standard deviations."""
     height, width = image.shape[1:]
     y = torch.arange(height, device=image.device)[:, None].expand(height, width) / pixels
     x = torch.arange(width, device=image.device)[None].expand(height, width) / pixels
@@ -114,9 +115,10 @@ def features_of(image: Float[Tensor, "3 h w"], pixels: float, colour: float | No
 def mean_field(
     probabilities: Float[Tensor, "c h w"], image: Float[Tensor, "3 h w"], config: CrfConfig
 ) -> Float[Tensor, "c h w"]:
-    """Class probabilities after ``config.iterations`` of mean field with Potts compatibility.
+    """Class probabilities after ``config.iterations`` mean-field iterations with Potts compatibility.
 
-    ``image`` is RGB on 0..255. Kernels are normalised symmetrically, by the root of their sum at either end.
+    ``image`` is RGB from 0 to 255. Kernels are normalised symmetrically: by the square roots of their sums at both
+    pixels of a pair.
     """
     unary = probabilities.flatten(1).clamp(min=1e-5).log()  # (C, N)
     kernels = []

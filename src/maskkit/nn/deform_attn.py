@@ -1,13 +1,14 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021), in plain torch.
 
-A query looks at few places instead of at all: for each head it predicts ``points`` offsets on each level and a weight
-for each; the answer is the weighted sum of the values there, interpolated bilinearly, with nothing outside of the maps.
+A query attends to a few sampling points instead of to every cell: each head predicts ``points`` offsets on each level
+and a weight for each. The output is the weighted sum of the values at the sampling points, interpolated bilinearly,
+with zeros outside the maps.
 
-Where a processor infers, the sum is taken as one of table rows (`sample_by_rows`): the values as they leave their
-projection are a table with a row of C / M numbers for every cell and head, and each answer is the weighted sum of the
-rows of the four cells around every place. Nothing is rearranged, and ``embedding_bag`` reads whole rows, where
-``grid_sample`` gathers single numbers that lie a whole map apart. Its gradients, however, sort the rows first and take
-several times as long, so training samples by ``grid_sample`` (``benchmarks/deformable.py``).
+Inference on a CPU computes it as a weighted sum of table rows (`sample_by_rows`): the projected values are a table
+with a row of C / M numbers for every cell and head, of which each output needs the four rows around every sampling
+point. Nothing is rearranged, and whole rows are read, where ``grid_sample`` gathers single numbers that lie a whole map
+apart. The gradients of ``embedding_bag``, however, take several times as long as those of ``grid_sample``, which
+training therefore uses (``benchmarks/deformable.py``).
 """
 
 import math
@@ -24,11 +25,11 @@ from maskkit.nn.blocks import infers_on_cpu, linear
 Size = tuple[int, int]
 
 _AT_A_TIME = 1024
-"""Queries of `portions`."""
+"""Queries that `portions` puts together on a CPU."""
 
 
 class DeformableAttention(nn.Module):
-    """Attention of queries to ``levels`` maps, whose cells follow one another in a row."""
+    """Attention of queries to ``levels`` maps, whose cells are concatenated."""
 
     def __init__(self, width: int, heads: int = 8, levels: int = 3, points: int = 4) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class DeformableAttention(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """The first offsets of each head point into its own direction, one to ``points`` cells far; equal weights."""
+        """Initialise: each head looks in a direction of its own, 1 to ``points`` cells away, with equal weights."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], 1)
         direction = direction / direction.abs().amax(1, keepdim=True)
@@ -60,15 +61,15 @@ class DeformableAttention(nn.Module):
         cells: Float[Tensor, "b n c"],
         sizes: Sequence[Size],
     ) -> Float[Tensor, "b q c"]:
-        """What the queries see around their ``reference`` points, ``x y`` from 0 to 1 on every level.
+        """Output for queries with ``reference`` points ``x y``, from 0 to 1 on every level.
 
-        ``cells`` are those of the levels of ``sizes`` (H, W) one after the other, row by row.
+        ``cells`` are those of all levels, one level after the other, row by row; ``sizes`` are the levels' (H, W).
         """
-        look = self.among(cells, sizes)
+        look = self.sampler(cells, sizes)
         return torch.cat([look(query[:, some], reference[..., some, :, :]) for some in portions(query)], 1)
 
-    def among(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
-        """The same as a function of some of the queries and their reference points: ``cells`` are projected once."""
+    def sampler(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Project ``cells`` once; return `forward` as a function of queries and their reference points."""
         values = linear(cells, self.value.weight, self.value.bias).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
         extent = cells.new_tensor([(w, h) for h, w in sizes])
         # two projections of the same queries are faster as one; x, y and weights of all places lie side by side
@@ -95,7 +96,7 @@ class DeformableAttention(nn.Module):
 
 
 def portions(queries: Float[Tensor, "b q c"]) -> list[slice]:
-    """The queries that are best worked on together: on processors few, for what that takes then stays in the cache."""
+    """Slices of queries to process together: few at a time on CPUs, so that the intermediates stay in the cache."""
     total = queries.shape[1]
     count = _AT_A_TIME if infers_on_cpu(queries) else total
     return [slice(first, first + count) for first in range(0, total, count)]
@@ -107,9 +108,9 @@ def sample_by_grid(
     weights: Float[Tensor, "b q m l p"],
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
-    """Weighted sums of ``values`` interpolated at ``places``, x and y in cells of the level from its corner on.
+    """Weighted sums of ``values`` interpolated at ``places``, x and y in cells from the corner of the level.
 
-    With ``grid_sample``, level by level: what accelerators are good at, and what every runtime knows.
+    By ``grid_sample``, level by level, which is fast on accelerators and known to every exported runtime.
     """
     maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], 2)  # (BM, D, hw) each
     total = values.new_zeros(())
@@ -126,15 +127,15 @@ def sample_by_rows(
     weights: Float[Tensor, "b q m l p"],
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
-    """The same as weighted sums of table rows."""
+    """The same function as `sample_by_grid`, by weighted sums of table rows."""
     return sum_rows(tabulate(values, sizes), places, weights, sizes)
 
 
 def tabulate(values: Float[Tensor, "b n m d"], sizes: Sequence[Size]) -> Float[Tensor, "b k m d"]:
-    """The cells of all levels, each level with zeros around: a row above, and a cell before each row, which also ends
-    the row before.
+    """The cells of all levels in one table, each level padded with zeros: a row above, and a cell before each row,
+    which also ends the previous row.
 
-    Two more rows than one below: what lies behind a place at the very end is read, though its share is zero.
+    Three rows below instead of one, since the cells after a place at the very end are read, with a weight of zero.
     """
     levels = zip(values.split([h * w for h, w in sizes], 1), sizes, strict=True)
     return torch.cat([F.pad(v.unflatten(1, s), [0, 0, 0, 0, 1, 0, 1, 3]).flatten(1, 2) for v, s in levels], 1)
@@ -147,9 +148,11 @@ def sum_rows(
     sizes: Sequence[Size],
 ) -> Float[Tensor, "b q c"]:
     """Weighted sums of the rows of a table from `tabulate`, four for each place."""
+    # It does not use `resample_tensors.taps`: over a padded table all four rows follow from one index by addition, in
+    # int32 and without clamping neighbours, on arrays whose last axis is long. Memory traffic is what this costs.
     batch, cells, heads, depth = table.shape
     points = places.shape[-1]
-    # what differs between levels is spread over (M L P) first: processors are slow at short inner loops
+    # what differs between levels is expanded to (M L P) first: CPUs are slow at short inner loops
 
     def spread(of_level: Sequence[int], kind: torch.dtype) -> Float[Tensor, "k"]:
         return torch.tensor(of_level, dtype=kind).repeat_interleave(points).repeat(heads)
@@ -162,10 +165,10 @@ def sum_rows(
     image = torch.arange(batch, dtype=torch.int32)[:, None, None] * (cells * heads)
 
     x, y = places.flatten(3)  # (B, Q, M L P), as all that follows
-    x = (x + 0.5).clamp(min=0).minimum(width + 1)  # in cells of the frame, from the centre of its first one
+    x = (x + 0.5).clamp(min=0).minimum(width + 1)  # in cells of the padded level, from the centre of its first one
     y = (y + 0.5).clamp(min=0).minimum(height + 1)
     left, above = x.detach().floor(), y.detach().floor()
-    right, below = x - left, y - above  # shares of the later cells
+    right, below = x - left, y - above  # weights of the later cells
     row = (above * (width + 1) + left + first).int() * heads + (head + image)
     rows = [row, row + heads, row + one_below, row + (one_below + heads)]
     weights = weights.flatten(2)

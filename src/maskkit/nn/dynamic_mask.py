@@ -16,21 +16,20 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import BoxOnly
-from maskkit.geometry.nms import greedy_mask_nms
+from maskkit.geometry.nms import mask_nms
 from maskkit.nn.fcos import (
-    Detections,
     FcosConfig,
+    FcosDetections,
     FcosHead,
     FcosRaw,
-    Positives,
     detect,
     keep_best,
-    locate,
     pick,
     propose,
     pyramid,
     require_whole_cells,
 )
+from maskkit.nn.fcos_targets import Positives, locate
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.targets import Batch, Target
 
@@ -302,7 +301,7 @@ def semantic_loss(logits: Float[Tensor, "b k h w"], batch: Batch) -> Float[Tenso
 # inference -----------------------------------------------------------------------------------------------------------
 
 
-def find(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> tuple[Detections, Float[Tensor, "b k h w"]]:
+def find(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> tuple[FcosDetections, Float[Tensor, "b k h w"]]:
     """The best objects of each image and the probabilities of their masks, on twice the resolution of P3.
 
     As everywhere in these methods, the value of a cell belongs to its location: to pixel ``4 i + 2`` of the input.
@@ -312,16 +311,16 @@ def find(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> tuple[Detections, Fl
     return found, aligned_upsample(_logits(raw, found, config), 2).sigmoid()
 
 
-def _logits(raw: DynamicMaskRaw, found: Detections, config: DynamicMaskConfig) -> Float[Tensor, "b k h w"]:
+def _logits(raw: DynamicMaskRaw, found: FcosDetections, config: DynamicMaskConfig) -> Float[Tensor, "b k h w"]:
     locations = locate(raw.fcos.logits, config.strides)
     xy, stride = locations.xy[found.locations], locations.stride[found.locations]
     rows = zip(found.extra, xy, stride, raw.features, strict=True)
     return torch.stack([dynamic_masks(*row, config) for row in rows])
 
 
-def _detect_by_masks(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> Detections:
+def _detect_by_masks(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> FcosDetections:
     """Greedy NMS on the IoU of masks, class by class, among the best candidates: the box has no part in it."""
     found = keep_best(propose(raw.fcos, config), raw.fcos, config.mask_candidates)
     masks = _logits(raw, found, config) > 0  # (B, M, h, w)
-    alive = greedy_mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
+    alive = mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
     return keep_best(found._replace(scores=found.scores * alive), raw.fcos, config.detections)

@@ -1,14 +1,12 @@
 """FCOS, the anchor-free detector under CondInst, BoxInst, BlendMask and PolarMask (Tian et al., ICCV 2019; TPAMI 2020).
 
-Every location of every pyramid level is a sample: it says which class it belongs to, how far the four sides of its
-box are, and how good that box is. A mask method lets each location predict something more (`extra`) on the box tower
-and reads it where a box was found.
+Every location of every pyramid level is a sample: it predicts its class, the distances to the four sides of its box,
+and how good that box is. A mask method lets each location predict something more (`extra`) on the box tower and reads
+it where a box was found.
 
-The way through this file: `FcosHead` makes `FcosRaw`; training goes `locate` -> `match` -> `fcos_loss`, which also
-gives the `Positives` for a mask loss; inference goes `detect` -> `Detections`.
-
-A location (row i, column j) of stride s lies at pixel ``(j s + s // 2, i s + s // 2)``. Distances to the sides are in
-units of the stride inside the network and in `FcosRaw`, in pixels elsewhere.
+`FcosHead` gives `FcosRaw`. In training `fcos_loss` compares it with the label assignment of `maskkit.nn.fcos_targets`
+and also returns the `Positives` for a mask loss; in inference `detect` gives `FcosDetections`. Distances are in units
+of the stride inside the network and in `FcosRaw`, in pixels elsewhere.
 """
 
 from collections.abc import Sequence
@@ -19,15 +17,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.ops import nms, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import BackboneModelConfig
 from maskkit.errors import MaskkitError
-from maskkit.geometry import boxes as box_math
+from maskkit.geometry.nms import class_nms
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
-from maskkit.targets import Batch, Target
+from maskkit.targets import Batch
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,14 @@ class FcosConfig(BackboneModelConfig):
     """Convolutions in each of the two towers."""
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Levels P3, P4, P5 and those made from P5."""
-    reach: tuple[float, ...] = (64, 128, 256, 512)
-    """Largest distance to a side, in pixels, on each level but the last, which has no limit."""
+    size_ranges: tuple[float, ...] = (64, 128, 256, 512)
+    """Upper ends of the size ranges of all levels but the last, which has none. The size of an object at a location is
+    the distance to the farthest side of its box, in pixels."""
     level_scales: bool = True
-    """A learnt factor on the distances of each level."""
-    distances: Literal["relu", "exp"] = "relu"
-    """What keeps distances above zero: ReLU as in the official code, which in a fast training can end at zero for good;
-    or the exponential, as in the paper."""
+    """Whether the distances of each level are multiplied by a learned factor."""
+    distance_activation: Literal["relu", "exp"] = "relu"
+    """Keeps distances positive: ReLU, as in the official code, which can die in a short training with a high learning
+    rate; or the exponential, as in the paper."""
     radius: float = 1.5
     """Half side, in strides, of the square around an object's centre whose locations are positive."""
     quality: Literal["centerness", "iou"] = "centerness"
@@ -65,7 +65,7 @@ class FcosRaw(NamedTuple):
     """What the head says on each level, finest first."""
 
     logits: tuple[Float[Tensor, "b c _ _"], ...]
-    sides: tuple[Float[Tensor, "b 4 _ _"], ...]
+    distances: tuple[Float[Tensor, "b 4 _ _"], ...]
     """Distances to left, top, right, bottom in strides, never negative."""
     quality: tuple[Float[Tensor, "b 1 _ _"], ...]
     """Logits."""
@@ -77,39 +77,7 @@ class FcosRaw(NamedTuple):
         return FcosRaw(*(tuple(level.float() for level in levels) for levels in self))
 
 
-class Locations(NamedTuple):
-    """The P locations of all levels: level by level, row by row."""
-
-    xy: Float[Tensor, "p 2"]
-    """Pixels of the network's input."""
-    stride: Float[Tensor, "p"]
-    level: Int[Tensor, "p"]
-
-
-class Matches(NamedTuple):
-    """What each location of one image should predict."""
-
-    classes: Int[Tensor, "p"]
-    """Class + 1 for an object, 0 for background, -1 for neither."""
-    objects: Int[Tensor, "p"]
-    """Index of the object in the image's target, crowds counted."""
-
-
-class Positives(NamedTuple):
-    """The n locations of a batch that have an object."""
-
-    image: Int[Tensor, "n"]
-    location: Int[Tensor, "n"]
-    """Index into `Locations`."""
-    object: Int[Tensor, "n"]
-    """Index into the image's target."""
-    label: Int[Tensor, "n"]
-    sides: Float[Tensor, "n 4"]
-    """True distances in strides."""
-    centerness: Float[Tensor, "n"]
-
-
-class Detections(NamedTuple):
+class FcosDetections(NamedTuple):
     """The K best boxes of each image after NMS, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
@@ -174,7 +142,7 @@ class FcosHead(nn.Module):
         self.sides = nn.Conv2d(width, 4, 3, padding=1)
         self.quality = nn.Conv2d(width, 1, 3, padding=1)
         self.extra = nn.Conv2d(width, extra, 3, padding=1) if extra else None
-        self.exponential = config.distances == "exp"
+        self.exponential = config.distance_activation == "exp"
         scaled = config.strides if config.level_scales else ()
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in scaled)
         for module in self.modules():
@@ -187,33 +155,19 @@ class FcosHead(nn.Module):
 
     def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> FcosRaw:
         """Predictions on every level."""
-        logits, sides, quality, extra = [], [], [], []
+        logits, distances, quality, extra = [], [], [], []
         for i, level in enumerate(levels):
             boxes = self.box_tower(level)
-            distances = self.sides(boxes) * (self.scales[i] if self.scales else 1)
+            distance = self.sides(boxes) * (self.scales[i] if self.scales else 1)
             logits.append(self.logits(self.class_tower(level)))
-            sides.append(distances.float().exp() if self.exponential else F.relu(distances))
+            distances.append(distance.float().exp() if self.exponential else F.relu(distance))
             quality.append(self.quality(boxes))
             if self.extra is not None:
                 extra.append(self.extra(boxes))
-        return FcosRaw(tuple(logits), tuple(sides), tuple(quality), tuple(extra))
+        return FcosRaw(tuple(logits), tuple(distances), tuple(quality), tuple(extra))
 
 
 # locations -----------------------------------------------------------------------------------------------------------
-
-
-def locate(levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int]) -> Locations:
-    """The locations of maps of the given ``strides``."""
-    device = levels[0].device
-    xy, stride, index = [], [], []
-    for i, (level, s) in enumerate(zip(levels, strides, strict=True)):
-        rows, columns = level.shape[2:]
-        y = torch.arange(rows, device=device) * s + s // 2
-        x = torch.arange(columns, device=device) * s + s // 2
-        xy.append(torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], 2).flatten(0, 1))
-        stride.append(torch.full((rows * columns,), float(s), device=device))
-        index.append(torch.full((rows * columns,), i, device=device))
-    return Locations(torch.cat(xy).float(), torch.cat(stride), torch.cat(index))
 
 
 def flatten(levels: Sequence[Float[Tensor, "b d _ _"]]) -> Float[Tensor, "b p d"]:
@@ -240,54 +194,16 @@ def pick(
 # training ------------------------------------------------------------------------------------------------------------
 
 
-def box_centres(target: Target) -> Float[Tensor, "n 2"]:
-    """Centres of the boxes of a target, pixels."""
-    return box_math.to_centres(target.boxes)[:, :2]
-
-
-@torch.no_grad()
-def match(target: Target, centres: Float[Tensor, "n 2"], locations: Locations, config: FcosConfig) -> Matches:
-    """Give every location an object, the background or nothing.
-
-    A location is positive for an object when it lies inside the box and within ``radius`` strides of the object's
-    centre, and when the farthest side is within the reach of its level (both ends count); of several objects the one
-    with the smallest box has it. A location of the background inside a crowd is neither.
-    """
-    sides = distances(locations.xy[:, None], target.boxes)  # (P, N, 4)
-    half = config.radius * locations.stride[:, None, None]
-    near = (locations.xy[:, None] - centres).abs() < half  # (P, N, 2)
-    limits = torch.tensor([-1.0, *config.reach, torch.inf], device=half.device)
-    farthest = sides.amax(2) if len(target) else sides.new_zeros(len(sides), 0)
-    low, high = limits[locations.level, None], limits[locations.level + 1, None]
-    possible = (sides > 0).all(2) & near.all(2) & (farthest >= low) & (farthest <= high) & ~target.crowd
-    areas = torch.where(possible, box_math.area(target.boxes), torch.inf)  # (P, N)
-    # one column more, so that there is a smallest one without any object; it loses against everything
-    smallest, objects = F.pad(areas, [0, 1], value=torch.inf).min(1)
-    found = smallest < torch.inf
-    labels = F.pad(target.labels, [0, 1])[objects] + 1
-    in_crowd = ((sides > 0).all(2) & target.crowd).any(1)
-    return Matches(torch.where(found, labels, -in_crowd.long()), torch.where(found, objects, 0))
-
-
-def distances(xy: Float[Tensor, "*p 2"], boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*q 4"]:
-    """Left, top, right, bottom: how far the sides of boxes are from points inside, negative from points beyond."""
-    return torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], -1)
-
-
-def centerness(sides: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
-    """1 in the middle of a box, 0 on its edge (section 3.4)."""
-    pairs = torch.stack([sides[:, [0, 2]], sides[:, [1, 3]]], 1)  # (n, 2, 2)
-    return (pairs.amin(2) / pairs.amax(2)).prod(1).sqrt()
-
-
-def overlap(sides: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+def overlap(
+    distances: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """IoU and GIoU of boxes around the same points, in strides.
 
     Intersection and union are each one square stride larger, as in the official code: small boxes count as better.
     """
-    shared = (torch.minimum(sides, truth)[:, :2] + torch.minimum(sides, truth)[:, 2:]).prod(1)
-    around = (torch.maximum(sides, truth)[:, :2] + torch.maximum(sides, truth)[:, 2:]).prod(1)
-    union = (sides[:, :2] + sides[:, 2:]).prod(1) + (truth[:, :2] + truth[:, 2:]).prod(1) - shared
+    shared = (torch.minimum(distances, truth)[:, :2] + torch.minimum(distances, truth)[:, 2:]).prod(1)
+    around = (torch.maximum(distances, truth)[:, :2] + torch.maximum(distances, truth)[:, 2:]).prod(1)
+    union = (distances[:, :2] + distances[:, 2:]).prod(1) + (truth[:, :2] + truth[:, 2:]).prod(1) - shared
     iou = (shared + 1) / (union + 1)
     return iou, iou - (around - union) / around
 
@@ -302,16 +218,19 @@ def fcos_loss(
     locations = locate(raw.logits, config.strides)
     if centres is None:
         centres = [box_centres(t) for t in batch.targets]
-    matches = [match(t, c, locations, config) for t, c in zip(batch.targets, centres, strict=True)]
-    classes = torch.stack([m.classes for m in matches])  # (B, P)
-    positives = find_positives(matches, batch.targets, locations)
+    assignments = [
+        assign_locations(t, c, locations, config.size_ranges, config.radius)
+        for t, c in zip(batch.targets, centres, strict=True)
+    ]
+    classes = torch.stack([a.classes for a in assignments])  # (B, P)
+    positives = find_positives(assignments, batch.targets, locations)
     count = normaliser(len(positives.label))
 
     truth = F.one_hot(classes.clamp(min=0), config.num_classes + 1)[..., 1:].float()
     focal = sigmoid_focal_loss(flatten(raw.logits), truth, alpha=0.25, gamma=2)  # (B, P, K)
-    sides = flatten(raw.sides)[positives.image, positives.location]
+    distances = flatten(raw.distances)[positives.image, positives.location]
     quality = flatten(raw.quality)[positives.image, positives.location, 0]
-    iou, giou = overlap(sides, positives.sides)
+    iou, giou = overlap(distances, positives.distances)
     if config.quality == "centerness":
         good, weight = positives.centerness, positives.centerness
         norm = normaliser(weight.sum(), 1e-6)
@@ -325,19 +244,6 @@ def fcos_loss(
     return losses, positives
 
 
-def find_positives(matches: Sequence[Matches], targets: Sequence[Target], locations: Locations) -> Positives:
-    """The positives of a batch, image by image, with what they should predict."""
-    parts = []
-    for i, (m, target) in enumerate(zip(matches, targets, strict=True)):
-        where = torch.nonzero(m.classes > 0)[:, 0]
-        objects = m.objects[where]
-        sides = distances(locations.xy[where], target.boxes[objects]) / locations.stride[where, None]
-        parts.append(
-            Positives(torch.full_like(where, i), where, objects, target.labels[objects], sides, centerness(sides))
-        )
-    return Positives(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
 # inference -----------------------------------------------------------------------------------------------------------
 
 
@@ -347,13 +253,13 @@ def input_size(raw: FcosRaw, config: FcosConfig) -> tuple[int, int]:
     return rows * config.strides[0], columns * config.strides[0]
 
 
-def relative_boxes(found: Detections, raw: FcosRaw, config: FcosConfig) -> Float[Tensor, "b k 4"]:
+def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosConfig) -> Float[Tensor, "b k 4"]:
     """Boxes relative to the network's input, and clipped to it."""
     height, width = input_size(raw, config)
     return (found.boxes / found.boxes.new_tensor([width, height, width, height])).clamp(0, 1)
 
 
-def propose(raw: FcosRaw, config: FcosConfig) -> Detections:
+def propose(raw: FcosRaw, config: FcosConfig) -> FcosDetections:
     """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS."""
     raw = raw.float()
     scores, labels, locations = [], [], []
@@ -374,19 +280,19 @@ def propose(raw: FcosRaw, config: FcosConfig) -> Detections:
     image = torch.arange(b, device=location.device).repeat_interleave(m)
     points = locate(raw.logits, config.strides)
     xy, stride = points.xy[location], points.stride[location]
-    sides = pick(raw.sides, image, location.flatten()).view(b, m, 4) * stride[..., None]
-    boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], 2)
-    return Detections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
+    distances = pick(raw.distances, image, location.flatten()).view(b, m, 4) * stride[..., None]
+    boxes = torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], 2)
+    return FcosDetections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
 
 
-def detect(raw: FcosRaw, config: FcosConfig) -> Detections:
+def detect(raw: FcosRaw, config: FcosConfig) -> FcosDetections:
     """The best boxes of each image after NMS class by class, with what their locations predict besides."""
     found = propose(raw, config)
-    kept = torch.stack([survivors(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])
+    kept = torch.stack([class_nms(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])
     return keep_best(found._replace(scores=found.scores * kept), raw, config.detections)
 
 
-def keep_best(found: Detections, raw: FcosRaw, count: int) -> Detections:
+def keep_best(found: FcosDetections, raw: FcosRaw, count: int) -> FcosDetections:
     """The ``count`` best rows, best first, with the `extra` of their locations."""
     scores, order = found.scores.topk(min(count, found.scores.shape[1]))
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
@@ -396,25 +302,4 @@ def keep_best(found: Detections, raw: FcosRaw, count: int) -> Detections:
         b, k = order.shape
         image = torch.arange(b, device=order.device).repeat_interleave(k)
         extra = pick(raw.extra, image, locations.flatten()).float().view(b, k, -1)
-    return Detections(boxes, found.labels.gather(1, order), scores, locations, extra)
-
-
-def survivors(
-    boxes: Float[Tensor, "m 4"], labels: Int[Tensor, "m"], scores: Float[Tensor, "m"], threshold: float
-) -> Float[Tensor, "m"]:
-    """1 for what greedy NMS within each class keeps, else 0.
-
-    Classes are moved apart by more than any box is large, so that one call serves all. Rows without a score share one
-    box far from everything and vanish at the first of them. The answer has a fixed shape, so the graph can be exported.
-    """
-    real = (scores > 0)[:, None]
-    boxes = torch.where(real, boxes, 0)
-    apart = labels[:, None] * (boxes.max() + 1)
-    far = boxes.abs().max() + 1
-    nowhere, beyond = (
-        far * boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]),
-        far * boxes.new_tensor([[-5.0, -5.0, -4.0, -4.0]]),
-    )
-    # an exported graph asserts that NMS keeps two boxes at least: one more, beyond all others, sees to it
-    kept = nms(torch.cat([torch.where(real, boxes + apart, nowhere), beyond]), F.pad(scores, [0, 1]), threshold)
-    return F.pad(torch.zeros_like(scores), [0, 1]).index_fill(0, kept, 1)[:-1]
+    return FcosDetections(boxes, found.labels.gather(1, order), scores, locations, extra)

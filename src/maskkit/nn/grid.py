@@ -1,6 +1,6 @@
-"""What SOLO and SOLOv2 share: a grid of cells over the image, each answering for the object centred in it.
+"""What SOLO and SOLOv2 share: a grid of cells over the image, each responsible for the object centred in it.
 
-The *cells* of all levels are numbered in one row, level by level, row by row: ``P = sum(s * s for s in grids)``.
+The *cells* of all levels are concatenated, level by level, row by row: ``P = sum(s * s for s in grids)``.
 """
 
 import math
@@ -18,6 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from maskkit.config import BackboneModelConfig
 from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
+from maskkit.geometry.resample_tensors import resize, taps
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
@@ -38,22 +39,22 @@ class GridConfig(BackboneModelConfig):
     scale_ranges: tuple[tuple[float, float], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     """Root of the box area, in input pixels, of the objects of each level, both ends included."""
     centre: float = 0.2
-    """Share of an object's box, around its centre of mass, whose cells answer for it."""
+    """Share of an object's box, around its centre of mass, whose cells are positive."""
     deformable: Deformable = "none"
-    """Deformable convolution, in the stages C3 to C5 and in the head; v2 weighs its taps."""
+    """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
     min_score: float = 0.1
-    """A cell whose score for a class is no higher is not a candidate."""
+    """Pairs of cell and class need a higher score than this."""
     candidates: int = 500
-    """Pairs of cell and class, best scores first, whose masks are made."""
+    """Pairs of cell and class, best scores first, whose masks are computed."""
     min_area: tuple[int, ...] = (8, 8, 16, 32, 32)
-    """Masks of no more pixels, in quarter resolution, are dropped; per level."""
+    """Masks of at most so many pixels, at a quarter of the resolution, are dropped; per level."""
     nms: Literal["gaussian", "linear"] = "gaussian"
     """Kernel of Matrix NMS."""
     nms_sigma: float = 2.0
     nms_top: int = 500
     """Masks that enter Matrix NMS."""
     nms_stride: int = 1
-    """Every n-th row and column of the masks is looked at for overlaps; 2 will do unless objects are tiny."""
+    """Overlaps are measured on every n-th row and column of the masks; 2 suffices unless objects are tiny."""
     nms_min_score: float = 0.05
     """Masks of a lower score after Matrix NMS are dropped."""
     detections: int = 100
@@ -123,13 +124,8 @@ def pyramid(config: GridConfig) -> tuple[Backbone, Fpn]:
     return backbone, Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
 
 
-def resize(x: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Bilinear, without antialiasing."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
 def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
-    """CoordConv: x and y of each place, -1 to 1 from the first to the last."""
+    """CoordConv: x and y of each cell, from -1 for the first to 1 for the last."""
     b, _, height, width = like.shape
     y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
     x = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
@@ -137,7 +133,7 @@ def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
 
 
 def head_levels(levels: list[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
-    """P2 to P6 as the heads take them, at strides 8, 8, 16, 32, 32: P2 is halved, P6 gets the size of P5."""
+    """The levels at strides 8, 8, 16, 32, 32, as the heads take them: P2 is halved, P6 gets the size of P5."""
     p2, p3, p4, p5, p6 = levels
     half = (p2.shape[2] // 2, p2.shape[3] // 2)
     return [resize(p2, half), p3, p4, p5, resize(p6, (p5.shape[2], p5.shape[3]))]
@@ -157,12 +153,12 @@ def first_cells(grids: Sequence[int]) -> list[int]:
 
 
 @torch.no_grad()
-def light(target: Target, size: tuple[int, int], config: GridConfig) -> Bool[Tensor, "n p"]:
-    """Which cells answer for which objects in an input of ``size`` (H, W): SOLO, section 3.3.
+def assign_cells(target: Target, size: tuple[int, int], config: GridConfig) -> Bool[Tensor, "n p"]:
+    """Label assignment: which cells are positive for which objects in an input of ``size`` (H, W) (SOLO, section 3.3).
 
-    An object belongs to every level whose range holds its size, there to the cells that its central region touches, at
-    most one away from the cell of its centre. Crowds and objects with an empty mask have none. Cells are found by
-    division in float32, as the official code does it, so that the cells of a centre on a border are the same.
+    An object is assigned to every level whose range contains its size, and there to the cells that its central region
+    touches, at most one away from the cell of its centre. Crowds and objects with an empty mask get no cells. Cells are
+    found by division in float32, as in the official code, so that a centre on a border falls into the same cell.
     """
     boxes = target.boxes.float()
     centre, real = centres(target)
@@ -187,9 +183,9 @@ def light(target: Target, size: tuple[int, int], config: GridConfig) -> Bool[Ten
 
 
 def centres(target: Target) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
-    """Centre of mass (x, y) of each object, in numbers of pixels, and which objects have a mask that is not empty.
+    """Centre of mass (x, y) of each object, in pixel indices, and which objects count: those whose mask is not empty.
 
-    Of an object without a known mask it is the middle of the box.
+    The centre of an object without a known mask is that of its box.
     """
     middle = (target.boxes[:, :2] + target.boxes[:, 2:]).float() / 2 - 0.5
     if target.masks is None or len(target) == 0:
@@ -203,7 +199,7 @@ def centres(target: Target) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
 
 
 def last_object(lit: Bool[Tensor, "n p"]) -> Int[Tensor, "p"]:
-    """The object of each cell, the last one where there are several, -1 where there is none."""
+    """The object of each cell: the last one if there are several, -1 if there are none."""
     number = torch.arange(1, len(lit) + 1, device=lit.device)[:, None]
     none = torch.zeros(1, lit.shape[1], dtype=torch.int64, device=lit.device)
     return torch.cat([none, lit * number]).amax(0) - 1
@@ -213,11 +209,11 @@ def last_object(lit: Bool[Tensor, "n p"]) -> Int[Tensor, "p"]:
 def shrink(
     target: Target, inside: Int[Tensor, "2"], input_height: int, size: tuple[int, int]
 ) -> Float[Tensor, "n h w"]:
-    """Masks as 0 and 1 on a grid of ``size`` over the input; the image without its padding, of the size ``inside``, is
-    resized to whole cells.
+    """Target masks of 0 and 1 on a grid of ``size`` over the input. The image without its padding, whose (H, W) is
+    ``inside``, is resized to whole cells.
 
-    The official codes resize bytes by OpenCV, so this does it bit for bit: bilinear with weights of 11 bits, the share
-    of either row cut to quarters, and half of a pixel is a pixel.
+    The official code resizes bytes with OpenCV. This gives the same bits: bilinear with weights of 11 bits, the
+    contribution of either row truncated to quarters, and one half counts as foreground.
     """
     factor = size[0] / input_height
     height, width = inside.tolist()
@@ -225,8 +221,8 @@ def shrink(
     shrunk = torch.zeros(len(target), *size, device=inside.device)
     if target.masks is None or len(target) == 0:
         return shrunk
-    rows, down = _taps(height, cells[0], inside.device)
-    columns, across = _taps(width, cells[1], inside.device)
+    rows, down = _opencv_taps(height, cells[0], inside.device)
+    columns, across = _opencv_taps(width, cells[1], inside.device)
     corners = target.masks.dense().to(inside.device)[:, rows][:, :, columns].int()  # (N, 2 h', 2 w')
     near, far = (corners * across).chunk(2, 2)
     above, below = (((near + far >> 4) * down[:, None]) >> 16).chunk(2, 1)  # (N, h', w') each
@@ -234,21 +230,19 @@ def shrink(
     return shrunk
 
 
-def _taps(source: int, result: int, device: torch.device) -> tuple[Int[Tensor, "2r"], Int[Tensor, "2r"]]:
-    """Places that bilinear interpolation reads, the first of each pair and then the second, and weights of 2048."""
-    at = (torch.arange(result, device=device) + 0.5) * (source / result) - 0.5
-    first = at.floor()
-    share = at - first
-    places = torch.cat([first, first + 1]).clamp(0, source - 1)
-    return places.long(), (torch.cat([1 - share, share]) * 2048).round().int()
+def _opencv_taps(source: int, result: int, device: torch.device) -> tuple[Int[Tensor, "2r"], Int[Tensor, "2r"]]:
+    """Cells that OpenCV reads, the lower ones of all pairs first, and their weights as multiples of 1 / 2048."""
+    cells, weights = taps((torch.arange(result, device=device) + 0.5) * (source / result) - 0.5, source)
+    return cells.mT.flatten(), (weights.mT.flatten() * 2048).round().int()
 
 
 def category_loss(
     category: Float[Tensor, "b k p"], owners: list[Int[Tensor, "p"]], batch: Batch, grids: Sequence[int]
 ) -> Float[Tensor, ""]:
-    """Focal loss of all cells over the number of positives; ``owners`` names the object of each image's cells.
+    """Classification loss: focal loss of all cells over the number of positives. ``owners`` are the objects of each
+    image's cells, from `last_object`.
 
-    Cells without an object whose middle lies in the box of a crowd are left out.
+    Negative cells whose centre lies in the box of a crowd are ignored.
     """
     height, width = batch.images.shape[2:]
     middle = cell_middles(grids).to(category.device) * category.new_tensor([width, height])  # (P, 2)
@@ -265,7 +259,7 @@ def category_loss(
 
 
 def cell_middles(grids: Sequence[int]) -> Float[Tensor, "p 2"]:
-    """Middle (x, y) of each cell, relative to the input."""
+    """Centre (x, y) of each cell, relative to the input."""
     parts = []
     for grid in grids:
         at = (torch.arange(grid) + 0.5) / grid
@@ -277,7 +271,7 @@ def cell_middles(grids: Sequence[int]) -> Float[Tensor, "p 2"]:
 
 
 class Candidates(NamedTuple):
-    """The best pairs of cell and class of each image, fixed shapes; the score is 0 where there are not enough."""
+    """The best pairs of cell and class of each image, in fixed shapes; padding has a score of 0."""
 
     scores: Float[Tensor, "b k"]
     labels: Int[Tensor, "b k"]
@@ -294,7 +288,7 @@ class Ranked(NamedTuple):
 
 
 def cell_scores(category: Float[Tensor, "b k p"], grids: Sequence[int]) -> Float[Tensor, "b k p"]:
-    """Scores after point NMS: 0 in a cell that one of its neighbours above, to the left, or above that exceeds."""
+    """Scores after point NMS: 0 where the neighbour above, to the left, or diagonally above left has a higher one."""
     parts = []
     for part, side in zip(category.float().sigmoid().split([s * s for s in grids], 2), grids, strict=True):
         level = part.unflatten(2, (side, side))
@@ -311,9 +305,10 @@ def find_candidates(scores: Float[Tensor, "b k p"], config: GridConfig) -> Candi
 
 
 def rank_masks(found: Candidates, masks: Float[Tensor, "b k h w"], config: GridConfig) -> Ranked:
-    """Rescore the candidates by their soft ``masks``, decay copies by Matrix NMS, keep the best (SOLOv2, section 3.3).
+    """Rescore the candidates by the maskness of their soft ``masks``, apply Matrix NMS, keep the best (SOLOv2,
+    section 3.3).
 
-    Boxes are those of the masks on their grid.
+    Boxes are the tight boxes of the masks, relative to the input.
     """
     likely = masks > 0.5
     area = likely.sum((2, 3))

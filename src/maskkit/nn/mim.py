@@ -1,7 +1,7 @@
-"""Masked image modelling as EVA does it (Fang et al., CVPR 2023, section 2): what is masked, who predicts it, the loss.
+"""Masked image modelling as in EVA (Fang et al., CVPR 2023, section 2): the block masks, the student, the loss.
 
-Blocks of patches are masked, the student sees what is left, and says at the masked places what a frozen teacher, CLIP
-in the paper, says of the whole image there. No label has a part in it.
+Blocks of patches are masked. The student sees the rest, and at the masked patches predicts the features that a frozen
+teacher, CLIP in the paper, has of the whole image there. No labels are used.
 """
 
 import math
@@ -18,18 +18,18 @@ from maskkit.errors import MaskkitError
 from maskkit.nn.backbones.vit import is_plain
 
 _LEAST = 16
-"""Patches of the smallest block, where so many are left to be masked."""
+"""Patches of the smallest block, as long as so many are still to be masked."""
 _ASPECT = 0.3
 """Least ratio of a block's sides."""
 _TRIES = 10
-"""Blocks that are tried before single patches fill up what is missing."""
+"""Attempts at placing a block, per patch to mask, before single patches fill up the rest."""
 
 
 def block_mask(grid: tuple[int, int], count: int, rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
     """A mask of exactly ``count`` patches in blocks (BEiT; Bao et al., ICLR 2022, algorithm 1).
 
-    Blocks of random areas and aspects are laid over each other until no more fits; single patches make up the number,
-    which BEiT leaves a little short at times.
+    Blocks of random area and aspect ratio are placed, overlapping, until none fits any more; single patches then make
+    up the number, which BEiT sometimes leaves a little short.
     """
     height, width = grid
     mask = np.zeros(grid, dtype=bool)
@@ -52,14 +52,15 @@ def block_mask(grid: tuple[int, int], count: int, rng: np.random.Generator) -> B
 
 
 def cosine_loss(predicted: Float[Tensor, "m d"], wanted: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-    """Minus the mean cosine similarity: -1 where every prediction points to its feature, of whatever length."""
+    """Minus the mean cosine similarity: -1 where every prediction has the direction of its feature."""
     return -F.cosine_similarity(predicted.float(), wanted.float(), dim=1).mean()
 
 
 class MaskedStudent(nn.Module):
-    """timm's plain ViT ``name`` for images of ``size`` x ``size``, that predicts ``features`` at masked places.
+    """timm's plain ViT ``name`` for images of ``size`` x ``size`` pixels, which predicts ``features`` numbers at each
+    masked patch.
 
-    ``options`` change timm's network. Raises `MaskkitError` for a name outside of the EVA family.
+    ``options`` are passed on to timm. Raises `MaskkitError` for a name outside the EVA family.
     """
 
     net: Any
@@ -68,11 +69,11 @@ class MaskedStudent(nn.Module):
     def __init__(self, name: str, size: int, features: int, **options: Any) -> None:
         super().__init__()
         if not is_plain(name):
-            raise MaskkitError(f"{name} is no plain transformer of timm's EVA family; timm.list_models('eva*')")
+            raise MaskkitError(f"{name} is not a plain transformer of timm's EVA family; see timm.list_models('eva*')")
         try:
             net = timm.create_model(name, img_size=size, num_classes=0, global_pool="token", **options)
-        except RuntimeError as error:  # what timm raises for a name that it does not know
-            raise MaskkitError(f"timm has no model {name!r} ({error}); timm.list_models('eva*') names them") from None
+        except RuntimeError as error:  # timm raises it for an unknown name
+            raise MaskkitError(f"timm has no model {name!r} ({error}); timm.list_models('eva*') lists them") from None
         self.net = net
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.net.embed_dim))
         self.head = nn.Linear(self.net.embed_dim, features)
@@ -82,16 +83,16 @@ class MaskedStudent(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
+        """Rows and columns of patches."""
         rows, columns = self.net.patch_embed.grid_size
         return rows, columns
 
     def forward(self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m d"]:
-        """Features of the masked patches, image by image."""
+        """Predicted features of the masked patches, image by image."""
         return self.head(self.tokens(images, mask)[:, 1:][mask])
 
     def tokens(self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n+1 c"]:
-        """What the last norm gives, the class token first."""
+        """Tokens after the last norm, the class token first."""
         net = self.net
         x = torch.where(mask[..., None], self.mask_token, net.patch_embed(images))  # (B, N, C)
         x = torch.cat([net.cls_token.expand(len(x), -1, -1), x], 1)

@@ -1,4 +1,4 @@
-"""What the methods that group pixels share: whose pixel it is, and of which class."""
+"""Targets and losses of methods that group pixels into objects: the object and the class of every pixel."""
 
 import torch
 import torch.nn.functional as F
@@ -9,30 +9,30 @@ from maskkit.nn.losses import box_cells, normaliser
 from maskkit.targets import Batch, Target
 
 BACKGROUND, UNKNOWN = -1, -2
-"""What `object_maps` say of a pixel that is no known object's."""
+"""Values of `object_maps` for pixels without a known object."""
 
 
 @torch.no_grad()
 def object_maps(batch: Batch) -> Int[Tensor, "b h w"]:
-    """For each pixel the number of its object in the image's target, `BACKGROUND` or `UNKNOWN`."""
+    """For each pixel the index of its object in the image's target, `BACKGROUND` or `UNKNOWN`."""
     return torch.stack([object_map(t, v) for t, v in zip(batch.targets, batch.valid, strict=True)])
 
 
 def object_map(target: Target, valid: Bool[Tensor, "h w"]) -> Int[Tensor, "h w"]:
-    """The map of one image. Unknown are the padding, crowds, and the boxes of objects without a known mask.
+    """The map of one image. The padding, crowds, and the boxes of objects without a known mask are unknown.
 
-    Of masks that overlap the smallest is seen, of a mask and something unknown the mask.
+    Where masks overlap, the smallest is on top; a known mask covers what is unknown.
     """
     size = (valid.shape[0], valid.shape[1])
     owners = torch.full(size, BACKGROUND, device=valid.device)
-    hazy = ~target.has_mask
-    owners[box_cells(target.boxes[hazy], size, size).any(0)] = UNKNOWN
+    unknown = ~target.has_mask
+    owners[box_cells(target.boxes[unknown], size, size).any(0)] = UNKNOWN
     if target.masks is not None:
         masks = target.masks.dense(size).to(valid.device)  # (N, h, w)
-        owners[masks[target.crowd & ~hazy].any(0)] = UNKNOWN
+        owners[masks[target.crowd & ~unknown].any(0)] = UNKNOWN
         area = masks.sum((1, 2))
         for i in area.argsort(descending=True).tolist():
-            if not hazy[i] and not target.crowd[i]:
+            if not unknown[i] and not target.crowd[i]:
                 owners[masks[i]] = i
     return owners.masked_fill(~valid, UNKNOWN)
 
@@ -40,7 +40,7 @@ def object_map(target: Target, valid: Bool[Tensor, "h w"]) -> Int[Tensor, "h w"]
 def class_loss(
     logits: Float[Tensor, "b k h w"], owners: Int[Tensor, "b _ _"], targets: list[Target]
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy of the classes of cells of objects; which objects, the centres of the cells say."""
+    """Mean cross entropy over the cells of objects. A cell belongs to the object at its centre."""
     size = logits.shape[2:]
     owners = F.interpolate(owners[:, None].float(), size, mode="nearest-exact")[:, 0].long()  # (B, h, w)
     truth = torch.full_like(owners, BACKGROUND)
@@ -51,13 +51,8 @@ def class_loss(
 
 
 def likeliest(logits: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Int[Tensor, "b h w"]:
-    """The class of the highest logit on a grid of ``size`` (h, w); class 0 where there is but one and so no map."""
+    """Class of the highest logit on a grid of ``size`` (h, w); class 0 where a model of one class has no logits."""
     if logits.shape[1] == 0:
         return torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)
     best = logits.argmax(1, keepdim=True).float()  # (B, 1, h', w')
     return F.interpolate(best, size, mode="nearest-exact")[:, 0].long()
-
-
-def resize(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Bilinear, between the centres of cells."""
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

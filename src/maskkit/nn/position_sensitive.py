@@ -1,15 +1,16 @@
-"""Position-sensitive maps: each of k x k score maps tells about one part of an object, and a region is put together.
+"""Position-sensitive RoI pooling: each of k x k groups of score maps is responsible for one part of a region.
 
-R-FCN (Dai et al., 2016) and FCIS (Li et al., 2017) read the bins of a region from the maps of their parts. This has no
-weights, and is one gather for all regions.
+R-FCN (Dai et al., 2016) and FCIS (Li et al., 2017) read each bin of a region from the maps of its part. There are no
+parameters, and all regions take one gather.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from maskkit.geometry.resample_tensors import weighted_sums
 
 
 def parts(cells: int, groups: int, device: torch.device | None = None) -> Int[Tensor, "s"]:
@@ -20,8 +21,8 @@ def parts(cells: int, groups: int, device: torch.device | None = None) -> Int[Te
 def corner_sums(maps: Float[Tensor, "b d h w"], groups: int) -> Float[Tensor, "b y x p c"]:
     """Sums of all cells above and left of each corner of a cell, for `pool`; y is H + 1, x is W + 1, p is groups^2.
 
-    Channel ``c groups^2 + row groups + column`` of the maps tells about part (row, column). As products with triangular
-    matrices these sums take less than half of the time of running ones.
+    Channel ``c groups^2 + row groups + column`` of the maps belongs to part (row, column). Products with triangular
+    matrices take less than half the time of cumulative sums.
     """
     b, channels, height, width = maps.shape
     before_row, before_column = (torch.ones(n + 1, n, device=maps.device).tril(-1) for n in (height, width))
@@ -38,7 +39,7 @@ def pool(
     """Means of the maps over ``bins`` x ``bins`` bins of each region, each bin read from the maps of its own part.
 
     Regions are rounded to whole pixels, their bins outwards to whole cells (R-FCN); a bin outside the map is 0. Means
-    over bins are differences of `corner_sums`, so that a large region costs as much as a small one.
+    are computed from differences of `corner_sums`, so that a large region costs as much as a small one.
     """
     _, height, width, kinds, channels = sums.shape
     rows, groups = sums.reshape(-1, channels), math.isqrt(kinds)
@@ -54,8 +55,7 @@ def pool(
     area = (bottom - top)[:, :, None] * (right - left)[:, None]
     share = (area > 0) / area.clamp(min=1)  # (N, s, s)
     shares = share[..., None] * share.new_tensor([1, -1, -1, 1])
-    pooled = F.embedding_bag(cells.flatten(0, 2), rows, per_sample_weights=shares.flatten(0, 2), mode="sum")
-    return pooled.view(len(rois), bins, bins, channels)
+    return weighted_sums(rows, cells, shares)
 
 
 def _edges(

@@ -1,10 +1,10 @@
 """The second stage: features of regions, the box branch on them, and the mask branch of Mask R-CNN.
 
-A region of interest (RoI) is a row ``image x1 y1 x2 y2``, in input pixels. Three ways to its features are offered:
+A region of interest (RoI) is a row ``image x1 y1 x2 y2``, in input pixels. There are three ways to pool its features:
 
-* *RoI Pooling* (Girshick, 2015) takes maxima, and rounds twice: the RoI to whole cells of the map, then its bins to
-  whole cells. At stride 16 the first rounding alone moves an edge by up to eight pixels.
-* *RoIAlign* (He et al., 2017) rounds nothing: every bin is the mean of bilinear samples.
+* *RoI Pooling* (Girshick, 2015) takes maxima and rounds twice: the RoI to whole cells of the map, then its bins. At
+  stride 16 the first rounding alone moves an edge by up to eight pixels.
+* *RoIAlign* (He et al., 2017) does not round: every bin is the mean of bilinear samples.
 * RoIAlign with ``aligned`` also shifts by half a cell, since the value of a cell belongs to its centre (detectron2).
 """
 
@@ -17,27 +17,30 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from maskkit.geometry.boxes import has_area
+from maskkit.geometry.nms import batched_nms
+from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.nn.blocks import linear
 from maskkit.nn.losses import normaliser
-from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, has_area, match, sample, suppress
+from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, match_boxes, sample
 from maskkit.targets import Target
 
 BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
-"""Of the box code of the second stage."""
+"""Weights of the box code of the second stage."""
 
 _DENSE = 16
-"""Masks of a whole image that are held at a time."""
+"""Dense masks of whole images that are in memory at a time."""
 
 
 class Sampled(NamedTuple):
-    """Regions of a batch that train the second stage, those of an image together, positives first."""
+    """Regions sampled to train the second stage, image by image, positives first."""
 
     rois: Float[Tensor, "n 5"]
     matched: Int[Tensor, "n"]
     """Index of the object in its image's target, or `BACKGROUND`."""
 
 
-class Detections(NamedTuple):
+class RankedBoxes(NamedTuple):
     """The K best boxes of each image in input pixels, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
@@ -62,7 +65,7 @@ def as_rois(boxes: Float[Tensor, "b r 4"]) -> Float[Tensor, "n 5"]:
 
 
 def pyramid_level(rois: Float[Tensor, "n 5"], strides: Sequence[int]) -> Int[Tensor, "n"]:
-    """Which level a region is read from (FPN, equation 1): one of 224 x 224 pixels from that of stride 16."""
+    """The level that each region is pooled from (FPN, equation 1): stride 16 for 224 x 224 pixels."""
     side = (rois[:, 3:] - rois[:, 1:3]).prod(1).clamp(min=0).sqrt()
     level = torch.floor(torch.log2(16 * side / 224 / strides[0] + 1e-8) + 1e-6)
     return level.clamp(0, len(strides) - 1).long()
@@ -78,7 +81,7 @@ def pool(
     aligned: bool = True,
     sampling_ratio: int = 0,
 ) -> Float[Tensor, "n c s s"]:
-    """Features of each region, from the level of its size, on a grid of ``bins`` x ``bins``."""
+    """Features of each region, pooled to ``bins`` x ``bins`` from the level for its size."""
     which = pyramid_level(rois, strides)
     kinds = {"align": _align, "pool": _pool}
     if len(levels) == 1:
@@ -109,25 +112,22 @@ def align_by_rows(
     aligned: bool,
     sampling_ratio: int,
 ) -> Float[Tensor, "n c s s"]:
-    """RoIAlign as a weighted sum of cells, each a row of C numbers: on processors many times as fast as the operator.
+    """RoIAlign by `weighted_sums`: the same function as ``torchvision.ops.roi_align``, many times as fast on
+    processors.
 
-    Four cells for each of the ``sampling_ratio`` squared samples of a bin. The same function as
-    ``torchvision.ops.roi_align``, whose loop over the channels outermost makes a processor wait for its memory, above
-    all in the backward pass.
+    Each bin is the weighted sum of four cells for each of its ``sampling_ratio`` squared samples.
     """
     height, width = level.shape[2:]
-    x, x_share = _taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
-    y, y_share = _taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
+    x, x_share = _bin_taps(rois[:, 1], rois[:, 3], bins, width, scale, aligned, sampling_ratio)
+    y, y_share = _bin_taps(rois[:, 2], rois[:, 4], bins, height, scale, aligned, sampling_ratio)
     image = rois[:, 0].long()[:, None, None, None, None]
     cells = (image * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]  # (N, s, s, 2r, 2r)
     shares = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
     rows = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
-    cells, shares = (t.flatten(0, 2).flatten(1) for t in (cells, shares))  # (N s s, 4 r r)
-    pooled = F.embedding_bag(cells, rows, per_sample_weights=shares, mode="sum")  # (N s s, C)
-    return pooled.view(len(rois), bins, bins, level.shape[1]).permute(0, 3, 1, 2)
+    return weighted_sums(rows, cells.flatten(3), shares.flatten(3)).permute(0, 3, 1, 2)
 
 
-def _taps(
+def _bin_taps(
     low: Float[Tensor, "n"], high: Float[Tensor, "n"], bins: int, cells: int, scale: float, aligned: bool, ratio: int
 ) -> tuple[Int[Tensor, "n s t"], Float[Tensor, "n s t"]]:
     """Along one axis, the cells that the samples of each bin lie between, and their shares in the bin."""
@@ -138,20 +138,16 @@ def _taps(
     bin, part = (torch.arange(n, device=low.device, dtype=low.dtype) for n in (bins, ratio))
     place = bin[:, None] + (part + 0.5) / ratio  # in bins
     at = low[:, None, None] + place * (length / bins)[:, None, None]  # (N, s, r)
-    seen = (at >= -1) & (at <= cells)
-    at = at.clamp(0, cells - 1)
-    below = at.long()
-    above = (below + 1).clamp(max=cells - 1)
-    part = at - below
-    shares = torch.stack([1 - part, part], -1) * seen[..., None] / ratio
-    return torch.stack([below, above], -1).flatten(2), shares.flatten(2)
+    seen = (at >= -1) & (at <= cells)  # torchvision's rule: samples further out are zero
+    near, shares = taps(at.clamp(0, cells - 1), cells)
+    return near.flatten(2), (shares * seen[..., None] / ratio).flatten(2)
 
 
 # the box branch -------------------------------------------------------------------------------------------------------
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then a class, the last of which is background, and a box code for every class."""
+    """Two fully connected layers, then class logits, background last, and a box code for every class."""
 
     def __init__(self, channels: int, bins: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -183,14 +179,15 @@ def sample_rois(
     iou: float = 0.5,
     crowd_overlap: float = 1.0,
 ) -> Sampled:
-    """Of each image's proposals and objects' own boxes the ``count`` that train the second stage.
+    """Sample ``count`` regions of each image, from its proposals and the boxes of its objects, to train the second
+    stage.
 
-    At most ``share`` of them are positive, which means an IoU of ``iou`` at least with their object.
+    At most ``share`` of them are positive: they have an IoU of at least ``iou`` with their object.
     """
     rois, matched = [], []
     for b, (boxes, scores, target) in enumerate(zip(*proposals, targets, strict=True)):
         boxes = torch.cat([boxes[scores.isfinite()], target.boxes[~target.crowd]])
-        mine = match(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
+        mine = match_boxes(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
         chosen = torch.cat(sample(mine, count, share))
         rois.append(F.pad(boxes[chosen], (1, 0), value=b))
         matched.append(mine[chosen])
@@ -198,7 +195,7 @@ def sample_rois(
 
 
 def objects_of(sampled: Sampled, targets: Sequence[Target]) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
-    """Which of the regions are positive, and their objects' places when the objects of all images are in a row."""
+    """Indices of the positive regions, and of their objects in the concatenation of all targets."""
     counts = torch.tensor([0] + [len(t) for t in targets[:-1]], device=sampled.rois.device)
     positive = torch.nonzero(sampled.matched != BACKGROUND)[:, 0]
     first = counts.cumsum(0)[sampled.rois[positive, 0].long()]
@@ -213,7 +210,8 @@ def box_loss(
     beta: float,
     weights: Weights = BOX_WEIGHTS,
 ) -> BoxLosses:
-    """Cross entropy over the regions, and smooth L1 of the positives' codes for their class, over all regions."""
+    """Mean cross entropy of the regions, and smooth L1 loss of the positives' box codes, also divided by the number of
+    regions."""
     positive, objects = objects_of(sampled, targets)
     labels = torch.cat([t.labels for t in targets])[objects]
     truth = torch.full((len(logits),), deltas.shape[1], device=logits.device)
@@ -234,15 +232,15 @@ def refine(
     min_score: float = 0.05,
     count: int = 2000,
     weights: Weights = BOX_WEIGHTS,
-) -> Detections:
-    """The ``count`` best refined boxes of all classes with a score above ``min_score``, copies among them."""
+) -> RankedBoxes:
+    """The ``count`` best refined boxes of all classes with a score above ``min_score``, before NMS."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
     refined = clip(decode(deltas.float(), boxes[:, :, None], weights), extents)  # (B, R, K, 4)
     scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
     scores, order = scores.topk(min(count, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
-    return Detections(refined, order % classes, scores)
+    return RankedBoxes(refined, order % classes, scores)
 
 
 @torch.no_grad()
@@ -256,26 +254,31 @@ def detect(
     threshold: float = 0.5,
     candidates: int = 2000,
     count: int = 100,
-) -> Detections:
+) -> RankedBoxes:
     """The ``count`` best refined boxes with a score above ``min_score`` after NMS within each class.
 
-    Only the best ``candidates`` enter NMS; more would change something only where these leave fewer than ``count``.
+    Only the best ``candidates`` enter NMS; more would matter only if these leave fewer than ``count``.
     """
     return keep(refine(logits, deltas, boxes, extents, min_score=min_score, count=candidates), threshold, count)
 
 
-def keep(found: Detections, threshold: float, count: int) -> Detections:
-    """The ``count`` best of what NMS within each class leaves."""
-    scores = found.scores * suppress(found.boxes, found.scores, threshold, found.labels)
+def keep(found: RankedBoxes, threshold: float, count: int) -> RankedBoxes:
+    """The ``count`` best boxes after NMS within each class."""
+    scores = found.scores * batched_nms(found.boxes, found.scores, threshold, found.labels)
     scores, order = scores.topk(min(count, scores.shape[1]))
-    return Detections(found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), found.labels.gather(1, order), scores)
+    return reordered(found, order, scores)
+
+
+def reordered(found: RankedBoxes, order: Int[Tensor, "b k"], scores: Float[Tensor, "b k"]) -> RankedBoxes:
+    """The boxes in the given ``order``, with new ``scores``."""
+    return RankedBoxes(found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), found.labels.gather(1, order), scores)
 
 
 # the mask branch ------------------------------------------------------------------------------------------------------
 
 
 class MaskHead(nn.Module):
-    """Convolutions on the features of a region, twice the size, then one mask for each class (Mask R-CNN, figure 4)."""
+    """Convolutions on the features of a region, upsampling by two, a mask for each class (Mask R-CNN, figure 4)."""
 
     def __init__(self, channels: int, width: int, convs: int, num_classes: int) -> None:
         super().__init__()
@@ -290,13 +293,13 @@ class MaskHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def features(self, pooled: Float[Tensor, "n c s s"]) -> Float[Tensor, "n d m m"]:
-        """What the masks of all classes are read from, of twice the size."""
+        """The features that all mask logits are predicted from, at twice the resolution."""
         for conv in self.convs:
             pooled = F.relu(conv(pooled))
         return F.relu(self.deconv(pooled))
 
     def forward(self, pooled: Float[Tensor, "n c s s"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n m m"]:
-        """Mask logits of each region for its class; those of the other classes are never computed."""
+        """Mask logits of each region for its class; those of other classes are not computed."""
         assert self.predictor.bias is not None
         weight, bias = self.predictor.weight[labels, :, 0, 0], self.predictor.bias[labels]
         return torch.einsum("ndhw,nd->nhw", self.features(pooled), weight) + bias[:, None, None]
@@ -304,9 +307,9 @@ class MaskHead(nn.Module):
 
 @torch.no_grad()
 def crop_masks(targets: Sequence[Target], sampled: Sampled, bins: int, aligned: bool = True) -> Float[Tensor, "n s s"]:
-    """The masks of the objects that ``sampled`` regions stand for, as seen through the region, soft at their edges.
+    """Mask targets: the mask of each region's object, cropped and resized to the region, soft at its edges.
 
-    Only regions whose object's mask is known may be asked for.
+    All ``sampled`` regions must be positive with a known mask.
     """
     crops = torch.zeros(len(sampled.rois), bins, bins, device=sampled.rois.device)
     for b, target in enumerate(targets):

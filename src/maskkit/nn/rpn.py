@@ -1,7 +1,7 @@
 """The region proposal network (Ren et al., 2015), and the anchors, matching and sampling that two-stage methods share.
 
-Boxes are ``x1 y1 x2 y2`` in input pixels throughout. What is found has a fixed number of rows for each image, so that
-it exports; a padding row is a box without area and with the score minus infinity.
+Boxes are ``x1 y1 x2 y2`` in input pixels throughout. Proposals have a fixed number of rows for each image, so that the
+network can be exported; a padding row is a box without area and with a score of minus infinity.
 """
 
 import math
@@ -11,25 +11,24 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from maskkit.config import BackboneModelConfig
 from maskkit.geometry import boxes as box_math
+from maskkit.geometry.boxes import LEAST_SIDE, has_area
+from maskkit.geometry.nms import batched_nms
 from maskkit.targets import Target, full_sizes
 
 BACKGROUND = -1
-"""What `match` gives to a box that belongs to no object."""
+"""`match_boxes` for a box that belongs to no object."""
 NEITHER = -2
-"""What `match` gives to a box that is neither object nor background for certain."""
+"""`match_boxes` for a box that is neither object nor background for certain, and is left out of the loss."""
 
 Weights = tuple[float, float, float, float]
 ONES: Weights = (1.0, 1.0, 1.0, 1.0)
 
 _LARGEST_GROWTH = math.log(1000 / 16)
-_LEAST_SIDE = 1e-3
-"""A box with a shorter side, in pixels, is none."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,16 @@ class RpnConfig(BackboneModelConfig):
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height to width."""
     rpn_high: float = 0.7
-    """Least IoU with its object of a positive anchor; the best one of an object is positive in any case."""
+    """Least IoU of a positive anchor with its object; the best anchor of each object is positive in any case."""
     rpn_low: float = 0.3
-    """IoU from which on an anchor is no background."""
+    """IoU from which on an anchor is not background."""
     rpn_sampled: int = 256
     """Anchors per image in the loss, at most half of them positive."""
     rpn_nms: float = 0.7
     crowd_overlap: float = 0.7
-    """Share of a box inside a crowd from which on it is no background."""
+    """Share of a box inside a crowd above which it is not background."""
     roi_iou: float = 0.5
-    """Least IoU with its object of a positive region."""
+    """Least IoU of a positive region with its object."""
     candidates: int = 2000
     """Boxes of all classes that enter the last NMS."""
     detections: int = 100
@@ -64,7 +63,7 @@ class Proposals(NamedTuple):
 
 
 class RpnLevel(NamedTuple):
-    """What the network says about the anchors of one level, in the order row, column, anchor."""
+    """Output for the anchors of one level, in the order row, column, anchor."""
 
     objectness: Float[Tensor, "b n"]
     deltas: Float[Tensor, "b n 4"]
@@ -75,9 +74,9 @@ class RpnLevel(NamedTuple):
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Float[Tensor, "a 4"]:
-    """Anchors around the origin: for each of the ``ratios`` (height to width) one of the area of each size squared.
+    """Anchors centred at the origin: one with the area ``size**2`` for each pair of ratio (height to width) and size.
 
-    ``rounded`` to whole pixels, as torchvision has them; detectron2 leaves them as they are.
+    ``rounded`` to whole pixels, as in torchvision; detectron2 does not round them.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
     side = torch.tensor(sizes, dtype=torch.float32)
@@ -96,7 +95,7 @@ def window_anchors(window: int, scales: Sequence[float], ratios: Sequence[float]
 
 
 def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """``cells`` put on every place of a ``grid`` (h, w), ``stride`` (down, right) apart; the first is the origin."""
+    """The anchors ``cells`` at every position of a ``grid`` (h, w) with ``stride`` (down, right), from the origin."""
     y = torch.arange(grid[0], device=cells.device) * stride[0]
     x = torch.arange(grid[1], device=cells.device) * stride[1]
     corner = torch.stack([x.expand(grid), y[:, None].expand(grid)], -1)  # (h, w, 2)
@@ -106,7 +105,8 @@ def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tup
 def encode(
     boxes: Float[Tensor, "*n 4"], references: Float[Tensor, "*n 4"], weights: Weights = ONES
 ) -> Float[Tensor, "*n 4"]:
-    """The R-CNN code: shift of the centre in sizes of the reference and log of the growth, times ``weights``."""
+    """R-CNN box code: offset of the centre relative to the size of the reference and log of the scale, times
+    ``weights``."""
     centre, size = box_math.to_centres(boxes).split(2, -1)
     at, extent = box_math.to_centres(references).split(2, -1)
     code = torch.cat([(centre - at) / extent, torch.log(size / extent)], -1)
@@ -116,7 +116,7 @@ def encode(
 def decode(
     deltas: Float[Tensor, "*n 4"], references: Float[Tensor, "*m 4"], weights: Weights = ONES
 ) -> Float[Tensor, "*n 4"]:
-    """Boxes of a code: the inverse of `encode`. No box grows by more than 62.5 times."""
+    """Boxes of a code, the inverse of `encode`. No side grows by more than a factor of 62.5."""
     shift, growth = (deltas / deltas.new_tensor(weights)).split(2, -1)
     at, extent = box_math.to_centres(references).split(2, -1)
     centre = at + shift * extent
@@ -135,35 +135,11 @@ def clip(boxes: Float[Tensor, "b *n 4"], extents: Float[Tensor, "b 2"]) -> Float
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def has_area(boxes: Float[Tensor, "*n 4"], least_side: float = _LEAST_SIDE) -> Bool[Tensor, "*n"]:
-    """Whether both sides of a box have ``least_side`` at least, which is a thousandth of a pixel."""
-    return ((boxes[..., 2:] - boxes[..., :2]) >= least_side).all(-1)
-
-
-def suppress(
-    boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float, groups: Tensor | None = None
-) -> Bool[Tensor, "b n"]:
-    """Which boxes greedy NMS keeps; boxes of other images, or of other ``groups`` (b n), do not count.
-
-    Boxes without area are not kept. The answer is a mask, not a list of indices: its shape does not depend on the data.
-    """
-    if not torch.compiler.is_exporting():
-        boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
-    real = has_area(boxes)
-    if groups is not None:  # each group gets a place of its own
-        boxes = boxes + (groups * (boxes.amax() + 1))[..., None]
-    # what is no box vanishes at the first of its kind, so that NMS does not compare it with everything
-    boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))
-    none = torch.zeros_like(real[0])
-    kept = [none.index_fill(0, nms(b, s.to(b.dtype), threshold), True) for b, s in zip(boxes, scores, strict=True)]
-    return torch.stack(kept) & real
-
-
 # matching and sampling ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def match(
+def match_boxes(
     references: Float[Tensor, "n 4"],
     target: Target,
     low: float,
@@ -172,11 +148,12 @@ def match(
     best_too: bool = False,
     crowd_overlap: float = 1.0,
 ) -> Int[Tensor, "n"]:
-    """For each reference box the index of the object it stands for, `BACKGROUND` or `NEITHER`.
+    """Match reference boxes (anchors, proposals) to objects: for each the index of its object, `BACKGROUND` or
+    `NEITHER`.
 
-    It stands for the object of best IoU from ``high`` on and is background below ``low``; with ``best_too`` the best
-    references of every object stand for something whatever the IoU. Crowds are no objects, and background of which
-    more than the share ``crowd_overlap`` lies in a crowd is not certain.
+    A reference is matched to the object of highest IoU if that is at least ``high``, and is background below ``low``;
+    with ``best_too`` the references of highest IoU with each object are matched whatever the IoU. Crowds are not
+    objects; background of which more than the share ``crowd_overlap`` lies inside a crowd becomes `NEITHER`.
     """
     plain, crowd = torch.nonzero(~target.crowd)[:, 0], target.boxes[target.crowd]
     matched = torch.full((len(references),), BACKGROUND, device=references.device)
@@ -190,15 +167,15 @@ def match(
             positive |= ((overlaps == most) & (most > 0)).any(0)
         matched[positive] = plain[which[positive]]
     if len(crowd):
-        covered = box_math.intersection(references, crowd).amax(1) / box_math.area(references).clamp(min=_LEAST_SIDE)
+        covered = box_math.intersection(references, crowd).amax(1) / box_math.area(references).clamp(min=LEAST_SIDE)
         matched[(matched == BACKGROUND) & (covered > crowd_overlap)] = NEITHER
     return matched
 
 
 def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Tensor, "p"], Int[Tensor, "q"]]:
-    """Indices of random positives, at most ``share`` of ``count``, and of random background that fills up the rest."""
+    """Indices of random positives, at most ``share`` of ``count``, and of random background to make up ``count``."""
     positive, negative = torch.nonzero(matched >= 0)[:, 0], torch.nonzero(matched == BACKGROUND)[:, 0]
-    # drawn on the CPU, for the same choice anywhere
+    # drawn on the CPU, so that every device gets the same sample
     positive = positive[torch.randperm(len(positive))[: int(count * share)].to(matched.device)]
     negative = negative[torch.randperm(len(negative))[: count - len(positive)].to(matched.device)]
     return positive, negative
@@ -208,7 +185,7 @@ def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Ten
 
 
 class RpnHead(nn.Module):
-    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every place."""
+    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every position."""
 
     def __init__(self, channels: int, anchors: int, width: int | None = None) -> None:
         super().__init__()
@@ -243,18 +220,19 @@ def propose(
     before: int,
     after: int,
     threshold: float,
-    least_side: float = _LEAST_SIDE,
+    least_side: float = LEAST_SIDE,
 ) -> Proposals:
-    """The ``before`` best anchors of each level, decoded, after NMS within it; of them all the ``after`` best.
+    """Proposals: the ``before`` best anchors of each level are decoded and go through NMS; of all levels the ``after``
+    best are kept.
 
-    Boxes with a side shorter than ``least_side`` are none.
+    Boxes with a side shorter than ``least_side`` pixels are dropped.
     """
     found = []
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, anchors[order]), extents)
-        good = suppress(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
+        good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     scores, order = scores.topk(min(after, scores.shape[1]))
@@ -304,6 +282,6 @@ def proposal_terms(
 ) -> dict[str, Float[Tensor, ""]]:
     """The loss terms of a proposal network: its anchors matched as ``config`` says, and `rpn_loss` of them."""
     low, high, crowd = config.rpn_low, config.rpn_high, config.crowd_overlap
-    matched = [match(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
+    matched = [match_boxes(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
     found = rpn_loss(objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=beta)
     return {"classification/objectness": found.objectness, "box/proposals": found.box}

@@ -1,4 +1,4 @@
-"""What the semantic methods share beside their networks: the truth of a batch, the loss of a map of logits."""
+"""What semantic methods share apart from their networks: the target label maps of a batch, the semantic loss."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ from maskkit.targets import Batch
 
 
 def truth_of(batch: Batch) -> Int[Tensor, "b h w"]:
-    """Class numbers of the pixels of a batch, `IGNORE` where nothing is known."""
+    """Target label maps of a batch, `IGNORE` where the class is unknown."""
     unknown = torch.full(batch.images.shape[2:], IGNORE, dtype=torch.uint8, device=batch.images.device)
     return torch.stack([unknown if t.semantic is None else t.semantic for t in batch.targets]).long()
 
@@ -27,10 +27,11 @@ def pixel_loss(
     weights: Float[Tensor, "k"] | None = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Float[Tensor, ""]:
-    """Cross entropy over the pixels of known class, fp32; zero with a graph where there is none.
+    """Cross entropy over the pixels of known class, in fp32; zero, with gradients, if there are none.
 
-    ``at="pixels"`` enlarges the logits bilinearly to the truth; ``"cells"`` shrinks the truth to the logits, each cell
-    taking the label at its centre. ``weights`` are those of the classes; the mean is over the weights then.
+    ``at="pixels"`` upsamples the logits bilinearly to the size of the target; ``"cells"`` downsamples the target to
+    the size of the logits, each cell taking the label at its centre. ``weights`` are class weights, with which the
+    mean becomes a weighted mean.
     """
     logits = logits.float()
     if at == "pixels" and logits.shape[2:] != truth.shape[1:]:
@@ -46,7 +47,7 @@ def pixel_loss(
 
 
 def rival_scores(activations: Float[Tensor, "b c h w"], threshold: float) -> Float[Tensor, "b c+1 h w"]:
-    """Scores of the background, ``threshold`` everywhere, and of classes by their activation, 1 where it is highest."""
+    """Scores of the background, which is ``threshold`` everywhere, and of the classes: activations with maximum 1."""
     highest = activations.amax((2, 3), keepdim=True)
     background = torch.full_like(highest[:, :1], threshold).expand(-1, -1, *activations.shape[2:])
     return torch.cat([background, activations / (highest + 1e-5)], 1)

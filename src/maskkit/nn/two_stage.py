@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
-from maskkit.nn.roi import BoxHead, Detections, Sampled, as_rois, box_loss, detect, pool, sample_rois
+from maskkit.nn.roi import BoxHead, RankedBoxes, Sampled, as_rois, box_loss, detect, pool, sample_rois
 from maskkit.nn.rpn import (
     BACKGROUND,
     RpnConfig,
@@ -172,7 +172,7 @@ class TwoStage(nn.Module):
         second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, config.smooth_l1)
         return first | {"classification": second.label, "box": second.box}
 
-    def detect(self, raw: BoxRaw) -> Detections:
+    def detect(self, raw: BoxRaw) -> RankedBoxes:
         """The final boxes of an inference."""
         config, batch = self.config, (len(raw.extents), -1)
         return detect(

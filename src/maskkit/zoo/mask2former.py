@@ -212,7 +212,7 @@ def _ade(backbone: str, miou: float) -> Preset:
 
 def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80) -> Mask2FormerConfig:
     # start places are for objects: one segment of stuff is all over the image
-    queries, waves = (100, 6) if task == "instance" else (50, 0)
+    queries, frequencies = (100, 6) if task == "instance" else (50, 0)
     return Mask2FormerConfig(
         num_classes=classes,
         backbone=MOBILENET,
@@ -224,7 +224,7 @@ def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80)
         decoder_layers=3,
         decoder_width=512,
         points=2048,
-        waves=waves,
+        position_frequencies=frequencies,
         detections=queries,
         segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
     )

@@ -149,8 +149,8 @@ SMALL_FCOS: dict[str, Any] = {
     "width": 128,
     "tower_convs": 2,
     "strides": (8, 16, 32, 64),
-    "reach": (64, 128, 256),
-    "distances": "exp",
+    "size_ranges": (64, 128, 256),
+    "distance_activation": "exp",
 }
 """Knobs of a small FCOS, and of what is built on it."""
 

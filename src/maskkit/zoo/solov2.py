@@ -127,7 +127,7 @@ METHOD = Method(
         *small_presets(
             "solov2",
             lambda size: Solov2Config(
-                backbone=FROZEN_MOBILENET, **small_grids(size), waves=6, feature_width=64, kernel=64
+                backbone=FROZEN_MOBILENET, **small_grids(size), position_frequencies=6, feature_width=64, kernel=64
             ),
             train=replace(SMALL_TRAIN, lr=3e-4),
             ours="nuclei mask AP 0.434 at 448 px, 20 min on 1 core",

@@ -98,7 +98,7 @@ def test_the_last_block_of_each_quarter_sees_everything() -> None:
         body = VitPyramid("eva_giant_patch14_224", (16,), PlainVit())
     assert body.global_blocks == {9, 19, 29, 39}
     assert tiny(PlainVit(window=0)).global_blocks == set(range(6))
-    with pytest.raises(MaskkitError, match="blocks 0 to 5, no \\[7\\]"):
+    with pytest.raises(MaskkitError, match="blocks 0 to 5, not \\[7\\]"):
         tiny(PlainVit(global_blocks=(3, 7)))
 
 
@@ -121,7 +121,7 @@ def test_positions_are_stretched() -> None:
 
 
 def test_an_input_that_patches_do_not_tile_is_refused() -> None:
-    with pytest.raises(MaskkitError, match="100 x 96 is not tiled by 32 x 32"):
+    with pytest.raises(MaskkitError, match="100 x 96 pixels is not a multiple of 32"):
         Backbone(TINY, (8, 16, 32))(torch.zeros(1, 3, 100, 96))
 
 

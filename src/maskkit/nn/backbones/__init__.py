@@ -1,1 +1,1 @@
-"""Networks that give feature maps."""
+"""Backbones: networks that turn images into feature maps."""

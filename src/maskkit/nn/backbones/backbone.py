@@ -22,9 +22,10 @@ class Backbone(Pretrained):
     """A timm feature extractor; `forward` gives ``{stride: (B, C, H/stride, W/stride)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
-    maps each stride to its channels. Layers up to ``frozen_stride`` do not learn. ``stride_in_1x1`` moves the stride of
-    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. Of ``vit`` the plain transformers of
-    `maskkit.nn.backbones.vit` are made. `maskkit.nn.dilation.dilate` takes strides out of a backbone.
+    maps each stride to its channels. Layers up to ``frozen_stride`` are frozen. ``stride_in_1x1`` moves the stride of
+    ResNet's stages into their first 1x1 convolution, as weights from Caffe need. ``vit`` configures the plain
+    transformers of `maskkit.nn.backbones.vit`. `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises
+    `MaskkitError` for a name, stride or option that the network does not have.
     """
 
     channels: dict[int, int]
@@ -46,7 +47,7 @@ class Backbone(Pretrained):
         self.strides = tuple(strides)
         self.norm = norm
         self.norms: nn.ModuleList | None = None
-        """Of Swin's features."""
+        """Layer norms of Swin's features."""
         if plain.is_plain(name):
             if frozen_stride or stride_in_1x1:
                 raise MaskkitError(
@@ -62,14 +63,14 @@ class Backbone(Pretrained):
             options |= swin.OPTIONS
         try:
             info: Any = timm.create_model(name, features_only=True, **options).feature_info
-        except RuntimeError as error:  # what timm raises for a name that it does not know
-            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() names them all") from None
+        except RuntimeError as error:  # timm raises it for an unknown name
+            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() lists them all") from None
         reductions = info.reduction()
         if lacking := [s for s in strides if s not in reductions]:
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
         indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
-        if hasattr(self.body, "blocks"):  # timm would run those too whose features nobody reads
+        if hasattr(self.body, "blocks"):  # timm would also run the blocks whose features are not used
             last = int(self.body.feature_info.module_name()[-1].split(".")[1])
             del self.body.blocks[last + 1 :]
         if stride_in_1x1:
@@ -86,7 +87,7 @@ class Backbone(Pretrained):
                 raise MaskkitError(f"frozen_stride is {frozen_stride}; {name} has strides {reductions}, 0 freezes none")
             last = info.module_name()[max(i for i, r in enumerate(reductions) if r <= frozen_stride)]
             self._freeze_until(last)
-        self.train()  # a module begins in training mode without being told, frozen batch norm must not
+        self.train()  # modules start in training mode, but frozen batch norm must not
 
     @classmethod
     def of(cls, config: BackboneConfig, strides: Sequence[int] = (8, 16, 32)) -> "Backbone":
@@ -131,7 +132,7 @@ class Backbone(Pretrained):
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def _freeze_until(self, module: str) -> None:
-        """Take the gradient from every parameter up to the end of ``module``; modules come in forward order."""
+        """Freeze every parameter up to the end of ``module``; modules are in forward order."""
         named = list(self.body.named_modules())
         own = (module, module.replace(".", "_"))
         inside = [i for i, (n, _) in enumerate(named) if n in own or n.startswith(tuple(f"{o}." for o in own))]
@@ -157,9 +158,10 @@ class Backbone(Pretrained):
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.Module:
-    """Fold every batch norm that follows a convolution into it, for inference: the same function, fewer passes.
+    """Fold every batch norm that follows a convolution into it: the same function in inference, but faster.
 
-    One forward of ``example`` shows which norm reads which convolution's output. Changes ``model`` in place.
+    One forward pass of ``example`` finds out which norm reads the output of which convolution. Changes ``model`` in
+    place.
     """
     model.eval()
     made_by: dict[int, nn.Conv2d] = {}
@@ -170,7 +172,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         made_by[id(output)] = module  # type: ignore[assignment]
         outputs.append(output)
 
-    def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def pair(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if id(inputs[0]) in made_by:
             pairs.append((made_by.pop(id(inputs[0])), module))
 
@@ -179,7 +181,7 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(remember))
         elif isinstance(module, nn.BatchNorm2d | BatchNormAct2d):
-            hooks.append(module.register_forward_pre_hook(match))
+            hooks.append(module.register_forward_pre_hook(pair))
     model(example)
     for hook in hooks:
         hook.remove()

@@ -1,6 +1,6 @@
-"""ResNet-38, wide and shallow (Wu, Shen, van den Hengel: "Wider or Deeper", 2016), as PSA and EPS use it.
+"""ResNet-38, wide and shallow (Wu, Shen, van den Hengel: "Wider or Deeper", 2016), as in PSA and EPS.
 
-Pre-activation blocks; the strides end at 8, the last three stages are dilated instead.
+Its blocks are pre-activation blocks; the stride stays at 8, and the last three stages are dilated instead.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 
 class Stage:
-    """One stage: ``blocks`` of it, their inner widths and the last one's output, what the first one does."""
+    """One stage of ``blocks`` blocks with convolutions of ``widths`` channels; stride and the first of the
+    ``dilations`` are those of the first block."""
 
     def __init__(
         self, blocks: int, widths: Sequence[int], stride: int = 1, dilations: tuple[int, int] = (1, 1), drop: float = 0
@@ -28,7 +29,7 @@ STAGES = (
     Stage(1, (512, 1024, 2048), dilations=(1, 4), drop=0.3),
     Stage(1, (1024, 2048, 4096), dilations=(1, 4), drop=0.5),
 )
-"""The network of the paper, after its stem of 64 channels."""
+"""The paper's network, after its stem of 64 channels."""
 
 
 class WideBlock(nn.Module):
@@ -55,7 +56,7 @@ class WideBlock(nn.Module):
         self.drop = nn.Dropout2d(drop)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
-        """Sum of shortcut and convolutions."""
+        """Output of the block."""
         y = F.relu(self.norms[0](x))
         short = x if self.shortcut is None else self.shortcut(y)
         y = self.convs[0](y)
@@ -68,7 +69,7 @@ class Resnet38(nn.Module):
     """The network without its classifier; `forward` gives ``{8: (B, 4096, H/8, W/8)}``.
 
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients. With ``frozen_stride`` the stem and the
-    stages up to this stride do not learn.
+    stages up to this stride are frozen.
     """
 
     def __init__(self, norm: str = "frozen", frozen_stride: int = 0, stages: Sequence[Stage] = STAGES) -> None:

@@ -1,8 +1,8 @@
 """Swin transformers (Liu et al., ICCV 2021) as backbones for images of any size.
 
-timm's Swin is made for one size of images: where the map is no multiple of the windows it is shifted before it is
-padded, and a map as small as a window is not shifted at all. Dense prediction pads first and always shifts, and its
-published weights expect that. `SwinBlock` does, with the parameters of timm's block under timm's names.
+timm's Swin is made for images of one size: a map that is not a multiple of the window size is shifted before it is
+padded, and a map as small as a window is not shifted at all. In dense prediction, maps are padded first and always
+shifted, and published weights expect that. `SwinBlock` does so, with the parameters of timm's block under timm's names.
 """
 
 from typing import Any
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from maskkit.nn.blocks import in_pieces, linear
 
 OPTIONS: dict[str, Any] = {"strict_img_size": False, "drop_path_rate": 0.3}
-"""What `timm.create_model` is told for dense prediction."""
+"""Options of `timm.create_model` for dense prediction."""
 
 
 def is_swin(name: str) -> bool:
-    """Whether timm's ``name`` is that of a Swin transformer, of the first version."""
+    """Whether ``name`` is a Swin transformer of timm, version 1."""
     return name.startswith("swin_")
 
 
 def replace_blocks(body: nn.Module) -> None:
-    """Put a `SwinBlock` in the place of every block of timm's network."""
+    """Replace every block of timm's network by a `SwinBlock`."""
     for stage in list(body.modules()):
         for name, block in list(stage.named_children()):
             if isinstance(block, SwinTransformerBlock):
@@ -33,7 +33,7 @@ def replace_blocks(body: nn.Module) -> None:
 
 
 class SwinBlock(nn.Module):
-    """Attention within windows, every second time shifted by half a window, then a feed-forward network."""
+    """Attention within windows, shifted by half a window in every second block, then a feed-forward network."""
 
     def __init__(self, block: SwinTransformerBlock, shifted: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SwinBlock(nn.Module):
         self.shift = self.window // 2 if shifted else 0
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """The cells of a map, channels last."""
+        """Features of the same shape, channels last."""
         x = x + self.drop_path1(self.attend(self.norm1(x)))
         return in_pieces(self.feed, x)
 
@@ -57,7 +57,7 @@ class SwinBlock(nn.Module):
         return x + self.drop_path2(linear(inner, self.mlp.fc2.weight, self.mlp.fc2.bias))
 
     def attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Each cell gathers from those of its window; beyond the map are zeros, which take part."""
+        """Attention within windows; cells of zeros pad the map, and take part."""
         batch, height, width, channels = x.shape
         place, back = self.order(height, width, x.device)
         cells = x.flatten(1, 2)
@@ -75,7 +75,7 @@ class SwinBlock(nn.Module):
         return found.index_select(1, back).view(x.shape)
 
     def order(self, height: int, width: int, device: torch.device) -> tuple[Int[Tensor, "v t"], Int[Tensor, "n"]]:
-        """The cells of each window, where ``height * width`` is any beyond the map; and how to put them back."""
+        """Indices of the cells of each window, ``height * width`` for padding, and the indices that undo it."""
         side, shift = self.window, (self.shift, self.shift)
         rows, columns = -(-height // side), -(-width // side)
         cells = torch.arange(height * width, device=device).view(height, width)
@@ -86,9 +86,9 @@ class SwinBlock(nn.Module):
         return place, back.reshape(rows * side, -1).roll(shift, (0, 1))[:height, :width].flatten()
 
     def bias(self, height: int, width: int) -> Float[Tensor, "v m t t"]:
-        """What is added to the attention in each window: by relative position, and against what lies far apart.
+        """Attention bias of each window: relative positions, and -100 between cells that are not neighbours.
 
-        A shifted window at the border holds cells from the opposite border.
+        A shifted window at the border also contains cells from the opposite border.
         """
         relative = self.attn._get_rel_pos_bias()  # (1, M, T, T)
         if not self.shift:

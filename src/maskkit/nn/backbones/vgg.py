@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman, 2014) as the semantic methods of 2015 use it."""
+"""VGG-16 (Simonyan and Zisserman, 2014) as in the semantic segmentation methods of 2015."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ LAYOUT = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 @dataclass(frozen=True)
 class VggShape:
-    """What differs from method to method; the defaults are the classifier's own network."""
+    """What differs between methods; the defaults are the original classifier."""
 
     first_padding: int = 1
     """Padding of the first convolution; FCN has 100."""
     pool: Literal["2x2", "3x3"] = "2x2"
     """Window of the pooling; DeepLab's is 3x3 with a padding of 1."""
     ceil: bool = False
-    """Whether a rest at the border is pooled too, as Caffe does."""
+    """Whether an incomplete window at the border is pooled too, as in Caffe."""
     output_stride: int = 32
-    """8 takes the strides of the last two poolings away and dilates the fifth stage by 2 (DeepLab v1)."""
+    """8 removes the strides of the last two poolings and dilates the fifth stage by 2 (DeepLab v1)."""
     norm: bool = False
-    """Batch norm after every convolution (SegNet)."""
+    """Whether batch norm follows every convolution (SegNet)."""
     layout: tuple[tuple[int, ...], ...] = LAYOUT
     """Channels of the convolutions, stage by stage."""
 
@@ -34,7 +34,7 @@ class VggShape:
 class Vgg(Pretrained):
     """The convolutions of VGG-16; ``body`` has the names of torchvision's and timm's ``vgg16`` or ``vgg16_bn``.
 
-    `stage` gives a stage's output and the places of its maxima, `forward` the pooled outputs of all five by stride.
+    `stage` gives the output of a stage and the indices of its maxima, `forward` the pooled outputs of all by stride.
     """
 
     def __init__(self, shape: VggShape) -> None:
@@ -83,17 +83,17 @@ class Vgg(Pretrained):
     def stage(
         self, number: int, x: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d y x"], Int[Tensor, "b d y x"]]:
-        """Output of stage ``number`` after its pooling, and where in each plane the maxima were."""
+        """Output of stage ``number`` after its pooling, and the indices of the maxima in each channel."""
         x = self.convolve(number, x)
         return self.body.features.get_submodule(str(int(self.stages[number][-1]) + 1))(x)
 
     def walk(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`stage` after `stage`."""
+        """Run all stages, yielding what `stage` returns."""
         x = images
         for number in range(len(self.stages)):
             x, places = self.stage(number, x)
             yield x, places
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
-        """Pooled features by the stride that they have without dilation."""
+        """Pooled features by their stride without dilation."""
         return dict(zip(self.channels, (x for x, _ in self.walk(images)), strict=True))

@@ -1,9 +1,9 @@
 """Plain vision transformers as backbones (ViTDet; Li, Mao, Girshick, He, ECCV 2022), on timm's EVA family.
 
-A plain ViT has one map, of a stride of one patch. To be a backbone of detectors it needs three things, none of which
-pre-training knows: most blocks attend within windows, since attention over all of a large image costs too much; the
-position embedding is stretched to the size of the image; and a *simple feature pyramid* makes the other strides of
-that one map. Blocks and attention are timm's own, under timm's names.
+A plain ViT has one feature map, with the stride of a patch. As a backbone of detectors it needs three things that
+pre-training does not have: most blocks attend within windows, since global attention over a large image is too
+expensive; the position embedding is resized to the size of the image; and a *simple feature pyramid* derives the other
+strides from the one map. Blocks and attention are timm's own, under timm's names.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ def is_plain(name: str) -> bool:
 default_cfgs = generate_default_cfgs(
     {"eva_tiny_patch16_224": {"num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"}}
 )
-"""What timm asks the module of a model for."""
+"""Required by timm of a module that registers models."""
 
 
 @register_model
 def eva_tiny_patch16_224(pretrained: bool = False, **options: Any) -> Eva:
-    """EVA's form in a size for two processor cores: width 192, 6 blocks. Nobody publishes weights of it."""
+    """EVA in a size for two CPU cores: width 192, 6 blocks. There are no published weights."""
     form = {"patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3, "mlp_ratio": 6144 / 1408}
     return build_model_with_cfg(
         Eva, "eva_tiny_patch16_224", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(form | options)
@@ -44,9 +44,10 @@ def eva_tiny_patch16_224(pretrained: bool = False, **options: Any) -> Eva:
 
 
 class RelativePositions(nn.Module):
-    """Attention bias of the distance along each axis, which the query weighs (decomposed; MViTv2, section 4.1).
+    """Decomposed relative position bias of attention: query times embedding of the distance along each axis (MViTv2,
+    section 4.1).
 
-    The tables hold a row for each distance within a grid of ``side`` x ``side``; for other grids they are stretched.
+    The tables have a row for each distance within a grid of ``side`` x ``side``, and are interpolated for others.
     """
 
     def __init__(self, side: int, channels: int) -> None:
@@ -55,7 +56,7 @@ class RelativePositions(nn.Module):
         self.columns = nn.Parameter(torch.zeros(2 * side - 1, channels))
 
     def forward(self, queries: Float[Tensor, "b n h w c"]) -> Float[Tensor, "b n hw hw"]:
-        """Bias from each cell to each cell, for each head."""
+        """Bias between every two cells, for each head."""
         height, width = queries.shape[2:4]
         down = torch.einsum("bnhwc,hkc->bnhwk", queries, _by_distance(self.rows, height))
         right = torch.einsum("bnhwc,wkc->bnhwk", queries, _by_distance(self.columns, width))
@@ -63,7 +64,7 @@ class RelativePositions(nn.Module):
 
 
 def _by_distance(table: Float[Tensor, "d c"], side: int) -> Float[Tensor, "s s c"]:
-    """For each place of a line and each other one the row of the table for their distance."""
+    """For every two positions along an axis the row of the table for their distance."""
     if len(table) != 2 * side - 1:
         table = F.interpolate(table.t()[None], size=2 * side - 1, mode="linear")[0].t()
     place = torch.arange(side, device=table.device)
@@ -71,7 +72,7 @@ def _by_distance(table: Float[Tensor, "d c"], side: int) -> Float[Tensor, "s s c
 
 
 def windows(cells: Float[Tensor, "b h w c"], side: int) -> Float[Tensor, "n s s c"]:
-    """The map in windows, row by row, filled up with zeros to its right and below."""
+    """Partition a map, padded with zeros on the right and below, into windows, row by row."""
     b, height, width, channels = cells.shape
     cells = F.pad(cells, (0, 0, 0, -width % side, 0, -height % side))
     rows, columns = cells.shape[1] // side, cells.shape[2] // side
@@ -79,7 +80,7 @@ def windows(cells: Float[Tensor, "b h w c"], side: int) -> Float[Tensor, "n s s 
 
 
 def whole(parts: Float[Tensor, "n s s c"], size: tuple[int, int]) -> Float[Tensor, "b h w c"]:
-    """The map of ``size`` (h, w) of its `windows`."""
+    """Merge `windows` into a map of ``size`` (h, w)."""
     side = parts.shape[1]
     rows, columns = (-(-n // side) for n in size)
     cells = parts.view(-1, rows, columns, side, side, parts.shape[3]).transpose(2, 3)
@@ -87,9 +88,10 @@ def whole(parts: Float[Tensor, "n s s c"], size: tuple[int, int]) -> Float[Tenso
 
 
 class VitPyramid(nn.Module):
-    """timm's ``name`` with maps of ``width`` channels at ``strides``, which are a quarter, half, one and two patches.
+    """timm's ViT ``name`` and a simple feature pyramid with ``width`` channels at ``strides`` of 1/4, 1/2, 1 and 2
+    patches.
 
-    ``options`` change timm's network. Raises `MaskkitError` for a name or a stride that there is none of.
+    ``options`` are passed on to timm. Raises `MaskkitError` for an unknown name or an impossible stride.
     """
 
     net: Any
@@ -106,7 +108,7 @@ class VitPyramid(nn.Module):
         quarters = [max(depth * i // 4, 1) - 1 for i in range(1, 5)]
         self.global_blocks = set(config.global_blocks or quarters if config.window else range(depth))
         if strange := sorted(self.global_blocks - set(range(depth))):
-            raise MaskkitError(f"{name} has blocks 0 to {depth - 1}, no {strange}; set --model.vit.global-blocks")
+            raise MaskkitError(f"{name} has blocks 0 to {depth - 1}, not {strange}; set --model.vit.global-blocks")
         if config.relative:
             sides = (config.window, config.relative // config.patch)
             self.relative = nn.ModuleList(
@@ -118,16 +120,16 @@ class VitPyramid(nn.Module):
         self.levels = nn.ModuleList(_level(self.net.embed_dim, config.width, config.patch / s) for s in self.strides)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
-        """The maps at ``strides``. Raises `MaskkitError` for images that patches do not tile."""
+        """The maps at ``strides``. Raises `MaskkitError` for images that are not a multiple of the patch size."""
         last = self.map(images)
         return [level(last) for level in self.levels]
 
     def map(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c _ _"]:
-        """What the last block gives, at the stride of a patch."""
+        """Output of the last block, at the stride of a patch."""
         height, width = images.shape[2:]
         unit = max(self.config.patch, *self.strides)
         if height % unit or width % unit:
-            raise MaskkitError(f"an input of {height} x {width} is not tiled by {unit} x {unit}; set --input.size so")
+            raise MaskkitError(f"the input of {height} x {width} pixels is not a multiple of {unit}; set --input.size")
         x = self.net.patch_embed.proj(images).permute(0, 2, 3, 1)  # (B, h, w, C)
         if self.net.pos_embed is not None:
             x = x + stretched(self.net.pos_embed, (x.shape[1], x.shape[2]))
@@ -137,7 +139,7 @@ class VitPyramid(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def _block(self, i: int, block: EvaBlock, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """timm's block on a map: attention over all of it or within windows, whose filling it sees as official."""
+        """timm's block on a map: attention is global or within windows, padding included, as in the official code."""
         y = block.norm1(x)
         if i in self.global_blocks:
             y = self._attend(i, block.attn, y)
@@ -153,21 +155,21 @@ class VitPyramid(nn.Module):
         rope = self.net.rope.get_embed(shape=size) if self.net.rope is not None else None
         bias, relative = None, self.relative[i]
         if relative is not None:
-            # timm's attention does not hand out its queries: they are computed once more, a twelfth of the block
+            # timm's attention does not return its queries; computing them again takes a twelfth of the block's time
             bias = relative(queries(attention, x).unflatten(3, (attention.num_heads, -1)).movedim(3, 1))
         return attention(x.flatten(1, 2), rope=rope, attn_mask=bias).view(x.shape)
 
 
 def create(name: str, patch: int, **options: Any) -> Eva:
-    """timm's network without class token, last norm and head, as many patches a side as it was published with.
+    """timm's network without class token, last norm and head, with its published number of patches per side.
 
-    Raises `MaskkitError` for a name that timm does not know, or of another form than a plain ViT's.
+    Raises `MaskkitError` for a name that timm does not know, or that is not a pre-norm plain ViT.
     """
     try:
         with torch.device("meta"):
             published = timm.create_model(name)
-    except RuntimeError as error:  # what timm raises for a name that it does not know
-        raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models('eva*') names them") from None
+    except RuntimeError as error:  # timm raises it for an unknown name
+        raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models('eva*') lists them") from None
     if not isinstance(published, Eva) or not isinstance(published.blocks[0], EvaBlock):
         raise MaskkitError(f"{name} normalises after its layers, which is not supported; take another backbone")
     side = {"img_size": patch * published.patch_embed.grid_size[0]} | options
@@ -180,14 +182,14 @@ def create(name: str, patch: int, **options: Any) -> Eva:
 
 
 def queries(attention: Any, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
-    """The queries of timm's attention, all heads in a row."""
+    """The queries of timm's attention, heads concatenated."""
     if attention.qkv is None:
         return attention.q_proj(x)
     return F.linear(x, attention.qkv.weight.chunk(3)[0], attention.q_bias)
 
 
 def stretched(embedding: Float[Tensor, "1 n c"], size: tuple[int, int]) -> Float[Tensor, "1 h w c"]:
-    """A position embedding of a square grid on a grid of ``size`` (h, w), bicubic."""
+    """A position embedding of a square grid, resized to ``size`` (h, w), bicubic."""
     side = round(embedding.shape[1] ** 0.5)
     grid = embedding.unflatten(1, (side, side))
     if size == (side, side):
@@ -196,11 +198,10 @@ def stretched(embedding: Float[Tensor, "1 n c"], size: tuple[int, int]) -> Float
 
 
 def fit(state: dict[str, Tensor], net: Any) -> dict[str, Tensor]:
-    """Weights of a pre-training with timm's names as `create` has them, in sizes and patches of ``net``.
+    """Fit pre-trained weights, with timm's names, to the grid and the patch size of ``net``.
 
-    The embedding of the class token's place is dropped with the token. Patches are resampled so that what they say of
-    an image is what they said of it before it was enlarged by as much (FlexiViT; Beyer et al., CVPR 2023), and so
-    the same of an image of one colour.
+    The position embedding of the class token is dropped with the token. Patch embeddings are resampled so that an
+    image enlarged by the same factor keeps its embedding (FlexiViT; Beyer et al., CVPR 2023).
     """
     state = dict(state)
     position, patch = state.get("pos_embed"), state.get("patch_embed.proj.weight")
@@ -216,7 +217,7 @@ def fit(state: dict[str, Tensor], net: Any) -> dict[str, Tensor]:
 
 
 def _level(channels: int, width: int, scale: float) -> nn.Sequential:
-    """A level of the simple feature pyramid: the map enlarged or shrunken, then a 1x1 and a 3x3 convolution."""
+    """A level of the simple feature pyramid: upsampling or pooling, then a 1x1 and a 3x3 convolution."""
     resize: list[nn.Module] = []
     if scale == 4:
         resize = [_double(channels), LayerNorm2d(channels // 2), nn.GELU(), _double(channels // 2)]

@@ -1,0 +1,56 @@
+"""Bilinear interpolation on tensors: the cells next to a place, their weights, and weighted sums of cells.
+
+The counterpart of `maskkit.geometry.resample`, which does the same in numpy. Places are counted in cells from the
+centre of the first one, as ``F.interpolate(align_corners=False)`` has it. Whole maps are resized by `resize`, points
+are read by `sample_points`; `taps` serves the callers that combine the weights themselves (RoIAlign, crops, label
+assignment).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Taps(NamedTuple):
+    """The two cells on either side of each place along one axis, the lower one first."""
+
+    cells: Int[Tensor, "*n 2"]
+    weights: Float[Tensor, "*n 2"]
+    """They sum to 1, and have the gradient of the place."""
+
+
+def taps(places: Float[Tensor, "*n"], cells: int) -> Taps:
+    """Taps of ``places`` along an axis of ``cells`` cells.
+
+    A place beyond the outermost centre reads the outermost cell twice, with weights that still sum to 1. Clamp the
+    places before where it should be read once, without rounding and without a gradient.
+    """
+    lower = places.detach().floor()
+    share = places - lower
+    lower = lower.long()
+    return Taps(torch.stack([lower, lower + 1], -1).clamp(0, cells - 1), torch.stack([1 - share, share], -1))
+
+
+def weighted_sums(
+    rows: Float[Tensor, "r c"], index: Int[Tensor, "*n k"], weights: Float[Tensor, "*n k"]
+) -> Float[Tensor, "*n c"]:
+    """For each of n results the weighted sum of k of the ``rows``.
+
+    A map with its channels last is a table of such rows. On processors, reading whole rows is many times as fast as
+    operators that walk over the channels outermost, above all in the backward pass.
+    """
+    sums = F.embedding_bag(index.flatten(0, -2), rows, per_sample_weights=weights.flatten(0, -2), mode="sum")
+    return sums.view(*index.shape[:-1], rows.shape[1])
+
+
+def sample_points(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:
+    """Maps at points ``x y`` from 0 to 1 over the whole map, with zeros outside."""
+    return F.grid_sample(maps, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
+
+
+def resize(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Maps at another resolution (h, w), without antialiasing."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
