@@ -142,8 +142,8 @@ def test_polygons_are_written_as_they_are(source, tmp_path, to):
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
 )
 def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
-    from maskkit.data.dataset import Annotation
     from maskkit.data.formats.yolo import _object
+    from maskkit.data.records import Annotation
 
     points = np.round(points / 1.0007e6 * [size[1], size[0]], 6)
     if (np.ptp(points, axis=0) <= 0).any():

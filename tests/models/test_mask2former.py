@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskkit.checkpoints import convert as published
-from maskkit.data.dataset import Annotation, Dataset, Record
+from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
+from maskkit.data.records import Annotation, Record
 from maskkit.data.shapes import CATEGORIES
 from maskkit.decode import Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries

@@ -19,8 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.dataset import Dataset, Problem, Problems, Record, Segment, area_of, size_mismatch
+from maskkit.data.dataset import Dataset
 from maskkit.data.images import image_size, read_image
+from maskkit.data.records import Record, Segment, area_of
+from maskkit.data.rules import Problem, Problems, size_mismatch
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction

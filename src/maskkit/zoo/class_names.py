@@ -1,5 +1,6 @@
 """Class names of the data sets that published checkpoints were trained on, in the order of their class numbers."""
 
+from maskkit.data.voc_classes import VOC
 from maskkit.prediction import Categories
 
 _COCO = (
@@ -26,10 +27,6 @@ _COCO_STUFF_IDS = (
     *(155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
     *range(184, 201),
 )
-_VOC = (
-    "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, "
-    "pottedplant, sheep, sofa, train, tvmonitor"
-)
 
 COCO = Categories(tuple(_COCO.split(", ")), tuple(i for i in range(1, 91) if i not in _COCO_GAPS))
 """The 80 classes of COCO with their ids between 1 and 90."""
@@ -43,9 +40,6 @@ COCO_PANOPTIC = Categories(
     (*COCO.names, *_COCO_STUFF.split(", ")), (*COCO.ids, *_COCO_STUFF_IDS), (True,) * 80 + (False,) * 53
 )
 """The 133 classes of COCO panoptic: 80 things, 53 kinds of stuff."""
-
-VOC = Categories.of(_VOC.split(", "))
-"""The 20 classes of Pascal VOC."""
 
 VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids), (False, *VOC.things))
 """The same with the background, as semantic models know them."""
