@@ -69,15 +69,16 @@ class Patches(TargetMasks):
         """Dense masks; at another ``size`` (H, W) resampled by `scale`."""
         if size is not None and tuple(size) != self.size:
             return self.scale(size).dense()
-        canvas = np.zeros((len(self), *self.size), bool)
-        for layer, patch in zip(canvas, self._patches, strict=True):
-            _paint(layer, patch, True)
-        return torch.from_numpy(canvas)
+        canvas = np.zeros((len(self), *self.size), np.uint8)
+        for layer, (pixels, x, y) in zip(canvas, self._patches, strict=True):
+            layer[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        return torch.from_numpy(canvas.view(bool))
 
     def paint(self, canvas: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"], values: Sequence[int]) -> None:
         """Write one value per mask to ``canvas``, in place, the last mask on top."""
-        for patch, value in zip(self._patches, values, strict=True):
-            _paint(canvas, patch, value)
+        for (pixels, x, y), value in zip(self._patches, values, strict=True):
+            part = canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]]
+            np.copyto(part, value, where=pixels.view(bool))
 
     def rle(self) -> list[Rle]:
         """Compressed COCO records, one per mask."""
@@ -149,11 +150,6 @@ class Patches(TargetMasks):
 
 
 _NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
-
-
-def _paint(canvas: np.ndarray, patch: Patch, value: int) -> None:
-    pixels, x, y = patch
-    np.copyto(canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]], value, where=pixels.view(bool))
 
 
 def _resized(rows: np.ndarray, start: int, taps: Taps) -> tuple[int, Float[np.ndarray, "r w"]]:

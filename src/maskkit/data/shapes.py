@@ -122,7 +122,7 @@ def shapes_dataset(
     box_only: float = 0.0,
     folder: str | Path = "shapes",
 ) -> ShapesDataset:
-    """``count`` images of `draw` with the image ids from 1 on; their paths are in ``folder``, but there are no files."""
+    """``count`` images of `draw` with the image ids 1, 2, ...; their paths are in ``folder``, without files."""
     folder = Path(folder)
     records, images = [], {}
     number = 0
@@ -167,7 +167,7 @@ def write(
 
 
 class _Layers:
-    """The object of each pixel: ``numbers`` (H, W) is 1 for the first of ``labels``, 0 for none. Label -1 is a crowd."""
+    """The object of each pixel: ``numbers`` (H, W), 1 for the first of ``labels``, 0 for none. Label -1: a crowd."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.numbers = np.zeros(size, np.int32)
@@ -251,7 +251,7 @@ def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) ->
 def _local(
     size: tuple[int, int], x: float, y: float, radius: float, angle: float
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the image within ``radius`` of (x, y), and its pixel centres in axes through it, rotated by ``angle``."""
+    """The region within ``radius`` of (x, y), and its pixel centres in axes through (x, y) rotated by ``angle``."""
     height, width = size
     x1, x2 = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
     y1, y2 = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)

@@ -84,7 +84,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); mend the file") from error
+        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); correct the file") from error
     return content if isinstance(content, dict) else {}
 
 
