@@ -76,7 +76,7 @@ def test_the_same_image_in_two_splits_is_a_leak(folder):
     (images / "6.png").write_bytes((images / "1.png").read_bytes())
     (images / "2.png").write_bytes((images / "1.png").read_bytes())
     warnings = {p.file: p.message for p in check(folder).warnings}
-    assert "1.png of train: results on val will be too good" in warnings[str(images / "6.png")]
+    assert "1.png of train: results on val will be too optimistic" in warnings[str(images / "6.png")]
     assert "one of them is enough" in warnings[str(images / "2.png")]
 
 

@@ -142,13 +142,13 @@ def test_polygons_are_written_as_they_are(source, tmp_path, to):
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
 )
 def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
-    from maskkit.data.dataset import Annotation
     from maskkit.data.formats.yolo import _object
+    from maskkit.data.records import Annotation
 
     points = np.round(points / 1.0007e6 * [size[1], size[0]], 6)
     if (np.ptp(points, axis=0) <= 0).any():
         return
-    numbers = converter._shares(Annotation(1, 0, None, [points.reshape(-1)]), size)
+    numbers = converter._fractions(Annotation(1, 0, None, [points.reshape(-1)]), size)
     line = f"0 {' '.join(f'{v:.12g}' for v in numbers)}"
     assert outlines(_object(line, size, 1, pytest.fail)) == [points.reshape(-1).tolist()]
 
@@ -193,7 +193,7 @@ def test_unusable_records_are_left_out_and_counted(tmp_path):
 def test_a_folder_that_holds_something_is_not_touched(source, tmp_path):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst" / "precious.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds something"):
+    with pytest.raises(DataError, match="is not empty"):
         convert(source, tmp_path / "dst", "coco")
     assert [p.name for p in (tmp_path / "dst").iterdir()] == ["precious.txt"]
 
@@ -202,7 +202,7 @@ def test_a_failure_leaves_nothing_behind(source, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(converter, "_shares", fail)
+    monkeypatch.setattr(converter, "_fractions", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         convert(source, tmp_path / "dst", "yolo")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]

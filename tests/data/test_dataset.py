@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from maskkit.data.dataset import Annotation, Dataset, Problems, Record, join, sound_box, sound_polygons
+from maskkit.data.dataset import Dataset, join
+from maskkit.data.records import Annotation, Record
+from maskkit.data.rules import Problems, sound_box, sound_polygons
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle

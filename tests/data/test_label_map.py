@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from maskkit.data import find_splits, open_dataset, open_splits
-from maskkit.data.dataset import Annotation
-from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, PaintedObjects
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile
+from maskkit.data.painted import PaintedObjects
+from maskkit.data.records import Annotation
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math

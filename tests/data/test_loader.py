@@ -9,10 +9,11 @@ import torch
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.data import open_dataset, shapes
 from maskkit.data.loader import collate, eval_loader, normalise, train_loader
-from maskkit.data.transforms import apply, eval_ops
+from maskkit.data.transforms import apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target, TargetMasks
+from maskkit.zoo import preset
 
 DATASET = shapes.shapes_dataset(11, size=(48, 64), objects=(0, 4))
 CONFIG = RunConfig(
@@ -22,6 +23,9 @@ CONFIG = RunConfig(
     AugmentConfig(copy_paste=0.5),
     TrainConfig(batch=4, workers=0, seed=3),
 )
+
+
+SIZES = ((30, 50), (80, 20), (33, 47))
 
 
 def masks_of(target: Target) -> TargetMasks:
@@ -162,6 +166,38 @@ def test_shorter_pads_even_a_single_image_to_a_multiple_of_32():
     assert batch.sizes.tolist() == [[70, 88]]
     assert batch.valid.sum() == 70 * 88
     assert batch.metas[0].input_size == (96, 96)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sizes_are_the_extent_of_each_image_with_the_augmentation_of_eva(seed):
+    """The field that scale jitter adds is of the mean colour, thus zero after normalisation, and yet no padding."""
+    recipe = preset("eva-giant-1280")
+    given = replace(recipe.input, size=(128, 128))
+    dataset = shapes.shapes_dataset(3, seed, size=(96, 150))
+    samples = [
+        apply(train_ops(recipe.augment, given), dataset.load(i), np.random.default_rng([seed, i])) for i in range(3)
+    ]
+    batch = collate(samples, given)
+    for sizes, valid, found, (image, _, meta) in zip(batch.sizes, batch.valid, batch.images, samples, strict=True):
+        assert tuple(sizes.tolist()) == meta.input_size == tuple(image.shape[1:]) == (128, 128)
+        assert valid.all()
+        assert torch.equal(found, normalise(image, given))
+        place = np.linalg.inv(np.vstack([meta.affine, [0, 0, 1]]))  # of the original image in the input
+        (x1, x2), (y1, y2) = np.sort((place @ [[0, 150], [0, 96], [1, 1]])[:2], axis=1).round(6)
+        inside = np.zeros((128, 128), bool)
+        inside[max(0, round(y1)) : max(0, round(y2)), max(0, round(x1)) : max(0, round(x2))] = True
+        assert not found[:, ~inside].any(), "only the field around the image is zero"
+
+
+@pytest.mark.parametrize("mode", ["stretch", "pad", "shorter"])
+def test_sizes_are_the_extent_of_each_resized_image(mode):
+    given = InputConfig((64, 128), mode, mean=(0, 0, 0), std=(1, 1, 1))
+    white = [(torch.full((3, h, w), 255.0), Target.of([], []), ImageMeta(1, "", (h, w), (h, w))) for h, w in SIZES]
+    batch = collate([apply(eval_ops(given), sample, np.random.default_rng(0)) for sample in white], given)
+    assert torch.equal(batch.valid, batch.images[:, 0] > 0)
+    for sizes, image in zip(batch.sizes, batch.images, strict=True):
+        extent = [int(image[0].any(1).sum()), int(image[0].any(0).sum())]
+        assert sizes.tolist() == extent
 
 
 def test_normalise():

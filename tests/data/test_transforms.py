@@ -28,11 +28,11 @@ from maskkit.data.transforms import (
     ScaleJitter,
     Shrink,
     VerticalFlip,
-    _recolour,
     apply,
     eval_ops,
     train_ops,
 )
+from maskkit.data.transforms.photometric import _recolour
 from maskkit.geometry import boxes as box_math
 from maskkit.prediction import ImageMeta
 from maskkit.targets import DenseMasks, Target, TargetMasks

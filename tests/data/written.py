@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskkit.data.dataset import Annotation, Problem, Segment
+from maskkit.data.records import Annotation, Segment
+from maskkit.data.rules import Problem
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import Categories
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import change
-from maskkit.data.dataset import Annotation, Dataset, Record
+from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
+from maskkit.data.records import Annotation, Record
 from maskkit.data.shapes import CATEGORIES
 from maskkit.decode import Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
@@ -118,8 +119,6 @@ def ground(record: Record) -> Annotation:
 def model(**knobs: Any) -> Mask2Former:
     knobs = SMALL | {"position_frequencies": 0} | knobs
     config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **knobs)
-        zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL | {"position_frequencies": 0} | knobs
-    )
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.data.dataset import extent
 from maskkit.data.loader import collate
+from maskkit.data.records import extent
 from maskkit.data.transforms import Resize
 from maskkit.decode import decode
 from maskkit.decode.outputs import Boxes, ObjectMasks

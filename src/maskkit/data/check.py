@@ -1,4 +1,4 @@
-"""The data-set doctor: everything that is wrong with a data set at once, and what is in it."""
+"""Checks a data set: lists all its problems at once and summarises its contents."""
 
 import hashlib
 import os
@@ -19,31 +19,33 @@ from rich.table import Table
 from rich.text import Text
 
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.dataset import Dataset, Problem, Problems, Record, Segment, area_of, size_mismatch
+from maskkit.data.dataset import Dataset
 from maskkit.data.images import image_size, read_image
+from maskkit.data.records import Record, Segment, area_of
+from maskkit.data.rules import Problem, Problems, size_mismatch
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 MANY = 5000
-"""Images from which on only headers are read unless pixels are asked for."""
+"""Data sets with more images are checked by their headers alone unless ``decode`` is given."""
 
 _SMALL = 32 * 32  # COCO's border between small and medium objects, in pixels
-_SAMPLE_SIDE = 1280  # longest side of a drawn sample, in pixels
+_SAMPLE_SIDE = 1280  # longer side of a drawn sample, in pixels
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one split contains. Crowds are counted apart and are no objects."""
+    """The contents of one split. Crowds are counted separately, not as objects."""
 
     images: int
     empty: int
     """Images without an object."""
     objects: int
     box_only: int
-    """Objects of which no mask is known."""
+    """Objects without a known mask."""
     crowds: int
     small: int
     """Objects smaller than 32 x 32 pixels."""
@@ -57,23 +59,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The doctor's findings; ``datasets`` holds what is usable of each split."""
+    """The result of a check; ``datasets`` has the usable records of each split."""
 
     source: str
     datasets: dict[str, Dataset]
     summaries: dict[str, Summary]
     problems: list[Problem]
     decoded: bool
-    """Whether the pixels of every image were read, not its header alone."""
+    """Whether the pixels of every image were read, not only its header."""
 
     @property
     def errors(self) -> list[Problem]:
-        """What had to be left out."""
+        """Problems that left something out."""
         return [p for p in self.problems if p.level == "error"]
 
     @property
     def warnings(self) -> list[Problem]:
-        """What is doubtful and was kept."""
+        """Doubtful things that were kept."""
         return [p for p in self.problems if p.level == "warning"]
 
     def print(self, console: Console | None = None, limit: int | None = None) -> None:
@@ -93,9 +95,9 @@ class CheckReport:
 
 
 def check(path: str | Path, decode: bool | None = None, progress: bool = False) -> CheckReport:
-    """Examine every split of the data set at ``path``: records, images, contents, leaks between splits.
+    """Check every split of the data set at ``path``: records, images, contents, leaks between splits.
 
-    ``decode`` reads the pixels of every image; when not given, only up to `MANY` images. ``progress`` shows a bar.
+    ``decode`` reads the pixels of every image; by default only up to `MANY` images. ``progress`` shows a bar.
     Raises `DataError` only when nothing is recognised or an annotation file as a whole cannot be read.
     """
     names = find_splits(path) or ["all"]
@@ -105,8 +107,8 @@ def check(path: str | Path, decode: bool | None = None, progress: bool = False) 
 def check_datasets(
     datasets: Mapping[str, Dataset], source: str = "", decode: bool | None = None, progress: bool = False
 ) -> CheckReport:
-    """The same for data sets that are open already, by the names of their splits."""
-    # two parts of one file have met the same problems
+    """The same for open data sets, by the names of their splits."""
+    # two parts of one file have the same problems
     problems = Problems(dict.fromkeys(p for dataset in datasets.values() for p in dataset.problems))
     decode = sum(map(len, datasets.values())) <= MANY if decode is None else decode
     usable = {}
@@ -117,10 +119,10 @@ def check_datasets(
         usable[name] = dataset.subset(i for i, record in enumerate(dataset.records) if record not in found)
     summaries = {name: _summary(dataset) for name, dataset in usable.items()}
     for name, summary in summaries.items():
-        mapped = any(r.semantic is not None for r in usable[name].records)  # its classes may stand in label maps
+        mapped = any(r.semantic is not None for r in usable[name].records)  # its classes may be in label maps
         if not mapped and (absent := [c for c, n in summary.classes.items() if n == 0]):
             problems.warn(
-                usable[name].source, name, f"no object of {', '.join(absent)}; nothing can be learnt or measured"
+                usable[name].source, name, f"no object of {', '.join(absent)}; the class cannot be trained or evaluated"
             )
     _note_copies(usable, problems)
     return CheckReport(source, usable, summaries, problems, decode)
@@ -145,7 +147,7 @@ def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int
 
 
 def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Record, str]:
-    """What is wrong with the images of ``records``, for those that have something wrong."""
+    """The fault of each image of ``records`` that has one."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         faults = pool.map(lambda r: _fault(r, decode), records)
         watched = track(faults, title, total=len(records)) if title else faults
@@ -183,9 +185,9 @@ def _summary(dataset: Dataset) -> Summary:
 
 
 def _note_copies(datasets: Mapping[str, Dataset], problems: Problems) -> None:
-    """Warn of images with the same bytes, above all of those in two splits."""
+    """Warn of images with the same bytes, within a split and between splits."""
     places = [(name, r.path) for name, dataset in datasets.items() for r in dataset.records]
-    for same in _groups(places, lambda place: place[1].stat().st_size):  # only files of one length can be the same
+    for same in _groups(places, lambda place: place[1].stat().st_size):  # only files of one size can be equal
         for copies in _groups(same, lambda place: _digest(place[1])):
             (first, original), *others = copies
             for name, path in others:
@@ -193,7 +195,7 @@ def _note_copies(datasets: Mapping[str, Dataset], problems: Problems) -> None:
                     problems.warn(path, name, f"the same image as {original}; one of them is enough")
                 else:
                     problems.warn(
-                        path, name, f"the same image as {original} of {first}: results on {name} will be too good"
+                        path, name, f"the same image as {original} of {first}: results on {name} will be too optimistic"
                     )
 
 

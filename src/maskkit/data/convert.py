@@ -1,7 +1,7 @@
-"""From any format that can be read to COCO, YOLO or LabelMe, with splits, images and every object.
+"""Converts a data set of any format to COCO, YOLO or LabelMe, with its splits, images and objects.
 
-Polygons of the source are written as they are. A mask of pixels becomes the polygon along the edges of its
-pixels, which gives exactly the same pixels back. What a format cannot hold is counted in the answer.
+Polygons are copied. A mask of pixels becomes the polygon along the edges of its pixels, which rasterises to the same
+pixels. What a format cannot hold is counted in the result.
 """
 
 import json
@@ -19,26 +19,27 @@ from rich.progress import track
 from scipy import ndimage
 
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.dataset import Annotation, Dataset, Record, box_of
+from maskkit.data.dataset import Dataset
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.prediction import Categories
 
-Format = Literal["coco", "yolo", "labelme"]
+TargetFormat = Literal["coco", "yolo", "labelme"]
 Points = Float[np.ndarray, "n 2"]
 
 
-def convert(src: str | Path, dst: str | Path, to: Format, progress: bool = False) -> dict[str, int]:
-    """Write the data set ``src`` in another format into the new folder ``dst``; the answer counts what was done.
+def convert(src: str | Path, dst: str | Path, to: TargetFormat, progress: bool = False) -> dict[str, int]:
+    """Write the data set ``src`` in another format to the new folder ``dst``.
 
-    Counted are ``images``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems``: what the reader
-    found, see `maskkit.data.check`. The folder appears when it is complete. Raises `DataError` when ``dst`` holds
-    something already or ``src`` cannot be read.
+    Returns counts of ``images``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems`` of the source,
+    see `maskkit.data.check`. The folder appears when it is complete. Raises `DataError` when ``dst`` is not empty or
+    ``src`` cannot be read.
     """
     dst = Path(dst).absolute()
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise DataError(f"{dst}: holds something already; choose another folder, or empty this one")
+        raise DataError(f"{dst}: is not empty; choose another folder, or empty this one")
     datasets = _same_classes({name: open_dataset(src, name) for name in find_splits(src) or [""]})
     counts = Counter({"images": 0, "objects": 0, "crowds left out": 0})
     counts["problems"] = len({p for dataset in datasets.values() for p in dataset.problems})
@@ -54,9 +55,9 @@ def convert(src: str | Path, dst: str | Path, to: Format, progress: bool = False
 
 
 def trace(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k"]]:
-    """Flat polygons along the pixel edges of a mask, one per connected part, holes joined by a bridge of no width.
+    """Flat polygons along the pixel edges of a mask, one per connected part, holes joined by a bridge of width 0.
 
-    COCO's rasteriser gives exactly the same pixels back.
+    COCO's rasteriser turns them into exactly the same pixels.
     """
     parts, _ = ndimage.label(mask)  # type: ignore[misc]
     polygons = []
@@ -67,7 +68,7 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k"]]:
 
 
 def bridge(polygons: list[Float[np.ndarray, "k"]]) -> Float[np.ndarray, "m"]:
-    """One polygon of several: each is tied to those before it where they are nearest, there and back on one line."""
+    """One polygon of several: each is joined to those before it by a line, there and back, where they are nearest."""
     joined, *others = [p.reshape(-1, 2) for p in polygons]
     for points in others:
         distance = ((joined[:, None] - points) ** 2).sum(-1)  # (N, M)
@@ -78,11 +79,11 @@ def bridge(polygons: list[Float[np.ndarray, "k"]]) -> Float[np.ndarray, "m"]:
 
 
 def _loops(mask: Bool[np.ndarray, "h w"]) -> list[Points]:
-    """Closed lines along the border of a mask, corners only, the mask on the right hand."""
+    """Closed lines along the border of a mask, corners only, the mask on the right."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
     following: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    # neighbour outside the mask (dx, dy); start and end of the pixel side towards it
+    # neighbour outside the mask (dx, dy); start and end of the edge towards it
     for (dx, dy), (sx, sy), (ex, ey) in (
         ((0, -1), (0, 0), (1, 0)),
         ((1, 0), (1, 0), (1, 1)),
@@ -109,7 +110,7 @@ def _loops(mask: Bool[np.ndarray, "h w"]) -> list[Points]:
 
 
 def _polygons(annotation: Annotation, size: tuple[int, int]) -> list[Float[np.ndarray, "k"]]:
-    """The polygons of the file, or those around the pixels of the mask."""
+    """The polygons of the file, or polygons around the pixels of the mask."""
     if isinstance(annotation.segmentation, Sequence):
         return [np.asarray(p, np.float64) for p in annotation.segmentation]
     rle = annotation.rle(size)
@@ -117,19 +118,19 @@ def _polygons(annotation: Annotation, size: tuple[int, int]) -> list[Float[np.nd
 
 
 def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndarray, "k"]:
-    """The same as a single polygon."""
+    """The mask as a single polygon."""
     polygons = _polygons(annotation, size)
     whole = bridge(polygons)
     if len(polygons) > 1:
         union = polygons_to_rle([p.tolist() for p in polygons], size)
-        # where parts overlap, one polygon would have holes
+        # if parts overlap, the joined polygon has holes
         if polygons_to_rle([whole.tolist()], size)["counts"] != union["counts"]:
             return bridge(trace(mask_math.decode([union], size)[0]))
     return whole
 
 
 def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The splits with one list of classes: those of the first, then what the others have besides."""
+    """The splits with one list of classes: those of the first, then the additional ones of the others."""
     first, *others = [d.categories for d in datasets.values()]
     names, ids, things = list(first.names), list(first.ids), list(first.things)
     for name, thing in (pair for known in others for pair in zip(known.names, known.things, strict=True)):
@@ -144,7 +145,7 @@ def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
 def _copied(
     split: str, dataset: Dataset, folder: Path, counts: Counter[str], progress: bool
 ) -> Iterator[tuple[Record, str]]:
-    """Records with the name of the image's copy in ``folder``; no two names differ in their ending alone."""
+    """Records with the name of the image's copy in ``folder``; no two names differ only in their suffix."""
     folder.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for record in track(dataset.records, f"{split or 'all'}: images") if progress else dataset.records:
@@ -185,13 +186,13 @@ def _write_yolo(datasets: Mapping[str, Dataset], root: Path, counts: Counter[str
             objects = [a for a in record.annotations if not a.crowd]
             counts["objects"] += len(objects)
             counts["crowds left out"] += len(record.annotations) - len(objects)
-            lines = [f"{a.label} {' '.join(f'{v:.12g}' for v in _shares(a, record.size))}\n" for a in objects]
+            lines = [f"{a.label} {' '.join(f'{v:.12g}' for v in _fractions(a, record.size))}\n" for a in objects]
             (labels / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     (root / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _shares(annotation: Annotation, size: tuple[int, int]) -> list[float]:
-    """The numbers of a YOLO line, as shares of the image: a polygon, or centre and size of a box."""
+def _fractions(annotation: Annotation, size: tuple[int, int]) -> list[float]:
+    """The numbers of a YOLO line, as fractions of the image: a polygon, or centre and size of a box."""
     scale = np.array([size[1], size[0]], np.float64)
     if annotation.segmentation is not None:
         return np.clip(_one_polygon(annotation, size).reshape(-1, 2) / scale, 0, 1).reshape(-1).tolist()
@@ -217,7 +218,7 @@ def _write_labelme(datasets: Mapping[str, Dataset], root: Path, counts: Counter[
 
 
 def _shapes(annotation: Annotation, size: tuple[int, int], categories: Categories) -> list[dict[str, Any]]:
-    """LabelMe shapes of one object: a polygon per part, or a rectangle that is flagged as a box without mask."""
+    """LabelMe shapes of one object: a polygon per part, or a rectangle flagged as a box without mask."""
     outlines, kind, flags = _polygons(annotation, size), "polygon", {}
     if annotation.segmentation is None:
         outlines, kind, flags = [np.array(box_of(annotation, size))], "rectangle", {"box_only": True}

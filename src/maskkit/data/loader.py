@@ -1,7 +1,7 @@
-"""From a data set to batches: normalise, collate, and a loader whose every batch follows from (seed, step).
+"""From a data set to batches: normalise, collate, and loaders whose batches depend only on (seed, step).
 
-Nothing depends on which process makes a sample or on what was made before, so a resumed training sees exactly the
-batches that an uninterrupted one would have seen.
+A sample does not depend on the process that makes it or on earlier samples, so a resumed training gets exactly the
+batches of an uninterrupted one.
 """
 
 import functools
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from maskkit.config import InputConfig, RunConfig
 from maskkit.data.dataset import Dataset
+from maskkit.data.label_map import IGNORE
 from maskkit.data.patches import Patches
 from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
@@ -28,9 +29,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Steps(Protocol[T_co]):
-    """What makes the batch of a step, of the number of the step alone. Raises `DataError`."""
+    """Makes the batch of a step from the number of the step alone. Raises `DataError`."""
 
-    def __getitem__(self, step: int, /) -> T_co: ...
+    def __getitem__(self, step: int, /) -> T_co:
+        """The batch of one step."""
+        ...
 
 
 def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
@@ -40,11 +43,11 @@ def normalise(image: Tensor, input: InputConfig) -> Float[Tensor, "3 h w"]:
 
 
 def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
-    """Samples with RGB on 0..255 as one batch, normalised.
+    """Samples with RGB on 0..255 as one normalised batch.
 
-    Images of different sizes, or of a size of their own (``shorter``), are padded right and bottom to the largest,
-    rounded up to a multiple of 32; masks and semantic maps grow with them. ``sizes`` are the images'
-    ``input_size``; everything beyond is zero.
+    Images of different sizes, and all images of the mode ``shorter``, are padded right and bottom to the largest size,
+    rounded up to a multiple of 32, and so are masks and maps. ``sizes`` are the ``input_size`` of the samples' metas;
+    everything outside them is zero.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
     height, width = (max(side) for side in zip(*sizes, strict=True))
@@ -55,7 +58,7 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
     for i, (image, target, meta) in enumerate(samples):
         h, w = meta.input_size
         images[i, :, :h, :w] = normalise(image[:, :h, :w], input)
-        targets.append(_grown(target, (height, width)))
+        targets.append(_padded(target, (height, width)))
     metas = [replace(meta, input_size=(height, width)) for _, _, meta in samples]
     inside = torch.tensor([meta.input_size for _, _, meta in samples])
     return Batch(images, inside, targets, metas, input.mean, input.std)
@@ -66,24 +69,24 @@ def train_loader(
 ) -> Iterator[Batch]:
     """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
-    The images are one endless stream, a fresh permutation per epoch; step s takes the s-th run of ``train.batch``
-    images from it. Raises `DataError` for an image that cannot be read, for a data set without images, and for
-    copy-paste without masks, `MaskkitError` for a batch with fewer images than there are processes.
+    The images are one endless stream with a new permutation in each epoch; step s takes the s-th ``train.batch``
+    images of it. Raises `DataError` for an image that cannot be read, for a data set without images and for copy-paste
+    without masks, and `MaskkitError` when a batch has fewer images than there are processes.
     """
     if len(dataset) == 0:
-        raise DataError("the training set holds no image")
+        raise DataError("the training set has no image")
     if config.train.batch < world:
         raise MaskkitError(
-            f"a batch of {config.train.batch} cannot be shared by {world} processes; set train.batch higher"
+            f"a batch of {config.train.batch} cannot be divided between {world} processes; set train.batch higher"
         )
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
-        raise DataError(f"copy-paste needs masks, not {config.data.labels}; set augment.copy_paste to 0")
+        raise DataError(f"copy-paste requires masks, not {config.data.labels}; set augment.copy_paste to 0")
     steps = _TrainSteps(dataset, config, stop_step, rank, world)
     return batches(steps, range(start_step, stop_step), config.train.workers)
 
 
 def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
-    """All images in order, ``batch`` at a time, unchanged but for the resize; the targets hold boxes, not masks.
+    """All images in order, ``batch`` at a time, only resized; the targets have boxes and no masks.
 
     Raises `DataError` for an image that cannot be read.
     """
@@ -123,7 +126,7 @@ class _EvalSteps:
 
     def __getitem__(self, step: int) -> Batch:
         indices = range(len(self.dataset))[step * self.batch : (step + 1) * self.batch]
-        rng = np.random.default_rng(0)  # the resize draws nothing
+        rng = np.random.default_rng(0)  # not used by the resize
         return collate([apply(eval_ops(self.input), self.dataset.load(i, "boxes"), rng) for i in indices], self.input)
 
 
@@ -133,15 +136,15 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def _grown(target: Target, size: tuple[int, int]) -> Target:
-    """The target with its masks and its maps padded to ``size``, and the masks dense."""
+def _padded(target: Target, size: tuple[int, int]) -> Target:
+    """The target with its maps and masks padded to ``size``, the masks dense."""
     masks, semantic, saliency = target.masks, target.semantic, target.saliency
     if masks is not None:
         masks = DenseMasks(Patches.of(masks).window(0, 0, size).dense())
     if semantic is not None:
-        grown = semantic.new_full(size, 255)
-        grown[: semantic.shape[0], : semantic.shape[1]] = semantic
-        semantic = grown
+        padded = semantic.new_full(size, IGNORE)
+        padded[: semantic.shape[0], : semantic.shape[1]] = semantic
+        semantic = padded
     if saliency is not None:
         saliency = F.pad(saliency, [0, size[1] - saliency.shape[1], 0, size[0] - saliency.shape[0]])
     return replace(target, masks=masks, semantic=semantic, saliency=saliency)
@@ -149,7 +152,7 @@ def _grown(target: Target, size: tuple[int, int]) -> Target:
 
 @dataclass(frozen=True)
 class _Guarded:
-    """Gives a `DataError` back instead of raising it: a worker would bury it in a traceback of its own."""
+    """Returns a `DataError` instead of raising it: a worker process would hide it in a traceback of its own."""
 
     steps: Steps[object]
 
@@ -161,7 +164,7 @@ class _Guarded:
 
 
 def batches(steps: Steps[T], order: range, workers: int) -> Iterator[T]:
-    """The batches of ``order``, made by ``workers`` processes of one thread each, or here for 0."""
+    """The batches of ``order``, made by ``workers`` processes of one thread each, or in this process for 0."""
     loader = DataLoader(
         _Guarded(steps),  # type: ignore[arg-type]
         batch_size=None,

@@ -1,9 +1,10 @@
-"""Masks as patches: each one a bitmap of its own box, which is what makes augmentation cheap.
+"""Masks as patches: each mask is a bitmap of its own box, which makes augmentation cheap.
 
-A crop or a pad moves offsets, a mirror is a view, and a change of resolution touches the pixels of the box alone: an
-image with a hundred windows costs what their boxes cost, not a hundred images.
+A crop or a pad changes offsets, a mirror is a view, and a resize touches only the pixels of the box, so the cost of
+many small masks does not depend on the size of the image.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.resample import Taps, resize_taps
 from maskkit.geometry.rle import Rle
 from maskkit.targets import DenseMasks, Index, TargetMasks
 
 
 class Patch(NamedTuple):
-    """One mask: its pixels (0 or 1) and where its top left corner lies."""
+    """One mask: its pixels (0 or 1) and the position of its top left corner."""
 
     pixels: UInt8[np.ndarray, "h w"]
     x: int
@@ -25,7 +27,7 @@ class Patch(NamedTuple):
 
 
 class Patches(TargetMasks):
-    """`TargetMasks` of one size (H, W) kept as patches; a mask without a pixel is a patch of no height and no width."""
+    """`TargetMasks` of one size (H, W) kept as patches; an empty mask is a patch of height and width 0."""
 
     def __init__(self, size: tuple[int, int], patches: list[Patch]) -> None:
         super().__init__(size)
@@ -46,7 +48,7 @@ class Patches(TargetMasks):
 
     @classmethod
     def empty_of(cls, n: int, size: tuple[int, int]) -> "Patches":
-        """``n`` masks without a pixel."""
+        """``n`` empty masks."""
         return cls(size, [_NOTHING] * n)
 
     def __len__(self) -> int:
@@ -64,13 +66,19 @@ class Patches(TargetMasks):
         return Patches(self.size, self._patches + other._patches)
 
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-        """Dense masks; at another ``size`` (H, W) resampled as `scale` does."""
+        """Dense masks; at another ``size`` (H, W) resampled by `scale`."""
         if size is not None and tuple(size) != self.size:
             return self.scale(size).dense()
         canvas = np.zeros((len(self), *self.size), np.uint8)
         for layer, (pixels, x, y) in zip(canvas, self._patches, strict=True):
             layer[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
         return torch.from_numpy(canvas.view(bool))
+
+    def paint(self, canvas: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"], values: Sequence[int]) -> None:
+        """Write one value per mask to ``canvas``, in place, the last mask on top."""
+        for (pixels, x, y), value in zip(self._patches, values, strict=True):
+            part = canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]]
+            np.copyto(part, value, where=pixels.view(bool))
 
     def rle(self) -> list[Rle]:
         """Compressed COCO records, one per mask."""
@@ -90,15 +98,14 @@ class Patches(TargetMasks):
         return torch.tensor([np.count_nonzero(p.pixels) for p in self._patches], dtype=torch.int64)
 
     def only(self, chosen: Bool[np.ndarray, "n"]) -> "Patches":
-        """As many masks, without a pixel where not ``chosen``."""
+        """The same number of masks, those not ``chosen`` empty."""
         return Patches(self.size, [p if keep else _NOTHING for p, keep in zip(self._patches, chosen, strict=True)])
 
     def union(self) -> Bool[np.ndarray, "h w"]:
         """The pixels that belong to any mask."""
-        canvas = np.zeros(self.size, np.uint8)
-        for pixels, x, y in self._patches:
-            canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] |= pixels
-        return canvas.view(bool)
+        canvas = np.zeros(self.size, bool)
+        self.paint(canvas, [True] * len(self))
+        return canvas
 
     def cut(self, hidden: Bool[np.ndarray, "h w"]) -> "Patches":
         """The masks without the pixels of ``hidden``."""
@@ -108,7 +115,7 @@ class Patches(TargetMasks):
         )
 
     def window(self, x: int, y: int, size: tuple[int, int]) -> "Patches":
-        """The masks seen through a window of ``size`` (H, W) with its top left corner at (x, y), inside or outside."""
+        """The part of the masks in a window of ``size`` (H, W) with corner (x, y); it may cross the border."""
         height, width = size
         seen = []
         for pixels, left, top in self._patches:
@@ -118,7 +125,7 @@ class Patches(TargetMasks):
         return Patches(size, seen)
 
     def mirror(self, axis: int) -> "Patches":
-        """The masks turned over: ``axis`` 1 swaps left and right, 0 top and bottom."""
+        """The masks flipped: ``axis`` 1 swaps left and right, 0 top and bottom."""
         height, width = self.size
         if axis == 1:
             turned = [Patch(p[:, ::-1], width - x - p.shape[1], y) for p, x, y in self._patches]
@@ -127,18 +134,17 @@ class Patches(TargetMasks):
         return Patches(self.size, turned)
 
     def scale(self, size: tuple[int, int]) -> "Patches":
-        """The masks at another resolution (H, W): bilinear and ``> 0.5``, as `maskkit.geometry.masks.resample` does
-        it."""
+        """The masks resized to ``size`` (H, W): bilinear, then ``> 0.5``, as `maskkit.geometry.masks.resample`."""
         if tuple(size) == self.size:
             return self
-        rows, columns = Taps(self.size[0], size[0]), Taps(self.size[1], size[1])
+        rows, columns = resize_taps(self.size[0], size[0]), resize_taps(self.size[1], size[1])
         scaled = []
         for pixels, x, y in self._patches:
             if not pixels.size:
                 scaled.append(_NOTHING)
                 continue
-            left, values = columns.apply(pixels.T, x)
-            top, values = rows.apply(values.T, y)
+            left, values = _resized(pixels.T, x, columns)
+            top, values = _resized(values.T, y, rows)
             scaled.append(Patch((values > 0.5).view(np.uint8), left, top))
         return Patches(size, scaled)
 
@@ -146,43 +152,33 @@ class Patches(TargetMasks):
 _NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
 
 
-class Taps:
-    """The two source rows, and the weight of the second, that bilinear interpolation reads for each row of the result.
-
-    Computed in float32 as torch does for ``align_corners=False``, so that ties at 0.5 mostly fall to the same side.
-    """
-
-    def __init__(self, source: int, result: int) -> None:
-        at = (np.arange(result, dtype=np.float32) + np.float32(0.5)) * np.float32(source / result) - np.float32(0.5)
-        at = np.maximum(at, 0)
-        self.first = np.minimum(at.astype(np.int64), source - 1)
-        self.second = np.minimum(self.first + 1, source - 1)
-        self.weight = np.clip(at - self.first.astype(np.float32), 0, 1)
-
-    def apply(self, rows: np.ndarray, start: int) -> tuple[int, Float[np.ndarray, "r w"]]:
-        """Interpolate an array whose first row is row ``start`` of the source, zeros around; also where it begins."""
-        low, high = np.searchsorted(self.second, start), np.searchsorted(self.first, start + len(rows))
-        values = np.zeros((high - low, rows.shape[1]), np.float32)
-        for index, weight in ((self.first, 1 - self.weight), (self.second, self.weight)):
-            inside = index[low:high] - start
-            known = (inside >= 0) & (inside < len(rows))
-            values += rows[np.where(known, inside, 0)] * (weight[low:high] * known)[:, None]
-        return int(low), values
+def _resized(rows: np.ndarray, start: int, taps: Taps) -> tuple[int, Float[np.ndarray, "r w"]]:
+    """Rows of the result that rows ``start``, ``start + 1``, ... of the source touch, zeros around them, and the number
+    of the first one."""
+    pixels = taps.reached_by(np.array([start, start + len(rows) - 1]))
+    near = taps.part(pixels)
+    weight = near.weight.astype(np.float32)  # as torch: ties at 0.5 then fall on the same side
+    values = np.zeros((len(weight), rows.shape[1]), np.float32)
+    for cells, share in ((near.lower, 1 - weight), (near.upper, weight)):
+        inside = cells - start
+        known = (inside >= 0) & (inside < len(rows))
+        values += rows[np.where(known, inside, 0)] * (share * known)[:, None]
+    return pixels.start, values
 
 
 def _decode(rle: Rle, size: tuple[int, int]) -> Patch:
-    """The patch of a compressed record: only the columns that the mask touches are ever written out."""
+    """The patch of a compressed record: only the columns of the mask are decoded."""
     runs = rle_codec.run_lengths(rle["counts"])
     height = size[0]
     edges = runs.cumsum()
-    starts, ends = edges[0:-1:2], edges[1::2]  # of the foreground, column by column
+    starts, ends = edges[0:-1:2], edges[1::2]  # of the foreground runs, column by column
     filled = ends > starts
     starts, ends = starts[filled], ends[filled]
     if not len(starts):
         return _NOTHING
     (left, top), (right, bottom) = np.divmod(starts, height), np.divmod(ends - 1, height)
     x1, x2 = int(left[0]), int(right[-1]) + 1
-    wraps = bool((left != right).any())  # a run goes on in the next column: the mask reaches from top to bottom
+    wraps = bool((left != right).any())  # a run continues in the next column, so the mask spans the full height
     y1, y2 = (0, height) if wraps else (int(top.min()), int(bottom.max()) + 1)
     tall = y2 - y1
     starts, ends = (left - x1) * tall + top - y1, (right - x1) * tall + bottom - y1 + 1

@@ -1,4 +1,4 @@
-"""Saliency maps: grey images that are bright where something stands out, one for each image, found by its name."""
+"""Saliency maps: one grey image per image, bright at salient pixels, found by the name of the image."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from maskkit.errors import DataError
 
 
 def find(folder: Path, images: Sequence[Path]) -> list[Path]:
-    """The map of each image: the file in ``folder``, or in its folders, with the name of the image but the ending.
+    """The map of each image: the file in ``folder``, or in its folders, with the name of the image and any suffix.
 
-    Of several such files that counts whose folder is called as the image's. Raises `DataError` where there is none.
+    Of several such files the one in a folder named as the image's is taken. Raises `DataError` when there is none.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of saliency maps; check the path")

@@ -1,8 +1,8 @@
-"""A drawn data set: textured, overlapping, holed and two-part objects from a seed; tests and demo need no files.
+"""A synthetic data set for tests and the demo: textured, overlapping objects, some with holes or two parts.
 
-Every object is given by its signed distance (pixels, negative inside) on the pixel centres of its box: the sign is the
-mask, and a ramp of one pixel is the soft edge that a lens would give. Later objects cover earlier ones, and poles that
-belong to no class cut objects in two.
+An object is given by its signed distance (pixels, negative inside) at the pixel centres of its box: the sign is the
+mask, and a ramp of one pixel is its soft edge. Later objects cover earlier ones, and poles, which have no class, cut
+objects in two.
 """
 
 import json
@@ -18,8 +18,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from maskkit.data.dataset import Annotation, Dataset, Record
+from maskkit.data.dataset import Dataset
 from maskkit.data.patches import Patch, Patches
+from maskkit.data.records import Annotation, Record
 from maskkit.files import replacing
 from maskkit.prediction import Categories
 from maskkit.targets import Target
@@ -28,7 +29,7 @@ Plane = Float[np.ndarray, "h w"]
 Distance = Callable[[Plane, Plane, float], Plane]
 
 LEAST_VISIBLE = 0.3
-"""Share of every object that stays in sight; what would hide more of one is not drawn."""
+"""Share of every object that stays visible; an object that would hide more of another is not drawn."""
 
 
 def _disc(u: Plane, v: Plane, r: float) -> Plane:
@@ -44,7 +45,7 @@ def _square(u: Plane, v: Plane, r: float) -> Plane:
 
 
 def _star(u: Plane, v: Plane, r: float) -> Plane:
-    # Folded into the tenth of the circle between a tip and a notch, the outline is one straight edge.
+    # In the tenth of the circle between a tip and a notch, the outline is one straight edge.
     tenth = np.pi / 5
     angle = np.abs((np.arctan2(v, u) + tenth) % (2 * tenth) - tenth)
     radius = np.hypot(u, v)
@@ -74,15 +75,15 @@ def draw(
 ) -> tuple[UInt8[Tensor, "3 h w"], Target]:
     """An image of ``size`` (H, W) with ``objects`` (least, most) objects of `CATEGORIES`, the same for the same seed.
 
-    ``crowd`` adds a swarm of discs under one crowd annotation, which comes last; ``box_only`` is the chance of an
-    object to have a box but no known mask. Boxes are tight around what is visible. Fewer objects come out than asked
-    for where there is no more room.
+    ``crowd`` adds many small discs with one crowd annotation, which comes last; ``box_only`` is the probability that
+    an object has a box but no known mask. Boxes are tight around the visible part. There are fewer objects when there
+    is no more room.
     """
     rng = np.random.default_rng(seed)
     canvas = _background(size, rng)
     layers = _Layers(size)
     if crowd:
-        _draw_swarm(canvas, layers, rng)
+        _draw_crowd(canvas, layers, rng)
     wanted = int(rng.integers(objects[0], objects[1] + 1))
     for _ in range(10 * wanted):
         if len(layers.labels) == wanted + crowd:
@@ -102,7 +103,7 @@ def draw(
 
 @dataclass(frozen=True, eq=False)
 class ShapesDataset(Dataset):
-    """Drawn images behind the interface of `Dataset`, held in memory."""
+    """A `Dataset` of drawn images in memory."""
 
     images: dict[int, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
     """Pixels by image id."""
@@ -121,7 +122,7 @@ def shapes_dataset(
     box_only: float = 0.0,
     folder: str | Path = "shapes",
 ) -> ShapesDataset:
-    """``count`` images of `draw` with the image ids from 1 on; their paths lie in ``folder``, but no files do."""
+    """``count`` images of `draw` with the image ids 1, 2, ...; their paths are in ``folder``, without files."""
     folder = Path(folder)
     records, images = [], {}
     number = 0
@@ -166,13 +167,13 @@ def write(
 
 
 class _Layers:
-    """Which object each pixel shows: ``numbers`` (H, W) is 1 for the first of ``labels``, 0 for none; -1 is a crowd."""
+    """The object of each pixel: ``numbers`` (H, W), 1 for the first of ``labels``, 0 for none. Label -1: a crowd."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.numbers = np.zeros(size, np.int32)
         self.labels: list[int] = []
         self.whole = np.zeros(1, np.int64)
-        """Pixels of each number when it was drawn, and of nothing."""
+        """Pixels of each number when it was drawn; entry 0 is not used."""
         self.visible = np.zeros(1, np.int64)
 
     def _left(self, region: tuple[slice, slice], shape: np.ndarray) -> np.ndarray:
@@ -180,7 +181,7 @@ class _Layers:
         return self.visible - np.bincount(self.numbers[region][shape], minlength=len(self.visible))
 
     def masks(self) -> Patches:
-        """What is visible of each object."""
+        """The visible part of each object."""
         found = ndimage.find_objects(self.numbers, len(self.labels))
         patches = [
             Patch((self.numbers[part] == i).view(np.uint8), part[1].start, part[0].start)
@@ -189,11 +190,11 @@ class _Layers:
         return Patches(self.numbers.shape, patches)
 
     def room(self, region: tuple[slice, slice], shape: np.ndarray) -> bool:
-        """Whether enough of every object stays in sight when ``shape`` covers ``region``."""
+        """Whether enough of every object stays visible when ``shape`` covers ``region``."""
         return bool((self._left(region, shape) >= LEAST_VISIBLE * self.whole)[1:].all())
 
     def add(self, region: tuple[slice, slice], shape: np.ndarray, label: int) -> None:
-        """Lay an object over what is there."""
+        """Add an object on top."""
         self.labels.append(label)
         area = np.count_nonzero(shape)
         self.visible, self.whole = np.append(self._left(region, shape), area), np.append(self.whole, area)
@@ -201,7 +202,7 @@ class _Layers:
 
 
 def _draw_object(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
-    """One object at a random place, unless it would hide another one."""
+    """One object at a random position, unless it would hide too much of another."""
     height, width = layers.numbers.shape
     label = int(rng.integers(len(CATEGORIES)))
     radius = min(height, width) * math.exp(rng.uniform(math.log(0.07), math.log(0.24)))
@@ -212,13 +213,13 @@ def _draw_object(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) 
     shape = distance < 0
     if shape.sum() < 30 or not layers.room(region, shape):
         return
-    light = 1.1 - 0.25 * (u**2 + v**2)[..., None] / radius**2  # darker towards the edge, as if it were round
-    _blend(canvas[region], colour * light, distance)
+    shade = 1.1 - 0.25 * (u**2 + v**2)[..., None] / radius**2  # darker towards the edge, like a sphere
+    _blend(canvas[region], colour * shade, distance)
     layers.add(region, shape, label)
 
 
-def _draw_swarm(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
-    """Many small discs close together, one crowd."""
+def _draw_crowd(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
+    """Many small discs close together: one crowd."""
     height, width = layers.numbers.shape
     spread = 0.15 * min(height, width)
     centre = np.array([rng.uniform(spread, width - spread), rng.uniform(spread, height - spread)])
@@ -235,7 +236,7 @@ def _draw_swarm(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -
 
 
 def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) -> None:
-    """A thin bar from border to border that belongs to no class and cuts in two what it crosses."""
+    """A thin bar from border to border, without a class, that cuts objects in two."""
     height, width = layers.numbers.shape
     x, lean = width * rng.uniform(0.3, 0.7), rng.uniform(-0.5, 0.5)
     everywhere, u, _ = _local((height, width), x, height / 2, 2.0 * max(height, width), lean)
@@ -250,7 +251,7 @@ def _draw_pole(canvas: np.ndarray, layers: _Layers, rng: np.random.Generator) ->
 def _local(
     size: tuple[int, int], x: float, y: float, radius: float, angle: float
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the image within ``radius`` of (x, y), its pixel centres in axes from there turned by ``angle``."""
+    """The region within ``radius`` of (x, y), and its pixel centres in axes through (x, y) rotated by ``angle``."""
     height, width = size
     x1, x2 = max(0, int(x - radius) - 1), min(width, int(x + radius) + 2)
     y1, y2 = max(0, int(y - radius) - 1), min(height, int(y + radius) + 2)
@@ -261,7 +262,7 @@ def _local(
 
 
 def _blend(canvas: np.ndarray, colour: np.ndarray, distance: Plane) -> None:
-    """Lay ``colour`` over the canvas, with a soft edge one pixel wide."""
+    """Blend ``colour`` onto the canvas, with a soft edge one pixel wide."""
     alpha = np.clip(0.5 - distance, 0, 1)[..., None].astype(np.float32)
     canvas += alpha * (colour - canvas)
 
@@ -282,12 +283,12 @@ def _texture(
     kind = rng.choice(["plain", "stripes", "checks", "dots"])
     if kind == "plain":
         return colour
-    wave = np.sin(2 * np.pi / period * u)
+    pattern = np.sin(2 * np.pi / period * u)
     if kind == "checks":
-        wave *= 2 * np.sin(2 * np.pi / period * v)
+        pattern *= 2 * np.sin(2 * np.pi / period * v)
     elif kind == "dots":
-        wave += np.sin(2 * np.pi / period * v) - 1
-    share = (0.25 + 0.25 * np.clip(3 * wave, -1, 1))[..., None]
+        pattern += np.sin(2 * np.pi / period * v) - 1
+    share = (0.25 + 0.25 * np.clip(3 * pattern, -1, 1))[..., None]
     return colour + (other - colour) * share
 
 
@@ -302,7 +303,7 @@ def _background(size: tuple[int, int], rng: np.random.Generator) -> Float[np.nda
 
 
 def _ramps(n: int, cells: int) -> Float[np.ndarray, "n m"]:
-    """Weights that interpolate ``cells + 1`` values smoothly at ``n`` places."""
+    """Weights that interpolate ``cells + 1`` values smoothly at ``n`` points."""
     place = (np.arange(n, dtype=np.float32) + 0.5) * (cells / n)
     weight = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells + 1, dtype=np.float32)))
     return weight**2 * (3 - 2 * weight)

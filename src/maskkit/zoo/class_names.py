@@ -1,5 +1,6 @@
 """Class names of the data sets that published checkpoints were trained on, in the order of their class numbers."""
 
+from maskkit.data.voc_classes import VOC
 from maskkit.prediction import Categories
 
 _COCO = (
@@ -25,10 +26,6 @@ _COCO_STUFF_IDS = (
     *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154),
     *(155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
     *range(184, 201),
-)
-_VOC = (
-    "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, "
-    "pottedplant, sheep, sofa, train, tvmonitor"
 )
 _ADE20K = (
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
@@ -62,9 +59,6 @@ COCO_PANOPTIC = Categories(
     (*COCO.names, *_COCO_STUFF.split(", ")), (*COCO.ids, *_COCO_STUFF_IDS), (True,) * 80 + (False,) * 53
 )
 """The 133 classes of COCO panoptic: 80 things, 53 kinds of stuff."""
-
-VOC = Categories.of(_VOC.split(", "))
-"""The 20 classes of Pascal VOC."""
 
 VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids), (False, *VOC.things))
 """The same with the background, as semantic models know them."""

@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as oracle
 
 from maskkit.data import find_splits, open_dataset, open_splits
-from maskkit.data.formats.coco import read_json, sound_rle
+from maskkit.data.formats.coco import read_json
+from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
 from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
@@ -315,7 +316,7 @@ def test_no_text_of_counts_does_more_than_raise_value_error(counts):
 
 def test_json_of_other_tools_is_not_taken_for_coco(tmp_path):
     write_json(tmp_path / "a.json", json.loads('{"version": "5.0", "shapes": []}'))
-    with pytest.raises(DataError, match="no COCO ground truth"):
+    with pytest.raises(DataError, match="not COCO ground truth"):
         open_dataset(tmp_path / "a.json")
 
 

@@ -76,9 +76,9 @@ def test_splits_share_their_classes(tmp_path):
     ("bad", "reason"),
     [
         (shape("cat", [[1, 1], [5, 5]]), "2 points"),
-        (shape("cat", [[1, 1], [5, 5]], "line"), "a line of 2 points is no region"),
-        (shape("cat", [[1, 1]], "point"), "no region"),
-        (shape("cat", [[1, 1]], "circle"), "no region"),
+        (shape("cat", [[1, 1], [5, 5]], "line"), "a line of 2 points is not a region"),
+        (shape("cat", [[1, 1]], "point"), "not a region"),
+        (shape("cat", [[1, 1]], "circle"), "not a region"),
         (shape("cat", [[1, 1], [float("nan"), 5], [9, 9]]), "no numbers"),
         (shape("cat", [[70, 1], [80, 1], [75, 9]]), "outside"),
         (shape("cat", [1, 2, 3]), "shape 1"),
@@ -108,7 +108,7 @@ def test_files_that_cannot_be_used(tmp_path):
     assert [(r.path.name, r.size) for r in dataset.records] == [(f"{n}.png", SIZE) for n in "abc"]
     errors = {Path(p.file).name: p.message for p in dataset.problems if p.level == "error"}
     assert errors.keys() == {"d.json", "e.json", "f.json"}
-    assert "'d.png' is not there" in errors["d.json"]
+    assert "'d.png' does not exist" in errors["d.json"]
     assert "1 images have no json" in messages(dataset.problems, "warning")[0]
 
 

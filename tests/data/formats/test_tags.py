@@ -9,9 +9,10 @@ from PIL import Image
 
 from maskkit.config import InputConfig
 from maskkit.data import find_splits, open_dataset, open_splits
-from maskkit.data.dataset import Annotation, Dataset, Record
+from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import BACKGROUND, IGNORE, ImageTags, LabelFile
 from maskkit.data.loader import collate
+from maskkit.data.records import Annotation, Record
 from maskkit.data.transforms import Flip, Resize, ScaleJitter, apply
 from maskkit.errors import DataError
 from maskkit.prediction import Categories

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskkit.data.dataset import Annotation, Dataset, Record
+from maskkit.data.dataset import Dataset
+from maskkit.data.records import Annotation, Record
 from maskkit.errors import DataError
 from maskkit.eval.instance.metric import percent
 from maskkit.eval.panoptic.metric import PanopticResult, evaluate

@@ -115,7 +115,7 @@ def test_results_survive_a_file(tmp_path: Path) -> None:
 def test_report_names_every_class_and_the_worst_images(tmp_path: Path) -> None:
     from PIL import Image
 
-    from maskkit.data.dataset import Record
+    from maskkit.data.records import Record
 
     records = []
     for record in DATA.records:

@@ -1,38 +1,24 @@
 """COCO annotation files: a json, or a folder that holds one per split beside its images.
 
-Understood: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``; COCO's own
+Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``; COCO's own
 ``annotations/instances_train2017.json`` with ``train2017/``; Roboflow's ``train/_annotations.coco.json`` with the
 images beside it.
 """
 
-import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskkit.data.dataset import (
-    SPLITS,
-    Annotation,
-    Box,
-    Dataset,
-    Problems,
-    Record,
-    Warn,
-    extent,
-    join,
-    sound_box,
-    sound_polygons,
-    stated_size,
-)
+from maskkit.data.dataset import Dataset, join
+from maskkit.data.files import SPLITS, finder, image_folders, load_json
+from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
+from maskkit.data.records import Annotation, Box, Record, extent
+from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, sound_rle, stated_size
 from maskkit.errors import DataError
-from maskkit.geometry import rle as mask_math
-from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories
 
 LAYOUT = (
@@ -74,7 +60,7 @@ def splits(folder: Path) -> list[str]:
 
 
 def recognise(folder: Path) -> bool:
-    """Whether the folder holds COCO files."""
+    """Whether the folder has COCO files."""
     return bool(find(folder))
 
 
@@ -104,26 +90,10 @@ def read_json(file: Path) -> Dataset:
         )
     lacking = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if lacking:
-        raise DataError(f"{file}: has no list of {', '.join(lacking)}; it is no COCO ground truth")
+        raise DataError(f"{file}: has no list of {', '.join(lacking)}; it is not COCO ground truth")
     if any("segments_info" in row for row in content["annotations"][:1] if isinstance(row, dict)):
-        from maskkit.data.formats import coco_panoptic as panoptic  # which needs this module
-
-        return panoptic.dataset(file, content)
+        return panoptic_dataset(file, content)
     return _Reader(file).dataset(content)
-
-
-def load_json(file: Path) -> Any:
-    """Content of a json file, or a `DataError` that says what is wrong with the file."""
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
-    if not text.strip():
-        raise DataError(f"{file}: the file is empty; export the annotations again")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: is not json ({error}); export the annotations again") from error
 
 
 class _Reader:
@@ -165,11 +135,11 @@ class _Reader:
             names[key] = name
             things.append(row.get("isthing") not in (0, "0", False))
         if not names:
-            self.error("", "has no category; without classes nothing can be learnt")
+            self.error("", "has no category; add the classes")
         return Categories(tuple(names.values()), tuple(names), tuple(things))
 
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
-        """Records by the id that annotations refer to; None for an image that is left out."""
+        """Records by the image id of the annotations; None for an image that is left out."""
         locate = finder(image_folders(self.file))
         worded = any(isinstance(_key(_get(row, "id")), str) for row in rows)
         if worded:
@@ -215,13 +185,13 @@ class _Reader:
             key, label = _key(row.get("image_id")), labels.get(_whole(row.get("category_id")))  # type: ignore[arg-type]
             name = f"annotation {row.get('id', f'{i} of the list')} of image {row.get('image_id')}"
             if key not in images:
-                self.error(name, "the file lists no such image; add the image record, or remove the annotation")
+                self.error(name, "the file has no such image; add the image record, or remove the annotation")
                 continue
             if label is None:
-                self.error(name, f"the file lists no category {row.get('category_id')!r}; add it to categories")
+                self.error(name, f"the file has no category {row.get('category_id')!r}; add it to categories")
                 continue
             if (record := images[key]) is None:
-                continue  # the image has been reported
+                continue  # the image was reported
             number = _whole(row.get("id"))
             if number in seen:
                 self.warn(name, f"the id is used twice; this one is read as {fresh}")
@@ -233,7 +203,7 @@ class _Reader:
             except (ValueError, TypeError, OverflowError) as error:
                 self.error(name, str(error))
         if not rows:
-            self.warn("", "has no annotation at all; every image counts as background")
+            self.warn("", "has no annotation; every image is read as background")
         return objects
 
 
@@ -263,52 +233,6 @@ def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
         raise ValueError(f"there is neither a mask nor a bbox [x, y, width, height] (bbox is {bbox!r})")
     x, y, width, height = (float(v) for v in bbox)
     return sound_box((x, y, x + width, y + height), size, warn)
-
-
-def sound_rle(record: dict[str, Any], size: tuple[int, int]) -> Rle:
-    """A compressed run-length record whose runs fill an image of ``size`` (H, W) exactly, else ``ValueError``."""
-    counts = record.get("counts")
-    if not isinstance(counts, str | bytes | list):
-        raise ValueError("the run-length mask has no run lengths (counts); export it again")
-    if list(record.get("size") or []) != list(size):
-        raise ValueError(f"the run-length mask has size {record.get('size')}, the image {list(size)} (height, width)")
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
-    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
-    if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
-        raise ValueError(
-            f"the run lengths add up to {runs.sum()} pixels, the image has {size[0] * size[1]}; export the mask again"
-        )
-    if runs[1::2].sum() == 0:
-        raise ValueError("the run-length mask covers no pixel; draw it again or remove it")
-    if isinstance(counts, bytes):
-        return {"size": list(size), "counts": counts}
-    return mask_math.from_counts(runs.tolist(), size)
-
-
-def image_folders(file: Path) -> list[Path]:
-    """Where the images of an annotation file may lie, likeliest first."""
-    split = file.stem.removeprefix("instances_")
-    roots = [file.parent.parent, file.parent] if file.parent.name == "annotations" else [file.parent]
-    nested = ("images/" + split, split, split + "/images", "images", "")
-    folders = [root / sub for root in roots for sub in nested]
-    return [f for f in dict.fromkeys(folders) if f.is_dir()]
-
-
-def finder(folders: Iterable[Path]) -> Callable[[str], Path | None]:
-    """A function that finds a ``file_name`` in ``folders``, also one written with folders of another machine."""
-    places = list(folders)
-
-    def locate(name: str) -> Path | None:
-        slashed = name.replace("\\", "/")
-        for candidate in dict.fromkeys((slashed, slashed.rsplit("/", 1)[-1])):
-            for i, folder in enumerate(places):
-                if candidate and os.path.isfile(folder / candidate):  # False for a name no disk can hold
-                    places.insert(0, places.pop(i))  # the next image most likely lies there too
-                    return folder / candidate
-        return None
-
-    return locate
 
 
 def _get(row: Any, key: str) -> Any:

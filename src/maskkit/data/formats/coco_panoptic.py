@@ -1,7 +1,7 @@
 """COCO's panoptic files: a json whose annotations name the segments of an image of ids.
 
-Every segment, of things or of stuff, becomes an object, whose mask is read from the image of ids when it is asked
-for. The same files serve as label maps, where id 0 and crowds are not known. Results of the same format are written by
+Every segment, thing or stuff, becomes an object, whose mask is read from the image of ids on demand. The same files
+serve as label maps, in which id 0 and crowds are ignored. Results of the same format are written by
 `write_results` and read by `read_results`; in between a segment is a row of `maskkit.prediction.Prediction.to_coco`.
 """
 
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskkit.data.dataset import Annotation, Box, Dataset, Problems, Record, Segment, Warn, sound_box, stated_size
-from maskkit.data.formats.coco import finder, image_folders
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import finder, image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
+from maskkit.data.records import Annotation, Box, Record, Segment
+from maskkit.data.rules import Problems, Warn, sound_box, stated_size
 from maskkit.errors import DataError
 from maskkit.files import replacing, write_json
 from maskkit.geometry import rle as mask_math
@@ -28,11 +30,11 @@ Row = Mapping[str, Any]
 """A segment as a result: ``image_id``, ``category_id``, run-length ``segmentation``, ``score`` where one is known."""
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
-"""What a json of another layout leads to."""
+"""Errors that a json of another layout causes."""
 
 
 def dataset(file: Path, content: dict[str, Any]) -> Dataset:
-    """The images of ``content``, which was read from ``file``; the images of ids lie in a folder beside it.
+    """The images of ``content``, which was read from ``file``; the images of ids are in a folder beside it.
 
     Raises `DataError` when the file as a whole cannot be used.
     """
@@ -41,7 +43,7 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
         categories = Categories(*zip(*listed, strict=True))
         rows = {a["image_id"]: a for a in content["annotations"]}
     except _MALFORMED as error:
-        raise DataError(f"{file}: its lists are not those of COCO's panoptic format ({error!r})") from error
+        raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({error!r})") from error
     reader = _Reader(
         file,
         {key: label for label, key in enumerate(categories.ids)},
@@ -70,13 +72,13 @@ class _Reader:
     ids: Callable[[str], Path | None]
     problems: Problems = field(default_factory=Problems)
     fresh: Iterator[int] = field(default_factory=partial(itertools.count, 1))
-    """Ids of the annotations, since those of the segments are unique in an image only."""
+    """Ids of the annotations; those of the segments are unique only within an image."""
 
     def record(self, image: dict[str, Any], row: dict[str, Any] | None) -> Record:
-        """One of `_MALFORMED` says why it is none."""
+        """The record of one image and its annotation. Raises one of `_MALFORMED` when they cannot be used."""
         name, size = f"image {image['id']} ({image['file_name']})", stated_size(image["height"], image["width"])
         if size is None:
-            raise ValueError(f"has no size of an image: height {image['height']!r}, width {image['width']!r}")
+            raise ValueError(f"has no valid image size: height {image['height']!r}, width {image['width']!r}")
         if (path := self.find_image(image["file_name"])) is None:
             raise ValueError("the image cannot be found; add it, or remove the record")
         if row is None:
@@ -90,7 +92,7 @@ class _Reader:
             label, crowd = self.numbers.get(segment["category_id"]), bool(segment.get("iscrowd"))
             values[segment["id"]] = IGNORE if crowd or label is None else label
             if label is None:
-                self.problems.error(self.file, place, f"is of the unknown class {segment['category_id']}; add it")
+                self.problems.error(self.file, place, f"has the unknown class {segment['category_id']}; add it")
                 continue
             box = _box(segment, size, partial(self.problems.warn, self.file, place))
             area = segment["area"] if isinstance(segment.get("area"), int | float) else None
@@ -156,7 +158,7 @@ def write_results(file: Path, rows: Iterable[Row], images: Iterable[Mapping[str,
 
 
 def _box(segment: Mapping[str, Any], size: tuple[int, int], warn: Warn) -> Box | None:
-    """The box of the file; None, which stands for that of the mask, where there is none to use."""
+    """The box of the file; None, which means the box of the mask, when the file has no usable one."""
     if not segment.get("bbox"):
         return None
     try:
@@ -172,7 +174,7 @@ def _id_folders(file: Path) -> list[Path]:
 
 
 def _image_folders(file: Path) -> list[Path]:
-    """Where the images may lie: not among the ids, which often have the same names."""
+    """Folders that may hold the images: not those of the ids, which often have the same names."""
     instances = file.with_name(file.stem.removeprefix("panoptic_") + ".json")
     of_ids = {file.with_suffix(""), file.parent / "panoptic"}
     return [f for f in (*image_folders(file), *image_folders(instances)) if f not in of_ids]

@@ -1,8 +1,8 @@
 """LabelMe: one json beside each image, with shapes that have a label and points.
 
 Polygons, rectangles and circles are masks; shapes of one label with the same ``group_id`` are parts of one object.
-Two flags of a shape are our own, so that nothing is lost in a conversion: ``box_only`` (a rectangle of which no mask is
-known) and ``crowd``.
+Two flags of a shape are our own, so that a conversion loses nothing: ``box_only`` (a rectangle without a known mask)
+and ``crowd``.
 """
 
 import math
@@ -11,20 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskkit.data.dataset import (
-    SPLITS,
-    Annotation,
-    Dataset,
-    Problems,
-    Record,
-    extent,
-    number,
-    sound_box,
-    sound_polygons,
-    stated_size,
-)
-from maskkit.data.formats.coco import load_json
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import SUFFIXES, find_images, image_size
+from maskkit.data.records import Annotation, Record, extent, number
+from maskkit.data.rules import Problems, sound_box, sound_polygons, stated_size
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -80,7 +71,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     places = [folders[split]] if split else [path, *folders.values()]
     described = {file.with_suffix("") for file in contents}
     if bare := sum(p.with_suffix("") not in described for place in places for p in find_images(place)):
-        problems.warn(path, "", f"{bare} images have no json; they are left out, as nobody says whether they are empty")
+        problems.warn(path, "", f"{bare} images have no json; they are left out, because they may be unlabelled")
     return Dataset(number(records), categories, path, "labelme", problems)
 
 
@@ -101,7 +92,7 @@ def _shapes(file: Path) -> dict[str, Any]:
     """Content of a LabelMe file. Raises `DataError`."""
     content = load_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise DataError(f"{file}: has no list of shapes; it is no LabelMe file")
+        raise DataError(f"{file}: has no list of shapes; it is not a LabelMe file")
     return content
 
 
@@ -111,7 +102,7 @@ def _image(file: Path, content: dict[str, Any]) -> tuple[Path, tuple[int, int]]:
     twins = (file.with_suffix(s) for suffix in sorted(SUFFIXES) for s in (suffix, suffix.upper()))
     image = next((p for p in (file.parent / named, *twins) if os.path.isfile(p)), None)
     if image is None:
-        raise DataError(f"{file}: its image {named or file.stem!r} is not there; put it beside the json")
+        raise DataError(f"{file}: its image {named or file.stem!r} does not exist; put it beside the json")
     return image, stated_size(content.get("imageHeight"), content.get("imageWidth")) or image_size(image)
 
 
@@ -148,7 +139,7 @@ def _objects(
 
 
 def _outline(shape: dict[str, Any]) -> list[float]:
-    """The flat polygon of a shape. Raises ``ValueError`` for one that has no area."""
+    """The flat polygon of a shape. Raises ``ValueError`` for a kind of shape without an area."""
     kind = shape.get("shape_type") or "polygon"
     points = [(float(x), float(y)) for x, y in shape.get("points") or []]
     if kind == "rectangle" and len(points) == 2:
@@ -159,5 +150,5 @@ def _outline(shape: dict[str, Any]) -> list[float]:
         angles = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
         points = [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
     elif kind not in ("polygon", "rectangle"):
-        raise ValueError(f"a {kind} of {len(points)} points is no region; draw a polygon, a rectangle or a circle")
+        raise ValueError(f"a {kind} of {len(points)} points is not a region; draw a polygon, a rectangle or a circle")
     return [v for point in points for v in point]

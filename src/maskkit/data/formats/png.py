@@ -1,9 +1,9 @@
-"""Folders of images beside index images: the grey or palette value of a pixel is its class, 255 is not known.
+"""Folders of images beside index images: the grey or palette value of a pixel is its class, 255 is unknown.
 
-Understood: ``images/train/`` with ``masks/train/`` (the layout of CamVid here and of ADE20K), ``train/images/`` with
+Layouts: ``images/train/`` with ``masks/train/`` (the layout of ADE20K), ``train/images/`` with
 ``train/masks/``, ``train/`` with ``trainannot/`` (SegNet's own), and ``images/`` with ``masks/`` without splits; the
-masks may lie in ``labels/`` or ``annotations/`` too. Classes stand in ``classes.json`` or line by line, from value 0
-on, in ``classes.txt``; without either each value that occurs is a class.
+masks may also be in ``labels/`` or ``annotations/``. The classes are in ``classes.json``, or in ``classes.txt``, one
+per line from value 0; without either each value that occurs is a class.
 """
 
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskkit.data.dataset import SPLITS, Dataset, Problems, Record
-from maskkit.data.formats.coco import load_json
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import IGNORE, LabelFile
+from maskkit.data.records import Record
+from maskkit.data.rules import Problems
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -45,12 +47,12 @@ def recognise(folder: Path) -> bool:
 
 
 def splits(folder: Path) -> list[str]:
-    """Names of the splits that there are folders for."""
+    """Names of the splits that the folder has."""
     return [split for split in find(folder) if split is not None]
 
 
 def read(path: Path, split: str | None = None) -> Dataset:
-    """The images of a ``split`` (all of them for None) and where their labels lie, numbered in the order of names.
+    """The images of a ``split`` (all of them for None) with their label maps, numbered in the order of names.
 
     Raises `DataError` when there is no such split or the classes cannot be read.
     """
@@ -65,7 +67,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
             if mask.is_file():
                 rows.append((image, mask))
             else:
-                problems.error(image, "", f"has no label image {mask}; add it, or take the image away")
+                problems.error(image, "", f"has no label image {mask}; add it, or remove the image")
     values, categories = _classes(path, [mask for _, mask in rows])
     records = []
     for number, (image, mask) in enumerate(rows, 1):
@@ -82,7 +84,7 @@ def _is_pair(pair: tuple[Path, Path]) -> bool:
 
 
 def _classes(folder: Path, masks: list[Path]) -> tuple[dict[int, int], Categories]:
-    """Class number of each value of a label image, and the classes, whose ids are the values."""
+    """Class number of each value of a label image, and the classes; their ids are the values."""
     as_json, as_text = folder / "classes.json", folder / "classes.txt"
     ignored = {IGNORE}
     if as_json.is_file():
@@ -99,7 +101,7 @@ def _classes(folder: Path, masks: list[Path]) -> tuple[dict[int, int], Categorie
 
 
 def _described(file: Path) -> tuple[dict[int, str], set[int]]:
-    """Names by value and the values to be ignored, of ``{"classes": [{"id", "name"}], "void": {"id"}}``."""
+    """Names by value, and the values to ignore, of ``{"classes": [{"id", "name"}], "void": {"id"}}``."""
     content: Any = load_json(file)
     try:
         names = {int(c["id"]): str(c["name"]) for c in content["classes"]}

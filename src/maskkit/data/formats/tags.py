@@ -1,17 +1,19 @@
-"""Image tags: images of which only the classes are known, from a table or from the folders that they lie in.
+"""Image tags: images with classes alone, given by a table or by the folders of the images.
 
-Understood: ``tags.csv``, or one table per split (``train.csv``, ``val.csv``), whose rows are an image and its classes
-(``beach.jpg,dog,person``), or 0 and 1 under the names of the classes in the first row; and folders that are called as
-what is in their images, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` around them.
+Layouts: ``tags.csv``, or one table per split (``train.csv``, ``val.csv``), whose rows are an image and its classes
+(``beach.jpg,dog,person``), or 0 and 1 under the names of the classes in the first row; and one folder of images for
+each class, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` above them.
 """
 
 import csv
 from pathlib import Path
 
-from maskkit.data.dataset import SPLITS, Dataset, Problems, Record
-from maskkit.data.formats.coco import finder, image_folders
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import SPLITS, finder, image_folders
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
+from maskkit.data.records import Record
+from maskkit.data.rules import Problems
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -23,7 +25,7 @@ _OTHER_FOLDERS = {"images", "masks", "labels", "annotations", "jpegimages"}.unio
 
 
 def find(folder: Path) -> dict[str | None, Path]:
-    """Tables, or folders of class folders, by split; None stands for all images."""
+    """Tables, or folders of class folders, by split; None means all images."""
     found: dict[str | None, Path] = {}
     for split, names in SPLITS.items():
         places = [p for name in names for p in (folder / f"{name}.csv", folder / name)]
@@ -74,7 +76,7 @@ Row = tuple[Path, set[str]]
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    """Folders inside that hold images of a class each; none where there are less than two."""
+    """Folders in ``folder`` with the images of one class each; none when there are fewer than two."""
     if not folder.is_dir():
         return []
     inside = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() not in _OTHER_FOLDERS]
@@ -87,7 +89,7 @@ def _folders(folder: Path) -> list[Row]:
 
 
 def _table(file: Path, problems: Problems) -> list[Row]:
-    """The rows of a table whose image is there; the others are told to ``problems``."""
+    """The rows of a table whose image exists; the others are reported to ``problems``."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]

@@ -1,9 +1,8 @@
 """Pascal VOC: ``SegmentationObject`` and ``SegmentationClass`` palette images, ``Annotations`` in xml.
 
-A value of ``SegmentationObject`` is one object (0 background, 255 void), its class the commonest value under it in
-``SegmentationClass``, which is also the label map of the image. An image without them has the boxes of its xml file
-and no masks. "Difficult" objects are
-ordinary ones.
+A value of ``SegmentationObject`` is one object (0 background, 255 void); its class is the most frequent value of its
+pixels in ``SegmentationClass``, which is also the label map of the image. An image without them has the boxes of its
+xml file and no masks. "Difficult" objects are read like the others.
 """
 
 from functools import partial
@@ -13,13 +12,16 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import UInt8
 
-from maskkit.data.dataset import SPLITS, Annotation, Dataset, Problems, Record, number, sound_box
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_values
+from maskkit.data.records import Annotation, Record, number
+from maskkit.data.rules import Problems, sound_box
+from maskkit.data.voc_classes import VOC
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import Categories
-from maskkit.zoo.class_names import VOC
 
 LAYOUT = (
     "Pascal VOC: JPEGImages/ (or images/) with SegmentationObject/ and SegmentationClass/, or with Annotations/*.xml"
@@ -44,7 +46,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
 
     Images are numbered from 1 in the order of their names. Classes are VOC's, or those of ``class_names.txt``, or the
     names in the xml files in alphabetical order; their ids 1..K are the values of ``SegmentationClass``. Raises
-    `DataError` when the folder is not one of VOC's or has no such list.
+    `DataError` when the folder does not have VOC's layout or has no such list.
     """
     folder = _images(path)
     if folder is None:
@@ -85,7 +87,7 @@ def _categories(folder: Path) -> Categories:
 
 
 class _Reader:
-    """Reads image by image and collects what is wrong."""
+    """Reads one image at a time and collects the problems."""
 
     def __init__(self, root: Path, categories: Categories) -> None:
         self.root, self.categories = root, categories
@@ -96,7 +98,7 @@ class _Reader:
         """The image called ``name`` with its objects, None when it cannot be used."""
         if image is None:
             self.problems.error(
-                self.root, name, "there is no such image; add it to JPEGImages/, or take it off the list"
+                self.root, name, "there is no such image; add it to JPEGImages/, or remove it from the list"
             )
             return None
         masks, boxes = self.root / "SegmentationObject" / f"{name}.png", self.root / "Annotations" / f"{name}.xml"
@@ -113,7 +115,7 @@ class _Reader:
         except DataError as error:
             self.problems.error(image, "", str(error))
             return None
-        self.problems.warn(image, "", "has neither masks nor an xml file; it counts as an image without objects")
+        self.problems.warn(image, "", "has neither masks nor an xml file; it is read as an image without objects")
         return Record(image_id, image, size, [])
 
     def masked(self, file: Path, size: tuple[int, int]) -> list[Annotation]:
@@ -142,7 +144,7 @@ class _Reader:
             name = (node.findtext("name") or "").strip()
             try:
                 if name not in self.categories.names:
-                    raise ValueError(f"the class {name!r} is none of {', '.join(self.categories.names)}")
+                    raise ValueError(f"the class {name!r} is not one of {', '.join(self.categories.names)}")
                 sides = [float(node.findtext(f"bndbox/{s}") or "nan") for s in ("xmin", "ymin", "xmax", "ymax")]
                 edges = (
                     sides[0] - 1,

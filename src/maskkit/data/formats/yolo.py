@@ -1,8 +1,7 @@
 """YOLO text labels: ``data.yaml`` with names and folders, one ``.txt`` per image, one line per object.
 
-A line is ``class cx cy w h`` (a box, no mask) or ``class x1 y1 x2 y2 ...`` (a polygon), everything as a share of the
-image's width and height. The text lies in ``labels/`` where the image lies in ``images/``. An image without text
-has no objects.
+A line is ``class cx cy w h`` (a box, no mask) or ``class x1 y1 x2 y2 ...`` (a polygon), all coordinates as fractions of
+the image's width and height. The text of ``images/a.jpg`` is ``labels/a.txt``. An image without text has no objects.
 """
 
 import os
@@ -13,19 +12,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskkit.data.dataset import (
-    SPLITS,
-    Annotation,
-    Dataset,
-    Problems,
-    Record,
-    Warn,
-    extent,
-    number,
-    sound_box,
-    sound_polygons,
-)
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
+from maskkit.data.records import Annotation, Record, extent, number
+from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -72,7 +63,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     if not images:
         problems.error(file, "", f"no image in {', '.join(chosen) or 'any split'}")
     if bare:
-        problems.warn(file, "", f"{bare} of {len(images)} images have no .txt; they count as images without objects")
+        problems.warn(file, "", f"{bare} of {len(images)} images have no .txt; they are read as images without objects")
     return Dataset(number(records), Categories(names, tuple(range(len(names)))), path, "yolo", problems)
 
 
@@ -93,7 +84,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); mend the file") from error
+        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); correct the file") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -109,7 +100,7 @@ def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def _folders(path: Path) -> dict[str, list[Path]]:
-    """Folders or list files of images by split, those that exist."""
+    """The existing folders or list files of images by split."""
     file = path if path.is_file() else _yaml(path)
     if file is None:
         return {}
@@ -121,7 +112,7 @@ def _folders(path: Path) -> dict[str, list[Path]]:
         sources = [_locate(str(v), roots) for v in (value if isinstance(value, list) else [value] if value else [])]
         lacking = [v for v in sources if isinstance(v, str)]
         if lacking and split != "test":
-            raise DataError(f"{file}: {split} points to {', '.join(lacking)}, which is not there; correct the path")
+            raise DataError(f"{file}: {split} points to {', '.join(lacking)}, which does not exist; correct the path")
         if sources and not lacking:
             found[split] = [s for s in sources if isinstance(s, Path)]
     return found
@@ -129,7 +120,7 @@ def _folders(path: Path) -> dict[str, list[Path]]:
 
 def _locate(value: str, roots: list[Path]) -> Path | str:
     """The path that an entry of the yaml file means, or the entry itself when nothing is there."""
-    # Roboflow writes ../train/images for what lies in train/images beside the file
+    # Roboflow writes ../train/images for train/images beside the file
     for entry in dict.fromkeys((value, value.removeprefix("../"))):
         for root in roots:
             if (root / entry).exists():
@@ -138,7 +129,7 @@ def _locate(value: str, roots: list[Path]) -> Path | str:
 
 
 def _images(source: Path) -> list[Path]:
-    """Images of a folder, or those that a list file names."""
+    """Images of a folder, or the images in a list file."""
     if source.is_dir():
         return find_images(source, recursive=True)
     try:
@@ -149,7 +140,7 @@ def _images(source: Path) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path:
-    """Where the objects of an image are: beside it, or else in ``labels/`` for ``images/``."""
+    """The text file of an image: beside it, or else in ``labels/`` for ``images/``."""
     if (beside := image.with_suffix(".txt")).is_file():
         return beside
     parts = list(image.with_suffix(".txt").parts)
@@ -190,10 +181,10 @@ def _object(line: str, size: tuple[int, int], classes: int, warn: Warn) -> Annot
         raise ValueError("has values that are no numbers (NaN or infinite)")
     if values[1:].max() > 2:
         raise ValueError(
-            f"the value {values[1:].max():g} is no share of the image; divide x by its width, y by its height"
+            f"the value {values[1:].max():g} is not a fraction of the image; divide x by its width, y by its height"
         )
     height, width = size
-    # a millionth of a pixel: coordinates that were pixels once are exactly what they were
+    # rounded to a millionth of a pixel, so that coordinates converted from pixels are exact again
     pixels = np.round(values[1:].reshape(-1, 2) * [width, height], 6)
     if len(values) == 5:
         (cx, cy), (w, h) = pixels.tolist()

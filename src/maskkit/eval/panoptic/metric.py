@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from maskkit.data.dataset import Dataset, Record
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import load_json
 from maskkit.data.formats import coco_panoptic as panoptic
-from maskkit.data.formats.coco import load_json
 from maskkit.data.formats.coco_panoptic import Row
+from maskkit.data.records import Record
 from maskkit.errors import DataError
 from maskkit.eval.instance.metric import percent
 from maskkit.eval.semantic.metric import rows_by_image, sound_rows

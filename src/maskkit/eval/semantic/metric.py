@@ -16,9 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy import ndimage
 
-from maskkit.data.dataset import Dataset, Record
-from maskkit.data.formats.coco import load_json, sound_rle
+from maskkit.data.dataset import Dataset
+from maskkit.data.files import load_json
 from maskkit.data.label_map import IGNORE
+from maskkit.data.records import Record
+from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
 from maskkit.eval.instance.metric import Row, percent
 from maskkit.files import write_json

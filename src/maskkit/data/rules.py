@@ -1,0 +1,155 @@
+"""What counts as a usable record, and the `Problem`s that a reader reports.
+
+A reader does not stop at a bad record: it leaves the record out, notes a `Problem`, and continues. The ``sound_*``
+functions check one object. They raise ``ValueError`` with the reason when the object cannot be used, and call ``warn``
+when they had to repair it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from maskkit.data.records import Box, Polygons
+from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
+
+Warn = Callable[[str], None]
+
+SLACK = 1.0
+"""Pixels by which an annotation may cross the image border without a warning."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A defect of a data set. An ``error`` left a record or an annotation out, a ``warning`` did not."""
+
+    level: Literal["error", "warning"]
+    file: str
+    record: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}, {self.record}" if self.record else self.file
+        return f"{self.level}: {where}: {self.message}"
+
+
+class Problems(list[Problem]):
+    """Problems in the order in which they were found."""
+
+    def error(self, file: Path, record: str, message: str) -> None:
+        """Add something that had to be left out."""
+        self.append(Problem("error", str(file), record, message.removeprefix(f"{file}: ")))
+
+    def warn(self, file: Path, record: str, message: str) -> None:
+        """Add something doubtful that was kept."""
+        self.append(Problem("warning", str(file), record, message.removeprefix(f"{file}: ")))
+
+
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(H, W) given in a file; None when the values cannot be the size of an image."""
+    known = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 and height * width < 2**31
+    return (height, width) if known else None
+
+
+def size_mismatch(stated: tuple[int, int], real: tuple[int, int]) -> str:
+    """The error text for annotations that were made for another (H, W) than the image has."""
+    turned = " (the image is turned by its EXIF orientation)" if stated == real[::-1] else ""
+    return (
+        f"the annotations say {stated[1]} x {stated[0]} pixels, the image has {real[1]} x {real[0]}{turned}; "
+        "restore the image that was annotated, or correct the annotations"
+    )
+
+
+def sound_box(box: Sequence[float], size: tuple[int, int], warn: Warn) -> Box:
+    """``x1 y1 x2 y2`` as usable numbers, cut at the image border where it crosses it by more than `SLACK`."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    if not np.isfinite([x1, y1, x2, y2]).all():
+        raise ValueError(f"the box has values that are no numbers: {list(box)}")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"the box is {x2 - x1:g} wide and {y2 - y1:g} high; draw it again or remove it")
+    height, width = size
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise ValueError(f"the box is outside the image of {width} x {height} pixels")
+    if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
+        warn(f"the box {x1:g} {y1:g} {x2:g} {y2:g} crosses the border of {width} x {height} pixels and is cut there")
+        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    return x1, y1, x2, y2
+
+
+def sound_polygons(parts: Polygons, size: tuple[int, int], warn: Warn) -> list[Float[np.ndarray, "n"]]:
+    """Flat polygons as arrays: unusable parts dropped, cut at the border where they cross it by more than `SLACK`."""
+    sound, reasons = [], []
+    for part in parts:
+        try:
+            sound.append(_sound_polygon(part, size, warn))
+        except (ValueError, TypeError, OverflowError) as error:
+            reasons.append(str(error))
+    if not sound:
+        raise ValueError("; ".join(dict.fromkeys(reasons)) or "the mask has no polygon")
+    for reason in reasons:
+        warn(f"a part of the mask is left out: {reason}")
+    return sound
+
+
+def sound_rle(record: Mapping[str, Any], size: tuple[int, int], *, allow_empty: bool = False) -> Rle:
+    """A run-length record, compressed, that is known to fit an image of ``size`` (H, W).
+
+    ``record`` has ``size`` and ``counts``: a list of run lengths or COCO's compressed text. Raises ``ValueError`` when
+    the sizes differ, the runs do not add up to the image, or, unless ``allow_empty``, no pixel is covered.
+    """
+    counts = record.get("counts")
+    if not isinstance(counts, str | bytes | list):
+        raise ValueError("the run-length mask has no run lengths (counts); export it again")
+    if list(record.get("size") or []) != list(size):
+        raise ValueError(f"the run-length mask has size {record.get('size')}, the image {list(size)} (height, width)")
+    runs = np.asarray(counts, np.int64) if isinstance(counts, list) else mask_math.run_lengths(counts)
+    # faster-coco-eval does not terminate on counts that do not add up
+    if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
+        raise ValueError(
+            f"the run lengths add up to {runs.sum()} pixels, the image has {size[0] * size[1]}; export the mask again"
+        )
+    if not allow_empty and runs[1::2].sum() == 0:
+        raise ValueError("the run-length mask covers no pixel; draw it again or remove it")
+    if isinstance(counts, list):
+        return mask_math.from_counts(runs.tolist(), size)
+    return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+
+
+def _sound_polygon(part: Any, size: tuple[int, int], warn: Warn) -> Float[np.ndarray, "n"]:
+    flat = np.asarray(part, np.float64)
+    if flat.ndim != 1 or len(flat) % 2:
+        raise ValueError("a polygon is a flat list x0, y0, x1, y1, ...; write one number for x and one for y per point")
+    if len(flat) < 6:
+        raise ValueError(f"a polygon of {len(flat) // 2} points has no area; it must have at least three")
+    points = flat.reshape(-1, 2)
+    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    if not np.isfinite([x1, y1, x2, y2]).all():
+        raise ValueError("the polygon has values that are no numbers (NaN or infinite)")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"the polygon is {x2 - x1:g} wide and {y2 - y1:g} high, it covers nothing")
+    height, width = size
+    if min(x1, y1) >= -SLACK and x2 <= width + SLACK and y2 <= height + SLACK:
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            raise ValueError(f"the polygon is outside the image of {width} x {height} pixels")
+        return flat
+    inside = _cut(points, size)
+    if len(inside) < 3:
+        raise ValueError(f"the polygon is outside the image of {width} x {height} pixels")
+    warn(f"the polygon crosses the border of {width} x {height} pixels and is cut there")
+    return inside.reshape(-1)
+
+
+def _cut(points: Float[np.ndarray, "n 2"], size: tuple[int, int]) -> Float[np.ndarray, "m 2"]:
+    """The polygon inside the image (Sutherland and Hodgman, 1974): cut at one border after the other."""
+    for axis, border, side in ((0, 0, 1), (0, size[1], -1), (1, 0, 1), (1, size[0], -1)):
+        depth = side * (points[:, axis] - border)  # positive inside
+        following, next_depth = np.roll(points, -1, 0), np.roll(depth, -1)
+        crosses = depth * next_depth < 0
+        share = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crosses)
+        both = np.stack([points, points + share[:, None] * (following - points)], 1)  # (N, 2, 2)
+        points = both[np.stack([depth >= 0, crosses], 1)]
+    return points
