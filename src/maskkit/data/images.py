@@ -46,7 +46,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
     """The image of `read_pixels` as a tensor. Raises `DataError`."""
-    import torch  # those who draw have no use for it
+    import torch
 
     return torch.from_numpy(read_pixels(path).transpose(2, 0, 1).copy())  # (3, H, W)
 
