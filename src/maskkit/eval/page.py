@@ -82,7 +82,7 @@ def reduced(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
 def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map of labels, numbers or bools at another (height, width), by the nearest pixel."""
     kind = values.dtype if values.dtype in (np.uint8, np.bool_) else np.int32
-    return np.asarray(Image.fromarray(values.astype(kind)).resize(size[::-1], Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(values.astype(kind)).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def reddened(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
