@@ -60,7 +60,7 @@ def _overlay_objects(
 ) -> UInt8[np.ndarray, "h w 3"]:
     boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects lie on top of large ones
-    texts = [f"{names[found.labels[i]]} {found.scores[i]:.2f}" for i in order.tolist()]
+    texts = [f"{names[int(found.labels[i])]} {found.scores[i]:.2f}" for i in order.tolist()]
     font, line = max(11, round(side / 40)), max(1, round(side / 300))
     areas = (np.array([text_width(text, font) for text in texts]) + font / 2) * 1.5 * font
     labelled = np.cumsum(areas) <= _TEXT_SHARE * image.shape[0] * image.shape[1]
