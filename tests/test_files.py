@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskkit.files import replacing, write_json
+from maskkit.files import remove_leftovers, replacing, write_json
 
 
 def test_the_file_appears_when_all_of_it_is_written(tmp_path: Path) -> None:
@@ -74,3 +74,11 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_after(
     monkeypatch.setattr(os, "replace", noted_replace)
     write_json(tmp_path / "a.json", [1])
     assert done == ["file", "name", "folder"]
+
+
+def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / ".mine.tmp").touch()
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
+        assert len(list(tmp_path.iterdir())) == 2
+        remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".mine.tmp"]

@@ -15,7 +15,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name is unique, so that several processes may write the same file: the last one wins. Permissions
     follow the umask. An exception inside removes the temporary file and leaves ``path`` as it was; a process that is
-    killed leaves a hidden file ``.NAME.*.tmp``.
+    killed leaves a hidden file, for `remove_leftovers`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -29,6 +29,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of their writing; ``folder`` must be one that no other process writes to."""
+    for file in folder.glob(".*.????????????.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
