@@ -16,7 +16,7 @@ MODELS = str(Path(__file__).parent / "models")
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
-    ["maskkit.engine.train", "maskkit.models.yolact", "supervision", "matplotlib.backends.backend_svg", "torch._dynamo"]
+    ["maskkit.engine.train", "maskkit.models.yolact", "matplotlib.backends.backend_svg", "torch._dynamo"]
 )
 
 
