@@ -6,11 +6,10 @@ python examples/contact_sheet.py IMAGE... --out docs/builtin.jpg
 import argparse
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
 import maskkit
-from maskkit.data.images import read_image
+from maskkit.data.images import read_pixels
 from maskkit.infer.draw import overlay
 
 
@@ -28,8 +27,7 @@ def main() -> None:
     rows = -(-len(given.images) // given.columns)
     sheet = Image.new("RGB", (given.columns * width, rows * height), "white")
     for i, path in enumerate(given.images):
-        pixels = np.ascontiguousarray(read_image(path).permute(1, 2, 0).numpy())  # (H, W, 3)
-        drawn = Image.fromarray(overlay(pixels, segmenter.predict(path, given.score)))
+        drawn = Image.fromarray(overlay(read_pixels(path), segmenter.predict(path, given.score)))
         cell = ImageOps.pad(drawn, (width, height), color="white")
         sheet.paste(cell, (i % given.columns * width, i // given.columns * height))
     sheet.save(given.out, quality=85)

@@ -272,7 +272,7 @@ class Prediction:
 
         Needs the extra ``maskkit[interop]``.
         """
-        from maskkit.infer.draw import to_supervision
+        from maskkit.infer.interop import to_supervision
 
         return to_supervision(self)
 

@@ -1,12 +1,11 @@
 import io
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from maskkit.data import check as doctor
 from maskkit.data import open_dataset
-from maskkit.data.check import check, check_datasets, save_samples
+from maskkit.data.check import check, check_datasets
 from maskkit.errors import DataError
 
 from .written import SIZE, image_row, object_row, write_coco, write_image, write_json
@@ -121,13 +120,3 @@ def test_an_unreadable_file_raises(tmp_path):
     (tmp_path / "annotations.json").write_text("")
     with pytest.raises(DataError, match="empty"):
         check(tmp_path)
-
-
-def test_samples_show_the_objects(folder, monkeypatch):
-    monkeypatch.setattr(doctor, "_SAMPLE_SIDE", 30)
-    train = check(folder).datasets["train"]
-    files = save_samples(train, folder / "samples", 5)
-    assert sorted(f.name for f in files) == ["000001_1.jpg", "000002_2.jpg"]
-    with Image.open(files[0]) as drawn:
-        assert drawn.size == (30, 20)
-    assert len(save_samples(train, folder / "one", 1)) == 1

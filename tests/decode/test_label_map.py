@@ -1,19 +1,16 @@
-"""Label maps: from logits to original pixels, drawn, and written."""
+"""Label maps: from logits to original pixels, and to rows."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from maskkit.data.transforms import Resize, VerticalFlip, apply
 from maskkit.decode import LabelMap, decode
 from maskkit.decode import label_map as module
 from maskkit.geometry.resample import strips
-from maskkit.infer.draw import class_colours, overlay, paint, save_labels
 from maskkit.prediction import Categories, ImageMeta, Prediction
 from maskkit.targets import Target
 
@@ -55,30 +52,10 @@ def test_a_large_image_is_done_in_strips(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.array_equal(label_map(logits, meta), whole)
 
 
-def test_a_label_map_as_rows_and_as_an_image(tmp_path: Path) -> None:
+def test_a_label_map_as_rows() -> None:
     labels = np.zeros((20, 30), np.uint8)
     labels[10:, 5:] = 2
     prediction = Prediction(ImageMeta(7, "", (20, 30), (20, 30)), NAMES, semantic=labels)
     rows = prediction.to_coco()
     assert [r["category_id"] for r in rows] == [1, 3]
     assert all(r["image_id"] == 7 and r["segmentation"]["size"] == [20, 30] for r in rows)
-    with Image.open(save_labels(prediction, tmp_path / "labels.png")) as image:
-        assert image.mode == "P"
-        assert np.array_equal(np.asarray(image), labels)
-        assert np.array_equal(np.asarray(image.convert("RGB"))[0, 0], class_colours(3)[0])
-
-
-def test_classes_are_tinted_and_unknown_pixels_are_not() -> None:
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    labels = np.zeros((64, 64), np.uint8)
-    labels[:, 32:], labels[:4] = 1, 255
-    tinted = paint(grey, labels, 3)
-    assert (tinted[:4] == 128).all()
-    assert len(np.unique(tinted[4:].reshape(-1, 3), axis=0)) == 2
-    labels[labels == 255] = 0
-    named = overlay(grey, Prediction(ImageMeta(1, "", (64, 64), (64, 64)), NAMES, semantic=labels))
-    assert (named == 255).all(2).any(), "the names are written in white"
-
-
-def test_colours_differ() -> None:
-    assert len(np.unique(class_colours(254), axis=0)) > 200

@@ -1,21 +1,18 @@
-"""Segments that compete for the pixels of an image: Mask2Former's panoptic inference, and drawing what comes of it."""
+"""Segments that compete for the pixels of an image: Mask2Former's panoptic inference."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from maskkit.decode import Segments, decode
 from maskkit.decode import segments as module
 from maskkit.decode.outputs import SegmentQueries
 from maskkit.geometry.resample import strips
-from maskkit.infer.draw import overlay, paint_segments
 from maskkit.models.base import to_arrays
-from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment, Prediction
+from maskkit.prediction import Categories, ImageMeta, Panoptic
 
 NAMES = Categories.of(["cat", "dog"], stuff=["sky"])
 CAT, DOG, SKY, NOTHING = range(4)
@@ -98,24 +95,3 @@ def test_a_large_image_is_done_in_strips(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_mirrored_image_is_turned_back() -> None:
     meta = ImageMeta(1, "", (3, 20), (3, 20), np.array([[-1.0, 0, 20], [0, 1, 0]]))
     assert cut(bars((0, 5)), [CAT], [0.9], meta).ids[0].tolist() == [0] * 15 + [1] * 5
-
-
-def test_segments_are_drawn(tmp_path: Path) -> None:
-    ids = np.zeros((60, 80), np.int32)
-    ids[:30], ids[30:, 40:], ids[34:58, 5:35] = 9, 4, 70
-    segments = [
-        PanopticSegment(9, SKY, 0.9, thing=False),
-        PanopticSegment(4, CAT, 0.9, thing=True),
-        PanopticSegment(70, CAT, 0.9, thing=True),
-    ]
-    image = np.full((60, 80, 3), 100, np.uint8)
-    prediction = Prediction(ImageMeta(1, "", (60, 80), (60, 80)), NAMES, panoptic=Panoptic(ids, segments), image=image)
-    drawn = overlay(image, prediction)
-    assert (drawn[32, 2] == 100).all(), "what is nothing stays as it is"
-    colours = {tuple(drawn[place].tolist()) for place in ((2, 2), (57, 77), (56, 7))}
-    assert len(colours) == 3, "two cats can be told apart"
-    prediction.save(tmp_path / "drawn.png")
-    with Image.open(tmp_path / "drawn.png") as written:
-        assert np.array_equal(np.asarray(written), drawn)
-    empty = paint_segments(image, np.zeros((60, 80), np.int64), [], 3)
-    assert np.array_equal(empty, image)

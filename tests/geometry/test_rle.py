@@ -89,3 +89,14 @@ def test_boxes_are_edges_one_beyond_the_last_pixel(dense):
     if full.any():
         expected[full] = masks_to_boxes(torch.from_numpy(dense[full])).numpy() + np.array([0, 0, 1, 1])
     np.testing.assert_array_equal(masks.boxes(masks.encode(dense)), expected)
+
+
+@given(dense_masks())
+def test_a_region_holds_all_of_a_mask_and_no_more(dense):
+    for mask, rle in zip(dense, masks.encode(dense), strict=True):
+        region, top, left = masks.decode_region(rle)
+        again = np.zeros_like(mask)
+        again[top : top + region.shape[0], left : left + region.shape[1]] = region
+        np.testing.assert_array_equal(again, mask)
+        x1, y1, x2, y2 = masks.boxes([rle])[0].astype(int).tolist()
+        assert (left, top, *region.shape[::-1]) == (x1, y1, x2 - x1, y2 - y1)

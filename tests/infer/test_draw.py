@@ -1,13 +1,17 @@
 """Drawing: what is changed and what is not, sizes, formats, many objects."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskkit.errors import DataError
+from maskkit.geometry import paint
 from maskkit.infer import draw
-from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
-from tests.small import masks, objects
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 NAMES = Categories(("disc", "ring"), (3, 9))
 
@@ -26,21 +30,6 @@ def scene(size: tuple[int, int], boxes: list[list[float]], image: np.ndarray | N
         Masks.from_dense(dense) if masked else None,
     )
     return Prediction(ImageMeta(1, "", size, size), NAMES, found, image=image)
-
-
-def test_supervision_gets_everything():
-    prediction = scene((20, 30), [[2, 3, 12, 13], [15, 5, 29, 18]])
-    detections = prediction.to_supervision()
-    np.testing.assert_array_equal(detections.xyxy, objects(prediction).boxes)
-    np.testing.assert_array_equal(np.asarray(detections.mask), masks(prediction).dense())
-    np.testing.assert_array_equal(np.asarray(detections.confidence), objects(prediction).scores)
-    np.testing.assert_array_equal(np.asarray(detections.class_id), [0, 1])
-    np.testing.assert_array_equal(np.asarray(detections.data["class_name"]), ["disc", "ring"])
-
-
-def test_supervision_of_nothing():
-    assert len(scene((20, 30), []).to_supervision()) == 0
-    assert len(Prediction(ImageMeta(1, "", (5, 5), (5, 5)), NAMES).to_supervision()) == 0
 
 
 def test_boxes_without_masks_are_drawn():
@@ -100,7 +89,7 @@ def test_masks_that_do_not_fit_into_memory_at_once_are_all_drawn(monkeypatch):
     prediction = scene((50, 90), [[5, 5, 15, 15], [30, 20, 50, 40], [60, 10, 85, 45]])
     image = np.full((50, 90, 3), 200, np.uint8)
     together = draw.overlay(image, prediction)
-    monkeypatch.setattr(draw, "_MASK_BYTES", 1)
+    monkeypatch.setattr(paint, "STRIP", 1)
     np.testing.assert_array_equal(draw.overlay(image, prediction), together)
 
 
@@ -129,3 +118,99 @@ def test_save_when_the_image_is_gone(tmp_path):
     prediction.meta = ImageMeta(1, str(tmp_path / "gone.jpg"), (20, 20), (20, 20))
     with pytest.raises(DataError, match=r"gone\.jpg"):
         prediction.save(tmp_path / "overlay.png")
+
+
+def shared_area(places: np.ndarray) -> np.ndarray:
+    """Area that each two of N boxes share, (N, N), without that of a box with itself."""
+    low, high = np.maximum(places[:, None, :2], places[:, :2]), np.minimum(places[:, None, 2:], places[:, 2:])
+    return (high - low).clip(min=0).prod(2) * ~np.eye(len(places), dtype=bool)
+
+
+def test_labels_stand_beside_their_boxes_and_do_not_cover_each_other():
+    boxes = np.array([[100, 100, 200, 200], [102, 101, 198, 199], [100, 102, 200, 198], [0, 0, 400, 300.0]])
+    taken = np.zeros((0, 4))
+    for box in boxes:
+        place = draw._place(box, (60.0, 14.0), (400, 300), taken)
+        assert place[0] >= 0
+        assert place[1] >= 0
+        assert place[2] <= 400
+        assert place[3] <= 300
+        gap = np.maximum(np.maximum(place[:2] - box[2:], box[:2] - place[2:]), 0)
+        assert gap.max() <= 1, "away from its box"
+        taken = np.vstack([taken, place])
+    assert shared_area(taken).max() == 0
+
+
+def test_a_contour_is_of_the_full_colour_and_the_inside_is_tinted():
+    image = np.zeros((100, 100, 3), np.uint8)
+    mask = np.zeros((1, 100, 100), bool)
+    mask[0, 30:70, 30:70] = True
+    mask[0, 30:40, 60:70] = False
+    found = Instances(np.array([[30, 30, 70, 70]], np.float32), np.array([0]), np.array([0.9], np.float32))
+    found.masks = Masks.from_dense(mask)
+    drawn = draw.overlay(image, Prediction(ImageMeta(1, "", (100, 100), (100, 100)), NAMES, found))
+    contour, inside, outside = drawn[38, 59], drawn[55, 50], drawn[36, 64]
+    assert contour.tolist() == draw._COLOURS[0].tolist()
+    assert 0 < inside.max() < contour.max()
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udc80 lone", "$x$", "\x00", "", "\u65e5\u672c", "long " * 100])
+def test_any_name_can_be_drawn(name):
+    prediction = scene((90, 120), [[10, 30, 60, 80], [50, 20, 110, 70]])
+    prediction.categories = Categories((name, "b"), (1, 2))
+    image = np.zeros((90, 120, 3), np.uint8)
+    assert draw.overlay(image, prediction).any()
+    found, prediction.instances = prediction.instances, None
+    prediction.semantic = np.zeros((90, 120), np.uint8)
+    assert draw.overlay(image, prediction).any()
+    assert found is not None
+
+
+def test_a_text_keeps_both_ends():
+    text = draw.one_line("a" * 100 + "\n0.93")
+    assert len(text) == 40
+    assert text.startswith("aaa")
+    assert text.endswith("a 0.93")
+
+
+def test_classes_are_named_on_their_regions():
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 32:] = 1
+    named = draw.overlay(grey, Prediction(ImageMeta(1, "", (64, 64), (64, 64)), NAMES, semantic=labels))
+    assert (named == 255).all(2).any(), "the names are written in white"
+
+
+def test_a_label_map_is_written_with_the_colours_of_its_classes(tmp_path: Path):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[10:, 5:] = 1
+    prediction = Prediction(ImageMeta(7, "", (20, 30), (20, 30)), NAMES, semantic=labels)
+    with Image.open(draw.save_labels(prediction, tmp_path / "labels.png")) as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), labels)
+        assert np.array_equal(np.asarray(image.convert("RGB"))[0, 0], paint.class_colours(2)[0])
+
+
+def test_segments_are_drawn(tmp_path: Path):
+    ids = np.zeros((60, 80), np.int32)
+    ids[:30], ids[30:, 40:], ids[34:58, 5:35] = 9, 4, 70
+    segments = [
+        PanopticSegment(9, 1, 0.9, False),
+        PanopticSegment(4, 0, 0.9, True),
+        PanopticSegment(70, 0, 0.9, True),
+    ]
+    image = np.full((60, 80, 3), 100, np.uint8)
+    prediction = Prediction(ImageMeta(1, "", (60, 80), (60, 80)), NAMES, panoptic=Panoptic(ids, segments), image=image)
+    drawn = draw.overlay(image, prediction)
+    assert (drawn[32, 2] == 100).all(), "what is nothing stays as it is"
+    colours = {tuple(drawn[place].tolist()) for place in ((2, 2), (57, 77), (56, 7))}
+    assert len(colours) == 3, "two discs can be told apart"
+    prediction.save(tmp_path / "drawn.png")
+    with Image.open(tmp_path / "drawn.png") as written:
+        assert np.array_equal(np.asarray(written), drawn)
+
+
+def test_drawing_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = sys.modules['supervision'] = None; import maskkit.infer.draw"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,11 +28,12 @@ def check(
         decode: Whether every pixel is read, or headers alone; pixels up to 5000 images when not given.
     """
     from maskkit.data import check
+    from maskkit.infer.samples import save_samples
 
     report = check.check(data, decode, progress=sys.stderr.isatty())
     report.print(stdout())
     if out is not None:
         for split, dataset in report.datasets.items():
-            files = check.save_samples(dataset, out / split, samples)
+            files = save_samples(dataset, out / split, samples)
             print(f"{len(files)} samples of {split}: {out / split}")
     return 1 if report.errors else 0

@@ -10,9 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -20,18 +17,15 @@ from rich.text import Text
 
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
-from maskkit.data.images import image_size, read_image
+from maskkit.data.images import image_size, read_pixels
 from maskkit.data.records import Record, Segment, area_of
 from maskkit.data.rules import Problem, Problems, size_mismatch
 from maskkit.errors import DataError
-from maskkit.geometry import rle as mask_math
-from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 MANY = 5000
 """Data sets with more images are checked by their headers alone unless ``decode`` is given."""
 
 _SMALL = 32 * 32  # COCO's border between small and medium objects, in pixels
-_SAMPLE_SIDE = 1280  # longer side of a drawn sample, in pixels
 
 T = TypeVar("T")
 
@@ -128,24 +122,6 @@ def check_datasets(
     return CheckReport(source, usable, summaries, problems, decode)
 
 
-def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
-    """Draw ``count`` images with their objects into ``folder``; those with objects come first. Gives the files.
-
-    Raises `DataError` when an image cannot be read.
-    """
-    from maskkit.infer.draw import overlay, write_image
-
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    chosen = sorted(order, key=lambda i: not dataset.records[i].annotations)[:count]
-    files = []
-    for index in chosen:
-        record = dataset.records[index]
-        image, truth = _sample(dataset, int(index))
-        files.append(Path(folder) / f"{record.image_id:06d}_{record.path.stem}.jpg")
-        write_image(overlay(image, truth), files[-1])
-    return files
-
-
 def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Record, str]:
     """The fault of each image of ``records`` that has one."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -156,7 +132,7 @@ def _faults(records: list[Record], decode: bool, title: str | None) -> dict[Reco
 
 def _fault(record: Record, decode: bool) -> str | None:
     try:
-        size = tuple(read_image(record.path).shape[1:]) if decode else image_size(record.path)
+        size = read_pixels(record.path).shape[:2] if decode else image_size(record.path)
         if decode and size == record.size:
             if record.semantic is not None:
                 record.semantic.read(record.size)
@@ -210,30 +186,6 @@ def _groups(items: Iterable[T], key) -> Iterator[list[T]]:
 def _digest(path: Path) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
-
-
-def _sample(dataset: Dataset, index: int) -> tuple[np.ndarray, Prediction]:
-    """RGB pixels ``(h, w, 3)`` of an image, made smaller where it is large, and its objects as if predicted."""
-    image, target, meta = dataset.load(index)
-    scale = min(1.0, _SAMPLE_SIDE / max(meta.size))
-    size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))
-    if scale < 1:
-        image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
-    masks = None
-    if target.masks is not None:  # one at a time: a hundred dense masks of a large image would fill the memory
-        masks = Masks(size, [mask_math.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
-    boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
-    drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
-    if masks is not None and not all(names.things):
-        ids = np.zeros(size, np.int32)
-        for i in range(len(masks)):
-            ids[masks[i].dense()[0]] = i + 1
-        segments = [PanopticSegment(i, n, 1.0, names.things[n]) for i, n in enumerate(labels, 1)]
-        truth = Prediction(drawn, names, panoptic=Panoptic(ids, segments))
-    else:
-        objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)
-        truth = Prediction(drawn, names, objects)
-    return image.permute(1, 2, 0).numpy(), truth
 
 
 def _contents_table(report: CheckReport) -> Table:

@@ -26,7 +26,7 @@ from maskkit.config import TrainConfig
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, precision_notes, set_rate
 from maskkit.errors import MaskkitError
-from maskkit.files import replacing, write_json
+from maskkit.files import remove_leftovers, replacing, write_json
 
 T = TypeVar("T")
 
@@ -160,6 +160,7 @@ def begin(run: Run, start: int, config: dict[str, Any]) -> None:
     if run.resumed:
         run.notes.append(f"continuing after step {start} of {run.total}")
     if run.main:
+        remove_leftovers(run.out)
         write_json(run.out / "config.json", config)
 
 

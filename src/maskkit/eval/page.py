@@ -1,56 +1,134 @@
-"""Parts of an HTML report that needs nothing beside it: tables, drawings, images, the page itself."""
+"""What reports share: the page from a template, images and drawings inside it, the table of confusions.
+
+A report is one HTML file that needs nothing beside it. Its templates escape every value.
+"""
 
 import base64
 import io
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from maskkit.data.images import read_pixels
+from maskkit.errors import DataError
+from maskkit.eval.instance.metric import percent
 from maskkit.files import replacing
+from maskkit.geometry.paint import tint
+from maskkit.infer.draw import one_line
+
+WORST = 12
+"""Worst images shown."""
+CELLS = 60
+"""Most classes in the confusion matrix; beyond, those with the most objects or pixels."""
+
+_WRONG = np.array([214, 40, 40], np.uint8)
 
 
-def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
-    """Write one HTML file of ``sections``, which are HTML already."""
-    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(sections))
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+class Table(NamedTuple):
+    """Cells as text; ``bars``, shares 0 to 1, lie behind the names of the rows."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    bars: Sequence[float] | None = None
 
 
-def table(header: Sequence[str], body: Sequence[Sequence[str]], bars: Sequence[float] | None = None) -> str:
-    """An HTML table; with ``bars``, shares 0 to 1, one bar behind each row's name."""
-    lines = []
-    for i, cells in enumerate(body):
-        share = 100 * max(bars[i], 0) if bars is not None else 0
-        fill = f' style="background:linear-gradient(90deg,#dbe9fb {share:.1f}%,transparent {share:.1f}%)"'
-        first = f"<th{fill if bars is not None else ''}>{escape(cells[0])}</th>"
-        lines.append(f"<tr>{first}{''.join(f'<td>{escape(c)}</td>' for c in cells[1:])}</tr>")
-    heads = "".join(f"<th>{escape(c)}</th>" for c in header)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+class Shown(NamedTuple):
+    """An image of the report: sources of its drawings, or why there are none, and what is written under it."""
+
+    caption: str
+    sources: Sequence[str] = ()
+    error: str = ""
 
 
-def embedded(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Pixels as an image inside the page."""
+class Confusion(NamedTuple):
+    """The matrix as a drawing, how many classes it shows of those that occur, and the commonest confusions."""
+
+    drawing: str
+    shown: int
+    present: int
+    mixed: Sequence[tuple[str, str, int]]
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write ``template`` filled with ``values``: at least ``title`` and ``notes``, lines under the title."""
+    page = _environment().get_template(template).render(values)
+    with replacing(path) as temporary:  # names of files may hold bytes that are no text
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def show(caption: str, draw: Callable[[], Sequence[UInt8[np.ndarray, "h w 3"]]]) -> Shown:
+    """An image with its drawings beside one another, or the reason why it cannot be drawn."""
+    try:
+        return Shown(caption, [jpeg(pixels) for pixels in draw()])
+    except (DataError, KeyError) as error:
+        return Shown(caption, error=str(error))
+
+
+def reduced(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+    """An image file as RGB with its longer side at most ``side`` pixels, and the factor of that. Raises `DataError`."""
+    image = Image.fromarray(read_pixels(path))
+    factor = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return np.asarray(image.resize(size)), factor
+
+
+def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map of labels, numbers or bools at another (height, width), by the nearest pixel."""
+    kind = values.dtype if values.dtype in (np.uint8, np.bool_) else np.int32
+    return np.asarray(Image.fromarray(values.astype(kind)).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def reddened(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the pixels of ``wrong (h, w)`` in red."""
+    return tint(image, wrong.astype(np.int8) - 1, _WRONG[None], 0.75)
+
+
+def jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Pixels as the source of an image inside the page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def drawing(figure: Figure, text: str) -> str:
-    """A figure as a drawing inside the page; ``text`` says what it shows."""
+def svg(figure: Figure) -> str:
+    """A figure as the source of an image inside the page."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def heat(counts: Int[np.ndarray, "n n"], labels: list[str]) -> Figure:
+def confusions(
+    counts: Int[np.ndarray, "k+1 k+1"], cells: Int[np.ndarray, "k+1 k+1"], names: Sequence[str], nothing: bool
+) -> Confusion:
+    """What is taken for what: ``counts`` by class of the truth (rows) and as found (columns), "nothing" last.
+
+    ``cells`` are the numbers to be shown for them. With ``nothing``, its row and column are shown, and it is left out
+    of the commonest confusions.
+    """
+    labels = [*names, "nothing"]
+    present = np.flatnonzero((counts.sum(0) + counts.sum(1))[:-1])
+    shown = np.sort(present[np.argsort(-counts[present].sum(1), kind="stable")][:CELLS])
+    off = counts.copy()
+    np.fill_diagonal(off, 0)
+    if nothing:
+        off[:, -1] = off[-1] = 0
+    top = np.argsort(-off, axis=None, kind="stable")[:10]
+    pairs = [(*np.unravel_index(i, off.shape), int(off.flat[i])) for i in top if off.flat[i]]
+    places = np.append(shown, len(names)) if nothing else shown
+    drawing = svg(_heat(cells[np.ix_(places, places)], [labels[i] for i in places]))
+    return Confusion(drawing, len(shown), len(present), [(labels[a], labels[b], n) for a, b, n in pairs])
+
+
+def _heat(counts: Int[np.ndarray, "n n"], labels: Sequence[str]) -> Figure:
     """Counts as a square of cells, shaded by their share of the row."""
     side = max(3.0, min(0.45 * len(labels), 11.0)) + 1.2
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -58,8 +136,9 @@ def heat(counts: Int[np.ndarray, "n n"], labels: list[str]) -> Figure:
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     font = 9 if len(labels) <= 20 else 6
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=font)
-    axes.set_yticks(range(len(labels)), labels, fontsize=font)
+    names = [one_line(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=90, fontsize=font, parse_math=False)  # $ is no formula here
+    axes.set_yticks(range(len(labels)), names, fontsize=font, parse_math=False)
     if len(labels) <= 25:
         for (i, j), count in np.ndenumerate(counts):
             if count:
@@ -68,35 +147,10 @@ def heat(counts: Int[np.ndarray, "n n"], labels: list[str]) -> Figure:
     return figure
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f23; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .3rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d9dde3; padding-bottom: .2rem; }
-.note { color: #5a626c; margin: .3rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eceef1; white-space: nowrap; }
-th:first-child { text-align: left; min-width: 9rem; }
-tbody th { font-weight: normal; }
-img { max-width: 100%; }
-figure { margin: 1.2rem 0; }
-.pair { display: flex; gap: .5rem; align-items: flex-start; }
-.pair img { width: calc(50% - .25rem); }
-.three { display: flex; gap: .5rem; align-items: flex-start; }
-.three img { width: calc(33.3% - .33rem); }
-figcaption { color: #5a626c; font-size: .9rem; }
-.key { color: white; border-radius: .2rem; padding: 0 .4rem; margin-left: .3rem; }
-"""
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("maskkit.eval"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = percent
+    return environment

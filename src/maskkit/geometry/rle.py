@@ -48,6 +48,25 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
     return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).view(bool)  # (N, H, W)
 
 
+def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
+    """The part of one mask that holds all its pixels, and the (top, left) of its upper left pixel; empty: (0, 0).
+
+    Works on the columns of the mask's box alone, as `encode_region` does on its region.
+    """
+    height, edges = rle["size"][0], np.cumsum(run_lengths(rle["counts"]))
+    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if len(starts) == 0:
+        return np.zeros((0, 0), bool), 0, 0
+    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    steps = np.zeros((right - left) * height + 1, np.int8)
+    steps[starts - left * height] += 1
+    steps[ends - left * height] -= 1
+    columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(-1, height)
+    rows = np.flatnonzero(columns.any(0))
+    return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T).view(bool), int(rows[0]), left
+
+
 def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     """Compressed record of an uncompressed one (COCO stores crowds as a list of run lengths)."""
     return coco_mask.frPyObjects({"size": list(size), "counts": list(counts)}, *size)  # type: ignore[return-value]

@@ -1,55 +1,37 @@
-"""Drawing of predictions: masks, boxes, names and scores over the image, by `supervision`."""
+"""Drawing of predictions over their images: masks, boxes, names and scores. Pillow, numpy and scipy alone."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from colorsys import hsv_to_rgb
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from maskkit.data.images import read_image
+from maskkit.data.images import read_pixels
 from maskkit.errors import DataError
 from maskkit.files import replacing
-from maskkit.prediction import Prediction
+from maskkit.geometry import rle
+from maskkit.geometry.paint import Region, class_colours, paint_classes, paint_objects, paint_segments
 
 if TYPE_CHECKING:
-    import supervision
+    from maskkit.prediction import Instances, Prediction
 
 # dark enough for white text, neighbours in the list far apart in hue
-_COLOURS = (
-    "#1668dc", "#d4380d", "#389e0d", "#9254de", "#c41d7f", "#08979c", "#ad6800", "#cf1322", "#1d39c4", "#5b8c00",
+_COLOURS = np.array(
+    [(22, 104, 220), (212, 56, 13), (56, 158, 14), (146, 84, 222), (196, 29, 127),
+     (8, 151, 156), (173, 104, 0), (207, 19, 34), (29, 57, 196), (91, 140, 0)], np.uint8,
 )  # fmt: skip
 
 _TEXT_SHARE = 0.12
 """Share of an image that labels may cover."""
 _NAMED_SHARE = 0.01
 """Share of an image from which on a class of a label map is named."""
-_SHADES = np.array([1.0, 0.7, 0.5, 0.85, 0.6], np.float32)
-"""Brightnesses of the segments of one class, in turn."""
-_MASK_BYTES = 1 << 28
-"""Dense masks are made for so many objects at once that they take no more memory than this."""
-
-
-def to_supervision(prediction: Prediction) -> supervision.Detections:
-    """The instances as `supervision.Detections`: dense masks, class numbers, names in ``data["class_name"]``."""
-    sv = _supervision()
-    found = prediction.instances
-    if found is None or len(found) == 0:
-        return sv.Detections.empty()
-    names = np.array([prediction.categories.names[int(label)] for label in found.labels])
-    return sv.Detections(
-        xyxy=np.asarray(found.boxes, np.float32),
-        mask=found.masks.dense() if found.masks is not None else None,
-        confidence=np.asarray(found.scores, np.float32),
-        class_id=np.asarray(found.labels, int),
-        data={"class_name": names},
-    )
+_LONGEST = 40
+"""Most characters of a label."""
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
@@ -60,7 +42,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
     """
     names = prediction.categories.names
     if prediction.semantic is not None:
-        return _name_regions(paint(image, prediction.semantic, len(names)), prediction.semantic, names)
+        return _name_regions(paint_classes(image, prediction.semantic, len(names)), prediction.semantic, names)
     if prediction.panoptic is not None:
         ids, segments = prediction.panoptic.ids, prediction.panoptic.segments
         order = np.zeros(1 + max((s.id for s in segments), default=0), np.int64)
@@ -68,74 +50,73 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[
         numbers, labels = order[ids], [s.label for s in segments]
         tinted = paint_segments(image, numbers, labels, len(names))
         return _name_regions(tinted, numbers, ["", *(names[label] for label in labels)])
-    sv = _supervision()
-    found = prediction.instances
-    if found is None or len(found) == 0:
+    if prediction.instances is None or len(prediction.instances) == 0:
         return image.copy()
-    height, width = image.shape[:2]
-    style = {"color": sv.ColorPalette.from_hex(list(_COLOURS)), "color_lookup": sv.ColorLookup.INDEX}
-    boxes = np.asarray(found.boxes, np.float32)
-    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects are drawn over large ones
-    canvas = np.ascontiguousarray(image[..., ::-1])  # supervision draws in BGR
-
-    at_once = max(1, _MASK_BYTES // (height * width))
-    for start in range(0, len(order) if found.masks is not None else 0, at_once):
-        part = order[start : start + at_once]
-        some = sv.Detections(boxes[part], mask=found.masks[part].dense())  # type: ignore[index]
-        canvas = sv.MaskAnnotator(opacity=0.45, **style).annotate(canvas, some, custom_color_lookup=part)
-    thickness = max(1, round(min(height, width) / 300))
-    canvas = sv.BoxAnnotator(thickness=thickness, **style).annotate(
-        canvas, sv.Detections(boxes[order]), custom_color_lookup=order
-    )
-
-    font, padding = max(11, round(min(height, width) / 40)), max(2, round(min(height, width) / 200))
-    texts = np.array([f"{names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)])
-    areas = (0.55 * font * np.char.str_len(texts) + 2 * padding) * (font + 2 * padding)
-    shown = order[np.cumsum(areas[order]) <= _TEXT_SHARE * height * width]
-    canvas = sv.RichLabelAnnotator(font_size=font, text_padding=padding, smart_position=True, **style).annotate(
-        canvas, sv.Detections(boxes[shown]), labels=texts[shown].tolist(), custom_color_lookup=shown
-    )
-    return np.ascontiguousarray(canvas[..., ::-1])
+    return _overlay_objects(image, prediction.instances, names)
 
 
-def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
-    """A colour per class: hues a golden section apart, in three brightnesses, so that neighbours in the list differ."""
-    hues = (np.arange(count) * 0.61803398875) % 1
-    values = np.array([0.95, 0.7, 0.5])[np.arange(count) % 3]
-    return np.array([[255 * c for c in hsv_to_rgb(h, 0.75, v)] for h, v in zip(hues, values, strict=True)], np.uint8)
-
-
-def paint(
-    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], classes: int, opacity: float = 0.55
+def _overlay_objects(
+    image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image tinted in the colours of its classes; labels beyond ``classes`` leave it as it is."""
-    colours = np.zeros((256, 3), np.float32)
-    colours[:classes] = class_colours(classes)
-    alpha = np.where(np.arange(256) < classes, opacity, 0).astype(np.float32)[labels][..., None]
-    return (image * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
+    boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects lie on top of large ones
+    texts = [f"{names[int(found.labels[i])]} {found.scores[i]:.2f}" for i in order.tolist()]
+    font, line = max(11, round(side / 40)), max(1, round(side / 300))
+    areas = (np.array([text_width(text, font) for text in texts]) + font / 2) * 1.5 * font
+    labelled = np.cumsum(areas) <= _TEXT_SHARE * image.shape[0] * image.shape[1]
+    rles = found.masks.rle() if found.masks is not None else []
+    masks = (rle.decode_region(rles[i]) for i in order.tolist() if rles)
+    shown = [text if there else "" for text, there in zip(texts, labelled, strict=True)]
+    return draw_objects(image, masks, boxes[order], _COLOURS[order % len(_COLOURS)], shown, font, line)
 
 
-def paint_segments(
+def draw_objects(
     image: UInt8[np.ndarray, "h w 3"],
-    numbers: Int[np.ndarray, "h w"],
-    labels: Sequence[int] | Int[np.ndarray, "n"],
-    classes: int,
-    opacity: float = 0.55,
+    masks: Iterable[Region],
+    boxes: Float[np.ndarray, "n 4"],
+    colours: UInt8[np.ndarray, "n 3"],
+    texts: Sequence[str],
+    font_size: int = 11,
+    line: int = 1,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image tinted segment by segment, with light lines between them; 0 in ``numbers`` leaves it as it is.
+    """The RGB image with N objects: mask, box (``x1 y1 x2 y2``, pixels) and label of each, later ones on top.
 
-    Segment 1 is of class ``labels[0]``, and so on. Those of one class have its hue, in different brightnesses.
+    ``masks`` may be an iterator, of which one mask is dense at a time, or empty. A label is put beside its box, where
+    there is room without covering another label; an empty text draws none. ``line`` is the width of boxes in pixels.
     """
-    labels = np.asarray(labels, np.int64)
-    rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
-    colours = np.zeros((len(labels) + 1, 3), np.float32)
-    colours[1:] = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None]
-    alpha = np.where(numbers > 0, opacity, 0).astype(np.float32)[..., None]
-    tinted = (image * (1 - alpha) + colours[numbers] * alpha).astype(np.uint8)
-    width = 2 * max(1, round(min(numbers.shape) / 600)) + 1
-    lowest, highest = (f(numbers, width, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
-    tinted[lowest != highest] = tinted[lowest != highest] // 3 + 170
-    return tinted
+    canvas = Image.fromarray(paint_objects(image, masks, colours, contour=line))
+    pen, font = ImageDraw.Draw(canvas), _font(font_size)
+    inks = [tuple(colour) for colour in np.asarray(colours).tolist()]
+    for (x1, y1, x2, y2), ink in zip(np.asarray(boxes).round().astype(int).tolist(), inks, strict=True):
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=ink, width=line)
+    pad = max(2, font_size // 4)
+    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (font_size, 2)
+    taken = np.zeros((0, 4))
+    for box, ink, text in zip(np.asarray(boxes, float), inks, map(one_line, texts), strict=True):
+        if not text:
+            continue
+        size = (pen.textlength(text, font) + 2 * pad, ascent + descent + pad)
+        place = _place(box, size, canvas.size, taken)
+        taken = np.vstack([taken, place])
+        pen.rectangle((*place[:2], *(place[2:] - 1)), fill=ink)
+        pen.text((place[0] + pad, place[1] + pad / 2), text, "white", font)
+    return np.asarray(canvas)
+
+
+def _place(
+    box: Float[np.ndarray, "4"], size: tuple[float, float], canvas: tuple[int, int], taken: Float[np.ndarray, "n 4"]
+) -> Float[np.ndarray, "4"]:
+    """Where a label of ``size`` (width, height) goes: the place beside ``box`` that covers least of those ``taken``.
+
+    Tried in turn: above the box and inside it at its top, left and right; below it and inside it at its bottom.
+    """
+    (x1, y1, x2, y2), (width, height) = box, size
+    columns, rows = (x1, x2 - width), ((y1 - height, y1), (y2, y2 - height))
+    corners = np.array([(x, y) for pair in rows for x in columns for y in pair])  # (8, 2)
+    corners = np.clip(corners, 0, np.maximum(np.subtract(canvas, size), 0)).round()
+    places = np.concatenate([corners, corners + np.ceil(size)], 1)  # (8, 4)
+    shared = np.minimum(places[:, None, 2:], taken[:, 2:]) - np.maximum(places[:, None, :2], taken[:, :2])
+    return places[shared.clip(min=0).prod(2).sum(1).argmin()]
 
 
 def _name_regions(
@@ -143,7 +124,7 @@ def _name_regions(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image with the name of each larger region at its thickest place; ``labels`` are places in ``names``."""
     canvas = Image.fromarray(image)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, round(min(image.shape[:2]) / 32)))
+    pen, font = ImageDraw.Draw(canvas), _font(max(11, round(min(image.shape[:2]) / 32)))
     areas = np.bincount(labels.ravel(), minlength=len(names))
     step = max(1, max(labels.shape) // 256)  # a place is found as well on fewer pixels
     coarse = labels[::step, ::step]
@@ -151,12 +132,28 @@ def _name_regions(
         inside = np.pad(coarse == label, 1)  # the border of the image is a contour too
         depth = np.asarray(ndimage.distance_transform_cdt(inside))[1:-1, 1:-1]
         y, x = divmod(int(depth.argmax()), depth.shape[1])
-        pen.text((x * step, y * step), names[label], "white", font, "mm", stroke_width=2, stroke_fill="black")
+        text = one_line(names[label])
+        pen.text((x * step, y * step), text, "white", font, "mm", stroke_width=2, stroke_fill="black")
     return np.asarray(canvas)
 
 
+def one_line(text: str) -> str:
+    """A name as one line that can be drawn: shortened, without line breaks and lone surrogates."""
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[3 - _LONGEST // 2 :]}"
+
+
+def text_width(text: str, font_size: int = 11) -> float:
+    """Width in pixels of a label's text."""
+    return _font(font_size).getlength(one_line(text))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
 def save_labels(prediction: Prediction, path: Path) -> Path:
-    """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of `paint` as palette."""
+    """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of overlays as palette."""
     assert prediction.semantic is not None
     image = Image.fromarray(prediction.semantic)
     image.putpalette(class_colours(len(prediction.categories)).tobytes())
@@ -170,9 +167,7 @@ def save(prediction: Prediction, path: Path) -> Path:
 
     Raises `DataError` when the image cannot be read again or the ending names no image format.
     """
-    image = prediction.image
-    if image is None:
-        image = read_image(prediction.meta.path).permute(1, 2, 0).numpy()  # (H, W, 3)
+    image = prediction.image if prediction.image is not None else read_pixels(prediction.meta.path)
     write_image(overlay(image, prediction), path)
     return path
 
@@ -184,10 +179,3 @@ def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
         raise DataError(f"{path}: {path.suffix or 'no ending'} is no image format; use .jpg or .png")
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, quality=92)
-
-
-def _supervision():
-    with warnings.catch_warnings():  # it warns when OpenCV is missing; its numpy drawing serves as well
-        warnings.simplefilter("ignore", UserWarning)
-        import supervision
-    return supervision

@@ -10,12 +10,13 @@ from PIL import Image
 
 from maskkit.cli import main
 from maskkit.data import open_dataset
-from maskkit.data.check import check, save_samples
+from maskkit.data.check import check
 from maskkit.data.dataset import Dataset
 from maskkit.data.formats.coco_panoptic import write_results
 from maskkit.data.label_map import IGNORE
 from maskkit.errors import DataError
 from maskkit.eval.panoptic.metric import read_results
+from maskkit.infer.samples import save_samples
 from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment, Prediction
 from maskkit.zoo.class_names import COCO_PANOPTIC
 from tests.data.written import panoptic_categories, write_panoptic

@@ -127,6 +127,36 @@ def test_xml_that_cannot_be_used(folder):
     assert "is not xml" in messages(open_dataset(folder, "val").problems, "error")[0]
 
 
+BOMB = """<?xml version="1.0"?>
+<!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;">]>
+<annotation><object><name>&c;</name></object></annotation>"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOMB,
+        '<!DOCTYPE a SYSTEM "file:///etc/hostname"><annotation/>',
+        "<!DOCTYPE annotation><annotation><object><name>dog</name></object></annotation>",
+    ],
+    ids=["entities", "external", "plain"],
+)
+def test_a_doctype_is_refused_and_the_other_files_are_read(folder, content):
+    (folder / "Annotations" / "b.xml").write_text(content)
+    dataset = open_dataset(folder)
+    assert [r.path.stem for r in dataset.records] == ["a"]
+    (message,) = messages(dataset.problems, "error")
+    assert "b.xml: has a DOCTYPE" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe", b"<?xml version='1.0' encoding='no-such'?><a/>"])
+def test_what_is_no_xml_is_named(folder, content):
+    (folder / "Annotations" / "b.xml").write_bytes(content)
+    dataset = open_dataset(folder)
+    assert len(dataset) == 1
+    assert "b.xml: is not xml" in messages(dataset.problems, "error")[0]
+
+
 def test_images_that_are_missing_or_without_labels(folder):
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("b\nnowhere\nc\n")
     write_image(folder / "JPEGImages" / "c.png")

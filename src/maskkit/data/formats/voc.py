@@ -7,9 +7,11 @@ xml file and no masks. "Difficult" objects are read like the others.
 
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import parse
 from jaxtyping import UInt8
 
 from maskkit.data.dataset import Dataset
@@ -80,8 +82,8 @@ def _categories(folder: Path) -> Categories:
     used: set[str] = set()
     for file in sorted((folder / "Annotations").glob("*.xml")):
         try:
-            used |= {(o.findtext("name") or "").strip() for o in ElementTree.parse(file).iter("object")}
-        except ElementTree.ParseError:
+            used |= {(node.findtext("name") or "").strip() for node in _objects(file)}
+        except DataError:
             continue  # reported when its image is read
     return VOC if used <= set(VOC.names) else Categories.of(sorted(used - {""}))
 
@@ -135,12 +137,8 @@ class _Reader:
 
     def boxed(self, file: Path, size: tuple[int, int]) -> list[Annotation]:
         """The objects of an xml file: boxes without masks."""
-        try:
-            nodes = list(ElementTree.parse(file).iter("object"))
-        except ElementTree.ParseError as error:
-            raise DataError(f"{file}: is not xml ({error}); export the annotations again") from error
         found = []
-        for i, node in enumerate(nodes, 1):
+        for i, node in enumerate(_objects(file), 1):
             name = (node.findtext("name") or "").strip()
             try:
                 if name not in self.categories.names:
@@ -158,6 +156,16 @@ class _Reader:
                 continue
             found.append(Annotation(0, self.categories.names.index(name), box))
         return found
+
+
+def _objects(file: Path) -> list[Element]:
+    """The ``object`` elements of an xml file. Raises `DataError`, also for a DOCTYPE, by which xml can do harm."""
+    try:
+        return list(parse(file, forbid_dtd=True).iter("object"))
+    except DefusedXmlException:
+        raise DataError(f"{file}: has a DOCTYPE or entities, which are refused; remove them from the file") from None
+    except (ParseError, ValueError, LookupError, OSError) as error:  # the second and third: of its encoding
+        raise DataError(f"{file}: is not xml ({error}); export the annotations again") from error
 
 
 def _palette(file: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:

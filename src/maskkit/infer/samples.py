@@ -1,0 +1,56 @@
+"""Samples of a data set: images drawn with the objects that their annotations give them, to be looked at."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+
+from maskkit.data.dataset import Dataset
+from maskkit.geometry import rle
+from maskkit.infer.draw import overlay, write_image
+from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
+
+_SIDE = 1280
+"""Longest side of a sample in pixels."""
+
+
+def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
+    """Draw ``count`` images with their objects into ``folder``; those with objects come first. Returns the files.
+
+    Raises `DataError` when an image cannot be read.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    chosen = sorted(order, key=lambda i: not dataset.records[i].annotations)[:count]
+    files = []
+    for index in chosen:
+        record = dataset.records[index]
+        image, truth = _sample(dataset, int(index))
+        files.append(Path(folder) / f"{record.image_id:06d}_{record.path.stem}.jpg")
+        write_image(overlay(image, truth), files[-1])
+    return files
+
+
+def _sample(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], Prediction]:
+    """The pixels of an image, reduced where it is large, and its objects as if predicted."""
+    image, target, meta = dataset.load(index)
+    scale = min(1.0, _SIDE / max(meta.size))
+    size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))
+    if scale < 1:
+        image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
+    masks = None
+    if target.masks is not None:  # one at a time: a hundred dense masks of a large image would fill the memory
+        masks = Masks(size, [rle.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
+    boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
+    drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
+    if masks is not None and not all(names.things):
+        ids = np.zeros(size, np.int32)
+        for i in range(len(masks)):
+            ids[masks[i].dense()[0]] = i + 1
+        segments = [PanopticSegment(i, n, 1.0, names.things[n]) for i, n in enumerate(labels, 1)]
+        truth = Prediction(drawn, names, panoptic=Panoptic(ids, segments))
+    else:
+        objects = Instances(boxes, target.labels.numpy(), np.ones(len(target), np.float32), masks)
+        truth = Prediction(drawn, names, objects)
+    return image.permute(1, 2, 0).numpy(), truth
