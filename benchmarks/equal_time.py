@@ -192,13 +192,15 @@ def main() -> None:
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
-    segmenter = Segmenter(model, config.input, train_set.categories, device="cpu")
+    segmenter = Segmenter.of(model, config.input, train_set.categories, device="cpu")
     rows, known = segmenter.detect(val_set, batch=4)
     result = segmenter.task.evaluate(rows, known)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
     facts |= {name: round(value, 4) for name, value in result.metrics.items()}
     for name in given.also:
-        segmenter.model.config = replace(model.config, task=name)  # type: ignore[call-arg]
+        other = type(model)(replace(model.config, task=name))  # type: ignore[call-arg]
+        other.load_state_dict(model.state_dict())
+        segmenter = Segmenter.of(other, config.input, train_set.categories, device="cpu")
         facts[name] = {k: round(value, 4) for k, value in segmenter.evaluate(val_set, batch=4).metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)

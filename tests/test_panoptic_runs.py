@@ -10,7 +10,7 @@ from PIL import Image
 import maskkit.models
 from maskkit.cli import main
 from maskkit.data import open_dataset
-from maskkit.eval.panoptic.metric import read_results
+from maskkit.eval.panoptic.files import read_results
 from tests.data.written import write_panoptic
 from tests.engine.runner import MODELS
 

@@ -131,7 +131,6 @@ def predict(
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
     segmenter = load(model).with_tta(tta)
-    found_in = {"semantic": "regions", "panoptic": "segments"}.get(segmenter.model.task, "objects")
     found = segmenter.predict_many(paths, score, batch, failures.append)
     with _progress() as bars:
         for prediction in bars.track(found, len(paths), description="predicting"):
@@ -146,7 +145,7 @@ def predict(
             rows += prediction.to_coco()
     segmenter.task.write_results(out, rows, images.values(), segmenter.categories)
     write_json(out / "images.json", list(images.values()))
-    print(f"{len(rows)} {found_in} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
+    print(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
         print(f"maskkit: {failure.error}", file=sys.stderr)
     if failures:
@@ -293,11 +292,13 @@ def pseudo_masks(
         steps: Optimizer steps of the training; those of the preset when not given.
         views: How the model looks at each image.
     """
-    from maskkit.api import find_weights, load
+    from maskkit.api import find_weights
+    from maskkit.checkpoints.checkpoint import load_model
     from maskkit.data import find_splits, open_dataset
     from maskkit.engine.pseudo import train_on_tags
     from maskkit.eval.semantic.metric import evaluate
-    from maskkit.infer.pseudo_labels import TagModel, write_pseudo_masks
+    from maskkit.infer.pseudo_labels import learns_from_tags, write_pseudo_masks
+    from maskkit.infer.torch_runtime import best_device
 
     dataset = open_dataset(data, "train" if "train" in find_splits(data) else None)
     checkpoint = Path(model)
@@ -306,15 +307,14 @@ def pseudo_masks(
             _wrong_usage("pseudo-masks needs --saliency to train a preset, or --model with a checkpoint")
         start = find_weights(weights, model) if weights is not None else None
         checkpoint = train_on_tags(model, data, saliency, out, start, steps)
-    segmenter = load(checkpoint)
-    if not isinstance(segmenter.model, TagModel):
+    found = load_model(checkpoint)
+    if not learns_from_tags(found.model):
         raise MaskkitError(f"{checkpoint}: does not learn from tags; give a checkpoint of EPS")
-    dataset = dataset.as_semantic().with_categories(segmenter.categories)
+    dataset = dataset.as_semantic().with_categories(found.categories)
+    model = found.model.to(best_device())
     with _progress() as bars:
         bar = bars.add_task("making masks", total=len(dataset))
-        rows = write_pseudo_masks(
-            segmenter.model, dataset, segmenter.input, views, out, segmenter.device, lambda n: bars.advance(bar, n)
-        )
+        rows = write_pseudo_masks(model, dataset, found.config.input, views, out, lambda n: bars.advance(bar, n))
     print(f"{len(dataset)} images, {len(dataset.categories)} classes; train on them: maskkit train --data {out}")
     if any(r.semantic is not None and r.semantic.known for r in dataset.records):
         result = evaluate(rows, dataset)

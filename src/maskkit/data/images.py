@@ -1,16 +1,20 @@
 """Images from disk: whatever their mode, eight bits of red, green and blue come out, upright."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from maskkit.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
@@ -41,6 +45,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+    """The image of `read_pixels` as a tensor. Raises `DataError`."""
+    import torch
+
+    return torch.from_numpy(read_pixels(path).transpose(2, 0, 1).copy())  # (3, H, W)
+
+
+def read_pixels(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """The image as RGB, turned as its EXIF orientation says.
 
     Grey, palette and CMYK images are converted, transparency is dropped, 16-bit values are divided by 257 (so that
@@ -60,7 +71,7 @@ def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
             if upright.mode == "P" and "transparency" in upright.info:
                 upright = upright.convert("RGBA")
             rgb = np.asarray(upright.convert("RGB"))
-    return torch.from_numpy(rgb.transpose(2, 0, 1).copy())  # (3, H, W)
+    return rgb
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Learning pixels from image tags, first half: a model of tags and saliency. `infer.pseudo` is the other one."""
+"""Training a model of image tags on tags and saliency; `maskkit.infer.pseudo_labels` makes masks by it."""
 
 from dataclasses import replace
 from pathlib import Path

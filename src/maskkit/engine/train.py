@@ -36,9 +36,10 @@ from maskkit.data.loader import train_loader
 from maskkit.engine.log import RunLog
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_notes, set_rate, update_average
 from maskkit.errors import DataError, MaskkitError
+from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
 from maskkit.files import replacing, write_json
-from maskkit.infer.predict import predict_dataset
+from maskkit.infer.torch_runtime import predictor
 from maskkit.models.base import Model
 from maskkit.prediction import Prediction
 from maskkit.targets import Batch
@@ -246,16 +247,18 @@ def detect(
     samples: Path,
     log: RunLog,
     accelerator: Accelerator,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """COCO result rows of all processes for ``val_set``; the first images are drawn into the folder ``samples``."""
     part = val_set.subset(range(accelerator.process_index, len(val_set), accelerator.num_processes))
     settings = config.train
-    found = predict_dataset(model, part, config.input, train_set.categories, settings.batch, settings.workers)
-    rows: list[dict[str, Any]] = []
-    for i, prediction in enumerate(log.track(found, len(part), "evaluating")):
-        rows += prediction.to_coco()
+    found = predictor(model, config.input, train_set.categories)
+    predictions = found.dataset(part, batch=settings.batch, workers=settings.workers)
+
+    def each(i: int, prediction: Prediction) -> None:
         if i < SAMPLES and accelerator.is_main_process:
             draw(prediction, samples)
+
+    rows = rows_of(log.track(predictions, len(part), "evaluating"), each)
     return gather_object(rows)
 
 

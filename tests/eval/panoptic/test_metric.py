@@ -134,7 +134,7 @@ def test_unusable_rows_and_data() -> None:
     good = rows([(line((1, 4)), [CAT])])
     with pytest.raises(DataError, match="claim the same pixel"):
         evaluate(good * 2, truth)
-    with pytest.raises(DataError, match="no image with the id 9"):
+    with pytest.raises(DataError, match="image_id 9 is not in the ground truth"):
         evaluate([good[0] | {"image_id": 9}], truth)
     with pytest.raises(DataError, match="no class with the id 9"):
         evaluate([good[0] | {"category_id": 9}], truth)

@@ -28,8 +28,9 @@ from maskkit.eval.instance.match import (
     threshold_curve,
     worst,
 )
-from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, Row, class_names, percent
+from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, class_names, percent
 from maskkit.eval.page import drawing, embedded, heat, table, write_page
+from maskkit.eval.rows import Unchecked
 from maskkit.geometry import rle as mask_math
 
 WORST = 12
@@ -51,7 +52,7 @@ _LIMITS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, np.inf)}
 def write_report(
     path: str | Path,
     result: CocoResult,
-    rows: Sequence[Row],
+    rows: Unchecked,
     truth: Mapping[str, Any],
     image_path: Callable[[int], Path] | Mapping[int, Path],
     title: str = "Evaluation",
@@ -81,7 +82,7 @@ def write_report(
     write_page(Path(path), title, sections)
 
 
-def _head(title: str, notes: Iterable[str], truth: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _head(title: str, notes: Iterable[str], truth: Mapping[str, Any], rows: Unchecked) -> str:
     crowds = sum(bool(a.get("iscrowd")) for a in truth["annotations"])
     facts = (
         f"{len(truth['images'])} images, {len(truth['annotations']) - crowds} objects and {crowds} crowds of "

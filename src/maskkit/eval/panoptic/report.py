@@ -3,7 +3,7 @@
 How good is it, on things and on stuff, on which classes does it fail, and what do the worst images look like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats.coco_panoptic import Row
 from maskkit.data.images import read_image
 from maskkit.eval.instance.metric import percent
 from maskkit.eval.page import embedded, table, write_page
 from maskkit.eval.panoptic.metric import QUALITIES, Matches, Pair, PanopticResult, match, pairs
+from maskkit.eval.rows import Unchecked
 from maskkit.infer.draw import paint_segments
 
 WORST = 12
@@ -27,7 +27,7 @@ _WRONG = np.array([214, 40, 40], np.uint8)
 
 
 def write_report(
-    path: Path, result: PanopticResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    path: Path, result: PanopticResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     """Write ``report.html`` for what `maskkit.eval.panoptic.metric.evaluate` found for ``rows`` and ``dataset``."""
     segments = int((result.hit + result.missed).sum())
@@ -62,7 +62,7 @@ def _classes(result: PanopticResult) -> str:
     return "<h2>Classes</h2>" + table(header, body, [v["PQ"] for _, v in ranked])
 
 
-def _worst(rows: Sequence[Row], dataset: Dataset) -> str:
+def _worst(rows: Unchecked, dataset: Dataset) -> str:
     rated = sorted((_quality(match(pair)), i) for i, pair in enumerate(pairs(rows, dataset)))[:WORST]
     chosen = dataset.subset(i for _, i in rated)
     ids = {r.image_id for r in chosen.records}

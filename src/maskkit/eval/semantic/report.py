@@ -4,7 +4,7 @@ How good is it, on which classes and at which contours does it fail, what is tak
 images look like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from PIL import Image
 from maskkit.data.dataset import Dataset
 from maskkit.data.images import read_image
 from maskkit.data.label_map import IGNORE
-from maskkit.eval.instance.metric import Row, percent
+from maskkit.eval.instance.metric import percent
 from maskkit.eval.page import drawing, embedded, heat, table, write_page
+from maskkit.eval.rows import Unchecked
 from maskkit.eval.semantic.metric import Pair, SemanticResult, pairs
 from maskkit.infer.draw import class_colours, paint
 
@@ -30,7 +31,7 @@ _WRONG = np.array([214, 40, 40], np.uint8)
 
 
 def write_report(
-    path: Path, result: SemanticResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    path: Path, result: SemanticResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     """Write ``report.html`` for what `maskkit.eval.semantic.metric.evaluate` found for ``rows`` and ``dataset``."""
     facts = f"{len(dataset)} images, {result.confusion.sum():,} pixels of known class, {len(result.names)} classes"
@@ -83,7 +84,7 @@ def _confusion(result: SemanticResult) -> str:
     )
 
 
-def _worst(rows: Sequence[Row], dataset: Dataset) -> str:
+def _worst(rows: Unchecked, dataset: Dataset) -> str:
     rated = sorted(((_wrong(pair), i) for i, pair in enumerate(pairs(rows, dataset))), reverse=True)[:WORST]
     chosen = dataset.subset(i for _, i in rated)
     ids = {r.image_id for r in chosen.records}
