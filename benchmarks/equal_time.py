@@ -28,13 +28,14 @@ from torch import nn
 
 from budget import spent, train_within
 from machine import describe
-from maskkit.api import Segmenter, shared_classes
+from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import BoxOnly, DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
+from maskkit.eval.rows import shared_classes
 from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import load_backbone

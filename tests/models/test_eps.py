@@ -15,6 +15,7 @@ from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.decode.outputs import TagMaps
 from maskkit.errors import DataError
 from maskkit.eval.semantic.metric import SemanticResult, count
+from maskkit.models.base import Model
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.nn.backbones.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
@@ -26,7 +27,7 @@ from tests.models.conformance import learn_by_heart
 from tests.models.semantic import CLASSES, SemanticConformance
 
 
-def labels_of(model: Eps, raw: EpsRaw) -> torch.Tensor:
+def labels_of(model: Model, raw: EpsRaw) -> torch.Tensor:
     """What the decoder makes of the maps, cell by cell."""
     size = (raw.maps.shape[2], raw.maps.shape[3])
     found = model.decode(raw, [ImageMeta(i, "", size, size) for i in range(len(raw.maps))], CLASSES)

@@ -311,10 +311,10 @@ def pseudo_masks(
     if not learns_from_tags(found.model):
         raise MaskkitError(f"{checkpoint}: does not learn from tags; give a checkpoint of EPS")
     dataset = dataset.as_semantic().with_categories(found.categories)
-    model = found.model.to(best_device())
+    found.model.to(best_device())
     with _progress() as bars:
         bar = bars.add_task("making masks", total=len(dataset))
-        rows = write_pseudo_masks(model, dataset, found.config.input, views, out, lambda n: bars.advance(bar, n))
+        rows = write_pseudo_masks(found.model, dataset, found.config.input, views, out, lambda n: bars.advance(bar, n))
     print(f"{len(dataset)} images, {len(dataset.categories)} classes; train on them: maskkit train --data {out}")
     if any(r.semantic is not None and r.semantic.known for r in dataset.records):
         result = evaluate(rows, dataset)

@@ -95,16 +95,16 @@ def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> li
     return sound_rows(content, known, need, str(path))
 
 
-def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[int, list[Row]]:
+def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[int, list[Mapping[str, Any]]]:
     """The rows of each image of ``dataset``. Raises `DataError` for one of an unknown image or class."""
     known = Known.of(dataset)
-    found: dict[int, list[Row]] = {image_id: [] for image_id in known.sizes}
+    found: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in known.sizes}
     for number, row in enumerate(rows, 1):
         try:
             place(row, known)
         except ValueError as error:
             raise DataError(f"predictions, row {number} of {len(rows)}: {error}") from None
-        found[row["image_id"]].append(cast(Row, row))
+        found[row["image_id"]].append(row)
     return found
 
 

@@ -58,10 +58,12 @@ class TorchRuntime:
             return self.model
         now = [t._version for t in chain(self.model.parameters(), self.model.buffers())]
         if self._copy is None or now != self._copied:
-            copy: Any = deepcopy(self.model).requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+            copy: Any = deepcopy(self.model).requires_grad_(False)
+            copy.to(self.device, memory_format=torch.channels_last)
             if self._fold:
                 fold_batch_norm(copy, torch.zeros_like(images[:1]))
             self._copy, self._copied = copy, now
+            return copy
         return self._copy
 
 
