@@ -39,7 +39,7 @@ def segmenter(checkpoint):
 
 
 @pytest.fixture
-def image(tmp_path):
+def image_path(tmp_path):
     drawn, _ = shapes.draw(3, (50, 70))
     path = tmp_path / "drawn.png"
     Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(path)
@@ -89,18 +89,18 @@ def test_a_checkpoint_tells_all_that_is_needed(segmenter):
     assert segmenter.runtime.device.type == "cpu"
 
 
-def test_loading_folds_without_changing_the_answer(segmenter, image):
-    plain = next(predictor(small_model(), small_config().input, segmenter.categories).images([image]))
-    folded = segmenter.predict(image, score=0.0)
+def test_loading_folds_without_changing_the_answer(segmenter, image_path):
+    plain = next(predictor(small_model(), small_config().input, segmenter.categories).images([image_path]))
+    folded = segmenter.predict(image_path, score=0.0)
     with segmenter.runtime.evaluating(torch.zeros(1, 3, 64, 64)) as network:
         assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.backbone.modules())
     assert len(plain) == len(folded) > 0
     np.testing.assert_allclose(objects(folded).scores, objects(plain).scores, atol=1e-4)
 
 
-def test_a_loaded_model_trains_on(checkpoint, image):
+def test_a_loaded_model_trains_on(checkpoint, image_path):
     segmenter = load(checkpoint, device="cpu")
-    before = segmenter.predict(image, score=0.0)
+    before = segmenter.predict(image_path, score=0.0)
     runtime = segmenter.runtime
     assert isinstance(runtime, TorchRuntime)
     model = runtime.model.train()
@@ -113,30 +113,30 @@ def test_a_loaded_model_trains_on(checkpoint, image):
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
     assert all((p != weights[n]).any() for n, p in model.named_parameters() if p.grad is not None and p.grad.any())
-    after = segmenter.predict(image, score=0.0)
-    fresh = next(predictor(model, segmenter.input, segmenter.categories).images([image]))
+    after = segmenter.predict(image_path, score=0.0)
+    fresh = next(predictor(model, segmenter.input, segmenter.categories).images([image_path]))
     assert len(after) == len(fresh)
     np.testing.assert_allclose(objects(after).scores, objects(fresh).scores, atol=1e-4)
     assert len(before) != len(after) or (objects(before).scores != objects(after).scores).any(), "it has learnt"
 
 
-def test_predict_cuts_at_the_score(segmenter, image):
-    scores = objects(segmenter.predict(image, score=0.0)).scores
+def test_predict_cuts_at_the_score(segmenter, image_path):
+    scores = objects(segmenter.predict(image_path, score=0.0)).scores
     cut = float(np.median(scores))
-    assert len(segmenter.predict(image, score=cut)) == (scores > cut).sum() > 0
-    assert (objects(segmenter.predict(image)).scores > 0.3).all()
+    assert len(segmenter.predict(image_path, score=cut)) == (scores > cut).sum() > 0
+    assert (objects(segmenter.predict(image_path)).scores > 0.3).all()
 
 
-def test_prediction_draws_itself(segmenter, image, tmp_path):
-    found = segmenter.predict(Image.open(image), score=0.0)
+def test_prediction_draws_itself(segmenter, image_path, tmp_path):
+    found = segmenter.predict(Image.open(image_path), score=0.0)
     drawn = np.asarray(Image.open(found.save(tmp_path / "overlay.png")))
     assert drawn.shape == (50, 70, 3)
     assert {row["category_id"] for row in found.to_coco()} <= {7, 8}
 
 
-def test_predict_many(segmenter, image, tmp_path):
+def test_predict_many(segmenter, image_path, tmp_path):
     failures = []
-    sources = [image, tmp_path / "missing.jpg", image]
+    sources = [image_path, tmp_path / "missing.jpg", image_path]
     found = segmenter.predict_many(sources, 0.0, batch=2, failed=failures.append)
     assert [p.meta.image_id for p in found] == [1, 3]
     assert len(failures) == 1

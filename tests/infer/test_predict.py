@@ -25,19 +25,19 @@ def model():
 
 
 @pytest.fixture
-def image(tmp_path):
+def image_path(tmp_path):
     drawn, _ = draw(1, (40, 60))
     path = tmp_path / "a.png"
     Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(path)
     return path
 
 
-def test_every_kind_of_source_gives_the_same_prediction(model, image):
-    pil = Image.open(image)
+def test_every_kind_of_source_gives_the_same_prediction(model, image_path):
+    pil = Image.open(image_path)
     array = np.asarray(pil)
     sources = [
-        image,
-        str(image),
+        image_path,
+        str(image_path),
         array,
         array.copy()[::-1][::-1],
         pil,
@@ -49,11 +49,11 @@ def test_every_kind_of_source_gives_the_same_prediction(model, image):
         assert others == [{**row, "image_id": i} for row in rows[0]]
 
 
-def test_images_given_as_arrays_stay_with_their_prediction(model, image):
-    array = np.asarray(Image.open(image))
-    from_file, from_array = predictor(model, INPUT, TWO).images([image, array])
+def test_images_given_as_arrays_stay_with_their_prediction(model, image_path):
+    array = np.asarray(Image.open(image_path))
+    from_file, from_array = predictor(model, INPUT, TWO).images([image_path, array])
     assert from_file.image is None
-    assert from_file.meta.path == str(image)
+    assert from_file.meta.path == str(image_path)
     np.testing.assert_array_equal(from_array.image, array)
 
 
@@ -92,20 +92,20 @@ def test_what_is_no_image_is_refused(bad):
         read_source(bad)
 
 
-def test_a_bad_image_is_reported_and_the_others_go_on(model, image, tmp_path):
+def test_a_bad_image_is_reported_and_the_others_go_on(model, image_path, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 this is not an image")
     failures: list[Failure] = []
-    sources = [image, broken, tmp_path / "missing.png", image, np.zeros((2, 2), np.uint8)]
+    sources = [image_path, broken, tmp_path / "missing.png", image_path, np.zeros((2, 2), np.uint8)]
     found = list(predictor(model, INPUT, TWO).images(sources, batch=2, failed=failures.append))
     assert [p.meta.image_id for p in found] == [1, 4]
     assert [f.path for f in failures] == [str(broken), str(tmp_path / "missing.png"), "image 5"]
     assert str(broken) in str(failures[0].error)
 
 
-def test_without_a_listener_a_bad_image_raises(model, image, tmp_path):
-    found = predictor(model, INPUT, TWO).images([image, tmp_path / "missing.png"])
-    assert next(found).meta.path == str(image)
+def test_without_a_listener_a_bad_image_raises(model, image_path, tmp_path):
+    found = predictor(model, INPUT, TWO).images([image_path, tmp_path / "missing.png"])
+    assert next(found).meta.path == str(image_path)
     with pytest.raises(DataError, match=r"missing\.png"):
         next(found)
 
@@ -121,12 +121,12 @@ def test_batches_change_nothing(model):
         np.testing.assert_allclose(objects(a).boxes, objects(b).boxes, atol=1e-2)
 
 
-def test_threads_that_read_ahead_change_nothing(model, image, tmp_path):
+def test_threads_that_read_ahead_change_nothing(model, image_path, tmp_path):
     data = shapes_dataset(7, size=(48, 56), objects=(1, 3))
     found = predictor(model, INPUT, CATEGORIES)
     plain, threaded = ([p.to_coco() for p in found.dataset(data, batch=2, workers=n)] for n in (0, 3))
     assert plain == threaded
-    items = list(loose_images([image, tmp_path / "missing.png", image, tmp_path / "gone.png"]))
+    items = list(loose_images([image_path, tmp_path / "missing.png", image_path, tmp_path / "gone.png"]))
     failures: list[Failure] = []
     assert [p.meta.image_id for p in found.predict(items, workers=2, failed=failures.append)] == [1, 3]
     assert [Path(f.path).name for f in failures] == ["missing.png", "gone.png"]

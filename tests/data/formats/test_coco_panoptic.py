@@ -13,6 +13,7 @@ from maskkit.data import open_dataset
 from maskkit.data.check import check, save_samples
 from maskkit.data.label_map import IGNORE
 from maskkit.errors import DataError
+from maskkit.prediction import Categories
 from maskkit.zoo.class_names import COCO_PANOPTIC, names_for
 from tests.data.written import panoptic_categories, write_panoptic
 
