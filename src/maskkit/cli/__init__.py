@@ -121,7 +121,6 @@ def predict(
         _wrong_usage("--batch is 1 at least")
     from maskkit.api import load
     from maskkit.files import write_json
-    from maskkit.infer.draw import save_labels
 
     failures: list[Failure] = []
     paths = _images(sources, failures)
@@ -139,8 +138,6 @@ def predict(
             while name in images:
                 name = f"{meta.image_id}-{name}"
             prediction.save(overlays / name)
-            if prediction.semantic is not None:
-                save_labels(prediction, out / "labels" / f"{Path(name).stem}.png")
             images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
             rows += prediction.to_coco()
     segmenter.task.write_results(out, rows, images.values(), segmenter.categories)

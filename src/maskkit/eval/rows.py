@@ -6,7 +6,8 @@ lengths; label maps have one row per class that occurs, panoptic images one per 
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -116,6 +117,22 @@ def rows_of(predictions: Iterable[Prediction], each: Callable[[int, Prediction],
         if each is not None:
             each(i, prediction)
     return rows
+
+
+def named_rows(
+    rows: Unchecked, images: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """For each of COCO's records of ``images`` a unique name for files about it, and its rows."""
+    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_image[row["image_id"]].append(row)
+    taken: set[str] = set()
+    for image in images:
+        stem = Path(image["file_name"]).stem
+        while stem.lower() in taken:
+            stem = f"{stem}_{image['id']}"
+        taken.add(stem.lower())
+        yield stem, image, by_image[image["id"]]
 
 
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:

@@ -161,7 +161,7 @@ def save_labels(prediction: Prediction, path: Path) -> Path:
     image = Image.fromarray(prediction.semantic)
     image.putpalette(class_colours(len(prediction.categories)).tobytes())
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", bits=8)  # fewer would cut values beyond the palette, as 255
     return path
 
 

@@ -1,6 +1,5 @@
 """COCO's panoptic results: a json of segments beside a folder of images of ids; in between a segment is a row."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from maskkit.data.formats.coco import finder
 from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders
 from maskkit.data.label_map import IdImage
 from maskkit.errors import DataError
-from maskkit.eval.rows import Known, Row, Unchecked, place, read_json, rows_in, sound_rows
+from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows
 from maskkit.files import replacing, write_json
 from maskkit.geometry import rle as rle_codec
 from maskkit.prediction import Categories
@@ -70,20 +69,12 @@ def write_segments(file: Path, rows: Unchecked, images: Iterable[Mapping[str, An
 
     ``images`` are COCO's image records. The json comes last, so that it never speaks of a PNG that is not there.
     """
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_image[row["image_id"]].append(row)
     things = dict(zip(categories.ids, categories.things, strict=True))
-    taken: set[str] = set()
     annotations = []
-    for image in images:
-        stem = Path(image["file_name"]).stem
-        while stem.lower() in taken:
-            stem = f"{stem}_{image['id']}"
-        taken.add(stem.lower())
+    for stem, image, found in named_rows(rows, images):
         size = (image["height"], image["width"])
         ids, segments = np.zeros(size, np.uint32), []
-        for number, row in enumerate(by_image[image["id"]], 1):
+        for number, row in enumerate(found, 1):
             ids[rle_codec.decode([row["segmentation"]], size)[0]] = number
             category = row["category_id"]
             segment = {"id": number, "category_id": category, "isthing": int(things[category])}
