@@ -1,4 +1,4 @@
-"""Result rows: what every task is measured by, what results files hold, and the one place where rows are checked.
+"""Result rows: the common form of predictions for metrics and results files, and the one place where they are checked.
 
 A row is COCO's: an object, a class of a label map, or a segment, with the ids of the user's file. Masks are run
 lengths; label maps have one row per class that occurs, panoptic images one per segment.
@@ -22,11 +22,11 @@ from maskkit.prediction import Categories, Prediction
 
 Size = tuple[int, int]
 Unchecked = Sequence[Mapping[str, Any]]
-"""Rows from wherever: a file, a caller, `maskkit.prediction.Prediction.to_coco`."""
+"""Rows from a file, from a caller, or of `maskkit.prediction.Prediction.to_coco`."""
 
 
 class Row(TypedDict):
-    """One result in the form that JSON holds. `sound_rows` makes it, or says what is wrong."""
+    """One result, of JSON types only. `sound_rows` checks it."""
 
     image_id: int
     category_id: int
@@ -63,7 +63,7 @@ class Known(NamedTuple):
 def sound_rows(
     rows: Unchecked, known: Known, need: Collection[str] = (), source: str = "predictions", masks: bool = True
 ) -> list[Row]:
-    """``rows`` as rows that can be counted on, other fields left as they are.
+    """``rows`` after a check of every field of `Row`; other fields stay as they are.
 
     ``need`` are fields that each row must have beside its ids. With ``masks`` off a mask beside a box is not looked
     at. Raises `DataError` with ``source`` and the number of the first bad row.

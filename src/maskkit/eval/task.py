@@ -1,4 +1,4 @@
-"""All that depends on the task, one entry per task; nothing else asks which task it is."""
+"""Everything that depends on the task, one entry per task. No other module asks which task it is."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

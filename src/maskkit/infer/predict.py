@@ -1,4 +1,4 @@
-"""The prediction loop: read, preprocess, run, decode. No torch; a `Runtime` brings it along, or another engine.
+"""The prediction loop: read, preprocess, run, decode. It imports no torch; the `Runtime` decides what runs the network.
 
 One loop serves a data set (evaluation during and after training) and loose images (the user's own). Masks leave it as
 run lengths, so memory does not grow with the images.
@@ -35,7 +35,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """All that it takes to predict: a network that runs, what comes before it, and what comes after it."""
+    """A runtime with the preprocessing before it and the decoder after it."""
 
     runtime: Runtime
     decoder: Decoder
@@ -85,7 +85,7 @@ class Predictor:
                 yield prediction
 
     def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
-        """The image as it is stacked, and its pixels where they cannot be read again for drawing."""
+        """The preprocessed image; also its pixels, unless drawing can read them again from a file."""
         pixels, meta = item.read()
         return prepare(pixels, meta, self.input), None if meta.path else pixels
 
@@ -95,7 +95,7 @@ Outcome = tuple[Prepared, Pixels | None] | Failure
 
 
 def _ahead(items: Iterable[Item], work: Work, workers: int) -> Iterator[Outcome]:
-    """What becomes of each item, in order; with ``workers`` threads, a few items before it is asked for."""
+    """The outcome of each item, in order; ``workers`` threads work a few items ahead."""
     if workers < 1:
         yield from (_attempt(work, item) for item in items)
         return

@@ -1,6 +1,6 @@
-"""From the pixels of an image to the input of a network, in numpy and Pillow alone: one preprocessing for all runtimes.
+"""From the pixels of an image to the input of a network, with numpy and Pillow only, for all runtimes.
 
-It gives, bit for bit, what `maskkit.data.transforms.eval_ops` and `maskkit.data.loader.collate` give in training.
+The result equals that of `maskkit.data.transforms.eval_ops` and `maskkit.data.loader.collate` bit for bit.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What runs a network: anything that takes normalised images and gives the arrays that the model's decoder reads."""
+"""The interface of everything that runs a network: normalised images in, the arrays of the model's decoder out."""
 
 from typing import Protocol
 

@@ -1,6 +1,6 @@
-"""Where images to predict come from: files, pixels in memory, a data set. Each is read only when its turn comes.
+"""Sources of images: files, pixels in memory, data sets. An image is read only when it is due.
 
-No torch: a tensor of somebody who has torch is understood all the same.
+Torch tensors are accepted, but torch is not imported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Item(NamedTuple):
     name: str
     """What messages call it."""
     read: Callable[[], tuple[Pixels, ImageMeta]]
-    """Gives RGB pixels and where they are from. Raises `DataError`."""
+    """Returns RGB pixels and their meta. Raises `DataError`."""
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:

@@ -23,10 +23,10 @@ from maskkit.prediction import Categories
 
 
 class TorchRuntime:
-    """Runs ``model`` as it is, where it is, in evaluation mode; afterwards it is in the mode that it was in before.
+    """Runs ``model`` unchanged on its own device, in evaluation mode, and restores its mode afterwards.
 
     With ``device`` or ``fold`` it runs a copy on that device, the batch norm folded into the convolutions for speed.
-    The model itself is never changed and can be trained on; the copy is made anew when its weights have changed.
+    The model itself is never changed and can be trained further; when its weights change, the copy is renewed.
     """
 
     def __init__(self, model: Model, device: torch.device | str | None = None, fold: bool = False) -> None:
