@@ -46,8 +46,8 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     """The `Segmenter` of a self-describing checkpoint, of the ``"built-in"`` model, or of a preset with public weights.
 
     ``device`` None takes an accelerator where there is one. For speed it predicts by a copy with the batch norm folded
-    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, which can be trained further. Raises
-    `DataError` for a file that is missing or no checkpoint.
+    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, which can be trained further.
+    Raises `DataError` for a file that is missing or no checkpoint.
     """
     from maskkit.checkpoints.checkpoint import load_model
 
