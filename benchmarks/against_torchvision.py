@@ -45,20 +45,20 @@ from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
 from maskkit.eval.instance.metric import evaluate
-from maskkit.infer.predict import predict_dataset
+from maskkit.eval.rows import Row, rows_of
+from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Instances, Masks, Prediction
 
 NARROW: dict[str, Any] = vars(zoo.preset("maskrcnn-mobilenetv2-320").model)
 """Widths and numbers of regions of our small Mask R-CNN."""
 
 
-def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[dict], dict]:
+def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[Row], dict]:
     training = Training(given.model, given.data, given.weights, size=given.size)
     model, config, facts = training.run(train_set, given.minutes, None)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
-    found = predict_dataset(model, val_set, config.input, val_set.categories, 4, 0)
-    return [row for prediction in found for row in prediction.to_coco()], facts
+    return rows_of(predictor(model, config.input, val_set.categories).dataset(val_set, batch=4)), facts
 
 
 class TimmBody(nn.Module):

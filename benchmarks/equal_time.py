@@ -29,7 +29,7 @@ from torch import nn
 from budget import spent, train_within
 from machine import describe
 from maskkit import zoo
-from maskkit.api import Segmenter, shared_classes
+from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.config import BoxOnly, DataConfig, RunConfig, change
 from maskkit.data import open_splits
@@ -37,6 +37,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
 from maskkit.engine.start import load_backbone
+from maskkit.eval.rows import shared_classes
 from maskkit.eval.task import TASKS
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
@@ -193,13 +194,15 @@ def main() -> None:
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)
-    segmenter = Segmenter(model, config.input, train_set.categories, device="cpu")
+    segmenter = Segmenter.of(model, config.input, train_set.categories, device="cpu")
     rows, known = segmenter.detect(val_set, batch=4)
     result = segmenter.task.evaluate(rows, known)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
     facts |= {name: round(value, 4) for name, value in result.metrics.items()}
     for name in given.also:
-        segmenter.model.config = replace(model.config, task=name)  # type: ignore[call-arg]
+        other = type(model)(replace(model.config, task=name))  # type: ignore[call-arg]
+        other.load_state_dict(model.state_dict())
+        segmenter = Segmenter.of(other, config.input, train_set.categories, device="cpu")
         facts[name] = {k: round(value, 4) for k, value in segmenter.evaluate(val_set, batch=4).metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)

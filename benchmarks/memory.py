@@ -22,7 +22,8 @@ def measure(what: str, data: Path, preset: str) -> None:
     from maskkit.data import open_splits
     from maskkit.data.loader import train_loader
     from maskkit.eval.instance.metric import evaluate
-    from maskkit.infer.predict import predict_dataset
+    from maskkit.eval.rows import rows_of
+    from maskkit.infer.torch_runtime import predictor
 
     torch.set_num_threads(2)
     train_set, val_set = open_splits(str(data), None, 0.2, 0)
@@ -43,9 +44,8 @@ def measure(what: str, data: Path, preset: str) -> None:
             ).sum().backward()
             model.zero_grad()
     else:
-        rows = []
-        for prediction in predict_dataset(model, val_set, config.input, val_set.categories, config.train.batch, 0):
-            rows += prediction.to_coco()
+        found = predictor(model, config.input, val_set.categories)
+        rows = rows_of(found.dataset(val_set, batch=config.train.batch))
         evaluate(rows, val_set.coco())
         print(f"{len(val_set)} images, {len(rows)} detections with masks; ", end="")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
-from maskkit.api import Segmenter, configure, load
-from maskkit.checkpoints.checkpoint import load_model
+from maskkit.api import configure
+from maskkit.checkpoints.checkpoint import Checkpoint, load_model
 from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.checkpoints.hub import import_state
 from maskkit.config import PseudoMasks
@@ -74,23 +74,21 @@ def others(data: Path, split: str, out: Path) -> Path:
     return file
 
 
-def by_threshold(segmenter: Segmenter, dataset: Dataset, file: Path) -> dict[str, float]:
+def by_threshold(found: Checkpoint, dataset: Dataset, file: Path) -> dict[str, float]:
     """mIoU of the pseudo masks at each of `THRESHOLDS`, kept in ``file``, from which it is taken the next time."""
     if file.exists():
         return json.loads(file.read_text())
-    model: Any = segmenter.model
     rows: dict[float, list] = {t: [] for t in THRESHOLDS}
     for i in range(len(dataset)):
         image, target, meta = dataset.load(i, "tags")
         assert target.tags is not None
-        tags = target.tags[1:]
-        scores = localise(model, image, tags, segmenter.input, PseudoMasks(scales=SCALES))
+        seen = localise(found.model, image, target.tags[1:], found.config.input, PseudoMasks(scales=SCALES))
         for threshold in THRESHOLDS:
-            labels = label_map(torch.cat([torch.full_like(scores[:1], threshold), scores[1:]]), tags)
+            labels = label_map(seen, threshold)
             rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
-    found = {str(t): round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
-    write_json(file, found)
-    return found
+    means = {str(t): round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+    write_json(file, means)
+    return means
 
 
 def folder_name(row: str) -> str:
@@ -143,16 +141,15 @@ def main() -> None:
     for name, sections in knobs.items():
         folder = out / folder_name(name)
         best, _ = learn(folder.name, TAGS, everyday["train"], everyday["val"], **sections)
-        segmenter = load(best)
-        dataset = images.with_categories(segmenter.categories)
-        found = by_threshold(segmenter, dataset, folder / "thresholds.json")
+        tagger = load_model(best)
+        dataset = images.with_categories(tagger.categories)
+        found = by_threshold(tagger, dataset, folder / "thresholds.json")
         threshold = float(max(found, key=found.__getitem__))
         table[name] = {"pseudo masks": found, "threshold": threshold}
         pixels[name] = folder / "masks"
         shutil.rmtree(pixels[name], ignore_errors=True)
-        model: Any = segmenter.model
         views = PseudoMasks(scales=SCALES, threshold=threshold)
-        write_pseudo_masks(model, dataset, segmenter.input, views, pixels[name], segmenter.device)
+        write_pseudo_masks(tagger.model, dataset, tagger.config.input, views, pixels[name])
         print(name, table[name], flush=True)
     for name, data in pixels.items():
         _, mean = learn(f"pixels-{folder_name(name)}", PIXELS, data, everyday["val"])

@@ -1,5 +1,7 @@
 """What users import: create_model, load, Segmenter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,23 @@ from PIL import Image
 
 import maskkit
 from maskkit import api
-from maskkit.api import Segmenter, configure, create_model, load, shared_classes
+from maskkit.api import Segmenter, configure, create_model, load
 from maskkit.config import change
 from maskkit.data import shapes
 from maskkit.data.dataset import Dataset
+from maskkit.data.loader import collate
 from maskkit.data.shapes import shapes_dataset
+from maskkit.data.transforms import apply, eval_ops
+from maskkit.engine.optim import make_optimizer
 from maskkit.errors import DataError, MaskkitError
-from maskkit.infer.predict import predict_images
+from maskkit.infer.predict import Predictor
+from maskkit.infer.torch_runtime import TorchRuntime, predictor
 from maskkit.prediction import Categories
 from maskkit.zoo import preset
 from maskkit.zoo.class_names import COCO, VOC
 from tests.small import PRESET, SECTIONS, objects, save_small, small_config, small_model
 
+INPUT = small_config().input
 FIVE = ("disc", "ring", "square", "star", "pair")
 
 
@@ -34,9 +41,9 @@ def segmenter(checkpoint):
 
 @pytest.fixture
 def image_path(tmp_path):
-    image, _ = shapes.draw(3, (50, 70))
+    drawn, _ = shapes.draw(3, (50, 70))
     path = tmp_path / "drawn.png"
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(path)
     return path
 
 
@@ -77,16 +84,41 @@ def test_a_checkpoint_tells_all_that_is_needed(segmenter):
     assert segmenter.categories == Categories(("disc", "ring"), (7, 8))
     assert segmenter.input.size == (64, 64)
     assert segmenter.info["step"] == 3
-    assert not segmenter.model.training
-    assert segmenter.device.type == "cpu"
+    assert segmenter.decoder == segmenter.runtime.model.decoder
+    assert segmenter.task.name == "instance"
+    assert not segmenter.runtime.model.training
+    assert segmenter.runtime.device.type == "cpu"
 
 
 def test_loading_folds_without_changing_the_answer(segmenter, image_path):
-    plain = next(predict_images(small_model(), [image_path], small_config().input, segmenter.categories))
+    plain = next(predictor(small_model(), small_config().input, segmenter.categories).images([image_path]))
     folded = segmenter.predict(image_path, score=0.0)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in segmenter.model.backbone.modules())
+    with segmenter.runtime.evaluating(torch.zeros(1, 3, 64, 64)) as network:
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.backbone.modules())
     assert len(plain) == len(folded) > 0
     np.testing.assert_allclose(objects(folded).scores, objects(plain).scores, atol=1e-4)
+
+
+def test_a_loaded_model_trains_on(checkpoint, image_path):
+    segmenter = load(checkpoint, device="cpu")
+    before = segmenter.predict(image_path, score=0.0)
+    runtime = segmenter.runtime
+    assert isinstance(runtime, TorchRuntime)
+    model = runtime.model.train()
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    data = shapes_dataset(2, size=(64, 64)).only([0, 1])
+    batch = collate([apply(eval_ops(segmenter.input), data.load(i), np.random.default_rng(0)) for i in range(2)], INPUT)
+    optimizer = make_optimizer(model, replace(small_config().train, lr=0.05))
+    weights = {n: p.clone() for n, p in model.named_parameters()}
+    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    assert all((p != weights[n]).any() for n, p in model.named_parameters() if p.grad is not None and p.grad.any())
+    after = segmenter.predict(image_path, score=0.0)
+    fresh = next(predictor(model, segmenter.input, segmenter.categories).images([image_path]))
+    assert len(after) == len(fresh)
+    np.testing.assert_allclose(objects(after).scores, objects(fresh).scores, atol=1e-4)
+    assert len(before) != len(after) or (objects(before).scores != objects(after).scores).any(), "it has learnt"
 
 
 def test_predict_cuts_at_the_score(segmenter, image_path):
@@ -133,37 +165,16 @@ def test_built_in_is_a_name(checkpoint, monkeypatch):
     assert maskkit.load().categories.names == ("disc", "ring")
 
 
-def test_classes_are_matched_by_name():
-    data = shapes_dataset(6, size=(64, 64))
-    known = Categories(("Star ", "cube", "disc"), (50, 60, 70))
-    ids, cut = shared_classes(known, data)
-    assert cut.categories == Categories(("disc", "star"), (1, 4))
-    assert ids == {50: 4, 70: 1}
-    assert len(cut) == 6
-    before = [data.categories.names[a.label] for r in data.records for a in r.annotations]
-    after = [cut.categories.names[a.label] for r in cut.records for a in r.annotations]
-    assert after == [name for name in before if name in ("disc", "star")]
-    assert after
-
-
-def test_no_shared_class_is_an_error():
-    data = shapes_dataset(1, size=(64, 64))
-    with pytest.raises(DataError, match="shares no class") as error:
-        shared_classes(Categories.of(["cat", "dog"]), data)
-    assert "cat, dog" in str(error.value)
-    assert "disc" in str(error.value)
-
-
 def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
     """Let the model find exactly the objects of ``data`` that have its classes."""
-    from maskkit.infer.predict import predict_dataset
     from maskkit.prediction import Instances, Masks
 
+    predict = Predictor.dataset
     truth = {r.image_id: r for r in data.records}
     number = {name: i for i, name in enumerate(segmenter.categories.names)}
 
     def find(*args, **options):
-        for index, prediction in enumerate(predict_dataset(*args, **options)):
+        for index, prediction in enumerate(predict(*args, **options)):
             _, target, _ = data.load(index)
             names = [data.categories.names[a.label] for a in truth[prediction.meta.image_id].annotations]
             kept = np.array([i for i, name in enumerate(names) if name in number], int)
@@ -174,7 +185,7 @@ def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
             prediction.instances = Instances(boxes, labels, np.ones(len(kept), np.float32), masks)
             yield prediction
 
-    monkeypatch.setattr(api, "predict_dataset", find)
+    monkeypatch.setattr(Predictor, "dataset", find)
 
 
 def test_evaluate_counts_shared_classes_alone(segmenter, monkeypatch):

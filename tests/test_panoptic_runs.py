@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskkit.cli import main
 from maskkit.data import open_dataset
-from maskkit.eval.panoptic.metric import read_results
+from maskkit.eval.panoptic.files import read_results
 from tests.data.written import write_panoptic
 
 COLOURS = {1: (200, 60, 40), 2: (200, 60, 40), 3: (60, 90, 220), 4: (40, 180, 60)}

@@ -1,24 +1,28 @@
-"""What users import: `create_model`, `load`, `Segmenter`."""
+"""What users import: `create_model`, `load`, `Segmenter`. torch comes with the first model, not with this module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from maskkit import zoo
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
-from maskkit.data import find_splits, open_dataset
-from maskkit.data.dataset import Dataset
-from maskkit.errors import DataError, MaskkitError
-from maskkit.infer.predict import Failure, Source, predict_dataset, predict_images
-from maskkit.models.base import Model
+from maskkit.errors import DataError
+from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
 
 if TYPE_CHECKING:
+    import torch
+
+    from maskkit.data.dataset import Dataset
+    from maskkit.decode import Decoder
+    from maskkit.eval.rows import Row
     from maskkit.eval.task import Result, Task
+    from maskkit.infer.runtimes import Runtime
+    from maskkit.infer.sources import Source
+    from maskkit.models.base import Model
 
 BUILT_IN = "built-in"
 """What `load` calls the weights that the package carries."""
@@ -41,18 +45,16 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
     """The `Segmenter` of a self-describing checkpoint, of the ``"built-in"`` model, or of a preset with public weights.
 
-    ``device`` None takes an accelerator where there is one. For speed the batch norm of the backbone is folded into
-    its convolutions: what comes back predicts, it does not train on. Raises `DataError` for a file that is missing or
-    no checkpoint.
+    ``device`` None takes an accelerator where there is one. For speed it predicts by a copy with the batch norm folded
+    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, which can be trained further.
+    Raises `DataError` for a file that is missing or no checkpoint.
     """
     from maskkit.checkpoints.checkpoint import load_model
-    from maskkit.nn.backbones.backbone import fold_batch_norm
 
     checkpoint = load_model(find_weights(source))
-    given = checkpoint.config.input
-    size = (256, 256) if given.resize == "shorter" else given.size  # where any size will do, a small one
-    fold_batch_norm(checkpoint.model, torch.zeros(1, 3, *size))
-    return Segmenter(checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device)
+    return Segmenter.of(
+        checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device, fold=True
+    )
 
 
 def find_weights(source: str | Path, preset: str | None = None) -> Path:
@@ -74,24 +76,61 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
     return path
 
 
+@dataclass(frozen=True)
 class Segmenter:
-    """A model with all it needs to take images as they come: preprocessing, class names, a device."""
+    """Takes images as they come and predicts: preprocessing, a runtime, a decoder, class names."""
 
-    def __init__(
-        self,
+    predictor: Predictor
+    task_name: str
+    """A key of `maskkit.eval.task.TASKS`."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What is known about the weights: ``step``, ``metrics``, ``licence``."""
+
+    @classmethod
+    def of(
+        cls,
         model: Model,
         input: InputConfig,
         categories: Categories,
         info: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
-        tta: Tta | None = None,
-    ) -> None:
-        self.device = torch.device(device) if device is not None else _best_device()
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-        self.input = input
-        self.categories = categories
-        self.info = dict(info or {})
-        self.tta = tta
+        fold: bool = False,
+    ) -> Segmenter:
+        """The segmenter of a model of PyTorch, which stays where and as it is.
+
+        ``device`` None takes an accelerator where there is one; ``fold`` folds the batch norm, for speed.
+        """
+        from maskkit.infer import torch_runtime
+
+        device = device if device is not None else torch_runtime.best_device()
+        return cls(torch_runtime.predictor(model, input, categories, device, fold), model.task, dict(info or {}))
+
+    @property
+    def input(self) -> InputConfig:
+        """How images become the network's input."""
+        return self.predictor.input
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the network."""
+        return self.predictor.runtime
+
+    @property
+    def decoder(self) -> Decoder:
+        """What makes predictions of the network's outputs."""
+        return self.predictor.decoder
+
+    @property
+    def categories(self) -> Categories:
+        """The classes that it knows."""
+        return self.predictor.categories
+
+    @property
+    def task(self) -> Task:
+        """How predictions are counted, measured and written."""
+        from maskkit.eval.task import TASKS
+
+        return TASKS[self.task_name]
 
     def predict(self, source: Source, score: float = 0.3) -> Prediction:
         """What is in one image: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL image.
@@ -111,51 +150,45 @@ class Segmenter:
 
         An image that cannot be read raises `DataError`; with ``failed`` it is handed there and the others go on.
         """
-        return predict_images(self.model, sources, self.input, self.categories, batch=batch, score=score, failed=failed)
+        return self.predictor.images(sources, batch=batch, score=score, failed=failed)
 
     def with_tta(self, tta: Tta) -> Segmenter:
         """The same model with test-time augmentation (semantic models alone).
 
-        Raises `MaskkitError` for a model of another task.
+        Raises `MaskkitError` for a model that gives no probabilities of classes.
         """
         if tta.plain:
             return self
-        if self.model.task != "semantic":
-            raise MaskkitError("test-time augmentation is for semantic models; this one finds objects")
-        return Segmenter(self.model, self.input, self.categories, self.info, self.device, tta)
+        from maskkit.infer.torch_runtime import with_tta
 
-    @property
-    def task(self) -> Task:
-        """How the model's predictions are measured."""
-        from maskkit.eval.task import TASKS
-
-        return TASKS[self.model.task]
+        return replace(self, predictor=with_tta(self.predictor, tta))
 
     def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> Result:
         """The task's numbers on a data set (a folder's validation split where it has one), over the classes both know.
 
         Classes are matched by name. Raises `DataError` when no name is shared.
         """
-        if not isinstance(data, Dataset):
+        from maskkit.data import find_splits, open_dataset
+
+        if isinstance(data, str | Path):
             data = open_dataset(data, "val" if "val" in find_splits(data) else None)
         rows, known = self.detect(data, batch, workers)
         return self.task.evaluate(rows, known)
 
     def detect(
         self, dataset: Dataset, batch: int = 1, workers: int = 0, progress: Callable[[int], None] | None = None
-    ) -> tuple[list[dict[str, Any]], Dataset]:
+    ) -> tuple[list[Row], Dataset]:
         """COCO result rows for ``dataset``, and the data set as the model's task sees it, with the shared classes only.
 
-        The rows have the category ids of the data. Raises `DataError` when no class name is shared.
+        The rows have the category ids of the data. ``progress`` is called with 1 after each image. Raises `DataError`
+        when no class name is shared.
         """
+        from maskkit.eval.rows import rows_of, shared_classes, translated
+
         ids, known = shared_classes(self.categories, self.task.view(dataset))
-        rows: list[dict[str, Any]] = []
-        for prediction in predict_dataset(
-            self.model, known, self.input, self.categories, batch, workers, progress=progress, tta=self.tta
-        ):
-            found = prediction.to_coco()
-            rows += [{**row, "category_id": ids[row["category_id"]]} for row in found if row["category_id"] in ids]
-        return rows, known
+        each = (lambda i, prediction: progress(1)) if progress is not None else None
+        rows = rows_of(self.predictor.dataset(known, batch=batch, workers=workers), each)
+        return translated(rows, ids), known
 
     @classmethod
     def train(
@@ -188,29 +221,3 @@ def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, An
     chosen = zoo.preset(preset)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train, DataConfig(str(data)))
     return change(config, **sections)
-
-
-def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
-    """Ids of ``known`` to ids of the data for classes of the same name, and the data set with these classes only.
-
-    Names are compared without case and surrounding space. Raises `DataError` when none is shared.
-    """
-    ours = {name.strip().lower(): i for name, i in zip(known.names, known.ids, strict=True)}
-    theirs = dataset.categories
-    kept = [k for k, name in enumerate(theirs.names) if name.strip().lower() in ours]
-    if not kept:
-        raise DataError(
-            f"{dataset.source}: shares no class with the model, which knows {_some(known.names)}, while the data has "
-            f"{_some(theirs.names)}; rename the classes of the data, or train on it"
-        )
-    ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
-    return ids, dataset.only(kept)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _best_device() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")

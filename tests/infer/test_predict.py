@@ -1,5 +1,7 @@
 """The prediction loop: sources of every kind, failures, order, evaluation mode."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from PIL import Image
 
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError
-from maskkit.infer.predict import Failure, predict_dataset, predict_images, read_source
+from maskkit.infer.predict import Failure
+from maskkit.infer.sources import loose_images, read_source
+from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Categories
 from tests.small import masks, objects, small_config, small_model
 
@@ -22,9 +26,9 @@ def model():
 
 @pytest.fixture
 def image_path(tmp_path):
-    image, _ = draw(1, (40, 60))
+    drawn, _ = draw(1, (40, 60))
     path = tmp_path / "a.png"
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(path)
     return path
 
 
@@ -39,7 +43,7 @@ def test_every_kind_of_source_gives_the_same_prediction(model, image_path):
         pil,
         torch.from_numpy(array.copy()).permute(2, 0, 1),
     ]
-    rows = [p.to_coco() for p in predict_images(model, sources, INPUT, TWO)]
+    rows = [p.to_coco() for p in predictor(model, INPUT, TWO).images(sources)]
     assert rows[0], "the random model finds nothing, so this test would show nothing"
     for i, others in enumerate(rows, 1):
         assert others == [{**row, "image_id": i} for row in rows[0]]
@@ -47,14 +51,14 @@ def test_every_kind_of_source_gives_the_same_prediction(model, image_path):
 
 def test_images_given_as_arrays_stay_with_their_prediction(model, image_path):
     array = np.asarray(Image.open(image_path))
-    from_file, from_array = predict_images(model, [image_path, array], INPUT, TWO)
+    from_file, from_array = predictor(model, INPUT, TWO).images([image_path, array])
     assert from_file.image is None
     assert from_file.meta.path == str(image_path)
     np.testing.assert_array_equal(from_array.image, array)
 
 
 def test_result_is_in_the_pixels_of_the_image(model):
-    found = next(predict_images(model, [np.full((35, 90, 3), 80, np.uint8)], INPUT, TWO))
+    found = next(predictor(model, INPUT, TWO).images([np.full((35, 90, 3), 80, np.uint8)]))
     assert masks(found).size == (35, 90)
     assert (objects(found).boxes >= 0).all()
     assert (objects(found).boxes <= [90, 35, 90, 35]).all()
@@ -65,8 +69,8 @@ def test_pil_images_are_turned_as_their_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(path, exif=exif)
-    assert read_source(Image.open(path)).shape == (3, 20, 10)
-    assert read_source(path).shape == (3, 20, 10)
+    assert read_source(Image.open(path)).shape == (20, 10, 3)
+    assert read_source(path).shape == (20, 10, 3)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +97,14 @@ def test_a_bad_image_is_reported_and_the_others_go_on(model, image_path, tmp_pat
     broken.write_bytes(b"\xff\xd8\xff\xe0 this is not an image")
     failures: list[Failure] = []
     sources = [image_path, broken, tmp_path / "missing.png", image_path, np.zeros((2, 2), np.uint8)]
-    found = list(predict_images(model, sources, INPUT, TWO, batch=2, failed=failures.append))
+    found = list(predictor(model, INPUT, TWO).images(sources, batch=2, failed=failures.append))
     assert [p.meta.image_id for p in found] == [1, 4]
     assert [f.path for f in failures] == [str(broken), str(tmp_path / "missing.png"), "image 5"]
     assert str(broken) in str(failures[0].error)
 
 
 def test_without_a_listener_a_bad_image_raises(model, image_path, tmp_path):
-    found = predict_images(model, [image_path, tmp_path / "missing.png"], INPUT, TWO)
+    found = predictor(model, INPUT, TWO).images([image_path, tmp_path / "missing.png"])
     assert next(found).meta.path == str(image_path)
     with pytest.raises(DataError, match=r"missing\.png"):
         next(found)
@@ -108,8 +112,8 @@ def test_without_a_listener_a_bad_image_raises(model, image_path, tmp_path):
 
 def test_batches_change_nothing(model):
     data = shapes_dataset(5, size=(48, 56), objects=(1, 3))
-    alone = list(predict_dataset(model, data, INPUT, CATEGORIES))
-    together = list(predict_dataset(model, data, INPUT, CATEGORIES, batch=3))
+    alone = list(predictor(model, INPUT, CATEGORIES).dataset(data))
+    together = list(predictor(model, INPUT, CATEGORIES).dataset(data, batch=3))
     assert [p.meta.image_id for p in together] == [1, 2, 3, 4, 5]
     for a, b in zip(alone, together, strict=True):
         assert len(a) == len(b) > 0
@@ -117,24 +121,37 @@ def test_batches_change_nothing(model):
         np.testing.assert_allclose(objects(a).boxes, objects(b).boxes, atol=1e-2)
 
 
-def test_score_cuts_and_progress_counts(model):
+def test_threads_that_read_ahead_change_nothing(model, image_path, tmp_path):
+    data = shapes_dataset(7, size=(48, 56), objects=(1, 3))
+    found = predictor(model, INPUT, CATEGORIES)
+    plain, threaded = ([p.to_coco() for p in found.dataset(data, batch=2, workers=n)] for n in (0, 3))
+    assert plain == threaded
+    items = list(loose_images([image_path, tmp_path / "missing.png", image_path, tmp_path / "gone.png"]))
+    failures: list[Failure] = []
+    assert [p.meta.image_id for p in found.predict(items, workers=2, failed=failures.append)] == [1, 3]
+    assert [Path(f.path).name for f in failures] == ["missing.png", "gone.png"]
+    with pytest.raises(DataError, match=r"missing\.png"):
+        list(found.predict(items, workers=2))
+
+
+def test_score_cuts(model):
     data = shapes_dataset(3, size=(48, 56))
-    everything = [s for p in predict_dataset(model, data, INPUT, CATEGORIES) for s in objects(p).scores]
+    everything = [s for p in predictor(model, INPUT, CATEGORIES).dataset(data) for s in objects(p).scores]
     cut = float(np.median(everything))
-    done: list[int] = []
-    kept = [
-        s
-        for p in predict_dataset(model, data, INPUT, CATEGORIES, batch=2, score=cut, progress=done.append)
-        for s in objects(p).scores
-    ]
+    kept = [s for p in predictor(model, INPUT, CATEGORIES).dataset(data, batch=2, score=cut) for s in objects(p).scores]
     assert kept == pytest.approx([s for s in everything if s > cut], abs=1e-5)
-    assert done == [2, 1]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_is_given_back(model, training):
     model.train(training)
-    modes = [model.training for _ in predict_dataset(model, shapes_dataset(2, size=(32, 32)), INPUT, CATEGORIES)]
+    modes = []
+    hook = model.register_forward_hook(lambda *_: modes.append(model.training))
+    found = predictor(model, INPUT, CATEGORIES).dataset(shapes_dataset(2, size=(32, 32)))
+    next(found)
+    assert model.training is training, "also where nobody asks for the rest"
+    next(found)
+    hook.remove()
     assert modes == [False, False]
     assert model.training is training
     model.eval()
@@ -142,10 +159,10 @@ def test_the_mode_of_the_model_is_given_back(model, training):
 
 def test_prediction_leaves_the_model_trainable(model):
     """What the network makes in inference mode must not stay in it."""
-    list(predict_dataset(model, shapes_dataset(1, size=(32, 32)), INPUT, CATEGORIES))
+    list(predictor(model, INPUT, CATEGORIES).dataset(shapes_dataset(1, size=(32, 32))))
     raw = model(torch.zeros(1, 3, 64, 64))
     torch.stack([t.float().sum() for t in raw if t.requires_grad]).sum().backward()
 
 
 def test_no_images_no_predictions(model):
-    assert list(predict_images(model, [], INPUT, TWO)) == []
+    assert list(predictor(model, INPUT, TWO).images([])) == []

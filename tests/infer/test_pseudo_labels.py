@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from maskkit.data import open_dataset
 from maskkit.data.loader import normalise
 from maskkit.data.saliency import read
 from maskkit.data.shapes import shapes_dataset
+from maskkit.decode.outputs import TagMaps
+from maskkit.decode.tags import rival_scores
 from maskkit.errors import DataError
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.infer.saliency import foreground, write_saliency
@@ -109,25 +112,29 @@ class Brightness(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images[:, :1]
 
-    def activations(self, raw: torch.Tensor) -> torch.Tensor:
-        return torch.cat([raw, torch.ones_like(raw)], 1)
+    def select(self, raw: torch.Tensor) -> TagMaps[torch.Tensor]:
+        return TagMaps(torch.cat([raw, torch.ones_like(raw)], 1), torch.ones(1, 2))
 
 
 def test_masks_lie_where_the_model_sees_the_tagged_class() -> None:
     image = torch.zeros(3, 24, 40, dtype=torch.uint8)
     image[:, :, :10] = 200
     input = InputConfig((40, 40), mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-    tags = torch.tensor([True, False])
-    scores = localise(Brightness(), image, tags, input, PseudoMasks(scales=(0.5, 1.0), threshold=0.5))
-    assert scores.shape == (2, 24, 40)
+    model: Any = Brightness()
+
+    def seen(tags: list[bool], settings: PseudoMasks) -> tuple[np.ndarray, np.ndarray]:
+        found = localise(model, image, torch.tensor(tags), input, settings)
+        assert found.present.tolist() == tags
+        return rival_scores(found.activations, found.present, settings.threshold), label_map(found, settings.threshold)
+
+    scores, labels = seen([True, False], PseudoMasks(scales=(0.5, 1.0), threshold=0.5))
+    assert scores.shape == (3, 24, 40)
     assert float(scores[1].max()) == pytest.approx(1, abs=1e-3)
-    labels = label_map(scores, tags)
+    assert not scores[2].any(), "without its tag the class is nowhere"
     assert (labels[:, :9] == 1).all()
     assert not labels[:, 12:].any()
-    nothing = torch.tensor([False, False])
-    assert not label_map(localise(Brightness(), image, nothing, input, PseudoMasks()), nothing).any()
-    other = torch.tensor([False, True])
-    assert (label_map(localise(Brightness(), image, other, input, PseudoMasks()), other) == 2).all()
+    assert not seen([False, False], PseudoMasks())[1].any()
+    assert (seen([False, True], PseudoMasks())[1] == 2).all()
 
 
 def test_what_is_found_stands_out() -> None:

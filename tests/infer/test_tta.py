@@ -1,16 +1,23 @@
-"""Test-time augmentation."""
+"""Test-time augmentation: scales, mirror images, windows, and the runtime that wraps them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskkit.api import Segmenter, create_model
 from maskkit.config import InputConfig, Tta
+from maskkit.errors import MaskkitError
 from maskkit.infer.tta import probabilities, window_corners
+from maskkit.prediction import Categories
+from tests.small import small_config, small_model
 
 
 class Pixelwise:
-    """Scores of a pixel by its own colour: every view of it says the same."""
+    """Scores of a pixel by its own colour: every augmented image says the same of it."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
@@ -56,6 +63,32 @@ def test_windows_cover_everything_and_overlap_enough() -> None:
         assert covered.min() >= 1
 
 
-def test_tta_says_whether_it_changes_anything() -> None:
+def test_the_settings_say_whether_they_change_anything() -> None:
     assert Tta().plain
     assert not Tta(flip=True).plain
+
+
+def test_a_segmenter_averages_images_and_data_sets_alike() -> None:
+    torch.manual_seed(0)
+    model = create_model("fcn8s-mobilenetv2-256", 3).eval()
+    for bias in (p for n, p in model.named_parameters() if n.startswith("score") and n.endswith("bias")):
+        torch.nn.init.normal_(bias)
+    plain = Segmenter.of(model, InputConfig((64, 64)), Categories.of("abc"), device="cpu")
+    mirrored = plain.with_tta(Tta(flip=True))
+    assert plain.with_tta(Tta()) is plain
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    images = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    sizes = np.array([[64, 64]])
+    logits = plain.runtime.run(images, sizes)["logits"]
+    assert mirrored.runtime.run(images, sizes)["logits"].shape[:2] == logits.shape[:2]
+    one, other = (mirrored.predict(p).semantic for p in (pixels, pixels[:, ::-1]))
+    assert one is not None
+    assert other is not None
+    assert (one == other[:, ::-1]).mean() > 0.99, "the mirror image has the mirrored label map"
+    assert (one != plain.predict(pixels).semantic).any(), "and it is another one than without"
+
+
+def test_only_class_probabilities_are_averaged() -> None:
+    segmenter = Segmenter.of(small_model(), small_config().input, Categories.of("ab"), device="cpu")
+    with pytest.raises(MaskkitError, match="semantic models"):
+        segmenter.with_tta(replace(Tta(), flip=True))

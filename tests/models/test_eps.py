@@ -13,15 +13,25 @@ from maskkit.checkpoints import convert as published
 from maskkit.config import DataConfig, change
 from maskkit.data.label_map import IGNORE
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
+from maskkit.decode.outputs import TagMaps
 from maskkit.errors import DataError
 from maskkit.eval.semantic.metric import SemanticResult, count
+from maskkit.models.base import Model
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.nn.backbones.resnet38 import Resnet38, Stage
 from maskkit.nn.semantic import truth_of
+from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch
 from maskkit.zoo.class_names import VOC
 from tests.models.conformance import learn_by_heart
 from tests.models.semantic import CLASSES, SemanticConformance
+
+
+def labels_of(model: Model, raw: EpsRaw) -> torch.Tensor:
+    """What the decoder makes of the maps, cell by cell."""
+    size = (raw.maps.shape[2], raw.maps.shape[3])
+    found = model.decode(raw, [ImageMeta(i, "", size, size) for i in range(len(raw.maps))], CLASSES)
+    return torch.stack([torch.from_numpy(p.semantic).long() for p in found if p.semantic is not None])
 
 
 class TestEps(SemanticConformance):
@@ -40,6 +50,26 @@ class TestEps(SemanticConformance):
             batch.targets[i] = replace(target, tags=data.load(0, "tags")[1].tags, saliency=salient)
         return batch
 
+    def test_shapes_of_what_is_selected(self) -> None:
+        model = self.model().eval()
+        with torch.no_grad():
+            chosen = model.select(model(self.batch([1, 2]).images))
+        assert isinstance(chosen, TagMaps)
+        assert chosen.activations.shape[:2] == (2, len(CLASSES) - 1)
+        assert chosen.present.shape == (2, len(CLASSES) - 1)
+        assert chosen.activations.isfinite().all()
+        assert chosen.activations.min() >= 0
+
+    def test_a_image_gives_the_same_alone_and_in_a_batch(self) -> None:
+        model = self.model().eval()
+        images = self.batch([1, 2, 3]).images
+        with torch.no_grad():
+            together = model.select(model(images))
+            for i in range(len(images)):
+                alone = model.select(model(images[i : i + 1]))
+                assert torch.allclose(alone.activations[0], together.activations[i], atol=1e-3, rtol=1e-3)
+                assert torch.equal(alone.present[0], together.present[i])
+
     @pytest.mark.slow
     def test_overfits_two_drawn_images(self) -> None:
         """One class in each image: tags say which, saliency says where, and the maps have it on their cells.
@@ -56,7 +86,7 @@ class TestEps(SemanticConformance):
         model = self.model(tau=-1.0)
         learn_by_heart(model, batch, settings["steps"], settings["lr"])
         with torch.no_grad():
-            found = model.select(model(batch.images)).logits.argmax(1)
+            found = labels_of(model, model(batch.images))
         truth = F.interpolate(truth_of(batch)[:, None].float(), size=found.shape[1:], mode="nearest")[:, 0].long()
         counts = sum(count(t.numpy(), f.numpy(), len(CLASSES)) for t, f in zip(truth, found, strict=True))
         assert isinstance(counts, np.ndarray)
@@ -72,7 +102,7 @@ def test_the_baseline_learns_from_tags_alone() -> None:
     assert set(losses) == {"classification"}
     losses["classification"].backward()
     assert all(p.grad is not None and p.grad.any() for p in baseline.parameters())
-    assert baseline.select(raw).logits.shape[1] == len(CLASSES)
+    assert baseline.select(raw).activations.shape[1] == len(CLASSES) - 1
 
 
 def small(**knobs: Any) -> Eps:
@@ -125,9 +155,9 @@ def test_mix_weighs_the_two_halves() -> None:
 
 def test_without_tags_the_model_names_the_classes_that_it_sees() -> None:
     model = small()
-    labels = model.select(EpsRaw(certain(torch.full((8, 8), 2)) - 1)).logits.argmax(1)
+    labels = labels_of(model, EpsRaw(certain(torch.full((8, 8), 2)) - 1))
     assert not labels.any(), "no class is likelier than not"
-    labels = model.select(EpsRaw(certain(WHERE))).logits.argmax(1)[0]
+    labels = labels_of(model, EpsRaw(certain(WHERE)))[0]
     assert torch.equal(labels, torch.where(WHERE == 0, 1, 0))
 
 

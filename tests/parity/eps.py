@@ -13,11 +13,12 @@ from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.config import PseudoMasks, TrainConfig, change
 from maskkit.data.loader import normalise
+from maskkit.decode.tags import rival_scores
 from maskkit.engine.optim import learning_rate, set_rate
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.models.eps import Eps, EpsConfig, EpsRaw
 from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch, Target, full_sizes
+from maskkit.targets import Batch, Target
 from tests.parity.goldens import Case
 from tests.parity.semantic import every_output_seen
 
@@ -97,8 +98,7 @@ def _loss(case: Case) -> None:
         target.saliency = s
     size = (saliency.shape[1], saliency.shape[2])
     metas = [ImageMeta(i, "", size, size) for i in range(len(targets))]
-    images = torch.zeros(len(targets), 3, *size)
-    batch = Batch(images, full_sizes(images), targets, metas)
+    batch = Batch(torch.zeros(len(targets), 3, *size), torch.tensor([size] * len(targets)), targets, metas)
     losses = model.loss(raw, batch)
     norms = []
     for key, name in (("sal", "saliency"), ("cls", "classification")):
@@ -126,17 +126,18 @@ def _pseudo_mask(case: Case) -> None:
         background = "background=True" in given["network"]
         maps = case.inputs.scale_cams(seed, classes, height, width, labels, case.config["scales"], background)
         queue = iter(maps)
-        model.forward = lambda *_: EpsRaw(torch.from_numpy(next(queue)))  # type: ignore[method-assign]
+        model.forward = lambda images, sizes=None, targets=None: EpsRaw(torch.from_numpy(next(queue)))  # type: ignore[method-assign]
     views = PseudoMasks(tuple(case.config["scales"]), base=max(height, width), threshold=case.config["thr"])
     present = torch.from_numpy(labels).bool()
-    scores = localise(model, image, present, INPUT, views)
+    found = localise(model, image, present, INPUT, views)
+    scores = rival_scores(found.activations, found.present, views.threshold)
     assert np.array_equal(case.stored("present"), np.flatnonzero(labels))
     share = re.search(r"network: ([\de.-]+)", case.manifest["tolerance"])
     assert share is not None
     limit = float(share[1]) if case.manifest["parameters"] else 1e-4
-    for number, activation in zip(np.flatnonzero(labels).tolist(), scores[1:], strict=True):
+    for number, activation in zip(np.flatnonzero(labels).tolist(), scores[1:][found.present], strict=True):
         case.compare(f"cam.{number}", activation, 0.0, limit)
-    ours = label_map(scores, present)
+    ours = label_map(found, views.threshold)
     official = case.stored("pseudo_mask")
     assert (ours != official).mean() <= 1e-3
     counts = np.bincount(ours.ravel(), minlength=classes + 1)

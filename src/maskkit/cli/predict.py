@@ -49,7 +49,6 @@ def predict(
         wrong_usage("--batch is 1 at least")
     from maskkit.api import load
     from maskkit.files import write_json
-    from maskkit.infer.draw import save_labels
 
     failures: list[Failure] = []
     paths = _images(sources, failures)
@@ -59,7 +58,6 @@ def predict(
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
     segmenter = load(model).with_tta(tta)
-    found_in = {"semantic": "regions", "panoptic": "segments"}.get(segmenter.model.task, "objects")
     found = segmenter.predict_many(paths, score, batch, failures.append)
     with progress() as bars:
         for prediction in bars.track(found, len(paths), description="predicting"):
@@ -68,13 +66,11 @@ def predict(
             while name in images:
                 name = f"{meta.image_id}-{name}"
             prediction.save(overlays / name)
-            if prediction.semantic is not None:
-                save_labels(prediction, out / "labels" / f"{Path(name).stem}.png")
             images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
             rows += prediction.to_coco()
     segmenter.task.write_results(out, rows, images.values(), segmenter.categories)
     write_json(out / "images.json", list(images.values()))
-    print(f"{len(rows)} {found_in} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
+    print(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
         print(f"maskkit: {failure.error}", file=sys.stderr)
     if failures:

@@ -18,7 +18,7 @@ def pseudo_masks(
     out: Path = Path("runs/pseudo-masks"),
     weights: str | None = None,
     steps: int | None = None,
-    views: PseudoMasks = PseudoMasks(),  # noqa: B008 (frozen)
+    tta: PseudoMasks = PseudoMasks(),  # noqa: B008 (frozen)
 ) -> int:
     """Make masks of image tags and saliency (EPS): a data set of label images, on which any semantic model trains.
 
@@ -36,13 +36,15 @@ def pseudo_masks(
         out: Folder to write to.
         weights: What the training starts from, as in maskkit train.
         steps: Optimizer steps of the training; those of the preset when not given.
-        views: How the model looks at each image.
+        tta: Scales at which each image is segmented, and the score of the background.
     """
-    from maskkit.api import find_weights, load
+    from maskkit.api import find_weights
+    from maskkit.checkpoints.checkpoint import load_model
     from maskkit.data import find_splits, open_dataset
     from maskkit.engine.pseudo import train_on_tags
     from maskkit.eval.semantic.metric import evaluate
-    from maskkit.infer.pseudo_labels import TagModel, write_pseudo_masks
+    from maskkit.infer.pseudo_labels import learns_from_tags, write_pseudo_masks
+    from maskkit.infer.torch_runtime import best_device
 
     dataset = open_dataset(data, "train" if "train" in find_splits(data) else None)
     checkpoint = Path(model)
@@ -51,15 +53,14 @@ def pseudo_masks(
             wrong_usage("pseudo-masks needs --saliency to train a preset, or --model with a checkpoint")
         start = find_weights(weights, model) if weights is not None else None
         checkpoint = train_on_tags(model, data, saliency, out, start, steps)
-    segmenter = load(checkpoint)
-    if not isinstance(segmenter.model, TagModel):
+    found = load_model(checkpoint)
+    if not learns_from_tags(found.model):
         raise MaskkitError(f"{checkpoint}: does not learn from tags; give a checkpoint of EPS")
-    dataset = dataset.as_semantic().with_categories(segmenter.categories)
+    dataset = dataset.as_semantic().with_categories(found.categories)
+    found.model.to(best_device())
     with progress() as bars:
         bar = bars.add_task("making masks", total=len(dataset))
-        rows = write_pseudo_masks(
-            segmenter.model, dataset, segmenter.input, views, out, segmenter.device, lambda n: bars.advance(bar, n)
-        )
+        rows = write_pseudo_masks(found.model, dataset, found.config.input, tta, out, lambda n: bars.advance(bar, n))
     print(f"{len(dataset)} images, {len(dataset.categories)} classes; train on them: maskkit train --data {out}")
     if any(r.semantic is not None and r.semantic.known for r in dataset.records):
         result = evaluate(rows, dataset)

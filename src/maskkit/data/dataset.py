@@ -49,14 +49,19 @@ class Dataset:
         the size that the annotations were made for.
         """
         record = self.records[index]
-        image = self._read(record)
-        if tuple(image.shape[1:]) != record.size:
-            raise DataError(f"{record.path}: {size_mismatch(record.size, (image.shape[1], image.shape[2]))}")
-        meta = ImageMeta(record.image_id, str(record.path), record.size, record.size)
+        image, meta = self.image(index)
         target = _target(record, supervision, len(self.categories))
         if record.saliency is not None:
             target.saliency = saliency.read(record.saliency, record.size)
         return image, target, meta
+
+    def image(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], ImageMeta]:
+        """Image and meta of one record. Raises `DataError` as `load` does."""
+        record = self.records[index]
+        image = self._read(record)
+        if tuple(image.shape[1:]) != record.size:
+            raise DataError(f"{record.path}: {size_mismatch(record.size, (image.shape[1], image.shape[2]))}")
+        return image, ImageMeta(record.image_id, str(record.path), record.size, record.size)
 
     def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
         return read_image(record.path)

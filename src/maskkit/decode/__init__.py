@@ -16,6 +16,7 @@ from maskkit.decode.grid import OverInput
 from maskkit.decode.groups import Embeddings, Kernels
 from maskkit.decode.label_map import LabelMap
 from maskkit.decode.segments import Segments
+from maskkit.decode.tags import TaggedLabelMap
 from maskkit.decode.votes import Votes
 from maskkit.prediction import Categories, ImageMeta, Prediction
 
@@ -41,6 +42,7 @@ DECODERS: dict[str, type] = {
     "kernels": Kernels,
     "embeddings": Embeddings,
     "label_map": LabelMap,
+    "tagged_label_map": TaggedLabelMap,
     "segments": Segments,
 }
 """Every decoder under the name that it has in files."""

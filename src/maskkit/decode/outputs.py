@@ -59,6 +59,13 @@ class ClassLogits(NamedTuple, Generic[A]):
     logits: A  # (B, C, h, w)
 
 
+class TagMaps(NamedTuple, Generic[A]):
+    """Where a model of image tags sees each class, on a grid over the network's whole input."""
+
+    activations: A  # (B, C, h, w): 0 and up, of the classes without the background
+    present: A  # (B, C): 1 for the classes that the image shows, else 0
+
+
 class SegmentQueries(NamedTuple, Generic[A]):
     """Segments that compete for the pixels of a panoptic image."""
 

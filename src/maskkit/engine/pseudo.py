@@ -1,7 +1,4 @@
-"""From image tags to label maps, first half: train a model on tags and saliency maps.
-
-The second half, its pseudo masks, is `maskkit.infer.pseudo_labels`.
-"""
+"""Training a model of image tags on tags and saliency; `maskkit.infer.pseudo_labels` makes masks by it."""
 
 from dataclasses import replace
 from pathlib import Path

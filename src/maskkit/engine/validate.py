@@ -13,9 +13,10 @@ from maskkit.checkpoints.header import read_header
 from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.engine.run import Run
+from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
 from maskkit.files import write_json
-from maskkit.infer.predict import predict_dataset
+from maskkit.infer.torch_runtime import predictor
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, Prediction
 
@@ -50,15 +51,17 @@ def evaluate(
 
 def detect(
     run: Run, model: Model, config: RunConfig, categories: Categories, val_set: Dataset, samples: Path
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Result rows of all processes for ``val_set``; its first images are drawn into the folder ``samples``."""
     part = val_set.subset(range(run.rank, len(val_set), run.world))
-    found = predict_dataset(model, part, config.input, categories, config.train.batch, config.train.workers)
-    rows: list[dict[str, Any]] = []
-    for i, prediction in enumerate(run.log.track(found, len(part), "evaluating")):
-        rows += prediction.to_coco()
+    found = predictor(model, config.input, categories)
+    predictions = found.dataset(part, batch=config.train.batch, workers=config.train.workers)
+
+    def draw_first(i: int, prediction: Prediction) -> None:
         if i < SAMPLES and run.main:
             draw(prediction, samples)
+
+    rows = rows_of(run.log.track(predictions, len(part), "evaluating"), draw_first)
     return gather_object(rows)
 
 

@@ -1,6 +1,6 @@
-"""What is done with the predictions of each task: one entry per task, and nothing else asks which task it is."""
+"""Everything that depends on the task, one entry per task. No other module asks which task it is."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,15 +8,17 @@ from typing import Any, Protocol
 from rich.table import Table
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats import coco_panoptic as panoptic_files
+from maskkit.eval.instance import files as instance_files
 from maskkit.eval.instance import metric as coco
 from maskkit.eval.instance import report
-from maskkit.eval.instance.metric import CocoResult, ProposalResult, Row
+from maskkit.eval.instance.metric import CocoResult, ProposalResult
+from maskkit.eval.panoptic import files as panoptic_files
 from maskkit.eval.panoptic import metric as panoptic
 from maskkit.eval.panoptic import report as panoptic_report
+from maskkit.eval.rows import Row, Unchecked
+from maskkit.eval.semantic import files as semantic_files
 from maskkit.eval.semantic import metric as semantic
 from maskkit.eval.semantic import report as semantic_report
-from maskkit.files import write_json
 from maskkit.prediction import Categories
 
 
@@ -46,7 +48,7 @@ class WriteReport(Protocol):
     """Writes ``report.html`` for a result and the rows and data it was found for."""
 
     def __call__(
-        self, path: Path, result: Any, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+        self, path: Path, result: Any, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
     ) -> None:
         """``notes`` are lines of plain text under the title."""
         ...
@@ -56,75 +58,92 @@ class WriteResults(Protocol):
     """Writes rows as the files that other tools of the task read."""
 
     def __call__(
-        self, folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories
+        self, folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories
     ) -> None:
         """``images`` are COCO's image records; ``predictions.json`` in ``folder`` has the rows in any case."""
         ...
 
 
-def _write_rows(folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
-    write_json(folder / "predictions.json", rows)
-
-
 @dataclass(frozen=True)
 class Task:
-    """How a data set is seen, and how the rows of `Prediction.to_coco` are measured against it."""
+    """How data sets are seen, what models learn from, and how rows are counted, measured, read and written."""
 
+    name: str
+    noun: str
+    """What one row of a prediction is, in the plural."""
+    supervision: frozenset[str]
+    """Kinds of labels that models of the task may learn from."""
     view: Callable[[Dataset], Dataset]
-    """The data set as one of this task."""
-    evaluate: Callable[[Sequence[Row], Dataset], Result]
-    read_results: Callable[[Path, Dataset], list[dict[str, Any]]]
+    """The data set as one of this task. Raises `DataError` where it cannot be one."""
+    evaluate: Callable[[Unchecked, Dataset], Result]
+    """Raises `DataError` for rows that do not belong to the data set."""
+    read_results: Callable[[Path, Dataset], list[Row]]
+    """Rows of a file that any tool has written. Raises `DataError`."""
+    write_results: WriteResults
     write_report: WriteReport
-    write_results: WriteResults = _write_rows
 
 
-def _measure_objects(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
+def _measure_objects(rows: Unchecked, dataset: Dataset) -> CocoResult:
     return coco.evaluate(rows, dataset.coco())
 
 
-def _measure_boxes(rows: Sequence[Row], dataset: Dataset) -> CocoResult:
+def _measure_boxes(rows: Unchecked, dataset: Dataset) -> CocoResult:
     return coco.evaluate(rows, dataset.coco(), kinds=("bbox",))
 
 
-def _measure_proposals(rows: Sequence[Row], dataset: Dataset) -> ProposalResult:
+def _measure_proposals(rows: Unchecked, dataset: Dataset) -> ProposalResult:
     return ProposalResult(**vars(coco.evaluate(rows, dataset.coco(), max_dets=coco.PROPOSALS)))
 
 
-def _read_objects(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
-    return coco.read_results(path, dataset.coco())
+def _read_objects(path: Path, dataset: Dataset) -> list[Row]:
+    return instance_files.read_results(path, dataset.coco())
 
 
 def _report_objects(
-    path: Path, result: CocoResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    path: Path, result: CocoResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     paths = {r.image_id: r.path for r in dataset.records}
     report.write_report(path, result, rows, dataset.coco(), paths, title, notes)
 
 
-def _write_segments(
-    folder: Path, rows: Sequence[Row], images: Iterable[Mapping[str, Any]], categories: Categories
-) -> None:
-    _write_rows(folder, rows, images, categories)
-    panoptic_files.write_results(folder / "panoptic.json", rows, images, categories)
-
-
-INSTANCE = Task(Dataset.as_instances, _measure_objects, _read_objects, _report_objects)
-DETECTION = replace(INSTANCE, evaluate=_measure_boxes)
-PROPOSALS = replace(INSTANCE, view=lambda d: d.as_instances().as_one_class(), evaluate=_measure_proposals)
-SEMANTIC = Task(Dataset.as_semantic, semantic.evaluate, semantic.read_results, semantic_report.write_report)
+INSTANCE = Task(
+    "instance",
+    "objects",
+    frozenset({"masks", "boxes"}),
+    Dataset.as_instances,
+    _measure_objects,
+    _read_objects,
+    instance_files.write_results,
+    _report_objects,
+)
+DETECTION = replace(INSTANCE, name="detection", supervision=frozenset({"boxes"}), evaluate=_measure_boxes)
+PROPOSALS = replace(
+    INSTANCE,
+    name="proposals",
+    supervision=frozenset({"masks"}),
+    view=lambda d: d.as_instances().as_one_class(),
+    evaluate=_measure_proposals,
+)
+SEMANTIC = Task(
+    "semantic",
+    "regions",
+    frozenset({"label_map", "tags"}),
+    Dataset.as_semantic,
+    semantic.evaluate,
+    semantic_files.read_results,
+    semantic_files.write_results,
+    semantic_report.write_report,
+)
 PANOPTIC = Task(
+    "panoptic",
+    "segments",
+    frozenset({"masks"}),
     Dataset.as_panoptic,
     panoptic.evaluate,
-    panoptic.read_results,
+    panoptic_files.read_results,
+    panoptic_files.write_results,
     panoptic_report.write_report,
-    _write_segments,
 )
 
-TASKS: dict[str, Task] = {
-    "instance": INSTANCE,
-    "detection": DETECTION,
-    "proposals": PROPOSALS,
-    "semantic": SEMANTIC,
-    "panoptic": PANOPTIC,
-}
-"""By the first of a model's ``tasks``."""
+TASKS: dict[str, Task] = {t.name: t for t in (INSTANCE, DETECTION, PROPOSALS, SEMANTIC, PANOPTIC)}
+"""By the name that a model's config declares."""

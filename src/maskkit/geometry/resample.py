@@ -6,11 +6,11 @@ tensors. They follow ``F.interpolate(align_corners=False)``: the value
 of a cell belongs to its centre, and a pixel beyond the outermost centres takes the outermost value.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 
 class Taps(NamedTuple):
@@ -60,3 +60,35 @@ def strips(width: int, height: int, values: int = 1 << 24) -> Iterator[slice]:
     at_once = max(1, values // width)
     for start in range(0, height, at_once):
         yield slice(start, start + at_once)
+
+
+def resize(pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> Float[np.ndarray, "rows columns c"]:
+    """Bytes at another ``size`` (H, W), float32 and not rounded: what ``F.interpolate`` makes of them, bit for bit.
+
+    The network's input has to be the same with and without torch. torch interpolates with fused multiply-adds, which
+    round once; here the product and the sum are exact in float64 and rounded once at the end.
+    """
+    y, x = (resize_taps(cells, count) for cells, count in zip(pixels.shape[:2], size, strict=True))
+    nearer = np.where(x.weight < 0.5, x.lower, x.upper)
+    share = np.where(x.weight < 0.5, x.weight, x.weight - 1)[:, None].astype(np.float64)  # of the step from lower
+    out = np.empty((*size, pixels.shape[2]), np.float32)
+    for rows in strips(pixels.shape[1] * pixels.shape[2], size[0], 1 << 17):  # so few that they stay in the cache
+        lower, upper = pixels[y.lower[rows]], pixels[y.upper[rows]]
+        step = np.subtract(upper, lower, dtype=np.int16)
+        lines = (lower + y.weight[rows, None, None].astype(np.float64) * step).astype(np.float32)  # (rows, w, c)
+        step = lines[:, x.upper] - lines[:, x.lower]
+        out[rows] = lines[:, nearer] + share * step
+    return out
+
+
+def fitted_size(
+    have: Sequence[int], size: tuple[int, int], mode: Literal["stretch", "pad", "shorter"]
+) -> tuple[int, int]:
+    """The (height, width) that an image of size ``have`` takes inside ``size``, by the modes of `InputConfig`."""
+    if mode == "stretch":
+        return size
+    if mode == "shorter":
+        factor = min(size[0] / min(have), size[1] / max(have))
+        return max(1, int(have[0] * factor + 0.5)), max(1, int(have[1] * factor + 0.5))
+    factor = min(size[0] / have[0], size[1] / have[1])
+    return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))

@@ -156,7 +156,8 @@ def save_labels(prediction: Prediction, path: Path) -> Path:
     """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of overlays as palette."""
     assert prediction.semantic is not None
     image = Image.fromarray(prediction.semantic)
-    image.putpalette(class_colours(len(prediction.categories)).tobytes())
+    colours = class_colours(len(prediction.categories)).tobytes()
+    image.putpalette(colours.ljust(3 * 256, b"\xff"))  # Pillow would cut values beyond a short palette, as 255
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
     return path

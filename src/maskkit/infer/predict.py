@@ -1,35 +1,29 @@
-"""The prediction loop: read, resize, collate, forward, decode.
+"""The prediction loop: read, preprocess, run, decode. It imports no torch; the `Runtime` decides what runs the network.
 
-One loop serves a data set (`predict_dataset`: evaluation during and after training) and loose images
-(`predict_images`: the user's own). Masks leave it as run lengths, so memory does not grow with the images.
+One loop serves a data set (evaluation during and after training) and loose images (the user's own). Masks leave it as
+run lengths, so memory does not grow with the images.
 """
 
+from __future__ import annotations
+
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
-from torch import Tensor
-
-from maskkit.config import InputConfig, Tta
-from maskkit.data.dataset import Dataset
-from maskkit.data.images import read_image
-from maskkit.data.loader import collate, eval_loader
-from maskkit.data.transforms import apply, eval_ops
-from maskkit.decode import LabelMap, decode
+from maskkit.config import InputConfig
+from maskkit.decode import Decoder, decode
 from maskkit.errors import DataError
-from maskkit.infer.tta import probabilities
-from maskkit.models.base import Model
-from maskkit.prediction import Categories, ImageMeta, Prediction
-from maskkit.targets import Batch, Target
+from maskkit.infer.preprocess import Prepared, prepare, stack
+from maskkit.infer.runtimes import Runtime
+from maskkit.infer.sources import Item, Pixels, dataset_images, loose_images
+from maskkit.prediction import Categories, Prediction
 
-Source = str | Path | np.ndarray | Image.Image | Tensor
-"""An image file, or RGB pixels: ``(H, W, 3)`` uint8 array, PIL image, ``(3, H, W)`` uint8 tensor."""
+if TYPE_CHECKING:
+    from maskkit.data.dataset import Dataset
+    from maskkit.infer.sources import Source
 
 
 class Failure(NamedTuple):
@@ -39,120 +33,99 @@ class Failure(NamedTuple):
     error: DataError
 
 
-def predict_dataset(
-    model: Model,
-    dataset: Dataset,
-    input: InputConfig,
-    categories: Categories,
-    batch: int = 1,
-    workers: int = 0,
-    device: torch.device | str | None = None,
-    score: float = 0.0,
-    progress: Callable[[int], None] | None = None,
-    tta: Tta | None = None,
-) -> Iterator[Prediction]:
-    """Predictions for every image of ``dataset``, in its order; ``progress`` is told how many have just been done.
+@dataclass(frozen=True)
+class Predictor:
+    """A runtime with the preprocessing before it and the decoder after it."""
 
-    ``device`` None means where the model is. Raises `DataError` at an image that cannot be read.
-    """
-    device = device if device is not None else next(model.parameters()).device
-    with evaluating(model.to(device)):
-        for group in eval_loader(dataset, input, batch, workers):
-            yield from predict_batch(model, group.to(device), categories, score, tta, input)
-            if progress is not None:
-                progress(len(group))
+    runtime: Runtime
+    decoder: Decoder
+    input: InputConfig
+    categories: Categories
 
+    def images(
+        self,
+        sources: Iterable[Source],
+        *,
+        batch: int = 1,
+        score: float = 0.0,
+        failed: Callable[[Failure], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions for ``sources``, in order; image ids are their positions, counted from 1.
 
-def predict_images(
-    model: Model,
-    sources: Iterable[Source],
-    input: InputConfig,
-    categories: Categories,
-    *,
-    batch: int = 1,
-    score: float = 0.0,
-    failed: Callable[[Failure], None] | None = None,
-    tta: Tta | None = None,
-) -> Iterator[Prediction]:
-    """Predictions for ``sources``, in order; image ids are their positions, counted from 1.
+        An image that cannot be read raises `DataError`, or is handed to ``failed`` while the others go on.
+        """
+        yield from self.predict(loose_images(sources), batch=batch, score=score, failed=failed)
 
-    An image that cannot be read raises `DataError`, or is handed to ``failed`` while the others go on.
-    """
-    device = next(model.parameters()).device
-    images = _readable(sources, failed)
-    ops, rng = eval_ops(input), np.random.default_rng(0)  # the resize draws nothing
-    with evaluating(model):
-        while group := list(islice(images, batch)):
-            samples = [apply(ops, (image, Target.of([], []), meta), rng) for image, meta in group]
-            predictions = predict_batch(model, collate(samples, input).to(device), categories, score, tta, input)
-            for prediction, (image, meta) in zip(predictions, group, strict=True):
-                if not meta.path:
-                    prediction.image = image.permute(1, 2, 0).numpy()  # (H, W, 3)
+    def dataset(
+        self, dataset: Dataset, *, batch: int = 1, workers: int = 0, score: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Predictions for every image of ``dataset``, in its order. Raises `DataError` where one cannot be read."""
+        yield from self.predict(dataset_images(dataset), batch=batch, workers=workers, score=score)
+
+    def predict(
+        self,
+        items: Iterable[Item],
+        *,
+        batch: int = 1,
+        workers: int = 0,
+        score: float = 0.0,
+        failed: Callable[[Failure], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """The loop. ``workers`` threads read and preprocess ahead of the network; 0 does it in this one.
+
+        Objects with a score up to ``score`` are left out. ``batch`` images go through the network together.
+        """
+        ready = _readable(_ahead(items, self._prepare, workers), failed)
+        while group := list(islice(ready, batch)):
+            inputs = stack([prepared for prepared, _ in group], self.input)
+            arrays = self.runtime.run(inputs.images, inputs.sizes)
+            found = decode(self.decoder, arrays, inputs.metas, self.categories, score)
+            for prediction, (_, pixels) in zip(found, group, strict=True):
+                prediction.image = pixels
                 yield prediction
 
-
-@torch.inference_mode()
-def predict_batch(
-    model: Model,
-    batch: Batch,
-    categories: Categories,
-    score: float = 0.0,
-    tta: Tta | None = None,
-    input: InputConfig | None = None,
-) -> list[Prediction]:
-    """Predictions of one collated batch, which is on the model's device."""
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    if tta is not None and input is not None:
-        mean = probabilities(lambda x: model.select(model(x)).logits, images, tta, input)
-        return decode(LabelMap(), {"logits": mean.cpu().numpy()}, batch.metas, categories)
-    return model.decode(model(images, batch.sizes), batch.metas, categories, score)
+    def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
+        """The preprocessed image; also its pixels, unless drawing can read them again from a file."""
+        pixels, meta = item.read()
+        return prepare(pixels, meta, self.input), None if meta.path else pixels
 
 
-def read_source(source: Source) -> UInt8[Tensor, "3 h w"]:
-    """RGB pixels of anything `Source` allows. Raises `DataError` for a file or an array that is no image."""
-    if isinstance(source, str | Path):
-        return read_image(source)
-    if isinstance(source, Image.Image):
-        if source.mode.startswith(("I", "F")):
-            raise DataError(
-                f"a PIL image of mode {source.mode!r} has no defined brightness; convert it to 8 bits first"
-            )
-        source = np.asarray(ImageOps.exif_transpose(source).convert("RGB"))
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
-            raise DataError(
-                f"an image as an array is (H, W, 3) RGB uint8, got {source.shape} {source.dtype}; convert it first"
-            )
-        return torch.from_numpy(source.copy()).permute(2, 0, 1)  # (3, H, W)
-    if source.dtype != torch.uint8 or source.ndim != 3 or source.shape[0] != 3 or source.numel() == 0:
-        raise DataError(
-            f"an image as a tensor is (3, H, W) RGB uint8, got {tuple(source.shape)} {source.dtype}; convert it first"
-        )
-    return source.cpu()
+Work = Callable[[Item], tuple[Prepared, Pixels | None]]
+Outcome = tuple[Prepared, Pixels | None] | Failure
+
+
+def _ahead(items: Iterable[Item], work: Work, workers: int) -> Iterator[Outcome]:
+    """The outcome of each item, in order; ``workers`` threads work a few items ahead."""
+    if workers < 1:
+        yield from (_attempt(work, item) for item in items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Outcome]] = deque()
+        rest = iter(items)
+        try:
+            while True:
+                waiting.extend(pool.submit(_attempt, work, item) for item in islice(rest, 2 * workers - len(waiting)))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _attempt(work: Work, item: Item) -> Outcome:
+    try:
+        return work(item)
+    except DataError as error:
+        return Failure(item.name, error)
 
 
 def _readable(
-    sources: Iterable[Source], failed: Callable[[Failure], None] | None
-) -> Iterator[tuple[UInt8[Tensor, "3 h w"], ImageMeta]]:
-    for number, source in enumerate(sources, 1):
-        path = str(source) if isinstance(source, str | Path) else ""
-        try:
-            image = read_source(source)
-        except DataError as error:
-            if failed is None:
-                raise
-            failed(Failure(path or f"image {number}", error))
-            continue
-        size = (image.shape[1], image.shape[2])
-        yield image, ImageMeta(number, path, size, size)
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode inside, whatever it was before outside."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    outcomes: Iterable[Outcome], failed: Callable[[Failure], None] | None
+) -> Iterator[tuple[Prepared, Pixels | None]]:
+    for outcome in outcomes:
+        if not isinstance(outcome, Failure):
+            yield outcome
+        elif failed is None:
+            raise outcome.error
+        else:
+            failed(outcome)

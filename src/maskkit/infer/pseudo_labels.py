@@ -7,70 +7,68 @@ classes, which `maskkit.data.formats.png` reads.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from maskkit.config import InputConfig, PseudoMasks
 from maskkit.data.dataset import Dataset
+from maskkit.decode import TaggedLabelMap
+from maskkit.decode.outputs import TagMaps
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.infer.draw import save_labels
+from maskkit.infer.torch_runtime import evaluating
 from maskkit.infer.tta import sum_over_scales
-from maskkit.nn.semantic import rival_scores
-from maskkit.prediction import Prediction
+from maskkit.models.base import Model
+from maskkit.prediction import Categories, ImageMeta, Prediction
 
 
-@runtime_checkable
-class TagModel(Protocol):
-    """What a model of image tags can do beside what all can."""
-
-    def __call__(self, images: Float[Tensor, "b 3 h w"], /) -> Any:
-        """Raw outputs."""
-        ...
-
-    def activations(self, raw: Any, /) -> Float[Tensor, "b c h w"]:
-        """How much each cell shows each class, 0 and up, without the background."""
-        ...
+def learns_from_tags(model: Model) -> bool:
+    """Whether the model is one of image tags, whose outputs are `maskkit.decode.outputs.TagMaps`."""
+    return model.supervision_of(model.config) == {"tags"}
 
 
 @torch.inference_mode()
 def localise(
-    model: TagModel, image: UInt8[Tensor, "3 h w"], tags: Bool[Tensor, "c"], input: InputConfig, views: PseudoMasks
-) -> Float[Tensor, "p+1 h w"]:
-    """Scores of the background, the same everywhere, and of the tagged classes, each with 1 where it is highest.
+    model: Model, image: UInt8[Tensor, "3 h w"], tags: Bool[Tensor, "c"], input: InputConfig, settings: PseudoMasks
+) -> TagMaps[np.ndarray]:
+    """Where the tagged classes are, at the image's own resolution: activations (C, H, W), 0 for classes without a tag.
 
-    ``tags`` are of the classes without background. The model, in evaluation mode, sees the image at every scale and
-    mirrored; its activations are summed.
+    ``tags`` are of the classes without background, on the device of the model. The model sees the image at every
+    scale and mirrored; its activations are summed.
     """
     present = tags.nonzero()[:, 0]
-    if not len(present):
-        return torch.full((1, *image.shape[1:]), views.threshold, device=tags.device)
+    activations = torch.zeros(len(tags), *image.shape[1:])
 
-    def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 p cy cx"]:
-        return model.activations(model(view))[:, present]
+    def score(pixels: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 p cy cx"]:
+        return model.select(model(pixels)).activations[:, present]
 
-    total = sum_over_scales(score, image, input, tags.device, views.scales, views.base)
-    return rival_scores(total[None], views.threshold)[0]
+    if len(present):
+        with evaluating(model):
+            total = sum_over_scales(score, image, input, tags.device, settings.scales, settings.base)
+        activations[present.cpu()] = total.cpu()
+    return TagMaps(activations.numpy(), tags.cpu().numpy())
 
 
-def label_map(scores: Float[Tensor, "p+1 h w"], tags: Bool[Tensor, "c"]) -> UInt8[np.ndarray, "h w"]:
-    """The class with the highest of the scores that `localise` gives for ``tags``, counted from 1; 0 is background."""
-    numbers = F.pad(tags.nonzero()[:, 0] + 1, [1, 0])  # (P + 1)
-    return numbers[scores.argmax(0)].to(torch.uint8).cpu().numpy()
+def label_map(found: TagMaps[np.ndarray], threshold: float) -> UInt8[np.ndarray, "h w"]:
+    """The class with the highest score in what `localise` gives, counted from 1; 0 is background."""
+    size = (found.activations.shape[1], found.activations.shape[2])
+    names = Categories.of(map(str, range(len(found.present) + 1)))
+    labels = TaggedLabelMap(threshold)(found, ImageMeta(0, "", size, size), names).semantic
+    assert labels is not None
+    return labels
 
 
 def write_pseudo_masks(
-    model: TagModel,
+    model: Model,
     dataset: Dataset,
     input: InputConfig,
-    views: PseudoMasks,
+    settings: PseudoMasks,
     out: Path,
-    device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Write the pseudo masks of ``dataset`` to ``out``: ``images/train/``, ``masks/train/`` and ``classes.txt``.
@@ -81,13 +79,14 @@ def write_pseudo_masks(
     """
     if (out / "classes.txt").exists():
         raise DataError(f"{out}: holds pseudo masks already; choose another folder")
+    device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
     for i, record in enumerate(dataset.records):
         image, target, meta = dataset.load(i, "tags")
         assert target.tags is not None
-        tags = target.tags[1:].to(device)
-        labels = label_map(localise(model, image, tags, input, views), tags)
+        found = localise(model, image, target.tags[1:].to(device), input, settings)
+        labels = label_map(found, settings.threshold)
         prediction = Prediction(meta, dataset.categories, semantic=labels)
         name = record.path.stem if record.path.stem not in taken else f"{record.image_id}-{record.path.stem}"
         taken.add(name)

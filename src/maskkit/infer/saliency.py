@@ -12,10 +12,11 @@ from torch import Tensor
 from maskkit.config import InputConfig
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND_NAME
+from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.geometry import rle as mask_math
-from maskkit.infer.predict import evaluating, predict_images
+from maskkit.infer.torch_runtime import evaluating, predictor
 from maskkit.infer.tta import sum_over_scales
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, Prediction
@@ -41,13 +42,13 @@ def write_saliency(
 def _maps(
     model: Model, input: InputConfig, categories: Categories, images: Sequence[Path]
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
-    if model.task_of(model.config) == "semantic" and BACKGROUND_NAME in categories.names:
+    if model.decoder.outputs is ClassLogits and BACKGROUND_NAME in categories.names:
         with evaluating(model):
             for image in images:
                 chance = not_background(model, read_image(image), input, categories.names.index(BACKGROUND_NAME))
                 yield (255 * chance).round().byte().cpu().numpy()
     else:
-        for prediction in predict_images(model, images, input, categories, score=SURE):
+        for prediction in predictor(model, input, categories).images(images, score=SURE):
             yield foreground(prediction)
 
 

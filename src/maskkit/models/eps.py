@@ -31,13 +31,12 @@ from torch import Tensor, nn
 
 from maskkit.config import BackboneModelConfig, DataConfig
 from maskkit.data.label_map import BACKGROUND_NAME
-from maskkit.decode import LabelMap
-from maskkit.decode.outputs import ClassLogits
+from maskkit.decode import TaggedLabelMap
+from maskkit.decode.outputs import TagMaps
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.resnet38 import Resnet38
 from maskkit.nn.dilation import dilate
-from maskkit.nn.semantic import rival_scores
 from maskkit.prediction import Categories
 from maskkit.targets import Batch, Target
 
@@ -76,17 +75,17 @@ class Estimate(NamedTuple):
     """Share of each class's map that is salient."""
 
 
-class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
+class Eps(Model[EpsRaw, TagMaps[Tensor]]):
     """EPS, and its baseline."""
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
     supervision: ClassVar[frozenset[str]] = frozenset({"tags"})
-    decoder = LabelMap()
     config: EpsConfig
 
     def __init__(self, config: EpsConfig) -> None:
         super().__init__()
         self.config = config
+        self.decoder = TaggedLabelMap(config.threshold)
         self.backbone: Backbone | Resnet38
         if config.backbone.name == "resnet38":
             self.backbone = Resnet38(config.backbone.norm, config.backbone.frozen_stride)
@@ -173,7 +172,6 @@ class Eps(Model[EpsRaw, ClassLogits[Tensor]]):
         maps = raw.maps.float()
         return maps.softmax(1)[:, : self.classes] if self.config.background_map else maps.relu()
 
-    def select(self, raw: EpsRaw) -> ClassLogits[Tensor]:
-        """Scores of the background and of the classes that the network itself sees in the image."""
-        seen = (self.image_logits(raw) > 0)[:, :, None, None]
-        return ClassLogits(rival_scores(self.activations(raw) * seen, self.config.threshold))
+    def select(self, raw: EpsRaw) -> TagMaps[Tensor]:
+        """The activations, and which classes the network itself sees in the image."""
+        return TagMaps(self.activations(raw), (self.image_logits(raw) > 0).float())

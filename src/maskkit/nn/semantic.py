@@ -44,10 +44,3 @@ def pixel_loss(
     known = truth != IGNORE
     share = known.sum() if weights is None else (weights[truth.clamp(max=len(weights) - 1)] * known).sum()
     return total / normaliser(share, 1e-6)
-
-
-def rival_scores(activations: Float[Tensor, "b c h w"], threshold: float) -> Float[Tensor, "b c+1 h w"]:
-    """Scores of the background, which is ``threshold`` everywhere, and of the classes: activations with maximum 1."""
-    highest = activations.amax((2, 3), keepdim=True)
-    background = torch.full_like(highest[:, :1], threshold).expand(-1, -1, *activations.shape[2:])
-    return torch.cat([background, activations / (highest + 1e-5)], 1)

@@ -1,4 +1,4 @@
-"""COCO's panoptic format: read as objects, as things alone, as label maps; results written and read again."""
+"""COCO's panoptic format: read as objects, as things alone, as label maps."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,10 @@ from PIL import Image
 from maskkit.cli import main
 from maskkit.data import open_dataset
 from maskkit.data.check import check
-from maskkit.data.dataset import Dataset
-from maskkit.data.formats.coco_panoptic import write_results
 from maskkit.data.label_map import IGNORE
 from maskkit.errors import DataError
-from maskkit.eval.panoptic.metric import read_results
 from maskkit.infer.samples import save_samples
-from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment, Prediction
+from maskkit.prediction import Categories
 from maskkit.zoo.class_names import COCO_PANOPTIC
 from tests.data.written import panoptic_categories, write_panoptic
 
@@ -125,7 +122,7 @@ def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
     assert [a.label for a in data.records[0].annotations] == [0, 2, 1]
     said = "\n".join(map(str, data.problems))
     for text in (
-        "no valid image size",
+        "no size",
         "image cannot be",
         "gone.png cannot",
         "no 'category_id'",
@@ -154,64 +151,3 @@ def test_label_maps_alone_are_no_panoptic_data(file: Path) -> None:
 def test_numbers_of_classes_name_cocos_panoptic_ones() -> None:
     assert len(set(COCO_PANOPTIC.names)) == 133
     assert sum(COCO_PANOPTIC.things) == 80
-
-
-def predicted(data: Dataset) -> list[dict[str, Any]]:
-    """Rows of a prediction whose segment 12 is a cat and whose segment 3 is grass."""
-    ids = np.zeros((12, 16), np.int32)
-    ids[:5], ids[7:] = 12, 3
-    segments = [PanopticSegment(12, 0, 0.75, thing=True), PanopticSegment(3, 2, 0.5, thing=False)]
-    meta = ImageMeta(4, "", (12, 16), (12, 16))
-    prediction = Prediction(meta, data.categories, panoptic=Panoptic(ids, segments))
-    assert len(prediction) == len(prediction.to_coco()) == 2
-    return prediction.to_coco()
-
-
-def test_results_are_written_and_read(file: Path, tmp_path: Path) -> None:
-    data = open_dataset(file).as_panoptic()
-    rows = predicted(data)
-    assert [(r["category_id"], r["score"]) for r in rows] == [(3, 0.75), (193, 0.5)]
-    out = tmp_path / "out" / "panoptic.json"
-    write_results(out, rows, data.coco_images(), data.categories)
-    written = json.loads(out.read_text())["annotations"][0]
-    assert written["file_name"] == "4.png"
-    assert [s["isthing"] for s in written["segments_info"]] == [1, 0]
-    assert sorted(p.name for p in out.parent.rglob("*")) == ["4.png", "panoptic", "panoptic.json"]
-
-    again = read_results(out, data)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    plain = read_results(tmp_path / "rows.json", data)
-    for row, one, other in zip(rows, again, plain, strict=True):
-        counts = row["segmentation"].pop("counts").encode()
-        assert counts == one["segmentation"].pop("counts") == other["segmentation"].pop("counts")
-        assert row == one == other
-
-
-def test_images_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    names = Categories.of(["cat"])
-    images = [{"id": i, "file_name": name, "height": 2, "width": 2} for i, name in ((1, "a/x.jpg"), (2, "b/X.png"))]
-    write_results(tmp_path / "p.json", [], images, names)
-    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["X_2.png", "x.png"]
-
-
-def test_unusable_results_are_named(file: Path, tmp_path: Path) -> None:
-    data = open_dataset(file).as_panoptic()
-    out = tmp_path / "out" / "panoptic.json"
-    write_results(out, predicted(data), data.coco_images(), data.categories)
-    content = json.loads(out.read_text())
-
-    def refused(content: Any, message: str) -> None:
-        out.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=message):
-            read_results(out, data)
-
-    (found,) = content["annotations"]
-    refused({"annotations": []}, "no segments for image 4")
-    refused({"annotations": [found | {"file_name": "9.png"}]}, "9.png of image 4 cannot be found")
-    refused({"annotations": [found | {"segments_info": found["segments_info"][:1]}]}, "id 2 has no segment")
-    refused({"annotations": [{"image_id": 4}]}, "has no 'file_name'")
-    alien = [s | {"category_id": 5} for s in found["segments_info"]]
-    refused({"annotations": [found | {"segments_info": alien}]}, "a segment of class 5")
-    refused(7, "list of rows")
-    refused([{"image_id": 4}], "row 1 of 1: has not all of")
-    refused([predicted(data)[0] | {"image_id": 5}], "row 1 of 1: the data has no image 5")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from maskkit.errors import DataError
-from maskkit.eval.instance.metric import KINDS, evaluate, read_results
+from maskkit.eval.instance.files import read_results
+from maskkit.eval.instance.metric import KINDS, evaluate
 from tests.eval.cases import annotation, detection, drawn, official, rectangle, text_rle, truth_of
 
 STANDARD = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]

@@ -135,9 +135,9 @@ def test_unusable_rows_and_data() -> None:
     good = rows([(line((1, 4)), [CAT])])
     with pytest.raises(DataError, match="claim the same pixel"):
         evaluate(good * 2, truth)
-    with pytest.raises(DataError, match="no image with the id 9"):
+    with pytest.raises(DataError, match="image_id 9 is not in the ground truth"):
         evaluate([good[0] | {"image_id": 9}], truth)
-    with pytest.raises(DataError, match="no class with the id 9"):
+    with pytest.raises(DataError, match="category_id 9 is not in the ground truth"):
         evaluate([good[0] | {"category_id": 9}], truth)
     boxes = Dataset([Record(1, Path("1.png"), (1, 4), [Annotation(1, 0, (0, 0, 2, 1))])], NAMES, Path("d"), "drawn")
     with pytest.raises(DataError, match="needs the masks of all"):

@@ -10,7 +10,8 @@ from scipy import ndimage
 from maskkit.data.label_map import IGNORE
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
-from maskkit.eval.semantic.metric import contour_band, count_band, evaluate, read_results
+from maskkit.eval.semantic.files import read_results
+from maskkit.eval.semantic.metric import contour_band, count_band, evaluate
 from maskkit.eval.semantic.report import write_report
 from maskkit.prediction import ImageMeta, Prediction
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from maskkit.eval.instance.metric import Kind, Row, class_names, sound_objects, sound_rows
+from maskkit.eval.instance.metric import Kind, class_names, counted_rows, sound_objects
+from maskkit.eval.rows import Unchecked
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry import rle as mask_math
 
@@ -62,13 +63,13 @@ class Threshold(NamedTuple):
     recall: float
 
 
-def scenes(rows: Sequence[Row], truth: Mapping[str, Any], kind: Kind) -> Iterator[Scene]:
+def scenes(rows: Unchecked, truth: Mapping[str, Any], kind: Kind) -> Iterator[Scene]:
     """The images of ``truth`` in the order of their ids, overlaps by boxes or masks. Raises `DataError`."""
     numbers = {category_id: k for k, category_id in enumerate(class_names(truth))}
     objects, found = defaultdict(list), defaultdict(list)
     for annotation in sound_objects(truth, kind):
         objects[annotation["image_id"]].append(annotation)
-    for row in sound_rows(rows, truth, kind):
+    for row in counted_rows(rows, truth, kind == "segm"):
         found[row["image_id"]].append(row)
     for image_id in sorted(image["id"] for image in truth["images"]):
         there = objects[image_id]

@@ -8,8 +8,6 @@ when masks are measured: neither missed, nor is a detection inside its box false
 Masks stay run lengths all the way; nothing here is ever dense.
 """
 
-import json
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +21,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit.errors import DataError
+from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
-from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.geometry.rle import Rle
 
 Kind = Literal["bbox", "segm"]
-Row = Mapping[str, Any]
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -103,7 +100,7 @@ def percent(value: float) -> str:
 
 
 def evaluate(
-    rows: Sequence[Row],
+    rows: Unchecked,
     truth: Mapping[str, Any],
     kinds: Collection[Kind] | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
@@ -126,8 +123,11 @@ def evaluate(
     precision: dict[Kind, np.ndarray] = {}
     recall: dict[Kind, np.ndarray] = {}
     numbers: dict[Kind, dict[str, float]] = {}
+    if "segm" in kinds and not _have_masks(truth["annotations"]):
+        raise DataError("the ground truth has boxes only, so masks cannot be measured; measure boxes alone")
+    found = counted_rows(rows, truth, "segm" in kinds)
     for kind in kinds:
-        counts = _accumulate(rows, truth, categories, kind, limits)
+        counts = _accumulate(found, truth, categories, kind, limits)
         numbers[kind] = _summary(*counts, limits)
         precision[kind], recall[kind] = counts[0][..., 0, -1], counts[1][..., 0, -1]
     objects = Counter(a["category_id"] for a in truth["annotations"] if not a.get("iscrowd"))
@@ -147,44 +147,21 @@ def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
     return {i: name if uses[name] == 1 else f"{name} ({i})" for i, name in names.items()}
 
 
-def read_results(path: str | Path, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a COCO results file, from whichever tool, made for the images and classes of ``truth``.
+def counted_rows(rows: Unchecked, truth: Mapping[str, Any], masks: bool) -> list[dict[str, Any]]:
+    """Result rows ready for counting: with ``bbox`` and ``area``, masks as compressed run lengths, None where unknown.
 
-    Raises `DataError` when the file is no JSON list of results, and for the first row with missing keys, an unknown
-    image or category id, numbers that are none, or a mask that does not fit its image.
+    With ``masks`` every row has to have one. Raises `DataError` for the first bad row.
     """
-    path = Path(path)
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:  # of the JSON, or of its UTF-8
-        raise DataError(f"{path}: not JSON ({error}); export the predictions as a COCO results file") from None
-    if not isinstance(rows, list):
-        hint = (
-            "; it looks like ground truth, give that as the data" if isinstance(rows, dict) and "images" in rows else ""
-        )
-        raise DataError(f"{path}: a COCO results file is a list of rows, this is a {type(rows).__name__}{hint}")
-    sound_rows(rows, truth, "segm" if rows and _have_masks(rows) else "bbox", str(path))
-    return rows
-
-
-def sound_rows(
-    rows: Sequence[Row], truth: Mapping[str, Any], kind: Kind, source: str = "predictions"
-) -> list[dict[str, Any]]:
-    """Result rows ready for counting: with ``bbox`` and ``area``, masks (for ``segm``) as compressed run lengths.
-
-    Raises `DataError` with ``source`` and the number of the first bad row.
-    """
-    sizes, names = _sizes(truth), class_names(truth)
     boxed = bool(rows) and isinstance(rows[0], Mapping) and bool(rows[0].get("bbox"))
-    sound = []
-    for number, row in enumerate(rows, 1):
-        try:
-            sound.append(_sound_row(row, sizes, names, kind, boxed))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{source}, row {number} of {len(rows)}: {error}") from None
-    return sound
+    need = ("score", "segmentation") if masks else ("score",)
+    counted = []
+    for row in sound_rows(rows, Known.of_coco(truth), need, masks=masks or not boxed):
+        shape = row.get("segmentation") if masks or not boxed or not row.get("bbox") else None
+        rle = {**shape, "counts": shape["counts"].encode()} if shape else None
+        xywh = row.get("bbox") or _tight_box(rle)
+        area = xywh[2] * xywh[3] if boxed or rle is None else _pixels(rle)
+        counted.append({**row, "bbox": xywh, "area": area, "segmentation": rle, "iscrowd": 0})
+    return counted
 
 
 def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
@@ -192,90 +169,36 @@ def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
 
     With ``segm`` an object without a mask becomes a crowd that fills its box. Raises `DataError` for the first bad one.
     """
-    sizes, names = _sizes(truth), class_names(truth)
+    known = Known.of_coco(truth)
     sound = []
-    for number, annotation in enumerate(truth["annotations"], 1):
+    for place_in_file, annotation in enumerate(truth["annotations"], 1):
         try:
-            sound.append({"id": number, **_sound_object(annotation, sizes, names, kind)})
+            sound.append({"id": place_in_file, **_sound_object(annotation, known, kind)})
         except (ValueError, TypeError) as error:
-            raise DataError(f"ground truth, annotation {annotation.get('id', number)}: {error}") from None
+            raise DataError(f"ground truth, annotation {annotation.get('id', place_in_file)}: {error}") from None
     return sound
 
 
-def _have_masks(records: Sequence[Row]) -> bool:
+def _have_masks(records: Unchecked) -> bool:
     return not records or any(isinstance(r, Mapping) and r.get("segmentation") for r in records)
 
 
-def _sizes(truth: Mapping[str, Any]) -> dict[int, tuple[int, int] | None]:
-    return {i["id"]: (i["height"], i["width"]) if "height" in i and "width" in i else None for i in truth["images"]}
-
-
-def _sound_row(
-    row: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str], kind: Kind, boxed: bool
-) -> dict[str, Any]:
-    if not isinstance(row, Mapping):
-        raise ValueError(
-            f"a result is an object with image_id, category_id, score and bbox or segmentation, not {row!r}"
-        )
-    if missing := [key for key in ("image_id", "category_id", "score") if key not in row]:
-        raise ValueError(f"has no {' and no '.join(missing)}")
-    size = _place(row, sizes, names)
-    sound: dict[str, Any] = {key: int(row[key]) for key in ("image_id", "category_id")}
-    sound |= {
-        key: _number(row[key], key) for key in ("score", "mask_score") if row.get(key) is not None or key == "score"
-    }
-    shape, box = row.get("segmentation"), row.get("bbox")
-    if not shape and not box:
+def _sound_object(annotation: Mapping[str, Any], known: Known, kind: Kind) -> dict[str, Any]:
+    size = place(annotation, known)
+    shape, xywh, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
+    if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
-    if kind == "segm" and not shape:
-        raise ValueError("has no segmentation, so masks cannot be measured; measure boxes alone or export the masks")
-    rle = _rle(shape, size) if shape and (kind == "segm" or not box or not boxed) else None
-    sound["bbox"] = _box(box) if box else _tight_box(rle)
-    sound["area"] = sound["bbox"][2] * sound["bbox"][3] if boxed or rle is None else _pixels(rle)
-    return sound | {"segmentation": rle, "iscrowd": 0}
-
-
-def _sound_object(
-    annotation: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str], kind: Kind
-) -> dict[str, Any]:
-    size = _place(annotation, sizes, names)
-    shape, box, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
-    if not shape and not box:
-        raise ValueError("has neither a bbox nor a segmentation")
-    rle = _rle(shape, size) if shape and (kind == "segm" or not box or area is None) else None
+    rle = run_lengths(shape, size) if shape and (kind == "segm" or not xywh or area is None) else None
     sound: dict[str, Any] = {key: int(annotation[key]) for key in ("image_id", "category_id")}
-    sound["bbox"] = _box(box) if box else _tight_box(rle)
+    sound["bbox"] = box(xywh) if xywh else _tight_box(rle)
     crowd = int(bool(annotation.get("iscrowd")))
     if kind == "segm" and rle is None:
         x, y, width, height = sound["bbox"]
         rectangle = [x, y, x, y + height, x + width, y + height, x + width, y]
-        rle, crowd = _rle([rectangle], size), 1
+        rle, crowd = run_lengths([rectangle], size), 1
     if area is None:
         area = sound["bbox"][2] * sound["bbox"][3] if rle is None else _pixels(rle)
-    return sound | {"segmentation": rle, "iscrowd": crowd, "area": _number(area, "area")}
-
-
-def _place(
-    record: Row, sizes: Mapping[int, tuple[int, int] | None], names: Mapping[int, str]
-) -> tuple[int, int] | None:
-    """Size of the image that a record belongs to; its ids are known."""
-    for key, known in (("image_id", sizes), ("category_id", names)):
-        if record.get(key) not in known:
-            some = ", ".join(map(repr, list(known)[:3])) + (", ..." if len(known) > 3 else "")
-            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none at all'}")
-    return sizes[record["image_id"]]
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, str | bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
-    return float(value)
-
-
-def _box(value: Any) -> list[float]:
-    if isinstance(value, str) or len(value) != 4:
-        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
-    return [_number(v, "bbox") for v in value]
+    return sound | {"segmentation": rle, "iscrowd": crowd, "area": number(area, "area")}
 
 
 def _tight_box(rle: Rle | None) -> list[float]:
@@ -287,35 +210,14 @@ def _pixels(rle: Rle) -> float:
     return float(mask_math.area([rle])[0])
 
 
-def _rle(shape: Any, size: tuple[int, int] | None) -> Rle:
-    """Compressed run lengths of COCO's ``segmentation``: polygons, or run lengths as a list or as text."""
-    if size is None:
-        raise ValueError("its image has no height and width in the ground truth, which masks need")
-    if isinstance(shape, list):
-        return polygons_to_rle(shape, size)
-    if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:
-        raise ValueError("the segmentation is neither a list of polygons nor run lengths with size and counts")
-    if tuple(shape["size"]) != size:
-        raise ValueError(f"the mask has size {list(shape['size'])}, the image {list(size)} (height, width)")
-    counts = shape["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
-    runs = mask_math.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
-    if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:  # such counts make the IoU loop without end
-        raise ValueError(f"the run lengths cover {runs.sum()} pixels, the image has {size[0]} x {size[1]}")
-    return {"size": list(size), "counts": counts} if isinstance(counts, bytes) else mask_math.from_counts(counts, size)
-
-
 def _accumulate(
-    rows: Sequence[Row], truth: Mapping[str, Any], categories: list[Any], kind: Kind, limits: list[int]
+    found: list[dict[str, Any]], truth: Mapping[str, Any], categories: list[Any], kind: Kind, limits: list[int]
 ) -> tuple[Float[np.ndarray, "10 101 k 4 m"], Float[np.ndarray, "10 k 4 m"]]:
     """Precision and recall of every IoU (, recall), class, range of sizes and limit of detections."""
-    if kind == "segm" and not _have_masks(truth["annotations"]):
-        raise DataError("the ground truth has boxes only, so masks cannot be measured; measure boxes alone")
-    objects, found = sound_objects(truth, kind), sound_rows(rows, truth, kind)
+    objects = sound_objects(truth, kind)
     if kind == "segm":
         found = [{**row, "score": row.get("mask_score", row["score"])} for row in found]
-    found = [{**row, "id": number} for number, row in enumerate(found, 1)]
+    found = [{**row, "id": i} for i, row in enumerate(found, 1)]
     images = [dict(image) for image in truth["images"]]
     judge = COCOeval_faster(
         COCO({"images": images, "categories": categories, "annotations": objects}),

@@ -26,7 +26,8 @@ from maskkit.eval.instance.match import (
     threshold_curve,
     worst,
 )
-from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, Row, class_names, percent
+from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, class_names, percent
+from maskkit.eval.rows import Unchecked
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.paint import Region
 from maskkit.infer.draw import draw_objects, text_width
@@ -46,7 +47,7 @@ _SIZES = {"s": ("small", 0, 32**2), "m": ("medium", 32**2, 96**2), "l": ("large"
 def write_report(
     path: str | Path,
     result: CocoResult,
-    rows: Sequence[Row],
+    rows: Unchecked,
     truth: Mapping[str, Any],
     image_path: Callable[[int], Path] | Mapping[int, Path],
     title: str = "Evaluation",
@@ -82,7 +83,7 @@ def write_report(
     )
 
 
-def _facts(truth: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _facts(truth: Mapping[str, Any], rows: Unchecked) -> str:
     crowds = sum(bool(a.get("iscrowd")) for a in truth["annotations"])
     return (
         f"{len(truth['images'])} images, {len(truth['annotations']) - crowds} objects and {crowds} crowds of "

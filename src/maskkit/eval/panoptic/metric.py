@@ -6,7 +6,7 @@ means over the classes that occur or are predicted. Pixels of no true segment ar
 and a found segment that lies by more than half on them, or on a crowd of its class, is no false one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import load_json
-from maskkit.data.formats import coco_panoptic as panoptic
-from maskkit.data.formats.coco_panoptic import Row
 from maskkit.data.records import Record
 from maskkit.errors import DataError
 from maskkit.eval.instance.metric import percent
-from maskkit.eval.semantic.metric import rows_by_image, sound_rows
+from maskkit.eval.rows import Unchecked, rows_by_image
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
 
@@ -121,7 +118,7 @@ class Matches(NamedTuple):
     false: Int[np.ndarray, "b"]
 
 
-def evaluate(rows: Sequence[Row], dataset: Dataset) -> PanopticResult:
+def evaluate(rows: Unchecked, dataset: Dataset) -> PanopticResult:
     """Compare the found segments ``rows`` with those of ``dataset``, whose category ids they have.
 
     Raises `DataError` when a mask of the truth cannot be read, for a row of an unknown image or class, and when two
@@ -159,7 +156,7 @@ def match(pair: Pair) -> Matches:
     return Matches(hits, iou[*hits.T], np.flatnonzero(missed), np.flatnonzero(false))
 
 
-def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
+def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
     """True and found segments of each image of ``dataset``. Raises `DataError`."""
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
     by_image = rows_by_image(rows, dataset)
@@ -178,17 +175,6 @@ def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
         crowd = np.array([a.crowd for a in record.annotations], bool)
         found_labels = np.array([numbers[row["category_id"]] for row in mine], np.int64)
         yield Pair(record, _painted(record), labels, crowd, found, found_labels)
-
-
-def read_results(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
-    """The rows of a results file: COCO's panoptic json with its folder of images of ids, or a list of rows.
-
-    Raises `DataError` for the first thing that cannot be used.
-    """
-    content = load_json(path)
-    if isinstance(content, dict):
-        return panoptic.read_results(path, content, dataset)
-    return sound_rows(content, path, dataset)
 
 
 def _painted(record: Record) -> Int[np.ndarray, "h w"]:

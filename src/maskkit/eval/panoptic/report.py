@@ -3,17 +3,17 @@
 How good is it, on things and on stuff, on which classes does it fail, and what do the worst images look like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats.coco_panoptic import Row
 from maskkit.eval import page
 from maskkit.eval.instance.metric import percent
 from maskkit.eval.panoptic.metric import QUALITIES, Matches, Pair, PanopticResult, match, pairs
+from maskkit.eval.rows import Unchecked
 from maskkit.geometry.paint import paint_segments
 
 _SIDE = 320
@@ -21,7 +21,7 @@ _SIDE = 320
 
 
 def write_report(
-    path: Path, result: PanopticResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    path: Path, result: PanopticResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     """Write ``report.html`` for what `maskkit.eval.panoptic.metric.evaluate` found for ``rows`` and ``dataset``."""
     segments, things = int((result.hit + result.missed).sum()), sum(result.things)
@@ -55,7 +55,7 @@ def _classes(result: PanopticResult) -> page.Table:
     return page.Table(["Class", "", *QUALITIES, "hit", "false", "missed"], body, [v["PQ"] for _, v in ranked])
 
 
-def _worst(rows: Sequence[Row], dataset: Dataset) -> Iterable[page.Shown]:
+def _worst(rows: Unchecked, dataset: Dataset) -> Iterable[page.Shown]:
     rated = sorted((_quality(match(pair)), i) for i, pair in enumerate(pairs(rows, dataset)))[: page.WORST]
     chosen = dataset.subset(i for _, i in rated)
     ids, classes = {r.image_id for r in chosen.records}, len(dataset.categories)

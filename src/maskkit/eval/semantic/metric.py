@@ -5,7 +5,7 @@ per class that occurs. A pixel without a row is of no class, which is as wrong a
 known (255) count nowhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,11 @@ from rich.table import Table
 from scipy import ndimage
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import load_json
 from maskkit.data.label_map import IGNORE
 from maskkit.data.records import Record
-from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
-from maskkit.eval.instance.metric import Row, percent
+from maskkit.eval.instance.metric import percent
+from maskkit.eval.rows import Unchecked, rows_by_image
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
 
@@ -110,7 +109,7 @@ class Pair(NamedTuple):
     """Class numbers of the data; K, the number of classes, where nothing was predicted."""
 
 
-def evaluate(rows: Sequence[Row], dataset: Dataset) -> SemanticResult:
+def evaluate(rows: Unchecked, dataset: Dataset) -> SemanticResult:
     """Compare the predicted ``rows`` with the label maps of ``dataset``, whose category ids they have.
 
     Raises `DataError` when a label map cannot be read, and for a row of an unknown image or class.
@@ -123,7 +122,7 @@ def evaluate(rows: Sequence[Row], dataset: Dataset) -> SemanticResult:
     return SemanticResult(dataset.categories.names, confusion, band)
 
 
-def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
+def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
     """Truth and prediction of each image of ``dataset``. Raises `DataError`."""
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
     by_image = rows_by_image(rows, dataset)
@@ -136,19 +135,6 @@ def pairs(rows: Sequence[Row], dataset: Dataset) -> Iterator[Pair]:
             found[mask_math.decode([row["segmentation"]], record.size)[0]] = numbers[row["category_id"]]
         found[truth == IGNORE] = IGNORE
         yield Pair(record, truth, found)
-
-
-def rows_by_image(rows: Sequence[Row], dataset: Dataset) -> dict[int, list[Row]]:
-    """The rows of each image of ``dataset``. Raises `DataError` for one of an unknown image or class."""
-    found: dict[int, list[Row]] = {r.image_id: [] for r in dataset.records}
-    classes = set(dataset.categories.ids)
-    for row in rows:
-        if row["category_id"] not in classes:
-            raise DataError(f"{dataset.source}: has no class with the id {row['category_id']!r} of a prediction")
-        if row["image_id"] not in found:
-            raise DataError(f"{dataset.source}: has no image with the id {row['image_id']!r} of a prediction")
-        found[row["image_id"]].append(row)
-    return found
 
 
 def count(truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int) -> Int[np.ndarray, "k k+1"]:
@@ -177,31 +163,6 @@ def contour_band(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarra
     band = lowest != highest
     band[:width] = band[-width:] = band[:, :width] = band[:, -width:] = True
     return band
-
-
-def read_results(path: str | Path, dataset: Dataset) -> list[dict[str, Any]]:
-    """The rows of a file of COCO stuff results. Raises `DataError` for the first row that cannot be used."""
-    return sound_rows(load_json(Path(path)), Path(path), dataset)
-
-
-def sound_rows(rows: Any, path: Path, dataset: Dataset) -> list[dict[str, Any]]:
-    """``rows``, the content of the file ``path``, with run lengths that fit. Raises `DataError`."""
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a results file is a list of rows, this is a {type(rows).__name__}")
-    sizes = {r.image_id: r.size for r in dataset.records}
-    sound = []
-    for number, row in enumerate(rows, 1):
-        try:
-            if not isinstance(row, Mapping) or not {"image_id", "category_id", "segmentation"} <= row.keys():
-                raise ValueError("has not all of image_id, category_id and segmentation")
-            if row["image_id"] not in sizes:
-                raise ValueError(f"the data has no image {row['image_id']!r}")
-            if row["category_id"] not in dataset.categories.ids:
-                raise ValueError(f"the data has no class {row['category_id']!r}")
-            sound.append({**row, "segmentation": sound_rle(row["segmentation"], sizes[row["image_id"]])})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, row {number} of {len(rows)}: {error}") from None
-    return sound
 
 
 def _share(part: Int[np.ndarray, "k"], whole: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:

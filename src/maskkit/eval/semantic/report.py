@@ -4,7 +4,7 @@ How good is it, on which classes and at which contours does it fail, what is tak
 images look like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.eval import page
-from maskkit.eval.instance.metric import Row, percent
+from maskkit.eval.instance.metric import percent
+from maskkit.eval.rows import Unchecked
 from maskkit.eval.semantic.metric import Pair, SemanticResult, pairs
 from maskkit.geometry.paint import class_colours, paint_classes
 
@@ -22,7 +23,7 @@ _SIDE = 320
 
 
 def write_report(
-    path: Path, result: SemanticResult, rows: Sequence[Row], dataset: Dataset, title: str, notes: Iterable[str] = ()
+    path: Path, result: SemanticResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     """Write ``report.html`` for what `maskkit.eval.semantic.metric.evaluate` found for ``rows`` and ``dataset``."""
     facts = f"{len(dataset)} images, {result.confusion.sum():,} pixels of known class, {len(result.names)} classes"
@@ -63,7 +64,7 @@ def _classes(result: SemanticResult) -> page.Table:
     return page.Table(header, body, [v["IoU"] for _, v in ranked])
 
 
-def _worst(rows: Sequence[Row], dataset: Dataset) -> Iterable[page.Shown]:
+def _worst(rows: Unchecked, dataset: Dataset) -> Iterable[page.Shown]:
     rated = sorted(((_wrong(pair), i) for i, pair in enumerate(pairs(rows, dataset))), reverse=True)[: page.WORST]
     chosen = dataset.subset(i for _, i in rated)
     ids, classes = {r.image_id for r in chosen.records}, len(dataset.categories)

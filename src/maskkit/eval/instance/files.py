@@ -1,0 +1,23 @@
+"""COCO's results files of objects: a JSON list of rows."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from maskkit.eval.rows import Known, Row, Unchecked, read_json, rows_in
+from maskkit.files import write_json
+from maskkit.prediction import Categories
+
+
+def read_results(path: str | Path, truth: Mapping[str, Any]) -> list[Row]:
+    """The rows of a results file, from whichever tool, made for the images and classes of COCO ``truth``.
+
+    Raises `DataError` when the file is no JSON list of results, and for the first row with missing fields, an unknown
+    image or category id, numbers that are none, or a mask that does not fit its image.
+    """
+    return rows_in(read_json(Path(path)), Path(path), Known.of_coco(truth), ("score",))
+
+
+def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
+    """Write ``predictions.json``."""
+    write_json(folder / "predictions.json", rows)

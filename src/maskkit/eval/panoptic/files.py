@@ -1,0 +1,86 @@
+"""COCO's panoptic results: a json of segments beside a folder of images of ids; in between a segment is a row."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskkit.data.dataset import Dataset
+from maskkit.data.formats.coco import finder
+from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders
+from maskkit.data.label_map import IdImage
+from maskkit.errors import DataError
+from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows
+from maskkit.files import replacing, write_json
+from maskkit.geometry import rle as rle_codec
+from maskkit.prediction import Categories
+
+NEEDED = ("segmentation",)
+
+
+def read_results(path: Path, dataset: Dataset) -> list[Row]:
+    """The rows of a results file: COCO's panoptic json with its folder of images of ids, or a list of rows.
+
+    Raises `DataError` for the first thing that cannot be used, and for an image of ``dataset`` without segments.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return rows_in(content, path, Known.of(dataset), NEEDED)
+    try:
+        rows = _segments(content, path, dataset)
+    except MALFORMED as error:
+        raise DataError(f"{path}: {f'has no {error}' if isinstance(error, KeyError) else error}") from None
+    return sound_rows(rows, Known.of(dataset), NEEDED, str(path))
+
+
+def _segments(content: Mapping[str, Any], file: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """The segments in ``content``, which was read from ``file``, as rows. Raises one of `MALFORMED`."""
+    known, ids_of = Known.of(dataset), finder(id_folders(file))
+    rows = []
+    by_image = {a["image_id"]: a for a in content["annotations"]}
+    for record in dataset.records:
+        if record.image_id not in by_image:
+            raise ValueError(f"has no segments for image {record.image_id}; predict every image of the data")
+        found = by_image[record.image_id]
+        if (ids := ids_of(found["file_name"])) is None:
+            raise ValueError(f"the ids {found['file_name']} of image {record.image_id} cannot be found beside it")
+        rles = IdImage(ids, frozenset(s["id"] for s in found["segments_info"])).rles(record.size)
+        for segment in found["segments_info"]:
+            row = {"image_id": record.image_id, "category_id": segment["category_id"]}
+            place(row, known)
+            row["segmentation"] = rles[segment["id"]]
+            rows.append(row | ({"score": segment["score"]} if "score" in segment else {}))
+    return rows
+
+
+def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
+    """Write ``predictions.json``, ``panoptic.json`` and ``panoptic/``, a PNG of ids per image.
+
+    ``images`` are COCO's image records.
+    """
+    write_json(folder / "predictions.json", rows)
+    write_segments(folder / "panoptic.json", rows, images, categories)
+
+
+def write_segments(file: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
+    """Write segments as COCO's panoptic results: ``file``, and a PNG of ids per image in the folder of the same name.
+
+    ``images`` are COCO's image records. The json comes last, so that it never speaks of a PNG that is not there.
+    """
+    things = dict(zip(categories.ids, categories.things, strict=True))
+    annotations = []
+    for stem, image, found in named_rows(rows, images):
+        size = (image["height"], image["width"])
+        ids, segments = np.zeros(size, np.uint32), []
+        for number, row in enumerate(found, 1):
+            ids[rle_codec.decode([row["segmentation"]], size)[0]] = number
+            category = row["category_id"]
+            segment = {"id": number, "category_id": category, "isthing": int(things[category])}
+            segments.append(segment | ({"score": row["score"]} if "score" in row else {}))
+        with replacing(file.with_suffix("") / f"{stem}.png") as temporary:
+            colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)  # (H, W, 3)
+            Image.fromarray(colours).save(temporary, format="PNG")
+        annotations.append({"image_id": image["id"], "file_name": f"{stem}.png", "segments_info": segments})
+    write_json(file, {"annotations": annotations, "categories": categories.to_coco()})

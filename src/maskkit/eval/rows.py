@@ -1,0 +1,229 @@
+"""Result rows: the common form of predictions for metrics and results files, and the one place where they are checked.
+
+A row is COCO's: an object, a class of a label map, or a segment, with the ids of the user's file. Masks are run
+lengths; label maps have one row per class that occurs, panoptic images one per segment.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+
+import numpy as np
+
+from maskkit.data.dataset import Dataset
+from maskkit.errors import DataError
+from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.polygons import to_rle as polygons_to_rle
+from maskkit.geometry.rle import Rle
+from maskkit.prediction import Categories, Prediction
+
+Size = tuple[int, int]
+Unchecked = Sequence[Mapping[str, Any]]
+"""Rows from a file, from a caller, or of `maskkit.prediction.Prediction.to_coco`."""
+
+
+class Row(TypedDict):
+    """One result, of JSON types only. `sound_rows` checks it."""
+
+    image_id: int
+    category_id: int
+    score: NotRequired[float]
+    mask_score: NotRequired[float]
+    """What ranks the mask where a method rates masks apart from boxes."""
+    bbox: NotRequired[list[float]]
+    """``x y w h``"""
+    segmentation: NotRequired[Rle]
+    """Compressed run lengths, ``counts`` as text."""
+
+
+class Known(NamedTuple):
+    """What rows may refer to."""
+
+    sizes: Mapping[int, Size | None]
+    """(H, W) of each image id, None where the file does not say."""
+    classes: Collection[int]
+    """Category ids."""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Known":
+        """The images and classes of a data set."""
+        return cls({r.image_id: r.size for r in dataset.records}, dataset.categories.ids)
+
+    @classmethod
+    def of_coco(cls, truth: Mapping[str, Any]) -> "Known":
+        """The images and classes of COCO ground truth."""
+        images = truth["images"]
+        sizes = {i["id"]: (i["height"], i["width"]) if "height" in i and "width" in i else None for i in images}
+        return cls(sizes, sorted(c["id"] for c in truth["categories"]))
+
+
+def sound_rows(
+    rows: Unchecked, known: Known, need: Collection[str] = (), source: str = "predictions", masks: bool = True
+) -> list[Row]:
+    """``rows`` after a check of every field of `Row`; other fields stay as they are.
+
+    ``need`` are fields that each row must have beside its ids. With ``masks`` off a mask beside a box is not looked
+    at. Raises `DataError` with ``source`` and the number of the first bad row.
+    """
+    sound = []
+    for number, row in enumerate(rows, 1):
+        try:
+            sound.append(_sound_row(row, known, need, masks))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{source}, row {number} of {len(rows)}: {error}") from None
+    return sound
+
+
+def read_json(path: Path) -> Any:
+    """The content of a results file. Raises `DataError` when it cannot be read or is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:  # of the JSON, or of its UTF-8
+        raise DataError(f"{path}: not JSON ({error}); export the predictions as a COCO results file") from None
+
+
+def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> list[Row]:
+    """The rows of ``content``, which was read from ``path``. Raises `DataError`."""
+    if not isinstance(content, list):
+        is_truth = isinstance(content, dict) and "images" in content
+        hint = "; it looks like ground truth, give that as the data" if is_truth else ""
+        raise DataError(f"{path}: a COCO results file is a list of rows, this is a {type(content).__name__}{hint}")
+    return sound_rows(content, known, need, str(path))
+
+
+def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[int, list[Mapping[str, Any]]]:
+    """The rows of each image of ``dataset``. Raises `DataError` for one of an unknown image or class."""
+    known = Known.of(dataset)
+    found: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in known.sizes}
+    for number, row in enumerate(rows, 1):
+        try:
+            place(row, known)
+        except ValueError as error:
+            raise DataError(f"predictions, row {number} of {len(rows)}: {error}") from None
+        found[row["image_id"]].append(row)
+    return found
+
+
+def rows_of(predictions: Iterable[Prediction], each: Callable[[int, Prediction], None] | None = None) -> list[Row]:
+    """The rows of all predictions; ``each`` is called with the place and the prediction of each image."""
+    rows: list[Row] = []
+    for i, prediction in enumerate(predictions):
+        rows += cast(list[Row], prediction.to_coco())
+        if each is not None:
+            each(i, prediction)
+    return rows
+
+
+def named_rows(
+    rows: Unchecked, images: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """For each of COCO's records of ``images`` a unique name for files about it, and its rows."""
+    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_image[row["image_id"]].append(row)
+    taken: set[str] = set()
+    for image in images:
+        stem = Path(image["file_name"]).stem
+        while stem.lower() in taken:
+            stem = f"{stem}_{image['id']}"
+        taken.add(stem.lower())
+        yield stem, image, by_image[image["id"]]
+
+
+def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
+    """Ids of ``known`` to ids of the data for classes of the same name, and the data set with these classes only.
+
+    Names are compared without case and surrounding space. Raises `DataError` when none is shared.
+    """
+    ours = {name.strip().lower(): i for name, i in zip(known.names, known.ids, strict=True)}
+    theirs = dataset.categories
+    kept = [k for k, name in enumerate(theirs.names) if name.strip().lower() in ours]
+    if not kept:
+        raise DataError(
+            f"{dataset.source}: shares no class with the model, which knows {_some(known.names)}, while the data has "
+            f"{_some(theirs.names)}; rename the classes of the data, or train on it"
+        )
+    ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
+    return ids, dataset.only(kept)
+
+
+def translated(rows: Iterable[Row], ids: Mapping[int, int]) -> list[Row]:
+    """The rows under the category ids that ``ids`` gives; rows of other classes are left out."""
+    return [cast(Row, {**row, "category_id": ids[row["category_id"]]}) for row in rows if row["category_id"] in ids]
+
+
+def place(record: Mapping[str, Any], known: Known) -> Size | None:
+    """Size of the image that a record belongs to. Raises ``ValueError`` where one of its ids is not known."""
+    for key, ids in (("image_id", known.sizes), ("category_id", known.classes)):
+        if record.get(key) not in ids:
+            some = ", ".join(map(repr, list(ids)[:3])) + (", ..." if len(ids) > 3 else "")
+            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none at all'}")
+    return known.sizes[record["image_id"]]
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number, else ``ValueError``."""
+    if isinstance(value, str | bool) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
+
+
+def box(value: Any) -> list[float]:
+    """``[x, y, width, height]``, else ``ValueError``."""
+    if isinstance(value, str) or len(value) != 4:
+        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+    return [number(v, "bbox") for v in value]
+
+
+def run_lengths(shape: Any, size: Size | None) -> Rle:
+    """Compressed run lengths of COCO's ``segmentation``: polygons, or run lengths as a list or as text.
+
+    Raises ``ValueError`` where they do not fill an image of ``size`` exactly.
+    """
+    if size is None:
+        raise ValueError("its image has no height and width in the ground truth, which masks need")
+    if isinstance(shape, list):
+        return polygons_to_rle(shape, size)
+    if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:
+        raise ValueError("the segmentation is neither a list of polygons nor run lengths with size and counts")
+    if tuple(shape["size"]) != size:
+        raise ValueError(f"the mask has size {list(shape['size'])}, the image {list(size)} (height, width)")
+    counts = shape["counts"]
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    runs = rle_codec.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
+    if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:  # such counts make the IoU loop without end
+        raise ValueError(f"the run lengths cover {runs.sum()} pixels, the image has {size[0]} x {size[1]}")
+    return {"size": list(size), "counts": counts} if isinstance(counts, bytes) else rle_codec.from_counts(counts, size)
+
+
+def _sound_row(row: Any, known: Known, need: Collection[str], masks: bool) -> Row:
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"a result is an object with image_id, category_id, score and bbox or segmentation, not {row!r}"
+        )
+    shape, xywh = row.get("segmentation"), row.get("bbox")
+    missing = [key for key in ("image_id", "category_id", *need) if row.get(key) is None]
+    if missing and missing != ["segmentation"]:
+        raise ValueError(f"has no {' and no '.join(missing)}")
+    size = place(row, known)
+    if not shape and not xywh:
+        raise ValueError("has neither a bbox nor a segmentation")
+    if "segmentation" in need and not shape:
+        raise ValueError("has no segmentation, so masks cannot be measured; export the masks")
+    sound: dict[str, Any] = {**row, **{key: int(row[key]) for key in ("image_id", "category_id")}}
+    sound |= {key: number(row[key], key) for key in ("score", "mask_score") if row.get(key) is not None}
+    if xywh:
+        sound["bbox"] = box(xywh)
+    if shape and (masks or not xywh):
+        sound["segmentation"] = rle_codec.to_text(run_lengths(shape, size))
+    return cast(Row, sound)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

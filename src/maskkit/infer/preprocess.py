@@ -1,0 +1,66 @@
+"""From the pixels of an image to the input of a network, with numpy and Pillow only, for all runtimes.
+
+The result equals that of `maskkit.data.transforms.eval_ops` and `maskkit.data.loader.collate` bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from maskkit.config import InputConfig
+from maskkit.geometry.resample import fitted_size, resize
+from maskkit.prediction import ImageMeta
+
+MULTIPLE = 32
+"""Inputs whose size follows from their images are padded to multiples of this."""
+
+
+class Prepared(NamedTuple):
+    """One image, resized and normalised, without padding."""
+
+    image: Float[np.ndarray, "h w 3"]
+    meta: ImageMeta
+
+
+class Inputs(NamedTuple):
+    """What a runtime runs on, and what its outputs are decoded with."""
+
+    images: Float[np.ndarray, "b 3 h w"]
+    """Padded right and below with zeros, the mean colour."""
+    sizes: Int[np.ndarray, "b 2"]
+    """(Height, width) of each image inside its padding."""
+    metas: list[ImageMeta]
+
+
+def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputConfig) -> Prepared:
+    """RGB pixels at the size that they take in the network's input, normalised."""
+    have = (pixels.shape[0], pixels.shape[1])
+    size = fitted_size(have, input.size, input.resize)
+    if size == have:
+        resized = pixels.astype(np.float32)
+    elif input.antialias:
+        image = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        resized = np.asarray(image).astype(np.float32)
+    else:
+        resized = resize(pixels, size)
+    resized -= np.asarray(input.mean, np.float32)
+    resized /= np.asarray(input.std, np.float32)
+    scale = np.diag([1 / (size[1] / have[1]), 1 / (size[0] / have[0]), 1.0])
+    return Prepared(resized, replace(meta, input_size=size, affine=meta.affine @ scale))
+
+
+def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:
+    """Images as one batch, padded to the size of the network's input, or to a common multiple of 32 (``shorter``)."""
+    sizes = np.array([image.shape[:2] for image, _ in prepared], np.int64)
+    height, width = input.size
+    if input.resize == "shorter":
+        height, width = (int(-(-side // MULTIPLE) * MULTIPLE) for side in sizes.max(0))
+    images = np.zeros((len(prepared), height, width, 3), np.float32)
+    for canvas, (image, _) in zip(images, prepared, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    metas = [replace(meta, input_size=(height, width)) for _, meta in prepared]
+    return Inputs(images.transpose(0, 3, 1, 2), sizes, metas)  # (B, 3, H, W), channels last in memory

@@ -1,0 +1,120 @@
+"""A model of PyTorch as a `Runtime`, alone or with test-time augmentation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.config import InputConfig, Tta
+from maskkit.decode.outputs import ClassLogits
+from maskkit.errors import MaskkitError
+from maskkit.infer.predict import Predictor
+from maskkit.infer.tta import probabilities
+from maskkit.models.base import Model, to_arrays
+from maskkit.nn.backbones.backbone import fold_batch_norm
+from maskkit.prediction import Categories
+
+
+class TorchRuntime:
+    """Runs ``model`` unchanged on its own device, in evaluation mode, and restores its mode afterwards.
+
+    With ``device`` or ``fold`` it runs a copy on that device, the batch norm folded into the convolutions for speed.
+    The model itself is never changed and can be trained further; when its weights change, the copy is renewed.
+    """
+
+    def __init__(self, model: Model, device: torch.device | str | None = None, fold: bool = False) -> None:
+        self.model = model
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self._fold = fold and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        self._copy: Model | None = None
+        self._copied: list[int] = []
+
+    def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
+        """What `Model.select` gives for normalised images, as float32 arrays."""
+        tensors = self.to_tensor(images)
+        with self.evaluating(tensors) as model:
+            return to_arrays(model.select(model(tensors, torch.from_numpy(sizes).to(self.device))))
+
+    def to_tensor(self, images: Float[np.ndarray, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The images on the device, channels last."""
+        return torch.from_numpy(images).to(self.device).contiguous(memory_format=torch.channels_last)
+
+    @contextmanager
+    def evaluating(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[Model]:
+        """The network that runs, which takes such ``images``; evaluation and inference mode inside."""
+        model = self._network(images)
+        with evaluating(model), torch.inference_mode():
+            yield model
+
+    def _network(self, images: Float[Tensor, "b 3 h w"]) -> Model:
+        if not self._fold and self.device == next(self.model.parameters()).device:
+            return self.model
+        now = [t._version for t in chain(self.model.parameters(), self.model.buffers())]
+        if self._copy is None or now != self._copied:
+            copy: Any = deepcopy(self.model).requires_grad_(False)
+            copy.to(self.device, memory_format=torch.channels_last)
+            if self._fold:
+                fold_batch_norm(copy, torch.zeros_like(images[:1]))
+            self._copy, self._copied = copy, now
+            return copy
+        return self._copy
+
+
+class TtaRuntime:
+    """A runtime whose logits are class probabilities, averaged over all that ``tta`` asks for."""
+
+    def __init__(self, runtime: TorchRuntime, input: InputConfig, tta: Tta) -> None:
+        self.runtime = runtime
+        self.input = input
+        self.tta = tta
+
+    def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
+        """The mean probabilities, as the logits of `maskkit.decode.outputs.ClassLogits`."""
+        tensors = self.runtime.to_tensor(images)
+        with self.runtime.evaluating(tensors) as model:
+            mean = probabilities(lambda x: model.select(model(x)).logits, tensors, self.tta, self.input)
+            return to_arrays(ClassLogits(mean))
+
+
+def predictor(
+    model: Model,
+    input: InputConfig,
+    categories: Categories,
+    device: torch.device | str | None = None,
+    fold: bool = False,
+) -> Predictor:
+    """What predicts by ``model``; `TorchRuntime` explains ``device`` and ``fold``."""
+    return Predictor(TorchRuntime(model, device, fold), model.decoder, input, categories)
+
+
+def with_tta(predictor: Predictor, tta: Tta) -> Predictor:
+    """The same with test-time augmentation. Raises `MaskkitError` where there are no class logits to average."""
+    runtime = predictor.runtime
+    if predictor.decoder.outputs is not ClassLogits or not isinstance(runtime, TorchRuntime):
+        raise MaskkitError("test-time augmentation is for semantic models; this one gives no probabilities of classes")
+    return predictor if tta.plain else replace(predictor, runtime=TtaRuntime(runtime, predictor.input, tta))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, whatever it was before outside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

@@ -1,0 +1,108 @@
+"""Result rows: one check for all tasks, and classes matched by name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskkit import zoo
+from maskkit.data.shapes import shapes_dataset
+from maskkit.errors import DataError
+from maskkit.eval.rows import Known, read_json, rows_by_image, rows_in, rows_of, shared_classes, sound_rows, translated
+from maskkit.eval.task import TASKS
+from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
+
+KNOWN = Known({1: (4, 6), 2: None}, (1, 7))
+MASK = {"size": [4, 6], "counts": [20, 4]}
+TEXT = {"size": [4, 6], "counts": "d04"}
+
+
+def test_a_sound_row_is_one_that_json_holds() -> None:
+    rows = [
+        {"image_id": 1, "category_id": 7, "segmentation": MASK, "kept": "as it is"},
+        {"image_id": 2.0, "category_id": 1, "bbox": (1, 2, 3, 4), "score": 1, "mask_score": None},
+        {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]], "bbox": []},
+    ]
+    sound = sound_rows(rows, KNOWN)
+    assert json.loads(json.dumps(sound)) == sound
+    assert sound[0] == {"image_id": 1, "category_id": 7, "segmentation": TEXT, "kept": "as it is"}
+    assert sound[1].get("bbox") == [1.0, 2.0, 3.0, 4.0]
+    assert isinstance(sound[1]["image_id"], int)
+    assert sound_rows(sound, KNOWN) == sound, "what is sound stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("row", "need", "message"),
+    [
+        ("no row", (), "an object with image_id"),
+        ({"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}, ("score",), "has no score"),
+        ({"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}, ("segmentation",), "has no segmentation"),
+        ({"image_id": 1, "category_id": 1}, ("segmentation",), "neither a bbox nor a segmentation"),
+        ({"image_id": 3, "category_id": 1, "segmentation": MASK}, (), "image_id 3 is not"),
+        ({"image_id": 1, "category_id": 2, "segmentation": MASK}, (), "category_id 2 is not"),
+        ({"image_id": 2, "category_id": 1, "segmentation": MASK}, (), "no height and width"),
+        ({"image_id": 1, "category_id": 1, "segmentation": {**MASK, "counts": [20, 5]}}, (), "cover 25 pixels"),
+    ],
+)
+def test_what_is_wrong_is_said(row: object, need: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    rows = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1, "segmentation": MASK}, row]
+    with pytest.raises(DataError, match=rf"found\.json, row 2 of 2: .*{message}"):
+        rows_in(rows, Path("found.json"), KNOWN, need)
+
+
+def test_files_are_read_with_a_clear_word(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    with pytest.raises(DataError, match="cannot be read"):
+        read_json(file)
+    file.write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        read_json(file)
+
+
+def test_rows_are_grouped_by_known_images() -> None:
+    data = shapes_dataset(2, size=(32, 32))
+    rows = [{"image_id": 2, "category_id": 1, "segmentation": MASK}]
+    assert rows_by_image(rows, data) == {1: [], 2: rows}
+    with pytest.raises(DataError, match="row 2 of 2: image_id 9"):
+        rows_by_image([*rows, {**rows[0], "image_id": 9}], data)
+
+
+def test_rows_of_predictions_and_their_translation() -> None:
+    objects = Instances(np.zeros((2, 4), np.float32), np.array([0, 1]), np.ones(2, np.float32), Masks.empty((4, 6)))
+    objects.masks = Masks.from_dense(np.ones((2, 4, 6), bool))
+    found = Prediction(ImageMeta(1, "", (4, 6), (4, 6)), Categories(("a", "b"), (5, 6)), objects)
+    seen = []
+    rows = rows_of([found, found], lambda i, prediction: seen.append((i, prediction is found)))
+    assert seen == [(0, True), (1, True)]
+    assert [r["category_id"] for r in rows] == [5, 6, 5, 6]
+    assert [r["category_id"] for r in translated(rows, {6: 9})] == [9, 9]
+
+
+def test_every_preset_learns_from_what_its_task_knows() -> None:
+    for preset in zoo.presets():
+        kind = zoo.model_class(preset.name)
+        task = TASKS[kind.task_of(preset.model)]
+        assert kind.supervision_of(preset.model) <= task.supervision, preset.name
+        assert task.noun in ("objects", "regions", "segments")
+
+
+def test_classes_are_matched_by_name():
+    data = shapes_dataset(6, size=(64, 64))
+    known = Categories(("Star ", "cube", "disc"), (50, 60, 70))
+    ids, cut = shared_classes(known, data)
+    assert cut.categories == Categories(("disc", "star"), (1, 4))
+    assert ids == {50: 4, 70: 1}
+    assert len(cut) == 6
+    before = [data.categories.names[a.label] for r in data.records for a in r.annotations]
+    after = [cut.categories.names[a.label] for r in cut.records for a in r.annotations]
+    assert after == [name for name in before if name in ("disc", "star")]
+    assert after
+
+
+def test_no_shared_class_is_an_error():
+    data = shapes_dataset(1, size=(64, 64))
+    with pytest.raises(DataError, match="shares no class") as error:
+        shared_classes(Categories.of(["cat", "dog"]), data)
+    assert "cat, dog" in str(error.value)
+    assert "disc" in str(error.value)

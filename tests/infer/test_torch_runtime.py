@@ -1,0 +1,53 @@
+"""The runtime of PyTorch: what it leaves as it was, and when its copy is made anew."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskkit.infer.torch_runtime import TorchRuntime
+from tests.small import small_model
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+SIZES = np.array([[64, 64], [40, 64]])
+
+
+def test_it_gives_the_fields_that_the_decoder_reads() -> None:
+    model = small_model()
+    found = TorchRuntime(model).run(IMAGES, SIZES)
+    assert set(found) == set(model.decoder.outputs._fields)
+    assert all(values.dtype == np.float32 and len(values) == 2 for values in found.values())
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = small_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    names, learnt = [type(m) for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    for runtime in (TorchRuntime(model), TorchRuntime(model, "cpu"), TorchRuntime(model, fold=True)):
+        runtime.run(IMAGES, SIZES)
+    assert model.training
+    assert [type(m) for m in model.modules()] == names
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == learnt
+
+
+def test_without_a_copy_the_model_itself_runs_and_a_folded_copy_equals_it() -> None:
+    model = small_model()
+    plain, folded = TorchRuntime(model), TorchRuntime(model, fold=True)
+    with plain.evaluating(torch.from_numpy(IMAGES)) as network:
+        assert network is model
+    one, other = plain.run(IMAGES, SIZES), folded.run(IMAGES, SIZES)
+    np.testing.assert_allclose(np.sort(one["scores"]), np.sort(other["scores"]), atol=1e-4)
+
+
+def test_the_copy_follows_the_weights() -> None:
+    model: Any = small_model()
+    runtime = TorchRuntime(model, fold=True)
+    first = runtime._network(torch.from_numpy(IMAGES))
+    assert runtime._network(torch.from_numpy(IMAGES)) is first
+    with torch.no_grad():
+        next(model.parameters()).mul_(0.5)
+    assert runtime._network(torch.from_numpy(IMAGES)) is not first
+    np.testing.assert_allclose(
+        runtime.run(IMAGES, SIZES)["scores"], TorchRuntime(model).run(IMAGES, SIZES)["scores"], atol=1e-4
+    )
