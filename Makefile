@@ -8,7 +8,8 @@ BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
 # what runs with the oldest dependencies: fast tests of what leans on them most
 OLDEST_TESTS := tests/geometry tests/test_types.py tests/data/formats tests/decode tests/checkpoints tests/cli \
-	tests/nn/backbones tests/models/test_yolact.py tests/models/test_mask_rcnn.py
+	tests/engine/test_log.py tests/zoo/test_eva.py tests/models/test_segnet.py tests/models/test_yolact.py \
+	tests/models/test_mask_rcnn.py
 
 .PHONY: demo test test-slow test-oldest lint install clean
 
