@@ -1,11 +1,17 @@
-# `make demo` needs Python 3.11 or newer and nothing else. Everything is installed into .venv.
+# `make demo` needs Python 3.11 or newer and nothing else. Everything is installed into .venv; `make test-oldest` has
+# an environment of its own, .venv-oldest.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 WORKERS ?= 2
 BIN := .venv/bin
+OLDEST_BIN := .venv-oldest/bin
+# what runs with the oldest dependencies: fast tests of what leans on them most
+OLDEST_TESTS := tests/geometry tests/test_types.py tests/data/formats tests/decode tests/checkpoints tests/cli \
+	tests/engine/test_log.py tests/zoo/test_eva.py tests/models/test_segnet.py tests/models/test_yolact.py \
+	tests/models/test_mask_rcnn.py
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow test-oldest lint install clean
 
 demo: install
 	$(BIN)/maskkit demo
@@ -16,6 +22,10 @@ test: install
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
+
+# the lower bounds of pyproject.toml, to the letter
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 $(OLDEST_BIN)/pytest -n $(WORKERS) -m "not slow" $(OLDEST_TESTS)
 
 lint: install
 	$(BIN)/ruff format --check
@@ -31,5 +41,13 @@ install: .venv/installed
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --editable ".[dev]"
 	touch $@
 
+# on Python 3.11 where it can be had: newer ones have no wheels of some of the oldest versions, and get the next
+.venv-oldest/installed: pyproject.toml | install
+	rm -rf .venv-oldest
+	$(BIN)/uv venv --quiet --python 3.11 .venv-oldest || $(BIN)/uv venv --python $(BIN)/python .venv-oldest
+	$(BIN)/uv pip install --python $(OLDEST_BIN)/python --resolution lowest-direct --only-binary :all: \
+		--no-binary maskkit --editable ".[log,test]"
+	touch $@
+
 clean:
-	rm -rf .venv demo runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest demo runs .pytest_cache .ruff_cache .hypothesis
