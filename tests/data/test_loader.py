@@ -8,7 +8,7 @@ import torch
 
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.data import open_dataset, shapes
-from maskkit.data.loader import collate, eval_loader, normalise, train_loader
+from maskkit.data.loader import collate, normalise, train_loader
 from maskkit.data.transforms import apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import ImageMeta
@@ -107,13 +107,9 @@ def test_a_bad_image_is_one_clear_error(tmp_path, workers):
     bad = folder / "images" / "00003.jpg"
     dataset = open_dataset(folder, "train")
     bad.write_bytes(bad.read_bytes()[:200])
-    for load in (
-        lambda: train_loader(dataset, with_train(workers=workers), 0, 2),
-        lambda: eval_loader(dataset, CONFIG.input, 2, workers),
-    ):
-        with pytest.raises(DataError, match=r"00003\.jpg") as caught:
-            list(load())
-        assert "Traceback" not in str(caught.value)
+    with pytest.raises(DataError, match=r"00003\.jpg") as caught:
+        list(train_loader(dataset, with_train(workers=workers), 0, 2))
+    assert "Traceback" not in str(caught.value)
 
 
 def test_errors_before_the_first_batch():
@@ -132,20 +128,6 @@ def test_weak_labels(labels):
     for target in batch.targets:
         assert target.masks is None
         assert (target.tags is not None) == (labels == "tags")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_goes_through_all_images_in_order(workers):
-    found = list(eval_loader(DATASET, InputConfig((32, 40)), 4, workers))
-    assert [len(b) for b in found] == [4, 4, 3]
-    assert [m.image_id for b in found for m in b.metas] == list(range(1, 12))
-    metas = [m for b in found for m in b.metas]
-    targets = [t for b in found for t in b.targets]
-    for i, (meta, target) in enumerate(zip(metas, targets, strict=True)):
-        _, truth, _ = DATASET.load(i)
-        np.testing.assert_allclose(meta.to_original(target.boxes.numpy()), truth.boxes.numpy(), atol=1e-3)
-        np.testing.assert_allclose(meta.affine, [[64 / 40, 0, 0], [0, 48 / 32, 0]])
-    assert list(eval_loader(DATASET.subset([]), InputConfig((32, 40)), 4, workers)) == []
 
 
 def test_a_batch_knows_the_progress_and_gives_its_pixels_back():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
+from maskkit.data import open_dataset
+from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset, write
 from maskkit.errors import DataError
 from maskkit.infer.predict import Failure
 from maskkit.infer.sources import loose_images, read_source
@@ -166,3 +167,25 @@ def test_prediction_leaves_the_model_trainable(model):
 
 def test_no_images_no_predictions(model):
     assert list(predictor(model, INPUT, TWO).images([])) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_goes_through_all_images_in_order(model, workers):
+    dataset = shapes_dataset(11, size=(48, 64), objects=(0, 4))
+    found = list(predictor(model, INPUT, TWO).dataset(dataset, batch=4, workers=workers))
+    assert [p.meta.image_id for p in found] == list(range(1, 12))
+    height, width = INPUT.size
+    for prediction in found:
+        np.testing.assert_allclose(prediction.meta.affine, [[64 / width, 0, 0], [0, 48 / height, 0]])
+    assert list(predictor(model, INPUT, TWO).dataset(dataset.subset([]), batch=4, workers=workers)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_of_a_data_set_is_one_clear_error(model, tmp_path, workers):
+    folder = write(tmp_path / "drawn", train=4, val=1, size=(32, 32))
+    bad = folder / "images" / "00003.jpg"
+    dataset = open_dataset(folder, "train")
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"00003\.jpg") as caught:
+        list(predictor(model, INPUT, TWO).dataset(dataset, batch=2, workers=workers))
+    assert "Traceback" not in str(caught.value)

@@ -20,7 +20,7 @@ from maskkit.config import InputConfig, RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.patches import Patches
-from maskkit.data.transforms import Sample, apply, eval_ops, train_ops
+from maskkit.data.transforms import Sample, apply, train_ops
 from maskkit.errors import DataError, MaskkitError
 from maskkit.targets import Batch, DenseMasks, Target
 
@@ -85,14 +85,6 @@ def train_loader(
     return batches(steps, range(start_step, stop_step), config.train.workers)
 
 
-def eval_loader(dataset: Dataset, input: InputConfig, batch: int, workers: int) -> Iterator[Batch]:
-    """All images in order, ``batch`` at a time, only resized; the targets have boxes and no masks.
-
-    Raises `DataError` for an image that cannot be read.
-    """
-    return batches(_EvalSteps(dataset, input, batch), range(-(-len(dataset) // batch)), workers)
-
-
 @dataclass(frozen=True)
 class _TrainSteps:
     dataset: Dataset
@@ -116,18 +108,6 @@ class _TrainSteps:
 
     def _partner(self, rng: np.random.Generator) -> Sample:
         return self.dataset.load(int(rng.integers(len(self.dataset))), self.config.data.labels)
-
-
-@dataclass(frozen=True)
-class _EvalSteps:
-    dataset: Dataset
-    input: InputConfig
-    batch: int
-
-    def __getitem__(self, step: int) -> Batch:
-        indices = range(len(self.dataset))[step * self.batch : (step + 1) * self.batch]
-        rng = np.random.default_rng(0)  # not used by the resize
-        return collate([apply(eval_ops(self.input), self.dataset.load(i, "boxes"), rng) for i in indices], self.input)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,5 @@
 """Transforms that resize an image to the network's input."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from maskkit.data.transforms.interpolate import rounded
 from maskkit.data.transforms.sample import Colour, Pixels, Sample, Size, multiplied, random_corner, scale, window
+from maskkit.geometry.resample import fitted_size
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 
@@ -32,7 +32,7 @@ class Resize:
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose one of several ``short_sides``."""
         size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
-        fitted = _fitted(image.shape[1:], size, self.mode)
+        fitted = fitted_size(image.shape[1:], size, self.mode)
         image, target, meta = scale(image, target, meta, fitted, self.antialias)
         if self.mode != "shorter" and fitted != self.size:
             image, target, meta = window(image, target, meta, 0, 0, self.size, (0, 0, 0))
@@ -71,16 +71,5 @@ class ScaleJitter:
         """The resized sample."""
         factor = rng.uniform(*self.range)
         size = (max(1, round(self.size[0] * factor)), max(1, round(self.size[1] * factor)))
-        fitted = _fitted(image.shape[1:], size, self.mode)
+        fitted = fitted_size(image.shape[1:], size, self.mode)
         return window(*scale(image, target, meta, fitted), *random_corner(fitted, self.size, rng), self.size, self.fill)
-
-
-def _fitted(have: Sequence[int], size: Size, mode: ResizeMode) -> Size:
-    """The size that an image of size ``have`` takes inside ``size``."""
-    if mode == "stretch":
-        return size
-    if mode == "shorter":
-        factor = min(size[0] / min(have), size[1] / max(have))
-        return max(1, int(have[0] * factor + 0.5)), max(1, int(have[1] * factor + 0.5))
-    factor = min(size[0] / have[0], size[1] / have[1])
-    return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))
