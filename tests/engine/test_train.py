@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_keeps_its_batch_and_stops(tmp_path, run):
         assert file.get_tensor("masks/0").shape[1:] == (64, 64)
         assert len(file.get_tensor("labels/3")) == len(file.get_tensor("boxes/3"))
     assert len(about["image_ids"]) == 4
-    assert about["loss"]["map"] == "nan"
+    assert about["loss"]["mask"] == "nan"
     state = read_header(tmp_path / "run" / "last.safetensors")["info"]
     assert state["step"] == 0, "no step was taken"
 

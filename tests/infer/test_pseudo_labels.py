@@ -23,7 +23,6 @@ from maskkit.decode.tags import rival_scores
 from maskkit.errors import DataError
 from maskkit.infer.pseudo_labels import label_map, localise
 from maskkit.infer.saliency import foreground, write_saliency
-from maskkit.models import eps
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
 from tests.small import save_small
 
@@ -60,7 +59,7 @@ def test_tags_to_masks_to_a_semantic_model(folder: Path, tmp_path: Path, capsys:
     assert "mIoU" in capsys.readouterr().out
 
     best = str(run / "best.safetensors")
-    make = ["pseudo-masks", "--data", str(folder), "--model", best, "--out", str(out), "--views.scales", "1"]
+    make = ["pseudo-masks", "--data", str(folder), "--model", best, "--out", str(out), "--tta.scales", "1"]
     assert main(make) == 0
     assert "boundary" in capsys.readouterr().out, "the masks are measured where the truth is known"
     assert 0 <= json.loads((out / "metrics.json").read_text())["semantic"]["mIoU"] <= 1
@@ -84,14 +83,15 @@ def test_the_whole_way_by_one_command(
     """Saliency is what another model finds."""
     small = zoo.preset("eps-mobilenetv2-256")
     train = replace(small.train, batch=2, workers=0)
-    monkeypatch.setattr(eps, "PRESETS", [replace(small, input=replace(small.input, size=(64, 64)), train=train)])
+    quick = replace(small, input=replace(small.input, size=(64, 64)), train=train)
+    monkeypatch.setattr(zoo, "preset", lambda name: quick)
     finder = save_small(tmp_path / "finder.safetensors")
     out = tmp_path / "out"
     command = ["pseudo-masks", "--data", str(folder), "--labels", "tags", "--model", "eps-mobilenetv2-256"]
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--out", str(out)])
     assert "--saliency" in capsys.readouterr().err
-    options = ["--saliency", str(finder), "--steps", "1", "--views.scales", "0.5", "--out", str(out)]
+    options = ["--saliency", str(finder), "--steps", "1", "--tta.scales", "0.5", "--out", str(out)]
     assert main([*command, *options]) == 0
     assert len(list((out / "saliency").rglob("*.png"))) == 4, "one image validates"
     assert len(list((out / "masks" / "train").iterdir())) == 5

@@ -25,7 +25,7 @@ from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode import from_dict, to_dict
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
-from maskkit.models.base import Model
+from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
 
@@ -116,9 +116,10 @@ class Conformance:
         model = self.model().train()
         names = None
         for name, batch in self.cases().items():
-            losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+            losses = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
             names = names or set(losses)
             assert set(losses) == names, f"{name}: the terms change with the labels"
+            assert {term.partition("/")[0] for term in losses} <= set(LOSS_KEYS)
             for term, value in losses.items():
                 assert value.shape == (), (name, term)
                 assert value.dtype == torch.float32, (name, term)
@@ -134,10 +135,10 @@ class Conformance:
             pytest.skip("this method learns no masks from boxes")
         masks_too = "masks" in model.supervision
         for batch, boxed in ((self.batch([3, 4]), not masks_too), (self.batch([3, 4], box_only=1.0), True)):
-            losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+            losses = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
             model.zero_grad()
-            (losses["projection"] + losses["pairwise"]).backward()
-            assert (losses["projection"].item() > 0) == boxed
+            (losses["mask/projection"] + losses["mask/pairwise"]).backward()
+            assert (losses["mask/projection"].item() > 0) == boxed
             assert any(p.grad is not None and p.grad.any() for p in model.parameters()) == boxed
 
     def test_gradient_reaches_every_parameter(self) -> None:
@@ -147,7 +148,9 @@ class Conformance:
                 torch.nn.init.normal_(p, std=0.05)
         batch = self.batch([3, 4, 9, 10], (5, 10))
         batch.targets[0] = with_large_object(batch.targets[0], self.size)
-        torch.stack(list(model.loss(model(batch.images, batch.sizes, batch.targets), batch).values())).sum().backward()
+        torch.stack(
+            list(model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch).values())
+        ).sum().backward()
         still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
         assert not still, still
 
@@ -192,10 +195,10 @@ class Conformance:
     def test_bf16_loss_is_near_fp32(self) -> None:
         model = self.model().train()
         batch = self.batch([3, 4, 5, 6])  # of two images, batch norm at stride 32 sees too little to be steady
-        full = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+        full = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
         with torch.autocast("cpu", torch.bfloat16):
             raw = model(batch.images, batch.sizes, batch.targets)
-        half = model.loss(raw, batch)
+        half = model.loss_terms(raw, batch)
         for name, value in full.items():
             assert half[name].dtype == torch.float32
             assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
@@ -247,7 +250,7 @@ def learn_by_heart(model: Model, batch: Batch, steps: int, lr: float) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
     for _ in range(steps):
-        losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+        losses = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10)

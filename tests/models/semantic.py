@@ -66,7 +66,9 @@ class SemanticConformance(Conformance):
             if p.requires_grad and not p.any():
                 torch.nn.init.normal_(p, std=0.05)
         batch = self.batch([3, 4, 9, 10], (5, 10))
-        torch.stack(list(model.loss(model(batch.images, batch.sizes, batch.targets), batch).values())).sum().backward()
+        torch.stack(
+            list(model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch).values())
+        ).sum().backward()
         still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
         assert not still, still
 
@@ -80,7 +82,7 @@ class SemanticConformance(Conformance):
         half = target.semantic.clone()
         half[:, half.shape[1] // 2 :] = IGNORE
         batch.targets = [replace(target, semantic=half)]
-        total = torch.stack(list(model.loss(raw, batch).values())).sum()
+        total = torch.stack(list(model.loss_terms(raw, batch).values())).sum()
         gradients = torch.autograd.grad(total, tensors(raw), allow_unused=True)
         for gradient in (g for g in gradients if g is not None and g.any()):
             far = gradient[..., round(gradient.shape[-1] * 0.75) :]

@@ -109,10 +109,10 @@ def test_in_a_mixture_each_object_trains_with_what_is_known_of_it() -> None:
     batch = TestBlendMask.batch([3, 4], (5, 10))
     raw = net(batch.images)
     assert isinstance(raw, BlendMaskRaw)
-    known = net.loss(raw, batch)
-    assert known["projection"] == known["pairwise"] == 0
+    known = net.loss_terms(raw, batch)
+    assert known["mask/projection"] == known["mask/pairwise"] == 0
     halves = [torch.arange(len(t)) % 2 == 0 for t in batch.targets]
     batch.targets = [replace(t, has_mask=h) for t, h in zip(batch.targets, halves, strict=True)]
-    mixed = net.loss(raw, batch)
+    mixed = net.loss_terms(raw, batch)
     assert 0 < mixed["mask"] < known["mask"]
-    assert mixed["projection"] > 0
+    assert mixed["mask/projection"] > 0

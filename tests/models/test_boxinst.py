@@ -20,11 +20,11 @@ def test_masks_are_never_looked_at() -> None:
     model = TestBoxInst.model().train()
     batch = TestBoxInst.batch([3, 4])
     raw = model(batch.images)
-    known = model.loss(raw, batch)
+    known = model.loss_terms(raw, batch)
     for target in batch.targets:
         assert target.masks is not None
         target.masks = target.masks[torch.zeros(len(target), dtype=torch.int64)]
-    assert all(torch.equal(value, known[name]) for name, value in model.loss(raw, batch).items())
+    assert all(torch.equal(value, known[name]) for name, value in model.loss_terms(raw, batch).items())
 
 
 def test_the_places_of_a_image_are_shared_out_among_its_objects() -> None:

@@ -52,7 +52,15 @@ def test_one_stage_is_mask_rcnn() -> None:
     raw = model(batch.images, batch.sizes, batch.targets)
     assert raw.later_rois == raw.later_logits == ()
     assert model.box_head.deltas.out_features == 4 * len(CATEGORIES), "boxes of each class"
-    assert set(model.loss(raw, batch)) == {"objectness", "proposal", "class", "box", "mask", "projection", "pairwise"}
+    assert set(model.loss_terms(raw, batch)) == {
+        "classification/objectness",
+        "box/proposals",
+        "classification",
+        "box",
+        "mask",
+        "mask/projection",
+        "mask/pairwise",
+    }
 
 
 def test_later_stages_take_corrected_boxes_and_ask_for_more() -> None:

@@ -62,7 +62,7 @@ def test_stages_follow_the_progress_of_the_training() -> None:
     raw = FcnRaw(logits[2], (logits[0], logits[1]))
     batch.targets = [replace(t, semantic=t.semantic.clamp(max=2)) for t in batch.targets]  # type: ignore[union-attr]
     for progress, stage in ((0.01, 0), (0.5, 1), (0.9, 2), (1.0, 2)):
-        loss = net.loss(raw, replace(batch, progress=progress))["pixels"]
+        loss = net.loss_terms(raw, replace(batch, progress=progress))["semantic"]
         gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         assert [g is not None for g in gradients] == [i == stage for i in range(3)], progress
 

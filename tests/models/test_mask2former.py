@@ -60,14 +60,14 @@ class TestMask2FormerSemantic(SemanticConformance):
         half[:, half.shape[1] // 2 :] = IGNORE
         batch.targets = [replace(target, semantic=half)]
         raw = model(batch.images)
-        total = torch.stack(list(model.loss(raw, batch).values())).sum()
+        total = torch.stack(list(model.loss_terms(raw, batch).values())).sum()
         (gradient,) = torch.autograd.grad(total, raw.features)
         assert gradient.any()
         assert not gradient[..., round(gradient.shape[-1] * 0.75) :].any()
 
     def test_a_image_of_which_nothing_is_known_teaches_nothing(self) -> None:
         model = self.model().train()
-        losses = model.loss(model(self.cases()["not given"].images), self.cases()["not given"])
+        losses = model.loss_terms(model(self.cases()["not given"].images), self.cases()["not given"])
         assert all(value.item() == 0 for value in losses.values())
 
 
@@ -198,7 +198,7 @@ def test_predictions_and_losses_are_those_of_transformers() -> None:
         ]
         metas = [ImageMeta(i, "", (256, 288), (256, 288)) for i in range(2)]
         torch.manual_seed(2)
-        losses = ours.loss(raw, Batch(images, full_sizes(images), targets, metas))
+        losses = ours.loss_terms(raw, Batch(images, full_sizes(images), targets, metas))
     found = torch.einsum("blqc,bchw->blqhw", raw.embeddings, raw.features)
     for layer, aux in enumerate([*wanted.auxiliary_logits, wanted]):
         assert torch.allclose(raw.logits[:, layer], aux["class_queries_logits"], atol=1e-4)
@@ -258,14 +258,14 @@ def test_perfect_masks_cost_nothing_and_copies_are_no_objects() -> None:
     given = 4 * shrunk(masks)[[0, 1, 0]]
     logits = torch.full((3, 4), -9.0)
     logits[0, 2] = logits[1, 1] = logits[2, 3] = 9.0
-    right = net.loss(raw_of(given, logits), batch_of(target))
-    assert right["class"] < 1e-3
-    inverse = net.loss(raw_of(-given, logits), batch_of(target))
-    assert right["mask"] + right["dice"] < 0.05 * (inverse["mask"] + inverse["dice"])
+    right = net.loss_terms(raw_of(given, logits), batch_of(target))
+    assert right["classification"] < 1e-3
+    inverse = net.loss_terms(raw_of(-given, logits), batch_of(target))
+    assert right["mask"] + right["mask/dice"] < 0.05 * (inverse["mask"] + inverse["mask/dice"])
     logits[2, 3], logits[2, 2] = -9.0, 8.0  # a copy of the first
-    wrong = net.loss(raw_of(given, logits), batch_of(target))
+    wrong = net.loss_terms(raw_of(given, logits), batch_of(target))
     # one of three queries errs by 17, with the weight of no object
-    assert wrong["class"].item() == pytest.approx(2 * 0.1 * 17 / 2.1, rel=1e-3)
+    assert wrong["classification"].item() == pytest.approx(2 * 0.1 * 17 / 2.1, rel=1e-3)
 
 
 def test_what_a_crowd_hides_does_not_teach() -> None:
@@ -276,7 +276,7 @@ def test_what_a_crowd_hides_does_not_teach() -> None:
     logits = torch.zeros(2, 4)
     crowd = Target.of(torch.zeros(2, 4), [0, 0], masks, crowd=[False, True])
     plain = Target.of(torch.zeros(1, 4), [0], masks[:1])
-    hidden, seen = (net.loss(raw_of(given, logits), batch_of(t))["mask"].item() for t in (crowd, plain))
+    hidden, seen = (net.loss_terms(raw_of(given, logits), batch_of(t))["mask"].item() for t in (crowd, plain))
     assert hidden < 0.2 * seen
 
 

@@ -125,17 +125,17 @@ def test_torchvision_loses_the_same(pair: tuple[MaskRCNN, MaskRcnn], monkeypatch
     with torch.no_grad():
         theirs = official(list(plain), truth)
         batch = Batch(images, full_sizes(images), targets, metas(2))
-        losses = ours.loss(ours(images, None, targets), batch)
+        losses = ours.loss_terms(ours(images, None, targets), batch)
     names = {
-        "objectness": "loss_objectness",
-        "proposal": "loss_rpn_box_reg",
-        "class": "loss_classifier",
+        "classification/objectness": "loss_objectness",
+        "box/proposals": "loss_rpn_box_reg",
+        "classification": "loss_classifier",
         "box": "loss_box_reg",
         "mask": "loss_mask",
     }
     for name, official_name in names.items():
         assert losses[name].item() == pytest.approx(theirs[official_name].item(), rel=1e-4), name
-    assert losses["projection"] == losses["pairwise"] == 0, "every mask is known"
+    assert losses["mask/projection"] == losses["mask/pairwise"] == 0, "every mask is known"
 
 
 # what is its own ------------------------------------------------------------------------------------------------------

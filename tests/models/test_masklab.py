@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.masklab import (
     DeformableCrop,
@@ -55,7 +56,7 @@ class TestMasklab(Conformance):
 def small(**knobs: Any) -> Masklab:
     torch.manual_seed(0)
     config = zoo.preset("masklab-mobilenetv2-256").model
-    return Masklab(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Masklab(change(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
 
 
 # crops ----------------------------------------------------------------------------------------------------------------

@@ -138,12 +138,12 @@ def polarmask() -> PolarMask:
 def test_objects_without_a_known_mask_train_the_box_but_no_rays() -> None:
     net = polarmask()
     batch = TestPolarMask.batch([3, 4])
-    known = net.loss(net(batch.images), batch)
+    known = net.loss_terms(net(batch.images), batch)
     batch.targets = [replace(t, has_mask=torch.zeros_like(t.has_mask)) for t in batch.targets]
-    losses = net.loss(net(batch.images), batch)
+    losses = net.loss_terms(net(batch.images), batch)
     assert known["mask"] > 0
     assert losses["box"] > 0
-    assert losses["mask"] == losses["centerness"] == 0
+    assert losses["mask"] == losses["quality"] == 0
 
 
 def test_of_two_copies_of_a_box_one_is_kept() -> None:

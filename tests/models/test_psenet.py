@@ -80,6 +80,6 @@ def test_one_class_needs_no_class_map() -> None:
     raw = net(images)
     assert raw.classes.shape == (1, 0, 16, 24)
     batch = Batch(images, full_sizes(images), [Target.of([], [])], [])
-    assert "class" not in net.loss(raw, batch)
+    assert "classification" not in net.loss_terms(raw, batch)
     chosen = torch.export.export(Whole(net), (images,)).module()(images)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(chosen, net.select(raw), strict=True))

@@ -56,7 +56,7 @@ def test_deformable_convolution_learns_where_to_look(kind: str) -> None:
     for p in net.parameters():  # what starts at zero passes no gradient on
         if not p.any():
             nn.init.normal_(p, std=0.05)
-    losses = net.loss(net(batch.images), batch)
+    losses = net.loss_terms(net(batch.images), batch)
     torch.stack(list(losses.values())).sum().backward()
     offsets = [p for n, p in net.named_parameters() if "offset_mask.weight" in n]
     assert len(offsets) == 6 + 2 + 7 + 1  # stages of two blocks, towers, mask branch, its last
@@ -118,10 +118,10 @@ def test_masks_and_boxes_can_be_mixed() -> None:
     metas = [ImageMeta(0, "", (128, 128), (128, 128))]
     images = torch.randn(1, 3, 128, 128)
     batch = Batch(images, full_sizes(images), [target], metas)
-    losses = net.loss(net(batch.images), batch)
+    losses = net.loss_terms(net(batch.images), batch)
     assert losses["mask"].item() > 0
-    assert losses["projection"].item() > 0
+    assert losses["mask/projection"].item() > 0
     before = losses["mask"].item()
     masks[1] = True  # the mask of a box-only object is never read
     target.masks = DenseMasks(masks)
-    assert net.loss(net(batch.images), batch)["mask"].item() == pytest.approx(before)
+    assert net.loss_terms(net(batch.images), batch)["mask"].item() == pytest.approx(before)

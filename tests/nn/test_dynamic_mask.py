@@ -137,10 +137,10 @@ def test_each_object_is_taught_by_what_is_known_of_it() -> None:
         terms_of(labelled(flags, masks), raw) for flags in ([True, True], [True, False], [False, False])
     )
     assert known["mask"] > 0
-    assert known["projection"] == known["pairwise"] == boxed["mask"] == 0
+    assert known["mask/projection"] == known["mask/pairwise"] == boxed["mask"] == 0
     assert 0 < mixed["mask"] < known["mask"]
-    assert 0 < mixed["projection"] < boxed["projection"]
-    assert mixed["pairwise"] > 0
+    assert 0 < mixed["mask/projection"] < boxed["mask/projection"]
+    assert mixed["mask/pairwise"] > 0
     # what lies in the place of an unknown mask has no influence
     scribble = masks.clone()
     scribble[1] = torch.rand(SIZE) > 0.5

@@ -230,7 +230,7 @@ def compare_term(case: Case, name: str, value: Tensor, leaves: dict[str, Sequenc
 def compare_fcos_terms(case: Case, losses: dict[str, Tensor], raw: FcosRaw) -> None:
     """The three terms of the detector."""
     third = "loss_fcos_iou" if "loss_fcos_iou" in case.outputs else "loss_fcos_ctr"
-    for name, ours in (("loss_fcos_cls", "cls"), ("loss_fcos_loc", "box"), (third, "quality")):
+    for name, ours in (("loss_fcos_cls", "classification"), ("loss_fcos_loc", "box"), (third, "quality")):
         compare_term(case, name, losses[ours], {"logits": raw.logits, "reg": raw.distances, "ctr": raw.quality})
 
 
@@ -256,7 +256,7 @@ def train_step(case: Case, terms: dict[str, str], progress: float = 1.0) -> None
     """One forward and backward of the whole model: every term, and the norm of every parameter's gradient."""
     model = model_of(case, fill=True).train()
     batch = replace(image_batch(case), progress=progress)
-    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+    losses = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
     near = case.manifest["tolerance"]["losses_rtol"]
     for official, ours in terms.items():
         case.compare(official, losses[ours], near)

@@ -26,7 +26,7 @@ _PRESETS = {
     "R_101_3x": "blendmask-resnet101-3x",
 }
 _TERMS = {
-    "loss_fcos_cls": "cls",
+    "loss_fcos_cls": "classification",
     "loss_fcos_loc": "box",
     "loss_fcos_ctr": "quality",
     "loss_mask": "mask",
@@ -171,7 +171,7 @@ def _loss(case: Case) -> None:
     crops = crop_masks(targets, Sampled(rois, objects), model.config.crop) >= 0.5
     assert np.array_equal(crops.numpy(), _unpack(case, "gt_crops"))
 
-    losses = model.loss(BlendMaskRaw(fcos, bases, torch.zeros(2, 81, height // 8, width // 8)), batch)
+    losses = model.loss_terms(BlendMaskRaw(fcos, bases, torch.zeros(2, 81, height // 8, width // 8)), batch)
     rtol, atol = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     leaves = {"logits": fcos.logits, "reg": fcos.distances, "ctr": fcos.quality, "top": fcos.extra, "bases": (bases,)}
     for name in list(case.outputs):
@@ -187,7 +187,7 @@ def _train_step(case: Case) -> None:
     model = _model(case).train()
     model.load_state_dict(published.convert(case.weights(), _preset(case)))
     batch = _batch(case)
-    losses = model.loss(model(batch.images), batch)
+    losses = model.loss_terms(model(batch.images), batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     rtol = case.manifest["tolerance"]["losses_rtol"]

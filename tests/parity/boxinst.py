@@ -38,8 +38,8 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train_step(case: Case) -> None:
-    terms = {"loss_fcos_cls": "cls", "loss_fcos_loc": "box", "loss_fcos_ctr": "quality"}
-    terms |= {"loss_prj": "projection", "loss_pairwise": "pairwise"}
+    terms = {"loss_fcos_cls": "classification", "loss_fcos_loc": "box", "loss_fcos_ctr": "quality"}
+    terms |= {"loss_prj": "mask/projection", "loss_pairwise": "mask/pairwise"}
     overrides = case.config["overrides"]
     iterations = dict(zip(overrides[::2], overrides[1::2], strict=True)).get("MODEL.BOXINST.PAIRWISE.WARMUP_ITERS")
     # the first step of so many; officially counted before it is used
@@ -65,17 +65,19 @@ def _loss(case: Case) -> None:
     kept = shared_out(positives, raw.fcos, model.config.masks_to_train)
     _compare_masks(case, model.config, kept, raw, batch)
 
-    losses = model.loss(raw, batch)
+    losses = model.loss_terms(raw, batch)
     official.compare_fcos_terms(case, losses, raw.fcos)
     leaves = {"top": raw.fcos.extra, "mask_feats": [raw.features]}
-    official.compare_term(case, "loss_prj", losses["projection"], leaves)
+    official.compare_term(case, "loss_prj", losses["mask/projection"], leaves)
     for name in sorted(n for n in case.outputs if n.startswith("loss_pairwise_iter")):
         meaning = re.search(
             r"iter(\d+) \(warm-up factor min\(iter / (\d+), 1\)\)", case.manifest["outputs"][name]["meaning"]
         )
         assert meaning is not None
         progress = int(meaning[1]) / int(meaning[2]) * box_only.warmup
-        official.compare_term(case, name, model.loss(raw, replace(batch, progress=progress))["pairwise"], leaves)
+        official.compare_term(
+            case, name, model.loss_terms(raw, replace(batch, progress=progress))["mask/pairwise"], leaves
+        )
 
 
 def _compare_colours(case: Case, batch: Batch, grid: tuple[int, int], config: BoxOnly) -> None:

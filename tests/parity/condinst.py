@@ -128,11 +128,11 @@ def _loss(case: Case) -> None:
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     case.compare("dice_per_instance", torch.cat(dice), *near)
 
-    losses = model.loss(raw, batch)
+    losses = model.loss_terms(raw, batch)
     official.compare_fcos_terms(case, losses, raw.fcos)
     official.compare_term(case, "loss_mask", losses["mask"], {"top": raw.fcos.extra, "mask_feats": [raw.features]})
-    assert not losses["projection"].any()
-    assert not losses["pairwise"].any()
+    assert not losses["mask/projection"].any()
+    assert not losses["mask/pairwise"].any()
 
 
 def _semantic(case: Case) -> None:
@@ -143,7 +143,7 @@ def _semantic(case: Case) -> None:
 
 
 def _train_step(case: Case) -> None:
-    terms = {"loss_fcos_cls": "cls", "loss_fcos_loc": "box", "loss_fcos_ctr": "quality", "loss_mask": "mask"}
+    terms = {"loss_fcos_cls": "classification", "loss_fcos_loc": "box", "loss_fcos_ctr": "quality", "loss_mask": "mask"}
     if "loss_sem" in case.outputs:
         terms["loss_sem"] = "semantic"
     official.train_step(case, terms)

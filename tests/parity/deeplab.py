@@ -56,8 +56,8 @@ def _forward(case: Case) -> None:
     prob = F.interpolate(raw.logits, size=given.images.shape[2:], mode="bilinear").softmax(1)
     check(case, "prob", prob)
     assert (prob.argmax(1).flatten()[::11].numpy() == case.stored("labelmap").reshape(-1)).mean() > 0.999
-    losses = model.loss(raw, given)
-    check(case, "losses", torch.stack([losses[k] for k in ("pixels/0", "pixels/1", "pixels/2", "pixels")]))
+    losses = model.loss_terms(raw, given)
+    check(case, "losses", torch.stack([losses[k] for k in ("semantic/0", "semantic/1", "semantic/2", "semantic")]))
     check(case, "loss_total", torch.stack(list(losses.values())).sum())
 
 

@@ -99,9 +99,9 @@ def _loss(case: Case) -> None:
     size = (saliency.shape[1], saliency.shape[2])
     metas = [ImageMeta(i, "", size, size) for i in range(len(targets))]
     batch = Batch(torch.zeros(len(targets), 3, *size), torch.tensor([size] * len(targets)), targets, metas)
-    losses = model.loss(raw, batch)
+    losses = model.loss_terms(raw, batch)
     norms = []
-    for key, name in (("sal", "saliency"), ("cls", "classification")):
+    for key, name in (("sal", "semantic/saliency"), ("cls", "classification")):
         case.compare(f"loss_{key}", losses[name], 1e-5)
         (gradient,) = torch.autograd.grad(losses[name], maps, retain_graph=True)
         case.compare(f"grad_{key}", gradient, 1e-5)

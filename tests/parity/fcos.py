@@ -13,7 +13,7 @@ from tests.parity.goldens import Case
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if "gradnorm_names" in case.manifest:
         third = "loss_fcos_iou" if "loss_fcos_iou" in case.outputs else "loss_fcos_ctr"
-        official.train_step(case, {"loss_fcos_cls": "cls", "loss_fcos_loc": "box", third: "quality"})
+        official.train_step(case, {"loss_fcos_cls": "classification", "loss_fcos_loc": "box", third: "quality"})
     else:
         {"forward": _forward, "postprocess": _postprocess, "loss": _loss}[case.manifest["kind"]](case)
     assert not case.unchecked, f"stored but not compared: {sorted(case.unchecked)}"
@@ -34,7 +34,7 @@ def _loss(case: Case) -> None:
     raw, batch = official.raw_of(case, scenes), official.given_batch(case, scenes, with_masks=False)
     _, positives = fcos_loss(raw, batch, model.config)
     official.compare_positives(case, positives, raw, batch)
-    official.compare_fcos_terms(case, model.loss(raw, batch), raw)
+    official.compare_fcos_terms(case, model.loss_terms(raw, batch), raw)
 
 
 def _postprocess(case: Case) -> None:

@@ -238,7 +238,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
     _recipe_rand(case, monkeypatch)
     weights = case.manifest["weights"]
-    terms = {"ce": "class", "mask": "mask", "dice": "dice"}
+    terms = {"ce": "classification", "mask": "mask", "dice": "mask/dice"}
     for layer, suffix, prefix in ((1, "", ""), (0, "_0", "aux_")):
         losses = model.layer_loss(raw, layer, truths, batch)
         for theirs, ours in terms.items():
@@ -266,7 +266,7 @@ def _train_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     truths = [model.truth(t, raw, batch) for t in batch.targets]
     order = [raw.logits.shape[1] - 1, *range(raw.logits.shape[1] - 1)]
     losses = {layer: model.layer_loss(raw, layer, truths, batch) for layer in order}
-    terms = {"ce": "class", "mask": "mask", "dice": "dice"}
+    terms = {"ce": "classification", "mask": "mask", "dice": "mask/dice"}
     ours = []
     for name in case.manifest["loss_names"]:
         _, term, *layer = name.split("_")

@@ -204,10 +204,16 @@ def _train_step(case: Case) -> None:
     model = _filled(case).train()
     sizes = case.manifest["inputs"]["image_sizes_hw"]
     batch = _batch(case, [_scene(case, case.seed + 10 + i, size, 4 + i) for i, size in enumerate(sizes)])
-    losses = model.loss(model(batch.images, batch.sizes, batch.targets), batch)
+    losses = model.loss_terms(model(batch.images, batch.sizes, batch.targets), batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
-    official = {"class": "cls", "box": "box_reg", "mask": "mask", "objectness": "rpn_cls", "proposal": "rpn_loc"}
+    official = {
+        "classification": "cls",
+        "box": "box_reg",
+        "mask": "mask",
+        "classification/objectness": "rpn_cls",
+        "box/proposals": "rpn_loc",
+    }
     close = case.manifest["tolerance"]["losses_rtol"]
     for ours, name in official.items():
         if ours in losses:

@@ -62,10 +62,9 @@ def _head(case: Case) -> None:
     for name, levels in fields.items():
         for i, level in enumerate(levels):
             case.compare(f"{name}_{i}", level, 0, 1e-3 * case.manifest["outputs"][f"{name}_{i}"]["std"])
-    losses = model.loss(raw, _batch(case))
-    for name in ("cls", "box", "mask", "centerness"):
-        official_name = f"loss_{name.replace('box', 'bbox')}"
-        case.compare(official_name, losses[name], case.manifest["tolerance"]["rtol"])
+    losses = model.loss_terms(raw, _batch(case))
+    for official, name in (("cls", "classification"), ("bbox", "box"), ("mask", "mask"), ("centerness", "quality")):
+        case.compare(f"loss_{official}", losses[name], case.manifest["tolerance"]["rtol"])
 
 
 def _targets(case: Case) -> None:

@@ -43,10 +43,10 @@ def _forward(case: Case) -> None:
     logits = model.select(raw).logits
     check(case, "logits", logits)
     assert (logits.argmax(1).flatten()[::11].numpy() == case.stored("prediction").reshape(-1)).mean() > 0.999
-    losses = model.loss(raw, given)
-    check(case, "loss_main", losses["pixels"])
-    check(case, "loss_aux", losses["auxiliary"] / config["aux_weight"])
-    (losses["pixels"] + losses["auxiliary"]).backward()
+    losses = model.loss_terms(raw, given)
+    check(case, "loss_main", losses["semantic"])
+    check(case, "loss_aux", losses["semantic/auxiliary"] / config["aux_weight"])
+    (losses["semantic"] + losses["semantic/auxiliary"]).backward()
     gradients = {
         "grad.cls.0.weight": model.score[0].weight,
         "grad.ppm.features.3.1.weight": model.pyramid.reduce[3][0].weight,

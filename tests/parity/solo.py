@@ -250,15 +250,15 @@ def _loss(case: Case) -> None:
     batch = _batch(*eval(case.manifest["input"]["targets"], {"inputs": case.inputs}))
 
     _compare_targets(case, model, raw, batch)
-    losses = model.loss(raw, batch)
-    assert losses["projection"] == 0
-    assert losses["pairwise"] == 0
+    losses = model.loss_terms(raw, batch)
+    assert losses["mask/projection"] == 0
+    assert losses["mask/pairwise"] == 0
     case.compare("loss_ins", losses["mask"], 1e-4)
-    case.compare("loss_cate", losses["category"], 1e-4)
+    case.compare("loss_cate", losses["classification"], 1e-4)
     flat = [(n, i) for n, tensors in leaves.items() for i in range(len(tensors))]
     gradients = [
         torch.autograd.grad(losses[term], [leaves[n][i] for n, i in flat], retain_graph=True, allow_unused=True)
-        for term in ("mask", "category")
+        for term in ("mask", "classification")
     ]
     for (name, level), *parts in zip(flat, *gradients, strict=True):
         both = [torch.zeros(1) if g is None else g for g in parts]

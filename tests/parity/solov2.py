@@ -192,8 +192,8 @@ def _loss(case: Case) -> None:
         truth = shrunk[torch.cat([p[:, 0] for p in pairs])]
         assert np.array_equal(case.unpacked(f"ins_label.{b}"), truth.bool())
 
-    losses = model.loss(raw, batch)
-    terms = {"loss_ins": ("mask", ("kernel", "feature")), "loss_cate": ("category", ("cate",))}
+    losses = model.loss_terms(raw, batch)
+    terms = {"loss_ins": ("mask", ("kernel", "feature")), "loss_cate": ("classification", ("cate",))}
     for official, (ours, groups) in terms.items():
         case.compare(official, losses[ours], relative, case.manifest["tolerance"]["atol"])
         for group in groups:
@@ -208,11 +208,11 @@ def _train_step(case: Case) -> None:
     first = case.numbers_in(given["targets"].split("w_i,")[1])[0]
     _, targets = _scene_targets(case, first, given["image_sizes_hw"])
     batch = _batch(case, targets)
-    losses = model.loss(model(batch.images), batch)
+    losses = model.loss_terms(model(batch.images), batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     case.compare("loss_ins", losses["mask"], tolerance["losses_rtol"])
-    case.compare("loss_cate", losses["category"], tolerance["losses_rtol"])
+    case.compare("loss_cate", losses["classification"], tolerance["losses_rtol"])
     case.compare("loss_total", total, tolerance["losses_rtol"])
     parameters = dict(model.named_parameters())
     names = _ours(case.manifest["gradnorm_names"])

@@ -258,8 +258,8 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = torch.stack([batch.targets[i].boxes[o] for i, o in zip(b, objects, strict=True)])
     case.compare("match.pos_loc_t", encode(boxes, priors[p]), 1e-4)
 
-    losses = model.loss(raw, batch)
-    rows = {"B": "box", "M": "mask", "C": "conf", "S": "semantic", "I": "rescore"}
+    losses = model.loss_terms(raw, batch)
+    rows = {"B": "box", "M": "mask", "C": "classification", "S": "semantic", "I": "quality"}
     order = case.manifest["outputs"]["grad_norms"]["meaning"]
     letters = [c for c in order.split("rows [")[1].split("]")[0] if c in rows]
     norms = np.zeros((len(letters), 5))

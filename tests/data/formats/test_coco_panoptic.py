@@ -122,7 +122,7 @@ def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
     assert [a.label for a in data.records[0].annotations] == [0, 2, 1]
     said = "\n".join(map(str, data.problems))
     for text in (
-        "no size",
+        "no valid image size",
         "image cannot be",
         "gone.png cannot",
         "no 'category_id'",
