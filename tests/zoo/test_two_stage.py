@@ -112,5 +112,5 @@ def test_presets_that_nobody_publishes_say_so():
     assert not hub.can_fetch("maskrcnn-mobilenetv2-256")
     with pytest.raises(DataError, match="nobody publishes"):
         hub.fetch("maskrcnn-mobilenetv2-256")
-    with pytest.raises(DataError, match="download by hand"):
+    with pytest.raises(DataError, match="cannot be fetched: download them from"):
         hub.fetch("maskrcnn-resnet50-d2-3x")
