@@ -42,7 +42,7 @@ def test_a_sound_row_is_one_that_json_holds() -> None:
         ({"image_id": 3, "category_id": 1, "segmentation": MASK}, (), "image_id 3 is not"),
         ({"image_id": 1, "category_id": 2, "segmentation": MASK}, (), "category_id 2 is not"),
         ({"image_id": 2, "category_id": 1, "segmentation": MASK}, (), "no height and width"),
-        ({"image_id": 1, "category_id": 1, "segmentation": {**MASK, "counts": [20, 5]}}, (), "cover 25 pixels"),
+        ({"image_id": 1, "category_id": 1, "segmentation": {**MASK, "counts": [20, 5]}}, (), "add up to 25 pixels"),
     ],
 )
 def test_what_is_wrong_is_said(row: object, need: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -106,11 +106,15 @@ def sound_rle(record: Mapping[str, Any], size: tuple[int, int], *, allow_empty: 
         raise ValueError("the run-length mask has no run lengths (counts); export it again")
     if list(record.get("size") or []) != list(size):
         raise ValueError(f"the run-length mask has size {record.get('size')}, the image {list(size)} (height, width)")
-    runs = np.asarray(counts, np.int64) if isinstance(counts, list) else mask_math.run_lengths(counts)
+    try:
+        runs = np.asarray(counts, np.int64) if isinstance(counts, list) else mask_math.run_lengths(counts)
+    except OverflowError:
+        raise ValueError("the run lengths hold a number beyond any image; export the mask again") from None
+    pixels = size[0] * size[1]
     # faster-coco-eval does not terminate on counts that do not add up
-    if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
+    if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.max(initial=0) > pixels or runs.sum() != pixels:
         raise ValueError(
-            f"the run lengths add up to {runs.sum()} pixels, the image has {size[0] * size[1]}; export the mask again"
+            f"the run lengths add up to {runs.sum()} pixels, the image has {pixels}; export the mask again"
         )
     if not allow_empty and runs[1::2].sum() == 0:
         raise ValueError("the run-length mask covers no pixel; draw it again or remove it")

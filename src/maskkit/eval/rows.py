@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
-import numpy as np
-
 from maskkit.data.dataset import Dataset
+from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
 from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
@@ -191,15 +190,7 @@ def run_lengths(shape: Any, size: Size | None) -> Rle:
         return polygons_to_rle(shape, size)
     if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:
         raise ValueError("the segmentation is neither a list of polygons nor run lengths with size and counts")
-    if tuple(shape["size"]) != size:
-        raise ValueError(f"the mask has size {list(shape['size'])}, the image {list(size)} (height, width)")
-    counts = shape["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
-    runs = rle_codec.run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, np.int64)
-    if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:  # such counts make the IoU loop without end
-        raise ValueError(f"the run lengths cover {runs.sum()} pixels, the image has {size[0]} x {size[1]}")
-    return {"size": list(size), "counts": counts} if isinstance(counts, bytes) else rle_codec.from_counts(counts, size)
+    return sound_rle(shape, size, allow_empty=True)
 
 
 def _sound_row(row: Any, known: Known, need: Collection[str], masks: bool) -> Row:

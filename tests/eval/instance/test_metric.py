@@ -211,7 +211,7 @@ BAD_ROWS = {
     "bbox is \\[1, 2, 3\\]": {**GOOD, "bbox": [1, 2, 3]},
     "bbox is inf": {**GOOD, "bbox": [1, 2, float("inf"), 3]},
     "size \\[40, 40\\], the image \\[20, 30\\]": {**GOOD, "image_id": 2},
-    "run lengths cover": {**GOOD, "segmentation": {"size": [40, 40], "counts": "05"}},
+    "run lengths add up": {**GOOD, "segmentation": {"size": [40, 40], "counts": "05"}},
     "compressed run lengths": {**GOOD, "segmentation": {"size": [40, 40], "counts": "not counts!"}},
     "a polygon": {**GOOD, "segmentation": [[1, 1, 5, 5]]},
     "neither a list of polygons": {**GOOD, "segmentation": {"counts": "05"}},
@@ -263,3 +263,32 @@ def test_ground_truth_without_categories_or_with_unknown_images_is_refused():
     stray["annotations"][0]["image_id"] = 99
     with pytest.raises(DataError, match="ground truth, annotation 1: image_id 99"):
         evaluate([], stray)
+
+
+@pytest.mark.parametrize(
+    ("images", "classes"),
+    [
+        ((1790000000000000001, 1790000000000000002), (1, 2)),
+        ((1, 2), (2**53 + 1, 2**53 + 2)),
+        ((-1, -2), (1, 2)),
+        ((2**70, 2**70 + 1), (-(2**70), 5)),
+    ],
+)
+def test_ids_of_any_size_stay_apart(images: tuple[int, int], classes: tuple[int, int]) -> None:
+    """faster-coco-eval keeps ids as doubles: beyond 2^53 images and classes were mixed up."""
+    box = [2.0, 5.0, 15.0, 20.0]
+    truth = {
+        "images": [{"id": i, "height": 48, "width": 64} for i in images],
+        "categories": [{"id": c, "name": f"class {c}"} for c in classes],
+        "annotations": [{"id": 1, "image_id": images[0], "category_id": classes[0], "bbox": box}],
+    }
+
+    def ap(image: int, category: int) -> float:
+        row = {"image_id": image, "category_id": category, "bbox": box, "score": 0.9}
+        found = evaluate([row], truth)
+        assert found.bbox is not None
+        return found.bbox["AP"]
+
+    assert ap(images[0], classes[0]) == 1
+    assert ap(images[1], classes[0]) == 0
+    assert ap(images[0], classes[1]) == 0

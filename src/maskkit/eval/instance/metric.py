@@ -9,7 +9,7 @@ Masks stay run lengths all the way; nothing here is ever dense.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -189,7 +189,7 @@ def _sound_object(annotation: Mapping[str, Any], known: Known, kind: Kind) -> di
     if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
     rle = run_lengths(shape, size) if shape and (kind == "segm" or not xywh or area is None) else None
-    sound: dict[str, Any] = {key: int(annotation[key]) for key in ("image_id", "category_id")}
+    sound: dict[str, Any] = {key: annotation[key] for key in ("image_id", "category_id")}
     sound["bbox"] = box(xywh) if xywh else _tight_box(rle)
     crowd = int(bool(annotation.get("iscrowd")))
     if kind == "segm" and rle is None:
@@ -217,13 +217,23 @@ def _accumulate(
     objects = sound_objects(truth, kind)
     if kind == "segm":
         found = [{**row, "score": row.get("mask_score", row["score"])} for row in found]
-    found = [{**row, "id": i} for i, row in enumerate(found, 1)]
-    images = [dict(image) for image in truth["images"]]
-    judge = COCOeval_faster(
-        COCO({"images": images, "categories": categories, "annotations": objects}),
-        COCO({"images": images, "categories": categories, "annotations": found}),
-        kind,
-    )
+    # the counting keeps ids as doubles and unsigned numbers: those of the file may be negative or beyond 2^53
+    images = {image["id"]: n for n, image in enumerate(truth["images"], 1)}
+    classes = {category["id"]: n for n, category in enumerate(categories, 1)}
+
+    def numbered(records: Iterable[Mapping[str, Any]]) -> COCO:
+        return COCO(
+            {
+                "images": [{**image, "id": images[image["id"]]} for image in truth["images"]],
+                "categories": [{**category, "id": classes[category["id"]]} for category in categories],
+                "annotations": [
+                    {**r, "id": n, "image_id": images[r["image_id"]], "category_id": classes[r["category_id"]]}
+                    for n, r in enumerate(records, 1)
+                ],
+            }
+        )
+
+    judge = COCOeval_faster(numbered(objects), numbered(found), kind)
     judge.params.maxDets = limits
     judge.evaluate()
     judge.accumulate()

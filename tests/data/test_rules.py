@@ -1,0 +1,15 @@
+"""The rules for one object."""
+
+import pytest
+
+from maskkit.data.rules import sound_rle
+
+
+@pytest.mark.parametrize("counts", [[2**70, 1], [2**63 - 1, 2**63 - 1, 8], [-1, 7], [5], ["a"], [[6]]])
+def test_run_lengths_of_impossible_numbers_are_refused(counts: list) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"run lengths|invalid literal"):
+        sound_rle({"size": [2, 3], "counts": counts}, (2, 3))
+
+
+def test_run_lengths_that_fit_are_compressed() -> None:
+    assert sound_rle({"size": [2, 3], "counts": [2, 2, 2]}, (2, 3))["size"] == [2, 3]
