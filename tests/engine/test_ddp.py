@@ -67,7 +67,7 @@ def losses(run: RunConfig, out: Path, processes: int) -> list[dict[str, float]]:
     ("preset", "boxes_too", "knobs"),
     [
         ("yolact-mobilenetv2-256", True, {"width": 32}),
-        ("fcos-mobilenetv2-256", True, {"width": 32}),
+        ("fcos-mobilenetv2-256", True, {"detector": {"width": 32}}),
         ("solov2-mobilenetv2-256", True, {"width": 32, "head_width": 32}),
         ("maskrcnn-mobilenetv2-256", False, TWO_STAGE),  # regions of boxes alone are widened at random
         ("fcn8s-mobilenetv2-256", False, {}),

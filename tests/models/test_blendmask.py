@@ -12,9 +12,7 @@ from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance
 
 SMALL = {
-    "width": 32,
-    "tower_convs": 1,
-    "size_ranges": (16.0, 24.0, 36.0),
+    "detector": {"width": 32, "tower_convs": 1, "size_ranges": (16.0, 24.0, 36.0)},
     "base_width": 16,
     "base_convs": 1,
     "masks_to_train": 32,

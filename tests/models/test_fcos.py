@@ -9,7 +9,9 @@ from maskkit.decode import BoxesOnly, decode
 from maskkit.prediction import ImageMeta
 from tests.models.conformance import Conformance
 
-SMALL: dict[str, Any] = {"width": 32, "strides": (8, 16, 32, 64), "size_ranges": (16, 32, 64), "min_score": 1e-3}
+SMALL: dict[str, Any] = {
+    "detector": {"width": 32, "strides": (8, 16, 32, 64), "size_ranges": (16, 32, 64), "min_score": 1e-3}
+}
 
 
 class TestFcos(Conformance):

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskkit.config import BoxOnly
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
     DynamicMaskRaw,
+    MaskBranchRaw,
     aligned_upsample,
     dynamic_masks,
     find,
@@ -18,11 +20,12 @@ from maskkit.nn.dynamic_mask import (
     semantic_loss,
     split_parameters,
 )
-from maskkit.nn.fcos import FcosRaw, fcos_loss
+from maskkit.nn.fcos import FcosDetectorConfig, FcosRaw, fcos_loss
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 
-CONFIG = DynamicMaskConfig(num_classes=3, strides=(8, 16), size_ranges=(64,), mask_channels=2, mask_candidates=12)
+DETECTOR = FcosDetectorConfig(strides=(8, 16), size_ranges=(64,), score_with_quality=True)
+CONFIG = DynamicMaskConfig(mask_channels=2, mask_candidates=12)
 SIZE = (64, 96)
 
 
@@ -36,7 +39,7 @@ def test_masks_are_those_of_a_grouped_convolution(count: int) -> None:
     torch.manual_seed(0)
     features, parameters = torch.randn(2, 8, 12), torch.randn(count, CONFIG.head_parameters)
     xy, stride = torch.rand(count, 2) * 90, torch.tensor([8.0, 16.0])[torch.arange(count) % 2]
-    ours = dynamic_masks(parameters, xy, stride, features, CONFIG)
+    ours = dynamic_masks(parameters, xy, stride, features, 8, CONFIG.head_widths)
     assert ours.shape == (count, 8, 12)
     if count:
         y, x = torch.meshgrid(torch.arange(8) * 8 + 4, torch.arange(12) * 8 + 4, indexing="ij")
@@ -82,7 +85,7 @@ def drawing(box: tuple[float, float, float, float]) -> Tensor:
 
 def raw_of(spots: list[tuple[int, int, float, Tensor]]) -> DynamicMaskRaw:
     """Nothing but (location on the finest level, class, logit, head); boxes of 40 pixels."""
-    shapes = [(64 // s, 96 // s) for s in CONFIG.strides]
+    shapes = [(64 // s, 96 // s) for s in DETECTOR.strides]
     logits, extra = (
         [torch.full((1, c, *s), v) for s in shapes] for c, v in ((3, -20.0), (CONFIG.head_parameters, 0.0))
     )
@@ -90,13 +93,13 @@ def raw_of(spots: list[tuple[int, int, float, Tensor]]) -> DynamicMaskRaw:
         logits[0].view(3, -1)[label, location] = logit
         extra[0].view(CONFIG.head_parameters, -1)[:, location] = head
     sides, quality = (tuple(torch.full((1, c, *s), v) for s in shapes) for c, v in ((4, 2.5), (1, 20.0)))
-    fcos = FcosRaw(tuple(logits), sides, quality, tuple(extra))
-    return DynamicMaskRaw(fcos, torch.zeros(1, 2, 8, 12), None)
+    detector = FcosRaw(tuple(logits), sides, quality, tuple(extra))
+    return DynamicMaskRaw(detector, MaskBranchRaw(torch.zeros(1, 2, 8, 12), None))
 
 
 def test_masks_are_not_cut_off_at_the_box() -> None:
     raw = raw_of([(12 * 4 + 6, 0, 3.0, drawing((0, 0, 70, 50)))])
-    found, masks = find(raw, CONFIG)
+    found, masks = find(raw, DETECTOR, CONFIG)
     columns = torch.nonzero((masks[0, 0] > 0.5).any(0))[:, 0] * 4 + 2
     x1, _, x2, _ = found.boxes[0, 0].tolist()
     assert columns.min() < x1 - 4
@@ -110,8 +113,8 @@ def test_mask_nms_looks_at_masks_alone() -> None:
     # the same box twice: a small and a large mask both stay, two large ones do not, unless they are of two classes
     for second, label, kept in ((small, 0, 2), (large, 0, 1), (large, 1, 2)):
         raw = raw_of([(here, 0, 3.0, large), (beside, label, 2.0, second)])
-        assert int((find(raw, by_masks)[0].scores > 0).sum()) == kept
-        boxes_say = int((find(raw, CONFIG)[0].scores > 0).sum())
+        assert int((find(raw, DETECTOR, by_masks)[0].scores > 0).sum()) == kept
+        boxes_say = int((find(raw, DETECTOR, CONFIG)[0].scores > 0).sum())
         assert boxes_say == (1 if label == 0 else 2)
 
 
@@ -123,8 +126,9 @@ def labelled(has_mask: list[bool], masks: Tensor) -> Batch:
 
 
 def terms_of(batch: Batch, raw: DynamicMaskRaw) -> dict[str, float]:
-    _, positives = fcos_loss(raw.fcos, batch, CONFIG, [mask_centres(t, SIZE) for t in batch.targets])
-    return {name: value.item() for name, value in mask_terms(raw, positives, batch, CONFIG).items()}
+    _, positives = fcos_loss(raw.detector, batch, DETECTOR, [mask_centres(t, SIZE) for t in batch.targets])
+    terms = mask_terms(raw, positives, batch, DETECTOR.strides, CONFIG, BoxOnly())
+    return {name: value.item() for name, value in terms.items()}
 
 
 def test_each_object_is_taught_by_what_is_known_of_it() -> None:
@@ -132,7 +136,7 @@ def test_each_object_is_taught_by_what_is_known_of_it() -> None:
     masks[0, 8:40, 8:40], masks[1, 20:60, 50:90] = True, True
     raw = raw_of([])
     heads = torch.randn(1, CONFIG.head_parameters, 8, 12, generator=torch.Generator().manual_seed(1))
-    raw = raw._replace(fcos=raw.fcos._replace(extra=(heads, *raw.fcos.extra[1:])))
+    raw = raw._replace(detector=raw.detector._replace(extra=(heads, *raw.detector.extra[1:])))
     known, mixed, boxed = (
         terms_of(labelled(flags, masks), raw) for flags in ([True, True], [True, False], [False, False])
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskkit.errors import MaskkitError
 from maskkit.nn.fcos import (
-    FcosConfig,
+    FcosDetectorConfig,
     FcosHead,
     FcosRaw,
     detect,
@@ -25,7 +25,7 @@ from maskkit.nn.fcos_targets import Locations, assign_locations, box_centres, ce
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 
-CONFIG = FcosConfig(num_classes=3, strides=(8, 16), size_ranges=(64,))
+CONFIG = FcosDetectorConfig(strides=(8, 16), size_ranges=(64,))
 
 
 def maps(channels: int, fill: float = 0.0, batch: int = 1) -> tuple[Tensor, ...]:
@@ -172,12 +172,12 @@ def test_what_is_kept_is_padded_with_score_zero_and_boxes_are_clipped() -> None:
 
 
 def test_the_head_starts_with_a_foreground_of_one_percent() -> None:
-    head = FcosHead(replace(CONFIG, width=32), extra=7)
+    head = FcosHead(replace(CONFIG, width=32), 3, extra=7)
     with torch.no_grad():
         raw = head([torch.zeros(1, 32, 4, 4), torch.zeros(1, 32, 2, 2)])
     assert raw.logits[0].sigmoid().mean().item() == pytest.approx(0.01, rel=1e-3)
     assert raw.extra[1].shape == (1, 7, 2, 2)
-    assert FcosHead(replace(CONFIG, width=32, level_scales=False)).state_dict().keys().isdisjoint({"scales.0"})
+    assert FcosHead(replace(CONFIG, width=32, level_scales=False), 3).state_dict().keys().isdisjoint({"scales.0"})
 
 
 def test_an_input_that_levels_do_not_divide_is_refused() -> None:

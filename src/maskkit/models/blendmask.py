@@ -6,16 +6,16 @@ FCOS finds the objects, and every location predicts beside its box a coarse atte
 a branch makes of the whole image, like YOLACT's prototypes. The bases are cut out along the box; the attention maps,
 enlarged to the same size, say at every place which basis is to be believed. Their weighted sum is the mask, 56 x 56.
 
-=============  ==========================================  =====================================================
-`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
-=============  ==========================================  =====================================================
-fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
-fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
-fcos.extra     5 x (B, 784, 100, 152)                      attention of each location: 4 maps of 14 x 14
-bases          (B, 4, 200, 304)                            bases at a quarter of the input
-semantic       (B, 81, 100, 152)                           semantic logits, 0 is background; for the loss alone
-=============  ==========================================  =====================================================
+===================  ==========================================  =====================================================
+`Raw`                shape (800 x 1216, COCO), finest of levels  meaning
+===================  ==========================================  =====================================================
+detector.logits      5 x (B, 80, 100, 152)                       class logits
+detector.distances   5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+detector.quality     5 x (B, 1, 100, 152)                        centerness logits
+detector.extra       5 x (B, 784, 100, 152)                      attention of each location: 4 maps of 14 x 14
+basis.bases          (B, 4, 200, 304)                            bases at a quarter of the input
+basis.semantic       (B, 81, 100, 152)                           semantic logits, 0 is background; for the loss alone
+===================  ==========================================  =====================================================
 
 Where only the box of an object is known, its mask is laid out on the grid of the bases, certain background around the
 box, and learnt from the box (`maskkit.nn.losses`), beside others whose masks are known.
@@ -35,12 +35,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import BoxOnly
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.fcos import (
-    FcosConfig,
+    FcosDetectorConfig,
     FcosHead,
     FcosRaw,
     detect,
@@ -62,12 +62,13 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class BlendMaskConfig(FcosConfig):
+class BlendMaskConfig(BackboneModelConfig):
     """Knobs of BlendMask; the defaults are the published models for COCO."""
 
+    detector: FcosDetectorConfig = field(
+        default_factory=lambda: FcosDetectorConfig(level_scales=False, score_with_quality=True)
+    )
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    level_scales: bool = False
-    score_with_quality: bool = True
     bases: int = 4
     """Number K of bases."""
     base_width: int = 128
@@ -84,28 +85,37 @@ class BlendMaskConfig(FcosConfig):
     """Positives of a batch that learn a mask from their box alone, chosen at random; each needs a map of its own."""
 
 
+class BasisRaw(NamedTuple):
+    """What `Basis` makes of the whole image."""
+
+    bases: Float[Tensor, "b k h w"]
+    semantic: Float[Tensor, "b c _ _"]
+
+
 class BlendMaskRaw(NamedTuple):
     """What `BlendMask.forward` gives; the module's docstring explains the fields."""
 
-    fcos: FcosRaw
-    bases: Float[Tensor, "b k h w"]
-    semantic: Float[Tensor, "b c h w"]
+    detector: FcosRaw
+    basis: BasisRaw
+
+    def float(self) -> "BlendMaskRaw":
+        """The same in fp32."""
+        return BlendMaskRaw(self.detector.float(), BasisRaw(self.basis.bases.float(), self.basis.semantic.float()))
 
 
 class Basis(nn.Module):
     """The bottom module (section 3.2): bases from P3, P4 and P5, added up on P3, and a semantic output on P3."""
 
-    def __init__(self, config: BlendMaskConfig) -> None:
+    def __init__(self, before: int, width: int, convs: int, bases: int, num_classes: int) -> None:
         super().__init__()
-        before, width = config.width, config.base_width
         self.refine = nn.ModuleList(nn.Sequential(*_conv(before, width)) for _ in range(3))
         self.tower = nn.Sequential(
-            *(nn.Sequential(*_conv(width, width)) for _ in range(config.base_convs)),
+            *(nn.Sequential(*_conv(width, width)) for _ in range(convs)),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             nn.Sequential(*_conv(width, width)),
-            nn.Conv2d(width, config.bases, 1),
+            nn.Conv2d(width, bases, 1),
         )
-        classes = nn.Conv2d(width, config.num_classes + 1, 1)
+        classes = nn.Conv2d(width, num_classes + 1, 1)
         self.semantic = nn.Sequential(*_conv(before, width), *_conv(width, width), classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -113,13 +123,13 @@ class Basis(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor]:
+    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> BasisRaw:
         """Bases (B, K, H/4, W/4) and semantic logits (B, C, H/8, W/8) of the levels P3 to P5."""
         merged = self.refine[0](levels[0])
         for conv, level in zip(self.refine[1:], levels[1:], strict=True):
             size = merged.shape[2:]
             merged = merged + F.interpolate(conv(level), size=size, mode="bilinear", align_corners=False)
-        return self.tower(merged), self.semantic(levels[0])
+        return BasisRaw(self.tower(merged), self.semantic(levels[0]))
 
 
 def _conv(before: int, after: int) -> list[nn.Module]:
@@ -159,9 +169,10 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
     def __init__(self, config: BlendMaskConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.fpn = pyramid(config)
-        self.head = FcosHead(config, extra=config.bases * config.attention**2)
-        self.basis = Basis(config)
+        detector = config.detector
+        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
+        self.head = FcosHead(detector, config.num_classes, extra=config.bases * config.attention**2)
+        self.basis = Basis(detector.width, config.base_width, config.base_convs, config.bases, config.num_classes)
 
     # forward ---------------------------------------------------------------------------------------------------------
 
@@ -174,16 +185,16 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
-        return BlendMaskRaw(self.head(levels), *self.basis(levels[:3]))
+        return BlendMaskRaw(self.head(levels), self.basis(levels[:3]))
 
     # loss ------------------------------------------------------------------------------------------------------------
 
     def loss_terms(self, raw: BlendMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, cross entropy of known masks, the terms of boxes for the others, the semantic term."""
-        raw = BlendMaskRaw(raw.fcos.float(), raw.bases.float(), raw.semantic.float())
-        losses, positives = fcos_loss(raw.fcos, batch, self.config)
+        raw = raw.float()
+        losses, positives = fcos_loss(raw.detector, batch, self.config.detector)
         losses |= self._mask_terms(raw, positives, batch)
-        losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.semantic, batch)
+        losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.basis.semantic, batch)
         return losses
 
     def _mask_terms(self, raw: BlendMaskRaw, positives: Positives, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -211,7 +222,7 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         boxed = boxed[torch.randperm(len(boxed), device="cpu")[: self.config.masks_to_train].to(boxed.device)]
         image = positives.image[boxed]
         logits = self._blend(raw, rois[boxed], image, positives.location[boxed])
-        spread = lay_out(logits, boxes[boxed], (raw.bases.shape[2], raw.bases.shape[3]), STRIDE)
+        spread = lay_out(logits, boxes[boxed], (raw.basis.bases.shape[2], raw.basis.bases.shape[3]), STRIDE)
         learnt = mask_loss_from_boxes(spread, boxes[boxed], image, batch, self.config.box_only)
         return {
             "mask": self.config.mask_weight * mask,
@@ -223,8 +234,8 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         self, raw: BlendMaskRaw, rois: Float[Tensor, "n 5"], image: Int[Tensor, "n"], location: Int[Tensor, "n"]
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of n locations inside regions ``image x1 y1 x2 y2``."""
-        attention = pick(raw.fcos.extra, image, location).float()
-        return blend(self.crops(raw.bases, rois), attention, self.config.attention)
+        attention = pick(raw.detector.extra, image, location).float()
+        return blend(self.crops(raw.basis.bases, rois), attention, self.config.attention)
 
     def crops(self, bases: Float[Tensor, "b k h w"], rois: Float[Tensor, "n 5"]) -> Float[Tensor, "n k s s"]:
         """The bases inside regions, one bilinear sample per bin."""
@@ -234,9 +245,11 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
 
     def select(self, raw: BlendMaskRaw) -> ObjectMasks[Tensor]:
         """The best boxes after NMS and the masks inside them."""
-        found = detect(raw.fcos, self.config)
-        logits = blend(self.crops(raw.bases, as_rois(found.boxes)), found.extra.flatten(0, 1), self.config.attention)
-        height, width = input_size(raw.fcos, self.config)
+        detector = self.config.detector
+        found = detect(raw.detector, detector)
+        crops = self.crops(raw.basis.bases, as_rois(found.boxes))
+        logits = blend(crops, found.extra.flatten(0, 1), self.config.attention)
+        height, width = input_size(raw.detector, detector)
         boxes = found.boxes / found.boxes.new_tensor([width, height, width, height])
         masks = logits.sigmoid().unflatten(0, found.scores.shape)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)

@@ -6,74 +6,107 @@ The network is CondInst's (`maskkit.nn.dynamic_mask`) with sixteen mask maps; wh
 to be as wide and as high as its box, and neighbours of one colour have to be on the same side of its outline
 (`maskkit.nn.losses.mask_loss_from_boxes`). Masks are never looked at, not even where a data set has them.
 
-=============  ==========================================  =====================================================
-`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
-=============  ==========================================  =====================================================
-fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
-fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
-fcos.extra     5 x (B, 233, 100, 152)                      parameters of the dynamic heads
-features       (B, 16, 100, 152)                           what every dynamic head reads
-=============  ==========================================  =====================================================
+===================  ==========================================  =====================================================
+`Raw`                shape (800 x 1216, COCO), finest of levels  meaning
+===================  ==========================================  =====================================================
+detector.logits      5 x (B, 80, 100, 152)                       class logits
+detector.distances   5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+detector.quality     5 x (B, 1, 100, 152)                        centerness logits
+detector.extra       5 x (B, 233, 100, 152)                      parameters of the dynamic heads
+branch.features      (B, 16, 100, 152)                           what every dynamic head reads
+===================  ==========================================  =====================================================
 
 Differences from the official code, all deliberate: an image without objects is background instead of an error;
 background inside a crowd is ignored; a mask cell next to the image's edge is not compared beyond it, which officially
 has weight zero; masks go from a quarter of the input to the original in one interpolation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
-    DynamicMaskNet,
     DynamicMaskRaw,
+    MaskBranch,
     find,
     mask_centres,
     mask_terms,
 )
-from maskkit.nn.fcos import FcosRaw, fcos_loss, pick, relative_boxes
+from maskkit.nn.fcos import (
+    FcosDetectorConfig,
+    FcosHead,
+    FcosRaw,
+    fcos_loss,
+    pick,
+    pyramid,
+    relative_boxes,
+    require_whole_cells,
+)
 from maskkit.nn.fcos_targets import Positives
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class BoxInstConfig(DynamicMaskConfig):
+class BoxInstConfig(BackboneModelConfig):
     """Knobs of BoxInst; the defaults are the published ResNet-50 model for COCO."""
 
-    mask_channels: int = 16
+    detector: FcosDetectorConfig = field(default_factory=lambda: FcosDetectorConfig(score_with_quality=True))
+    masks: DynamicMaskConfig = field(default_factory=lambda: DynamicMaskConfig(mask_channels=16))
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     masks_to_train: int = 64
     """Positives of an image that enter the mask loss, shared out equally among its objects, best scored first."""
 
 
-class BoxInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
+class BoxInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """CondInst's network, taught by boxes."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
     decoder = OverInput(offset=0.5)
     config: BoxInstConfig
 
+    def __init__(self, config: BoxInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        detector, masks = config.detector, config.masks
+        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
+        self.head = FcosHead(detector, config.num_classes, extra=masks.head_parameters)
+        self.mask_branch = MaskBranch(masks, detector.width)
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> DynamicMaskRaw:
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return DynamicMaskRaw(self.head(levels), self.mask_branch(levels[:3]))
+
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The detector's terms, ``projection`` and ``pairwise``."""
+        """The detector's terms, ``mask/projection`` and ``mask/pairwise``."""
         raw = raw.float()
         batch = replace(batch, targets=[without_masks(target) for target in batch.targets])
         height, width = batch.images.shape[2:]
         centres = [mask_centres(target, (height, width)) for target in batch.targets]
-        losses, positives = fcos_loss(raw.fcos, batch, self.config, centres)
-        terms = mask_terms(raw, shared_out(positives, raw.fcos, self.config.masks_to_train), batch, self.config)
+        config = self.config
+        losses, positives = fcos_loss(raw.detector, batch, config.detector, centres)
+        chosen = shared_out(positives, raw.detector, config.masks_to_train)
+        terms = mask_terms(raw, chosen, batch, config.detector.strides, config.masks, config.box_only)
         return losses | {name: terms[name] for name in ("mask/projection", "mask/pairwise")}
 
     def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
         """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
-        found, masks = find(raw, self.config)
-        boxes = relative_boxes(found, raw.fcos, self.config)
+        found, masks = find(raw, self.config.detector, self.config.masks)
+        boxes = relative_boxes(found, raw.detector, self.config.detector)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 

@@ -6,16 +6,16 @@ FCOS finds the objects, and a controller beside its box output gives every locat
 network of three 1x1 convolutions. Run on eight maps of the whole image, with the offset to the location as two
 channels more, this network draws the mask of its own object. No region is cut out, no mask is tied to a box.
 
-=============  ==========================================  =====================================================
-`Raw`          shape (800 x 1216, COCO), finest of levels  meaning
-=============  ==========================================  =====================================================
-fcos.logits    5 x (B, 80, 100, 152)                       class logits
-fcos.distances 5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
-fcos.quality   5 x (B, 1, 100, 152)                        centerness logits
-fcos.extra     5 x (B, 169, 100, 152)                      parameters of the dynamic heads
-features       (B, 8, 100, 152)                            what every dynamic head reads
-semantic       (B, 80, 100, 152)                           semantic logits where that loss is on, used by it alone
-=============  ==========================================  =====================================================
+===================  ==========================================  =====================================================
+`Raw`                shape (800 x 1216, COCO), finest of levels  meaning
+===================  ==========================================  =====================================================
+detector.logits      5 x (B, 80, 100, 152)                       class logits
+detector.distances   5 x (B, 4, 100, 152)                        left, top, right, bottom in strides
+detector.quality     5 x (B, 1, 100, 152)                        centerness logits
+detector.extra       5 x (B, 169, 100, 152)                      parameters of the dynamic heads
+branch.features      (B, 8, 100, 152)                            what every dynamic head reads
+branch.semantic      (B, 80, 100, 152)                           semantic logits where that loss is on, used by it alone
+===================  ==========================================  =====================================================
 
 Masks of objects of which only the box is known are learnt from the box (`maskkit.nn.losses`), beside others whose masks
 are known. `BoxInst` is the same network with the knobs that suit boxes alone.
@@ -25,60 +25,87 @@ where the official code may lose all objects of the image; an image without obje
 error; background inside a crowd is ignored; masks go from a quarter of the input to the original in one interpolation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.dynamic_mask import (
     DynamicMaskConfig,
-    DynamicMaskNet,
     DynamicMaskRaw,
+    MaskBranch,
     find,
     mask_centres,
     mask_terms,
     semantic_loss,
 )
-from maskkit.nn.fcos import fcos_loss, relative_boxes
+from maskkit.nn.fcos import FcosDetectorConfig, FcosHead, fcos_loss, pyramid, relative_boxes, require_whole_cells
 from maskkit.nn.fcos_targets import Positives
-from maskkit.targets import Batch
+from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class CondInstConfig(DynamicMaskConfig):
+class CondInstConfig(BackboneModelConfig):
     """Knobs of CondInst; the defaults are the published ResNet-50 model for COCO."""
 
+    detector: FcosDetectorConfig = field(default_factory=lambda: FcosDetectorConfig(score_with_quality=True))
+    masks: DynamicMaskConfig = field(default_factory=DynamicMaskConfig)
+    box_only: BoxOnly = field(default_factory=BoxOnly)
+    semantic_weight: float = 0.0
+    """Weight of the auxiliary semantic loss on P3; 0 builds no such branch."""
     masks_to_train: int = 500
     """Positives of a batch that enter the mask loss, chosen at random."""
 
 
-class CondInst(DynamicMaskNet, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
+class CondInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with a mask branch and a dynamic mask head for every object."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     decoder = OverInput(offset=0.5)
     config: CondInstConfig
 
+    def __init__(self, config: CondInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        detector, masks = config.detector, config.masks
+        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
+        self.head = FcosHead(detector, config.num_classes, extra=masks.head_parameters)
+        self.mask_branch = MaskBranch(masks, detector.width, config.num_classes if config.semantic_weight else 0)
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Int[Tensor, "b 2"] | None = None,
+        targets: list[Target] | None = None,
+    ) -> DynamicMaskRaw:
+        """Raw outputs of normalised images, whose sides must be multiples of 32."""
+        require_whole_cells(images)
+        levels = self.fpn(list(self.backbone(images).values()))
+        return DynamicMaskRaw(self.head(levels), self.mask_branch(levels[:3]))
+
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""
         raw = raw.float()
         height, width = batch.images.shape[2:]
         centres = [mask_centres(target, (height, width)) for target in batch.targets]
-        losses, positives = fcos_loss(raw.fcos, batch, self.config, centres)
-        losses |= mask_terms(raw, some(positives, self.config.masks_to_train), batch, self.config)
-        if raw.semantic is not None:
-            losses["semantic"] = self.config.semantic_weight * semantic_loss(raw.semantic, batch)
+        config = self.config
+        losses, positives = fcos_loss(raw.detector, batch, config.detector, centres)
+        chosen = some(positives, config.masks_to_train)
+        losses |= mask_terms(raw, chosen, batch, config.detector.strides, config.masks, config.box_only)
+        if raw.branch.semantic is not None:
+            losses["semantic"] = config.semantic_weight * semantic_loss(raw.branch.semantic, batch)
         return losses
 
     def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
         """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
-        found, masks = find(raw, self.config)
-        boxes = relative_boxes(found, raw.fcos, self.config)
+        found, masks = find(raw, self.config.detector, self.config.masks)
+        boxes = relative_boxes(found, raw.detector, self.config.detector)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 

@@ -18,16 +18,18 @@ Differences from the official code, all deliberate: an image without objects is 
 background inside a crowd is ignored; the losses of several processes are normalised each by its own positives.
 """
 
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
 from maskkit.nn.fcos import (
-    FcosConfig,
+    FcosDetectorConfig,
     FcosHead,
     FcosRaw,
     detect,
@@ -37,6 +39,13 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.targets import Batch, Target
+
+
+@dataclass(frozen=True)
+class FcosConfig(BackboneModelConfig):
+    """Knobs of FCOS; the defaults are the published ResNet-50 model for COCO."""
+
+    detector: FcosDetectorConfig = field(default_factory=FcosDetectorConfig)
 
 
 class Fcos(Model[FcosRaw, Boxes[Tensor]]):
@@ -50,8 +59,9 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
     def __init__(self, config: FcosConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.fpn = pyramid(config)
-        self.head = FcosHead(config)
+        detector = config.detector
+        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
+        self.head = FcosHead(detector, config.num_classes)
 
     def forward(
         self,
@@ -65,9 +75,9 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
 
     def loss_terms(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal, GIoU and quality terms."""
-        return fcos_loss(raw.float(), batch, self.config)[0]
+        return fcos_loss(raw.float(), batch, self.config.detector)[0]
 
     def select(self, raw: FcosRaw) -> Boxes[Tensor]:
         """The best boxes after NMS."""
-        found = detect(raw, self.config)
-        return Boxes(relative_boxes(found, raw, self.config), found.labels, found.scores)
+        found = detect(raw, self.config.detector)
+        return Boxes(relative_boxes(found, raw, self.config.detector), found.labels, found.scores)

@@ -5,7 +5,8 @@ the few channels that `MaskBranch` makes of the whole image, with the offsets to
 that network draws the mask of its object and of no other.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -18,16 +19,13 @@ from torchvision.ops import sigmoid_focal_loss
 from maskkit.config import BoxOnly
 from maskkit.geometry.nms import mask_nms
 from maskkit.nn.fcos import (
-    FcosConfig,
     FcosDetections,
-    FcosHead,
+    FcosDetectorConfig,
     FcosRaw,
     detect,
     keep_best,
     pick,
     propose,
-    pyramid,
-    require_whole_cells,
 )
 from maskkit.nn.fcos_targets import Positives, locate
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
@@ -35,11 +33,9 @@ from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class DynamicMaskConfig(FcosConfig):
-    """Knobs of the detector and of its masks; the defaults are the published CondInst for COCO."""
+class DynamicMaskConfig:
+    """The mask branch, the dynamic heads and which masks are kept; the defaults are the published CondInst for COCO."""
 
-    box_only: BoxOnly = field(default_factory=BoxOnly)
-    score_with_quality: bool = True
     branch_width: int = 128
     """Channels inside the mask branch."""
     branch_convs: int = 4
@@ -49,8 +45,6 @@ class DynamicMaskConfig(FcosConfig):
     head_width: int = 8
     """Channels of the dynamic convolutions."""
     head_convs: int = 3
-    semantic_weight: float = 0.0
-    """Weight of the auxiliary semantic loss on P3; 0 builds no such branch."""
     nms: Literal["boxes", "masks"] = "boxes"
     """What must not overlap. With ``masks`` no box has a part in the result."""
     mask_candidates: int = 500
@@ -67,53 +61,66 @@ class DynamicMaskConfig(FcosConfig):
         return sum(before * after + after for before, after in pairwise(self.head_widths))
 
 
+class MaskBranchRaw(NamedTuple):
+    """What `MaskBranch` makes of the whole image, on the resolution of P3."""
+
+    features: Float[Tensor, "b c h w"]
+    """The maps that all dynamic heads read."""
+    semantic: Float[Tensor, "b k h w"] | None
+    """Semantic logits where the auxiliary loss is on."""
+
+    def float(self) -> "MaskBranchRaw":
+        """The same in fp32."""
+        return MaskBranchRaw(self.features.float(), None if self.semantic is None else self.semantic.float())
+
+
 class DynamicMaskRaw(NamedTuple):
     """Detector and mask branch."""
 
-    fcos: FcosRaw
+    detector: FcosRaw
     """`FcosRaw.extra` are the parameters of each location's dynamic head."""
-    features: Float[Tensor, "b c h w"]
-    """The maps, of the resolution of P3, that all dynamic heads read."""
-    semantic: Float[Tensor, "b k h w"] | None
-    """Semantic logits on P3 where the auxiliary loss is on."""
+    branch: MaskBranchRaw
 
     def float(self) -> "DynamicMaskRaw":
         """The same in fp32."""
-        semantic = None if self.semantic is None else self.semantic.float()
-        return DynamicMaskRaw(self.fcos.float(), self.features.float(), semantic)
+        return DynamicMaskRaw(self.detector.float(), self.branch.float())
 
 
 # network -------------------------------------------------------------------------------------------------------------
 
 
 class MaskBranch(nn.Module):
-    """P3, P4 and P5, each through a convolution, added up on P3, four convolutions, a few channels."""
+    """P3, P4 and P5, each through a convolution, added up on P3, four convolutions, a few channels.
 
-    def __init__(self, config: DynamicMaskConfig) -> None:
+    The levels have ``before`` channels. Semantic logits of ``semantic`` classes come from P3 alone; 0 builds no such
+    output.
+    """
+
+    def __init__(self, config: DynamicMaskConfig, before: int, semantic: int = 0) -> None:
         super().__init__()
         width = config.branch_width
-        self.refine = nn.ModuleList(_conv(config.width, width) for _ in range(3))
+        self.refine = nn.ModuleList(_conv(before, width) for _ in range(3))
         self.tower = nn.Sequential(
             *(_conv(width, width) for _ in range(config.branch_convs)), nn.Conv2d(width, config.mask_channels, 1)
         )
         self.semantic = None
-        if config.semantic_weight:
-            logits = nn.Conv2d(width, config.num_classes, 1)
-            self.semantic = nn.Sequential(_conv(config.width, width), _conv(width, width), logits)
+        if semantic:
+            logits = nn.Conv2d(width, semantic, 1)
+            self.semantic = nn.Sequential(_conv(before, width), _conv(width, width), logits)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if config.semantic_weight:
+        if semantic:
             nn.init.constant_(logits.bias, -4.595)  # type: ignore[arg-type]  # as the detector's classes
 
-    def forward(self, levels: list[Float[Tensor, "b _ _ _"]]) -> tuple[Tensor, Tensor | None]:
-        """Mask features (B, c, H/8, W/8) and semantic logits (B, K, H/8, W/8) of the levels P3 to P5."""
+    def forward(self, levels: Sequence[Float[Tensor, "b _ _ _"]]) -> MaskBranchRaw:
+        """Mask features and semantic logits, on the grid of P3, of the levels P3 to P5."""
         merged = self.refine[0](levels[0])
         for i, (conv, level) in enumerate(zip(self.refine[1:], levels[1:], strict=True), 1):
             merged = merged + aligned_upsample(conv(level), 2**i)
-        return self.tower(merged), self.semantic(levels[0]) if self.semantic is not None else None
+        return MaskBranchRaw(self.tower(merged), self.semantic(levels[0]) if self.semantic is not None else None)
 
 
 def _conv(before: int, after: int) -> nn.Sequential:
@@ -134,32 +141,10 @@ def aligned_upsample(maps: Float[Tensor, "b c h w"], factor: int) -> Float[Tenso
     return maps[..., :height, :width]
 
 
-class DynamicMaskNet(nn.Module):
-    """The network that CondInst and BoxInst share; they differ in how it learns."""
-
-    def __init__(self, config: DynamicMaskConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone, self.fpn = pyramid(config)
-        self.head = FcosHead(config, extra=config.head_parameters)
-        self.mask_branch = MaskBranch(config)
-
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        sizes: Int[Tensor, "b 2"] | None = None,
-        targets: list[Target] | None = None,
-    ) -> DynamicMaskRaw:
-        """Raw outputs of normalised images, whose sides must be multiples of 32."""
-        require_whole_cells(images)
-        levels = self.fpn(list(self.backbone(images).values()))
-        return DynamicMaskRaw(self.head(levels), *self.mask_branch(levels[:3]))
-
+# dynamic heads -------------------------------------------------------------------------------------------------------
 
 _TOGETHER = 8
 """Objects whose dynamic heads run at a time."""
-
-# dynamic heads -------------------------------------------------------------------------------------------------------
 
 
 def split_parameters(
@@ -177,9 +162,12 @@ def dynamic_masks(
     xy: Float[Tensor, "n 2"],
     stride: Float[Tensor, "n"],
     features: Float[Tensor, "c h w"],
-    config: DynamicMaskConfig,
+    cell: int,
+    widths: list[int],
 ) -> Float[Tensor, "n h w"]:
     """Mask logits, on the grid of ``features``, of the n objects of one image found at locations ``xy``.
+
+    ``cell`` is the side, in pixels, of a cell of that grid, ``widths`` are `DynamicMaskConfig.head_widths`.
 
     The two coordinate channels are the offset from each cell to the location, divided by eight strides of the
     location's level. They differ from object to object, but only by a constant: what a head makes of the cell's own
@@ -188,13 +176,12 @@ def dynamic_masks(
     processor core takes an eighth of the time of the official grouped convolution, with a twelfth of the memory.
     """
     height, width = features.shape[1:]
-    step = config.strides[0]
-    y = torch.arange(height, device=xy.device, dtype=xy.dtype) * step + step // 2
-    x = torch.arange(width, device=xy.device, dtype=xy.dtype) * step + step // 2
+    y = torch.arange(height, device=xy.device, dtype=xy.dtype) * cell + cell // 2
+    x = torch.arange(width, device=xy.device, dtype=xy.dtype) * cell + cell // 2
     cells = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, h, w)
     shared = torch.cat([cells, features]).flatten(1)  # (2 + c, h w)
     rows = zip(parameters.split(_TOGETHER), xy.split(_TOGETHER), stride.split(_TOGETHER), strict=True)
-    return torch.cat([_run(*row, shared, config.head_widths) for row in rows]).view(-1, height, width)
+    return torch.cat([_run(*row, shared, widths) for row in rows]).view(-1, height, width)
 
 
 def _run(
@@ -234,21 +221,25 @@ def mask_centres(target: Target, size: tuple[int, int]) -> Float[Tensor, "n 2"]:
 
 
 def mask_terms(
-    raw: DynamicMaskRaw, positives: Positives, batch: Batch, config: DynamicMaskConfig
+    raw: DynamicMaskRaw,
+    positives: Positives,
+    batch: Batch,
+    strides: Sequence[int],
+    config: DynamicMaskConfig,
+    box_only: BoxOnly,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms ``mask`` (dice, where the mask is known), ``projection`` and ``pairwise`` (where only the box is).
+    """The terms ``mask`` (dice of known masks), ``mask/projection`` and ``mask/pairwise`` (where only the box is known).
 
     Their sum is a mean over the positives: in a mixture every one counts alike, whatever is known of it.
     """
     logits, known, truth, boxes = [], [], [], []
-    locations = locate(raw.fcos.logits, config.strides)
-    parameters = pick(raw.fcos.extra, positives.image, positives.location)
+    locations = locate(raw.detector.logits, strides)
+    parameters = pick(raw.detector.extra, positives.image, positives.location)
     for b, target in enumerate(batch.targets):
         mine = positives.image == b
         where, objects = positives.location[mine], positives.object[mine]
-        maps = dynamic_masks(
-            parameters[mine], locations.xy[where], locations.stride[where], raw.features[b], config
-        )  # (n, h, w)
+        at = locations.xy[where], locations.stride[where]
+        maps = dynamic_masks(parameters[mine], *at, raw.branch.features[b], strides[0], config.head_widths)  # (n, h, w)
         logits.append(aligned_upsample(maps[:, None], 2)[:, 0])  # (n, 2h, 2w)
         known.append(target.has_mask[objects] if target.masks is not None else torch.zeros_like(objects).bool())
         truth.append(mask_targets(target, objects[known[-1]], (logits[-1].shape[1], logits[-1].shape[2])))
@@ -257,7 +248,7 @@ def mask_terms(
     n = normaliser(len(drawn))
     dice = dice_loss(drawn[is_known].sigmoid(), torch.cat(truth), 1e-5)
     boxed = mask_loss_from_boxes(
-        drawn[~is_known], torch.cat(boxes)[~is_known], positives.image[~is_known], batch, config.box_only
+        drawn[~is_known], torch.cat(boxes)[~is_known], positives.image[~is_known], batch, box_only
     )
     return {
         "mask": dice.sum() / n,
@@ -301,26 +292,30 @@ def semantic_loss(logits: Float[Tensor, "b k h w"], batch: Batch) -> Float[Tenso
 # inference -----------------------------------------------------------------------------------------------------------
 
 
-def find(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> tuple[FcosDetections, Float[Tensor, "b k h w"]]:
+def find(
+    raw: DynamicMaskRaw, detector: FcosDetectorConfig, config: DynamicMaskConfig
+) -> tuple[FcosDetections, Float[Tensor, "b k h w"]]:
     """The best objects of each image and the probabilities of their masks, on twice the resolution of P3.
 
     As everywhere in these methods, the value of a cell belongs to its location: to pixel ``4 i + 2`` of the input.
     """
     raw = raw.float()
-    found = detect(raw.fcos, config) if config.nms == "boxes" else _detect_by_masks(raw, config)
-    return found, aligned_upsample(_logits(raw, found, config), 2).sigmoid()
+    found = detect(raw.detector, detector) if config.nms == "boxes" else _detect_by_masks(raw, detector, config)
+    return found, aligned_upsample(_logits(raw, found, detector.strides, config.head_widths), 2).sigmoid()
 
 
-def _logits(raw: DynamicMaskRaw, found: FcosDetections, config: DynamicMaskConfig) -> Float[Tensor, "b k h w"]:
-    locations = locate(raw.fcos.logits, config.strides)
+def _logits(
+    raw: DynamicMaskRaw, found: FcosDetections, strides: Sequence[int], widths: list[int]
+) -> Float[Tensor, "b k h w"]:
+    locations = locate(raw.detector.logits, strides)
     xy, stride = locations.xy[found.locations], locations.stride[found.locations]
-    rows = zip(found.extra, xy, stride, raw.features, strict=True)
-    return torch.stack([dynamic_masks(*row, config) for row in rows])
+    rows = zip(found.extra, xy, stride, raw.branch.features, strict=True)
+    return torch.stack([dynamic_masks(*row, strides[0], widths) for row in rows])
 
 
-def _detect_by_masks(raw: DynamicMaskRaw, config: DynamicMaskConfig) -> FcosDetections:
+def _detect_by_masks(raw: DynamicMaskRaw, detector: FcosDetectorConfig, config: DynamicMaskConfig) -> FcosDetections:
     """Greedy NMS on the IoU of masks, class by class, among the best candidates: the box has no part in it."""
-    found = keep_best(propose(raw.fcos, config), raw.fcos, config.mask_candidates)
-    masks = _logits(raw, found, config) > 0  # (B, M, h, w)
-    alive = mask_nms(masks, found.labels, config.nms_threshold) & masks.flatten(2).any(2)
-    return keep_best(found._replace(scores=found.scores * alive), raw.fcos, config.detections)
+    found = keep_best(propose(raw.detector, detector), raw.detector, config.mask_candidates)
+    masks = _logits(raw, found, detector.strides, config.head_widths) > 0  # (B, M, h, w)
+    alive = mask_nms(masks, found.labels, detector.nms_threshold) & masks.flatten(2).any(2)
+    return keep_best(found._replace(scores=found.scores * alive), raw.detector, detector.detections)

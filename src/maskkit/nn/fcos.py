@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.config import BackboneModelConfig
+from maskkit.config import BackboneConfig
 from maskkit.errors import MaskkitError
 from maskkit.geometry.nms import class_nms
 from maskkit.nn.backbones.backbone import Backbone
@@ -30,8 +30,8 @@ from maskkit.targets import Batch
 
 
 @dataclass(frozen=True)
-class FcosConfig(BackboneModelConfig):
-    """Knobs of the detector, which the methods on top of it extend; the defaults are the published ones for COCO."""
+class FcosDetectorConfig:
+    """The detector, a part of every method on top of it; the defaults are the published ones for COCO."""
 
     width: int = 256
     """Channels of the pyramid and of the towers."""
@@ -93,13 +93,13 @@ class FcosDetections(NamedTuple):
 # network -------------------------------------------------------------------------------------------------------------
 
 
-def pyramid(config: FcosConfig) -> tuple[Backbone, Fpn]:
-    """Backbone and feature pyramid; P6 comes from P5, P7 from ReLU(P6)."""
-    backbone = Backbone.of(config.backbone)
+def pyramid(config: BackboneConfig, width: int, levels: int) -> tuple[Backbone, Fpn]:
+    """Backbone and feature pyramid of ``levels`` maps with ``width`` channels; P6 comes from P5, P7 from ReLU(P6)."""
+    backbone = Backbone.of(config)
     fpn = Fpn(
         list(backbone.channels.values()),
-        config.width,
-        extra=len(config.strides) - 3,
+        width,
+        extra=levels - 3,
         interpolation="nearest",
         relu=False,
         extra_kind="relu-conv",
@@ -133,12 +133,12 @@ def tower(width: int, convs: int, bias: bool = True) -> nn.Sequential:
 class FcosHead(nn.Module):
     """Two towers, one for all levels: classes on the first, distances, quality and ``extra`` channels on the second."""
 
-    def __init__(self, config: FcosConfig, extra: int = 0) -> None:
+    def __init__(self, config: FcosDetectorConfig, num_classes: int, extra: int = 0) -> None:
         super().__init__()
         width = config.width
         self.class_tower = tower(width, config.tower_convs)
         self.box_tower = tower(width, config.tower_convs)
-        self.logits = nn.Conv2d(width, config.num_classes, 3, padding=1)
+        self.logits = nn.Conv2d(width, num_classes, 3, padding=1)
         self.sides = nn.Conv2d(width, 4, 3, padding=1)
         self.quality = nn.Conv2d(width, 1, 3, padding=1)
         self.extra = nn.Conv2d(width, extra, 3, padding=1) if extra else None
@@ -209,9 +209,12 @@ def overlap(
 
 
 def fcos_loss(
-    raw: FcosRaw, batch: Batch, config: FcosConfig, centres: Sequence[Float[Tensor, "_ 2"]] | None = None
+    raw: FcosRaw,
+    batch: Batch,
+    config: FcosDetectorConfig,
+    centres: Sequence[Float[Tensor, "_ 2"]] | None = None,
 ) -> tuple[dict[str, Float[Tensor, ""]], Positives]:
-    """The terms ``cls`` (focal), ``box`` (GIoU), ``quality`` of an fp32 ``raw``, and the positives behind them.
+    """The terms ``classification`` (focal), ``box`` (GIoU) and ``quality`` of an fp32 ``raw``, and the positives.
 
     ``centres`` are the objects' centres for every image; by default the centres of their boxes.
     """
@@ -226,7 +229,7 @@ def fcos_loss(
     positives = find_positives(assignments, batch.targets, locations)
     count = normaliser(len(positives.label))
 
-    truth = F.one_hot(classes.clamp(min=0), config.num_classes + 1)[..., 1:].float()
+    truth = F.one_hot(classes.clamp(min=0), raw.logits[0].shape[1] + 1)[..., 1:].float()
     focal = sigmoid_focal_loss(flatten(raw.logits), truth, alpha=0.25, gamma=2)  # (B, P, K)
     distances = flatten(raw.distances)[positives.image, positives.location]
     quality = flatten(raw.quality)[positives.image, positives.location, 0]
@@ -247,19 +250,19 @@ def fcos_loss(
 # inference -----------------------------------------------------------------------------------------------------------
 
 
-def input_size(raw: FcosRaw, config: FcosConfig) -> tuple[int, int]:
+def input_size(raw: FcosRaw, config: FcosDetectorConfig) -> tuple[int, int]:
     """Height and width of the network's input, which the finest level divides."""
     rows, columns = raw.logits[0].shape[2:]
     return rows * config.strides[0], columns * config.strides[0]
 
 
-def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosConfig) -> Float[Tensor, "b k 4"]:
+def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosDetectorConfig) -> Float[Tensor, "b k 4"]:
     """Boxes relative to the network's input, and clipped to it."""
     height, width = input_size(raw, config)
     return (found.boxes / found.boxes.new_tensor([width, height, width, height])).clamp(0, 1)
 
 
-def propose(raw: FcosRaw, config: FcosConfig) -> FcosDetections:
+def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS."""
     raw = raw.float()
     scores, labels, locations = [], [], []
@@ -285,7 +288,7 @@ def propose(raw: FcosRaw, config: FcosConfig) -> FcosDetections:
     return FcosDetections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
 
 
-def detect(raw: FcosRaw, config: FcosConfig) -> FcosDetections:
+def detect(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     """The best boxes of each image after NMS class by class, with what their locations predict besides."""
     found = propose(raw, config)
     kept = torch.stack([class_nms(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])

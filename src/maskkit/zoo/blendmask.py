@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from maskkit.config import BoxOnly
+from maskkit.config import BoxOnly, change
 from maskkit.models.blendmask import BlendMask, BlendMaskConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, Rules, bgr_to_rgb, rename_by
-from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, caffe_resnet, small_presets
+from maskkit.zoo.recipes import FROZEN_MOBILENET, SMALL_FCOS, adelaidet, caffe_resnet, small_presets
 
 _RULES: Rules = (
     *ADELAIDET_FCOS_KEYS,
@@ -38,7 +38,11 @@ METHOD = Method(
         _official("blendmask-resnet50-3x", 37.8, 3),
         _official("blendmask-resnet101-3x", 39.5, 3, 101),
         *small_presets(
-            "blendmask", lambda _: BlendMaskConfig(**SMALL_FCOS, base_width=64, base_convs=2, attention=7, crop=28)
+            "blendmask",
+            lambda _: change(
+                BlendMaskConfig(backbone=FROZEN_MOBILENET, base_width=64, base_convs=2, attention=7, crop=28),
+                detector=SMALL_FCOS,
+            ),
         ),
     ),
     rename=rename,

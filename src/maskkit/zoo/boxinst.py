@@ -1,10 +1,10 @@
 """BoxInst of AdelaiDet: the network, and the names, of CondInst."""
 
-from maskkit.config import BoxOnly
+from maskkit.config import BoxOnly, change
 from maskkit.models.boxinst import BoxInst, BoxInstConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.condinst import rename
-from maskkit.zoo.recipes import SMALL_FCOS, adelaidet, caffe_resnet, small_presets
+from maskkit.zoo.recipes import FROZEN_MOBILENET, SMALL_FCOS, adelaidet, caffe_resnet, small_presets
 
 __all__ = ["rename"]
 
@@ -28,7 +28,14 @@ METHOD = Method(
         _official("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
         _official("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, 101),
         _official("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, 101),
-        *small_presets("boxinst", lambda _: BoxInstConfig(**SMALL_FCOS, branch_width=64, branch_convs=2)),
+        *small_presets(
+            "boxinst",
+            lambda _: change(
+                BoxInstConfig(backbone=FROZEN_MOBILENET),
+                detector=SMALL_FCOS,
+                masks={"branch_width": 64, "branch_convs": 2},
+            ),
+        ),
     ),
     rename=rename,
     agreement="AdelaiDet, 2 cases",

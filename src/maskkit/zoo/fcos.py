@@ -4,13 +4,20 @@ from typing import Literal
 
 from torch import Tensor
 
-from maskkit.models.fcos import Fcos
-from maskkit.nn.fcos import (
-    FcosConfig,
-)
+from maskkit.config import change
+from maskkit.models.fcos import Fcos, FcosConfig
+from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, bgr_to_rgb, rename_by
-from maskkit.zoo.recipes import FLIP, MULTI_SCALE, SMALL_FCOS, adelaidet, caffe_resnet, small_presets
+from maskkit.zoo.recipes import (
+    FLIP,
+    FROZEN_MOBILENET,
+    MULTI_SCALE,
+    SMALL_FCOS,
+    adelaidet,
+    caffe_resnet,
+    small_presets,
+)
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -24,7 +31,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _official(
     name: str, ap: float, times: int, layers: int = 50, quality: Literal["centerness", "iou"] = "centerness"
 ) -> Preset:
-    config = FcosConfig(backbone=caffe_resnet(layers), quality=quality)
+    config = FcosConfig(backbone=caffe_resnet(layers), detector=FcosDetectorConfig(quality=quality))
     return adelaidet(times, FLIP if times == 1 else MULTI_SCALE).preset(name, config, f"COCO val box AP {ap}")
 
 
@@ -39,7 +46,7 @@ METHOD = Method(
         _official("fcos-iou-resnet50-1x", 39.4, 1, quality="iou"),
         _official("fcos-iou-resnet50-2x", 41.5, 2, quality="iou"),
         _official("fcos-iou-resnet101-2x", 43.5, 2, 101, quality="iou"),
-        *small_presets("fcos", lambda _: FcosConfig(**SMALL_FCOS)),
+        *small_presets("fcos", lambda _: change(FcosConfig(backbone=FROZEN_MOBILENET), detector=SMALL_FCOS)),
     ),
     rename=rename,
     agreement="AdelaiDet, 5 cases",

@@ -2,11 +2,20 @@
 
 from torch import Tensor
 
-from maskkit.config import InputConfig, TrainConfig
+from maskkit.config import InputConfig, TrainConfig, change
 from maskkit.models.polarmask import PolarMask, PolarMaskConfig
 from maskkit.zoo.card import Method, Weights
 from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
-from maskkit.zoo.recipes import FLIP, NO_STD, PANET_MEAN, SMALL_FCOS, Recipe, caffe_resnet, small_presets
+from maskkit.zoo.recipes import (
+    FLIP,
+    FROZEN_MOBILENET,
+    NO_STD,
+    PANET_MEAN,
+    SMALL_DETECTOR,
+    Recipe,
+    caffe_resnet,
+    small_presets,
+)
 
 _RULES: Rules = (
     (r"neck\.fpn_convs\.3\.conv\.(.+)", r"fpn.extra.0.\1"),
@@ -60,7 +69,9 @@ METHOD = Method(
         _OFFICIAL.preset(
             "polarmask-resnet101-1x", PolarMaskConfig(backbone=caffe_resnet(101)), "COCO val mask AP 30.7"
         ),
-        *small_presets("polarmask", lambda _: PolarMaskConfig(**SMALL_FCOS)),
+        *small_presets(
+            "polarmask", lambda _: change(PolarMaskConfig(backbone=FROZEN_MOBILENET), detector=SMALL_DETECTOR)
+        ),
     ),
     rename=rename,
     agreement="xieenze/PolarMask, 3 cases",

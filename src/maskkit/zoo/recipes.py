@@ -144,15 +144,15 @@ HALF = (127.5, 127.5, 127.5)
 """TensorFlow's mean and deviation."""
 SMALL_TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
 SMALL_AUGMENT = AugmentConfig(expand=2.0)
-SMALL_FCOS: dict[str, Any] = {
-    "backbone": FROZEN_MOBILENET,
+SMALL_DETECTOR: dict[str, Any] = {
     "width": 128,
     "tower_convs": 2,
     "strides": (8, 16, 32, 64),
     "size_ranges": (64, 128, 256),
-    "distance_activation": "exp",
 }
-"""Knobs of a small FCOS, and of what is built on it."""
+"""Knobs of a small detector without anchors."""
+SMALL_FCOS: dict[str, Any] = {**SMALL_DETECTOR, "distance_activation": "exp"}
+"""Knobs of a small FCOS, under whatever is built on it."""
 
 
 def small_presets(
