@@ -26,27 +26,25 @@ from tests.parity.goldens import Case
 
 _KNOBS = {
     "MODEL.FCOS.NUM_CLASSES": "num_classes",
-    "MODEL.FCOS.BOX_QUALITY": "quality",
-    "MODEL.FCOS.THRESH_WITH_CTR": "score_with_quality",
-    "MODEL.FCOS.INFERENCE_TH_TEST": "min_score",
-    "MODEL.FCOS.NMS_TH": "nms_threshold",
-    "MODEL.FCOS.PRE_NMS_TOPK_TEST": "candidates",
-    "MODEL.FCOS.POST_NMS_TOPK_TEST": "detections",
-    "MODEL.CONDINST.MASK_BRANCH.OUT_CHANNELS": "mask_channels",
+    "MODEL.FCOS.BOX_QUALITY": "detector.quality",
+    "MODEL.FCOS.THRESH_WITH_CTR": "detector.score_with_quality",
+    "MODEL.FCOS.INFERENCE_TH_TEST": "detector.min_score",
+    "MODEL.FCOS.NMS_TH": "detector.nms_threshold",
+    "MODEL.FCOS.PRE_NMS_TOPK_TEST": "detector.candidates",
+    "MODEL.FCOS.POST_NMS_TOPK_TEST": "detector.detections",
+    "MODEL.CONDINST.MASK_BRANCH.OUT_CHANNELS": "masks.mask_channels",
     "MODEL.CONDINST.MAX_PROPOSALS": "masks_to_train",
     "MODEL.CONDINST.TOPK_PROPOSALS_PER_IM": "masks_to_train",
+    "MODEL.BOXINST.PAIRWISE.COLOR_THRESH": "box_only.threshold",
+    "MODEL.BOXINST.PAIRWISE.DILATION": "box_only.dilation",
+    "MODEL.BOXINST.BOTTOM_PIXELS_REMOVED": "box_only.skip_bottom",
 }
 _THRESHOLDS = {
-    "score": "min_score",
-    "nms": "nms_threshold",
-    "pre_nms_topk": "candidates",
-    "post_nms_topk": "detections",
-    "thresh_with_ctr": "score_with_quality",
-}
-_BOX_ONLY = {
-    "MODEL.BOXINST.PAIRWISE.COLOR_THRESH": "threshold",
-    "MODEL.BOXINST.PAIRWISE.DILATION": "dilation",
-    "MODEL.BOXINST.BOTTOM_PIXELS_REMOVED": "skip_bottom",
+    "score": "detector.min_score",
+    "nms": "detector.nms_threshold",
+    "pre_nms_topk": "detector.candidates",
+    "post_nms_topk": "detector.detections",
+    "thresh_with_ctr": "detector.score_with_quality",
 }
 
 
@@ -61,19 +59,20 @@ def preset_of(case: Case) -> str:
 def knobs_of(case: Case) -> dict[str, Any]:
     """What the case sets otherwise than its official file."""
     overrides = case.config.get("overrides", [])
-    knobs: dict[str, Any] = {}
-    box_only: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if name in _BOX_ONLY:
-            box_only[_BOX_ONLY[name]] = value
-        elif name == "MODEL.BOXINST.PAIRWISE.WARMUP_ITERS":
-            box_only["warmup"] = 1.0  # `progress` then is the share of these iterations
+        if name == "MODEL.BOXINST.PAIRWISE.WARMUP_ITERS":
+            flat["box_only.warmup"] = 1.0  # `progress` then is the share of these iterations
         else:
-            knobs[_KNOBS[name]] = value
+            flat[_KNOBS[name]] = value
     for name, value in case.config.get("thresholds", {}).items():
         if name in _THRESHOLDS:
-            knobs[_THRESHOLDS[name]] = value
-    return knobs | ({"box_only": box_only} if box_only else {})
+            flat[_THRESHOLDS[name]] = value
+    knobs: dict[str, Any] = {}
+    for name, value in flat.items():
+        part, _, field = name.rpartition(".")
+        (knobs.setdefault(part, {}) if part else knobs)[field] = value
+    return knobs
 
 
 def model_of(case: Case, fill: bool = False) -> Any:

@@ -1,6 +1,5 @@
 """BlendMask against AdelaiDet. Every stored tensor of a case is compared; nothing is left out."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.decode import decode
 from maskkit.models.base import to_arrays
-from maskkit.models.blendmask import BlendMask, BlendMaskConfig, BlendMaskRaw
+from maskkit.models.blendmask import BasisRaw, BlendMask, BlendMaskConfig, BlendMaskRaw
 from maskkit.nn.fcos import FcosRaw, detect
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.prediction import Categories, ImageMeta
@@ -47,7 +47,7 @@ def _preset(case: Case) -> str:
 def _model(case: Case, **knobs: Any) -> BlendMask:
     config = zoo.preset(_preset(case)).model
     assert isinstance(config, BlendMaskConfig)
-    return BlendMask(replace(config, **knobs))
+    return BlendMask(change(config, **knobs))
 
 
 def _batch(case: Case) -> Batch:
@@ -99,22 +99,24 @@ def _forward(case: Case) -> None:
     close = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 3}", level, *close)
-    for name, parts in zip(("logits", "reg", "ctrness", "top_feats"), raw.fcos, strict=True):
+    for name, parts in zip(("logits", "reg", "ctrness", "top_feats"), raw.detector, strict=True):
         for i, part in enumerate(parts):
             case.compare(f"fcos.{name}.{i}", part, *close)
-    case.compare("bases", raw.bases, *close)
-    case.compare("seg_thing", raw.semantic, *close)
+    case.compare("bases", raw.basis.bases, *close)
+    case.compare("seg_thing", raw.basis.semantic, *close)
 
 
 def _postprocess(case: Case) -> None:
     inputs, given = case.manifest["inputs"], case.config["thresholds"]
     model = _model(
         case,
-        min_score=given["score"],
-        nms_threshold=given["nms"],
-        candidates=given["pre_nms_topk"],
-        detections=given["post_nms_topk"],
-        score_with_quality=given["thresh_with_ctr"],
+        detector={
+            "min_score": given["score"],
+            "nms_threshold": given["nms"],
+            "candidates": given["pre_nms_topk"],
+            "detections": given["post_nms_topk"],
+            "score_with_quality": given["thresh_with_ctr"],
+        },
         attention=given["attn_size"],
         crop=given["bottom_resolution"],
     )
@@ -124,9 +126,9 @@ def _postprocess(case: Case) -> None:
     fcos = _predictions(case, [scene], [case.seed], (height, width))
     shape = (1, model.config.bases, height // 4, width // 4)
     bases = torch.from_numpy(case.scenes.quantise(2.5 * case.scenes.maps_raw("bases", shape, case.seed, smooth=6)))
-    raw = BlendMaskRaw(fcos, bases, torch.zeros(1, 1, 1, 1))
+    raw = BlendMaskRaw(fcos, BasisRaw(bases, torch.zeros(1, 1, 1, 1)))
     with torch.no_grad():
-        found, chosen = detect(fcos, model.config), model.select(raw)
+        found, chosen = detect(fcos, model.config.detector), model.select(raw)
     count = int((found.scores > 0).sum())
     assert count == case.manifest["final_instances"]
     crops = model.crops(bases, torch.nn.functional.pad(found.boxes[0, :count], (1, 0)))
@@ -171,7 +173,8 @@ def _loss(case: Case) -> None:
     crops = crop_masks(targets, Sampled(rois, objects), model.config.crop) >= 0.5
     assert np.array_equal(crops.numpy(), _unpack(case, "gt_crops"))
 
-    losses = model.loss_terms(BlendMaskRaw(fcos, bases, torch.zeros(2, 81, height // 8, width // 8)), batch)
+    raw = BlendMaskRaw(fcos, BasisRaw(bases, torch.zeros(2, 81, height // 8, width // 8)))
+    losses = model.loss_terms(raw, batch)
     rtol, atol = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     leaves = {"logits": fcos.logits, "reg": fcos.distances, "ctr": fcos.quality, "top": fcos.extra, "bases": (bases,)}
     for name in list(case.outputs):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskkit.config import BoxOnly
 from maskkit.models.boxinst import BoxInstConfig, shared_out, without_masks
-from maskkit.nn.dynamic_mask import DynamicMaskRaw, aligned_upsample, dynamic_masks, mask_centres
+from maskkit.nn.dynamic_mask import DynamicMaskRaw, MaskBranchRaw, aligned_upsample, dynamic_masks, mask_centres
 from maskkit.nn.fcos import fcos_loss, pick
 from maskkit.nn.fcos_targets import Positives, locate
 from maskkit.nn.losses import (
@@ -51,7 +51,7 @@ def _loss(case: Case) -> None:
     model = official.model_of(case)
     box_only = model.config.box_only
     scenes = official.scenes_of(case)
-    raw = DynamicMaskRaw(official.raw_of(case, scenes), official.maps_of(case, "mask_feats"), None)
+    raw = DynamicMaskRaw(official.raw_of(case, scenes), MaskBranchRaw(official.maps_of(case, "mask_feats"), None))
     batch = official.given_batch(case, scenes)
     size = (batch.images.shape[2], batch.images.shape[3])
     grid = (size[0] // 4, size[1] // 4)
@@ -60,14 +60,14 @@ def _loss(case: Case) -> None:
         assert np.array_equal(case.unpacked(f"box_bitmasks.{i}"), box_cells(target.boxes, size, grid))
 
     batch.targets = [without_masks(t) for t in batch.targets]
-    _, positives = fcos_loss(raw.fcos, batch, model.config, [mask_centres(t, size) for t in batch.targets])
-    official.compare_positives(case, positives, raw.fcos, batch)
-    kept = shared_out(positives, raw.fcos, model.config.masks_to_train)
+    _, positives = fcos_loss(raw.detector, batch, model.config.detector, [mask_centres(t, size) for t in batch.targets])
+    official.compare_positives(case, positives, raw.detector, batch)
+    kept = shared_out(positives, raw.detector, model.config.masks_to_train)
     _compare_masks(case, model.config, kept, raw, batch)
 
     losses = model.loss_terms(raw, batch)
-    official.compare_fcos_terms(case, losses, raw.fcos)
-    leaves = {"top": raw.fcos.extra, "mask_feats": [raw.features]}
+    official.compare_fcos_terms(case, losses, raw.detector)
+    leaves = {"top": raw.detector.extra, "mask_feats": [raw.branch.features]}
     official.compare_term(case, "loss_prj", losses["mask/projection"], leaves)
     for name in sorted(n for n in case.outputs if n.startswith("loss_pairwise_iter")):
         meaning = re.search(
@@ -96,7 +96,7 @@ def _compare_colours(case: Case, batch: Batch, grid: tuple[int, int], config: Bo
 
 def _compare_masks(case: Case, config: BoxInstConfig, kept: Positives, raw: DynamicMaskRaw, batch: Batch) -> None:
     """Which positives train masks, their projections and what their neighbours disagree about."""
-    locations = locate(raw.fcos.logits, config.strides)
+    locations = locate(raw.detector.logits, config.detector.strides)
     numbers, xy = kept.object + official.firsts(batch)[kept.image], locations.xy[kept.location]
     ours = torch.cat([numbers[:, None], xy], 1)
     theirs = np.concatenate([case.stored("kept_gt_inds")[:, None], case.stored("kept_locations")], 1)
@@ -106,12 +106,16 @@ def _compare_masks(case: Case, config: BoxInstConfig, kept: Positives, raw: Dyna
 
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     size = (batch.images.shape[2], batch.images.shape[3])
-    filters = pick(raw.fcos.extra, kept.image, kept.location)
+    filters = pick(raw.detector.extra, kept.image, kept.location)
     logits = []
     for i in order.tolist():
         stride = locations.stride[kept.location[i], None]
-        features = raw.features[kept.image[i]]
-        logits.append(dynamic_masks(filters[i, None], xy[i, None], stride, features, config))
+        features = raw.branch.features[kept.image[i]]
+        logits.append(
+            dynamic_masks(
+                filters[i, None], xy[i, None], stride, features, config.detector.strides[0], config.masks.head_widths
+            )
+        )
     masks = aligned_upsample(torch.stack(logits), 2)[:, 0].detach()  # (n, H/4, W/4)
     boxes = torch.stack([batch.targets[b].boxes[n] for b, n in zip(kept.image, kept.object, strict=True)])[order]
     inside = box_cells(boxes, size, (masks.shape[1], masks.shape[2]))

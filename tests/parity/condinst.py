@@ -12,6 +12,7 @@ from maskkit.models.base import to_arrays
 from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
     DynamicMaskRaw,
+    MaskBranchRaw,
     aligned_upsample,
     dynamic_masks,
     find,
@@ -64,19 +65,20 @@ def _forward(case: Case) -> None:
     with torch.no_grad():
         levels = model.fpn(list(model.backbone(images).values()))
         raw = model(images)
-        official.compare_detector(case, levels, raw.fcos)
+        official.compare_detector(case, levels, raw.detector)
         if "mask_feats" in case.outputs:
-            case.compare("mask_feats", raw.features, *near)
+            case.compare("mask_feats", raw.branch.features, *near)
         if "sem_logits" in case.outputs:
-            case.compare("sem_logits", raw.semantic, *near)
+            case.compare("sem_logits", raw.branch.semantic, *near)
         if "mask_logits" in case.outputs:
-            strides = model.config.strides
+            strides, widths = model.config.detector.strides, model.config.masks.head_widths
             masks = []
             for b, level, row, column in case.manifest["picks"]["value"]:
                 s = strides[level]
                 xy = torch.tensor([[column * s + s // 2.0, row * s + s // 2.0]])
-                filters = raw.fcos.extra[level][b, :, row, column][None]
-                masks.append(dynamic_masks(filters, xy, torch.tensor([float(s)]), raw.features[b], model.config))
+                filters = raw.detector.extra[level][b, :, row, column][None]
+                features = raw.branch.features[b]
+                masks.append(dynamic_masks(filters, xy, torch.tensor([float(s)]), features, strides[0], widths))
             case.compare("mask_logits", aligned_upsample(torch.stack(masks), 2), *near)
 
 
@@ -84,16 +86,19 @@ def _mask_head(case: Case) -> None:
     given = case.manifest["inputs"]
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     config = official.model_of(case).config
+    strides, widths = config.detector.strides, config.masks.head_widths
     features, parameters = official.maps_of(case, "mask_feats"), official.maps_of(case, "params")
-    weights, biases = split_parameters(parameters, config.head_widths)
+    weights, biases = split_parameters(parameters, widths)
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         case.compare(f"weight{i}", weight.flatten(0, 1)[..., None, None], 0, 0)
         case.compare(f"bias{i}", bias.flatten(), 0, 0)
     xy, image = torch.tensor(given["locations_xy"]), torch.tensor(given["im_inds"])
-    stride = torch.tensor(config.strides)[given["fpn_levels"]].float()
+    stride = torch.tensor(strides)[given["fpn_levels"]].float()
     masks = torch.stack(
         [
-            dynamic_masks(parameters[i : i + 1], xy[i : i + 1], stride[i : i + 1], features[image[i]], config)
+            dynamic_masks(
+                parameters[i : i + 1], xy[i : i + 1], stride[i : i + 1], features[image[i]], strides[0], widths
+            )
             for i in range(len(parameters))
         ]
     )  # (n, 1, h, w)
@@ -106,7 +111,7 @@ def _mask_head(case: Case) -> None:
 def _loss(case: Case) -> None:
     model = official.model_of(case)
     scenes = official.scenes_of(case)
-    raw = DynamicMaskRaw(official.raw_of(case, scenes), official.maps_of(case, "mask_feats"), None)
+    raw = DynamicMaskRaw(official.raw_of(case, scenes), MaskBranchRaw(official.maps_of(case, "mask_feats"), None))
     batch = official.given_batch(case, scenes)
     size = (batch.images.shape[2], batch.images.shape[3])
     grid = (size[0] // 4, size[1] // 4)
@@ -114,23 +119,27 @@ def _loss(case: Case) -> None:
         truth = mask_targets(target, torch.arange(len(target)), grid).bool()
         assert np.array_equal(case.unpacked(f"gt_bitmasks.{i}"), truth)
 
-    _, positives = fcos_loss(raw.fcos, batch, model.config, [mask_centres(t, size) for t in batch.targets])
-    order = official.compare_positives(case, positives, raw.fcos, batch)
-    locations = locate(raw.fcos.logits, model.config.strides)
+    _, positives = fcos_loss(raw.detector, batch, model.config.detector, [mask_centres(t, size) for t in batch.targets])
+    order = official.compare_positives(case, positives, raw.detector, batch)
+    locations = locate(raw.detector.logits, model.config.detector.strides)
     chosen = some(positives, model.config.masks_to_train)
+    strides, widths = model.config.detector.strides, model.config.masks.head_widths
     dice = []
     for i in order.tolist():
         b, where = int(chosen.image[i]), chosen.location[i : i + 1]
-        filters = pick(raw.fcos.extra, chosen.image[i : i + 1], where)
-        mask = dynamic_masks(filters, locations.xy[where], locations.stride[where], raw.features[b], model.config)
+        filters = pick(raw.detector.extra, chosen.image[i : i + 1], where)
+        at = locations.xy[where], locations.stride[where]
+        mask = dynamic_masks(filters, *at, raw.branch.features[b], strides[0], widths)
         truth = mask_targets(batch.targets[b], chosen.object[i : i + 1], grid)
         dice.append(dice_loss(aligned_upsample(mask[None], 2)[0].sigmoid(), truth, 1e-5))
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     case.compare("dice_per_instance", torch.cat(dice), *near)
 
     losses = model.loss_terms(raw, batch)
-    official.compare_fcos_terms(case, losses, raw.fcos)
-    official.compare_term(case, "loss_mask", losses["mask"], {"top": raw.fcos.extra, "mask_feats": [raw.features]})
+    official.compare_fcos_terms(case, losses, raw.detector)
+    official.compare_term(
+        case, "loss_mask", losses["mask"], {"top": raw.detector.extra, "mask_feats": [raw.branch.features]}
+    )
     assert not losses["mask/projection"].any()
     assert not losses["mask/pairwise"].any()
 
@@ -151,15 +160,16 @@ def _train_step(case: Case) -> None:
 
 def _postprocess(case: Case) -> None:
     model = official.model_of(case)
-    raw = DynamicMaskRaw(official.raw_of(case, official.scenes_of(case)), official.maps_of(case, "mask_feats"), None)
+    branch = MaskBranchRaw(official.maps_of(case, "mask_feats"), None)
+    raw = DynamicMaskRaw(official.raw_of(case, official.scenes_of(case)), branch)
     tolerance = case.manifest["tolerance"]
     with torch.no_grad():
-        found, masks = find(raw, model.config)
+        found, masks = find(raw, model.config.detector, model.config.masks)
         kept = found.scores[0] > 0
         case.compare("detections.boxes", found.boxes[0, kept], 0, tolerance["boxes"])
         case.compare("detections.scores", found.scores[0, kept], 0, tolerance["scores"])
         assert np.array_equal(case.stored("detections.classes"), found.labels[0, kept])
-        locations = locate(raw.fcos.logits, model.config.strides)
+        locations = locate(raw.detector.logits, model.config.detector.strides)
         where = found.locations[0, kept]
         assert np.array_equal(case.stored("detections.fpn_levels"), locations.level[where])
         assert np.array_equal(case.stored("detections.locations"), locations.xy[where])

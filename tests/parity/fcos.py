@@ -32,7 +32,7 @@ def _loss(case: Case) -> None:
     model = official.model_of(case)
     scenes = official.scenes_of(case)
     raw, batch = official.raw_of(case, scenes), official.given_batch(case, scenes, with_masks=False)
-    _, positives = fcos_loss(raw, batch, model.config)
+    _, positives = fcos_loss(raw, batch, model.config.detector)
     official.compare_positives(case, positives, raw, batch)
     official.compare_fcos_terms(case, model.loss_terms(raw, batch), raw)
 

@@ -9,8 +9,9 @@ import torch
 
 from maskkit import zoo
 from maskkit.config import change
-from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw, corners, polar_centerness
+from maskkit.models.polarmask import PolarMask, PolarMaskConfig, PolarMaskRaw
 from maskkit.nn.fcos_targets import assign_locations, find_positives, locate
+from maskkit.nn.polar import corners, outlines, polar_centerness, ray_targets
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.polarmask import rename
@@ -49,7 +50,7 @@ def _batch(case: Case) -> Batch:
 
 def _head(case: Case) -> None:
     config = case.config
-    model = _model(num_classes=config["num_classes"] - 1, strides=tuple(config["strides"]))
+    model = _model(num_classes=config["num_classes"] - 1, detector={"strides": tuple(config["strides"])})
     official = rename({f"bbox_head.{n}": t for n, t in case.weights().items()})
     model.head.load_state_dict({n.removeprefix("head."): t for n, t in official.items()})
     height, width = config["image"]
@@ -70,18 +71,18 @@ def _head(case: Case) -> None:
 def _targets(case: Case) -> None:
     config = case.config
     close = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
-    model = _model(strides=tuple(config["strides"]), radius=config["radius"])
+    model = _model(detector={"strides": tuple(config["strides"]), "radius": config["radius"]})
     batch = _batch(case)
     target, (height, width) = batch.targets[0], config["image"]
     locations = locate([torch.zeros(1, 1, height // s, width // s) for s in config["strides"]], config["strides"])
-    truth = model.outlines(target)
+    detector, truth = model.config.detector, outlines(target)
     case.compare("mass_centers", truth.centres, 0)
-    matches = assign_locations(target, truth.centres, locations, model.config.size_ranges, model.config.radius)
+    matches = assign_locations(target, truth.centres, locations, detector.size_ranges, detector.radius)
     case.compare("labels", matches.classes, 0)
     positives = find_positives([matches], [target], locations)
     case.compare("positive_index", positives.location, 0)
     case.compare("bbox_targets", positives.distances * locations.stride[positives.location, None], *close)
-    rays = model.ray_targets(positives, [truth], locations.xy)
+    rays = ray_targets(positives, [truth], locations.xy, model.config.rays)
     case.compare("mask_targets", rays, *close)
     case.compare("centerness", polar_centerness(rays), *close)
 
@@ -90,15 +91,17 @@ def _postprocess(case: Case) -> None:
     config = case.config
     close = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     model = _model(
-        candidates=config["nms_pre"],
-        min_score=config["score_thr"],
-        nms_threshold=config["nms"],
-        detections=config["max_per_img"],
-        score_offset=config["centerness_offset"],
+        detector={
+            "candidates": config["nms_pre"],
+            "min_score": config["score_thr"],
+            "nms_threshold": config["nms"],
+            "detections": config["max_per_img"],
+            "score_offset": config["centerness_offset"],
+        },
     )
     height, width = config["img_shape"]
     fields: dict[str, list[torch.Tensor]] = {"pc": [], "pb": [], "pt": [], "pm": []}
-    for i, s in enumerate(model.config.strides):
+    for i, s in enumerate(model.config.detector.strides):
         grid = (-(-height // 32) * 32 // s, -(-width // 32) * 32 // s)
         for name, channels in (("pc", 80), ("pb", 4), ("pt", 1), ("pm", 36)):
             made = torch.from_numpy(case.recipe.seeded_array(f"{name}{i}", (1, channels, *grid), case.seed))
@@ -111,6 +114,6 @@ def _postprocess(case: Case) -> None:
     scale = config["scale_factor"]
     case.compare("dets", torch.cat([found.boxes[0] / scale, found.scores[0, :, None]], 1), *close)
     case.compare("labels", found.labels[0], 0)
-    xy = locate(raw.logits, model.config.strides).xy[found.locations[0]]
+    xy = locate(raw.logits, model.config.detector.strides).xy[found.locations[0]]
     points = corners(xy, found.extra[0]).clamp(min=0).minimum(torch.tensor([last[1], last[0]]))
     case.compare("contours", points.transpose(1, 2) / scale, *close)

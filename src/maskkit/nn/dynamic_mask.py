@@ -228,7 +228,7 @@ def mask_terms(
     config: DynamicMaskConfig,
     box_only: BoxOnly,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms ``mask`` (dice of known masks), ``mask/projection`` and ``mask/pairwise`` (where only the box is known).
+    """The terms ``mask`` (dice of known masks), ``mask/projection`` and ``mask/pairwise`` (masks known by box).
 
     Their sum is a mean over the positives: in a mixture every one counts alike, whatever is known of it.
     """
