@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,21 +19,20 @@ from maskkit.decode import Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model
-from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw, Truth, box_costs, sines
+from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
 from maskkit.nn.losses import box_cells
+from maskkit.nn.query_loss import Truth, box_costs, match
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance
 from tests.models.semantic import SemanticConformance
 
 SMALL: dict[str, Any] = {
-    "queries": 20,
     "width": 64,
     "heads": 4,
-    "encoder_layers": 1,
-    "encoder_width": 128,
-    "decoder_width": 128,
-    "points": 1024,
+    "pixel_decoder": {"layers": 1, "feedforward": 128},
+    "query_decoder": {"queries": 20, "feedforward": 128},
+    "query_loss": {"points": 1024},
     "detections": 30,
 }
 
@@ -117,8 +115,8 @@ def ground(record: Record) -> Annotation:
 
 
 def model(**knobs: Any) -> Mask2Former:
-    knobs = SMALL | {"position_frequencies": 0} | knobs
-    config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **knobs)
+    config = change(zoo.preset("mask2former-mobilenetv2-256").model, num_classes=3, **SMALL)
+    config = change(change(config, query_decoder={"position_frequencies": 0}), **knobs)
     assert isinstance(config, Mask2FormerConfig)
     torch.manual_seed(0)
     return Mask2Former(config)
@@ -173,8 +171,13 @@ def transformers_model() -> tuple[Any, dict[str, Any]]:
     for name, parameter in theirs.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             torch.nn.init.normal_(parameter, std=0.1)  # they start at zero, which would hide mistakes
-    knobs = {"num_classes": 7, "width": 64, "encoder_width": 96, "decoder_width": 128, "encoder_layers": 2}
-    return theirs, knobs | {"decoder_layers": 4, "queries": 12, "points": 256}
+    return theirs, {
+        "num_classes": 7,
+        "width": 64,
+        "pixel_decoder": {"layers": 2, "feedforward": 96},
+        "query_decoder": {"queries": 12, "layers": 4, "feedforward": 128},
+        "query_loss": {"points": 256},
+    }
 
 
 def test_predictions_and_losses_are_those_of_transformers() -> None:
@@ -226,10 +229,11 @@ def test_every_query_and_every_object_is_in_one_pair_and_the_best_is_found() -> 
     given[order] = shrunk(masks)
     raw = raw_of(given, logits)
     truth = net.truth(Target.of(torch.zeros(3, 4), [0, 1, 2], masks), raw, batch_of(Target.of([], [])))
-    pairs = net.match(logits, raw.embeddings[0, 0], raw.features[0], truth)
+    pairs = match(logits, raw.embeddings[0, 0], raw.features[0], truth, net.config.query_loss)
     assert dict(zip(pairs.queries.tolist(), pairs.objects.tolist(), strict=True)) == {7: 0, 0: 1, 13: 2}
     crowded = Target.of(torch.zeros(30, 4), torch.zeros(30), squares(*[LEFT] * 30))
-    pairs = net.match(logits, raw.embeddings[0, 0], raw.features[0], net.truth(crowded, raw, batch_of(crowded)))
+    truth = net.truth(crowded, raw, batch_of(crowded))
+    pairs = match(logits, raw.embeddings[0, 0], raw.features[0], truth, net.config.query_loss)
     assert len(pairs.queries.unique()) == len(pairs.objects.unique()) == 20
 
 
@@ -243,7 +247,7 @@ def test_a_box_without_a_mask_finds_the_query_that_fills_it() -> None:
     raw = raw_of(given, torch.zeros(20, 4))
     truth = net.truth(target, raw, batch_of(target))
     assert not truth.known.any()
-    pairs = net.match(raw.logits[0, 0], raw.embeddings[0, 0], raw.features[0], truth)
+    pairs = match(raw.logits[0, 0], raw.embeddings[0, 0], raw.features[0], truth, net.config.query_loss)
     assert dict(zip(pairs.queries.tolist(), pairs.objects.tolist(), strict=True)) == {7: 0, 0: 1, 13: 2}
     costs = box_costs(raw.embeddings[0, 0], raw.features[0], truth)
     assert costs.shape == (20, 3)
@@ -252,7 +256,7 @@ def test_a_box_without_a_mask_finds_the_query_that_fills_it() -> None:
 
 
 def test_perfect_masks_cost_nothing_and_copies_are_no_objects() -> None:
-    net = model(queries=3)
+    net = model(query_decoder={"queries": 3})
     masks = squares(LEFT, RIGHT)
     target = Target.of(torch.zeros(2, 4), [2, 1], masks)
     given = 4 * shrunk(masks)[[0, 1, 0]]
@@ -269,7 +273,7 @@ def test_perfect_masks_cost_nothing_and_copies_are_no_objects() -> None:
 
 
 def test_what_a_crowd_hides_does_not_teach() -> None:
-    net = model(queries=2, uncertain=0.0)
+    net = model(query_decoder={"queries": 2}, query_loss={"uncertain": 0.0})
     masks = squares(LEFT, (0, 0, 64, 64))
     given = torch.cat([shrunk(masks[:1]), torch.full((1, 16, 16), -8.0)])
     given[0, :, 8:] = 8.0  # wrong, but hidden
@@ -278,16 +282,6 @@ def test_what_a_crowd_hides_does_not_teach() -> None:
     plain = Target.of(torch.zeros(1, 4), [0], masks[:1])
     hidden, seen = (net.loss_terms(raw_of(given, logits), batch_of(t))["mask"].item() for t in (crowd, plain))
     assert hidden < 0.2 * seen
-
-
-def test_points_are_where_the_mask_is_uncertain() -> None:
-    net = model(points=400)
-    ramp = torch.linspace(-10, 10, 32).expand(3, 1, 32, 32)
-    points = net.uncertain_points(ramp)
-    assert points.shape == (3, 400, 2)
-    sure = (points[..., 0] - 0.5).abs() > 0.25
-    assert not sure[:, :300].any(), "the 300 most uncertain of 1200"
-    assert sure[:, 300:].float().mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_query_without_a_mask_sees_everything() -> None:
@@ -322,7 +316,7 @@ def test_order_of_the_queries_is_only_an_order() -> None:
 
 
 def test_with_positional_encoding_masks_start_at_places_that_are_spread_over_the_image() -> None:
-    net = model(queries=100, position_frequencies=6).eval()
+    net = model(query_decoder={"queries": 100, "position_frequencies": 6}).eval()
     with torch.no_grad():
         raw = net(torch.randn(1, 3, 128, 192))
     near = torch.einsum("qc,chw->qhw", raw.embeddings[0, 0, :, 64:], raw.features[0, 64:])  # (Q, 32, 48)
@@ -341,7 +335,7 @@ def test_one_network_is_read_in_three_ways() -> None:
     logits[0, 1] = logits[1, 3] = 5.0  # the second is no object
     raw = raw_of(masks, logits)
     instance, semantic, panoptic = (
-        model(queries=2, task=task).select(raw) for task in ("instance", "semantic", "panoptic")
+        model(query_decoder={"queries": 2}, task=task).select(raw) for task in ("instance", "semantic", "panoptic")
     )
     assert isinstance(instance, ObjectMasks)
     assert isinstance(semantic, ClassLogits)
@@ -353,15 +347,6 @@ def test_one_network_is_read_in_three_ways() -> None:
     assert torch.equal(semantic.logits[0].argmax(0)[inside], torch.ones(int(inside.sum()), dtype=torch.int64))
     assert semantic.logits[0, 1][inside].min() > 0.99
     assert panoptic.labels.tolist() == [[1, 3]]
-
-
-def test_sines_are_those_of_detr() -> None:
-    """Half of the channels are the row's sines and cosines in turn, of ever longer waves; then the column's."""
-    found = sines((2, 3), torch.zeros(1, 8)).view(2, 3, 8)
-    y = 2 * np.pi * 2 / 2
-    assert found[1, 0, :4].tolist() == pytest.approx([np.sin(y), np.cos(y), np.sin(y / 100), np.cos(y / 100)], abs=1e-4)
-    x = 2 * np.pi * 2 / 3
-    assert found[0, 1, 4:].tolist() == pytest.approx([np.sin(x), np.cos(x), np.sin(x / 100), np.cos(x / 100)], abs=1e-4)
 
 
 def test_the_config_chooses_the_task() -> None:

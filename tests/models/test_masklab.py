@@ -1,36 +1,23 @@
 """MaskLab: the shared conformance, and each of its parts against a plain transcription of its formula."""
 
-import math
-from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from maskkit import zoo
 from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.masklab import (
-    DeformableCrop,
     MaskHead,
     Masklab,
     MasklabConfig,
-    crop_and_resize,
-    crop_class,
-    direction_bins,
-    map_truths,
-    pool_directions,
-    template,
 )
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import last_stage
 from maskkit.nn.roi import BOX_WEIGHTS
 from maskkit.nn.rpn import decode
-from maskkit.prediction import ImageMeta
-from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
@@ -57,192 +44,6 @@ def small(**knobs: Any) -> Masklab:
     torch.manual_seed(0)
     config = zoo.preset("masklab-mobilenetv2-256").model
     return Masklab(change(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
-
-
-# crops ----------------------------------------------------------------------------------------------------------------
-
-
-def bilinear(plane: np.ndarray, x: float, y: float) -> float:
-    """The value between the middles of four cells; beyond the outermost ones theirs."""
-    x, y = np.clip(x, 0, plane.shape[1] - 1), np.clip(y, 0, plane.shape[0] - 1)
-    left, top = int(x), int(y)
-    right, bottom = min(left + 1, plane.shape[1] - 1), min(top + 1, plane.shape[0] - 1)
-    x, y = x - left, y - top
-    above, below = (plane[row, left] * (1 - x) + plane[row, right] * x for row in (top, bottom))
-    return above * (1 - y) + below * y
-
-
-def crop_by_loops(level: np.ndarray, roi: np.ndarray, side: int, stride: int, offsets: np.ndarray | None = None):
-    """Samples from corner to corner of a box; the sub-box of a sample, if any, is moved by a share of the box."""
-    _, x1, y1, x2, y2 = roi
-    found = np.zeros((level.shape[1], side, side))
-    for c in range(level.shape[1]):
-        for i in range(side):
-            for j in range(side):
-                x, y = x1 + (x2 - x1) * j / (side - 1), y1 + (y2 - y1) * i / (side - 1)
-                if offsets is not None:
-                    grid = offsets.shape[1]
-                    dx, dy = offsets[:, i * grid // side, j * grid // side]
-                    x, y = x + 0.1 * dx * (x2 - x1), y + 0.1 * dy * (y2 - y1)
-                found[c, i, j] = bilinear(level[int(roi[0]), c], x / stride - 0.5, y / stride - 0.5)
-    return found
-
-
-ROIS = torch.tensor([[0.0, 12, 20, 100, 60], [1, 0, 0, 128, 96], [1, 50.5, 30.2, 61.7, 90.1]])
-
-
-def test_crops_go_from_corner_to_corner() -> None:
-    level = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
-    crops = crop_and_resize(level, ROIS, 7, 8)
-    for crop, roi in zip(crops, ROIS, strict=True):
-        assert np.allclose(crop, crop_by_loops(level.numpy(), roi.numpy(), 7, 8), atol=1e-4)
-
-
-def test_zero_offsets_are_plain_cropping() -> None:
-    level = torch.randn(2, 3, 12, 16)
-    crop = DeformableCrop(3, 9, 4, 0.1)
-    assert torch.allclose(crop(level, ROIS, 8), crop_and_resize(level, ROIS, 9, 8), atol=1e-4)
-
-
-def test_offsets_move_parts_by_shares_of_the_box_and_learn() -> None:
-    generator = torch.Generator().manual_seed(1)
-    level, offsets = (torch.randn(*shape, generator=generator) for shape in ((2, 2, 12, 16), (3, 2, 3, 3)))
-    offsets.requires_grad_(True)
-    moved = DeformableCrop(2, 8, 3, 0.1).move(level, ROIS, 8, offsets)
-    for crop, roi, offset in zip(moved.detach(), ROIS, offsets.detach(), strict=True):
-        assert np.allclose(crop, crop_by_loops(level.numpy(), roi.numpy(), 8, 8, offset.numpy()), atol=1e-4)
-    (grad,) = torch.autograd.grad(moved.square().sum(), offsets)
-    assert (grad[0] != 0).all()
-
-
-def test_cropping_a_class_ignores_the_other_classes() -> None:
-    semantic, labels = torch.randn(2, 5, 12, 16), torch.tensor([3, 0, 4])
-    crops = crop_class(semantic, ROIS, labels, 9, 8)
-    for n, label in enumerate(labels.tolist()):
-        alone = crop_and_resize(semantic[:, label : label + 1], ROIS[n : n + 1], 9, 8)[0, 0]
-        assert torch.allclose(crops[n], alone, atol=1e-5)
-        others = torch.arange(5) != label
-        changed = semantic + torch.randn(5, 1, 1) * others[:, None, None]
-        assert torch.equal(crop_class(changed, ROIS, labels, 9, 8)[n], crops[n])
-
-
-# directions -----------------------------------------------------------------------------------------------------------
-
-
-def bin_by_formula(dx: float, dy: float, reach: float, config: MasklabConfig) -> int:
-    turn = (math.atan2(dy, dx) % (2 * math.pi)) / (2 * math.pi / config.sectors)
-    sector = math.floor(turn + config.sector_offset + 1e-9) % config.sectors
-    return min(config.rings - 1, math.floor(config.rings * math.hypot(dx, dy) / reach)) * config.sectors + sector
-
-
-SHAPES = [MasklabConfig(), MasklabConfig(sectors=4, rings=1), MasklabConfig(sector_offset=0.5, ring_reach="side")]
-
-
-@pytest.mark.parametrize("config", SHAPES)
-def test_bins_are_the_formula(config: MasklabConfig) -> None:
-    rng = np.random.default_rng(0)
-    dx, dy = rng.normal(0, 30, (2, 500))
-    found = direction_bins(torch.from_numpy(dx), torch.from_numpy(dy), torch.tensor(50.0), config)
-    assert found.tolist() == [bin_by_formula(x, y, 50.0, config) for x, y in zip(dx, dy, strict=True)]
-    assert set(found.tolist()) == set(range(config.sectors * config.rings))
-
-
-@pytest.mark.parametrize("config", SHAPES)
-@pytest.mark.parametrize("side", [40, 41])
-def test_the_template_leads_to_the_middle(side: int, config: MasklabConfig) -> None:
-    reach = math.sqrt(0.5) if config.ring_reach == "corner" else 0.5
-    wanted = np.empty((side, side), int)
-    for i in range(side):
-        for j in range(side):
-            x, y = (side - 1 - 2 * j) / (2 * side), (side - 1 - 2 * i) / (2 * side)
-            wanted[i, j] = bin_by_formula(x, y, reach, config)
-    assert (template(side, config).numpy() == wanted).all()
-
-
-@pytest.mark.parametrize("config", SHAPES)
-@pytest.mark.parametrize("side", [40, 41])
-def test_a_quarter_turn_permutes_the_sectors(side: int, config: MasklabConfig) -> None:
-    plain, turned = template(side, config), torch.rot90(template(side, config))
-    away = torch.ones(side, side, dtype=torch.bool)
-    away[side // 2, side // 2] = side % 2 == 0
-    sectors = config.sectors
-    assert torch.equal(plain // sectors, turned // sectors)
-    assert torch.equal((plain % sectors + sectors // 4)[away] % sectors, (turned % sectors)[away])
-
-
-def test_at_the_centre_the_direction_is_that_of_the_x_axis() -> None:
-    assert template(41, MasklabConfig())[20, 20] == 0
-    assert direction_bins(torch.zeros(1), torch.zeros(1), torch.ones(1), MasklabConfig()).item() == 0
-
-
-def test_pooling_one_hot_maps_gives_the_template() -> None:
-    config = MasklabConfig()
-    named = template(41, config)
-    for channel in range(32):
-        maps = torch.zeros(1, 32, 41, 41)
-        maps[:, channel] = 1
-        assert torch.equal(pool_directions(maps, named)[0] == 1, named == channel)
-
-
-def oblong(config: MasklabConfig) -> tuple[Batch, Tensor]:
-    """Two touching objects of one class in an image of 96 x 192, three times as high as wide, and the first's box."""
-    masks = torch.zeros(2, 96, 192, dtype=torch.bool)
-    masks[0, 3:93, 40:70], masks[1, 3:93, 70:100] = True, True
-    boxes = torch.tensor([[40.0, 3, 70, 93], [70, 3, 100, 93]])
-    images = torch.zeros(1, 3, 96, 192)
-    meta = ImageMeta(1, "", (96, 192), (96, 192))
-    batch = Batch(images, full_sizes(images), [Target.of(boxes, [1, 1], masks)], [meta])
-    return batch, F.pad(boxes, (1, 0))
-
-
-def test_what_pixels_learn_is_what_pooling_reads_and_tells_touching_objects_apart() -> None:
-    config = MasklabConfig(num_classes=3)
-    batch, rois = oblong(config)
-    classes, directions = map_truths(batch, (96, 192), config)
-    maps = F.one_hot(directions.clamp(min=0), 32).permute(0, 3, 1, 2).float() * (directions >= 0)
-    pooled = pool_directions(crop_and_resize(maps, rois, 41, 1), template(41, config))
-    assert (pooled > 0.5).float().mean() > 0.75, "all but the borders of the bins and of the box"
-    assert (classes[0, 3:93, 40:100] == 1).all(), "the semantic map sees one thing"
-    both = torch.tensor([[0.0, 40, 3, 100, 93]])
-    across = pool_directions(crop_and_resize(maps, both, 41, 1), template(41, config))
-    assert (across > 0.5).float().mean() < 0.5
-    in_pixels = replace(config, in_square=False)
-    _, directions = map_truths(batch, (96, 192), in_pixels)
-    maps = F.one_hot(directions.clamp(min=0), 32).permute(0, 3, 1, 2).float() * (directions >= 0)
-    assert (pool_directions(crop_and_resize(maps, rois, 41, 1), template(41, config)) > 0.5).float().mean() < 0.6
-
-
-@pytest.mark.parametrize("config", [MasklabConfig(num_classes=5), MasklabConfig(num_classes=5, in_square=False)])
-def test_truths_of_the_maps_are_those_of_the_pixels_at_the_centres(config: MasklabConfig) -> None:
-    batch = TestMasklab.batch([3, 4], (3, 5))
-    crowd, unknown = batch.targets[0], batch.targets[1]
-    batch.targets[0] = replace(crowd, crowd=torch.arange(len(crowd)) == 0)
-    batch.targets[1] = replace(unknown, has_mask=torch.arange(len(unknown)) != 0)
-    classes, directions = map_truths(batch, (16, 16), config)
-    for b, target in enumerate(batch.targets):
-        assert target.masks is not None
-        masks, areas = target.masks.dense(), target.masks.areas()
-        plain = ~target.crowd & target.has_mask
-        for i in range(16):
-            for j in range(16):
-                y, x = 8 * i + 4, 8 * j + 4
-                there = [n for n in range(len(target)) if masks[n, y, x] and plain[n]]
-                x1, y1, x2, y2 = target.boxes[~plain][0].tolist()
-                hazy = (
-                    bool(masks[~plain][0, y, x]) if b == 0 else math.floor(x1) <= x <= x2 and math.floor(y1) <= y <= y2
-                )
-                if not there:
-                    assert directions[b, i, j] == -1
-                    assert classes[b, i, j] == (-1 if hazy else 5)
-                    continue
-                n = min(there, key=lambda n: int(areas[n]))
-                x1, y1, x2, y2 = target.boxes[n].tolist()
-                dx, dy, width, height = (x1 + x2) / 2 - x, (y1 + y2) / 2 - y, x2 - x1, y2 - y1
-                reach = math.hypot(width, height) / 2
-                if config.in_square:
-                    dx, dy, reach = dx / width, dy / height, math.sqrt(0.5)
-                assert classes[b, i, j] == target.labels[n]
-                assert directions[b, i, j] == bin_by_formula(dx, dy, reach, config)
 
 
 # masks ----------------------------------------------------------------------------------------------------------------

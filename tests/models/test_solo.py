@@ -1,11 +1,11 @@
 """SOLO: the shared conformance for two of its heads, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.models.solo import Solo, SoloConfig, SoloRaw
 from tests.models.conformance import Conformance
 
@@ -13,9 +13,11 @@ SMALL: dict[str, Any] = {
     "width": 32,
     "head_width": 32,
     "head_convs": 2,
-    "grids": (16, 12, 10, 8, 6),
-    "scale_ranges": ((1, 20), (14, 32), (24, 48), (36, 70), (60, 999)),
-    "candidates": 60,
+    "grid": {
+        "grids": (16, 12, 10, 8, 6),
+        "scale_ranges": ((1, 20), (14, 32), (24, 48), (36, 70), (60, 999)),
+        "candidates": 60,
+    },
 }
 
 
@@ -37,7 +39,7 @@ class TestLightSolo(Conformance):
 def model(**knobs: Any) -> Solo:
     config = zoo.preset("solo-mobilenetv2-256").model
     assert isinstance(config, SoloConfig)
-    return Solo(replace(config, num_classes=3, **{**SMALL, **knobs}))
+    return Solo(change(change(config, num_classes=3, **SMALL), **knobs))
 
 
 def test_mask_channels_of_the_published_coco_models() -> None:
@@ -67,7 +69,7 @@ def test_decoupled_logits_are_those_of_the_product() -> None:
 
 def test_row_i_and_column_j_make_the_mask_of_cell_i_j() -> None:
     net = model().eval()
-    grids = net.config.grids
+    grids = net.config.grid.grids
     category = torch.full((1, 3, sum(s * s for s in grids)), -9.0)
     level, row, column = 1, 3, 7
     category[0, 2, grids[0] ** 2 + row * grids[1] + column] = 3.0

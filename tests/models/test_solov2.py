@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.data.shapes import draw
 from maskkit.models.solov2 import Solov2, Solov2Config, Solov2Raw
 from maskkit.nn.grid import cell_middles
@@ -20,9 +21,11 @@ SMALL: dict[str, Any] = {
     "head_width": 32,
     "feature_width": 32,
     "kernel": 32,
-    "grids": (16, 12, 10, 8, 6),
-    "scale_ranges": ((1, 20), (14, 32), (24, 48), (36, 70), (60, 999)),
-    "candidates": 60,
+    "grid": {
+        "grids": (16, 12, 10, 8, 6),
+        "scale_ranges": ((1, 20), (14, 32), (24, 48), (36, 70), (60, 999)),
+        "candidates": 60,
+    },
 }
 
 
@@ -34,7 +37,7 @@ class TestSolov2(Conformance):
 def model(**knobs: Any) -> Solov2:
     config = zoo.preset("solov2-mobilenetv2-256").model
     assert isinstance(config, Solov2Config)
-    return Solov2(replace(config, num_classes=3, **{**SMALL, **knobs}))
+    return Solov2(change(change(config, num_classes=3, **SMALL), **knobs))
 
 
 def test_shapes_of_the_published_coco_model() -> None:
@@ -68,7 +71,7 @@ def square_raw(net: Solov2, cells: list[tuple[int, int, float]]) -> Solov2Raw:
     """Every one of ``cells`` (cell, class, logit) draws the same square of 16 x 16 of the 32 x 32 cells."""
     feature = torch.full((1, 32, 32, 32), -1.0)
     feature[..., 8:24, 8:24] = 1.0
-    category = torch.full((1, 3, sum(s * s for s in net.config.grids)), -9.0)
+    category = torch.full((1, 3, sum(s * s for s in net.config.grid.grids)), -9.0)
     kernels = torch.zeros(1, 32, category.shape[2])
     for cell, label, logit in cells:
         category[0, label, cell] = logit
@@ -101,11 +104,11 @@ def test_with_positional_encoding_masks_start_at_their_cell() -> None:
     logits = torch.einsum("dp,dhw->phw", raw.kernels[0], raw.feature[0])  # (P, 16, 24)
     best = logits.flatten(1).argmax(1)
     places = torch.stack([(best % 24 + 0.5) / 24, (best // 24 + 0.5) / 16], 1)
-    assert (places - cell_middles(net.config.grids)).abs().max() < 1 / 16
+    assert (places - cell_middles(net.config.grid.grids)).abs().max() < 1 / 16
 
 
 def test_masks_too_small_for_their_level_are_dropped() -> None:
-    net = model(min_area=(300, 4, 4, 4, 4)).eval()
+    net = model(grid={"min_area": (300, 4, 4, 4, 4)}).eval()
     assert (net.select(square_raw(net, [(5, 1, 3.0)])).scores == 0).all()
     assert (net.select(square_raw(net, [(300, 1, 3.0)])).scores > 0).any()
 

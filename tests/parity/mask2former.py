@@ -21,6 +21,7 @@ from maskkit.engine.optim import learning_rate, param_groups
 from maskkit.models.base import to_arrays
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
 from maskkit.nn.deform_attn import DeformableAttention, sample_by_grid, sample_by_rows
+from maskkit.nn.query_loss import mask_costs, match, uncertain_points
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.mask2former import rename
@@ -54,7 +55,7 @@ def _knobs(case: Case) -> dict[str, Any]:
     given = dict(zip(overrides[::2], overrides[1::2], strict=True))
     assert given.pop("MODEL.MASK_FORMER.DROPOUT", 0.0) == 0.0
     names = {"MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "points"}
-    knobs = {names[name]: value for name, value in given.items()}
+    knobs: dict[str, Any] = {"query_loss": {names[name]: value for name, value in given.items()}}
     limits = case.config.get("thresholds", {})
     places = {"topk": "detections", "object_mask": "segment_score", "overlap": "segment_overlap"}
     return knobs | {ours: limits[theirs] for theirs, ours in places.items() if theirs in limits}
@@ -220,18 +221,19 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = Mask2FormerRaw(torch.stack(logits, 1), one, torch.cat(masks, 1))
     batch = _batch(torch.zeros(len(scenes), 3, *given["padded_hw"]), scenes)
     model = _model(case)
-    assert model.config.points == given["points"]
+    config = model.config.query_loss
+    assert config.points == given["points"]
     truths = [model.truth(t, raw, batch) for t in batch.targets]
     close = _limits(case)
 
     _recipe_rand(case, monkeypatch)
     for i, truth in enumerate(truths):
-        pairs = model.match(raw.logits[i, -1], raw.embeddings[i, -1], raw.features[i], truth)
+        pairs = match(raw.logits[i, -1], raw.embeddings[i, -1], raw.features[i], truth, config)
         assert np.array_equal(case.stored(f"match.queries.{i}"), pairs.queries)
         assert np.array_equal(case.stored(f"match.targets.{i}"), pairs.objects)
     _recipe_rand(case, monkeypatch)
     with torch.no_grad():
-        costs = model.mask_costs(raw.embeddings[0, -1], raw.features[0], truths[0])
+        costs = mask_costs(raw.embeddings[0, -1], raw.features[0], truths[0], config.points)
     for name, cost in zip(("mask", "dice"), costs, strict=True):
         case.compare(f"cost.{name}", cost, *close)
     case.compare("cost.class", -raw.logits[0, -1].softmax(1)[:, truths[0].labels], *close)
@@ -249,11 +251,10 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
             case.compare(f"gradnorm.loss_{theirs}{suffix}.{prefix}{kind}", gradient.norm()[None], *close)
 
     shape = case.manifest["outputs"]["uncertain_points"]["shape"]
-    few = replace(model.config, points=shape[1])
-    monkeypatch.setattr(model, "config", few)
+    few = replace(config, points=shape[1])
     _recipe_rand(case, monkeypatch, case.seed + 1)
     with torch.no_grad():
-        case.compare("uncertain_points", model.uncertain_points(masks[1][0, : shape[0], None]), *close)
+        case.compare("uncertain_points", uncertain_points(masks[1][0, : shape[0], None], few), *close)
 
 
 def _train_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,12 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
         "backbone": {"name": f"resnet{backbone['depth']}"},
         "num_classes": head["num_classes"] - 1,
         "width": head["in_channels"],
-        "grids": tuple(head["num_grids"]),
-        "scale_ranges": tuple(map(tuple, head["scale_ranges"])),
-        "min_area": tuple(head["strides"]),
-        "centre": head["sigma"],
+        "grid": {
+            "grids": tuple(head["num_grids"]),
+            "scale_ranges": tuple(map(tuple, head["scale_ranges"])),
+            "min_area": tuple(head["strides"]),
+            "centre": head["sigma"],
+        },
         "mask_weight": head["loss_ins"]["loss_weight"],
         "head_width": head["seg_feat_channels"],
         "head_convs": head["stacked_convs"],
@@ -69,7 +71,7 @@ def _forward(case: Case) -> None:
     model.load_state_dict(published.convert(case.weights(), preset, **knobs))
     images = _input(case, replace(zoo.preset(preset).input, size=tuple(sorted(case.manifest["input"]["img_scale"]))))
     case.compare("input", images, 1e-4, 1e-5)
-    grids = knobs["grids"]
+    grids = knobs["grid"]["grids"]
     with torch.no_grad():
         features = model.backbone(images)
         levels = model.fpn(list(features.values()))
@@ -169,14 +171,14 @@ def _postprocess(case: Case) -> None:
     if "solov2" in call:
         scores, kernels, feature = made
         raw = Solov2Raw(torch.zeros(0), _cells(kernels), torch.from_numpy(feature))
-        select = lambda: _model("solov2-resnet50-1x", **knobs).select_from(_scores(scores), raw)  # noqa: E731
+        select = lambda: _model("solov2-resnet50-1x", grid=knobs).select_from(_scores(scores), raw)  # noqa: E731
     elif "decoupled" in call:
         x, y, scores = made
         soft = torch.from_numpy(np.concatenate([part for pair in zip(x, y, strict=True) for part in pair], 1))
-        select = lambda: _model("solo-decoupled-resnet50-1x", **knobs).select_from(_scores(scores), soft)  # noqa: E731
+        select = lambda: _model("solo-decoupled-resnet50-1x", grid=knobs).select_from(_scores(scores), soft)  # noqa: E731
     else:
         soft, scores = torch.from_numpy(np.concatenate(made[0], 1)), made[1]
-        select = lambda: _model("solo-resnet50-1x", **knobs).select_from(_scores(scores), soft)  # noqa: E731
+        select = lambda: _model("solo-resnet50-1x", grid=knobs).select_from(_scores(scores), soft)  # noqa: E731
     with torch.no_grad():
         selected = select()
     found = decoded(selected, given["img_shape"], given["ori_shape"])
@@ -270,7 +272,7 @@ def _loss(case: Case) -> None:
 
 
 def _compare_targets(case: Case, model: Solo | Solov2, raw: Any, batch: Batch) -> None:
-    config = model.config
+    config = model.config.grid
     size = (batch.images.shape[2], batch.images.shape[3])
     first = grid.first_cells(config.grids)
     lit = [grid.assign_cells(t, size, config) for t in batch.targets]

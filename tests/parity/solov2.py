@@ -1,6 +1,5 @@
 """SOLOv2 against AdelaiDet. Every stored tensor of a case is compared; nothing is left out."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
+from maskkit.config import change
 from maskkit.data.loader import collate
 from maskkit.engine.optim import learning_rate, make_optimizer
 from maskkit.geometry.nms import mask_nms, matrix_nms
@@ -44,7 +44,7 @@ def _preset(case: Case) -> str:
 def _model(case: Case, **knobs: Any) -> Solov2:
     config = zoo.preset(_preset(case)).model
     assert isinstance(config, Solov2Config)
-    return Solov2(replace(config, **knobs))
+    return Solov2(change(config, **knobs))
 
 
 def _filled(case: Case) -> Solov2:
@@ -83,8 +83,8 @@ def _forward(case: Case) -> None:
     for i, (level, split) in enumerate(zip(levels, grid.head_levels(levels), strict=True)):
         case.compare(f"fpn.p{i + 2}", level, *close)
         case.compare(f"split.{i}", split, *close)
-    kernels = _levels(raw.kernels, model.config.grids)
-    for i, (scores, kernel) in enumerate(zip(_levels(raw.category, model.config.grids), kernels, strict=True)):
+    kernels = _levels(raw.kernels, model.config.grid.grids)
+    for i, (scores, kernel) in enumerate(zip(_levels(raw.category, model.config.grid.grids), kernels, strict=True)):
         case.compare(f"cate.{i}", scores, *close)
         case.compare(f"kernel.{i}", kernel, *close)
     case.compare("mask_feature", raw.feature, *close)
@@ -116,20 +116,22 @@ def _postprocess(case: Case) -> None:
     _, kernel, _, sigma = limits["nms"].split()
     model = _model(
         case,
-        min_score=limits["score"],
-        candidates=2 * limits["nms_pre"],
-        nms=kernel,
-        nms_sigma=float(sigma),
-        nms_top=limits["nms_pre"],
-        nms_min_score=limits["update"],
-        detections=limits["max_per_img"],
+        grid={
+            "min_score": limits["score"],
+            "candidates": 2 * limits["nms_pre"],
+            "nms": kernel,
+            "nms_sigma": float(sigma),
+            "nms_top": limits["nms_pre"],
+            "nms_min_score": limits["update"],
+            "detections": limits["max_per_img"],
+        },
     )
     scene = case.scenes.make_scene(case.seed, *given["image_hw"], case.numbers_in(given["scene"])[-1])
     _, raw = _raw([case.scenes.solov2_raw(case.seed, scene, *given["padded_hw"])])
     with torch.no_grad():
-        scores = grid.cell_scores(raw.category, model.config.grids)
+        scores = grid.cell_scores(raw.category, model.config.grid.grids)
         selected = model.select(raw)
-    for i, part in enumerate(_levels(scores, model.config.grids)):
+    for i, part in enumerate(_levels(scores, model.config.grid.grids)):
         case.compare(f"point_nms.{i}", part.permute(0, 2, 3, 1), 1e-5, 1e-7)
     found = decoded(selected, given["image_hw"], given["output_hw"])
     case.compare("scores", found.scores, 0, case.manifest["tolerance"]["scores"])
@@ -177,16 +179,18 @@ def _loss(case: Case) -> None:
     batch = Batch(torch.zeros(len(sizes), 3, *size), torch.tensor(sizes), targets, metas)
 
     for b, target in enumerate(targets):
-        lit = grid.assign_cells(target, (size[0], size[1]), model.config)
+        lit = grid.assign_cells(target, (size[0], size[1]), model.config.grid)
         owner = grid.last_object(lit)
         assert np.array_equal(case.stored(f"cate_label.{b}"), torch.where(owner >= 0, target.labels[owner], 80))
         # officially level by level, ours object by object: the same pairs in another order
-        levels = lit.split([s * s for s in model.config.grids], 1)
+        levels = lit.split([s * s for s in model.config.grid.grids], 1)
         pairs = [torch.nonzero(part) for part in levels]
         assert [len(p) for p in pairs] == case.manifest["targets_per_level"][b]
-        cells = torch.cat([p[:, 1] + at for p, at in zip(pairs, grid.first_cells(model.config.grids), strict=False)])
+        cells = torch.cat(
+            [p[:, 1] + at for p, at in zip(pairs, grid.first_cells(model.config.grid.grids), strict=False)]
+        )
         order = case.stored(f"grid_order.{b}")
-        starts = np.repeat(grid.first_cells(model.config.grids)[:-1], [len(p) for p in pairs])
+        starts = np.repeat(grid.first_cells(model.config.grid.grids)[:-1], [len(p) for p in pairs])
         assert np.array_equal(order, cells) or np.array_equal(order, cells.numpy() - starts)
         shrunk = grid.shrink(target, batch.sizes[b], size[0], (raw.feature.shape[2], raw.feature.shape[3]))
         truth = shrunk[torch.cat([p[:, 0] for p in pairs])]

@@ -244,7 +244,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = eval(f"inputs.{call['targets'].removeprefix('inputs.')}", {"inputs": case.inputs})
     batch = _batch(*targets)
 
-    matches = [model.match(t, priors) for t in batch.targets]
+    matches = [model.assign(t, priors) for t in batch.targets]
     official = torch.from_numpy(case.stored("match.conf_t"))
     ours = torch.stack([m.classes for m in matches])
     assert torch.equal(ours, official)

@@ -35,9 +35,8 @@ TensorFlow's squeeze the image by half a cell at its border; pixels of crowds an
 neither map; the scores of masks are those of their boxes.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -47,16 +46,13 @@ from torch import Tensor, nn
 
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
-from maskkit.geometry import boxes as box_math
 from maskkit.geometry.boxes import has_area
-from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.crops import DeformableCrop, corner_to_corner, crop_and_resize, crop_class
 from maskkit.nn.dilation import dilate, last_stage
-from maskkit.nn.losses import normaliser
+from maskkit.nn.directions import DirectionConfig, map_loss, map_targets, pool_directions, template
 from maskkit.nn.mask_stage import MaskRegions, MaskStage
-from maskkit.nn.pixels import object_maps
-from maskkit.nn.position_sensitive import parts
 from maskkit.nn.roi import (
     BOX_WEIGHTS,
     RankedBoxes,
@@ -66,7 +62,6 @@ from maskkit.nn.roi import (
     crop_masks,
     detect,
     objects_of,
-    pool,
     sample_rois,
 )
 from maskkit.nn.rpn import (
@@ -89,8 +84,6 @@ _LOW = (2, 4)
 """Strides of conv1 and conv2, whose features refine masks."""
 _AT_ONCE = 64
 """Regions that go through the box head together: crops of 41 x 41 cells take much memory."""
-_UNKNOWN = -1
-"""Of a cell of which a map learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +115,7 @@ class MasklabConfig(RpnConfig):
     """Share of the box that an offset of 1 stands for (open: as in deformable ConvNets)."""
     box_passes: int = 2
     """How often boxes are regressed: the final ones are put in again as regions."""
-    sectors: int = 8
-    """Directions to the centre (D)."""
-    rings: int = 4
-    """Distances to the centre (R)."""
-    sector_offset: float = 0.0
-    """Share of a sector by which sectors are turned (open: half a one puts the axes into the middle of sectors)."""
-    ring_reach: Literal["corner", "side"] = "corner"
-    """Where the last ring ends (open: at the half diagonal no ring is cut off, at the half side rings are finer)."""
-    in_square: bool = True
-    """Whether directions are measured with the box scaled to a square (open: what a pixel learns is then what
-    direction pooling reads, whatever the shape of its box), or in pixels."""
+    direction: DirectionConfig = field(default_factory=DirectionConfig)
     crop: int = 41
     """Side of the crops that masks are made of."""
     low_width: int = 64
@@ -162,156 +145,6 @@ class MasklabRaw(NamedTuple):
     mask_scores: Float[Tensor, "m"]
     coarse_logits: Float[Tensor, "m s s"]
     mask_logits: Float[Tensor, "m s s"]
-
-
-# crops ----------------------------------------------------------------------------------------------------------------
-
-
-def corner_to_corner(rois: Float[Tensor, "n 5"], side: int) -> Float[Tensor, "n 5"]:
-    """Regions grown so that the middles of their ``side`` x ``side`` cells reach from corner to corner of ``rois``."""
-    half = (rois[:, 3:] - rois[:, 1:3]) / (2 * (side - 1))
-    return torch.cat([rois[:, :1], rois[:, 1:3] - half, rois[:, 3:] + half], 1)
-
-
-def crop_and_resize(
-    level: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"], side: int, stride: int
-) -> Float[Tensor, "n c s s"]:
-    """Bilinear samples of features on a grid from corner to corner of each region, one sample to a cell."""
-    return pool([level], [stride], corner_to_corner(rois, side), side, sampling_ratio=1)
-
-
-def sample_at(
-    level: Float[Tensor, "b c h w"], image: Int[Tensor, "n"], x: Float[Tensor, "n s s"], y: Float[Tensor, "n s s"]
-) -> Float[Tensor, "n c s s"]:
-    """Bilinear samples of features at places counted in cells, the middle of the first cell being 0; the places learn.
-
-    Where a place lies outside, the nearest cell is read.
-    """
-    height, width = level.shape[2:]
-    across, down = taps(x.clamp(0, width - 1), width), taps(y.clamp(0, height - 1), height)  # (N, s, s, 2)
-    shares = (down.weights[..., :, None] * across.weights[..., None, :]).flatten(3)  # (N, s, s, 4)
-    cells = (image[:, None, None, None, None] * height + down.cells[..., :, None]) * width + across.cells[..., None, :]
-    rows = level.float().permute(0, 2, 3, 1).reshape(-1, level.shape[1])  # (B h w, C)
-    return weighted_sums(rows, cells.flatten(3), shares).permute(0, 3, 1, 2)
-
-
-class DeformableCrop(nn.Module):
-    """`crop_and_resize` whose ``grid`` x ``grid`` parts move by offsets that the crop itself suggests.
-
-    An offset (dx, dy) of 1 is ``scale`` times the width or height of the box. Offsets begin at zero.
-    """
-
-    def __init__(self, channels: int, side: int, grid: int, scale: float) -> None:
-        super().__init__()
-        self.side, self.grid, self.scale = side, grid, scale
-        self.offsets = nn.Conv2d(channels, 2, 1)
-        for parameter in self.offsets.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(
-        self, level: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"], stride: int
-    ) -> Float[Tensor, "n c s s"]:
-        """Features of each region."""
-        plain = crop_and_resize(level, rois, self.side, stride)
-        offsets = self.offsets(F.adaptive_avg_pool2d(plain, self.grid)).float()  # (N, 2, g, g)
-        return self.move(level, rois, stride, offsets)
-
-    def move(
-        self,
-        level: Float[Tensor, "b c h w"],
-        rois: Float[Tensor, "n 5"],
-        stride: int,
-        offsets: Float[Tensor, "n 2 g g"],
-    ) -> Float[Tensor, "n c s s"]:
-        """The crops with their parts moved by ``offsets``."""
-        low, extent = rois[:, 1:3, None, None], (rois[:, 3:] - rois[:, 1:3])[:, :, None, None]  # (N, 2, 1, 1)
-        way = torch.arange(self.side, device=rois.device) / (self.side - 1)
-        regular = torch.stack([way.expand(self.side, -1), way[:, None].expand(-1, self.side)])  # (2, s, s): x, y
-        part = parts(self.side, self.grid, rois.device)
-        shift = self.scale * offsets[:, :, part[:, None], part]  # (N, 2, s, s)
-        x, y = ((low + (regular + shift) * extent) / stride - 0.5).unbind(1)
-        return sample_at(level, rois[:, 0].long(), x, y)
-
-
-def crop_class(
-    semantic: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"], side: int, stride: int
-) -> Float[Tensor, "n s s"]:
-    """The semantic map of each region's class inside the region; no other map is looked at."""
-    planes = semantic.flatten(0, 1)[:, None]  # (B C, 1, h, w)
-    plane = rois[:, :1] * semantic.shape[1] + labels[:, None]
-    return crop_and_resize(planes, torch.cat([plane, rois[:, 1:]], 1), side, stride)[:, 0]
-
-
-# directions -----------------------------------------------------------------------------------------------------------
-
-
-def direction_bins(
-    dx: Float[Tensor, "*n"], dy: Float[Tensor, "*n"], reach: Float[Tensor, "*m"], config: MasklabConfig
-) -> Int[Tensor, "*n"]:
-    """Channel of the direction (dx, dy) from a pixel to the centre: sectors from the x axis on, towards y.
-
-    ``reach`` is the distance at which the last ring ends; what lies further is in that ring too. At the centre itself,
-    where there is no direction, it is that of the x axis.
-    """
-    turn = torch.atan2(dy.double(), dx.double()) / (2 * math.pi) * config.sectors
-    # a whole number of sectors is a border: rounding shall not put its pixels now on this side, now on that
-    sector = torch.floor(turn + config.sector_offset + 1e-9).long() % config.sectors
-    ring = (config.rings * torch.hypot(dx, dy) / reach).floor().clamp(max=config.rings - 1).long()
-    return ring * config.sectors + sector
-
-
-def reach_of(width: Float[Tensor, "*n"], height: Float[Tensor, "*n"], config: MasklabConfig) -> Float[Tensor, "*n"]:
-    """Where the last ring of a box ends."""
-    return torch.hypot(width, height) / 2 if config.ring_reach == "corner" else torch.maximum(width, height) / 2
-
-
-def template(side: int, config: MasklabConfig) -> Int[Tensor, "s s"]:
-    """For each cell of a box, the channel that leads to the middle of the box from there."""
-    away = (side - 1 - 2 * torch.arange(side).double()) / (2 * side)
-    one = torch.ones((), dtype=torch.float64)
-    return direction_bins(away.expand(side, -1), away[:, None].expand(-1, side), reach_of(one, one, config), config)
-
-
-def pool_directions(crops: Float[Tensor, "n d s s"], template: Int[Tensor, "s s"]) -> Float[Tensor, "n s s"]:
-    """Direction pooling: each cell from the channel that the template names."""
-    return crops.gather(1, template.expand(len(crops), 1, -1, -1))[:, 0]
-
-
-@torch.no_grad()
-def map_truths(
-    batch: Batch, grid: tuple[int, int], config: MasklabConfig
-) -> tuple[Int[Tensor, "b h w"], Int[Tensor, "b h w"]]:
-    """Class and direction of each cell of a ``grid`` (h, w), by the pixel at its centre, `_UNKNOWN` for neither.
-
-    The class of background is the number of classes; it has no direction.
-    """
-    y, x = (
-        ((torch.arange(n, device=batch.images.device) + 0.5) * side / n)
-        for n, side in zip(grid, batch.images.shape[2:], strict=True)
-    )
-    owners = object_maps(batch)[:, y.long()[:, None], x.long()]  # (B, h, w)
-    classes = torch.full_like(owners, config.num_classes).masked_fill(owners < BACKGROUND, _UNKNOWN)
-    directions = torch.full_like(owners, _UNKNOWN)
-    for owner, label, direction, target in zip(owners, classes, directions, batch.targets, strict=True):
-        row, column = torch.nonzero(owner >= 0).unbind(1)
-        mine = owner[row, column]
-        centre_x, centre_y, width, height = box_math.to_centres(target.boxes[mine].double()).unbind(1)
-        dx, dy = centre_x - x[column], centre_y - y[row]
-        if config.in_square:
-            dx, dy = dx / width, dy / height
-            width = height = torch.ones_like(width)
-        label[row, column] = target.labels[mine]
-        direction[row, column] = direction_bins(dx, dy, reach_of(width, height, config), config)
-    return classes, directions
-
-
-def map_loss(logits: Float[Tensor, "b c h w"], truth: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """Mean cross entropy of the cells of known truth."""
-    total = F.cross_entropy(logits, truth, ignore_index=_UNKNOWN, reduction="sum")
-    return total / normaliser((truth != _UNKNOWN).sum())
-
-
-# the network ----------------------------------------------------------------------------------------------------------
 
 
 class Conv5BoxHead(nn.Module):
@@ -403,13 +236,13 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         channels = self.backbone.channels
         self.rpn = RpnHead(channels[16], len(config.anchor_sizes) * len(config.anchor_ratios), config.rpn_width)
         self.semantic = nn.Conv2d(channels[32], config.num_classes + 1, 1)
-        self.directions = nn.Conv2d(channels[32], config.rings * config.sectors, 1)
+        self.directions = nn.Conv2d(channels[32], config.direction.rings * config.direction.sectors, 1)
         for layer in (self.semantic, self.directions):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
         self.mask_head = MaskHead([channels[stride] for stride in _LOW], config)
-        self.register_buffer("template", template(config.crop, config), persistent=False)
+        self.register_buffer("template", template(config.crop, config.direction), persistent=False)
 
     def adopt_backbone(self) -> None:
         """The box head's conv5 begins as the backbone's."""
@@ -515,7 +348,8 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1.0)
         sampled = Sampled(raw.rois, raw.matched)
         second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, 1.0)
-        classes, directions = map_truths(batch, (raw.semantic.shape[2], raw.semantic.shape[3]), config)
+        size = (raw.semantic.shape[2], raw.semantic.shape[3])
+        classes, directions = map_targets(batch, size, config.num_classes, config.direction)
         coarse, mask = self._mask_losses(raw, sampled, targets)
         return first | {
             "classification": second.label,

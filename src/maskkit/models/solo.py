@@ -33,22 +33,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import BoxOnly
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry.resample_tensors import resize
 from maskkit.models.base import Model
 from maskkit.nn import grid
-from maskkit.nn.grid import GridConfig
+from maskkit.nn.grid import Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class SoloConfig(GridConfig):
+class SoloConfig(BackboneModelConfig):
     """Knobs of SOLO; the defaults are the published vanilla ResNet-50 model for COCO."""
 
     box_only: BoxOnly = field(default_factory=BoxOnly)
+    grid: GridConfig = field(default_factory=GridConfig)
+    width: int = 256
+    """Channels of the pyramid."""
+    deformable: Deformable = "none"
+    """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
+    mask_weight: float = 3.0
     head: Literal["vanilla", "decoupled", "decoupled-light"] = "vanilla"
     """Masks by cell, by column and row from a tower each, or by column and row from one tower."""
     head_width: int = 256
@@ -83,16 +89,16 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
     def __init__(self, config: SoloConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.fpn = grid.pyramid(config)
+        self.backbone, self.fpn = grid.pyramid(config.backbone, config.width, config.deformable)
         head = (config.head_width, config.head_convs, config.deformable, config.head_convs - 1)  # the last one alone
         self.category_tower = grid.tower(config.width, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)
         coordinates = {"vanilla": [2], "decoupled": [1, 1], "decoupled-light": [2]}[config.head]
         self.towers = nn.ModuleList(grid.tower(config.width + more, *head) for more in coordinates)
         if config.head == "vanilla":
-            outputs = [[grid.output_conv(config.head_width, s * s, 1) for s in config.grids]]
+            outputs = [[grid.output_conv(config.head_width, s * s, 1) for s in config.grid.grids]]
         else:  # columns, then rows
-            outputs = [[grid.output_conv(config.head_width, s) for s in config.grids] for _ in range(2)]
+            outputs = [[grid.output_conv(config.head_width, s) for s in config.grid.grids] for _ in range(2)]
         self.outputs = nn.ModuleList(nn.ModuleList(convs) for convs in outputs)
 
     # forward ---------------------------------------------------------------------------------------------------------
@@ -106,7 +112,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
         """Raw outputs of normalised images; their sides are multiples of 32."""
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         category, masks = [], []
-        for i, (level, side) in enumerate(zip(grid.head_levels(levels), self.config.grids, strict=True)):
+        for i, (level, side) in enumerate(zip(grid.head_levels(levels), self.config.grid.grids, strict=True)):
             cells = self.category_tower(resize(level, (side, side)))
             category.append(self.category(cells).flatten(2))
             places = grid.coordinates(level)
@@ -124,8 +130,8 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
         raw = SoloRaw(*(t.float() for t in raw))
         config = self.config
         size = (batch.images.shape[2], batch.images.shape[3])
-        owners = [grid.last_object(grid.assign_cells(t, size, config)) for t in batch.targets]
-        first = grid.first_cells(config.grids)
+        owners = [grid.last_object(grid.assign_cells(t, size, config.grid)) for t in batch.targets]
+        first = grid.first_cells(config.grid.grids)
         dice, projection, pairwise = raw.category.sum() * 0, raw.category.sum() * 0, raw.category.sum() * 0
         for level, masks in enumerate(raw.masks):
             dice = dice + masks.sum() * 0
@@ -134,7 +140,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
                 owner = owners[b][first[level] : first[level + 1]]
                 cells = torch.nonzero(owner >= 0)[:, 0]
                 objects = owner[cells]
-                logits = self.cell_logits(masks[b], cells, config.grids[level])
+                logits = self.cell_logits(masks[b], cells, config.grid.grids[level])
                 known = target.has_mask[objects]
                 truth = grid.shrink(target, batch.sizes[b], batch.images.shape[2], (masks.shape[2], masks.shape[3]))
                 dice = dice + dice_loss(logits[known].sigmoid(), truth[objects[known]], 0.002).sum()
@@ -148,7 +154,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
             int((~t.has_mask[owner[owner >= 0]]).sum()) for t, owner in zip(batch.targets, owners, strict=True)
         )
         return {
-            "classification": grid.category_loss(raw.category, owners, batch, config.grids),
+            "classification": grid.category_loss(raw.category, owners, batch, config.grid.grids),
             "mask": config.mask_weight * dice / count,
             "mask/projection": projection / count,
             "mask/pairwise": pairwise / normaliser(boxed_count),
@@ -166,7 +172,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
 
     def select(self, raw: SoloRaw) -> ObjectMasks[Tensor]:
         """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
-        return self.select_from(grid.cell_scores(raw.category, self.config.grids), self.soft_masks(raw))
+        return self.select_from(grid.cell_scores(raw.category, self.config.grid.grids), self.soft_masks(raw))
 
     def soft_masks(self, raw: SoloRaw) -> Float[Tensor, "b c h w"]:
         """Probabilities of the mask channels of all levels, joined, at the size of the finest."""
@@ -175,20 +181,20 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
 
     def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""
-        found = grid.find_candidates(scores, self.config)
+        found = grid.find_candidates(scores, self.config.grid)
         image = torch.arange(len(scores), device=scores.device)[:, None]
         if self.config.head == "vanilla":
             masks = channels[image, found.cells]  # (B, k, H/4, W/4)
         else:
             column, row = (index.to(scores.device)[found.cells] for index in self.cell_channels())
             masks = channels[image, column] * channels[image, row]
-        best = grid.rank_masks(found, masks, self.config)
+        best = grid.rank_masks(found, masks, self.config.grid)
         return ObjectMasks(*best, best.scores)
 
     def cell_channels(self) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
         """Channels of each cell's column and row when those of all levels are joined (decoupled head)."""
         columns, rows, first = [], [], 0
-        for side in self.config.grids:
+        for side in self.config.grid.grids:
             at = torch.arange(side)
             columns.append(first + at.repeat(side))
             rows.append(first + side + at.repeat_interleave(side))

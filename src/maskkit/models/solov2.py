@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import BoxOnly
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry.resample_tensors import resize
@@ -41,10 +41,16 @@ from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class Solov2Config(GridConfig):
+class Solov2Config(BackboneModelConfig):
     """Knobs of SOLOv2; the defaults are the published ResNet-50 model for COCO."""
 
     box_only: BoxOnly = field(default_factory=BoxOnly)
+    grid: GridConfig = field(default_factory=GridConfig)
+    width: int = 256
+    """Channels of the pyramid."""
+    deformable: Deformable = "none"
+    """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
+    mask_weight: float = 3.0
     head_width: int = 512
     """Channels of the towers for classes and kernels."""
     head_convs: int = 4
@@ -106,7 +112,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
     def __init__(self, config: Solov2Config) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.fpn = grid.pyramid(config)
+        self.backbone, self.fpn = grid.pyramid(config.backbone, config.width, config.deformable)
         head = (config.head_width, config.head_convs, config.deformable)
         self.category_tower = grid.tower(config.width, *head)
         self.kernel_tower = grid.tower(config.width + 2, *head)
@@ -127,7 +133,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         levels = self.fpn(list(self.backbone(images).values()))  # P2 (B, w, H/4, W/4) to P6
         frequencies = self.config.position_frequencies
         category, kernels = [], []
-        for level, side in zip(grid.head_levels(levels), self.config.grids, strict=True):
+        for level, side in zip(grid.head_levels(levels), self.config.grid.grids, strict=True):
             cells = resize(torch.cat([level, grid.coordinates(level)], 1), (side, side))  # (B, w + 2, S, S)
             category.append(self.category(self.category_tower(cells[:, :-2])).flatten(2))
             kernel, local = self.kernel(self.kernel_tower(cells)).split([self.config.kernel, 4 * frequencies], 1)
@@ -146,7 +152,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         nothing = raw.kernels.sum() * 0 + raw.feature.sum() * 0
         owners, dice, boxed = [], [], []
         for b, target in enumerate(batch.targets):
-            lit = grid.assign_cells(target, size, self.config)
+            lit = grid.assign_cells(target, size, self.config.grid)
             owners.append(grid.last_object(lit))
             objects, cells = torch.nonzero(lit, as_tuple=True)
             logits = torch.einsum("dm,dhw->mhw", raw.kernels[b, :, cells], raw.feature[b])
@@ -159,7 +165,7 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         count = normaliser(len(masks) + len(logits))
         return {
-            "classification": grid.category_loss(raw.category, owners, batch, self.config.grids),
+            "classification": grid.category_loss(raw.category, owners, batch, self.config.grid.grids),
             "mask": self.config.mask_weight * masks.sum() / count + nothing,
             "mask/projection": from_boxes.projection.sum() / count,
             "mask/pairwise": from_boxes.pairwise,
@@ -169,12 +175,12 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
 
     def select(self, raw: Solov2Raw) -> ObjectMasks[Tensor]:
         """Masks of the best cells, ranked and rid of copies by Matrix NMS, at a quarter of the input."""
-        return self.select_from(grid.cell_scores(raw.category, self.config.grids), raw)
+        return self.select_from(grid.cell_scores(raw.category, self.config.grid.grids), raw)
 
     def select_from(self, scores: Float[Tensor, "b k p"], raw: Solov2Raw) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of the kernels and the feature of ``raw``."""
-        found = grid.find_candidates(scores, self.config)
+        found = grid.find_candidates(scores, self.config.grid)
         kernels = raw.kernels.float().gather(2, found.cells[:, None].expand(-1, raw.kernels.shape[1], -1))  # (B, D, k)
         masks = torch.einsum("bdk,bdhw->bkhw", kernels, raw.feature.float()).sigmoid()  # (B, k, H/4, W/4)
-        best = grid.rank_masks(found, masks, self.config)
+        best = grid.rank_masks(found, masks, self.config.grid)
         return ObjectMasks(*best, best.scores)

@@ -25,12 +25,11 @@ of the COCO models are three squares, as released.
 """
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import BackboneModelConfig, BoxOnly
@@ -39,10 +38,12 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.nms import fast_nms, greedy_nms
 from maskkit.models.base import Model
+from maskkit.nn.anchor_head import AnchorHead, Matches, assign_anchors, hard_negative_loss
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
+from maskkit.nn.prototypes import MaskIouNet, Protonet, crop_window, semantic_loss
 from maskkit.targets import Batch, Target
 
 
@@ -114,77 +115,6 @@ class YolactDetections(NamedTuple):
     coefficients: Float[Tensor, "b n k"]
 
 
-class Matches(NamedTuple):
-    """What each anchor of one image should predict."""
-
-    classes: Int[Tensor, "p"]
-    """Class + 1 for an object, 0 for background, -1 for neither."""
-    objects: Int[Tensor, "p"]
-    """Index of the best object."""
-
-
-class Protonet(nn.Sequential):
-    """Prototypes from P3: three convolutions, twice the size, one convolution, k masks."""
-
-    def __init__(self, width: int, prototypes: int, norm: bool) -> None:
-        def conv3() -> list[nn.Module]:
-            normed = [nn.GroupNorm(width // 4, width)] if norm else []
-            return [nn.Conv2d(width, width, 3, padding=1), *normed, nn.ReLU()]
-
-        super().__init__(
-            *conv3(),
-            *conv3(),
-            *conv3(),
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-            nn.ReLU(),
-            *conv3(),
-            nn.Conv2d(width, prototypes, 1),
-            nn.ReLU(),
-        )
-
-
-class Head(nn.Module):
-    """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
-
-    def __init__(self, width: int, anchors: int, classes: int, prototypes: int, norm: bool) -> None:
-        super().__init__()
-        self.shared = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = nn.GroupNorm(width // 4, width) if norm else nn.Identity()
-        self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
-        self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
-        self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
-        self.anchors = anchors
-
-    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Box code (B, P, 4), logits (B, P, C) and coefficients (B, P, k) of the P anchors of all levels."""
-        branches = (self.box, self.conf, self.mask)
-        # the three convolutions read the same map: as one they are faster
-        weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
-        rows: list[list[Tensor]] = [[], [], []]
-        for level in levels:
-            y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
-            for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
-                row.append(part.permute(0, 2, 3, 1).reshape(len(y), -1, part.shape[1] // self.anchors))
-        loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
-        return loc, conf, mask.tanh()
-
-
-class MaskIouNet(nn.Sequential):
-    """YOLACT++: predicts from a cropped soft mask (N, 1, h, w) the IoU it has as an object of each class, (N, K)."""
-
-    def __init__(self, num_classes: int) -> None:
-        layers: list[nn.Module] = []
-        widths = (1, 8, 16, 32, 64, 128)
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2), nn.ReLU()]
-        super().__init__(*layers, nn.Conv2d(widths[-1], num_classes, 1), nn.ReLU())
-
-    def forward(self, masks: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n k"]:
-        """IoU for each class. Grids below 63 x 63 are padded with empty cells, which five strided layers need."""
-        missing = [max(0, 63 - side) for side in masks.shape[2:]]
-        return super().forward(F.pad(masks, [0, missing[1], 0, missing[0]])).amax((2, 3))
-
-
 class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
     """YOLACT, and YOLACT++ with ``deformable`` and ``rescore``."""
 
@@ -207,7 +137,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=len(config.scales) - 3)
         self.protonet = Protonet(config.width, config.prototypes, config.head_norm)
         anchors = len(config.scales[0]) * len(config.ratios)
-        self.head = Head(config.width, anchors, config.num_classes + 1, config.prototypes, config.head_norm)
+        self.head = AnchorHead(config.width, anchors, config.num_classes + 1, config.prototypes, config.head_norm)
         self.semantic = nn.Conv2d(config.width, config.num_classes, 1)
         self.maskiou = MaskIouNet(config.num_classes) if config.rescore else None
         for part in (self.fpn, self.protonet, self.head, self.semantic, self.maskiou):
@@ -256,7 +186,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         to_relative = torch.tensor([width, height, width, height], device=raw.loc.device)
         targets = [replace(t, boxes=t.boxes / to_relative) for t in batch.targets]
         plain = [t[~t.crowd] for t in targets]
-        matches = [self.match(t, raw.priors) for t in targets]
+        matches = [self.assign(t, raw.priors) for t in targets]
         classes = torch.stack([m.classes for m in matches])  # (B, P)
         positives = normaliser((classes > 0).sum())
 
@@ -278,59 +208,26 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         from_boxes = mask_loss_from_boxes(logits, boxes, image, batch, self.config.box_only)
         losses = {
             "box": self.config.box_weight * box / positives,
-            "classification": self._conf_loss(raw.conf, classes) / positives,
+            "classification": hard_negative_loss(raw.conf, classes, self.config.negatives_per_positive) / positives,
             "mask": self.config.mask_weight * mask / positives,
             "mask/projection": from_boxes.projection.sum() / normaliser(len(logits)),
             "mask/pairwise": from_boxes.pairwise,
-            "semantic": self.config.semantic_weight * self._semantic_loss(raw.segm, plain) / len(batch),
+            "semantic": self.config.semantic_weight * semantic_loss(raw.segm, plain) / len(batch),
         }
         if self.maskiou is not None:
             losses["quality"] = self.config.rescore_weight * rescore / positives
         return losses
 
-    @torch.no_grad()
-    def match(self, target: Target, priors: Float[Tensor, "p 4"]) -> Matches:
-        """Give every anchor an object, the background or nothing. Boxes of ``target`` are relative to the input.
-
-        Every object gets one anchor whatever the overlap: the best pair first, then the best of what is left.
-        """
+    def assign(self, target: Target, priors: Float[Tensor, "p 4"]) -> Matches:
+        """What each anchor should predict. Boxes of ``target`` are relative to the input."""
         config = self.config
-        anchors = box_math.to_corners(priors)
-        plain, crowd = target[~target.crowd], target[target.crowd]
-        best = torch.zeros(len(anchors), device=priors.device)
-        objects = torch.zeros(len(anchors), dtype=torch.int64, device=priors.device)
-        if len(plain):
-            overlaps = box_math.iou(plain.boxes, anchors)  # (N, P)
-            best, objects = overlaps.max(0)
-            value, where = overlaps.max(1)
-            for _ in range(len(plain)):
-                n = value.argmax()
-                p = where[n]
-                best[p], objects[p] = 2, n
-                overlaps[:, p], overlaps[n], value[n] = -1, -1, -1
-                for stale in torch.nonzero((where == p) & (value >= 0))[:, 0]:
-                    value[stale], where[stale] = overlaps[stale].max(0)
-            classes = plain.labels[objects] + 1
-            classes[best < config.positive_iou] = -1
-            classes[best < config.negative_iou] = 0
-        else:
-            classes = torch.zeros_like(objects)
-        if len(crowd):
-            covered = box_math.intersection(anchors, crowd.boxes) / box_math.area(anchors)[:, None]
-            classes[(classes <= 0) & (covered.amax(1) > config.crowd_overlap)] = -1
-        return Matches(classes, objects)
-
-    def _conf_loss(self, conf: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Float[Tensor, ""]:
-        """Cross entropy over the positives and the three times as many negatives of each image that look worst."""
-        positive, background = classes > 0, classes == 0
-        with torch.no_grad():
-            hardness = (conf.logsumexp(2) - conf[..., 0]).masked_fill(~background, 0)  # (B, P)
-            rank = hardness.argsort(1, descending=True).argsort(1)
-            wanted = self.config.negatives_per_positive * positive.sum(1, keepdim=True)
-            chosen = positive | (background & (rank < wanted.clamp(max=classes.shape[1] - 1)))
-        if not chosen.any():
-            return conf.sum() * 0
-        return F.cross_entropy(conf[chosen], classes[chosen], reduction="sum")
+        return assign_anchors(
+            target,
+            priors,
+            positive_iou=config.positive_iou,
+            negative_iou=config.negative_iou,
+            crowd_overlap=config.crowd_overlap,
+        )
 
     def _mask_terms(
         self,
@@ -386,21 +283,6 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         if found <= self.config.masks_to_train:
             return torch.arange(found)
         return torch.randperm(found)[: self.config.masks_to_train]
-
-    def _semantic_loss(self, segm: Float[Tensor, "b c h w"], targets: list[Target]) -> Float[Tensor, ""]:
-        """Per-class cross entropy of the union of each class's masks; images with unknown masks are left out."""
-        total = segm.sum() * 0
-        height, width = segm.shape[2:]
-        for logits, target in zip(segm, targets, strict=True):
-            if not target.has_mask.all():
-                continue
-            truth = torch.zeros_like(logits)
-            if target.masks is not None and len(target):
-                masks = target.masks.dense((height, width)).to(logits.device)
-                for label, mask in zip(target.labels, masks, strict=True):
-                    truth[label] = torch.maximum(truth[label], mask.float())
-            total = total + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / (height * width)
-        return total
 
     # selection -------------------------------------------------------------------------------------------------------
 
@@ -466,16 +348,3 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
 def take(rows: Float[Tensor, "*b p n"], index: Int[Tensor, "*b m"]) -> Float[Tensor, "*b m n"]:
     """Rows of each batch entry by index."""
     return rows.gather(-2, index[..., None].expand(*index.shape, rows.shape[-1]))
-
-
-def crop_window(boxes: Float[Tensor, "*n 4"], size: tuple[int, int]) -> Bool[Tensor, "*n h w"]:
-    """Cells of a grid of ``size`` (h, w) inside relative boxes widened by one cell on every side."""
-    height, width = size
-    cells = boxes * torch.tensor([width, height, width, height], device=boxes.device)
-    low = torch.minimum(cells[..., :2], cells[..., 2:]) - 1
-    high = torch.maximum(cells[..., :2], cells[..., 2:]) + 1
-    x = torch.arange(width, device=boxes.device)
-    y = torch.arange(height, device=boxes.device)
-    columns = (x >= low[..., :1]) & (x < high[..., :1])  # (..., w)
-    rows = (y >= low[..., 1:]) & (y < high[..., 1:])  # (..., h)
-    return rows[..., :, None] & columns[..., None, :]

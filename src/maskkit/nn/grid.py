@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from maskkit.config import BackboneModelConfig
+from maskkit.config import BackboneConfig
 from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
 from maskkit.geometry.resample_tensors import resize, taps
@@ -29,19 +29,15 @@ Deformable = Literal["none", "v1", "v2"]
 
 
 @dataclass(frozen=True)
-class GridConfig(BackboneModelConfig):
-    """Knobs of both methods; the defaults are the published models for COCO."""
+class GridConfig:
+    """The grids: their label assignment and how masks are selected. The defaults are the published models for COCO."""
 
-    width: int = 256
-    """Channels of the pyramid."""
     grids: tuple[int, ...] = (40, 36, 24, 16, 12)
     """Cells per side on each of the levels P2 to P6."""
     scale_ranges: tuple[tuple[float, float], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     """Root of the box area, in input pixels, of the objects of each level, both ends included."""
     centre: float = 0.2
     """Share of an object's box, around its centre of mass, whose cells are positive."""
-    deformable: Deformable = "none"
-    """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
     min_score: float = 0.1
     """Pairs of cell and class need a higher score than this."""
     candidates: int = 500
@@ -59,22 +55,6 @@ class GridConfig(BackboneModelConfig):
     """Masks of a lower score after Matrix NMS are dropped."""
     detections: int = 100
     """Objects kept per image."""
-    mask_weight: float = 3.0
-
-
-def small_grids(size: int) -> dict[str, Any]:
-    """Knobs of a small model for an input of ``size``: ranges of object sizes a fifth finer than the published ones."""
-    shares = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
-    return {
-        "width": 96,
-        "head_width": 96,
-        "head_convs": 2,
-        "grids": (40, 28, 20, 14, 10),
-        "scale_ranges": tuple((size * low, size * high) for low, high in shares),
-        "min_area": (3, 4, 8, 16, 16),
-        "candidates": 300,
-        "nms_top": 300,
-    }
 
 
 # network -------------------------------------------------------------------------------------------------------------
@@ -113,15 +93,15 @@ def deform(conv: nn.Conv2d, kind: Deformable) -> nn.Module:
     return conv if kind == "none" else DeformConv(conv, modulated=kind == "v2", bias=False)
 
 
-def pyramid(config: GridConfig) -> tuple[Backbone, Fpn]:
-    """The backbone, its stages C3 to C5 deformable if so configured, and the pyramid of P2 to P6 over it."""
-    backbone = Backbone.of(config.backbone, strides=(4, 8, 16, 32))
-    if config.deformable != "none":
+def pyramid(config: BackboneConfig, width: int, deformable: Deformable) -> tuple[Backbone, Fpn]:
+    """The backbone, its stages C3 to C5 ``deformable``, and over it the pyramid of P2 to P6 with ``width`` channels."""
+    backbone = Backbone.of(config, strides=(4, 8, 16, 32))
+    if deformable != "none":
         for stage in (backbone.body.layer2, backbone.body.layer3, backbone.body.layer4):
             for block in stage:
-                block.conv2 = deform(block.conv2, config.deformable)
+                block.conv2 = deform(block.conv2, deformable)
     channels = list(backbone.channels.values())
-    return backbone, Fpn(channels, config.width, 1, interpolation="nearest", relu=False, extra_kind="pool")
+    return backbone, Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool")
 
 
 def coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
@@ -279,7 +259,7 @@ class Candidates(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The best masks of each image with all that `maskkit.models.base.Selected` asks for."""
+    """The best masks of each image in fixed shapes, best score first; boxes are relative to the input."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]

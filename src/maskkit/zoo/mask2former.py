@@ -10,6 +10,9 @@ from torch import Tensor
 from maskkit.config import AugmentConfig, BackboneConfig, TrainConfig
 from maskkit.errors import DataError
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig
+from maskkit.nn.masked_decoder import MaskedDecoderConfig
+from maskkit.nn.pixel_decoder import PixelDecoderConfig
+from maskkit.nn.query_loss import QueryLossConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import ADE20K, COCO, COCO_PANOPTIC
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, rename_by
@@ -194,7 +197,7 @@ def _coco(backbone: str, number: float, *, panoptic: bool = False) -> Preset:
         task="panoptic" if panoptic else "instance",
         num_classes=133 if panoptic else 80,
         backbone=BackboneConfig(_BACKBONES[backbone]),
-        queries=200 if backbone == "swin-l" else 100,
+        query_decoder=MaskedDecoderConfig(queries=200 if backbone == "swin-l" else 100),
     )
     return _COCO.preset(
         f"mask2former-{backbone}{'-panoptic' if panoptic else ''}",
@@ -217,14 +220,10 @@ def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80)
         num_classes=classes,
         backbone=MOBILENET,
         task=task,
-        queries=queries,
         width=128,
-        encoder_layers=2,
-        encoder_width=512,
-        decoder_layers=3,
-        decoder_width=512,
-        points=2048,
-        position_frequencies=frequencies,
+        pixel_decoder=PixelDecoderConfig(layers=2, feedforward=512),
+        query_decoder=MaskedDecoderConfig(queries, layers=3, feedforward=512, position_frequencies=frequencies),
+        query_loss=QueryLossConfig(points=2048),
         detections=queries,
         segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
     )

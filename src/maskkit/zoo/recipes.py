@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from maskkit.config import AugmentConfig, BackboneConfig, InputConfig, ModelConfig, TrainConfig
+from maskkit.nn.grid import GridConfig
 from maskkit.prediction import Categories
 from maskkit.zoo.card import Preset, Weights
 from maskkit.zoo.class_names import CAMVID, COCO, COCO_IDS, VOC_SEMANTIC
@@ -133,6 +134,24 @@ def solo_recipe(times: int, warmup_from: float) -> Recipe:
     )
     weights = Weights("github.com/WXinlong/SOLO", "academic use")
     return Recipe(imagenet_input((800, 1333), "shorter"), MULTI_SCALE if times == 3 else FLIP, train, weights)
+
+
+LIGHT_GRID = GridConfig(scale_ranges=((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)))
+"""Of SOLO's light models for a shorter side of 512."""
+SMALL_TOWERS: dict[str, Any] = {"width": 96, "head_width": 96, "head_convs": 2}
+"""Knobs of the small SOLOs and SOLOv2s."""
+
+
+def small_grid(size: int) -> GridConfig:
+    """Grids of a small SOLO for an input of ``size``: ranges of object sizes a fifth finer than the published ones."""
+    shares = ((0.0, 0.12), (0.08, 0.22), (0.16, 0.44), (0.32, 0.8), (0.6, 2.0))
+    return GridConfig(
+        grids=(40, 28, 20, 14, 10),
+        scale_ranges=tuple((size * low, size * high) for low, high in shares),
+        min_area=(3, 4, 8, 16, 16),
+        candidates=300,
+        nms_top=300,
+    )
 
 
 # small models for two processor cores ---------------------------------------------------------------------------------

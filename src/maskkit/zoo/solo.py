@@ -7,14 +7,16 @@ from torch import Tensor
 
 from maskkit.config import BackboneConfig
 from maskkit.models.solo import Solo, SoloConfig
-from maskkit.nn.grid import small_grids
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, rename_by
 from maskkit.zoo.recipes import (
     FLIP,
     FROZEN_MOBILENET,
+    LIGHT_GRID,
     LIGHT_SHORT_SIDES,
+    SMALL_TOWERS,
     imagenet_input,
+    small_grid,
     small_presets,
     solo_recipe,
 )
@@ -58,7 +60,7 @@ def _light(name: str, ap: float, **knobs: Any) -> Preset:
         backbone=BackboneConfig(frozen_stride=4),
         head="decoupled-light",
         head_convs=4,
-        scale_ranges=((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+        grid=LIGHT_GRID,
         **knobs,
     )
     return solo_recipe(3, warmup_from=1 / 3).preset(
@@ -84,7 +86,10 @@ METHOD = Method(
         _light("solo-decoupled-light-resnet50-512", 33.0),
         _light("solo-decoupled-light-dcn-resnet50-512", 35.0, deformable="v1"),
         *small_presets(
-            "solo", lambda size: SoloConfig(backbone=FROZEN_MOBILENET, **small_grids(size), head="decoupled-light")
+            "solo",
+            lambda size: SoloConfig(
+                backbone=FROZEN_MOBILENET, grid=small_grid(size), **SMALL_TOWERS, head="decoupled-light"
+            ),
         ),
     ),
     rename=rename,

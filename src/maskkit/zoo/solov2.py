@@ -7,17 +7,20 @@ from torch import Tensor
 
 from maskkit.config import BackboneConfig
 from maskkit.models.solov2 import Solov2, Solov2Config
-from maskkit.nn.grid import small_grids
+from maskkit.nn.grid import GridConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
 from maskkit.zoo.recipes import (
     FLIP,
     FROZEN_MOBILENET,
+    LIGHT_GRID,
     LIGHT_SHORT_SIDES,
+    SMALL_TOWERS,
     SMALL_TRAIN,
     adelaidet,
     caffe_resnet,
     imagenet_input,
+    small_grid,
     small_presets,
     solo_recipe,
 )
@@ -73,9 +76,9 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # presets --------------------------------------------------------------------------------------------------------------
 
-_LIGHT_RANGES = {
-    448: ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896)),
-    512: ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+_LIGHT_GRIDS = {
+    448: GridConfig(scale_ranges=((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))),
+    512: LIGHT_GRID,
 }
 
 
@@ -87,7 +90,7 @@ def _official(name: str, ap: float, times: int = 3, layers: int = 50, **knobs: A
 def _light(name: str, ap: float, size: tuple[int, int], layers: int = 50, **knobs: Any) -> Preset:
     config = Solov2Config(
         backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4),
-        scale_ranges=_LIGHT_RANGES[size[0]],
+        grid=_LIGHT_GRIDS[size[0]],
         head_width=256,
         kernel=128,
         **knobs,
@@ -127,7 +130,12 @@ METHOD = Method(
         *small_presets(
             "solov2",
             lambda size: Solov2Config(
-                backbone=FROZEN_MOBILENET, **small_grids(size), position_frequencies=6, feature_width=64, kernel=64
+                backbone=FROZEN_MOBILENET,
+                grid=small_grid(size),
+                **SMALL_TOWERS,
+                position_frequencies=6,
+                feature_width=64,
+                kernel=64,
             ),
             train=replace(SMALL_TRAIN, lr=3e-4),
             ours="nuclei mask AP 0.434 at 448 px, 20 min on 1 core",
