@@ -70,7 +70,7 @@ class TestMask2FormerSemantic(SemanticConformance):
 
 
 class TestMask2FormerPanoptic(Conformance):
-    """What is learnt by heart has the ground below the shapes as stuff, and is judged by its PQ."""
+    """Overfitted on images with the ground below the shapes as stuff, and evaluated by PQ."""
 
     preset = "mask2former-mobilenetv2-320-panoptic"
     categories: ClassVar[Categories] = Categories.of(CATEGORIES.names, stuff=["ground"])

@@ -127,5 +127,5 @@ def test_report_names_every_class_and_the_worst_images(tmp_path: Path) -> None:
     rows = rows_of(predicted())
     write_report(tmp_path / "report.html", evaluate(rows, data), rows, data, "Title", ["a note"])
     page = (tmp_path / "report.html").read_text()
-    for text in ("Title", "a note", *DATA.categories.names, "3.jpg", "taken for"):
+    for text in ("Title", "a note", *DATA.categories.names, "3.jpg", "predicted as"):
         assert text in page
