@@ -165,6 +165,7 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     decoder = InBoxes()
     config: EvaConfig
+    box_head: ConvBoxHead
 
     def __init__(self, config: EvaConfig) -> None:
         stages, width, classes = len(config.stages), config.width, config.num_classes

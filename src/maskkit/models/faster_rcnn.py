@@ -65,6 +65,7 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
     decoder = BoxesOnly()
     config: FasterRcnnConfig
+    box_head: BoxHead
 
     def __init__(self, config: FasterRcnnConfig) -> None:
         backbone = Backbone.of(config.backbone, STRIDES[:-1])

@@ -76,6 +76,7 @@ class MaskRcnn(TwoStage, Model[MaskRaw, ObjectMasks[Tensor]]):
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: MaskRcnnConfig
+    box_head: BoxHead
 
     def __init__(self, config: MaskRcnnConfig) -> None:
         backbone = Backbone.of(config.backbone, STRIDES[:-1])

@@ -199,6 +199,8 @@ class Panet(TwoStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: PanetConfig
+    fpn: PathAggregation
+    box_head: FusionBoxHead
 
     def __init__(self, config: PanetConfig) -> None:
         backbone = Backbone.of(config.backbone, STRIDES[:-1])

@@ -39,7 +39,7 @@ class FromBoxes(NamedTuple):
 def in_fp32(raw: R) -> R:
     """A raw output with all its floating-point tensors in fp32, however deep they lie in it."""
     if isinstance(raw, Tensor):
-        return raw.float() if raw.is_floating_point() else raw
+        return raw.float() if raw.is_floating_point() else raw  # type: ignore[return-value]
     assert isinstance(raw, tuple)
     parts = [in_fp32(part) for part in raw]
     return type(raw)(*parts) if hasattr(raw, "_fields") else type(raw)(parts)

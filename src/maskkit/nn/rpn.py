@@ -316,13 +316,20 @@ class RpnLosses(NamedTuple):
 
 
 def rpn_loss(
-    raw: RpnRaw, matched: Sequence[Int[Tensor, "n"]], targets: Sequence[Target], config: ProposalConfig
+    raw: RpnRaw,
+    matched: Sequence[Int[Tensor, "n"]],
+    targets: Sequence[Target],
+    config: ProposalConfig,
+    share: float = 0.5,
 ) -> RpnLosses:
-    """Cross entropy of the sampled anchors of each image and smooth L1 of the positives, both per sampled anchor."""
+    """Cross entropy of the sampled anchors of each image and smooth L1 of the positives, both per sampled anchor.
+
+    At most ``share`` of the sampled anchors are positive.
+    """
     objectness, deltas, anchors = raw
     object_loss, box_loss = objectness.sum() * 0, deltas.sum() * 0
     for b, (mine, target) in enumerate(zip(matched, targets, strict=True)):
-        positive, negative = sample(mine, config.sampled, 0.5)
+        positive, negative = sample(mine, config.sampled, share)
         logits = objectness[b, torch.cat([positive, negative])]
         truth = (torch.arange(len(logits), device=logits.device) < len(positive)).float()
         object_loss = object_loss + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")

@@ -26,9 +26,6 @@ from maskkit.zoo.recipes import (
     torchvision_detection,
 )
 
-HUB = {"fasterrcnn-resnet50": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}
-"""What torchvision calls its weights of a preset."""
-
 # settings that older code kept among the weights
 _SETTINGS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d")
 _EPSILON = 1e-5

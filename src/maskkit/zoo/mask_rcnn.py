@@ -15,9 +15,6 @@ from maskkit.zoo.recipes import (
     torchvision_detection,
 )
 
-HUB = {"maskrcnn-resnet50": "MaskRCNN_ResNet50_FPN_Weights.COCO_V1"}
-"""What torchvision calls its weights of a preset."""
-
 _DETECTRON2: Rules = (
     *((rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(\w+)", rf"mask_head.convs.{i}.\1") for i in range(4)),
     (r"roi_heads\.mask_head\.(deconv|predictor)\.(\w+)", r"mask_head.\1.\2"),
