@@ -214,7 +214,7 @@ class Panet(TwoStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
             pooling=config.pooling,
             regions=config.regions,
             anchors=caffe_anchors,
-            pool=pool_every_level,
+            pooler=pool_every_level,
         )
         self.config = config
         self.decoder = InBoxes("last_pixel") if config.masks else BoxesOnly()

@@ -42,7 +42,7 @@ STRIDES = (4, 8, 16, 32, 64)
 BINS = 7
 """Side of the grid of features that the box head reads."""
 
-Pool = Callable[
+Pooler = Callable[
     [Sequence[Float[Tensor, "b c _ _"]], Sequence[int], Float[Tensor, "n 5"], int, PoolingConfig], Float[Tensor, "..."]
 ]
 """Features of regions, as of `maskkit.nn.roi.pool`."""
@@ -77,8 +77,8 @@ def feature_pyramid(channels: Sequence[int], width: int) -> Fpn:
 class TwoStage(nn.Module):
     """Backbone, pyramid, region proposal network and box head, and what is done with them in this order.
 
-    ``fpn`` makes the levels of `STRIDES` of the backbone's features. ``anchors`` lays out the anchors on them, and
-    ``pool`` gives the features of regions, which ``box_head`` turns into class logits, background last, and box codes.
+    ``fpn`` makes the levels of `STRIDES` of the backbone's features. ``anchors`` lays out the anchors on them. ``pooler``
+    gives the features of regions, which ``box_head`` turns into class logits, background last, and box codes.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class TwoStage(nn.Module):
         pooling: PoolingConfig,
         regions: RegionConfig,
         anchors: Anchors = detectron2_anchors,
-        pool: Pool = pool,
+        pooler: Pooler = pool,
     ) -> None:
         super().__init__()
         self.backbone, self.fpn, self.rpn, self.box_head = backbone, fpn, rpn, box_head
         self._proposals, self._pooling, self._regions = proposals, pooling, regions
-        self._anchors, self._pool = anchors, pool
+        self._anchors, self._pooler = anchors, pooler
 
     def boxes(
         self, images: Float[Tensor, "b 3 h w"], sizes: Int[Tensor, "b 2"] | None, targets: Sequence[Target] | None
@@ -121,7 +121,7 @@ class TwoStage(nn.Module):
         self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int
     ) -> Float[Tensor, "..."]:
         """Features of regions from P2 to P5."""
-        return self._pool(levels[:-1], STRIDES[:-1], rois, bins, self._pooling)
+        return self._pooler(levels[:-1], STRIDES[:-1], rois, bins, self._pooling)
 
     def box_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The losses of both stages."""
