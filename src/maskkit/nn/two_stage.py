@@ -77,8 +77,9 @@ def feature_pyramid(channels: Sequence[int], width: int) -> Fpn:
 class TwoStage(nn.Module):
     """Backbone, pyramid, region proposal network and box head, and what is done with them in this order.
 
-    ``fpn`` makes the levels of `STRIDES` of the backbone's features. ``anchors`` lays out the anchors on them. ``pooler``
-    gives the features of regions, which ``box_head`` turns into class logits, background last, and box codes.
+    ``fpn`` makes the levels of `STRIDES` of the backbone's features. ``anchors`` lays out the anchors on them.
+    ``pooler`` gives the features of regions, which ``box_head`` turns into class logits, background last, and box
+    codes.
     """
 
     def __init__(
