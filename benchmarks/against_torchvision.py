@@ -49,8 +49,8 @@ from maskkit.eval.rows import Row, rows_of
 from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Instances, Masks, Prediction
 
-NARROW: dict[str, Any] = vars(zoo.preset("maskrcnn-mobilenetv2-320").model)
-"""Widths and numbers of regions of our small Mask R-CNN."""
+NARROW: Any = zoo.preset("maskrcnn-mobilenetv2-320").model
+"""Our small Mask R-CNN, with its widths and numbers of regions."""
 
 
 def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tuple[list[Row], dict]:
@@ -88,23 +88,23 @@ class TimmBody(nn.Module):
 
 def mask_rcnn(given: argparse.Namespace, classes: int) -> MaskRCNN:
     body = TimmBody(given.weights)
-    width = NARROW["width"] if given.narrow else 256
+    width = NARROW.width if given.narrow else 256
     backbone = BackboneWithFPN(nn.Sequential(nn.Identity()), {"0": "0"}, body.body.feature_info.channels(), width)
     backbone.add_module("body", body)
     smallest = 16 if is_nuclei(given.data) else 32
     heads: dict[str, Any] = {}
     if given.narrow:
-        box, mask = NARROW["box_width"], NARROW["mask_width"]
+        box, mask = NARROW.box_width, NARROW.mask_width
         heads = {
             "box_head": TwoMLPHead(width * 7**2, box),
             "box_predictor": FastRCNNPredictor(box, classes + 1),
-            "mask_head": MaskRCNNHeads(width, (mask,) * NARROW["mask_convs"], 1),
+            "mask_head": MaskRCNNHeads(width, (mask,) * NARROW.mask_convs, 1),
             "mask_predictor": MaskRCNNPredictor(mask, mask, classes + 1),
-            "box_batch_size_per_image": NARROW["roi_sampled"],
-            "rpn_pre_nms_top_n_train": NARROW["rpn_before"][0],
-            "rpn_pre_nms_top_n_test": NARROW["rpn_before"][1],
-            "rpn_post_nms_top_n_train": NARROW["rpn_after"][0],
-            "rpn_post_nms_top_n_test": NARROW["rpn_after"][1],
+            "box_batch_size_per_image": NARROW.regions.sampled,
+            "rpn_pre_nms_top_n_train": NARROW.proposals.before[0],
+            "rpn_pre_nms_top_n_test": NARROW.proposals.before[1],
+            "rpn_post_nms_top_n_train": NARROW.proposals.after[0],
+            "rpn_post_nms_top_n_test": NARROW.proposals.after[1],
         }
     return MaskRCNN(
         backbone,

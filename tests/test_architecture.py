@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,7 +257,7 @@ COPYLEFT = re.compile(r"\b[AL]?GPL|General Public License|non-?commercial|propri
 
 def licence_of(package: metadata.Distribution) -> str:
     """What a package declares: an expression, else classifiers, else a short text, else the title of its file."""
-    about = package.metadata
+    about: Any = package.metadata
     if "License-Expression" in about:
         return about["License-Expression"]
     classifiers = [c for c in about.get_all("Classifier", []) if c.startswith("License ::")]

@@ -20,15 +20,16 @@ STEPS = 20
 
 TWO_STAGE = {
     "width": 32,
-    "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
     "box_width": 64,
     "mask_width": 32,
-    "rpn_before": (100, 60),
-    "rpn_after": (60, 40),
     # all anchors and all regions, so that nothing is left to chance
-    "rpn_sampled": 6000,
-    "roi_sampled": 10_000,
-    "roi_positive": 1.0,
+    "proposals": {
+        "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
+        "sampled": 6000,
+        "before": (100, 60),
+        "after": (60, 40),
+    },
+    "regions": {"sampled": 10_000, "positive": 1.0},
 }
 
 

@@ -1,6 +1,5 @@
 """FCIS: the shared conformance, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES
 from maskkit.models.fcis import Fcis
 from maskkit.nn.position_sensitive import corner_sums, parts, pool
@@ -18,11 +18,8 @@ SMALL: dict[str, Any] = {
     "rpn_width": 64,
     "parts": 5,
     "bins": 15,
-    "anchor_scales": (1, 2, 4),
-    "rpn_before": 600,
-    "rpn_after": 200,
-    "roi_sampled": 256,
-    "detections": 20,
+    "proposals": {"anchor_sizes": ((16, 32, 64),), "before": (600, 600), "after": (200, 200)},
+    "regions": {"sampled": 256, "detections": 20},
 }
 
 
@@ -37,7 +34,7 @@ class TestFcis(Conformance):
 def small(**knobs: Any) -> Fcis:
     torch.manual_seed(0)
     config = zoo.preset("fcis-mobilenetv2-256").model
-    return Fcis(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Fcis(change(change(config, num_classes=len(CATEGORIES), **SMALL), **knobs))  # type: ignore[arg-type]
 
 
 def by_loops(maps: np.ndarray, rois: np.ndarray, groups: int, bins: int, stride: int) -> np.ndarray:

@@ -10,23 +10,21 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
-from maskkit.config import change
+from maskkit.config import BoxOnly, change
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.mask_rcnn import MaskRcnn
+from maskkit.nn.mask_stage import loss_from_boxes
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from tests.models.conformance import Conformance
 
 SMALL = {
     "width": 32,
-    "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
     "box_width": 64,
     "mask_width": 32,
-    "rpn_before": (200, 100),
-    "rpn_after": (100, 60),
-    "roi_sampled": 64,
-    "detections": 20,
+    "proposals": {"anchor_sizes": ((8,), (16,), (32,), (64,), (96,)), "before": (200, 100), "after": (100, 60)},
+    "regions": {"sampled": 64, "detections": 20},
 }
 
 
@@ -144,7 +142,7 @@ def test_torchvision_loses_the_same(pair: tuple[MaskRCNN, MaskRcnn], monkeypatch
 def small(**knobs: Any) -> MaskRcnn:
     torch.manual_seed(0)
     config = zoo.preset("maskrcnn-mobilenetv2-256").model
-    return MaskRcnn(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return MaskRcnn(change(change(config, num_classes=len(CATEGORIES), **SMALL), **knobs))  # type: ignore[arg-type]
 
 
 def test_a_mask_of_one_class_is_that_class_s_map() -> None:
@@ -157,15 +155,15 @@ def test_a_mask_of_one_class_is_that_class_s_map() -> None:
 
 def test_padding_neither_moves_boxes_nor_hides_them() -> None:
     """An image gives the same alone as with padding to its right and below, save what the padding adds to features."""
-    model = small(min_score=0.0).eval()
+    model = small(regions={"min_score": 0.0}).eval()
     images = torch.randn(1, 3, 96, 128)
     padded = torch.nn.functional.pad(images, (0, 64, 0, 32))
     with torch.no_grad():
         raw = model(padded, torch.tensor([[96, 128]]))
-    assert raw.extents.tolist() == [[128, 96]]
-    assert raw.size.tolist() == [192, 128]
-    assert (raw.mask_rois[:, 3] <= 128).all()
-    assert (raw.mask_rois[:, 4] <= 96).all()
+    assert raw.boxes.extents.tolist() == [[128, 96]]
+    assert raw.boxes.size.tolist() == [192, 128]
+    assert (raw.regions.rois[:, 3] <= 128).all()
+    assert (raw.regions.rois[:, 4] <= 96).all()
     selected = model.select(raw)
     assert isinstance(selected, ObjectMasks)
     assert float(selected.boxes[..., 0::2].max()) <= 128 / 192
@@ -178,8 +176,9 @@ def test_regions_of_box_only_objects_show_their_surroundings() -> None:
     images = torch.randn(1, 3, 128, 128)
     for given in (target, hidden):
         raw = model(images, None, [given])
-        positive = raw.matched >= 0
-        tight, shown, boxes = raw.rois[positive, 1:], raw.mask_rois[:, 1:], given.boxes[raw.matched[positive]]
+        rois, matched = raw.boxes.sampled
+        positive = matched >= 0
+        tight, shown, boxes = rois[positive, 1:], raw.regions.rois[:, 1:], given.boxes[matched[positive]]
         if given.has_mask.all():
             assert torch.equal(tight, shown)
             continue
@@ -190,7 +189,6 @@ def test_regions_of_box_only_objects_show_their_surroundings() -> None:
 
 def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
     """Of three masks inside its region, the truth costs less than the full box and than a shrunken object."""
-    model = small()
     side, y, x = 128, *torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
     disc = ((x - 63.5) ** 2 + (y - 63.5) ** 2 < 30**2).float()
     images = 200 * disc.expand(1, 3, side, side).contiguous() + 20
@@ -200,11 +198,10 @@ def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
     cells = 24 + (torch.arange(28) + 0.5) * 80 / 28 - 64
     radius = (cells[:, None] ** 2 + cells**2).sqrt()
     square = torch.maximum(cells[:, None].abs(), cells.abs())
-    raw = model(images, None, [target])
 
     def cost(mask: torch.Tensor) -> float:
-        made = raw._replace(mask_rois=region, mask_logits=torch.where(mask, 8.0, -8.0)[None])
-        terms = model._from_boxes(made, target.boxes, torch.tensor([True]), batch)
+        logits = torch.where(mask, 8.0, -8.0)[None]
+        terms = loss_from_boxes(logits, region, target.boxes, batch, BoxOnly())
         return float(terms.projection.sum() + terms.pairwise)
 
     truth = cost(radius < 30)
@@ -214,10 +211,10 @@ def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
 
 
 def test_pooling_is_a_knob() -> None:
-    aligned, pooled = small(), small(pooling="pool")
+    aligned, pooled = small(), small(pooling={"kind": "pool"})
     pooled.load_state_dict(aligned.state_dict())
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
-        a, b = (model.eval()(images).class_logits for model in (aligned, pooled))
+        a, b = (model.eval()(images).boxes.class_logits for model in (aligned, pooled))
     assert a.shape == b.shape
     assert not torch.allclose(a, b, atol=1e-4)

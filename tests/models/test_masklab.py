@@ -21,16 +21,13 @@ from maskkit.nn.rpn import decode
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
-    "anchor_sizes": (16, 32, 64, 96),
+    "proposals": {"anchor_sizes": ((16, 32, 64, 96),), "before": (200, 200), "after": (60, 60)},
     "rpn_width": 64,
-    "rpn_before": 200,
-    "rpn_after": 60,
-    "roi_sampled": 32,
+    "regions": {"sampled": 32, "detections": 20},
     "box_crop": 7,
     "crop": 21,
     "low_width": 8,
     "refine_width": 16,
-    "detections": 20,
 }
 
 
@@ -43,7 +40,7 @@ class TestMasklab(Conformance):
 def small(**knobs: Any) -> Masklab:
     torch.manual_seed(0)
     config = zoo.preset("masklab-mobilenetv2-256").model
-    return Masklab(change(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Masklab(change(change(config, num_classes=len(CATEGORIES), **SMALL), **knobs))  # type: ignore[arg-type]
 
 
 # masks ----------------------------------------------------------------------------------------------------------------
@@ -122,7 +119,7 @@ def test_boxes_are_regressed_again_by_the_code_of_their_class(monkeypatch: pytes
     deltas = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)) * 0.5
     sizes = torch.tensor([[128.0, 128]])
     for passes in (1, 2, 3):
-        model = small(box_passes=passes, detections=2)
+        model = small(box_passes=passes, regions={"detections": 2})
         monkeypatch.setattr(model, "classify", lambda shared, rois: (logits, deltas))
         found = model.detect(torch.zeros(1), logits, deltas, boxes, sizes)
         wanted = boxes[0]

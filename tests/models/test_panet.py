@@ -1,28 +1,25 @@
 """PANet: the shared conformance, and what is its own."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from maskkit import zoo
+from maskkit.config import change
 from maskkit.data.shapes import CATEGORIES
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.panet import Panet, PathAggregation, fuse
-from maskkit.nn.roi import pool
+from maskkit.nn.roi import PoolingConfig, pool
 from tests.models.conformance import Conformance
 
 SMALL: dict[str, Any] = {
     "width": 32,
-    "anchor_sizes": ((8,), (16,), (32,), (64,), (96,)),
     "box_width": 64,
     "mask_width": 64,
-    "rpn_before": (200, 100),
-    "rpn_after": (100, 60),
-    "roi_sampled": 128,
-    "detections": 20,
+    "proposals": {"anchor_sizes": ((8,), (16,), (32,), (64,), (96,)), "before": (200, 100), "after": (100, 60)},
+    "regions": {"sampled": 128, "detections": 20},
 }
 
 
@@ -35,13 +32,13 @@ class TestPanet(Conformance):
 def small(**knobs: Any) -> Panet:
     torch.manual_seed(0)
     config = zoo.preset("panet-mobilenetv2-256").model
-    return Panet(replace(config, num_classes=len(CATEGORIES), **{**SMALL, **knobs}))  # type: ignore[arg-type]
+    return Panet(change(change(config, num_classes=len(CATEGORIES), **SMALL), **knobs))  # type: ignore[arg-type]
 
 
 def test_equal_levels_and_equal_layers_are_ordinary_pooling() -> None:
     torch.manual_seed(0)
     level, rois = torch.randn(1, 32, 40, 40), torch.tensor([[0.0, 10, 20, 110, 90], [0, 0, 0, 160, 160]])
-    pooled = pool([level], [4], rois, 7, sampling_ratio=2)
+    pooled = pool([level], [4], rois, 7, PoolingConfig(sampling_ratio=2))
     layer = nn.Conv2d(32, 32, 3, padding=1)
     assert torch.equal(fuse(nn.ModuleList([layer] * 4), pooled.expand(4, *pooled.shape)), layer(pooled).relu())
 

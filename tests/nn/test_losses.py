@@ -1,9 +1,11 @@
 """Shared losses: masks from boxes against plain transcriptions, colours against the published values."""
 
 import math
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from accelerate.utils import convert_to_fp32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from maskkit.nn.losses import (
     box_cells,
     dice_loss,
     disagreement,
+    in_fp32,
     lab_of_rgb,
     mask_loss_from_boxes,
     mean_lab,
@@ -201,3 +204,25 @@ def test_the_mean_over_processes_is_the_sum_over_the_whole_count(
         monkeypatch.setattr("torch.distributed.all_reduce", lambda t, elsewhere=elsewhere: t.add_(elsewhere))
         losses.append(total / normaliser(count))
     assert sum(losses) / 2 == pytest.approx(9 / max(mine + other, 1))
+
+
+class Inner(NamedTuple):
+    logits: Any
+    labels: Any
+
+
+class Outer(NamedTuple):
+    first: Any
+    later: Any
+
+
+@pytest.mark.parametrize("convert", [in_fp32, convert_to_fp32])
+def test_raws_within_raws_keep_their_types_in_fp32(convert: Any) -> None:
+    """Converted by the losses, and by accelerate, which wraps `forward` in a training with bf16."""
+    inner = Inner(torch.ones(2, dtype=torch.bfloat16), torch.tensor([1, 2]))
+    found = convert(Outer(inner, (inner, inner)))
+    assert type(found) is Outer
+    assert all(type(part) is Inner for part in (found.first, *found.later))
+    assert found.first.logits.dtype == found.later[1].logits.dtype == torch.float32
+    assert found.first.labels.dtype == torch.int64
+    assert convert(Outer(inner, ())).later == ()

@@ -36,7 +36,7 @@ def test_aligned_regions_read_a_ramp_exactly():
     """The mean of a linear function over a bin is its value in the middle of the bin (Mask R-CNN, section 3)."""
     ramp = (torch.arange(32) + 0.5).expand(1, 1, 32, 32) * 4  # each cell has its centre's place in pixels
     region = torch.tensor([[0, 13.3, 20.0, 61.9, 70.0]])
-    pooled = roi.pool([ramp], [4], region, 7, aligned=True, sampling_ratio=2)
+    pooled = roi.pool([ramp], [4], region, 7, roi.PoolingConfig(sampling_ratio=2))
     centres = 13.3 + (torch.arange(7) + 0.5) * (61.9 - 13.3) / 7
     assert torch.allclose(pooled[0, 0], centres.expand(7, 7), atol=1e-4)
 
@@ -44,9 +44,9 @@ def test_aligned_regions_read_a_ramp_exactly():
 def test_roi_pooling_rounds_what_roi_align_does_not():
     level = torch.randn(1, 4, 32, 32)
     here, near = torch.tensor([[0, 16.0, 16, 80, 80]]), torch.tensor([[0, 16.9, 16.9, 80.9, 80.9]])
-    pooled = [roi.pool([level], [4], region, 7, kind="pool") for region in (here, near)]
+    pooled = [roi.pool([level], [4], region, 7, roi.PoolingConfig("pool")) for region in (here, near)]
     assert torch.equal(*pooled), "a shift of less than half a cell is lost"
-    aligned = [roi.pool([level], [4], region, 7) for region in (here, near)]
+    aligned = [roi.pool([level], [4], region, 7, roi.PoolingConfig()) for region in (here, near)]
     assert (aligned[0] - aligned[1]).abs().max() > 0.05
 
 
@@ -61,7 +61,7 @@ def test_pool_reads_every_region_from_its_level():
     regions = rois(side=600)
     regions[:, 1:] = regions[:, 1:].clamp(0, 250)
     regions[:, 3:] += 6  # the last ones lie at the rim, and are small
-    pooled = roi.pool(levels, (4, 8, 16, 32), regions, 2, sampling_ratio=2)
+    pooled = roi.pool(levels, (4, 8, 16, 32), regions, 2, roi.PoolingConfig(sampling_ratio=2))
     level = roi.pyramid_level(regions, (4, 8, 16, 32)).float()
     assert level.unique().numel() >= 3
     assert torch.allclose(pooled.amax((1, 2, 3)), level)
@@ -75,7 +75,8 @@ def test_sampled_regions_are_positive_first_and_never_crowds():
     far = torch.tensor([[80.0, 5, 100, 20]]).repeat(40, 1)
     boxes = torch.cat([jitter, far])
     scores = torch.zeros(130).index_fill(0, torch.tensor([129]), -torch.inf)
-    found = roi.sample_rois(rpn.Proposals(boxes[None], scores[None]), [target], count=64, share=0.25, crowd_overlap=0.7)
+    config = roi.RegionConfig(sampled=64, positive=0.25, crowd_overlap=0.7)
+    found = roi.sample_rois(rpn.Proposals(boxes[None], scores[None]), [target], config)
     assert len(found.rois) == 16 + 39, "at most a quarter is positive, and the padding and the crowd are no background"
     assert (found.matched[:16] >= 0).all()
     assert (found.matched[16:] == rpn.BACKGROUND).all()
@@ -88,7 +89,7 @@ def test_detections_are_those_of_class_wise_nms():
     boxes = torch.cat([low, low + 10 + 40 * torch.rand(60, 2)], 1)
     logits, deltas = 3 * torch.randn(1, 60, 5), 0.5 * torch.randn(1, 60, 4, 4)
     image = torch.tensor([[140.0, 120.0]])
-    found = roi.detect(logits, deltas, boxes[None], image, count=30)
+    found = roi.detect(logits, deltas, boxes[None], image, roi.RegionConfig(detections=30))
     refined = rpn.decode(deltas[0], boxes[:, None], roi.BOX_WEIGHTS)
     refined = torch.minimum(refined.clamp(min=0), image.repeat(1, 2))
     scores = logits[0].softmax(1)[:, :4]

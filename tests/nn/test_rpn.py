@@ -67,8 +67,10 @@ def reach(images: torch.Tensor, sizes: torch.Tensor | None) -> list[list[float]]
     """How far the proposals of each image go right and down when every anchor is far larger than the input."""
     n, side = len(images), images.shape[2]
     anchors = rpn.grid_anchors(rpn.cell_anchors((8 * side,), (1.0,)), (2, 2), (side // 2, side // 2))
-    level = rpn.RpnLevel(torch.zeros(n, 4), torch.zeros(n, 4, 4), anchors)
-    return rpn.propose([level], rpn.extents_of(images, sizes), 4, 4, 1.0).boxes[..., 2:].amax(1).tolist()
+    level = rpn.RpnRaw(torch.zeros(n, 4), torch.zeros(n, 4, 4), anchors)
+    config = rpn.ProposalConfig(before=(4, 4), after=(4, 4), nms_threshold=1.0)
+    found = rpn.propose([level], rpn.extents_of(images, sizes), config, training=False)
+    return found.boxes[..., 2:].amax(1).tolist()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -149,9 +151,10 @@ def test_proposals_have_a_fixed_number_and_stay_inside():
     torch.manual_seed(0)
     cells = rpn.cell_anchors((16,), (0.5, 1, 2))
     anchors = rpn.grid_anchors(cells, (6, 8), (8, 8))
-    level = rpn.RpnLevel(torch.randn(2, 144), 0.3 * torch.randn(2, 144, 4), anchors)
+    level = rpn.RpnRaw(torch.randn(2, 144), 0.3 * torch.randn(2, 144, 4), anchors)
     images = torch.tensor([[64.0, 48.0], [30.0, 20.0]])
-    boxes, scores = rpn.propose([level], images, 100, 100, 0.7)
+    config = rpn.ProposalConfig(before=(1, 100), after=(1, 100))
+    boxes, scores = rpn.propose([level], images, config, training=False)
     assert boxes.shape == (2, 100, 4)
     for b in range(2):
         real = scores[b].isfinite()

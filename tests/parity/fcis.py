@@ -3,6 +3,7 @@
 Official boxes end with the number of their last pixel: theirs plus `EDGE` are ours.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,9 +26,9 @@ from maskkit.models.fcis import (
     FcisConfig,
     RegionLosses,
     Regions,
-    aims,
     hardest,
     region_losses,
+    region_targets,
 )
 from maskkit.nn import rpn
 from maskkit.nn.position_sensitive import corner_sums, pool
@@ -133,22 +134,19 @@ def _assembly(case: Case) -> None:
 
 def _proposals(case: Case) -> None:
     config, given = case.config, case.manifest["inputs"]
-    cells = rpn.window_anchors(STRIDE, config["scales"], config["ratios"])
+    cells = rpn.window_cell_anchors(STRIDE, config["scales"], config["ratios"])
     case.compare("base_anchors", cells - EDGE, 0, 1e-4)
     h, w = (int(n) for n in given.partition("fh,fw=")[2].partition(";")[0].split(","))
     height, width = (float(n) for n in given.partition("im_info=[[")[2].split(",")[:2])
     background, foreground = (2 * _made(case, "rpn_cls_score", 1, 2, len(cells) * h, w)).chunk(2, 1)
     deltas = 0.25 * _made(case, "rpn_bbox_pred", 1, 4 * len(cells), h, w)
     objectness = (foreground - background).view(1, len(cells), h, w)
-    level = rpn.RpnLevel(*rpn.flatten(objectness, deltas), rpn.grid_anchors(cells, (h, w), (STRIDE, STRIDE)))
+    level = rpn.RpnRaw(*rpn.flatten(objectness, deltas), rpn.grid_anchors(cells, (h, w), (STRIDE, STRIDE)))
     images = torch.tensor([[width, height]])
-    model = _without_weights(
-        rpn_before=config["pre_nms"],
-        rpn_after=config["post_nms"],
-        rpn_nms=config["nms"],
-        least_side=config["min_size"],
-    )
-    found = model.propose(level, images)
+    before, after = ((config[name],) * 2 for name in ("pre_nms", "post_nms"))
+    proposals = rpn.ProposalConfig(before=before, after=after, nms_threshold=config["nms"])
+    model = _without_weights(proposals=proposals, least_side=config["min_size"])
+    found = model.propose(level, images, training=False)
     assert found.scores.isfinite().all()
     official = _ours(case.stored("rois"))[:, 1:]
     far, place = (official[:, None] - found.boxes[0]).abs().amax(2).min(1)
@@ -172,19 +170,21 @@ def _voting(case: Case) -> None:
     masks = (8 * (0.45 + 0.05 * shape[:, 0] - radius)).float()
     model = _without_weights(
         num_classes=config["num_classes"] - 1,
-        nms_threshold=config["nms"],
         vote_iou=config["merge_thresh"],
-        detections=config["max_per_image"],
-        candidates=scores.numel(),
+        regions=replace(
+            FcisConfig().regions,
+            nms_threshold=config["nms"],
+            detections=config["max_per_image"],
+            candidates=scores.numel(),
+        ),
     )
     decoder = model.decoder
     assert isinstance(decoder, Votes)
     assert config["binary_thresh"] == decoder.cut
     size = torch.tensor([width, height])
     raw: Any = SimpleNamespace(
-        rois=F.pad(boxes, (1, 0)),
-        class_logits=scores.log().roll(-1, 1),
-        mask_logits=masks,
+        sampled=Sampled(F.pad(boxes, (1, 0)), torch.full((len(boxes),), rpn.BACKGROUND)),
+        read=Regions(scores.log().roll(-1, 1), torch.zeros(len(boxes), 4), masks),
         extents=size[None],
         size=size,
     )
@@ -241,7 +241,7 @@ def _hard_examples(case: Case) -> None:
     masks[labels == 0] = -1
     outside, inside = leaves["seg_pred"].unbind(1)
     regions = Regions(leaves["cls_score"].roll(-1, 1), leaves["bbox_pred"][:, 4:], inside - outside)
-    each = region_losses(regions, (labels - 1) % classes, masks, codes)
+    each = region_losses(regions, (labels - 1) % classes, masks, codes, FcisConfig().regions.smooth_l1)
     chosen = hardest(each, torch.ones(n, dtype=torch.bool), keep)
     kept = torch.zeros(n, dtype=torch.bool).index_fill(0, chosen, True)
     case.compare("kept", kept.byte(), 0)
@@ -282,7 +282,7 @@ def _forward(case: Case) -> None:
         part.register_forward_hook(lambda _, __, y, name=name: caught.update({name: y.clone()}))
     with torch.no_grad():
         shallow, deep = model.backbone(images).values()
-        level = model.anchored(shallow)
+        level = model.anchored(shallow, (images.shape[2], images.shape[3]))
         objectness, deltas = model.rpn(shallow)
         squeezed = F.relu(model.squeeze(deep))
         maps, boxes = model.score(squeezed), model.deltas(squeezed)
@@ -307,7 +307,7 @@ def _forward(case: Case) -> None:
     rois = _ours(case.stored("rois"))
     half = case.config["rpn_post_nms_top_n"]
     for part in (slice(0, half), slice(half, None)):
-        near = (rois[part, None, 1:] - raw.rois[part, 1:]).abs().amax(2).amin(1) < 0.05
+        near = (rois[part, None, 1:] - raw.sampled.rois[part, 1:]).abs().amax(2).amin(1) < 0.05
         assert near.float().mean() >= 0.95, near.float().mean()
     with torch.no_grad():
         regions = model.read(corner_sums(maps, 7), corner_sums(boxes, 7), rois)
@@ -345,26 +345,26 @@ def _train_step(case: Case) -> None:
     model, images = _filled(case)
     config, target, keep = model.config, _objects(case), case.config["batch_rois_ohem"]
     shallow, deep = model.backbone(images).values()
-    level = model.anchored(shallow)
+    level = model.anchored(shallow, (images.shape[2], images.shape[3]))
     squeezed = F.relu(model.squeeze(deep))
     rois = _ours(case.stored("rois"))
     with torch.no_grad():
-        ours = model(images).rois[: config.rpn_after, 1:]
+        ours = model(images).sampled.rois[: config.proposals.after[1], 1:]
     near = (rois[:, None, 1:] - torch.cat([ours, target.boxes])).abs().amax(2).amin(1) < 0.05
     assert near.float().mean() >= 0.95
 
-    matched = rpn.match_boxes(rois[:, 1:], target, config.roi_iou, config.roi_iou)
+    matched = rpn.match_boxes(rois[:, 1:], target, config.regions.iou, config.regions.iou)
     sampled = Sampled(rois, matched)
     labels = model.labels(sampled, [target])
     case.compare("labels", ((labels + 1) % (config.num_classes + 1)).float(), 0)
-    masks, codes = aims(sampled, [target], config.bins)
+    masks, codes = region_targets(sampled, [target], config.bins)
     _close(case, "bbox_targets", F.pad(codes, (4, 0)))
     _close(case, "bbox_weights", F.pad((matched >= 0).float()[:, None].expand(-1, 4), (4, 0)))
     _close(case, "mask_targets", masks[:, None])
 
     maps, boxes = (corner_sums(layer(squeezed), 7) for layer in (model.score, model.deltas))
     regions = model.read(maps, boxes, rois, labels)
-    each = region_losses(regions, labels, masks, codes)
+    each = region_losses(regions, labels, masks, codes, config.regions.smooth_l1)
     chosen = hardest(each, rois[:, 0] == 0, keep)
     kept = torch.zeros(len(rois), dtype=torch.bool).index_fill(0, chosen, True)
     theirs = ((labels + 1) % (config.num_classes + 1)).masked_fill(~kept, -1).numpy()
@@ -390,7 +390,7 @@ def _train_step(case: Case) -> None:
         _close(case, f"grad.{name}", gradient)
 
 
-def _rpn_terms(case: Case, level: rpn.RpnLevel) -> dict[str, Tensor]:
+def _rpn_terms(case: Case, level: rpn.RpnRaw) -> dict[str, Tensor]:
     """The loss of the proposals on random targets, whose labels and boxes do not belong together: each comes alone."""
     h, w = (n // STRIDE for n in case.config["image"])
     count = len(level.anchors)
@@ -406,11 +406,11 @@ def _rpn_terms(case: Case, level: rpn.RpnLevel) -> dict[str, Tensor]:
     wanted = rpn.decode(codes, level.anchors.double())
     target = Target.of(wanted, torch.zeros(count))
     target.boxes = wanted
-    options: dict[str, Any] = {"share": 1.0, "beta": 1 / 9}
+    config = FcisConfig().proposals
+    assert config.smooth_l1 == 1 / 9
     place = torch.arange(count)
     named = torch.where(labels == 1, place, torch.where(labels == 0, rpn.BACKGROUND, rpn.NEITHER))
     boxed = torch.where(weighted, place, rpn.NEITHER)
-    given = level.objectness, level.deltas
-    first = rpn.rpn_loss(*given, [named], level.anchors, [target], count=int((labels >= 0).sum()), **options)
-    second = rpn.rpn_loss(*given, [boxed], level.anchors, [target], count=int(weighted.sum()), **options)
+    first = rpn.rpn_loss(level, [named], [target], replace(config, sampled=int((labels >= 0).sum())), share=1.0)
+    second = rpn.rpn_loss(level, [boxed], [target], replace(config, sampled=int(weighted.sum())), share=1.0)
     return {"rpn_cls": first.objectness, "rpn_bbox": second.box * weighted.sum() / 256}

@@ -25,9 +25,10 @@ from maskkit.models.base import to_arrays
 from maskkit.models.faster_rcnn import FasterRcnn
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn import roi, rpn
-from maskkit.nn.two_stage import TwoStage
+from maskkit.nn.mask_stage import loss_from_masks
+from maskkit.nn.two_stage import STRIDES
 from maskkit.prediction import Categories, ImageMeta, Instances
-from maskkit.targets import Batch, Target, full_sizes
+from maskkit.targets import Batch, Target
 from tests.parity.goldens import Case
 
 CATEGORIES = Categories.of(map(str, range(80)))
@@ -112,9 +113,8 @@ def _forward(case: Case) -> None:
         selected = model.select(raw)
         anchored = model.anchored(levels, size)
         maps = [model.rpn(level) for level in levels]
-        config = model.config
         extents = rpn.extents_of(batch.images, batch.sizes)
-        proposals = rpn.propose(anchored, extents, config.rpn_before[1], config.rpn_after[1], config.rpn_nms)
+        proposals = rpn.propose(anchored, extents, model.config.proposals, training=False)
     assert torch.equal(extents, torch.tensor(case.manifest["inputs"]["image_sizes_hw"]).flip(1).float())
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 2}", level, *limits)
@@ -238,16 +238,11 @@ def _renamed(case: Case, names: list[str]) -> list[str]:
 # single parts ---------------------------------------------------------------------------------------------------------
 
 
-def _levels(case: Case, model: TwoStage, made: dict[str, list[Tensor]], size: Sequence[int]) -> list[rpn.RpnLevel]:
+def _levels(config: rpn.ProposalConfig, made: dict[str, list[Tensor]], size: Sequence[int]) -> list[rpn.RpnRaw]:
     """Raw maps (B, ., h, w) with their anchors."""
-    config, levels = model.config, []
-    for sizes, stride, *maps in zip(
-        config.anchor_sizes, model.strides, made["objectness"], made["deltas"], strict=True
-    ):
-        cells = rpn.cell_anchors(sizes, config.anchor_ratios)
-        grid = (maps[0].shape[2], maps[0].shape[3])
-        levels.append(rpn.RpnLevel(*rpn.flatten(*maps), rpn.grid_anchors(cells, grid, (stride, stride))))
-    return levels
+    anchors = rpn.detectron2_anchors(config, made["objectness"], STRIDES, (size[0], size[1]))
+    each = zip(made["objectness"], made["deltas"], anchors, strict=True)
+    return [rpn.RpnRaw(*rpn.flatten(objectness, deltas), mine) for objectness, deltas, mine in each]
 
 
 def _rpn_raw(case: Case, seeds: Sequence[int], scenes: Sequence[Any], size: Sequence[int]) -> dict[str, list[Tensor]]:
@@ -263,10 +258,11 @@ def _proposals(case: Case) -> None:
     height, width = given["image_hw"]
     count = case.numbers_in(given["scene"])[-1]
     scene = case.scenes.make_scene(case.seed, height, width, count)
-    levels = _levels(case, _model(case), _rpn_raw(case, [case.seed], [scene], given["padded_hw"]), given["padded_hw"])
-    boxes, scores = rpn.propose(
-        levels, torch.tensor([[width, height]]).float(), limits["pre_nms_topk"], limits["post_nms_topk"], limits["nms"]
-    )
+    made = _rpn_raw(case, [case.seed], [scene], given["padded_hw"])
+    levels = _levels(_model(case).config.proposals, made, given["padded_hw"])
+    before, after = ((limits[name],) * 2 for name in ("pre_nms_topk", "post_nms_topk"))
+    config = rpn.ProposalConfig(before=before, after=after, nms_threshold=limits["nms"])
+    boxes, scores = rpn.propose(levels, torch.tensor([[width, height]]).float(), config, training=False)
     assert int(scores.isfinite().sum()) == int(case.stored("count")[0])
     rows = len(case.outputs["logits"])
     case.compare("logits", scores[0, :rows], 0, case.manifest["tolerance"]["logits"])
@@ -285,24 +281,20 @@ def _rpn_loss(case: Case) -> None:
     targets = [_scene(case, s + first, size, fewest + i) for i, s in enumerate(seeds)]
     made = _rpn_raw(case, seeds, scenes, size)
     leaves = [t.requires_grad_() for maps in made.values() for t in maps]
-    model = _model(case)
-    config, levels = model.config, _levels(case, model, made, size)
-    objectness, deltas = (torch.cat(parts, 1) for parts in list(zip(*levels, strict=True))[:2])
-    anchors = torch.cat([level.anchors for level in levels])
+    config = _model(case).config.proposals
+    raw = rpn.joined(_levels(config, made, size))
     matched = [
-        rpn.match_boxes(anchors, t, config.rpn_low, config.rpn_high, best_too=True, crowd_overlap=config.crowd_overlap)
+        rpn.match_boxes(raw.anchors, t, config.low, config.high, best_too=True, crowd_overlap=config.crowd_overlap)
         for t in targets
     ]
     for i, mine in enumerate(matched):
-        positive, negative = rpn.sample(mine, config.rpn_sampled, 0.5)
-        labels = torch.full((len(anchors),), -1.0)
+        positive, negative = rpn.sample(mine, config.sampled, 0.5)
+        labels = torch.full((len(raw.anchors),), -1.0)
         labels[positive], labels[negative] = 1, 0
         case.compare(f"labels.{i}", labels, 0)
         assert np.array_equal(case.stored(f"positives.{i}"), positive.sort().values)
         assert np.array_equal(case.stored(f"negatives.{i}"), negative.sort().values)
-    terms = rpn.rpn_loss(
-        objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=config.smooth_l1
-    )
+    terms = rpn.rpn_loss(raw, matched, targets, config)
     levels_count = len(leaves) // 2
     for name, term, mine in (("cls", terms[0], leaves[:levels_count]), ("loc", terms[1], leaves[levels_count:])):
         case.compare(f"loss_rpn_{name}", term[None], *_limits(case))
@@ -327,9 +319,7 @@ def _roi_loss(case: Case) -> None:
         mine = roi.sample_rois(
             rpn.Proposals(boxes, torch.zeros(boxes.shape[:2])),
             targets[i:],
-            count=config.roi_sampled,
-            share=config.roi_positive,
-            iou=config.roi_iou,
+            config.regions,
         )
         classes = torch.where(mine.matched >= 0, targets[i].labels[mine.matched], config.num_classes)
         case.compare(f"sampled.{i}.boxes", mine.rois[:, 1:], *_limits(case))
@@ -346,15 +336,14 @@ def _roi_loss(case: Case) -> None:
     shape = (len(positive), 80, 28, 28)
     masks = torch.from_numpy(quantise(2 * case.scenes.maps_raw("mask_logits", shape, case.seed, smooth=2)))
     leaves = [t.requires_grad_() for t in (logits, deltas, masks)]
-    terms = roi.box_loss(logits, deltas.unflatten(1, (-1, 4)), sampled, targets, config.smooth_l1)
+    terms = roi.box_loss(logits, deltas.unflatten(1, (-1, 4)), sampled, targets, config.regions.smooth_l1)
     model = _model(case)
     assert isinstance(model, MaskRcnn)
     regions = roi.Sampled(sampled.rois[positive], sampled.matched[positive])
-    truth = roi.crop_masks(targets, regions, 28, config.aligned) >= 0.5
+    truth = roi.crop_masks(targets, regions, 28, config.pooling.aligned) >= 0.5
     assert np.array_equal(case.unpacked("mask_targets"), truth)
-    batch = Batch(torch.zeros(images, 3, *size), full_sizes(torch.zeros(images, 3, *size)), targets, [])
     known = torch.ones(len(positive), dtype=torch.bool)
-    mask = model._from_masks(masks[torch.arange(len(positive)), labels], regions, known, batch)
+    mask = loss_from_masks(masks[torch.arange(len(positive)), labels], regions, known, targets, model.config.mask)
     names = ("cls", "box_reg", "mask"), ("class_logits", "box_deltas", "mask_logits")
     for name, leaf_name, term, leaf in zip(*names, (*terms, mask), leaves, strict=True):
         case.compare(f"loss_{name}", term[None], *_limits(case))
@@ -374,9 +363,7 @@ def _postprocess(case: Case) -> None:
         deltas[None],
         made["proposals"][None],
         torch.tensor([[w, h]]).float(),
-        min_score=limits["score"],
-        threshold=limits["nms"],
-        count=limits["detections"],
+        roi.RegionConfig(min_score=limits["score"], nms_threshold=limits["nms"], detections=limits["detections"]),
     )
     kept = found.scores[0] > 0
     boxes, labels, scores = (t[0][kept] for t in found)
@@ -421,9 +408,7 @@ def _pooler(case: Case) -> None:
     )
     case.compare("levels", roi.pyramid_level(rois, (4, 8, 16, 32)), 0)
     for bins in (7, 14):
-        pooled = roi.pool(
-            levels, (4, 8, 16, 32), rois, bins, aligned=config.aligned, sampling_ratio=config.sampling_ratio
-        )
+        pooled = roi.pool(levels, (4, 8, 16, 32), rois, bins, config.pooling)
         case.compare(f"pooled{bins}", pooled, *_limits(case))
 
 

@@ -19,9 +19,9 @@ from maskkit.geometry.boxes import has_area
 from maskkit.models.base import to_arrays
 from maskkit.models.panet import Panet
 from maskkit.nn import roi, rpn
-from maskkit.nn.mask_stage import MaskRegions
+from maskkit.nn.mask_stage import MaskRegions, loss_from_masks
 from maskkit.prediction import Categories, ImageMeta
-from maskkit.targets import Batch, Target, full_sizes
+from maskkit.targets import Target
 from tests.parity.goldens import Case
 
 PRESETS = {
@@ -69,7 +69,7 @@ def _forward(case: Case) -> None:
             _close(case, f"rpn_logits_lvl{i + 2}", objectness)
             _close(case, f"rpn_deltas_lvl{i + 2}", deltas)
         raw = model(images)
-        _same_proposals(case, raw.rois)
+        _same_proposals(case, raw.boxes.sampled.rois)
         for name in ("rois", "fixed_rois"):
             rois = _stored(case, name) + F.pad(EDGE, (1, 0))
             pooled = model.pool(levels, rois, 7)
@@ -129,10 +129,12 @@ def _postprocess(case: Case) -> None:
         deltas[None, :, 1:],
         rois[None],
         torch.tensor([[width, height]]).float(),
-        min_score=config["score_thresh"],
-        threshold=config["nms"],
-        candidates=len(rois) * classes,
-        count=config["detections"],
+        roi.RegionConfig(
+            min_score=config["score_thresh"],
+            nms_threshold=config["nms"],
+            candidates=len(rois) * classes,
+            detections=config["detections"],
+        ),
     )
     kept = found.scores[0] > 0
     boxes, labels, scores = (t[0][kept] for t in found)
@@ -146,7 +148,7 @@ def _postprocess(case: Case) -> None:
     model = _without_weights("panet-resnet50-2x")
     size = torch.tensor([width, height])
     regions = MaskRegions(F.pad(boxes, (1, 0)), labels, scores)
-    raw: Any = SimpleNamespace(extents=size[None], size=size, mask_logits=grids.logit(), **regions._asdict())
+    raw: Any = (SimpleNamespace(extents=size[None], size=size), regions, grids.logit())
     meta = ImageMeta(1, "", (height, width), (height, width))
     categories = Categories.of(map(str, range(classes)))
     final = decode(model.decoder, to_arrays(model.select(raw)), [meta], categories)[0].instances
@@ -193,12 +195,12 @@ def _losses(case: Case) -> None:
     model = _without_weights("panet-resnet50-2x")
     sampled = roi.Sampled(rois, matched)
     label, box = roi.box_loss(
-        logits.roll(-1, 1), deltas.unflatten(1, (-1, 4))[:, 1:], sampled, targets, model.config.smooth_l1
+        logits.roll(-1, 1), deltas.unflatten(1, (-1, 4))[:, 1:], sampled, targets, model.config.regions.smooth_l1
     )
-    batch = Batch(torch.zeros(1, 3, 28, 28), full_sizes(torch.zeros(1, 3, 28, 28)), targets, [])
     mine = roi.Sampled(rois[place].float(), matched[place])
     known = torch.ones(len(place), dtype=torch.bool)
-    mask = model._from_masks(mask_logits[place, torch.from_numpy(labels[positive])], mine, known, batch)
+    mine_logits = mask_logits[place, torch.from_numpy(labels[positive])]
+    mask = loss_from_masks(mine_logits, mine, known, targets, model.config.mask)
     limits = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     for name, term, leaf in zip(("cls", "bbox", "mask"), (label, box, mask), leaves, strict=True):
         case.compare(f"loss_{name}", term[None], *limits)

@@ -52,7 +52,7 @@ from maskkit.nn.fcos import (
 )
 from maskkit.nn.fcos_targets import Positives
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
-from maskkit.nn.roi import Sampled, as_rois, crop_masks, pool
+from maskkit.nn.roi import PoolingConfig, Sampled, as_rois, crop_masks, pool
 from maskkit.targets import Batch, Target
 
 STRIDE = 4
@@ -239,7 +239,7 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
 
     def crops(self, bases: Float[Tensor, "b k h w"], rois: Float[Tensor, "n 5"]) -> Float[Tensor, "n k s s"]:
         """The bases inside regions, one bilinear sample per bin."""
-        return pool([bases.float()], [STRIDE], rois, self.config.crop, sampling_ratio=1)
+        return pool([bases.float()], [STRIDE], rois, self.config.crop, PoolingConfig(sampling_ratio=1))
 
     # selection -------------------------------------------------------------------------------------------------------
 

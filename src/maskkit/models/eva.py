@@ -6,22 +6,25 @@ transformer learnt, from images without labels: `maskkit pretrain` does that, an
 its result as backbone. In the cascade (Cai, Vasconcelos, CVPR 2018) each stage refines the boxes of the one before, and
 is trained on those that fit their object better; an answer has the mean of the stages' scores.
 
-==============  ========================  ===================================================================
-`EvaRaw`        shape (1280 x 1280)       meaning
-==============  ========================  ===================================================================
-...                                       the fields of `MaskRaw`: the first stage, and the masks
-later_rois      2 times (N, 5)            image and box of each region of the later stages
-later_matched   2 times (N)               index of its object in its image, or -1
-later_logits    2 times (N, 81)           classes, background last
-later_deltas    2 times (N, 80, 4)        box codes, the same for every class in a cascade
-==============  ========================  ===================================================================
+==================  ========================  =================================================================
+`EvaRaw`            shape (1280 x 1280)       meaning
+==================  ========================  =================================================================
+boxes                                         `BoxRaw` of the first stage
+regions                                       `MaskRegions`, as in `maskkit.models.mask_rcnn`
+mask_logits         (B 100, 28, 28)           the mask of the region's class on a grid over the box
+later               2 times:                  the later stages
+  sampled.rois      (N, 5)                    image and box of each region
+  sampled.matched   (N)                       index of its object in its image, or -1
+  class_logits      (N, 81)                   background last
+  box_deltas        (N, 80, 4)                box code, the same for every class in a cascade
+==================  ========================  =================================================================
 
 Differences from the official code, all deliberate: those of `maskkit.models.mask_rcnn`; regions without area stay, as
 background, where the official code drops them between stages; every block learns at the same rate, where the official
 recipe gives lower ones to earlier blocks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -30,63 +33,80 @@ from jaxtyping import Float, Int
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import soft_nms
 from maskkit.models.base import Model
-from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
-from maskkit.nn.roi import BOX_WEIGHTS, MaskHead, RankedBoxes, Sampled, box_loss, keep, refine, reordered
-from maskkit.nn.rpn import NEITHER, Weights, decode, match_boxes
-from maskkit.nn.two_stage import BINS, BoxRaw
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.losses import in_fp32
+from maskkit.nn.mask_stage import (
+    MaskConfig,
+    MaskRegions,
+    draw,
+    final_regions,
+    mask_terms,
+    object_masks,
+    positive_regions,
+)
+from maskkit.nn.roi import (
+    BOX_WEIGHTS,
+    MaskHead,
+    PoolingConfig,
+    RankedBoxes,
+    RegionConfig,
+    Sampled,
+    box_loss,
+    keep,
+    refine,
+    reordered,
+)
+from maskkit.nn.rpn import NEITHER, ProposalConfig, RpnHead, Weights, decode, match_boxes
+from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class EvaConfig(MaskStageConfig):
+class EvaConfig(BackboneModelConfig):
     """Knobs of the detector; its backbone has its own, ``vit``."""
 
+    width: int = 256
+    """Channels of the pyramid."""
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
     stages: tuple[float, ...] = (0.5, 0.6, 0.7)
     """Least IoU of a positive region in each stage; a single one makes it Mask R-CNN."""
+    box_width: int = 1024
+    """Features of the box head's fully connected layer."""
     head_convs: int = 4
     """Convolutions of box and mask head."""
-    mask_bins: int = 14
-    """Side of the grid of features that the mask head reads; masks have twice as many cells."""
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     soft_nms: bool = True
     """Whether copies lose score in proportion to their overlap (linear Soft-NMS) instead of being dropped."""
     maskness: bool = True
     """Whether masks are ranked by their score times the mean probability of their foreground."""
 
 
-class EvaRaw(NamedTuple):
-    """What the stages say, with masks: the fields of `MaskRaw`, and the later stages of a cascade."""
-
-    objectness: Float[Tensor, "b a"]
-    anchor_deltas: Float[Tensor, "b a 4"]
-    anchors: Float[Tensor, "a 4"]
-    rois: Float[Tensor, "n 5"]
-    matched: Int[Tensor, "n"]
-    class_logits: Float[Tensor, "n c"]
-    box_deltas: Float[Tensor, "n k 4"]
-    extents: Float[Tensor, "b 2"]
-    size: Float[Tensor, "2"]
-    mask_rois: Float[Tensor, "m 5"]
-    mask_labels: Int[Tensor, "m"]
-    mask_scores: Float[Tensor, "m"]
-    mask_logits: Float[Tensor, "m s s"]
-    later_rois: tuple[Float[Tensor, "_ 5"], ...]
-    later_matched: tuple[Int[Tensor, "_"], ...]
-    later_logits: tuple[Float[Tensor, "_ c"], ...]
-    later_deltas: tuple[Float[Tensor, "_ k 4"], ...]
-
-
 class Stage(NamedTuple):
     """One stage of the cascade: its regions and what its head says of them."""
 
-    rois: Float[Tensor, "n 5"]
-    matched: Int[Tensor, "n"]
-    logits: Float[Tensor, "n c"]
-    deltas: Float[Tensor, "n k 4"]
+    sampled: Sampled
+    class_logits: Float[Tensor, "n c"]
+    box_deltas: Float[Tensor, "n k 4"]
+
+
+class EvaRaw(NamedTuple):
+    """What the stages say, with masks."""
+
+    boxes: BoxRaw
+    """Up to the first stage."""
+    regions: MaskRegions
+    mask_logits: Float[Tensor, "m s s"]
+    later: tuple[Stage, ...]
+    """The stages of a cascade behind the first."""
 
 
 def conv_norm(channels: int, width: int) -> nn.Sequential:
@@ -139,25 +159,29 @@ def box_weights(stage: int) -> Weights:
     return ((stage + 1) * x, (stage + 1) * y, (stage + 1) * w, (stage + 1) * h)
 
 
-class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
+class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     """A (cascade of) box heads and a mask head on the simple pyramid of a plain transformer."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     decoder = InBoxes()
     config: EvaConfig
+    box_head: ConvBoxHead
 
     def __init__(self, config: EvaConfig) -> None:
-        super().__init__(config)
         stages, width, classes = len(config.stages), config.width, config.num_classes
-        self.fpn = Coarser()
-        second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.normal_(second.weight, std=0.01)
-        nn.init.zeros_(second.bias)  # type: ignore[arg-type]
-        self.rpn.conv = nn.Sequential(self.rpn.conv, nn.ReLU(), second)  # type: ignore[assignment]
         heads = [ConvBoxHead(width, config.head_convs, config.box_width, classes, stages) for _ in range(stages)]
-        self.box_head, self.later_heads = heads[0], nn.ModuleList(heads[1:])
-        self.mask_head = MaskHead(width, width, 0, classes)
-        self.mask_head.convs.extend(conv_norm(width, width) for _ in range(config.head_convs))
+        super().__init__(
+            Backbone.of(config.backbone, STRIDES[:-1]),
+            Coarser(),
+            RpnHead(width, config.proposals.anchors_per_cell, convs=2),
+            heads[0],
+            proposals=config.proposals,
+            pooling=config.pooling,
+            regions=config.regions,
+        )
+        self.config = config
+        self.later_heads = nn.ModuleList(heads[1:])
+        self.mask_head = MaskHead([conv_norm(width, width) for _ in range(config.head_convs)], width, classes)
 
     def forward(
         self,
@@ -166,71 +190,68 @@ class Eva(MaskStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         targets: list[Target] | None = None,
     ) -> EvaRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, sizes, targets)
-        stages = [Stage(raw.rois, raw.matched, raw.class_logits, raw.box_deltas)]
+        levels, boxes = self.boxes(images, sizes, targets)
+        stages = [Stage(boxes.sampled, boxes.class_logits, boxes.box_deltas)]
         for head in self.later_heads:
-            regions = self.refined(stages, raw.extents, targets)
-            stages.append(Stage(*regions, *head(self.pool(levels, regions.rois, BINS))))
-        regions = self.mask_regions(raw if targets is not None else joined(raw, stages), targets)
-        bins = self.config.mask_bins
-        masks = self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
-        later = zip(*stages[1:], strict=True) if stages[1:] else [()] * len(Stage._fields)
-        return EvaRaw(*raw, *regions, masks, *map(tuple, later))
+            sampled = self.refined(stages, boxes.extents, targets)
+            stages.append(Stage(sampled, *head(self.pool(levels, sampled.rois, BINS))))
+        if targets is None:
+            regions = final_regions(self.found(stages, boxes.extents))
+        else:
+            regions = positive_regions(boxes.sampled, targets)
+        bins = self.config.mask.bins
+        masks = draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
+        return EvaRaw(boxes, regions, masks, tuple(stages[1:]))
 
     @torch.no_grad()
     def refined(self, stages: list[Stage], extents: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
         """The regions of the next stage: those of the last one with their boxes corrected, and matched anew."""
-        last = stages[-1]
-        owner = last.rois[:, 0].long()
-        boxes = decode(last.deltas[:, 0].float(), last.rois[:, 1:], box_weights(len(stages) - 1))
+        before, matched = stages[-1].sampled
+        owner = before[:, 0].long()
+        boxes = decode(stages[-1].box_deltas[:, 0].float(), before[:, 1:], box_weights(len(stages) - 1))
         boxes = torch.minimum(boxes.clamp(min=0), extents.repeat(1, 2)[owner])
-        rois = torch.cat([last.rois[:, :1], boxes], 1)
+        rois = torch.cat([before[:, :1], boxes], 1)
         if targets is None:
-            return Sampled(rois, last.matched)
-        iou, matched = self.config.stages[len(stages)], torch.empty_like(last.matched)
+            return Sampled(rois, matched)
+        iou, crowd = self.config.stages[len(stages)], self.config.regions.crowd_overlap
+        matched = torch.empty_like(matched)
         for b, target in enumerate(targets):
             mine = owner == b
-            matched[mine] = match_boxes(boxes[mine], target, iou, iou, crowd_overlap=self.config.crowd_overlap)
+            matched[mine] = match_boxes(boxes[mine], target, iou, iou, crowd_overlap=crowd)
         certain = matched != NEITHER
         return Sampled(rois[certain], matched[certain])
 
-    def detect(self, raw: BoxRaw) -> RankedBoxes:
+    def found(self, stages: list[Stage], extents: Float[Tensor, "b 2"]) -> RankedBoxes:
         """The final boxes, of the mean scores and of the last stage's boxes."""
-        config, batch = self.config, (len(raw.extents), -1)
-        found = refine(
-            raw.class_logits.unflatten(0, batch),
-            raw.box_deltas.unflatten(0, batch),
-            raw.rois[:, 1:].unflatten(0, batch),
-            raw.extents,
-            min_score=config.min_score,
-            count=config.candidates,
-            weights=box_weights(len(config.stages) - 1),
-        )
-        if config.soft_nms:
+        config = self.config.regions
+        scores = torch.stack([stage.class_logits.float().softmax(1) for stage in stages]).mean(0)
+        given = (scores.clamp(min=1e-30).log(), stages[-1].box_deltas, stages[-1].sampled.rois[:, 1:])
+        logits, deltas, boxes = (t.unflatten(0, (len(extents), -1)) for t in given)
+        found = refine(logits, deltas, boxes, extents, config, box_weights(len(stages) - 1))
+        if self.config.soft_nms:
             return reordered(found, *soft_nms(*found, config.nms_threshold, config.detections))
-        return keep(found, config.nms_threshold, config.detections)
+        return keep(found, config)
 
     def loss_terms(self, raw: EvaRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Mask R-CNN, and class and box of each later stage."""
-        first = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw[: len(MaskRaw._fields)]))  # type: ignore[union-attr]
-        terms = self.box_terms(BoxRaw(*first[: len(BoxRaw._fields)]), batch)
-        later = zip(raw.later_rois, raw.later_matched, raw.later_logits, raw.later_deltas, strict=True)
-        for i, (rois, matched, logits, deltas) in enumerate(later, 1):
-            sampled, beta = Sampled(rois, matched), self.config.smooth_l1
-            wrong = box_loss(logits.float(), deltas.float(), sampled, batch.targets, beta, box_weights(i))
+        raw, config = in_fp32(raw), self.config
+        terms = self.box_terms(raw.boxes, batch)
+        for i, stage in enumerate(raw.later, 1):
+            wrong = box_loss(
+                stage.class_logits,
+                stage.box_deltas,
+                stage.sampled,
+                batch.targets,
+                config.regions.smooth_l1,
+                box_weights(i),
+            )
             terms |= {f"classification/stage{i + 1}": wrong.label, f"box/stage{i + 1}": wrong.box}
-        return {**terms, **self.mask_terms(first, batch)}
+        masks = mask_terms(raw.boxes, raw.regions, raw.mask_logits, batch, config.mask, config.box_only)
+        return terms | masks
 
     def select(self, raw: EvaRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks."""
-        boxes, labels, scores, masks, ranks = self.found(MaskRaw(*raw[: len(MaskRaw._fields)]))  # type: ignore[arg-type]
+        found = object_masks(raw.boxes, raw.regions, raw.mask_logits)
         if self.config.maskness:
-            ranks = ranks * mask_math.maskness(masks)
-        return ObjectMasks(boxes, labels, scores, masks, ranks)
-
-
-def joined(raw: BoxRaw, stages: list[Stage]) -> BoxRaw:
-    """What a cascade says in the end: the mean of the scores, as logits, on the boxes of the last stage."""
-    scores = torch.stack([stage.logits.float().softmax(1) for stage in stages]).mean(0)
-    last = stages[-1]
-    return raw._replace(rois=last.rois, class_logits=scores.clamp(min=1e-30).log(), box_deltas=last.deltas)
+            found = found._replace(mask_scores=found.mask_scores * mask_math.maskness(found.masks))
+        return found

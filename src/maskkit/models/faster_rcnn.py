@@ -7,34 +7,55 @@ A small network slides over every level of the pyramid and says where objects ma
 are pooled to one size, and a second network names the object and refines the box. The detector on its own finds boxes
 and no masks; Mask R-CNN and what follows build on its parts (`maskkit.nn.two_stage`).
 
-=============  ===========================  ================================================================
-`Raw`          shape (800 x 1216, COCO)     meaning
-=============  ===========================  ================================================================
-objectness     (B, 242991)                  logits of the anchors of P2 to P6
-anchor_deltas  (B, 242991, 4)               their box code
-anchors        (242991, 4)                  in input pixels
-rois           (B 1000, 5)                  image and box of each region; in training the sampled ones
-matched        (B 1000)                     index of the region's object, in training
-class_logits   (B 1000, 81)                 background is last
-box_deltas     (B 1000, 80, 4)              box code for every class
-sizes          (B, 2)                       width and height of each image without padding
-size           (2)                          width and height of the input
-=============  ===========================  ================================================================
+===============  ===========================  ==============================================================
+`BoxRaw`         shape (800 x 1216, COCO)     meaning
+===============  ===========================  ==============================================================
+rpn.objectness   (B, 242991)                  logits of the anchors of P2 to P6
+rpn.deltas       (B, 242991, 4)               their box code
+rpn.anchors      (242991, 4)                  in input pixels
+sampled.rois     (B 1000, 5)                  image and box of each region; in training the sampled ones
+sampled.matched  (B 1000)                     index of the region's object, in training
+class_logits     (B 1000, 81)                 background is last
+box_deltas       (B 1000, 80, 4)              box code for every class
+extents          (B, 2)                       width and height of each image without padding
+size             (2)                          width and height of the input
+===============  ===========================  ==============================================================
 
 Differences from the official code, all deliberate: background inside a crowd is ignored; regions have a fixed number in
 inference (boxes without area fill up), so that the graph can be exported.
 """
 
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
-from maskkit.nn.two_stage import BoxRaw, TwoStage, TwoStageConfig
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.losses import in_fp32
+from maskkit.nn.roi import BoxHead, PoolingConfig, RegionConfig
+from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
+from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage, feature_pyramid
 from maskkit.targets import Batch, Target
+
+
+@dataclass(frozen=True)
+class FasterRcnnConfig(BackboneModelConfig):
+    """Knobs of Faster R-CNN; the defaults are detectron2's."""
+
+    width: int = 256
+    """Channels of the pyramid."""
+    rounded_anchors: bool = False
+    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    box_width: int = 1024
+    """Features of the two layers of the box head."""
 
 
 class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
@@ -43,7 +64,22 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
     decoder = BoxesOnly()
-    config: TwoStageConfig
+    config: FasterRcnnConfig
+    box_head: BoxHead
+
+    def __init__(self, config: FasterRcnnConfig) -> None:
+        backbone = Backbone.of(config.backbone, STRIDES[:-1])
+        super().__init__(
+            backbone,
+            feature_pyramid(list(backbone.channels.values()), config.width),
+            RpnHead(config.width, config.proposals.anchors_per_cell),
+            BoxHead(config.width, BINS, config.box_width, config.num_classes),
+            proposals=config.proposals,
+            pooling=config.pooling,
+            regions=config.regions,
+            anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
+        )
+        self.config = config
 
     def forward(
         self,
@@ -56,7 +92,7 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
 
     def loss_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy and smooth L1 of either stage."""
-        return self.box_terms(BoxRaw(*(t.float() if t.is_floating_point() else t for t in raw)), batch)
+        return self.box_terms(in_fp32(raw), batch)
 
     def select(self, raw: BoxRaw) -> Boxes[Tensor]:
         """The best boxes after NMS."""

@@ -8,21 +8,22 @@ of their parts. Where either is high there is an object, so that the mean of the
 where inside beats outside is its mask. No weights belong to regions, which makes them nearly free: in inference the
 proposals are refined and looked at again, and all of them vote on the masks.
 
-==============  ======================  ==============================================================================
-`Raw`           shape (608 x 1008)      meaning
-==============  ======================  ==============================================================================
-objectness      (B, 28728)              logits of the anchors
-anchor_deltas   (B, 28728, 4)           their box code
-anchors         (28728, 4)              in input pixels
-rois            (B 600, 5)              image and box of each region: 300 proposals, then these refined; in training
-                                        proposals and objects' own boxes
-matched         (B 600)                 index of the region's object, in training
-class_logits    (B 600, 81)             background is last
-box_deltas      (B 600, 4)              box code, whatever the class
-mask_logits     (B 600, 21, 21)         inside less outside, of the likeliest class; in training of the object's
-extents           (B, 2)                  width and height of each image without padding
-size            (2)                     width and height of the input
-==============  ======================  ==============================================================================
+===============  ======================  =============================================================================
+`FcisRaw`        shape (608 x 1008)      meaning
+===============  ======================  =============================================================================
+rpn.objectness   (B, 28728)              logits of the anchors
+rpn.deltas       (B, 28728, 4)           their box code
+rpn.anchors      (28728, 4)              in input pixels
+sampled.rois     (B 600, 5)              image and box of each region: 300 proposals, then these refined; in training
+                                         proposals and objects' own boxes
+sampled.matched  (B 600)                 index of the region's object, in training
+read             for each region         what is read from the maps:
+  class_logits   (B 600, 81)             background is last
+  box_deltas     (B 600, 4)              box code, whatever the class
+  mask_logits    (B 600, 21, 21)         inside less outside, of the likeliest class; in training of the object's
+extents          (B, 2)                  width and height of each image without padding
+size             (2)                     width and height of the input
+===============  ======================  =============================================================================
 
 Differences from the official code, all deliberate: objectness is one logit, the difference of the official two, and
 boxes have no code for background, which nothing reads (so the box maps are 4 k^2, as in the paper); masks are cut from
@@ -32,7 +33,7 @@ repetitions; background inside a crowd is ignored.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -40,6 +41,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import Votes
 from maskkit.decode.outputs import RegionVotes
 from maskkit.geometry import boxes as box_math
@@ -49,25 +51,24 @@ from maskkit.geometry.resample_tensors import taps
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import dilate
-from maskkit.nn.losses import normaliser
+from maskkit.nn.losses import in_fp32, normaliser
 from maskkit.nn.position_sensitive import corner_sums, pool
-from maskkit.nn.roi import Sampled, as_rois, objects_of, sample_rois
+from maskkit.nn.roi import RegionConfig, Sampled, all_rois, as_rois, objects_of, sample_rois
 from maskkit.nn.rpn import (
     BACKGROUND,
+    ProposalConfig,
     Proposals,
-    RpnConfig,
     RpnHead,
-    RpnLevel,
+    RpnRaw,
     Weights,
+    caffe_anchors,
     clip,
     decode,
     encode,
     extents_of,
-    flatten,
-    grid_anchors,
     proposal_terms,
     propose,
-    window_anchors,
+    rpn_levels,
 )
 from maskkit.targets import Batch, Target
 
@@ -81,7 +82,7 @@ _TRUE = 0.4
 
 
 @dataclass(frozen=True)
-class FcisConfig(RpnConfig):
+class FcisConfig(BackboneModelConfig):
     """Knobs of FCIS; the defaults are the official ones for COCO."""
 
     parts: int = 7
@@ -91,40 +92,24 @@ class FcisConfig(RpnConfig):
     width: int = 1024
     """Channels of the features that the maps are read from."""
     rpn_width: int = 512
-    anchor_scales: tuple[float, ...] = (4, 8, 16, 32)
-    """Anchor sizes in cells of 16 pixels."""
-    rpn_before: int = 6000
-    """Anchors that enter NMS."""
-    rpn_after: int = 300
-    """Proposals of each image."""
+    """Channels of the region proposal network."""
+    proposals: ProposalConfig = field(
+        default_factory=lambda: ProposalConfig(
+            anchor_sizes=((64, 128, 256, 512),), smooth_l1=1 / 9, before=(6000, 6000), after=(300, 300)
+        )
+    )
     least_side: float = 2.0
     """Shortest side of a region in pixels."""
-    roi_sampled: int = 128
-    """Regions per image in the loss."""
+    regions: RegionConfig = field(
+        default_factory=lambda: RegionConfig(sampled=128, smooth_l1=1.0, min_score=1e-3, nms_threshold=0.3)
+    )
     hard: bool = True
-    """Whether these are the ones with the largest loss (online hard example mining, COCO), or random ones, a quarter of
-    them positive (VOC)."""
+    """Whether the regions in the loss are those with the largest loss, of all proposals (online hard example mining,
+    COCO), or random ones (VOC)."""
     caffe_stem: bool = False
     """Max-pooling in the stem without padding, rests at the border included, as weights from Caffe need."""
-    nms_threshold: float = 0.3
     vote_iou: float = 0.5
     """Least IoU with an object of the regions that vote on its mask."""
-    min_score: float = 1e-3
-
-
-class FcisRaw(NamedTuple):
-    """What `Fcis.forward` gives; the module's docstring explains the fields."""
-
-    objectness: Float[Tensor, "b a"]
-    anchor_deltas: Float[Tensor, "b a 4"]
-    anchors: Float[Tensor, "a 4"]
-    rois: Float[Tensor, "n 5"]
-    matched: Int[Tensor, "n"]
-    class_logits: Float[Tensor, "n c"]
-    box_deltas: Float[Tensor, "n 4"]
-    mask_logits: Float[Tensor, "n s s"]
-    extents: Float[Tensor, "b 2"]
-    size: Float[Tensor, "2"]
 
 
 class Regions(NamedTuple):
@@ -133,6 +118,16 @@ class Regions(NamedTuple):
     class_logits: Float[Tensor, "n c"]
     box_deltas: Float[Tensor, "n 4"]
     mask_logits: Float[Tensor, "n s s"]
+
+
+class FcisRaw(NamedTuple):
+    """What `Fcis.forward` gives; the module's docstring explains the fields."""
+
+    rpn: RpnRaw
+    sampled: Sampled
+    read: Regions
+    extents: Float[Tensor, "b 2"]
+    size: Float[Tensor, "2"]
 
 
 class RegionLosses(NamedTuple):
@@ -156,8 +151,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
         self.backbone = dilate(Backbone.of(config.backbone, (16, 32)), STRIDE, first_block=True)
         if config.caffe_stem:
             self.backbone.body.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
-        anchors = len(config.anchor_scales) * len(config.anchor_ratios)
-        self.rpn = RpnHead(self.backbone.channels[16], anchors, config.rpn_width)
+        self.rpn = RpnHead(self.backbone.channels[16], config.proposals.anchors_per_cell, config.rpn_width)
         self.squeeze = nn.Conv2d(self.backbone.channels[32], config.width, 1)
         self.score = nn.Conv2d(config.width, (config.num_classes + 1) * 2 * config.parts**2, 1)
         self.deltas = nn.Conv2d(config.width, 4 * config.parts**2, 1)
@@ -174,9 +168,10 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
     ) -> FcisRaw:
         """Raw outputs of normalised images; with ``targets`` for the regions that are trained on."""
         shallow, deep = self.backbone(images).values()  # (B, ., H/16, W/16) each
-        level = self.anchored(shallow)
+        size = (images.shape[2], images.shape[3])
+        level = self.anchored(shallow, size)
         extents = extents_of(images, sizes)
-        proposals = self.propose(level, extents)
+        proposals = self.propose(level, extents, training=targets is not None)
         y = F.relu(self.squeeze(deep))
         maps, boxes = (corner_sums(layer(y), self.config.parts) for layer in (self.score, self.deltas))
         if targets is None:
@@ -185,29 +180,24 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
             second = self.read(maps, boxes, as_rois(refined))
             b = len(images)
             found = Regions(*(join(x, y, b) for x, y in zip(first, second, strict=True)))
-            rois = as_rois(torch.cat([proposals.boxes, refined], 1))
-            sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
+            sampled = all_rois(torch.cat([proposals.boxes, refined], 1))
         else:
             sampled = self.sample(proposals, targets)
             found = self.read(maps, boxes, sampled.rois, self.labels(sampled, targets))
-        size = extents.new_tensor([images.shape[3], images.shape[2]])
-        return FcisRaw(*level, *sampled, *found, extents, size)
+        return FcisRaw(level, sampled, found, extents, extents.new_tensor(size[::-1]))
 
-    def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
-        """What the region proposal network says."""
-        cells = window_anchors(STRIDE, self.config.anchor_scales, self.config.anchor_ratios).to(features.device)
-        grid = (features.shape[2], features.shape[3])
-        return RpnLevel(*flatten(*self.rpn(features)), grid_anchors(cells, grid, (STRIDE, STRIDE)))
+    def anchored(self, features: Float[Tensor, "b c h w"], size: tuple[int, int]) -> RpnRaw:
+        """What the region proposal network says of an input of ``size`` (H, W)."""
+        anchors = caffe_anchors(self.config.proposals, [features], [STRIDE], size)
+        return rpn_levels(self.rpn, [features], anchors)[0]
 
-    def propose(self, level: RpnLevel, extents: Float[Tensor, "b 2"]) -> Proposals:
+    def propose(self, level: RpnRaw, extents: Float[Tensor, "b 2"], *, training: bool) -> Proposals:
         """The best anchors of cells that lie in the image as a whole."""
         config = self.config
         ends = box_math.to_centres(level.anchors)[:, :2] + STRIDE / 2
         whole = (ends <= extents[:, None]).all(2)  # (B, A)
         level = level._replace(objectness=level.objectness.masked_fill(~whole, -math.inf))
-        boxes, scores = propose(
-            [level], extents, config.rpn_before, config.rpn_after, config.rpn_nms, config.least_side
-        )
+        boxes, scores = propose([level], extents, config.proposals, training=training, least_side=config.least_side)
         return Proposals(boxes * scores.isfinite()[..., None], scores)
 
     def read(
@@ -236,12 +226,10 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
 
     def sample(self, proposals: Proposals, targets: Sequence[Target]) -> Sampled:
         """The regions that the loss sees: all of them where the hardest are to be found."""
-        config = self.config
-        every = proposals.boxes.shape[1] + max(map(len, targets))
-        count, share = (every, 1.0) if config.hard else (config.roi_sampled, 0.25)
-        return sample_rois(
-            proposals, targets, count=count, share=share, iou=config.roi_iou, crowd_overlap=config.crowd_overlap
-        )
+        config = self.config.regions
+        if self.config.hard:
+            config = replace(config, sampled=proposals.boxes.shape[1] + max(map(len, targets)), positive=1.0)
+        return sample_rois(proposals, targets, config)
 
     def labels(self, sampled: Sampled, targets: Sequence[Target]) -> Int[Tensor, "n"]:
         """Class of each region; the number of classes is background."""
@@ -253,16 +241,14 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
 
     def loss_terms(self, raw: FcisRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the proposals, and of the regions of each image that are hardest."""
-        config, targets = self.config, batch.targets
-        raw = FcisRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1 / 9)
-        sampled = Sampled(raw.rois, raw.matched)
-        labels = self.labels(sampled, targets)
-        masks, codes = aims(sampled, targets, config.bins)
-        regions = Regions(raw.class_logits, raw.box_deltas, raw.mask_logits)
-        each = region_losses(regions, labels, masks, codes)
-        chosen = torch.cat([hardest(each, raw.rois[:, 0] == b, config.roi_sampled) for b in range(len(batch))])
-        rows = config.roi_sampled * len(batch)
+        raw, config, targets = in_fp32(raw), self.config.regions, batch.targets
+        first = proposal_terms(raw.rpn, targets, self.config.proposals)
+        labels = self.labels(raw.sampled, targets)
+        masks, codes = region_targets(raw.sampled, targets, self.config.bins)
+        each = region_losses(raw.read, labels, masks, codes, config.smooth_l1)
+        image = raw.sampled.rois[:, 0]
+        chosen = torch.cat([hardest(each, image == b, config.sampled) for b in range(len(batch))])
+        rows = config.sampled * len(batch)
         return first | {
             "classification": each.label[chosen].sum() / normaliser(len(chosen)),
             "mask": MASK_WEIGHT * each.mask[chosen].sum() / rows,
@@ -273,19 +259,19 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
 
     def select(self, raw: FcisRaw) -> RegionVotes[Tensor]:
         """The best boxes after NMS within each class, and who votes on their masks."""
-        config, b = self.config, len(raw.extents)
-        regions = raw.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
-        masks = raw.mask_logits.float().sigmoid().unflatten(0, (b, -1))
-        scores = raw.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]
+        config, b = self.config.regions, len(raw.extents)
+        regions = raw.sampled.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
+        masks = raw.read.mask_logits.float().sigmoid().unflatten(0, (b, -1))
+        scores = raw.read.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]
         best, order = scores.flatten(1).topk(min(config.candidates, scores[0].numel()))
-        labels, which = order % config.num_classes, order // config.num_classes
+        labels, which = order % self.config.num_classes, order // self.config.num_classes
         boxes = regions.gather(1, which[..., None].expand(-1, -1, 4))
         best = best * (batched_nms(boxes, best, config.nms_threshold, labels) & (best > config.min_score))
         best, order = best.topk(min(config.detections, best.shape[1]))
         labels, which = labels.gather(1, order), which.gather(1, order)
         boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (best > 0)[..., None]
 
-        near = (box_math.iou(boxes, regions) >= config.vote_iou) * (best > 0)[..., None]  # (B, K, R)
+        near = (box_math.iou(boxes, regions) >= self.config.vote_iou) * (best > 0)[..., None]  # (B, K, R)
         votes = near * scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))
         votes = votes / votes.sum(2, keepdim=True).clamp(min=1e-12)
         own = masks.gather(1, which[..., None, None].expand(-1, -1, *masks.shape[2:]))
@@ -305,7 +291,9 @@ def join(first: Float[Tensor, "n *c"], second: Float[Tensor, "n *c"], images: in
 
 
 @torch.no_grad()
-def aims(sampled: Sampled, targets: Sequence[Target], bins: int) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "n 4"]]:
+def region_targets(
+    sampled: Sampled, targets: Sequence[Target], bins: int
+) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "n 4"]]:
     """Mask and box code that each region shall have: masks of 0 and 1, of -1 where none is known or there is no object.
 
     Masks are read at the middle of each cell of the region in whole pixels, without looking beyond it, and cut at 0.4.
@@ -347,12 +335,16 @@ def _middles(
 
 
 def region_losses(
-    regions: Regions, labels: Int[Tensor, "n"], masks: Float[Tensor, "n s s"], codes: Float[Tensor, "n 4"]
+    regions: Regions,
+    labels: Int[Tensor, "n"],
+    masks: Float[Tensor, "n s s"],
+    codes: Float[Tensor, "n 4"],
+    beta: float,
 ) -> RegionLosses:
     """Cross entropy of the class, mean cross entropy of the pixels of a known mask, smooth L1 of an object's box."""
     known = masks[:, 0, 0] >= 0
     pixels = F.binary_cross_entropy_with_logits(regions.mask_logits, masks.clamp(min=0), reduction="none")
-    box = F.smooth_l1_loss(regions.box_deltas, codes, reduction="none").sum(1)
+    box = F.smooth_l1_loss(regions.box_deltas, codes, beta=beta, reduction="none").sum(1)
     background = regions.class_logits.shape[1] - 1
     return RegionLosses(
         F.cross_entropy(regions.class_logits, labels, reduction="none"),
@@ -361,8 +353,8 @@ def region_losses(
     )
 
 
-def hardest(losses: RegionLosses, among: Tensor, count: int) -> Int[Tensor, "k"]:
-    """Indices of the ``count`` regions ``among`` some whose loss is largest (OHEM; Shrivastava et al., 2016)."""
-    mine = torch.nonzero(among)[:, 0]
-    total = (losses.label + MASK_WEIGHT * losses.mask + losses.box).detach()[mine]
-    return mine[total.topk(min(count, len(mine))).indices]
+def hardest(losses: RegionLosses, mine: Tensor, count: int) -> Int[Tensor, "k"]:
+    """Indices of the ``count`` of the regions ``mine`` whose loss is largest (OHEM; Shrivastava et al., 2016)."""
+    index = torch.nonzero(mine)[:, 0]
+    total = (losses.label + MASK_WEIGHT * losses.mask + losses.box).detach()[index]
+    return index[total.topk(min(count, len(index))).indices]

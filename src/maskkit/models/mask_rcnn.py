@@ -6,15 +6,15 @@ A third branch reads the features of each region on a finer grid and draws one m
 counts is for the box branch to say, so that the classes do not compete. In training the branch sees the positive
 regions, in inference the final boxes. RoIAlign, which rounds nothing, keeps mask and image together.
 
-============  ===========================  ================================================================
-`Raw`         shape (800 x 1216, COCO)     meaning
-============  ===========================  ================================================================
-...                                        the fields of `BoxRaw`, as in `maskkit.models.faster_rcnn`
-mask_rois     (B 100, 5)                   final boxes; in training the positive regions
-mask_labels   (B 100)                      their class; in training their object's
-mask_scores   (B 100)                      their score; in training 1
-mask_logits   (B 100, 28, 28)              the mask of that class on a grid over the box
-============  ===========================  ================================================================
+==============  ===========================  ===============================================================
+`MaskRaw`       shape (800 x 1216, COCO)     meaning
+==============  ===========================  ===============================================================
+boxes                                        `BoxRaw`, as in `maskkit.models.faster_rcnn`
+regions.rois    (B 100, 5)                   final boxes; in training the positive regions
+regions.labels  (B 100)                      their class; in training their object's
+regions.scores  (B 100)                      their score; in training 1
+mask_logits     (B 100, 28, 28)              the mask of that class on a grid over the box
+==============  ===========================  ===============================================================
 
 Objects of which only the box is known train the mask branch too (`maskkit.nn.mask_stage`).
 
@@ -22,43 +22,78 @@ Differences from the official code, all deliberate: the masks of classes that no
 background inside a crowd is ignored; mask targets are cropped from bitmaps, not drawn from polygons.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
-from maskkit.nn.mask_stage import MaskRaw, MaskStage, MaskStageConfig
-from maskkit.nn.roi import MaskHead
-from maskkit.nn.two_stage import BoxRaw
+from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.losses import in_fp32
+from maskkit.nn.mask_stage import (
+    MaskConfig,
+    MaskRaw,
+    draw,
+    final_regions,
+    mask_terms,
+    object_masks,
+    positive_regions,
+)
+from maskkit.nn.roi import BoxHead, MaskHead, PoolingConfig, RegionConfig, mask_convs
+from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
+from maskkit.nn.two_stage import BINS, STRIDES, TwoStage, feature_pyramid
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class MaskRcnnConfig(MaskStageConfig):
+class MaskRcnnConfig(BackboneModelConfig):
     """Knobs of Mask R-CNN; the defaults are detectron2's."""
 
+    width: int = 256
+    """Channels of the pyramid."""
+    rounded_anchors: bool = False
+    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    box_width: int = 1024
+    """Features of the two layers of the box head."""
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     mask_width: int = 256
+    """Channels of the mask head."""
     mask_convs: int = 4
-    mask_bins: int = 14
-    """Side of the grid of features that the mask head reads; masks have twice as many cells."""
     paste: Literal["exact", "whole_pixels"] = "exact"
     """Whether masks are put where their boxes are (detectron2), or the boxes are rounded first (torchvision)."""
 
 
-class MaskRcnn(MaskStage, Model[MaskRaw, ObjectMasks[Tensor]]):
+class MaskRcnn(TwoStage, Model[MaskRaw, ObjectMasks[Tensor]]):
     """Faster R-CNN with a mask branch."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: MaskRcnnConfig
+    box_head: BoxHead
 
     def __init__(self, config: MaskRcnnConfig) -> None:
-        super().__init__(config)
+        backbone = Backbone.of(config.backbone, STRIDES[:-1])
+        super().__init__(
+            backbone,
+            feature_pyramid(list(backbone.channels.values()), config.width),
+            RpnHead(config.width, config.proposals.anchors_per_cell),
+            BoxHead(config.width, BINS, config.box_width, config.num_classes),
+            proposals=config.proposals,
+            pooling=config.pooling,
+            regions=config.regions,
+            anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
+        )
+        self.config = config
         self.decoder = InBoxes(config.paste)
-        self.mask_head = MaskHead(config.width, config.mask_width, config.mask_convs, config.num_classes)
+        convs = mask_convs(config.width, config.mask_width, config.mask_convs)
+        self.mask_head = MaskHead(convs, config.mask_width, config.num_classes)
 
     def forward(
         self,
@@ -67,18 +102,17 @@ class MaskRcnn(MaskStage, Model[MaskRaw, ObjectMasks[Tensor]]):
         targets: list[Target] | None = None,
     ) -> MaskRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, sizes, targets)
-        regions = self.mask_regions(raw, targets)
-        bins = self.config.mask_bins
-        masks = self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
-        return MaskRaw(*raw, *regions, masks)
+        levels, boxes = self.boxes(images, sizes, targets)
+        regions = final_regions(self.detect(boxes)) if targets is None else positive_regions(boxes.sampled, targets)
+        bins = self.config.mask.bins
+        masks = draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
+        return MaskRaw(boxes, regions, masks)
 
     def loss_terms(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
-        raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        boxes = BoxRaw(*raw[: len(BoxRaw._fields)])
-        return {**self.box_terms(boxes, batch), **self.mask_terms(raw, batch)}
+        raw, config = in_fp32(raw), self.config
+        return self.box_terms(raw.boxes, batch) | mask_terms(*raw, batch, config.mask, config.box_only)
 
     def select(self, raw: MaskRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks."""
-        return ObjectMasks(*self.found(raw))
+        return object_masks(*raw)

@@ -44,6 +44,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.config import BackboneModelConfig
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry.boxes import has_area
@@ -52,11 +53,13 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.crops import DeformableCrop, corner_to_corner, crop_and_resize, crop_class
 from maskkit.nn.dilation import dilate, last_stage
 from maskkit.nn.directions import DirectionConfig, map_loss, map_targets, pool_directions, template
-from maskkit.nn.mask_stage import MaskRegions, MaskStage
+from maskkit.nn.mask_stage import MaskRegions, draw, final_regions
 from maskkit.nn.roi import (
     BOX_WEIGHTS,
     RankedBoxes,
+    RegionConfig,
     Sampled,
+    all_rois,
     as_rois,
     box_loss,
     crop_masks,
@@ -65,10 +68,9 @@ from maskkit.nn.roi import (
     sample_rois,
 )
 from maskkit.nn.rpn import (
-    BACKGROUND,
-    RpnConfig,
+    ProposalConfig,
     RpnHead,
-    RpnLevel,
+    RpnRaw,
     cell_anchors,
     clip,
     decode,
@@ -87,22 +89,21 @@ _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class MasklabConfig(RpnConfig):
+class MasklabConfig(BackboneModelConfig):
     """Knobs of MaskLab; the defaults are the paper's where it says something."""
 
     output_stride: Literal[8, 16] = 8
     """Of the features that boxes, classes and directions are read from; the stages behind are atrous."""
-    anchor_sizes: tuple[float, ...] = (64, 128, 256, 512)
-    """In input pixels."""
     rpn_width: int = 512
-    rpn_before: int = 6000
-    """Anchors that enter NMS."""
-    rpn_after: int = 300
-    """Proposals of each image."""
-    roi_sampled: int = 64
-    """Regions per image in the loss."""
-    roi_positive: float = 0.25
-    """Largest share of positives among them."""
+    """Channels of the region proposal network."""
+    proposals: ProposalConfig = field(
+        default_factory=lambda: ProposalConfig(
+            anchor_sizes=((64, 128, 256, 512),), smooth_l1=1.0, before=(6000, 6000), after=(300, 300)
+        )
+    )
+    regions: RegionConfig = field(
+        default_factory=lambda: RegionConfig(sampled=64, smooth_l1=1.0, min_score=1e-3, nms_threshold=0.6)
+    )
     box_crop: int = 41
     """Side of the crops of conv4 that the box classifier reads."""
     box_atrous: bool = True
@@ -122,8 +123,6 @@ class MasklabConfig(RpnConfig):
     """Channels of each of the low layers in the hypercolumn (open: as many as conv1 has)."""
     refine_width: int = 64
     """Channels of the three 5x5 convolutions."""
-    min_score: float = 1e-3
-    nms_threshold: float = 0.6
 
 
 class MasklabRaw(NamedTuple):
@@ -234,7 +233,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         self.box_head = Conv5BoxHead(self.backbone, config)
         dilate(self.backbone, config.output_stride)
         channels = self.backbone.channels
-        self.rpn = RpnHead(channels[16], len(config.anchor_sizes) * len(config.anchor_ratios), config.rpn_width)
+        self.rpn = RpnHead(channels[16], config.proposals.anchors_per_cell, config.rpn_width)
         self.semantic = nn.Conv2d(channels[32], config.num_classes + 1, 1)
         self.directions = nn.Conv2d(channels[32], config.direction.rings * config.direction.sectors, 1)
         for layer in (self.semantic, self.directions):
@@ -261,23 +260,11 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         *low, shared, deep = self.backbone(images).values()
         semantic, directions = self.semantic(deep), self.directions(deep)  # (B, ., H/8, W/8)
         level, extents = self.anchored(shared), extents_of(images, sizes)
-        proposals = propose([level], extents, config.rpn_before, config.rpn_after, config.rpn_nms)
-        if targets is None:
-            rois = as_rois(proposals.boxes)
-            sampled = Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
-        else:
-            sampled = sample_rois(
-                proposals,
-                targets,
-                count=config.roi_sampled,
-                share=config.roi_positive,
-                iou=config.roi_iou,
-                crowd_overlap=config.crowd_overlap,
-            )
+        proposals = propose([level], extents, config.proposals, training=targets is not None)
+        sampled = all_rois(proposals.boxes) if targets is None else sample_rois(proposals, targets, config.regions)
         logits, deltas = self.classify(shared, sampled.rois)
         if targets is None:
-            found = self.detect(shared, logits, deltas, proposals.boxes, extents)
-            regions = MaskRegions(as_rois(found.boxes), found.labels.flatten(), found.scores.flatten())
+            regions = final_regions(self.detect(shared, logits, deltas, proposals.boxes, extents))
         else:
             positive, objects = objects_of(sampled, targets)
             labels = torch.cat([t.labels for t in targets])[objects]
@@ -290,18 +277,18 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
             details = [crop_and_resize(c, rois, side, s) for c, s in zip(columns, _LOW, strict=True)]
             return self.mask_head(crop_class(semantic, rois, labels, side, stride), towards, details)
 
-        coarse, masks = MaskStage.draw(regions, masks_of).unbind(1)
+        coarse, masks = draw(regions, masks_of).unbind(1)
         size = extents.new_tensor([images.shape[3], images.shape[2]])
         return MasklabRaw(
             *level, *sampled, logits, deltas, extents, size, semantic, directions, *regions, coarse, masks
         )
 
-    def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnLevel:
+    def anchored(self, features: Float[Tensor, "b c h w"]) -> RpnRaw:
         """What the region proposal network says."""
-        stride = self.config.output_stride
-        cells = cell_anchors(self.config.anchor_sizes, self.config.anchor_ratios).to(features.device)
+        stride, proposals = self.config.output_stride, self.config.proposals
+        cells = cell_anchors(proposals.anchor_sizes[0], proposals.anchor_ratios).to(features.device)
         grid = (features.shape[2], features.shape[3])
-        return RpnLevel(*flatten(*self.rpn(features)), grid_anchors(cells + stride / 2, grid, (stride, stride)))
+        return RpnRaw(*flatten(*self.rpn(features)), grid_anchors(cells + stride / 2, grid, (stride, stride)))
 
     def classify(
         self, shared: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"]
@@ -321,16 +308,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
     ) -> RankedBoxes:
         """The final boxes, whose code for their class is read and applied again and again."""
         config, batch = self.config, (len(extents), -1)
-        found = detect(
-            logits.unflatten(0, batch),
-            deltas.unflatten(0, batch),
-            boxes,
-            extents,
-            min_score=config.min_score,
-            threshold=config.nms_threshold,
-            candidates=config.candidates,
-            count=config.detections,
-        )
+        found = detect(logits.unflatten(0, batch), deltas.unflatten(0, batch), boxes, extents, config.regions)
         labels = found.labels.flatten()
         for _ in range(config.box_passes - 1):
             _, deltas = self.classify(shared, as_rois(found.boxes))
@@ -345,9 +323,9 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         """Terms of the proposals, the regions, both maps, and the masks of regions whose object's mask is known."""
         config, targets = self.config, batch.targets
         raw = MasklabRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        first = proposal_terms(raw.objectness, raw.anchor_deltas, raw.anchors, targets, config, 1.0)
+        first = proposal_terms(RpnRaw(raw.objectness, raw.anchor_deltas, raw.anchors), targets, config.proposals)
         sampled = Sampled(raw.rois, raw.matched)
-        second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, 1.0)
+        second = box_loss(raw.class_logits, raw.box_deltas, sampled, targets, config.regions.smooth_l1)
         size = (raw.semantic.shape[2], raw.semantic.shape[3])
         classes, directions = map_targets(batch, size, config.num_classes, config.direction)
         coarse, mask = self._mask_losses(raw, sampled, targets)

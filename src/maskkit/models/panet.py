@@ -8,15 +8,15 @@ all levels, its first layer is one of each level's own, and the largest answer c
 *Fully-connected fusion*: beside the masks of the classes, one of plain foreground is drawn by a fully connected layer,
 which knows where in the region it is, and added to them.
 
-============  ===========================  ================================================================
-`Raw`         shape (800 x 1216, COCO)     meaning
-============  ===========================  ================================================================
-...                                        the fields of `BoxRaw`, as in `maskkit.models.faster_rcnn`
-mask_rois     (B 100, 5)                   final boxes; in training the positive regions
-mask_labels   (B 100)                      their class; in training their object's
-mask_scores   (B 100)                      their score; in training 1
-mask_logits   (B 100, 28, 28)              the mask of that class on a grid over the box; 0 x 0 for a detector
-============  ===========================  ================================================================
+==============  ===========================  ====================================================================
+`MaskRaw`       shape (800 x 1216, COCO)     meaning
+==============  ===========================  ====================================================================
+boxes                                        `BoxRaw`, as in `maskkit.models.faster_rcnn`
+regions.rois    (B 100, 5)                   final boxes; in training the positive regions
+regions.labels  (B 100)                      their class; in training their object's
+regions.scores  (B 100)                      their score; in training 1
+mask_logits     (B 100, 28, 28)              the mask of that class on a grid over the box; 0 x 0 for a detector
+==============  ===========================  ====================================================================
 
 Objects of which only the box is known train the mask branch too (`maskkit.nn.mask_stage`).
 
@@ -27,40 +27,57 @@ its edge: regions are pooled a pixel shorter, which gives the same features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import BoxesOnly, InBoxes
 from maskkit.decode.outputs import Boxes, ObjectMasks
 from maskkit.models.base import Model
+from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
-from maskkit.nn.mask_stage import MaskRaw, MaskRegions, MaskStage, MaskStageConfig
-from maskkit.nn.roi import pool
-from maskkit.nn.rpn import window_anchors
-from maskkit.nn.two_stage import BINS, BoxRaw
+from maskkit.nn.losses import in_fp32
+from maskkit.nn.mask_stage import (
+    MaskConfig,
+    MaskRaw,
+    MaskRegions,
+    draw,
+    final_regions,
+    mask_terms,
+    object_masks,
+    positive_regions,
+)
+from maskkit.nn.roi import PoolingConfig, RegionConfig, pool
+from maskkit.nn.rpn import ProposalConfig, RpnHead, caffe_anchors
+from maskkit.nn.two_stage import BINS, STRIDES, TwoStage
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class PanetConfig(MaskStageConfig):
+class PanetConfig(BackboneModelConfig):
     """Knobs of PANet; the defaults are the official ones."""
 
-    aligned: bool = False
-    sampling_ratio: int = 2
-    smooth_l1: float = 1 / 3
+    width: int = 256
+    """Channels of the pyramid."""
+    proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(smooth_l1=1 / 3))
+    pooling: PoolingConfig = field(default_factory=lambda: PoolingConfig(aligned=False, sampling_ratio=2))
+    regions: RegionConfig = field(default_factory=lambda: RegionConfig(smooth_l1=1 / 3))
+    box_width: int = 1024
+    """Features of the box head's fully connected layers."""
     box_convs: int = 3
     """Convolutions of the box head behind the first one, which each level has for itself; 0 is the head of two fully
     connected layers, of which each level has the first for itself."""
     masks: bool = True
     """Without, a detector."""
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    box_only: BoxOnly = field(default_factory=BoxOnly)
     mask_width: int = 256
-    mask_bins: int = 14
-    """Side of the grid of features that the mask head reads; masks have twice as many cells."""
+    """Channels of the mask head."""
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -80,11 +97,9 @@ class PathAggregation(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.fpn = Fpn(channels, width, 0, interpolation="nearest", relu=False)
-        for i, before in enumerate(channels):
-            lateral = nn.Conv2d(before, width, 1, bias=False)
-            self.fpn.lateral[i] = nn.Sequential(lateral, norm(width))
-            self.fpn.output[i] = conv(width, width)
+        self.fpn = Fpn(channels, width, 0, interpolation="nearest", relu=False, norm=norm)
+        for layer, _ in self.fpn.output:  # type: ignore[misc]
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         self.down = nn.ModuleList(conv(width, width, stride=2, bias=True) for _ in channels[1:])
         self.output = nn.ModuleList(conv(width, width, bias=True) for _ in channels[1:])
 
@@ -95,6 +110,19 @@ class PathAggregation(nn.Module):
         for level, down, output in zip(plain[1:], self.down, self.output, strict=True):
             levels.append(F.relu(output(F.relu(down(levels[-1])) + level)))
         return [*levels, F.max_pool2d(levels[-1], 1, 2)]
+
+
+def pool_every_level(
+    levels: Sequence[Float[Tensor, "b c _ _"]],
+    strides: Sequence[int],
+    rois: Float[Tensor, "n 5"],
+    bins: int,
+    config: PoolingConfig,
+) -> Float[Tensor, "l n c s s"]:
+    """Features of regions from each of N2 to N5."""
+    rois = rois - rois.new_tensor([0, 0, 0, 1, 1])  # they end with their last pixel
+    each = zip(levels, strides, strict=True)
+    return torch.stack([pool([level], [stride], rois, bins, config) for level, stride in each])
 
 
 def fuse(layers: nn.ModuleList, pooled: Float[Tensor, "l n *s"]) -> Float[Tensor, "n *t"]:
@@ -166,35 +194,32 @@ class MaskHead(nn.Module):
         return torch.einsum("ndhw,nd->nhw", y, weight) + bias[:, None, None] + foreground.view(-1, *y.shape[2:])
 
 
-class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
+class Panet(TwoStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
     """Mask R-CNN with bottom-up path augmentation, adaptive feature pooling and fully-connected fusion."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: PanetConfig
+    fpn: PathAggregation
+    box_head: FusionBoxHead
 
     def __init__(self, config: PanetConfig) -> None:
-        super().__init__(config)
-        levels, classes = len(self.backbone.channels), config.num_classes
-        self.fpn = PathAggregation(list(self.backbone.channels.values()), config.width)
-        self.box_head = FusionBoxHead(levels, config.width, config.box_convs, config.box_width, classes)
+        backbone = Backbone.of(config.backbone, STRIDES[:-1])
+        channels, classes = list(backbone.channels.values()), config.num_classes
+        super().__init__(
+            backbone,
+            PathAggregation(channels, config.width),
+            RpnHead(config.width, config.proposals.anchors_per_cell),
+            FusionBoxHead(len(channels), config.width, config.box_convs, config.box_width, classes),
+            proposals=config.proposals,
+            pooling=config.pooling,
+            regions=config.regions,
+            anchors=caffe_anchors,
+            pooler=pool_every_level,
+        )
+        self.config = config
         self.decoder = InBoxes("last_pixel") if config.masks else BoxesOnly()
         if config.masks:
-            self.mask_head = MaskHead(levels, config.width, config.mask_width, config.mask_bins, classes)
-
-    def cells(self, sizes: Sequence[float], stride: int) -> Float[Tensor, "a 4"]:
-        """Anchors in the middle of their cell, of whole pixels before they are scaled."""
-        return window_anchors(stride, [size / stride for size in sizes], self.config.anchor_ratios)
-
-    def pool(
-        self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int
-    ) -> Float[Tensor, "l n c s s"]:
-        """Features of regions from each of N2 to N5."""
-        options: dict[str, Any] = {"aligned": self.config.aligned, "sampling_ratio": self.config.sampling_ratio}
-        rois = rois - rois.new_tensor([0, 0, 0, 1, 1])  # they end with their last pixel
-        each = zip(levels[:-1], self.strides[:-1], strict=True)
-        return torch.stack(
-            [pool([level], [stride], rois, bins, kind=self.config.pooling, **options) for level, stride in each]
-        )
+            self.mask_head = MaskHead(len(channels), config.width, config.mask_width, config.mask.bins, classes)
 
     def forward(
         self,
@@ -203,23 +228,23 @@ class Panet(MaskStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
         targets: list[Target] | None = None,
     ) -> MaskRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
-        levels, raw = self.boxes(images, sizes, targets)
-        regions = self.mask_regions(raw, targets)
-        return MaskRaw(*raw, *regions, self._masks(levels, regions))
+        levels, boxes = self.boxes(images, sizes, targets)
+        regions = final_regions(self.detect(boxes)) if targets is None else positive_regions(boxes.sampled, targets)
+        return MaskRaw(boxes, regions, self._masks(levels, regions))
 
     def _masks(self, levels: list[Tensor], regions: MaskRegions) -> Float[Tensor, "m s s"]:
         if not self.config.masks:
-            return regions.mask_rois.new_zeros(len(regions.mask_rois), 0, 0)
-        bins = self.config.mask_bins
-        return self.draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
+            return regions.rois.new_zeros(len(regions.rois), 0, 0)
+        bins = self.config.mask.bins
+        return draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
 
     def loss_terms(self, raw: MaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of Faster R-CNN, cross entropy of known masks, and what boxes say about the others."""
-        raw = MaskRaw(*(t.float() if t.is_floating_point() else t for t in raw))
-        terms = self.box_terms(BoxRaw(*raw[: len(BoxRaw._fields)]), batch)
-        return {**terms, **self.mask_terms(raw, batch)} if self.config.masks else terms
+        raw, config = in_fp32(raw), self.config
+        terms = self.box_terms(raw.boxes, batch)
+        return terms | mask_terms(*raw, batch, config.mask, config.box_only) if config.masks else terms
 
     def select(self, raw: MaskRaw) -> ObjectMasks[Tensor] | Boxes[Tensor]:
         """The final boxes and their masks."""
-        found = self.found(raw)
-        return ObjectMasks(*found) if self.config.masks else Boxes(*found[:3])
+        found = object_masks(*raw)
+        return found if self.config.masks else Boxes(found.boxes, found.labels, found.scores)

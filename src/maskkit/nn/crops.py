@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.nn.position_sensitive import parts
-from maskkit.nn.roi import pool
+from maskkit.nn.roi import PoolingConfig, pool
 
 
 def corner_to_corner(rois: Float[Tensor, "n 5"], side: int) -> Float[Tensor, "n 5"]:
@@ -23,7 +23,7 @@ def crop_and_resize(
     level: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"], side: int, stride: int
 ) -> Float[Tensor, "n c s s"]:
     """Bilinear samples of features on a grid from corner to corner of each region, one sample to a cell."""
-    return pool([level], [stride], corner_to_corner(rois, side), side, sampling_ratio=1)
+    return pool([level], [stride], corner_to_corner(rois, side), side, PoolingConfig(sampling_ratio=1))
 
 
 def sample_at(

@@ -1,6 +1,6 @@
 """Feature pyramid networks (Lin et al., 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ class Fpn(nn.Module):
     Top-down maps are resized to the exact size of the level below, so any input size works. With ``relu`` a ReLU
     follows the 3x3 output convolutions. Extra levels are made, each from the one before, by a strided 3x3 convolution
     (``conv``), by one with a ReLU before all but the first (``relu-conv``, FCOS and RetinaNet), or by dropping every
-    second row and column (``pool``, Mask R-CNN).
+    second row and column (``pool``, Mask R-CNN). ``norm`` makes a normalisation of so many channels, which follows
+    lateral and output convolutions in place of their biases.
     """
 
     def __init__(
@@ -26,10 +27,11 @@ class Fpn(nn.Module):
         interpolation: Literal["bilinear", "nearest"] = "bilinear",
         relu: bool = True,
         extra_kind: Literal["conv", "relu-conv", "pool"] = "conv",
+        norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
+        self.lateral = nn.ModuleList(_conv(c, width, 1, norm) for c in channels)
+        self.output = nn.ModuleList(_conv(width, width, 3, norm) for _ in channels)
         self.extra = nn.ModuleList(
             nn.MaxPool2d(1, 2) if extra_kind == "pool" else nn.Conv2d(width, width, 3, stride=2, padding=1)
             for _ in range(extra)
@@ -54,3 +56,8 @@ class Fpn(nn.Module):
         if self.interpolation == "nearest":
             return F.interpolate(level, size=size, mode="nearest")
         return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+
+
+def _conv(before: int, width: int, kernel: int, norm: Callable[[int], nn.Module] | None) -> nn.Module:
+    conv = nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=norm is None)
+    return conv if norm is None else nn.Sequential(conv, norm(width))

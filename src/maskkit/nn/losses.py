@@ -6,7 +6,7 @@ the *pairwise* term: neighbours of one colour are both object or both background
 has the logits of whole-image masks can learn from boxes by `mask_loss_from_boxes`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,9 @@ OUTSIDE = -30.0
 """A logit that stands for certain background."""
 
 
+R = TypeVar("R")
+
+
 class FromBoxes(NamedTuple):
     """Weighted terms of `mask_loss_from_boxes`."""
 
@@ -31,6 +34,15 @@ class FromBoxes(NamedTuple):
     """For each object, 0 to 2 times its weight."""
     pairwise: Float[Tensor, ""]
     """Mean over the pairs of all objects, warm-up included."""
+
+
+def in_fp32(raw: R) -> R:
+    """A raw output with all its floating-point tensors in fp32, however deep they lie in it."""
+    if isinstance(raw, Tensor):
+        return raw.float() if raw.is_floating_point() else raw  # type: ignore[return-value]
+    assert isinstance(raw, tuple)
+    parts = [in_fp32(part) for part in raw]
+    return type(raw)(*parts) if hasattr(raw, "_fields") else type(raw)(parts)
 
 
 def processes() -> int:

@@ -9,6 +9,7 @@ A region of interest (RoI) is a row ``image x1 y1 x2 y2``, in input pixels. Ther
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,12 +33,46 @@ _DENSE = 16
 """Dense masks of whole images that are in memory at a time."""
 
 
+@dataclass(frozen=True)
+class PoolingConfig:
+    """How the features of regions are pooled; the defaults are detectron2's."""
+
+    kind: Literal["align", "pool"] = "align"
+    """RoIAlign or RoI Pooling."""
+    aligned: bool = True
+    """Whether RoIAlign takes the half cell into account (detectron2) or not (torchvision)."""
+    sampling_ratio: int = 0
+    """Samples of RoIAlign along each side of a bin; 0 takes as many as the bin has cells."""
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """Which regions the second stage learns from, and which boxes are kept of it; the defaults are detectron2's."""
+
+    sampled: int = 512
+    """Regions per image in the loss."""
+    positive: float = 0.25
+    """Largest share of positives among them."""
+    iou: float = 0.5
+    """Least IoU of a positive region with its object."""
+    crowd_overlap: float = 0.7
+    """Share of a region inside a crowd above which it is not background."""
+    smooth_l1: float = 0.0
+    """Where the smooth L1 loss of the boxes turns linear; 0 is L1."""
+    min_score: float = 0.05
+    candidates: int = 2000
+    """Boxes of all classes that enter the last NMS."""
+    nms_threshold: float = 0.5
+    detections: int = 100
+    """Objects kept per image."""
+
+
 class Sampled(NamedTuple):
-    """Regions sampled to train the second stage, image by image, positives first."""
+    """Regions of the second stage, image by image; in training those that were sampled, positives first."""
 
     rois: Float[Tensor, "n 5"]
     matched: Int[Tensor, "n"]
-    """Index of the object in its image's target, or `BACKGROUND`."""
+    """Index of the object in its image's target, or `BACKGROUND`; always that in inference."""
 
 
 class RankedBoxes(NamedTuple):
@@ -76,32 +111,27 @@ def pool(
     strides: Sequence[int],
     rois: Float[Tensor, "n 5"],
     bins: int,
-    *,
-    kind: Literal["align", "pool"] = "align",
-    aligned: bool = True,
-    sampling_ratio: int = 0,
+    config: PoolingConfig,
 ) -> Float[Tensor, "n c s s"]:
     """Features of each region, pooled to ``bins`` x ``bins`` from the level for its size."""
     which = pyramid_level(rois, strides)
-    kinds = {"align": _align, "pool": _pool}
     if len(levels) == 1:
-        return kinds[kind](levels[0], rois, bins, strides[0], aligned, sampling_ratio)
+        return _pooled(levels[0], rois, bins, strides[0], config)
     shape = (len(rois), levels[0].shape[1], bins, bins)
     pooled = torch.empty(shape, device=rois.device, memory_format=torch.channels_last)
     for i, (level, stride) in enumerate(zip(levels, strides, strict=True)):
         index = torch.nonzero(which == i)[:, 0]
-        pooled[index] = kinds[kind](level, rois[index], bins, stride, aligned, sampling_ratio).to(pooled.dtype)
+        pooled[index] = _pooled(level, rois[index], bins, stride, config).to(pooled.dtype)
     return pooled
 
 
-def _pool(level: Tensor, rois: Tensor, bins: int, stride: int, aligned: bool, sampling_ratio: int) -> Tensor:
-    return roi_pool(level.float(), rois, bins, 1 / stride)
-
-
-def _align(level: Tensor, rois: Tensor, bins: int, stride: int, aligned: bool, sampling_ratio: int) -> Tensor:
-    if sampling_ratio and level.device.type == "cpu" and not torch.compiler.is_exporting():
-        return align_by_rows(level.float(), rois, bins, 1 / stride, aligned, sampling_ratio)
-    return roi_align(level.float(), rois, bins, 1 / stride, sampling_ratio, aligned)
+def _pooled(level: Tensor, rois: Tensor, bins: int, stride: int, config: PoolingConfig) -> Tensor:
+    ratio, aligned = config.sampling_ratio, config.aligned
+    if config.kind == "pool":
+        return roi_pool(level.float(), rois, bins, 1 / stride)
+    if ratio and level.device.type == "cpu" and not torch.compiler.is_exporting():
+        return align_by_rows(level.float(), rois, bins, 1 / stride, aligned, ratio)
+    return roi_align(level.float(), rois, bins, 1 / stride, ratio, aligned)
 
 
 def align_by_rows(
@@ -169,26 +199,25 @@ class BoxHead(nn.Module):
         return self.label(y), self.deltas(y).unflatten(1, (-1, 4))
 
 
-@torch.no_grad()
-def sample_rois(
-    proposals: Proposals,
-    targets: Sequence[Target],
-    *,
-    count: int = 512,
-    share: float = 0.25,
-    iou: float = 0.5,
-    crowd_overlap: float = 1.0,
-) -> Sampled:
-    """Sample ``count`` regions of each image, from its proposals and the boxes of its objects, to train the second
-    stage.
+def all_rois(boxes: Float[Tensor, "b r 4"]) -> Sampled:
+    """All boxes of each image as regions without an object, as in inference."""
+    rois = as_rois(boxes)
+    return Sampled(rois, torch.full_like(rois[:, 0], BACKGROUND, dtype=torch.int64))
 
-    At most ``share`` of them are positive: they have an IoU of at least ``iou`` with their object.
+
+@torch.no_grad()
+def sample_rois(proposals: Proposals, targets: Sequence[Target], config: RegionConfig) -> Sampled:
+    """Sample ``config.sampled`` regions of each image, from its proposals and the boxes of its objects, to train the
+    second stage.
+
+    At most the share ``config.positive`` of them is positive: they have an IoU of at least ``config.iou`` with their
+    object.
     """
     rois, matched = [], []
     for b, (boxes, scores, target) in enumerate(zip(*proposals, targets, strict=True)):
         boxes = torch.cat([boxes[scores.isfinite()], target.boxes[~target.crowd]])
-        mine = match_boxes(boxes, target, iou, iou, crowd_overlap=crowd_overlap)
-        chosen = torch.cat(sample(mine, count, share))
+        mine = match_boxes(boxes, target, config.iou, config.iou, crowd_overlap=config.crowd_overlap)
+        chosen = torch.cat(sample(mine, config.sampled, config.positive))
         rois.append(F.pad(boxes[chosen], (1, 0), value=b))
         matched.append(mine[chosen])
     return Sampled(torch.cat(rois), torch.cat(matched))
@@ -228,44 +257,38 @@ def refine(
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
     extents: Float[Tensor, "b 2"],
-    *,
-    min_score: float = 0.05,
-    count: int = 2000,
+    config: RegionConfig,
     weights: Weights = BOX_WEIGHTS,
 ) -> RankedBoxes:
-    """The ``count`` best refined boxes of all classes with a score above ``min_score``, before NMS."""
+    """The ``config.candidates`` best refined boxes of all classes above ``config.min_score``, before NMS."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
     refined = clip(decode(deltas.float(), boxes[:, :, None], weights), extents)  # (B, R, K, 4)
-    scores = torch.where((scores > min_score) & has_area(refined), scores, 0).flatten(1)
-    scores, order = scores.topk(min(count, scores.shape[1]))
+    scores = torch.where((scores > config.min_score) & has_area(refined), scores, 0).flatten(1)
+    scores, order = scores.topk(min(config.candidates, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
     return RankedBoxes(refined, order % classes, scores)
 
 
-@torch.no_grad()
 def detect(
     logits: Float[Tensor, "b r d"],
     deltas: Float[Tensor, "b r k 4"],
     boxes: Float[Tensor, "b r 4"],
     extents: Float[Tensor, "b 2"],
-    *,
-    min_score: float = 0.05,
-    threshold: float = 0.5,
-    candidates: int = 2000,
-    count: int = 100,
+    config: RegionConfig,
 ) -> RankedBoxes:
-    """The ``count`` best refined boxes with a score above ``min_score`` after NMS within each class.
+    """The ``config.detections`` best refined boxes above ``config.min_score`` after NMS within each class.
 
-    Only the best ``candidates`` enter NMS; more would matter only if these leave fewer than ``count``.
+    Only the best ``config.candidates`` enter NMS; more would matter only if these leave too few.
     """
-    return keep(refine(logits, deltas, boxes, extents, min_score=min_score, count=candidates), threshold, count)
+    return keep(refine(logits, deltas, boxes, extents, config), config)
 
 
-def keep(found: RankedBoxes, threshold: float, count: int) -> RankedBoxes:
-    """The ``count`` best boxes after NMS within each class."""
-    scores = found.scores * batched_nms(found.boxes, found.scores, threshold, found.labels)
-    scores, order = scores.topk(min(count, scores.shape[1]))
+@torch.no_grad()
+def keep(found: RankedBoxes, config: RegionConfig) -> RankedBoxes:
+    """The ``config.detections`` best boxes after NMS within each class."""
+    scores = found.scores * batched_nms(found.boxes, found.scores, config.nms_threshold, found.labels)
+    scores, order = scores.topk(min(config.detections, scores.shape[1]))
     return reordered(found, order, scores)
 
 
@@ -277,20 +300,29 @@ def reordered(found: RankedBoxes, order: Int[Tensor, "b k"], scores: Float[Tenso
 # the mask branch ------------------------------------------------------------------------------------------------------
 
 
-class MaskHead(nn.Module):
-    """Convolutions on the features of a region, upsampling by two, a mask for each class (Mask R-CNN, figure 4)."""
+def mask_convs(channels: int, width: int, count: int) -> list[nn.Module]:
+    """The 3x3 convolutions of Mask R-CNN's mask head."""
+    convs: list[nn.Module] = []
+    for i in range(count):
+        conv = nn.Conv2d(width if i else channels, width, 3, padding=1)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        convs.append(conv)
+    return convs
 
-    def __init__(self, channels: int, width: int, convs: int, num_classes: int) -> None:
+
+class MaskHead(nn.Module):
+    """``convs`` on the features of a region, upsampling by two, a mask for each class (Mask R-CNN, figure 4)."""
+
+    def __init__(self, convs: Sequence[nn.Module], width: int, num_classes: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(width if i else channels, width, 3, padding=1) for i in range(convs))
+        self.convs = nn.ModuleList(convs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.predictor = nn.Conv2d(width, num_classes, 1)
-        for layer in (*self.convs, self.deconv):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.predictor.weight, std=0.001)
-        assert self.predictor.bias is not None
-        nn.init.zeros_(self.predictor.bias)
+        for layer in (self.deconv, self.predictor):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def features(self, pooled: Float[Tensor, "n c s s"]) -> Float[Tensor, "n d m m"]:
         """The features that all mask logits are predicted from, at twice the resolution."""

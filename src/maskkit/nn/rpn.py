@@ -5,7 +5,7 @@ network can be exported; a padding row is a box without area and with a score of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskkit.config import BackboneModelConfig
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.boxes import LEAST_SIDE, has_area
 from maskkit.geometry.nms import batched_nms
@@ -32,26 +31,33 @@ _LARGEST_GROWTH = math.log(1000 / 16)
 
 
 @dataclass(frozen=True)
-class RpnConfig(BackboneModelConfig):
-    """What every method with a region proposal network can set."""
+class ProposalConfig:
+    """The anchors, and how a region proposal network learns and what is kept of it; the defaults are detectron2's."""
 
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    """Anchor sizes in input pixels, for each level."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height to width."""
-    rpn_high: float = 0.7
+    high: float = 0.7
     """Least IoU of a positive anchor with its object; the best anchor of each object is positive in any case."""
-    rpn_low: float = 0.3
+    low: float = 0.3
     """IoU from which on an anchor is not background."""
-    rpn_sampled: int = 256
-    """Anchors per image in the loss, at most half of them positive."""
-    rpn_nms: float = 0.7
     crowd_overlap: float = 0.7
-    """Share of a box inside a crowd above which it is not background."""
-    roi_iou: float = 0.5
-    """Least IoU of a positive region with its object."""
-    candidates: int = 2000
-    """Boxes of all classes that enter the last NMS."""
-    detections: int = 100
-    """Objects kept per image."""
+    """Share of an anchor inside a crowd above which it is not background."""
+    sampled: int = 256
+    """Anchors per image in the loss, at most half of them positive."""
+    smooth_l1: float = 0.0
+    """Where the smooth L1 loss of the boxes turns linear; 0 is L1."""
+    before: tuple[int, int] = (2000, 1000)
+    """Anchors of each level that enter NMS, in training and in inference."""
+    after: tuple[int, int] = (1000, 1000)
+    """Proposals of each image, in training and in inference."""
+    nms_threshold: float = 0.7
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors at every position of a level."""
+        return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
 
 
 class Proposals(NamedTuple):
@@ -62,11 +68,13 @@ class Proposals(NamedTuple):
     """Objectness logits."""
 
 
-class RpnLevel(NamedTuple):
-    """Output for the anchors of one level, in the order row, column, anchor."""
+class RpnRaw(NamedTuple):
+    """What the network says of the anchors, of one level or of all, in the order level, row, column, anchor."""
 
     objectness: Float[Tensor, "b n"]
+    """Logits."""
     deltas: Float[Tensor, "b n 4"]
+    """Box code."""
     anchors: Float[Tensor, "n 4"]
 
 
@@ -85,7 +93,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return anchors.round() if rounded else anchors
 
 
-def window_anchors(window: int, scales: Sequence[float], ratios: Sequence[float]) -> Float[Tensor, "a 4"]:
+def window_cell_anchors(window: int, scales: Sequence[float], ratios: Sequence[float]) -> Float[Tensor, "a 4"]:
     """Anchors of the first Faster R-CNN: a square ``window`` at the origin, reshaped to each of the ``ratios`` with
     sides of whole pixels, and then scaled around its middle."""
     ratio = torch.tensor(ratios, dtype=torch.float64)
@@ -100,6 +108,49 @@ def grid_anchors(cells: Float[Tensor, "a 4"], grid: tuple[int, int], stride: tup
     x = torch.arange(grid[1], device=cells.device) * stride[1]
     corner = torch.stack([x.expand(grid), y[:, None].expand(grid)], -1)  # (h, w, 2)
     return (torch.cat([corner, corner], -1)[:, :, None] + cells).reshape(-1, 4)
+
+
+Anchors = Callable[
+    [ProposalConfig, Sequence[Float[Tensor, "b _ _ _"]], Sequence[int], tuple[int, int]], list[Float[Tensor, "_ 4"]]
+]
+"""Anchors of each of some levels, with their strides, of an input of the given (height, width)."""
+
+
+def detectron2_anchors(
+    config: ProposalConfig, levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int], size: tuple[int, int]
+) -> list[Float[Tensor, "_ 4"]]:
+    """Anchors of exact size, around the upper left corner of every cell."""
+    cells = [cell_anchors(sizes, config.anchor_ratios) for sizes in config.anchor_sizes]
+    return _on_grids(cells, levels, [(stride, stride) for stride in strides])
+
+
+def torchvision_anchors(
+    config: ProposalConfig, levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int], size: tuple[int, int]
+) -> list[Float[Tensor, "_ 4"]]:
+    """Anchors of whole pixels, as many apart as the grid of cells goes into the input."""
+    cells = [cell_anchors(sizes, config.anchor_ratios, rounded=True) for sizes in config.anchor_sizes]
+    steps = [(size[0] // level.shape[2], size[1] // level.shape[3]) for level in levels]
+    return _on_grids(cells, levels, steps)
+
+
+def caffe_anchors(
+    config: ProposalConfig, levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int], size: tuple[int, int]
+) -> list[Float[Tensor, "_ 4"]]:
+    """Anchors of the first Faster R-CNN (`window_cell_anchors`), around the middle of every cell."""
+    cells = [
+        window_cell_anchors(stride, [size / stride for size in sizes], config.anchor_ratios)
+        for stride, sizes in zip(strides, config.anchor_sizes, strict=True)
+    ]
+    return _on_grids(cells, levels, [(stride, stride) for stride in strides])
+
+
+def _on_grids(
+    cells: Sequence[Tensor], levels: Sequence[Tensor], steps: Sequence[tuple[int, int]]
+) -> list[Float[Tensor, "_ 4"]]:
+    return [
+        grid_anchors(cell.to(level.device), (level.shape[2], level.shape[3]), step)
+        for cell, level, step in zip(cells, levels, steps, strict=True)
+    ]
 
 
 def encode(
@@ -185,18 +236,22 @@ def sample(matched: Int[Tensor, "n"], count: int, share: float) -> tuple[Int[Ten
 
 
 class RpnHead(nn.Module):
-    """One 3x3 convolution, then an objectness logit and a box code for each of ``anchors`` at every position."""
+    """3x3 convolutions, then an objectness logit and a box code for each of ``anchors`` at every position."""
 
-    def __init__(self, channels: int, anchors: int, width: int | None = None) -> None:
+    def __init__(self, channels: int, anchors: int, width: int | None = None, convs: int = 1) -> None:
         super().__init__()
         width = width or channels
-        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
+        for _ in range(convs - 1):
+            layers += [nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+        self.conv = layers[0] if convs == 1 else nn.Sequential(*layers)
         self.objectness = nn.Conv2d(width, anchors, 1)
         self.deltas = nn.Conv2d(width, anchors * 4, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     def forward(self, level: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b a h w"], Float[Tensor, "b d h w"]]:
         """Objectness (B, A, h, w) and codes (B, 4A, h, w)."""
@@ -213,26 +268,40 @@ def flatten(
     return objectness.permute(0, 2, 3, 1).reshape(b, -1), codes
 
 
+def rpn_levels(
+    head: RpnHead, levels: Sequence[Float[Tensor, "b _ _ _"]], anchors: Sequence[Float[Tensor, "_ 4"]]
+) -> list[RpnRaw]:
+    """What the network says on each level."""
+    return [RpnRaw(*flatten(*head(level)), mine) for level, mine in zip(levels, anchors, strict=True)]
+
+
+def joined(levels: Sequence[RpnRaw]) -> RpnRaw:
+    """What is said on all levels, one after the other."""
+    objectness, deltas, anchors = zip(*levels, strict=True)
+    return RpnRaw(torch.cat(objectness, 1), torch.cat(deltas, 1), torch.cat(anchors))
+
+
 @torch.no_grad()
 def propose(
-    levels: Sequence[RpnLevel],
+    levels: Sequence[RpnRaw],
     extents: Float[Tensor, "b 2"],
-    before: int,
-    after: int,
-    threshold: float,
+    config: ProposalConfig,
+    *,
+    training: bool,
     least_side: float = LEAST_SIDE,
 ) -> Proposals:
-    """Proposals: the ``before`` best anchors of each level are decoded and go through NMS; of all levels the ``after``
-    best are kept.
+    """Proposals: the ``config.before`` best anchors of each level are decoded and go through NMS; of all levels the
+    ``config.after`` best are kept.
 
     Boxes with a side shorter than ``least_side`` pixels are dropped.
     """
+    before, after = (counts[0 if training else 1] for counts in (config.before, config.after))
     found = []
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, anchors[order]), extents)
-        good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, threshold)
+        good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, config.nms_threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     scores, order = scores.topk(min(after, scores.shape[1]))
@@ -247,41 +316,34 @@ class RpnLosses(NamedTuple):
 
 
 def rpn_loss(
-    objectness: Float[Tensor, "b n"],
-    deltas: Float[Tensor, "b n 4"],
+    raw: RpnRaw,
     matched: Sequence[Int[Tensor, "n"]],
-    anchors: Float[Tensor, "n 4"],
     targets: Sequence[Target],
-    *,
-    count: int,
-    share: float,
-    beta: float,
+    config: ProposalConfig,
+    share: float = 0.5,
 ) -> RpnLosses:
-    """Cross entropy of ``count`` sampled anchors of each image and smooth L1 of the positives, both per anchor.
+    """Cross entropy of the sampled anchors of each image and smooth L1 of the positives, both per sampled anchor.
 
-    ``beta`` is where the smooth L1 turns linear; 0 is L1.
+    At most ``share`` of the sampled anchors are positive.
     """
+    objectness, deltas, anchors = raw
     object_loss, box_loss = objectness.sum() * 0, deltas.sum() * 0
     for b, (mine, target) in enumerate(zip(matched, targets, strict=True)):
-        positive, negative = sample(mine, count, share)
+        positive, negative = sample(mine, config.sampled, share)
         logits = objectness[b, torch.cat([positive, negative])]
         truth = (torch.arange(len(logits), device=logits.device) < len(positive)).float()
         object_loss = object_loss + F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
         wanted = encode(target.boxes[mine[positive]], anchors[positive])
-        box_loss = box_loss + F.smooth_l1_loss(deltas[b, positive], wanted, beta=beta, reduction="sum")
-    return RpnLosses(object_loss / (count * len(targets)), box_loss / (count * len(targets)))
+        box_loss = box_loss + F.smooth_l1_loss(deltas[b, positive], wanted, beta=config.smooth_l1, reduction="sum")
+    count = config.sampled * len(targets)
+    return RpnLosses(object_loss / count, box_loss / count)
 
 
-def proposal_terms(
-    objectness: Float[Tensor, "b n"],
-    deltas: Float[Tensor, "b n 4"],
-    anchors: Float[Tensor, "n 4"],
-    targets: Sequence[Target],
-    config: RpnConfig,
-    beta: float,
-) -> dict[str, Float[Tensor, ""]]:
+def proposal_terms(raw: RpnRaw, targets: Sequence[Target], config: ProposalConfig) -> dict[str, Float[Tensor, ""]]:
     """The loss terms of a proposal network: its anchors matched as ``config`` says, and `rpn_loss` of them."""
-    low, high, crowd = config.rpn_low, config.rpn_high, config.crowd_overlap
-    matched = [match_boxes(anchors, target, low, high, best_too=True, crowd_overlap=crowd) for target in targets]
-    found = rpn_loss(objectness, deltas, matched, anchors, targets, count=config.rpn_sampled, share=0.5, beta=beta)
+    matched = [
+        match_boxes(raw.anchors, target, config.low, config.high, best_too=True, crowd_overlap=config.crowd_overlap)
+        for target in targets
+    ]
+    found = rpn_loss(raw, matched, targets, config)
     return {"classification/objectness": found.objectness, "box/proposals": found.box}

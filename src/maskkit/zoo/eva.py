@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskkit.config import BackboneConfig, PlainVit, TrainConfig, change
 from maskkit.models.eva import Eva, EvaConfig
+from maskkit.nn.roi import RegionConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.faster_rcnn import small_two_stage
 from maskkit.zoo.key_maps import Rules, rename_by
@@ -94,7 +95,7 @@ def _small(size: int) -> Preset:
     backbone = BackboneConfig("eva_tiny_patch16_224", vit=vit)
     recipe = Recipe(imagenet_input((size, size), "stretch"), SMALL_AUGMENT, SMALL_TRAIN, small=True)
     ours = "nuclei mask AP 0.221, 15 min on 1 core, after pre-training on 467 images"
-    model = change(EvaConfig(), **{**knobs, "backbone": backbone, "head_convs": 2})
+    model = change(EvaConfig(head_convs=2), **knobs | {"backbone": backbone})
     return recipe.preset(f"eva-tiny-{size}", model, ours=ours if size == 320 else None)
 
 
@@ -123,8 +124,7 @@ METHOD = Method(
             "eva-giant-1280",
             EvaConfig(
                 backbone=BackboneConfig("eva_giant_patch14_224", vit=PlainVit(relative=1280)),
-                min_score=0.0,
-                nms_threshold=0.6,
+                regions=RegionConfig(min_score=0.0, nms_threshold=0.6),
             ),
             "COCO val mask AP 53.9, box AP 64.2",
         ),

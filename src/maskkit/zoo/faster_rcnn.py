@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from maskkit.config import BackboneConfig
-from maskkit.models.faster_rcnn import FasterRcnn
-from maskkit.nn.two_stage import TwoStageConfig
+from maskkit.config import BackboneConfig, change
+from maskkit.models.faster_rcnn import FasterRcnn, FasterRcnnConfig
+from maskkit.nn.roi import PoolingConfig, RegionConfig
+from maskkit.nn.rpn import ProposalConfig
 from maskkit.zoo.card import Method
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, bgr_to_rgb, rename_by
 from maskkit.zoo.recipes import (
@@ -24,10 +25,7 @@ from maskkit.zoo.recipes import (
     torchvision_detection,
 )
 
-HUB = {"fasterrcnn-resnet50": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}
-"""The presets with torchvision's weights, and their names there."""
-
-# settings that older code stored with the weights
+# settings that older code kept among the weights
 _SETTINGS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d")
 _EPSILON = 1e-5
 
@@ -94,24 +92,22 @@ TORCHVISION: dict[str, Any] = {
     "num_classes": 90,
     "backbone": BackboneConfig(frozen_stride=4),
     "rounded_anchors": True,
-    "rpn_after": (2000, 1000),
-    "aligned": False,
-    "sampling_ratio": 2,
-    "smooth_l1": 1 / 9,
+    "proposals": ProposalConfig(after=(2000, 1000), smooth_l1=1 / 9),
+    "pooling": PoolingConfig(aligned=False, sampling_ratio=2),
+    "regions": RegionConfig(smooth_l1=1 / 9),
 }
 """The fields in which torchvision's two-stage detectors differ from detectron2's."""
 
 
 def small_two_stage(size: int, width: int = 96) -> dict[str, Any]:
-    """Fields of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
+    """Changes that make a small model for an input of ``size``: a third of the width, a quarter of the regions."""
+    anchors = tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72))
     return {
         "backbone": FROZEN_MOBILENET,
         "width": width,
-        "anchor_sizes": tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72)),
-        "rpn_before": (500, 300),
-        "rpn_after": (300, 200),
-        "roi_sampled": 128,
-        "sampling_ratio": 2,
+        "proposals": {"anchor_sizes": anchors, "before": (500, 300), "after": (300, 200)},
+        "pooling": {"sampling_ratio": 2},
+        "regions": {"sampled": 128},
         "box_width": 256,
     }
 
@@ -122,17 +118,17 @@ METHOD = Method(
     model=FasterRcnn,
     presets=(
         torchvision_detection("FasterRCNN_ResNet50_FPN_Weights.COCO_V1").preset(
-            "fasterrcnn-resnet50", TwoStageConfig(**TORCHVISION), "COCO val box AP 37.0"
+            "fasterrcnn-resnet50", FasterRcnnConfig(**TORCHVISION), "COCO val box AP 37.0"
         ),
         *(
             detectron2(times).preset(
                 f"fasterrcnn-resnet{layers}-d2-{times}x",
-                TwoStageConfig(backbone=caffe_resnet(layers)),
+                FasterRcnnConfig(backbone=caffe_resnet(layers)),
                 f"COCO val box AP {ap}",
             )
             for layers, times, ap in ((50, 1, 37.9), (50, 3, 40.2), (101, 3, 42.0))
         ),
-        *small_presets("fasterrcnn", lambda size: TwoStageConfig(**small_two_stage(size))),
+        *small_presets("fasterrcnn", lambda size: change(FasterRcnnConfig(), **small_two_stage(size))),
     ),
     rename=rename,
     agreement="detectron2, 2 cases; torchvision live",

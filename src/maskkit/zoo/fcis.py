@@ -10,13 +10,13 @@ import re
 import torch
 from torch import Tensor
 
-from maskkit.config import InputConfig, TrainConfig
+from maskkit.config import InputConfig, TrainConfig, change
 from maskkit.errors import DataError
-from maskkit.models.fcis import STRIDE, Fcis, FcisConfig
+from maskkit.models.fcis import Fcis, FcisConfig
 from maskkit.zoo.card import Method, Weights
 from maskkit.zoo.class_names import VOC
 from maskkit.zoo.key_maps import bgr_to_rgb
-from maskkit.zoo.recipes import FLIP, FROZEN_MOBILENET, NO_STD, Recipe, caffe_resnet, small_presets
+from maskkit.zoo.recipes import FLIP, FROZEN_MOBILENET, NO_STD, Recipe, caffe_resnet, small_presets, small_proposals
 
 _LEAVES = {
     "weight": "weight",
@@ -94,12 +94,9 @@ METHOD = Method(
         ),
         _OFFICIAL.preset(
             "fcis-resnet101-voc",
-            FcisConfig(
-                num_classes=20,
-                backbone=caffe_resnet(101),
-                caffe_stem=True,
-                anchor_scales=(8, 16, 32),
-                hard=False,
+            change(
+                FcisConfig(num_classes=20, backbone=caffe_resnet(101), caffe_stem=True, hard=False),
+                proposals={"anchor_sizes": ((128, 256, 512),)},
             ),
             "VOC 2012 val mAPr at IoU 0.5 / 0.7: 65.7 / 52.1 (the code 66.0 / 51.9)",
             train=TrainConfig(epochs=22, batch=8, lr=5e-4, schedule="steps", milestones=(14 / 22,), warmup=0),
@@ -107,14 +104,10 @@ METHOD = Method(
         ),
         *small_presets(
             "fcis",
-            lambda size: FcisConfig(
-                backbone=FROZEN_MOBILENET,
-                width=128,
-                rpn_width=128,
-                anchor_scales=tuple(size * share / STRIDE for share in (0.09, 0.18, 0.36, 0.72)),
-                rpn_before=1000,
-                rpn_after=150,
-                roi_sampled=64,
+            lambda size: change(
+                FcisConfig(backbone=FROZEN_MOBILENET, width=128, rpn_width=128),
+                proposals=small_proposals(size, after=150),
+                regions={"sampled": 64},
             ),
             ours="nuclei mask AP 0.120 at 448 px, 15 min on 1 core",
         ),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkit.config import InputConfig
+from maskkit.config import InputConfig, change
 from maskkit.models.panet import Panet, PanetConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.faster_rcnn import background_last, small_two_stage
@@ -93,7 +93,7 @@ METHOD = Method(
         ),
         *small_presets(
             "panet",
-            lambda size: PanetConfig(**small_two_stage(size, width=64), box_convs=1, mask_width=64),
+            lambda size: change(PanetConfig(box_convs=1, mask_width=64), **small_two_stage(size, width=64)),
             ours="nuclei mask AP 0.384 at 448 px, 15 min on 1 core",
         ),
     ),

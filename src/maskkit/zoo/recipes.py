@@ -174,6 +174,12 @@ SMALL_FCOS: dict[str, Any] = {**SMALL_DETECTOR, "distance_activation": "exp"}
 """Knobs of a small FCOS, under whatever is built on it."""
 
 
+def small_proposals(size: int, after: int) -> dict[str, Any]:
+    """Changes of a region proposal network on one level that make it small, for an input of ``size``."""
+    anchors = (tuple(size * share for share in (0.09, 0.18, 0.36, 0.72)),)
+    return {"anchor_sizes": anchors, "before": (1000, 1000), "after": (after, after)}
+
+
 def small_presets(
     method: str,
     model: Callable[[int], ModelConfig],
