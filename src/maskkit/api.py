@@ -34,8 +34,8 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
     """A model with random weights; never touches the network.
 
     ``overrides`` change fields of the method's own config; a mapping changes those of a part:
-    ``backbone={"name": "resnet18"}``.
-    nearest ones, and ``TypeError`` for an unknown field.
+    ``backbone={"name": "resnet18"}``. Raises `MaskkitError` for an unknown preset, with the nearest names, and
+    ``TypeError`` for an unknown field.
     """
     if num_classes is not None:
         overrides["num_classes"] = num_classes

@@ -6,12 +6,15 @@ into every checkpoint, and nothing else in the package holds a setting.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
 import cattrs
 
 T = TypeVar("T")
+
+SUPERVISION = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
+"""Kinds of labels that a method can learn from, as people call them, the richest first."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,13 @@ class DataConfig:
     val_split: float = 0.2
     """Share of images kept for validation when there is no validation set."""
 
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Kinds of labels (keys of `SUPERVISION`) that ``labels`` leaves to the loss."""
+        if self.labels == "masks":
+            return frozenset(SUPERVISION)
+        return frozenset({"boxes", "tags"} if self.labels == "boxes" else {"tags"})
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -300,12 +310,22 @@ class PseudoMasks:
 def change(config: T, **changes: Any) -> T:
     """``config`` with some fields changed; a mapping changes fields of a part: ``backbone={"name": "resnet18"}``.
 
-    Raises ``TypeError`` for a field that the config has not.
+    Raises ``TypeError`` for an unknown field, and for a part that is given neither as a mapping nor as its own type.
     """
-    values = {
-        name: change(getattr(config, name), **value) if isinstance(value, Mapping) and hasattr(config, name) else value
-        for name, value in changes.items()
-    }
+    known = {f.name: getattr(config, f.name) for f in fields(config)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise TypeError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(known)}")
+        part = known[name]
+        if isinstance(value, Mapping):
+            value = change(part, **value)
+        elif is_dataclass(part) and not is_dataclass(value):
+            raise TypeError(
+                f"{name} is a {type(part).__name__}: change its fields by a mapping, {name}={{FIELD: VALUE}}, "
+                f"not by {value!r}"
+            )
+        values[name] = value
     return replace(config, **values)  # type: ignore[type-var]
 
 

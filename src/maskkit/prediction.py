@@ -251,7 +251,7 @@ class Prediction:
 
     def _object_rows(self, found: Instances) -> list[dict[str, Any]]:
         rles = found.masks.rle() if found.masks is not None else [None] * len(found)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for i, rle in enumerate(rles):
             x1, y1, x2, y2 = (float(v) for v in found.boxes[i])
             row: dict[str, Any] = {

@@ -111,7 +111,7 @@ class TestMask2FormerPanoptic(Conformance):
 def ground(record: Record) -> Annotation:
     """What no object of an image covers."""
     rles = [rle for a in record.annotations if (rle := a.rle(record.size)) is not None]
-    covered = mask_math.decode(rles, record.size).any(0)
+    covered = np.any(mask_math.decode(rles, record.size), axis=0)
     (rle,) = mask_math.encode(~covered[None])
     return Annotation(-record.image_id, len(CATEGORIES), None, rle)
 

@@ -49,7 +49,7 @@ def _forward(case: Case) -> None:
     (losses["semantic"] + losses["semantic/auxiliary"]).backward()
     gradients = {
         "grad.cls.0.weight": model.score[0].weight,
-        "grad.ppm.features.3.1.weight": model.pyramid.reduce[3][0].weight,
+        "grad.ppm.features.3.1.weight": model.get_parameter("pyramid.reduce.3.0.weight"),
         "grad.aux.4.bias": model.auxiliary[4].bias,
     }
     for key, parameter in gradients.items():

@@ -73,7 +73,7 @@ def from_dict(data: Mapping[str, Any]) -> Decoder:
     if not isinstance(name, str) or name not in DECODERS:
         raise ValueError(f"there is no decoder {name!r}; known are {', '.join(DECODERS)}")
     kind = DECODERS[name]
-    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    defaults: dict[str, object] = {f.name: f.default for f in dataclasses.fields(kind)}
     given = {key: value for key, value in data.items() if key != "name"}
     for key, value in given.items():
         if key not in defaults:

@@ -19,7 +19,7 @@ Scored = Boxes[np.ndarray] | ObjectMasks[np.ndarray] | RegionVotes[np.ndarray]
 class BoxesOnly:
     """Boxes without masks (Faster R-CNN, FCOS)."""
 
-    outputs: ClassVar[type[Boxes]] = Boxes
+    outputs: ClassVar[type[Boxes[np.ndarray]]] = Boxes
 
     def __call__(
         self, out: Boxes[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -32,7 +32,7 @@ class BoxesOnly:
 class InBoxes:
     """Masks on a grid over each object's box, cut at 0.5; beyond the outermost cells there is nothing."""
 
-    outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
+    outputs: ClassVar[type[ObjectMasks[np.ndarray]]] = ObjectMasks
     paste: Literal["exact", "whole_pixels", "last_pixel"] = "exact"
     """Where the grid lies: ``exact`` as the box does (detectron2); ``whole_pixels`` on a box rounded to whole pixels
     (torchvision); ``last_pixel`` the same with a box that ends with the number of its last pixel (Detectron)."""
@@ -53,7 +53,7 @@ class InBoxes:
 class InWindows:
     """Masks on a grid over windows that may reach out of the image (InstanceFCN): an object has the box of its mask."""
 
-    outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
+    outputs: ClassVar[type[ObjectMasks[np.ndarray]]] = ObjectMasks
 
     def __call__(
         self, out: ObjectMasks[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0

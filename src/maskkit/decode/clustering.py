@@ -52,7 +52,7 @@ def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.nd
     queue = np.flatnonzero(owner)
     for kernel in kernels[-2::-1]:
         is_open = np.pad(kernel & complete, 1).reshape(-1)
-        done = []
+        done: list[Int[np.ndarray, "p"]] = []
         # a pixel without a free neighbour in the complete object will never spread again
         queue = queue[((owner[queue[:, None] + steps] == 0) & may_open[queue[:, None] + steps]).any(1)]
         while len(queue):
@@ -90,7 +90,7 @@ def cluster(points: Float[np.ndarray, "p d"], bandwidth: float) -> Int[np.ndarra
             seeds = np.where(weight > 0, (near @ left) / np.maximum(weight, 1), seeds)
         found, group = connected_components(_near(seeds, KDTree(seeds), bandwidth / 2), directed=False)
         member = sparse.csr_array((np.ones(len(seeds)), (group, np.arange(len(seeds)))), shape=(found, len(seeds)))
-        fresh = (member @ seeds) / member.sum(1)[:, None]
+        fresh = np.asarray(member @ seeds) / np.asarray(member.sum(1))[:, None]
         modes = np.concatenate([modes, fresh])
         left = left[KDTree(fresh).query(left)[0] > bandwidth]
         if len(left) == 0:

@@ -17,7 +17,7 @@ from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
 class OverInput:
     """Masks of probabilities on a grid over the network's whole input, cut at 0.5 in original pixels."""
 
-    outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
+    outputs: ClassVar[type[ObjectMasks[np.ndarray]]] = ObjectMasks
     offset: float = 0.0
     """How many input pixels before the middle of its cell a value belongs: 0.5 where it stands for the pixel
     ``stride // 2`` of its cell (CondInst and its kin)."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 from scipy import ndimage
 from scipy.special import expit
 
@@ -18,7 +19,7 @@ from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Predicti
 class Kernels:
     """Instances that grow from the smallest kernels (PSENet, section 3.2)."""
 
-    outputs: ClassVar[type[KernelMaps]] = KernelMaps
+    outputs: ClassVar[type[KernelMaps[np.ndarray]]] = KernelMaps
     min_area: float = 0.0
     """Cells of the smallest instance that counts."""
     min_score: float = 0.0
@@ -29,7 +30,8 @@ class Kernels:
     ) -> Prediction:
         """The instances with a score above ``score``, in original pixels."""
         numbers = expand(out.kernels > 0, self.min_area)
-        groups = rate(numbers, expit(out.kernels[0]), out.classes, self.min_area, self.min_score)
+        probability: Float[np.ndarray, "h w"] = expit(out.kernels[0])
+        groups = rate(numbers, probability, out.classes, self.min_area, self.min_score)
         return _prediction(groups, meta, categories, score)
 
 
@@ -37,7 +39,7 @@ class Kernels:
 class Embeddings:
     """Instances as clusters of the embeddings of foreground cells (discriminative loss, section 3.3)."""
 
-    outputs: ClassVar[type[EmbeddingMaps]] = EmbeddingMaps
+    outputs: ClassVar[type[EmbeddingMaps[np.ndarray]]] = EmbeddingMaps
     bandwidth: float = 1.0
     """Radius of the mean shift."""
     min_area: float = 0.0
@@ -62,7 +64,7 @@ def _prediction(groups: Groups, meta: ImageMeta, categories: Categories, score: 
     order = order[groups.scores[order] > score]
     y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(groups.numbers.shape))
     extents = ndimage.find_objects(groups.numbers)
-    rles = []
+    rles: list[rle_codec.Rle] = []
     for number in groups.kept[order].tolist():
         # one cell more on every side: values are interpolated between the group and what surrounds it
         rows, columns = (slice(max(side.start - 1, 0), side.stop + 1) for side in extents[number - 1])

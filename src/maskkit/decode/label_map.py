@@ -15,7 +15,7 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 class LabelMap:
     """The class with the highest logit at the centre of every original pixel."""
 
-    outputs: ClassVar[type[ClassLogits]] = ClassLogits
+    outputs: ClassVar[type[ClassLogits[np.ndarray]]] = ClassLogits
 
     def __call__(
         self, out: ClassLogits[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0

@@ -17,7 +17,7 @@ from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment,
 class Segments:
     """Queries that compete for the pixels; segments of the same stuff class are merged."""
 
-    outputs: ClassVar[type[SegmentQueries]] = SegmentQueries
+    outputs: ClassVar[type[SegmentQueries[np.ndarray]]] = SegmentQueries
     score: float = 0.8
     """What the score of a segment exceeds."""
     overlap: float = 0.8

@@ -15,7 +15,7 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 class TaggedLabelMap:
     """The class of the image with the highest score at the centre of every pixel, 0 where it is the background's."""
 
-    outputs: ClassVar[type[TagMaps]] = TagMaps
+    outputs: ClassVar[type[TagMaps[np.ndarray]]] = TagMaps
     threshold: float = 0.2
     """Score of the background, beside that of a class, which is 1 at its highest cell."""
 

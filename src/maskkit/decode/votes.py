@@ -6,7 +6,7 @@ from functools import cache
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from maskkit.decode.boxes import scored_boxes
 from maskkit.decode.outputs import RegionVotes
@@ -19,7 +19,7 @@ from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
 class Votes:
     """Masks voted on by regions; an object has the box of its mask."""
 
-    outputs: ClassVar[type[RegionVotes]] = RegionVotes
+    outputs: ClassVar[type[RegionVotes[np.ndarray]]] = RegionVotes
     cut: float = 0.4
     """Where the masks of regions, and the mean of them, are cut."""
 
@@ -29,7 +29,7 @@ class Votes:
         """The objects with a score above ``score`` and at least one pixel, in original pixels."""
         kept, found = scored_boxes(out, meta, score)
         mean_of = self._voting(out, meta)
-        rles = []
+        rles: list[rle_codec.Rle] = []
         for row in kept:
             mean, top, left = mean_of(row)
             rles.append(rle_codec.encode_region(mean >= self.cut, top, left, meta.size))
@@ -47,7 +47,10 @@ class Votes:
         whole = np.floor(meta.to_original(regions) + 0.5).astype(np.int64)
         real = (whole[:, 2:] > whole[:, :2]).all(1)
         masks = out.masks[-len(regions) :]
-        region_mask = cache(lambda i: _stretch(masks[i], whole[i]) >= self.cut)
+
+        @cache
+        def region_mask(i: int) -> Bool[np.ndarray, "h w"]:
+            return _stretch(masks[i], whole[i]) >= self.cut
 
         def mean_of(row: int) -> tuple[np.ndarray, int, int]:
             voters = np.flatnonzero((votes[row] > 0) & real)

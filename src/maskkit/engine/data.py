@@ -3,18 +3,12 @@
 from pathlib import Path
 
 from maskkit import zoo
-from maskkit.config import RunConfig
+from maskkit.config import SUPERVISION, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.check import CheckReport, check_datasets
 from maskkit.data.dataset import Dataset
 from maskkit.errors import DataError
 from maskkit.eval.task import TASKS
-
-LABELS = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
-"""Kinds of supervision as messages call them, the richest first."""
-
-_ALLOWED = {"masks": {"masks", "label_map", "boxes", "tags"}, "boxes": {"boxes", "tags"}, "tags": {"tags"}}
-"""Kinds of supervision that each ``data.labels`` leaves to the loss."""
 
 
 def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
@@ -65,7 +59,7 @@ def _check_labels(config: RunConfig, train_set: Dataset) -> None:
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
     there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks", "label_map"} if masks else set())
     supervision = kind.supervision_of(config.model)
-    if not supervision & there & _ALLOWED[data.labels]:
+    if not supervision & there & data.supervision:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
-        enough = " or ".join(name for kind, name in LABELS.items() if kind in supervision)
+        enough = " or ".join(name for kind, name in SUPERVISION.items() if kind in supervision)
         raise DataError(f"{data.train}: {config.preset} learns from {enough}, but {given}")

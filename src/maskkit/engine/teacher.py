@@ -44,7 +44,8 @@ class Teacher(nn.Module):
                 outline: Any = timm.create_model(name)
         except (RuntimeError, ValueError) as error:  # timm raises them for an unknown name or tag
             raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() lists them") from None
-        if hasattr(outline, "num_prefix_tokens"):
+        self.has_tokens = hasattr(outline, "num_prefix_tokens")  # what timm's transformers have, and nothing else
+        if self.has_tokens:
             tag = str(outline.pretrained_cfg.get("tag"))
             self.projects = "_clip_" in name and "_ft_" not in tag
             self.features = outline.num_classes if self.projects else outline.num_features
@@ -68,7 +69,7 @@ class Teacher(nn.Module):
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Features of whole images, RGB from 0 to 1."""
         images = (pixels - self.mean) / self.std
-        if isinstance(self.net, Backbone):
+        if not self.has_tokens:
             return self.net(images)[self.patch].flatten(2).transpose(1, 2)
         own = self.net.patch_embed.img_size
         if images.shape[2:] != own:

@@ -63,10 +63,11 @@ class PyramidPooling(nn.Module):
     def __init__(self, channels: int, bins: Sequence[int]) -> None:
         super().__init__()
         self.bins = tuple(bins)
-        self.reduce = nn.ModuleList(AtrousConv(channels, channels // len(bins)) for _ in bins)
-        for bin, branch in zip(self.bins, self.reduce, strict=True):
+        branches = [AtrousConv(channels, channels // len(bins)) for _ in bins]
+        for bin, branch in zip(self.bins, branches, strict=True):
             if bin == 1:
                 branch[1] = LoneBatchNorm(channels // len(bins))
+        self.reduce = nn.ModuleList(branches)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """Features and their surroundings, (B, 2C, h, w)."""

@@ -279,7 +279,7 @@ class Candidates(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The best masks of each image with all that `maskkit.models.base.Selected` asks for."""
+    """The best masks of each image with all that `maskkit.decode.outputs.ObjectMasks` asks for."""
 
     boxes: Float[Tensor, "b k 4"]
     labels: Int[Tensor, "b k"]

@@ -8,8 +8,8 @@ stands before the hyphen, and loads a `maskkit.zoo.card.Method`.
 import difflib
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
 from maskkit.errors import MaskkitError
 
@@ -56,14 +56,17 @@ ENTRY_POINTS = "maskkit.methods"
 
 
 def methods() -> "dict[str, Method]":
-    """Every method by the name that its presets begin with, ours first. Imports all of them."""
+    """Every method by the name that its presets begin with, ours first. Imports all of them.
+
+    Raises `MaskkitError`, which names the package, for a method of another package that cannot be used.
+    """
     return {name: _load(name) for name in [*METHODS, *_foreign()]}
 
 
 def method(preset_name: str) -> "Method":
-    """The method of the preset called ``preset_name``. Raises `MaskkitError` when there is none."""
+    """The method of the preset called ``preset_name``. Raises `MaskkitError` when there is none or it is broken."""
     name = preset_name.partition("-")[0]
-    if name not in METHODS and name not in _foreign():
+    if name not in {*METHODS, *_foreign()}:
         raise unknown(preset_name)
     return _load(name)
 
@@ -82,7 +85,7 @@ def preset(name: str) -> "Preset":
     raise unknown(name)
 
 
-def model_class(preset_name: str) -> "type[Model]":
+def model_class(preset_name: str) -> "type[Model[Any, Any]]":
     """The model class of a preset."""
     return method(preset_name).model
 
@@ -99,13 +102,40 @@ def unknown(name: str) -> MaskkitError:
     return MaskkitError(f"there is no model {name!r}{hint} `maskkit models` lists them all")
 
 
-def _foreign() -> dict[str, object]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+@cache
+def _foreign() -> dict[str, EntryPoint]:
+    """The methods of other packages. Raises `MaskkitError` for a name that is taken."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        owner = "maskkit" if point.name in METHODS else _package(found[point.name]) if point.name in found else None
+        if owner is not None:
+            raise MaskkitError(
+                f"the package {_package(point)} adds a method {point.name!r}, which {owner} has already; "
+                "its author must rename it, or you uninstall the package"
+            )
+        found[point.name] = point
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module
 
 
 @cache
 def _load(name: str) -> "Method":
     if name in METHODS:
         return import_module(f"maskkit.zoo.{METHODS[name]}").METHOD
-    (point,) = entry_points(group=ENTRY_POINTS, name=name)
-    return point.load()
+    from maskkit.zoo.card import Method
+
+    point = _foreign()[name]
+    origin = f"the method {name!r} of the package {_package(point)}"
+    try:
+        loaded: object = point.load()
+    except Exception as error:  # whatever the package does when it is imported
+        raise MaskkitError(
+            f"{origin} cannot be loaded from {point.value}: {type(error).__name__}: {error}; "
+            "update the package or uninstall it"
+        ) from error
+    if not isinstance(loaded, Method):
+        raise MaskkitError(f"{origin} is a {type(loaded).__name__} ({point.value}), not a maskkit.zoo.card.Method")
+    return loaded

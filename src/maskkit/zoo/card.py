@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -59,7 +59,7 @@ class Method:
     """The name as the field writes it."""
     paper: str
     """Authors, title, venue."""
-    model: "type[Model]"
+    model: "type[Model[Any, Any]]"
     presets: tuple[Preset, ...]
     rename: Rename | None = None
     """None: no foreign weights can be loaded."""

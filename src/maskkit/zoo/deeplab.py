@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkit.config import BackboneConfig, InputConfig, TrainConfig
+from maskkit.config import BackboneConfig, InputConfig, TrainConfig, change
 from maskkit.errors import DataError
 from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.zoo.card import Method, Preset, Weights
@@ -45,7 +45,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_caffe(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         short = name.removeprefix("base.")
         if m := re.fullmatch(r"layer1\.conv1\.(conv|bn)\.(\w+)", short):
@@ -113,7 +113,7 @@ def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Batch norm with mean 0, variance ``1 - eps`` and weight 1 adds its bias and nothing else.
     """
     units = {"aspp0": "aspp.branches.0", "image_pooling": "aspp.pool", "concat_projection": "aspp.project"}
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         head, leaf = name.split(".", 1)
         if head == "logits":
@@ -172,7 +172,7 @@ def _torchvision(layers: int, miou: float) -> Preset:
 
 
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
-    config = DeeplabConfig(**{"num_classes": 21, "width": 128, **knobs}, backbone=MOBILENET)
+    config = change(DeeplabConfig(num_classes=21, width=128, backbone=MOBILENET), **knobs)
     return small_semantic(name, config, size, ours)
 
 

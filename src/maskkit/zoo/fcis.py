@@ -18,8 +18,14 @@ from maskkit.zoo.class_names import VOC
 from maskkit.zoo.key_maps import bgr_to_rgb
 from maskkit.zoo.recipes import FLIP, FROZEN_MOBILENET, NO_STD, Recipe, caffe_resnet, small_presets
 
-_LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
-_LEAVES |= {"moving_mean": "running_mean", "moving_var": "running_var"}
+_LEAVES = {
+    "weight": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+}
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3"}
 _HEADS = {
     "rpn_conv_3x3": "rpn.conv",

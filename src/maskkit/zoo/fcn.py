@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskkit.config import BackboneConfig, InputConfig, TrainConfig
+from maskkit.config import BackboneConfig, InputConfig, TrainConfig, change
 from maskkit.errors import DataError
 from maskkit.models.fcn import Fcn, FcnConfig
 from maskkit.nn.backbones.vgg import LAYOUT
@@ -70,7 +70,8 @@ def _torchvision(layers: int, miou: float) -> Preset:
 
 
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
-    return small_semantic(name, FcnConfig(**{"num_classes": 21, **knobs}, backbone=MOBILENET), size, ours)
+    config = change(FcnConfig(num_classes=21, backbone=MOBILENET), **knobs)
+    return small_semantic(name, config, size, ours)
 
 
 METHOD = Method(

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maskkit import zoo
+from maskkit.config import SUPERVISION
 from maskkit.zoo.card import Method, Preset
 
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 """What the README's table stands between."""
-
-_SUPERVISION = {"masks": "masks", "boxes": "boxes", "label_map": "label maps", "tags": "image tags"}
 
 
 def models_page() -> str:
@@ -35,7 +34,7 @@ def models_page() -> str:
 
 def methods_table() -> str:
     """The README's table: a row per method."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for method in _methods():
         first = method.presets[0]
         small = [preset.name for preset in method.presets if preset.small]
@@ -62,7 +61,7 @@ def insert(readme: str) -> str:
 
 
 def _methods() -> Iterator[Method]:
-    seen = set()
+    seen: set[int] = set()
     for name in zoo.METHODS:
         method = zoo.method(name)
         if id(method) not in seen:
@@ -78,7 +77,7 @@ def _row(method: Method, preset: Preset) -> tuple[str, ...]:
 
 def _supervision(method: Method, preset: Preset) -> str:
     known = method.model.supervision_of(preset.model)
-    return " or ".join(text for name, text in _SUPERVISION.items() if name in known)
+    return " or ".join(text for name, text in SUPERVISION.items() if name in known)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
