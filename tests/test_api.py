@@ -54,6 +54,17 @@ def test_create_model_changes_what_is_asked_for():
         create_model(PRESET, widht=24)
 
 
+def test_a_part_that_cannot_be_is_refused():
+    with pytest.raises(TypeError, match="SegnetConfig has no field 'backbone'"):
+        create_model("segnet-thin", backbone="no-such-net")
+    with pytest.raises(TypeError, match="backbone is a BackboneConfig: change its fields by a mapping"):
+        create_model(PRESET, backbone="no-such-net")
+    with pytest.raises(TypeError, match="BackboneConfig has no field 'layers'"):
+        create_model(PRESET, backbone={"layers": 50})
+    with pytest.raises(MaskkitError, match=r"timm has no backbone 'no-such-net'.*timm.list_models"):
+        create_model("yolact-resnet50", backbone={"name": "no-such-net"})
+
+
 def test_create_model_touches_no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a connection was asked for")

@@ -2,16 +2,21 @@
 
 import ast
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import maskkit
 from maskkit import zoo
+from maskkit.checkpoints.checkpoint import run_config
+from maskkit.config import RunConfig, to_dict
 from maskkit.models.base import LOSS_KEYS
 
 ROOT = Path(maskkit.__file__).parent
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = (
     ("geometry", "config", "errors", "files"),
     ("prediction",),
@@ -172,6 +177,12 @@ def test_every_card_is_complete(preset) -> None:
     assert method.rename is not None or preset.weights is None
 
 
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
+def test_every_config_travels_as_plain_types(preset) -> None:
+    config = RunConfig(preset.name, preset.model, preset.input, preset.augment, preset.train)
+    assert run_config(to_dict(config)) == config
+
+
 def test_presets_have_names_of_their_own() -> None:
     names = [preset.name for preset in PRESETS]
     assert len(set(names)) == len(names)
@@ -215,6 +226,43 @@ def test_the_contract_is_typed() -> None:
 
 def test_losses_have_five_names() -> None:
     assert LOSS_KEYS == ("classification", "box", "mask", "quality", "semantic")
+
+
+def test_the_contract_is_checked_strictly() -> None:
+    pyright = PROJECT["tool"]["pyright"]
+    rooms = ["prediction.py", "decode", "models/base.py", "zoo"]
+    assert pyright["strict"] == [f"src/maskkit/{room}" for room in rooms]
+    assert pyright["typeCheckingMode"] == "basic"
+    off = [rule for rule, setting in pyright.items() if rule.startswith("report") and setting is False]
+    assert off == ["reportPrivateImportUsage"]
+    for room in rooms:
+        path = ROOT / room
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            assert "# pyright:" not in file.read_text(encoding="utf-8"), f"{file} switches rules off"
+
+
+@pytest.mark.parametrize("package", [re.split(r"[^\w-]", line)[0] for line in PROJECT["project"]["dependencies"]])
+def test_core_dependencies_are_permissive(package: str) -> None:
+    licence = licence_of(metadata.distribution(package))
+    assert PERMISSIVE.search(licence), f"{package}: {licence}"
+    assert not COPYLEFT.search(licence), f"{package}: {licence}"
+
+
+PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSFL?|Python Software Foundation|HPND|ISC|MPL-2\.0)\b")
+COPYLEFT = re.compile(r"\b[AL]?GPL|General Public License|non-?commercial|proprietary", re.IGNORECASE)
+
+
+def licence_of(package: metadata.Distribution) -> str:
+    """What a package declares: an expression, else classifiers, else a short text, else the title of its file."""
+    about = package.metadata
+    if "License-Expression" in about:
+        return about["License-Expression"]
+    classifiers = [c for c in about.get_all("Classifier", []) if c.startswith("License ::")]
+    text = about.get("License", "").strip()
+    files = [file for file in package.files or () if file.name.startswith("LICEN")]
+    if classifiers or text:
+        return "; ".join(classifiers) or text.splitlines()[0]
+    return files[0].read_text(encoding="utf-8").lstrip()[:100] if files else "none declared"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

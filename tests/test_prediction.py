@@ -123,6 +123,8 @@ def test_categories_map_ids_to_numbers():
         Categories(("cat", "dog"), (1, 1))
     assert Categories.of(["a", "b"]).ids == (1, 2)
     assert categories.things == (True, True)
+    assert categories[0] == ("cat", 17, True)
+    assert categories[1].name == "dog"
     mixed = Categories.of(["cat"], stuff=["sky"])
     assert mixed == Categories(("cat", "sky"), (1, 2), (True, False))
     assert mixed.subset([1]) == Categories(("sky",), (2,), (False,))

@@ -53,22 +53,25 @@ class TinyNet(Model[TinyRaw, ObjectMasks[Tensor]]):
         return TinyRaw(self.head(self.backbone(images)))
 
     def loss_terms(self, raw: TinyRaw, batch: Batch) -> dict[str, Tensor]:
-        truth = torch.zeros_like(raw.maps)
+        maps = raw.maps.float()
+        truth = torch.zeros_like(maps)
         for i, target in enumerate(batch.targets):
             if target.masks is not None:
                 size = raw.maps.shape[2], raw.maps.shape[3]
                 for label, mask in zip(target.labels, target.masks.dense(size), strict=True):
                     truth[i, label] = torch.maximum(truth[i, label], mask.float())
-        chosen = torch.rand_like(raw.maps) < 0.5
-        loss = F.binary_cross_entropy_with_logits(raw.maps[chosen], truth[chosen])
-        return {"mask": loss * float("nan") if self.config.poison else loss, "mask/size": 1e-3 * raw.maps.pow(2).mean()}
+        chosen = torch.rand_like(maps) < 0.5
+        loss = F.binary_cross_entropy_with_logits(maps[chosen], truth[chosen])
+        return {"mask": loss * float("nan") if self.config.poison else loss, "mask/size": 1e-3 * maps.pow(2).mean()}
 
     def select(self, raw: TinyRaw) -> ObjectMasks[Tensor]:
         masks = raw.maps.sigmoid()
         inside = masks > 0.3
         boxes = torch.stack([extent(inside.any(2)), extent(inside.any(3))], -1).flatten(2)  # (B, C, 2, 2): low, high
         scores = masks.amax((2, 3)) * inside.any(3).any(2)
-        return ObjectMasks(boxes, torch.arange(masks.shape[1]).expand(scores.shape), scores, masks, scores)
+        scores, labels = scores.sort(dim=1, descending=True)
+        image = torch.arange(len(scores))[:, None]
+        return ObjectMasks(boxes[image, labels], labels, scores, masks[image, labels], scores)
 
 
 def extent(line: Tensor) -> Tensor:

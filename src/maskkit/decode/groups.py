@@ -1,10 +1,9 @@
 """Instances without boxes: cells of the input grid that are grouped by growing kernels or by clustering embeddings."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
-from jaxtyping import Float
 from scipy import ndimage
 from scipy.special import expit
 
@@ -30,7 +29,7 @@ class Kernels:
     ) -> Prediction:
         """The instances with a score above ``score``, in original pixels."""
         numbers = expand(out.kernels > 0, self.min_area)
-        probability: Float[np.ndarray, "h w"] = expit(out.kernels[0])
+        probability = cast(np.ndarray, expit(out.kernels[0]))
         groups = rate(numbers, probability, out.classes, self.min_area, self.min_score)
         return _prediction(groups, meta, categories, score)
 
@@ -65,7 +64,7 @@ def _prediction(groups: Groups, meta: ImageMeta, categories: Categories, score: 
     y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(groups.numbers.shape))
     extents = ndimage.find_objects(groups.numbers)
     rles: list[rle_codec.Rle] = []
-    for number in groups.kept[order].tolist():
+    for number in map(int, groups.kept[order]):
         # one cell more on every side: values are interpolated between the group and what surrounds it
         rows, columns = (slice(max(side.start - 1, 0), side.stop + 1) for side in extents[number - 1])
         mask = (groups.numbers[rows, columns] == number).astype(np.float32)

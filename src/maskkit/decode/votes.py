@@ -68,6 +68,6 @@ class Votes:
 
 def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"]) -> Float[np.ndarray, "h w"]:
     """A mask at the size of a ``box`` of whole pixels."""
-    width, height = box[2:] - box[:2]
+    width, height = int(box[2] - box[0]), int(box[3] - box[1])
     y, x = (taps_at((np.arange(n) + 0.5) * (len(mask) / n) - 0.5, len(mask)) for n in (height, width))
     return interpolate(mask, y, x)

@@ -153,7 +153,7 @@ class MaskStage(TwoStage):
 
     @staticmethod
     def found(raw: MaskRaw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The fields of `maskkit.decode.outputs.ObjectMasks`: the final boxes, their classes, scores and masks, and the scores again."""
+        """The fields of `ObjectMasks`: the final boxes, their classes, scores and masks, and the scores again."""
         b = len(raw.extents)
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))

@@ -6,6 +6,7 @@ stands before the hyphen, and loads a `maskkit.zoo.card.Method`.
 """
 
 import difflib
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -102,22 +103,28 @@ def unknown(name: str) -> MaskkitError:
     return MaskkitError(f"there is no model {name!r}{hint} `maskkit models` lists them all")
 
 
-@cache
 def _foreign() -> dict[str, EntryPoint]:
     """The methods of other packages. Raises `MaskkitError` for a name that is taken."""
+    return _find(tuple(sys.path))
+
+
+@cache
+def _find(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """What `_foreign` gives while ``path`` is where Python looks for packages."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
         owner = "maskkit" if point.name in METHODS else _package(found[point.name]) if point.name in found else None
         if owner is not None:
             raise MaskkitError(
-                f"the package {_package(point)} adds a method {point.name!r}, which {owner} has already; "
-                "its author must rename it, or you uninstall the package"
+                f"the package {_package(point)} adds a method {point.name!r}, but {owner} already has one of that "
+                "name; uninstall the package, or ask its author to rename the method"
             )
         found[point.name] = point
     return found
 
 
 def _package(point: EntryPoint) -> str:
+    """The name that the package of an entry point is installed by."""
     return point.dist.name if point.dist is not None else point.module
 
 
@@ -125,10 +132,13 @@ def _package(point: EntryPoint) -> str:
 def _load(name: str) -> "Method":
     if name in METHODS:
         return import_module(f"maskkit.zoo.{METHODS[name]}").METHOD
+    return _load_foreign(_foreign()[name])
+
+
+def _load_foreign(point: EntryPoint) -> "Method":
     from maskkit.zoo.card import Method
 
-    point = _foreign()[name]
-    origin = f"the method {name!r} of the package {_package(point)}"
+    origin = f"the method {point.name!r} of the package {_package(point)}"
     try:
         loaded: object = point.load()
     except Exception as error:  # whatever the package does when it is imported

@@ -112,7 +112,7 @@ class VitPyramid(nn.Module):
         if config.relative:
             sides = (config.window, config.relative // config.patch)
             self.relative = nn.ModuleList(
-                RelativePositions(sides[i in self.global_blocks], block.attn.head_dim)
+                RelativePositions(sides[i in self.global_blocks], block.attn.proj.in_features // block.attn.num_heads)
                 for i, block in enumerate(self.net.blocks)
             )
         else:
