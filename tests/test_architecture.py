@@ -258,7 +258,7 @@ def licence_of(package: metadata.Distribution) -> str:
     if "License-Expression" in about:
         return about["License-Expression"]
     classifiers = [c for c in about.get_all("Classifier", []) if c.startswith("License ::")]
-    text = about.get("License", "").strip()
+    text = about["License"].strip() if "License" in about else ""
     files = [file for file in package.files or () if file.name.startswith("LICEN")]
     if classifiers or text:
         return "; ".join(classifiers) or text.splitlines()[0]
