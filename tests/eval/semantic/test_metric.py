@@ -83,7 +83,7 @@ def test_bands_are_masks_less_their_erosion() -> None:
     found[truth == IGNORE] = IGNORE
     band = count_band(truth, found, CLASSES)
     width = max(1, round(0.02 * float(np.hypot(*record.size))))
-    square = np.ones((3, 3))
+    square = np.ones((3, 3), bool)
     for k in range(CLASSES):
         t, p = (m == k for m in (truth, found))
         near_t, near_p = (m & np.logical_not(ndimage.binary_erosion(m, square, width)) for m in (t, p))
