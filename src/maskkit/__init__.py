@@ -1,6 +1,6 @@
 """maskkit: instance, semantic and panoptic segmentation on today's PyTorch.
 
-Public names are loaded when they are first used, so that ``import maskkit`` and ``maskkit --help`` need no torch.
+Public names are loaded when they are first used, so that ``import maskkit`` and ``maskkit --help`` do not load torch.
 """
 
 from importlib import import_module

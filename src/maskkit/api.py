@@ -1,4 +1,4 @@
-"""What users import: `create_model`, `load`, `Segmenter`. torch comes with the first model, not with this module."""
+"""The Python API: `create_model`, `load`, `Segmenter`. torch is imported with the first model, not with this module."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from maskkit.models.base import Model
 
 BUILT_IN = "built-in"
-"""What `load` calls the weights that the package carries."""
+"""The name of the weights in the package, for `load`."""
 
 _BUILT_IN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 
 
 def create_model(preset: str, num_classes: int | None = None, **overrides: Any) -> Model:
-    """A model with random weights; never touches the network.
+    """A model with random weights; never downloads anything.
 
-    ``overrides`` change fields of the method's own config; a mapping changes those of a part:
-    ``backbone={"name": "resnet18"}``.
-    nearest ones, and ``TypeError`` for an unknown field.
+    ``overrides`` change fields of the method's config; a mapping changes fields of a part:
+    ``backbone={"name": "resnet18"}``. Raises `MaskkitError` for an unknown preset, with the nearest names, and
+    ``TypeError`` for an unknown field.
     """
     if num_classes is not None:
         overrides["num_classes"] = num_classes
@@ -43,11 +43,11 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 
 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
-    """The `Segmenter` of a self-describing checkpoint, of the ``"built-in"`` model, or of a preset with public weights.
+    """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, or of a preset whose weights can be fetched.
 
-    ``device`` None takes an accelerator where there is one. For speed it predicts by a copy with the batch norm folded
-    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, which can be trained further.
-    Raises `DataError` for a file that is missing or no checkpoint.
+    ``device`` None uses an accelerator where there is one. For speed it predicts with a copy whose batch norm is folded
+    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be trained further.
+    Raises `DataError` for a file that is missing or is not a checkpoint.
     """
     from maskkit.checkpoints.checkpoint import load_model
 
@@ -58,9 +58,9 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
 
 
 def find_weights(source: str | Path, preset: str | None = None) -> Path:
-    """The file of weights called ``source``: a path, ``"built-in"``, or a preset that somebody publishes weights of.
+    """The weight file of ``source``: a path, ``"built-in"``, or a preset with published weights, which are downloaded.
 
-    ``"hub"`` is what is published of ``preset``. Raises `DataError` when there is none, or it cannot be fetched.
+    ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails.
     """
     from maskkit.checkpoints import hub
 
@@ -71,14 +71,18 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
         is_preset = str(source) in zoo.list_models()
         if is_preset and hub.can_fetch(str(source)):
             return hub.fetch(str(source))
-        hint = "that is a preset, train it first" if is_preset else f"give a .safetensors file or {BUILT_IN!r}"
-        raise DataError(f"{path}: there is no such file of weights; {hint}")
+        hint = (
+            "this is a preset without weights to fetch, train it first"
+            if is_preset
+            else f"give a .safetensors file or {BUILT_IN!r}"
+        )
+        raise DataError(f"{path}: there is no such weight file; {hint}")
     return path
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Takes images as they come and predicts: preprocessing, a runtime, a decoder, class names."""
+    """Predicts from images: preprocessing, a runtime, a decoder and class names."""
 
     predictor: Predictor
     task_name: str
@@ -96,9 +100,9 @@ class Segmenter:
         device: torch.device | str | None = None,
         fold: bool = False,
     ) -> Segmenter:
-        """The segmenter of a model of PyTorch, which stays where and as it is.
+        """The segmenter of a PyTorch model, which is neither moved nor changed.
 
-        ``device`` None takes an accelerator where there is one; ``fold`` folds the batch norm, for speed.
+        ``device`` None uses an accelerator where there is one; ``fold`` folds the batch norm, for speed.
         """
         from maskkit.infer import torch_runtime
 
@@ -117,23 +121,24 @@ class Segmenter:
 
     @property
     def decoder(self) -> Decoder:
-        """What makes predictions of the network's outputs."""
+        """What turns the network's outputs into predictions."""
         return self.predictor.decoder
 
     @property
     def categories(self) -> Categories:
-        """The classes that it knows."""
+        """The classes of the model."""
         return self.predictor.categories
 
     @property
     def task(self) -> Task:
-        """How predictions are counted, measured and written."""
+        """How predictions are evaluated and written."""
         from maskkit.eval.task import TASKS
 
         return TASKS[self.task_name]
 
     def predict(self, source: Source, score: float = 0.3) -> Prediction:
-        """What is in one image: a file, an RGB array ``(H, W, 3)`` or tensor ``(3, H, W)`` of uint8, a PIL image.
+        """The prediction for one image: a file, a PIL image, or a uint8 RGB array ``(H, W, 3)`` or tensor ``(3, H,
+        W)``.
 
         Objects below ``score`` are left out. Raises `DataError` when the image cannot be read.
         """
@@ -146,16 +151,16 @@ class Segmenter:
         batch: int = 1,
         failed: Callable[[Failure], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions one after the other; image ids are positions in ``sources``, counted from 1.
+        """Predictions for ``sources``, in order; image ids are positions in ``sources``, counted from 1.
 
-        An image that cannot be read raises `DataError`; with ``failed`` it is handed there and the others go on.
+        An image that cannot be read raises `DataError`, or is passed to ``failed`` where that is given.
         """
         return self.predictor.images(sources, batch=batch, score=score, failed=failed)
 
     def with_tta(self, tta: Tta) -> Segmenter:
-        """The same model with test-time augmentation (semantic models alone).
+        """The same model with test-time augmentation (semantic models only).
 
-        Raises `MaskkitError` for a model that gives no probabilities of classes.
+        Raises `MaskkitError` for any other model.
         """
         if tta.plain:
             return self
@@ -164,9 +169,9 @@ class Segmenter:
         return replace(self, predictor=with_tta(self.predictor, tta))
 
     def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> Result:
-        """The task's numbers on a data set (a folder's validation split where it has one), over the classes both know.
+        """The metrics on a data set (on a folder's validation split where it has one), over the classes that both have.
 
-        Classes are matched by name. Raises `DataError` when no name is shared.
+        Classes are matched by name. Raises `DataError` when model and data share none.
         """
         from maskkit.data import find_splits, open_dataset
 
@@ -178,10 +183,10 @@ class Segmenter:
     def detect(
         self, dataset: Dataset, batch: int = 1, workers: int = 0, progress: Callable[[int], None] | None = None
     ) -> tuple[list[Row], Dataset]:
-        """COCO result rows for ``dataset``, and the data set as the model's task sees it, with the shared classes only.
+        """COCO result rows for ``dataset``, and the data set as the model's task evaluates it, with the shared classes.
 
         The rows have the category ids of the data. ``progress`` is called with 1 after each image. Raises `DataError`
-        when no class name is shared.
+        when model and data share no class name.
         """
         from maskkit.eval.rows import rows_of, shared_classes, translated
 
@@ -202,7 +207,7 @@ class Segmenter:
         weights: str | Path | None = None,
         **sections: Mapping[str, Any],
     ) -> Segmenter:
-        """Train a preset on your images and come back with the best weights; the run is written to ``out``.
+        """Train a preset on your images and return a segmenter with the best weights; the run is written to ``out``.
 
         ``sections`` change fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
         """
@@ -214,7 +219,7 @@ class Segmenter:
 
 
 def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, Any]) -> RunConfig:
-    """A preset as the configuration of a run on ``data``, with fields of its ``sections`` changed.
+    """The configuration of a run of ``preset`` on ``data``, with fields of its ``sections`` changed.
 
     Raises `MaskkitError` for an unknown preset, ``TypeError`` for an unknown section or field.
     """

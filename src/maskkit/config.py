@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses, shown and overridden on the command line, written as JSON.
 
-Presets fill them, `maskkit train --section.field VALUE` changes them, the resolved values go into the run folder and
-into every checkpoint, and nothing else in the package holds a setting.
+Presets fill them, `maskkit train --section.field VALUE` changes them, and the resolved values are written to the run
+folder and into every checkpoint. Nothing else in the package holds a setting.
 """
 
 import json
@@ -16,103 +16,104 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BoxOnly:
-    """How a mask is learnt from its box alone (BoxInst); read by every method whose loss sees mask logits."""
+    """How masks are trained on boxes alone (BoxInst, CVPR 2021)."""
 
     projection: float = 1.0
-    """Weight of the projection term: the mask fills its box from side to side and from top to bottom."""
+    """Weight of the projection term: the mask's extent in x and y equals that of its box."""
     pairwise: float = 1.0
-    """Weight of the pairwise term: neighbours of one colour belong together."""
+    """Weight of the pairwise term: neighbouring pixels of similar colour have the same label."""
     threshold: float = 0.3
-    """Least colour similarity, 0 to 1, from which on two neighbours are taken for one object."""
+    """Colour similarity, 0 to 1, above which two neighbours are assumed to have the same label."""
     dilation: int = 2
-    """Distance to the eight neighbours in cells of the mask grid."""
+    """Distance to the eight neighbours, in cells of the mask grid."""
     warmup: float = 0.1
     """Share of the training over which the pairwise term grows to its full weight."""
     skip_bottom: int = 0
-    """Rows at the bottom of the original image whose colours do not count (BoxInst on COCO: 10)."""
+    """Rows at the bottom of the original image whose colours are ignored (BoxInst on COCO: 10)."""
 
 
 @dataclass(frozen=True)
 class PlainVit:
-    """How a plain vision transformer (timm's EVA family) becomes a backbone; no other backbone reads it."""
+    """How a plain vision transformer (timm's EVA family) is used as a backbone; other backbones ignore it."""
 
     patch: int = 16
-    """Side of a patch in pixels; weights for patches of another size are resampled."""
+    """Side of a patch in pixels; weights for another patch size are resampled."""
     window: int = 16
-    """Side, in patches, of the windows within which most blocks attend; 0: every block sees the whole image."""
+    """Side, in patches, of the attention windows of most blocks; 0: every block attends to the whole image."""
     global_blocks: tuple[int, ...] = ()
-    """Blocks that see the whole image; the last one of each quarter when none is named."""
+    """Blocks that attend to the whole image; empty: the last block of each quarter."""
     relative: int = 0
-    """Side in pixels of the images whose relative positions the blocks learn (ViTDet); 0: they learn none."""
+    """Image side in pixels for which relative position embeddings are made (ViTDet); 0: none."""
     width: int = 256
-    """Channels of the maps that the pyramid gives."""
+    """Channels of the pyramid's maps."""
     drop_path: float = 0.0
-    """Chance that the last block is left out in training; that of earlier ones grows towards it."""
+    """Stochastic depth rate of the last block; the rate grows linearly from zero at the first."""
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The network that gives the features."""
+    """The network that computes the features."""
 
     name: str = "resnet50"
     """Any timm model with ``features_only``, by its name there."""
     weights: str | None = None
-    """What a training starts from: a local file with timm's names, ``hub`` for timm's own download, or None."""
+    """Initial weights: a local file with timm's names, ``hub`` for timm's own download, or None for random ones."""
     norm: Literal["frozen", "train"] = "frozen"
-    """Batch norm: ``frozen`` keeps its statistics and its affine values, which is right for small batches."""
+    """Batch norm: ``frozen`` keeps statistics and affine parameters fixed, as suits small batches."""
     frozen_stride: int = 0
-    """Layers up to this stride keep their weights (4: the stem and the first stage); 0 trains all."""
+    """Layers up to this stride are frozen (4: the stem and the first stage); 0 trains all."""
     pad_same: bool = False
-    """TensorFlow's padding, which weights that come from TensorFlow need."""
+    """TensorFlow's padding, for weights trained there."""
     stride_in_1x1: bool = False
-    """ResNet stages stride in their first 1x1 convolution (Caffe, detectron2's R-50) instead of the 3x3."""
+    """Whether the stride of ResNet stages is in the first 1x1 convolution (Caffe, detectron2's R-50), not the 3x3."""
     vit: PlainVit = field(default_factory=PlainVit)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What every method has; a method's own config adds its knobs and the configs of its parts."""
+    """The base of all model configs; a method adds its own fields and the configs of its parts."""
 
     num_classes: int = 80
-    """Classes without background."""
+    """Number of classes, without background."""
 
     @property
     def backbone_weights(self) -> str | None:
-        """Weights that the backbone of a new training starts from, None without a choice."""
+        """Initial weights of the backbone, or None."""
         return None
 
     def portable(self) -> Self:
-        """The same without what means something on one machine alone: the file of first weights."""
+        """The same config without paths that are only valid on this machine."""
         return self
 
 
 @dataclass(frozen=True)
 class BackboneModelConfig(ModelConfig):
-    """A method on a backbone of the user's choice."""
+    """A method whose backbone can be chosen."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     @property
     def backbone_weights(self) -> str | None:
-        """Weights that the backbone of a new training starts from, None without a choice."""
+        """Initial weights of the backbone, or None."""
         return self.backbone.weights
 
     def portable(self) -> Self:
-        """The same without the file of first weights."""
+        """The same config without the path of the initial weights."""
         return replace(self, backbone=replace(self.backbone, weights=None))
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """How an image becomes the network's input; travels in every checkpoint."""
+    """How an image becomes the network's input; stored in every checkpoint."""
 
     size: tuple[int, int] = (550, 550)
-    """Height and width of the network's input in pixels; for ``shorter``, the shorter side and the longest allowed."""
+    """Height and width of the network's input in pixels; for ``shorter``, the shorter side and the longest side."""
     resize: Literal["stretch", "pad", "shorter"] = "stretch"
-    """``stretch`` fills the input and gives up the aspect ratio (YOLACT); ``pad`` keeps it, padding right and below;
-    ``shorter`` keeps it too and lets the input be as large as the image asks for (detectron2, torchvision)."""
+    """``stretch`` resizes to the input and ignores the aspect ratio (YOLACT); ``pad`` keeps the aspect ratio and pads
+    on the right and below; ``shorter`` keeps it too, and the input is as large as the image (detectron2,
+    torchvision)."""
     antialias: bool = False
-    """Whether shrinking averages over what it leaves out, as Pillow does and detectron2 by it."""
+    """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[float, float, float] = (58.40, 57.12, 57.38)
@@ -121,92 +122,92 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training images, in the order of application; zero or None switches one off."""
+    """Random augmentation of training images, in the order of application; zero or None switches one off."""
 
     copy_paste: float = 0.0
-    """Chance that objects of another training image are pasted in (Ghiasi et al., 2021)."""
+    """Probability of pasting objects of another training image (Ghiasi et al., 2021)."""
     photometric: bool = True
     """Brightness, contrast, saturation and hue as in SSD."""
     expand: float = 4.0
-    """Largest factor by which the image is put into a larger field of the mean colour (SSD); 1 switches it off."""
+    """Largest factor by which the canvas is enlarged with the mean colour (SSD); 1 switches it off."""
     iou_crop: bool = True
     """Random crop that keeps at least one object by IoU (SSD)."""
     flip: float = 0.5
-    """Chance of a left-right mirror."""
+    """Probability of a horizontal flip."""
     vertical_flip: float = 0.0
-    """Chance of a top-bottom mirror; right for microscopes and aerial images."""
+    """Probability of a vertical flip; useful for microscopy and aerial images."""
     scale_jitter: tuple[float, float] | None = None
-    """Range of a random scale of the resized image, cropped or padded back to the input size."""
+    """Range of a random scale of the resized image, which is cropped or padded back to the input size."""
     short_sides: tuple[int, ...] = ()
-    """Lengths of the shorter side of which each image takes one, for ``input.resize`` ``shorter``."""
+    """Lengths of the shorter side, one of which is drawn per image; for ``input.resize`` ``shorter``."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the weights are found."""
+    """The optimization: schedule, optimizer, precision, evaluation."""
 
     epochs: float = 12.0
-    """Passes over the training images; ``steps`` wins where it is set."""
+    """Passes over the training images; ``steps`` takes precedence."""
     steps: int | None = None
     """Optimizer steps of the whole run."""
     batch: int = 8
-    """Images per step over all processes."""
+    """Images per step, over all processes."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 1e-3
     """Peak learning rate at this ``batch``."""
     backbone_lr: float = 1.0
-    """Factor on the learning rate for the backbone."""
+    """Factor on the learning rate of the backbone."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     decay_norm: bool = True
-    """Whether normalisation layers and biases decay too."""
+    """Whether weight decay applies to normalisation layers and biases too."""
     decay_bias: bool = False
-    """Whether biases outside of normalisation layers decay even where ``decay_norm`` is off, as in detectron2."""
+    """Whether it applies to biases outside normalisation layers even where ``decay_norm`` is off, as in detectron2."""
     schedule: Literal["steps", "cosine", "poly"] = "cosine"
-    """``poly`` is the power 0.9 of the share that is left of the run."""
+    """``poly`` is the remaining share of the run to the power of 0.9."""
     milestones: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
-    """Shares of the run at which ``steps`` divides the rate by ten."""
+    """Shares of the run after which ``steps`` divides the learning rate by ten."""
     warmup: int = 500
     """Steps of linear warm-up."""
     warmup_from: float = 0.1
-    """Share of the rate with which the warm-up begins."""
+    """Share of the learning rate at which the warm-up starts."""
     clip: float = 0.0
-    """Largest gradient norm; 0 does not clip."""
+    """Largest gradient norm; 0 switches clipping off."""
     ema: float = 0.0
-    """Decay of a running average of the weights, which is what is evaluated and saved; 0 keeps none."""
+    """Decay of the EMA of the weights, which is evaluated and saved; 0 switches it off."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Autocast of the forward pass; losses are always fp32."""
+    """Precision of the forward pass; losses are always fp32."""
     channels_last: bool = True
     compile: bool = False
     workers: int = 2
     """Loader processes."""
     seed: int = 0
     eval_every: float = 1.0
-    """Epochs between evaluations; the last step is always evaluated. 0 evaluates only then."""
+    """Epochs between evaluations. The last step is always evaluated; 0 evaluates only there."""
     save_every: int = 200
-    """Steps between writings of ``last``."""
+    """Steps between saves of ``last.safetensors``."""
     tensorboard: bool = False
-    """Whether curves are written for TensorBoard too."""
+    """Whether to log to TensorBoard too."""
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How a plain vision transformer learns from images alone; the paper's recipe, but for network and batch."""
+    """Pre-training of a plain vision transformer on images alone: EVA's recipe, except for model and batch size."""
 
     student: str = "eva_tiny_patch16_224"
-    """What learns: a model of timm's EVA family."""
+    """The model to train, of timm's EVA family."""
     size: int = 224
-    """Side of its images in pixels."""
+    """Image side in pixels."""
     teacher: str = "timm:vit_large_patch14_clip_quickgelu_224.openai"
-    """What is to be predicted: features of a timm model, CLIP in the paper; ``random:NAME`` gives it random weights."""
+    """The model whose features are predicted: a timm model (CLIP in the paper); ``random:NAME``: random weights."""
     teacher_weights: str = "hub"
     """A file with timm's names, or ``hub`` for timm's own download."""
     mask: float = 0.4
-    """Share of the patches that the student does not see."""
+    """Share of masked patches."""
     crop: float = 0.2
-    """Least share of an image's area that is shown."""
+    """Smallest share of the image's area in a random crop."""
     flip: float = 0.5
-    """Chance of a left-right mirror."""
+    """Probability of a horizontal flip."""
     epochs: float = 150.0
     """Passes over the images; ``steps`` wins where it is set."""
     steps: int | None = None
@@ -214,45 +215,45 @@ class Pretraining:
     batch: int = 64
     """Images per step over all processes (paper: 4096)."""
     lr: float = 1e-3
-    """Peak learning rate at this ``batch``; a cosine lets it fall to zero."""
+    """Peak learning rate at this ``batch``; it falls to zero along a cosine."""
     warmup: int = 500
-    """Steps of linear warm-up from zero, over a tenth of a short run at most."""
+    """Steps of linear warm-up from zero, at most a tenth of the run."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     clip: float = 3.0
     """Largest gradient norm."""
     drop_path: float = 0.1
-    """Chance that the last block is left out in training; that of earlier ones grows towards it."""
+    """Stochastic depth rate of the last block; the rate grows linearly from zero at the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Autocast of student and teacher; the loss is always fp32."""
+    """Precision of student and teacher; the loss is always fp32."""
     workers: int = 2
     """Loader processes."""
     seed: int = 0
     save_every: int = 200
-    """Steps between writings of the weights."""
+    """Steps between saves."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and what of their labels is used."""
+    """The data set, and which of its labels are used."""
 
     train: str = ""
     """Folder or annotation file."""
     val: str | None = None
-    """Folder or annotation file of the validation set; found in the folder, or split off, when not given."""
+    """Folder or annotation file of the validation set; by default found in the folder, or split off."""
     labels: Literal["masks", "boxes", "tags"] = "masks"
-    """What the loss may see; evaluation always sees everything."""
+    """Labels that the loss uses; evaluation uses all."""
     saliency: str | None = None
-    """Folder of grey images named as the training images, bright where something stands out (EPS)."""
+    """Folder of grey images with the names of the training images, bright where something is salient (EPS)."""
     on_bad: Literal["refuse", "skip"] = "refuse"
-    """What training does with records that the data-set doctor calls unusable."""
+    """Whether records with errors (``maskkit check``) stop the training or are left out."""
     val_split: float = 0.2
-    """Share of images kept for validation when there is no validation set."""
+    """Share of the images split off for validation when there is no validation set."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the result of a training."""
+    """Everything that determines the result of a training."""
 
     preset: str
     model: ModelConfig
@@ -267,15 +268,15 @@ class Tta:
     """Test-time augmentation of a semantic model; the defaults change nothing."""
 
     scales: tuple[float, ...] = (1.0,)
-    """Sizes of the image, as multiples of ``base``."""
+    """Scales of the image, as multiples of ``base``."""
     flip: bool = False
-    """Whether the mirror image is averaged in."""
+    """Whether to average with the horizontally flipped image."""
     window: tuple[int, int] | None = None
-    """Height and width of a sliding window; None takes the whole image at once."""
+    """Height and width of a sliding window; None: the whole image at once."""
     overlap: float = 1 / 3
-    """Share of a window, at least, that the next one covers again."""
+    """Smallest overlap of neighbouring windows, as a share of a window."""
     base: int | None = None
-    """Longer side of the image at scale 1; that of the network's input when not given."""
+    """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
     crf: bool = False
     """Whether a fully connected CRF refines the result (DeepLab v1 and v2)."""
 
@@ -287,20 +288,20 @@ class Tta:
 
 @dataclass(frozen=True)
 class PseudoMasks:
-    """How a model of image tags turns what it sees of an image, whose tags are known, into a label map."""
+    """How the activations of a model trained on image tags become a label map of an image with known tags."""
 
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    """Sizes at which the image is seen, mirrored too, as multiples of ``base``."""
+    """Scales of the image, each with its horizontal flip, as multiples of ``base``."""
     base: int | None = None
-    """Longer side of the image at scale 1; that of the network's input when not given."""
+    """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
     threshold: float = 0.2
-    """Score of the background beside the classes, whose best pixel has 1."""
+    """Score of the background; the best pixel of each class has the score 1."""
 
 
 def change(config: T, **changes: Any) -> T:
     """``config`` with some fields changed; a mapping changes fields of a part: ``backbone={"name": "resnet18"}``.
 
-    Raises ``TypeError`` for a field that the config has not.
+    Raises ``TypeError`` for a field that the config does not have.
     """
     values = {
         name: change(getattr(config, name), **value) if isinstance(value, Mapping) and hasattr(config, name) else value
@@ -310,7 +311,7 @@ def change(config: T, **changes: Any) -> T:
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_unstructure_hook_func(  # the fields of the method's own config, not only the declared ones
+_converter.register_unstructure_hook_func(  # the fields of the method's own config, not only those of ModelConfig
     lambda kind: kind is ModelConfig, lambda v: {f.name: _converter.unstructure(getattr(v, f.name)) for f in fields(v)}
 )
 _converter.register_structure_hook(int | None, lambda v, _: None if v is None else int(v))
@@ -324,7 +325,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any], kind: type[T]) -> T:
-    """The config dataclass ``kind`` of `to_dict`'s answer. Unknown names raise ``ValueError``, missing ones default."""
+    """The inverse of `to_dict`. Raises ``ValueError`` for unknown names or wrong types; fields may be missing."""
     try:
         return _converter.structure(data, kind)
     except Exception as error:

@@ -1,8 +1,8 @@
-"""The two errors a user can cause; the command line turns them into one clear line and an exit code."""
+"""The two errors that a user can cause; the command line prints them as one line and exits with code 1."""
 
 
 class MaskkitError(Exception):
-    """Something the user can mend: the message names the file, the record and the fix."""
+    """Something that the user can correct: the message names the file, the record and the fix."""
 
 
 class DataError(MaskkitError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every output of the package is written this way."""
+"""Atomic writes: every output of the package is complete or absent."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty temporary file beside ``path`` to write to; it replaces ``path`` once all of it is on the disk.
+    """An empty temporary file beside ``path`` to write to; it replaces ``path`` once it is complete on the disk.
 
     The temporary name is unique, so that several processes may write the same file: the last one wins. Permissions
     follow the umask. An exception inside removes the temporary file and leaves ``path`` as it was; a process that is
@@ -32,19 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of their writing; ``folder`` must be one that no other process writes to."""
+    """Remove temporary files of killed processes; no other process may be writing to ``folder``."""
     for file in folder.glob(".*.????????????.tmp"):
         file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, indented where it is short."""
+    """Write ``value`` as JSON; a list on one line, anything else indented."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=None if isinstance(value, list) else 2), encoding="utf-8")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name onto the disk too. Windows and some network drives cannot; there it is left to the system."""
+    """Flush the folder's entry to the disk. Windows and some network drives cannot; there it is left to the system."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

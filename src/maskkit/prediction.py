@@ -1,8 +1,8 @@
-"""What comes out of a model: `Prediction` and its parts. Numpy alone; importing this module never imports torch.
+"""The output of a model: `Prediction` and its parts. numpy only; importing this module never imports torch.
 
-Two conventions hold in the whole package. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so
+Two conventions hold throughout the package. Coordinates are pixel *edges*: pixel column ``i`` covers ``[i, i + 1)``, so
 an image of width W spans 0 to W and a change of resolution is a plain factor. Class numbers are 0..K-1; the ids and
-names of the user's file live in `Categories` alone.
+names of the user's file are kept in `Categories` only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Category(NamedTuple):
-    """One class: its name, its id in the user's file, and whether it is a thing (and not stuff)."""
+    """One class: its name, its id in the user's file, and whether it is a thing (else stuff)."""
 
     name: str
     id: int
@@ -34,7 +34,7 @@ class Category(NamedTuple):
 class Categories:
     """Class names and the ids they have in the user's file, in the order of the class numbers 0..K-1.
 
-    A class is a *thing*, which has instances, or *stuff*, which only covers pixels; all are things unless said.
+    A class is a *thing*, which has instances, or *stuff*, which only covers pixels. By default all are things.
     """
 
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ class Categories:
         return Categories(tuple(c.name for c in chosen), tuple(c.id for c in chosen), tuple(c.thing for c in chosen))
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """COCO's category records; ``isthing`` is there when not all classes are things."""
+        """COCO's category records, with ``isthing`` unless all classes are things."""
         flags = not all(self.things)
         return [{"id": c.id, "name": c.name} | ({"isthing": int(c.thing)} if flags else {}) for c in self]
 
@@ -96,7 +96,7 @@ class Masks:
 
     @classmethod
     def from_dense(cls, dense: Bool[np.ndarray, "n h w"]) -> Masks:
-        """Masks of anything that numpy reads as ``(N, H, W)``; every value but zero is foreground."""
+        """Masks of anything array-like of shape ``(N, H, W)``; nonzero values are foreground."""
         array = np.asarray(dense) != 0
         if array.ndim != 3:
             raise ValueError(f"dense masks have the shape (N, H, W), got {array.shape}")
@@ -104,7 +104,7 @@ class Masks:
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Masks:
-        """No masks at all, of images of ``size`` (H, W)."""
+        """Zero masks of an image of ``size`` (H, W)."""
         return cls(size, [])
 
     def __len__(self) -> int:
@@ -135,11 +135,11 @@ class Masks:
 
 @dataclass(frozen=True)
 class ImageMeta:
-    """Where the pixels of the network's input come from.
+    """How the pixels of the network's input map to the original image.
 
     ``affine`` (2, 3) maps input ``(x, y, 1)`` to the original image, both in pixel edges; ``size`` is the original
-    (H, W); ``input_size`` is the (h, w) of the image while it is transformed, and of the network's whole input,
-    padding included, once it is in a batch.
+    (H, W); ``input_size`` is the (h, w) of the transformed image, and once it is in a batch that of the network's
+    whole input, padding included.
     """
 
     image_id: int
@@ -149,9 +149,9 @@ class ImageMeta:
     affine: Float[np.ndarray, "2 3"] = field(default_factory=lambda: np.eye(3, dtype=np.float64)[:2])
 
     def to_original(self, boxes: Float[np.ndarray, "n 4"], clip: bool = True) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the input in the original image, clipped to it unless ``clip`` is off.
+        """Boxes ``x1 y1 x2 y2`` of the input in the original image, clipped to it unless ``clip`` is False.
 
-        The corners of a mirrored box are put in order again.
+        The corners of a flipped box are sorted again.
         """
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) @ self.affine[:, :2].T + self.affine[:, 2]
         corners = np.sort(corners, axis=1).reshape(-1, 4)
@@ -167,7 +167,7 @@ class Instances:
     scores: Float[np.ndarray, "n"]
     masks: Masks | None = None
     mask_scores: Float[np.ndarray, "n"] | None = None
-    """Scores that rank the masks where a method rates them apart from the boxes (YOLACT++), else None."""
+    """Scores of the masks where a method scores them separately from the boxes (YOLACT++), else None."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -207,7 +207,7 @@ class Panoptic:
 
 @dataclass
 class Prediction:
-    """What a model finds in one image. Metrics, drawing, tracking, serving and export know nothing else of a model.
+    """What a model finds in one image. Metrics, drawing and results files know nothing else about a model.
 
     Exactly one of ``instances``, ``semantic`` and ``panoptic`` is set. ``len`` is the number of rows of `to_coco`.
     """
@@ -218,7 +218,7 @@ class Prediction:
     semantic: UInt8[np.ndarray, "h w"] | None = None
     panoptic: Panoptic | None = None
     image: UInt8[np.ndarray, "h w 3"] | None = None
-    """RGB pixels, kept only when the image was given as an array and cannot be read again from ``meta.path``."""
+    """RGB pixels, kept only when the image was passed as pixels and cannot be read again from ``meta.path``."""
 
     def __len__(self) -> int:
         if self.semantic is not None:
@@ -232,9 +232,9 @@ class Prediction:
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
 
-        A row has ``mask_score`` beside ``score`` where the method rates masks apart from boxes. A label map gives one
-        row per class that occurs, with its mask and nothing else, as in COCO's stuff results; a panoptic image gives
-        one row per segment, with its mask and score.
+        A row has ``mask_score`` beside ``score`` where the method scores masks separately from boxes. A label map gives
+        one row with a mask per class that occurs, as in COCO's stuff results; a panoptic image gives one row with a
+        mask and a score per segment.
         """
         if self.semantic is not None:
             labels = np.unique(self.semantic).tolist()
@@ -245,7 +245,7 @@ class Prediction:
         return self._object_rows(self.instances) if self.instances is not None else []
 
     def _row(self, label: int, rle: Rle) -> dict[str, Any]:
-        """What the rows of label maps and of panoptic images share."""
+        """The common part of the rows of label maps and panoptic images."""
         category = self.categories.ids[label]
         return {"image_id": self.meta.image_id, "category_id": category, "segmentation": rle_codec.to_text(rle)}
 
@@ -270,22 +270,24 @@ class Prediction:
     def to_supervision(self) -> supervision.Detections:
         """The instances as `supervision.Detections`: masks dense, class names in ``data["class_name"]``.
 
-        Needs the extra ``maskkit[interop]``.
+        Raises `MaskkitError` when the extra ``maskkit[interop]`` is not installed.
         """
         from maskkit.infer.interop import to_supervision
 
         return to_supervision(self)
 
     def save(self, path: str | Path) -> Path:
-        """Draw the prediction over its image and write it; the ending of ``path`` chooses the format."""
+        """Draw the prediction over its image and write it; the extension of ``path`` chooses the format.
+
+        Raises `DataError` when the image cannot be read again, or the extension is not that of an image format."""
         from maskkit.infer.draw import save
 
         return save(self, Path(path))
 
 
 def _numbers(index: int | slice | Sequence[int] | np.ndarray, count: int) -> list[int]:
-    """The positions among ``count`` that an index of any kind chooses."""
+    """The positions, of ``count``, that an index of any kind selects."""
     if not isinstance(index, slice):
         index = np.asarray(index)
-        index = index if index.size else index.astype(np.int64)  # an empty list has no type of its own
+        index = index if index.size else index.astype(np.int64)  # an empty list becomes float64
     return np.arange(count)[index].reshape(-1).tolist()

@@ -1,5 +1,4 @@
-"""What goes into a model: `Target`, what is known about one image, and `Batch`, what travels through a training
-step."""
+"""The input of a training step: `Target`, the labels of one image, and `Batch`."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ Index = int | slice | Sequence[int] | np.ndarray | Tensor
 
 
 class TargetMasks(ABC):
-    """N masks of one size (H, W), in one of three storages: `RleMasks`, `DenseMasks`, `maskkit.data.patches.Patches`.
+    """N masks of one size (H, W), stored as `RleMasks`, `DenseMasks` or `maskkit.data.patches.Patches`.
 
     Indexing with an int array, a bool array or a slice gives the same kind; an int gives masks of length one.
     """
@@ -38,7 +37,7 @@ class TargetMasks(ABC):
 
     @abstractmethod
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and thresholded at 0.5."""
 
     @abstractmethod
     def rle(self) -> list[Rle]:
@@ -50,7 +49,7 @@ class TargetMasks(ABC):
 
     @abstractmethod
     def areas(self) -> Int[Tensor, "n"]:
-        """Pixels of each mask."""
+        """Number of pixels of each mask."""
 
     def to(self, device: torch.device | str) -> TargetMasks:
         """The same masks, dense, on ``device``."""
@@ -61,7 +60,7 @@ class TargetMasks(ABC):
 
 
 class RleMasks(TargetMasks):
-    """Masks kept as run lengths; they stay where they are when a target moves to another device."""
+    """Masks stored as run lengths; `to` leaves them in main memory."""
 
     def __init__(self, size: tuple[int, int], rles: list[Rle]) -> None:
         super().__init__(size)
@@ -74,7 +73,7 @@ class RleMasks(TargetMasks):
         return RleMasks(self.size, [self._rles[i] for i in positions(index, len(self)).tolist()])
 
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and thresholded at 0.5."""
         dense = torch.from_numpy(rle_codec.decode(self._rles, self.size))
         return dense if size is None else mask_math.resample(dense, size)
 
@@ -87,16 +86,16 @@ class RleMasks(TargetMasks):
         return torch.from_numpy(rle_codec.boxes(self._rles))
 
     def areas(self) -> Int[Tensor, "n"]:
-        """Pixels of each mask."""
+        """Number of pixels of each mask."""
         return torch.from_numpy(rle_codec.area(self._rles))
 
     def to(self, device: torch.device | str) -> RleMasks:
-        """The masks themselves."""
+        """These masks, which are not moved."""
         return self
 
 
 class DenseMasks(TargetMasks):
-    """Masks kept as one tensor ``(N, H, W)`` of bool."""
+    """Masks stored as one bool tensor ``(N, H, W)``."""
 
     def __init__(self, dense: Tensor | np.ndarray) -> None:
         tensor = torch.as_tensor(dense)
@@ -112,7 +111,7 @@ class DenseMasks(TargetMasks):
         return DenseMasks(self._dense[positions(index, len(self))])
 
     def dense(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-        """Dense masks; at another ``size`` (H, W) resampled bilinearly and cut at 0.5."""
+        """Dense masks; at another ``size`` (H, W) resampled bilinearly and thresholded at 0.5."""
         return self._dense if size is None else mask_math.resample(self._dense, size)
 
     def rle(self) -> list[Rle]:
@@ -124,25 +123,25 @@ class DenseMasks(TargetMasks):
         return mask_math.dense_boxes(self._dense)
 
     def areas(self) -> Int[Tensor, "n"]:
-        """Pixels of each mask."""
+        """Number of pixels of each mask."""
         return self._dense.sum((1, 2))
 
 
 def positions(index: Index, count: int) -> Int[Tensor, "k"]:
-    """The positions among ``count`` that an index of any kind chooses."""
+    """The positions, of ``count``, that an index of any kind selects."""
     if not isinstance(index, slice):
         index = torch.as_tensor(index).cpu()
-        index = index if index.numel() else index.long()  # an empty list has no type of its own
+        index = index if index.numel() else index.long()  # an empty list becomes float32
     return torch.arange(count)[index].reshape(-1)
 
 
 @dataclass
 class Target:
-    """What is known about one image. Zero objects, boxes without masks and crowds are all normal.
+    """The labels of one image. It may have no objects, boxes without masks, and crowds.
 
-    ``has_mask`` says for each object whether its mask is known: a file may hold masks for some objects and boxes for
-    others; the mask of a box-only object is empty and no loss may read it. ``masks`` is None when no mask of the
-    image is known, or wanted.
+    ``has_mask`` says for each object whether its mask is known: a file may have masks for some objects and boxes for
+    others. The mask of a box-only object is empty, and no loss may read it. ``masks`` is None when no mask of the
+    image is known, or none is used.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -153,7 +152,7 @@ class Target:
     semantic: UInt8[Tensor, "h w"] | None = None
     tags: Bool[Tensor, "k"] | None = None
     saliency: Float[Tensor, "h w"] | None = None
-    """How much each pixel stands out, 0 to 1, whatever it shows."""
+    """The saliency map: how much each pixel stands out, 0 to 1, whatever its class."""
 
     @classmethod
     def of(
@@ -166,7 +165,9 @@ class Target:
         semantic: Tensor | None = None,
         tags: Tensor | None = None,
     ) -> Target:
-        """A target from anything array-like; every mask is taken as known unless ``has_mask`` says otherwise."""
+        """A target from array-likes; masks count as known unless ``has_mask`` says otherwise.
+
+        Raises ``ValueError`` when boxes, labels and masks differ in number."""
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         n = len(boxes)
         if masks is not None and not isinstance(masks, TargetMasks):
@@ -184,7 +185,7 @@ class Target:
         return len(self.boxes)
 
     def __getitem__(self, index: Any) -> Target:
-        """The objects chosen by an index array, a bool array or a slice; what belongs to the image stays."""
+        """The objects selected by an index array, a bool array or a slice; labels of the whole image stay."""
         return replace(
             self,
             boxes=self.boxes[index],
@@ -206,9 +207,9 @@ class Target:
 
 @dataclass
 class Batch:
-    """Images of one size, padded right and below with zeros, the mean colour.
+    """Normalised images, padded on the right and below with zeros (the mean colour), and their targets.
 
-    ``sizes`` is the one truth about the padding: the (height, width) of each image inside ``images``.
+    ``sizes`` are the (height, width) of the images inside their padding; nothing else says what is padding.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -216,28 +217,28 @@ class Batch:
     targets: list[Target]
     metas: list[ImageMeta]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """What was subtracted from RGB on 0..255 to make ``images``."""
+    """What was subtracted from RGB (0..255) to make ``images``."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """What it was divided by."""
+    """What it was then divided by."""
     progress: float = 1.0
-    """Share of the training that is done with this batch, for losses that grow; 1 outside of a training."""
+    """Share of the training that is done after this batch, for losses with a warm-up; 1 outside training."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def valid(self) -> Bool[Tensor, "b h w"]:
-        """Where ``images`` show an image and not padding."""
+        """True for pixels of an image, False for padding."""
         height, width = (torch.arange(n, device=self.sizes.device) for n in self.images.shape[2:])
         rows, columns = height < self.sizes[:, :1], width < self.sizes[:, 1:]  # (B, H), (B, W)
         return rows[:, :, None] & columns[:, None]
 
     def pixels(self) -> Float[Tensor, "b 3 h w"]:
-        """The images as RGB on 0..255, the padding black."""
+        """The images as RGB (0..255), with black padding."""
         return self.rgb(self.images, self.valid)
 
     def rgb(self, images: Float[Tensor, "n 3 h w"], valid: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 3 h w"]:
-        """Normalised ``images`` of the batch, or crops of them, as RGB on 0..255; black where not ``valid``."""
+        """Normalised ``images`` of the batch, or crops of them, as RGB (0..255); black where not ``valid``."""
         mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (images.float() * std + mean) * valid[:, None]
 

@@ -88,7 +88,7 @@ def test_the_whole_way_by_one_command(
     monkeypatch.setattr(zoo, "preset", lambda name: quick if name == quick.name else given(name))
     finder = save_small(tmp_path / "finder.safetensors")
     out = tmp_path / "out"
-    command = ["pseudo-masks", "--data", str(folder), "--labels", "tags", "--model", "eps-mobilenetv2-256"]
+    command = ["pseudo-masks", "--data", str(folder), "--model", "eps-mobilenetv2-256"]
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--out", str(out)])
     assert "--saliency" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Self-describing checkpoints: one safetensors file is enough to predict with.
 
-Its metadata holds a JSON text with the configuration, the classes, the decoder and what is known about the weights
+Its metadata holds JSON with the configuration, the classes, the decoder and facts about the weights
 (`maskkit.checkpoints.header`). Tensors with plain names are the weights. A file that a training resumes from has more
-tensors, under names with a slash, which no parameter can have (`maskkit.engine.state`); it predicts all the same.
+tensors, with a slash in their names, which no parameter can have (`maskkit.engine.state`); it predicts too.
 """
 
 import json
@@ -24,19 +24,19 @@ from maskkit.prediction import Categories
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as it was saved, with all that is needed to use it."""
+    """A saved model with everything that is needed to use it."""
 
     model: Model
     config: RunConfig
     categories: Categories
     info: dict[str, Any]
-    """``step``, ``metrics`` and what else was known when it was saved."""
+    """``step``, ``metrics`` and whatever else was stored with it."""
 
 
 def save_model(path: Path, model: Model, config: RunConfig, categories: Categories, info: Mapping[str, Any]) -> None:
-    """Write a checkpoint to predict with. The file is complete or absent, even when the process is killed.
+    """Write a checkpoint to predict with, atomically.
 
-    The paths of the data and of the initial weights are left out: they mean nothing on another machine.
+    The paths of the data and of the initial weights are left out: they are not valid on other machines.
     """
     config = replace(config, model=config.model.portable(), data=DataConfig())
     write_checkpoint(path, model.state_dict(), make_header(config, categories, model.decoder, info))
@@ -45,7 +45,7 @@ def save_model(path: Path, model: Model, config: RunConfig, categories: Categori
 def load_model(path: str | Path) -> Checkpoint:
     """The model of a checkpoint, on the CPU in evaluation mode.
 
-    Raises `DataError` for a file that is no checkpoint, or whose description does not fit its tensors or its model.
+    Raises `DataError` for a file that is not a checkpoint, or whose description does not fit its tensors or its model.
     """
     path = Path(path)
     header = read_header(path)
@@ -53,8 +53,8 @@ def load_model(path: str | Path) -> Checkpoint:
     model = zoo.model_class(config.preset)(config.model)
     if (decoder := decoder_of(header, path)) != model.decoder:
         raise DataError(
-            f"{path}: written by maskkit {header['version']} to be decoded by {decoder}, while this maskkit decodes "
-            f"{config.preset} by {model.decoder}; use the maskkit that wrote it"
+            f"{path}: written by maskkit {header['version']} to be decoded by {decoder}, while this version decodes "
+            f"{config.preset} by {model.decoder}; use the version that wrote it"
         )
     fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
     return Checkpoint(model.eval(), config, categories_of(header), header["info"])
@@ -79,7 +79,7 @@ def config_of(header: Mapping[str, Any], path: Path) -> RunConfig:
         return run_config(header["config"])
     except (MaskkitError, ValueError, KeyError, TypeError) as error:
         message = (
-            f"{path}: written by maskkit {header['version']} with a configuration that this one cannot use: {error}"
+            f"{path}: written by maskkit {header['version']} with a configuration that this version cannot use: {error}"
         )
         raise DataError(message) from None
 

@@ -1,4 +1,4 @@
-"""Foreign checkpoints under our names: the key map of the method, checked strictly both ways."""
+"""Conversion of official checkpoints to our parameter names, by the key map of the method and checked strictly."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Te
     """The state dict of an official checkpoint under our names, ready for ``load_state_dict`` of the preset's model.
 
     ``knobs`` change the preset's model config (``num_classes=3`` for a checkpoint trained on three classes). Raises
-    `DataError` when the method has no key map, an official name has no place, one of ours gets no tensor, or a shape
-    differs from the preset's model.
+    `DataError` when the method has no key map, a tensor of the checkpoint has no place in the model, one of the model's
+    gets no tensor, or a shape differs.
     """
     method, found = zoo.method(preset), zoo.preset(preset)
     if method.rename is None:
@@ -24,7 +24,7 @@ def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Te
     with torch.device("meta"):
         wanted = method.model(change(found.model, **knobs)).state_dict()  # type: ignore[call-arg]
     left, missing = sorted(set(renamed) - set(wanted)), sorted(set(wanted) - set(renamed))
-    # batch norm's counter is not in the oldest checkpoints and plays no part in the function
+    # old checkpoints lack batch norm's counter, which does not affect the output
     missing = [n for n in missing if not n.endswith("num_batches_tracked")]
     if left or missing:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Weight files from any source: safetensors, and PyTorch pickles, which are read without running any code in them."""
+"""Weight files from any source: safetensors, and PyTorch pickles, whose code is never run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,34 +17,34 @@ _WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_di
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a weight file from any source: safetensors, or a PyTorch pickle that holds only data.
+    """Named tensors of a weight file: safetensors, or a PyTorch pickle that contains only data.
 
-    Common wrappers (``state_dict``, ``model``; a moving average of the weights comes first) and the prefix ``module.``
-    of data-parallel training are removed. Raises `DataError`, also for a pickle that would run code.
+    Common wrappers (``state_dict``, ``model``; an EMA of the weights is preferred) and the prefix ``module.`` of
+    data-parallel training are removed. Raises `DataError`, also for a pickle that would run code.
     """
     path = Path(path)
     if is_safetensors(path):
         return read_tensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can make the unpickler fail in any way
+    except Exception as error:  # a damaged or malicious file can make the unpickler fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{path}: not read: damaged, or it holds more than tensors, and a pickle can run code ({reason}); "
-            "where you trust it, save its state_dict with safetensors"
+            f"{path}: not read: it is damaged, or contains more than tensors, and a pickle can run code ({reason}); "
+            "if you trust it, save its state_dict with safetensors"
         ) from None
     while isinstance(content, Mapping) and (inner := next((w for w in _WRAPPERS if _is_state(content.get(w))), None)):
         content = content[inner]
     state = {str(n): t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
-        raise DataError(f"{path}: holds no named tensors; give a file with a state_dict")
+        raise DataError(f"{path}: contains no named tensors; give a file with a state_dict")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises `DataError` for a damaged one."""
+    """The tensors of a safetensors file by name. Raises `DataError` for a damaged file."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -52,7 +52,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with tensors and free texts; it is complete or absent, whenever the process dies."""
+    """Write a safetensors file with tensors and string metadata, atomically."""
     own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
     with replacing(path) as temporary:
         save_file(own, temporary, metadata)

@@ -1,7 +1,7 @@
-"""What a weight file says about itself. Reads the JSON text at its start: needs neither torch nor the tensors.
+"""The description in a weight file, read from the JSON at its start, without torch and without the tensors.
 
-A safetensors file begins with eight bytes, the length of a JSON text, and this text. It lists the tensors and carries
-free texts; ours is called ``maskkit`` and describes the model completely.
+A safetensors file starts with eight bytes, the length of a JSON text, and this text. It lists the tensors and has
+string metadata; the entry ``maskkit`` describes the model completely.
 """
 
 import json
@@ -24,7 +24,7 @@ _PARTS = {"version", "config", "categories", "decoder", "info"}
 
 
 def make_header(config: RunConfig, categories: Categories, decoder: Decoder, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a checkpoint: what `read_header` returns."""
+    """The description of a checkpoint, as `read_header` returns it."""
     classes = {"names": list(categories.names), "ids": list(categories.ids), "things": list(categories.things)}
     return {
         "format": FORMAT,
@@ -39,12 +39,14 @@ def make_header(config: RunConfig, categories: Categories, decoder: Decoder, inf
 def read_header(path: str | Path) -> dict[str, Any]:
     """The description in a checkpoint: ``version``, ``config``, ``categories``, ``decoder`` and ``info``.
 
-    Raises `DataError` for a file that is missing, damaged, too new or no checkpoint of maskkit.
+    Raises `DataError` for a file that is missing, damaged, too new, or not a checkpoint of maskkit.
     """
     path = Path(path)
     text = read_metadata(path).get("maskkit")
     if text is None:
-        raise DataError(f"{path}: holds tensors but no maskkit model; convert it: maskkit import {path} --model PRESET")
+        raise DataError(
+            f"{path}: contains tensors but no maskkit model; convert it: maskkit import {path} --model PRESET"
+        )
     try:
         header = json.loads(text)
         known = header["format"] <= FORMAT
@@ -59,7 +61,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def categories_of(header: Mapping[str, Any]) -> Categories:
-    """The classes of a checkpoint. Where the file does not say which classes are things, all are."""
+    """The classes of a checkpoint; all are things where the file does not say."""
     return Categories(**{name: tuple(values) for name, values in header["categories"].items()})
 
 
@@ -86,9 +88,9 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The free texts of a safetensors file. Raises `DataError` for any other file, and for a damaged one."""
+    """The metadata of a safetensors file. Raises `DataError` for any other file, and for a damaged one."""
     if not is_safetensors(path):
-        raise DataError(f"{path}: no safetensors file; convert other formats: maskkit import {path} --model PRESET")
+        raise DataError(f"{path}: not a safetensors file; convert other formats: maskkit import {path} --model PRESET")
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Weights that others publish, as checkpoints of ours: converted from a file, or fetched first."""
+"""Published weights as maskkit checkpoints: converted from a file, or downloaded first."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
 HUB = "hub"
-"""What stands for the weights that `fetch` finds, in place of a file."""
+"""The name, in place of a file, of the weights that `fetch` downloads."""
 
 
 def import_state(state: dict[str, Tensor], preset: str, out: Path, source: str) -> Categories:
-    """Write the checkpoint of an official ``state`` to ``out``; gives the classes. Raises `DataError` (`convert`)."""
+    """Convert an official ``state`` and write it to ``out``. Returns the classes. Raises `DataError` (`convert`)."""
     chosen = zoo.preset(preset)
     model = zoo.model_class(preset)(chosen.model)
     model.load_state_dict(convert(state, preset))
@@ -28,20 +28,20 @@ def import_state(state: dict[str, Tensor], preset: str, out: Path, source: str) 
 
 
 def can_fetch(preset: str) -> bool:
-    """Whether `fetch` knows weights of the preset."""
+    """Whether `fetch` can download weights of the preset."""
     weights = zoo.preset(preset).weights
     return weights is not None and weights.torchvision != ""
 
 
 def fetch(preset: str) -> Path:
-    """The checkpoint of the weights that torchvision publishes for ``preset``, by torchvision's own download.
+    """A checkpoint with the weights that torchvision publishes for ``preset``, by torchvision's own download.
 
-    Both the download and what is made of it stay in the cache of `torch.hub`. Raises `DataError` when there are no
-    such weights, or no network.
+    The download and the converted checkpoint are cached in the folder of `torch.hub`. Raises `DataError` when there are
+    no such weights, or no network.
     """
     published = zoo.preset(preset).weights
     if published is None:
-        raise DataError(f"nobody publishes weights of {preset!r} that could be loaded; train it")
+        raise DataError(f"there are no published weights of {preset!r} that could be loaded; train it")
     if not published.torchvision:
         raise DataError(
             f"weights of {preset!r} cannot be fetched: download them from {published}, then: "
@@ -53,9 +53,9 @@ def fetch(preset: str) -> Path:
     if not cached.is_file():
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network; a download that is not what was published
+        except (OSError, RuntimeError) as error:  # no network, or a download with the wrong hash
             raise DataError(
-                f"torchvision's weights for {preset!r} could not be fetched ({error}); where there is a network, "
+                f"torchvision's weights for {preset!r} could not be fetched ({error}); on a machine with a network, "
                 f"download {weights.url}, then: maskkit import {name}.pth --model {preset} --out {preset}.safetensors"
             ) from error
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The command line: one file per verb, its options read from a function's signature by tyro.
+"""The command line: one file per verb; tyro reads the options from each function's signature.
 
-Exit codes: 0 done, 1 failed (one clear line on stderr), 2 wrong usage, 130 interrupted. Verbs import what they need
-when they run, so that `maskkit --help` needs no torch.
+Exit codes: 0 success, 1 failure (one clear line on stderr), 2 wrong usage, 130 interrupted. Verbs import what they
+need when they run, so that `maskkit --help` does not load torch.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code. Wrong usage and ``--help`` leave by ``SystemExit``, as command-line parsers do."""
+    """Run one verb and return its exit code. Wrong usage and ``--help`` raise ``SystemExit``, as parsers do."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] not in VERBS:
         _show_verbs(args)
     verb, rest = args[0], args[1:]
     try:
-        if verb == "train":  # its options depend on the preset that it is given
+        if verb == "train":  # its options depend on the preset
             return train.train(train.parse(rest))
         return tyro.cli(VERBS[verb], prog=f"maskkit {verb}", args=rest)
     except (MaskkitError, OSError) as error:
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_verbs(args: list[str]) -> NoReturn:
-    """The general help, the version, or what is wrong with the first word."""
+    """Print the general help, the version, or an error about the first word, and exit."""
     parser = argparse.ArgumentParser(
         "maskkit",
-        description="Segment images, train on your own, measure.",
+        description="Segment images, train on your own data, evaluate models.",
         epilog="Example: maskkit predict photo.jpg --out found\n\n`maskkit VERB --help` explains a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,4 +71,4 @@ def _show_verbs(args: list[str]) -> NoReturn:
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=str(verb.__doc__).splitlines()[0])
     parser.parse_args(args)
-    raise AssertionError("no verb was given, so the parser has left")
+    raise AssertionError("the parser exits when there is no known verb")

@@ -1,4 +1,4 @@
-"""`maskkit check`: the data-set doctor."""
+"""`maskkit check`: find problems in a data set."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def check(
     samples: int = 8,
     decode: bool | None = None,
 ) -> int:
-    """Examine a data set: every bad record and image, what is in it, drawn samples. Fails when there are errors.
+    """Check a data set: list bad records and images, count objects, draw samples. Fails when there are errors.
 
     Example: maskkit check pets/ --out pets-samples
 
     Args:
-        data: Folder or annotation file, of any format.
-        out: Folder for drawn samples; none are drawn when not given.
-        samples: How many images of each split are drawn.
-        decode: Whether every pixel is read, or headers alone; pixels up to 5000 images when not given.
+        data: Folder or annotation file, in any format.
+        out: Folder for drawn samples; without it none are drawn.
+        samples: Number of images to draw from each split.
+        decode: Whether to decode every image or read headers only; by default images are decoded up to 5000 of them.
     """
     from maskkit.data import check
     from maskkit.infer.samples import save_samples

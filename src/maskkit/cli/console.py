@@ -1,4 +1,4 @@
-"""What the verbs share: the console, progress bars, and the way out of wrong usage."""
+"""What the verbs share: the console, progress bars, and the exit for wrong usage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def wrong_usage(message: str) -> NoReturn:
-    """Say what is wrong with the command line and leave with exit code 2."""
+    """Print what is wrong with the command line and exit with code 2."""
     print(f"maskkit: {message}; see --help", file=sys.stderr)
     raise SystemExit(2)
 
 
 def progress() -> Progress:
-    """A progress bar on stderr, where there is a terminal to draw it on."""
+    """A progress bar on stderr, shown only on a terminal."""
     from rich.progress import Progress
 
     console = Console(stderr=True)
@@ -26,6 +26,6 @@ def progress() -> Progress:
 
 
 def stdout() -> Console:
-    """The console for results; wide where lines go into a file, so that tables stay whole."""
+    """The console for results; 160 columns wide when it is not a terminal, so that tables do not wrap."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)

@@ -1,4 +1,4 @@
-"""`maskkit convert`: a data set in another format."""
+"""`maskkit convert`: write a data set in another format."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def convert(
     dst: Annotated[Positional[Path], arg(metavar="DST")],
     to: Literal["coco", "yolo", "labelme"],
 ) -> int:
-    """Write a data set of any format in another one: images, splits and objects.
+    """Convert a data set to another format, with its images, splits and objects.
 
     Example: maskkit convert pets/ pets-yolo/ --to yolo
 
     Args:
-        src: Folder or annotation file.
-        dst: New folder.
+        src: Folder or annotation file, in any format.
+        dst: Folder to create.
         to: Format to write.
     """
     from maskkit.data.convert import convert
@@ -28,5 +28,5 @@ def convert(
     counts = convert(src, dst, to, progress=sys.stderr.isatty())
     print(f"{dst}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["problems"]:
-        print(f"problems leave records out; see them all: maskkit check {src}")
+        print(f"records with problems were left out; list them: maskkit check {src}")
     return 0

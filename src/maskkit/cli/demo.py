@@ -1,6 +1,6 @@
-"""`maskkit demo`: the main job on what the package carries, in minutes on two cores.
+"""`maskkit demo`: predict, train, evaluate, in minutes on two cores and without a download.
 
-It draws a data set, and then does nothing but run the commands that it shows.
+It draws a data set, then runs the commands that it prints.
 """
 
 import shlex
@@ -13,7 +13,7 @@ PRESET = "yolact-mobilenetv2-256"
 
 
 def demo(out: Path = Path("demo"), steps: int = 300) -> int:
-    """Segment real photographs with the built-in model, then train a small one on drawn images, in minutes.
+    """Segment photographs with the built-in model, then train a small model on drawn images, in minutes.
 
     Example: maskkit demo --out demo
 
@@ -23,14 +23,14 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
     """
     from maskkit.data import shapes
 
-    print("0. A data set is drawn: discs, rings, squares, stars and pairs, one over the other", flush=True)
+    print("0. Drawing a data set of overlapping discs, rings, squares, stars and pairs", flush=True)
     drawn = shapes.write(out / "shapes", train=200, val=40)
     last_images, best = drawn / "images" / "0023?.jpg", out / "run" / "best.safetensors"
     commands = {
-        "1. Real photographs and the built-in model": f"predict {_q(PHOTOS)} --out {_q(out / 'photos')}",
+        "1. Photographs and the built-in model": f"predict {_q(PHOTOS)} --out {_q(out / 'photos')}",
         "2. Training on the drawn data set": f"train --model {PRESET} --data {_q(drawn)} --out {_q(out / 'run')} "
         f"--weights built-in --train.steps {steps} --train.eval-every 0 --resume",
-        "3. Measuring what came out": f"eval --model {_q(best)} --data {_q(drawn)} --out {_q(out / 'eval')}",
+        "3. Evaluating the trained model": f"eval --model {_q(best)} --data {_q(drawn)} --out {_q(out / 'eval')}",
         "4. Predicting with it": f"predict {_q(last_images)} --model {_q(best)} --out {_q(out / 'found')} --score 0.5",
     }
     for title, command in commands.items():
@@ -39,9 +39,9 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
             return code
     print(
         f"\nLook at\n"
-        f"  {out / 'photos' / 'overlays'}: the photographs, with what the built-in model found\n"
-        f"  {out / 'found' / 'overlays'}: drawn images, with what the training of a few minutes found\n"
-        f"  {out / 'eval' / 'report.html'}: curves, confusions, worst images\n"
+        f"  {out / 'photos' / 'overlays'}: the photographs with the objects that the built-in model found\n"
+        f"  {out / 'found' / 'overlays'}: drawn images with the objects that the trained model found\n"
+        f"  {out / 'eval' / 'report.html'}: curves, confused classes, worst images\n"
         f"Your own images: maskkit predict PHOTOS; maskkit train --model {PRESET} --data FOLDER"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`maskkit import`: a published checkpoint as one of ours."""
+"""`maskkit import`: convert a published checkpoint."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from maskkit.errors import DataError
 
 
 def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
-    """Convert a published checkpoint of a method's official code to a maskkit one.
+    """Convert a checkpoint of a method's official code to a maskkit checkpoint.
 
-    A pickle is read for its tensors only; one that would run code is refused.
+    Only the tensors of a pickle are read; a pickle that would run code is refused.
 
     Example: maskkit import yolact_resnet50_54_800000.pth --model yolact-resnet50 --out yolact-resnet50.safetensors
 
     Args:
         checkpoint: File of the official code, .pth or .safetensors.
-        model: Preset that it belongs to.
+        model: Preset that the checkpoint was trained as.
         out: File to write.
     """
     from maskkit import zoo
     from maskkit.checkpoints.foreign import read_checkpoint
     from maskkit.checkpoints.hub import import_state
 
-    zoo.preset(model)  # an unknown one is said before the file is read
+    zoo.preset(model)  # an unknown preset is reported before the file is read
     try:
         categories = import_state(read_checkpoint(checkpoint), model, out, checkpoint.name)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""`maskkit models`: what the zoo has."""
+"""`maskkit models`: list the presets of the zoo."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def models(
     small: bool = False,
     json: bool = False,
 ) -> int:
-    """List the presets: task, supervision, the paper's number, our number, published weights and their licence.
+    """List the presets with task, supervision, the paper's number, our number, and published weights.
 
     Example: maskkit models --task instance --supervision boxes --small
 
     Args:
         task: Only presets of this task.
-        supervision: Only presets that learn from these labels alone.
+        supervision: Only presets that can train on these labels alone.
         small: Only presets that train on two processor cores.
         json: Print JSON instead of a table.
     """

@@ -1,4 +1,4 @@
-"""`maskkit predict`: images in, overlays and COCO results out."""
+"""`maskkit predict`: segment images and write overlays and COCO results."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def predict(
     batch: int = 1,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
-    """Segment images: overlays, predictions.json (COCO results) and images.json (file name of each image id).
+    """Segment images: write overlays, predictions.json (COCO results) and images.json (file name per image id).
 
-    A semantic model also writes labels/, PNGs whose values are class numbers; a panoptic one panoptic.json and
-    panoptic/, COCO's panoptic results.
+    A semantic model also writes labels/, PNGs whose values are class numbers. A panoptic model also writes
+    panoptic.json and panoptic/ in COCO's panoptic format.
 
-    Images that cannot be read are listed at the end; the others are done all the same.
+    Images that cannot be read are listed at the end and do not stop the others.
 
     Example: maskkit predict photo.jpg holiday/ "scans/*.png" --out found --score 0.5
 
     Args:
-        sources: Images, folders, glob patterns.
-        model: Checkpoint, or built-in for the model that the package carries.
+        sources: Images, folders or glob patterns.
+        model: Checkpoint, or built-in for the model in the package.
         out: Folder to write to.
-        score: Objects below this score are left out.
-        batch: Images that go through the network together.
-        tta: Test-time augmentation of a semantic model.
+        score: Leave out objects below this score.
+        batch: Images per forward pass.
+        tta: Test-time augmentation, for semantic models.
     """
     if not sources:
-        wrong_usage("predict needs an image, a folder or a pattern")
+        wrong_usage("predict takes at least one image, folder or pattern")
     if batch < 1:
-        wrong_usage("--batch is 1 at least")
+        wrong_usage("--batch must be at least 1")
     from maskkit.api import load
     from maskkit.files import write_json
 
@@ -74,12 +74,12 @@ def predict(
     for failure in failures:
         print(f"maskkit: {failure.error}", file=sys.stderr)
     if failures:
-        print(f"maskkit: {len(failures)} failed", file=sys.stderr)
+        print(f"maskkit: {len(failures)} sources failed", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _images(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
-    """The files that ``sources`` (images, folders, patterns) stand for; sources without any go to ``failures``."""
+    """The image files of ``sources`` (images, folders, patterns); sources without any are added to ``failures``."""
     from maskkit.data.images import find_images
     from maskkit.infer.predict import Failure
 
@@ -93,6 +93,6 @@ def _images(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
         else:
             found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
         if not found:
-            failures.append(Failure(source, DataError(f"{source}: holds no image; check the path")))
+            failures.append(Failure(source, DataError(f"{source}: contains no image; check the path")))
         paths += found
     return paths

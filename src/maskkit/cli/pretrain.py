@@ -1,4 +1,4 @@
-"""`maskkit pretrain`: a backbone from images without labels."""
+"""`maskkit pretrain`: pre-train a backbone on images without labels."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def pretrain(
     resume: bool = False,
     config: Annotated[Pretraining, arg(name="")] = Pretraining(),  # noqa: B008 (frozen)
 ) -> int:
-    """Train a backbone on images without labels (EVA): it predicts what CLIP says of the parts that it cannot see.
+    """Pre-train a backbone on images without labels (EVA): it predicts CLIP's features of masked patches.
 
     Example: maskkit pretrain photos/ --student eva_tiny_patch16_224 --epochs 50 --out runs/pretrain
 
-    Example: maskkit train --model eva-tiny-256 --data pets/ --model.backbone-weights runs/pretrain/backbone.safetensors
+    Example: maskkit train --model eva-tiny-256 --data pets/ --model.backbone.weights runs/pretrain/backbone.safetensors
 
     Args:
-        images: Folder of images; those in folders of it are used too.
+        images: Folder of images, searched recursively.
         out: Folder of the run.
-        resume: Go on with the run in the folder, or begin it where there is none.
+        resume: Continue the run in the folder, or start it where there is none.
         config: Student, teacher and recipe.
     """
     from maskkit.engine.pretrain import pretrain
 
     backbone = pretrain(images, config, out, resume)
-    print(f"{backbone}: weights of {config.student}, for --model.backbone-weights")
+    print(f"{backbone}: weights of {config.student}, for --model.backbone.weights")
     return 0

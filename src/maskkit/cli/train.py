@@ -1,4 +1,4 @@
-"""`maskkit train`: every field of the preset is an option."""
+"""`maskkit train`: train a preset, every field of which is an option."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @dataclass
 class TrainOptions:
-    """Train a preset on your own images: COCO, YOLO, Pascal VOC or LabelMe; format and class names are found.
+    """Train a preset on your own images. The data format and the class names are detected.
 
-    Every field of the preset can be changed. The run folder gets the resolved configuration, metrics.jsonl,
+    Every field of the preset can be changed. The run folder contains the resolved configuration, metrics.jsonl,
     best.safetensors, sample predictions and report.html.
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50
@@ -37,11 +37,11 @@ class TrainOptions:
     train: TrainConfig
     data: DataConfig
     out: Path | None = None
-    """Folder of the run; runs/PRESET when not given."""
+    """Folder of the run; by default runs/PRESET."""
     resume: bool = False
-    """Go on with the run in the folder, or begin it where there is none."""
+    """Continue the run in the folder, or start it where there is none."""
     weights: str | None = None
-    """Checkpoint or built-in, or backbone weights with timm's names, to start from; hub fetches published ones."""
+    """Initial weights: a checkpoint, built-in, a backbone file with timm's names, or hub for the published ones."""
 
 
 def train(options: TrainOptions) -> int:
@@ -56,16 +56,16 @@ def train(options: TrainOptions) -> int:
     weights = find_weights(options.weights, options.preset) if options.weights is not None else None
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
     shown = to_dict(config)
-    del shown["model"]["num_classes"]  # known when the data have been read
+    del shown["model"]["num_classes"]  # known only once the data has been read
     stdout().print_json(json.dumps(shown))
     result = train(config, options.out or Path("runs", options.preset), options.resume, weights)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    print(f"{result.best}: {numbers}; look at {result.out / 'report.html'} and {result.out / 'samples'}")
+    print(f"{result.best}: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
     return 0
 
 
 def parse(args: list[str]) -> TrainOptions:
-    """The options of `train`: those of the preset named in ``args``, changed by the rest of ``args``."""
+    """The options of `train`: the preset named in ``args``, overridden by the rest of ``args``."""
     from maskkit import zoo
 
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -77,18 +77,18 @@ def parse(args: list[str]) -> TrainOptions:
         train=Annotated[str, arg(aliases=["--data"])],
         labels=Annotated[Literal["masks", "boxes", "tags"], arg(aliases=["--labels"])],
     )
-    model = _annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # comes from the data
+    model = _annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # taken from the data
     default = TrainOptions(name or tyro.MISSING, model, preset.input, preset.augment, preset.train, data)
     options = tyro.cli(TrainOptions, args=args, default=default, prog="maskkit train")
     options.model = type(preset.model)(**vars(options.model))
     options.data = DataConfig(**vars(options.data))
     if not options.data.train:
-        wrong_usage("train needs --data")
+        wrong_usage("train takes --data")
     return options
 
 
 def _annotated(section: T, **hints: Any) -> T:
-    """The config ``section`` as a subclass whose fields have other hints for tyro."""
+    """The config ``section`` as an instance of a subclass whose fields have other type hints, for tyro."""
     kind = type(section)
     changed = [(name, hint, field(default=getattr(section, name))) for name, hint in hints.items()]
     return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)(**vars(section))

@@ -1,8 +1,8 @@
-"""From the tensors of a model to predictions in original pixels. Numpy and scipy alone.
+"""Decoding (post-processing): from the outputs of a model to predictions in original pixels. numpy and scipy only.
 
-A model declares how its outputs are read by ``model.decoder``, one of the frozen dataclasses of this package. The
-decoder travels in checkpoints and exported files as JSON, so every runtime gives the same masks: nothing but arrays
-enters here. Masks become run lengths one by one; dense masks of whole images are never made.
+A model declares how its outputs are decoded by ``model.decoder``, one of the frozen dataclasses of this package. The
+decoder is stored as JSON in checkpoints and exported files and reads nothing but arrays, so that every runtime gives
+the same masks. Masks are encoded as run lengths one at a time, never held dense for the whole image.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 
 
 class Decoder(Protocol):
-    """Makes a prediction of what `Model.select` gives for one image."""
+    """Turns what `Model.select` returns, for one image, into a prediction."""
 
     outputs: ClassVar[Any]
     """The named tuple of `maskkit.decode.outputs` that it reads."""
 
-    # Never: each decoder takes its own kind of outputs, and `decode` gives it that kind
+    # Never: each decoder takes its own type of outputs, and `decode` passes that type
     def __call__(self, out: Never, meta: ImageMeta, categories: Categories, score: float = 0.0) -> Prediction:
         """The prediction in original pixels: objects with a score above ``score``."""
         ...
@@ -45,7 +45,7 @@ DECODERS: dict[str, type] = {
     "tagged_label_map": TaggedLabelMap,
     "segments": Segments,
 }
-"""Every decoder under the name that it has in files."""
+"""Every decoder by its name in files."""
 
 
 def decode(
@@ -55,20 +55,20 @@ def decode(
     categories: Categories,
     score: float = 0.0,
 ) -> list[Prediction]:
-    """Predictions of a batch: ``arrays`` are the fields of the decoder's outputs, with the axis of images in front."""
+    """Predictions of a batch; ``arrays`` are the fields of the decoder's outputs, each with a leading batch axis."""
     outputs = decoder.outputs
     images = (outputs(**{name: values[b] for name, values in arrays.items()}) for b in range(len(metas)))
     return [decoder(cast(Never, out), meta, categories, score) for out, meta in zip(images, metas, strict=True)]
 
 
 def to_dict(decoder: Decoder) -> dict[str, Any]:
-    """A decoder as plain JSON types: its name and its fields."""
+    """A decoder as JSON types: its name and its fields."""
     name = next(name for name, kind in DECODERS.items() if kind is type(decoder))
     return {"name": name, **dataclasses.asdict(decoder)}  # type: ignore[call-overload]
 
 
 def from_dict(data: Mapping[str, Any]) -> Decoder:
-    """The decoder of `to_dict`'s answer. Raises ``ValueError`` for an unknown name or field, or a wrong type."""
+    """The inverse of `to_dict`. Raises ``ValueError`` for an unknown name or field, or a wrong type."""
     name = data.get("name")
     if not isinstance(name, str) or name not in DECODERS:
         raise ValueError(f"there is no decoder {name!r}; known are {', '.join(DECODERS)}")

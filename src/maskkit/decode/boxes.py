@@ -1,4 +1,4 @@
-"""Objects with boxes, and masks that lie in boxes or windows."""
+"""Decoders of objects with boxes: without masks, with masks in boxes, and with masks in windows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +30,13 @@ class BoxesOnly:
 
 @dataclass(frozen=True)
 class InBoxes:
-    """Masks on a grid over each object's box, cut at 0.5; beyond the outermost cells there is nothing."""
+    """Masks on a grid over each object's box, thresholded at 0.5; outside the grid the mask is empty."""
 
     outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
     paste: Literal["exact", "whole_pixels", "last_pixel"] = "exact"
-    """Where the grid lies: ``exact`` as the box does (detectron2); ``whole_pixels`` on a box rounded to whole pixels
-    (torchvision); ``last_pixel`` the same with a box that ends with the number of its last pixel (Detectron)."""
+    """How the grid is placed: ``exact`` over the box (detectron2); ``whole_pixels`` over the box rounded to whole
+    pixels (torchvision); ``last_pixel`` likewise, for boxes whose x2 y2 are the indices of their last pixel
+    (Detectron)."""
 
     def __call__(
         self, out: ObjectMasks[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -51,7 +52,7 @@ class InBoxes:
 
 @dataclass(frozen=True)
 class InWindows:
-    """Masks on a grid over windows that may reach out of the image (InstanceFCN): an object has the box of its mask."""
+    """Masks on a grid over windows that may extend beyond the image (InstanceFCN). The box is that of the mask."""
 
     outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
 
@@ -68,15 +69,15 @@ class InWindows:
 
 
 def best_first(scores: Float[np.ndarray, "k"], score: float) -> Int[np.ndarray, "n"]:
-    """Which rows have a score above ``score``, best first."""
+    """Indices of the rows with a score above ``score``, best first."""
     kept = np.flatnonzero(scores > score)
     return kept[np.argsort(-scores[kept], kind="stable")]
 
 
 def scored_boxes(out: Scored, meta: ImageMeta, score: float) -> tuple[Int[np.ndarray, "n"], Instances]:
-    """Which rows have a score above ``score``, best first, and these as instances without masks.
+    """Indices of the rows with a score above ``score``, best first, and these rows as instances without masks.
 
-    A box without area in the original image, as one that lies in the padding, is dropped.
+    A box without area in the original image, such as one inside the padding, is dropped.
     """
     kept = best_first(out.scores, score)
     boxes = meta.to_original(out.boxes[kept] * _input_extent(meta))
@@ -88,7 +89,7 @@ def scored_boxes(out: Scored, meta: ImageMeta, score: float) -> tuple[Int[np.nda
 def separate_scores(
     out: ObjectMasks[np.ndarray], kept: Int[np.ndarray, "n"], found: Instances
 ) -> Float[np.ndarray, "n"] | None:
-    """The scores of the masks where they differ from those of the boxes, else None."""
+    """The mask scores where they differ from the box scores, else None."""
     mask_scores = out.mask_scores[kept].astype(np.float32)
     return None if np.array_equal(mask_scores, found.scores) else mask_scores
 
@@ -99,11 +100,11 @@ def _input_extent(meta: ImageMeta) -> Float[np.ndarray, "4"]:
 
 
 Place = Callable[[float, float, int, int], tuple[int, Taps]]
-"""Where ``cells`` between two coordinates lie along an axis of so many pixels: the first pixel, and the taps."""
+"""For the arguments ``(low, high, cells, pixels)`` along one axis: the first pixel that is covered, and the taps."""
 
 
 def exact(low: float, high: float, cells: int, pixels: int) -> tuple[int, Taps]:
-    """The grid from ``low`` to ``high``, with a rim of one empty cell at either end."""
+    """The grid from ``low`` to ``high``, with one empty cell added at either end."""
     size = max(high - low, 1e-6)
     half_cell = size / cells / 2
     first = min(max(int(np.floor(low - half_cell)), 0), pixels)
@@ -130,7 +131,7 @@ _PLACES: dict[str, Place] = {"exact": exact, "whole_pixels": _whole_pixels, "las
 def in_box(
     box: Float[np.ndarray, "4"], mask: Float[np.ndarray, "m m"], size: tuple[int, int], place: Place = exact
 ) -> rle_codec.Rle:
-    """Run lengths of a mask on a grid over a box, cut at 0.5, in an image of ``size`` (H, W)."""
+    """Run lengths of a mask on a grid over a box, thresholded at 0.5, in an image of ``size`` (H, W)."""
     x1, y1, x2, y2 = box
     left, x = place(x1, x2, mask.shape[1], size[1])
     top, y = place(y1, y2, mask.shape[0], size[0])

@@ -1,7 +1,7 @@
-"""Segment, then group: from maps of pixels to instances, for the methods without boxes. Numpy and scipy alone.
+"""Grouping of pixels into instances, for the methods without boxes. numpy and scipy only.
 
-`expand` is the progressive scale expansion of PSENet, `cluster` finds the modes of pixel embeddings. Both give a map
-with a number per pixel, which `rate` turns into scored and classified groups. No loop runs over pixels.
+`expand` is the progressive scale expansion of PSENet, `cluster` finds the modes of pixel embeddings. Both return a map
+with an instance number per pixel, which `rate` turns into groups with scores and classes. No loop runs over pixels.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 SEEDS = (64, 512, 4096)
-"""Points from which the rounds of `cluster` start."""
+"""Number of seeds in each round of `cluster`."""
 SHIFTS = 5
-"""How often they move."""
+"""Mean-shift steps of each round."""
 
 
 class Groups(NamedTuple):
     """The instances of one image on the grid of its maps."""
 
     numbers: Int[np.ndarray, "h w"]
-    """Whose pixel it is; 0 is nobody's."""
+    """Instance number of each pixel; 0 is background."""
     kept: Int[np.ndarray, "n"]
-    """The numbers that count as instances."""
+    """The instance numbers that are kept."""
     labels: Int[np.ndarray, "n"]
     scores: Float[np.ndarray, "n"]
 
@@ -32,11 +32,11 @@ class Groups(NamedTuple):
 def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.ndarray, "h w"]:
     """Progressive scale expansion (PSENet, section 3.2): the number of an instance per pixel, 0 for none.
 
-    ``kernels`` go from the complete objects to the smallest kernels. Components of the smallest (4 neighbours, at
-    least ``min_area`` cells) grow through ever larger kernels; a pixel belongs to who reaches it first. This is the
-    official queue to the letter: pixels in row-major order, neighbours in the order up, down, left, right, and a pixel
-    that has spread once is done even where a larger kernel would let it spread further. Pixels of the queue that are
-    equally many steps from its beginning cannot see each other's claims, so each such wave is one array operation.
+    ``kernels`` are ordered from the complete objects to the smallest kernels. Components of the smallest (4 neighbours,
+    at least ``min_area`` cells) grow through ever larger kernels; a pixel belongs to the instance that gets there
+    first. The result equals that of the official queue: pixels in row-major order, neighbours in the order up, down,
+    left, right, and a pixel that has spread once never spreads again, even where a larger kernel would let it. All
+    pixels of the queue at the same distance from its start are independent, so they are handled by one array operation.
     """
     complete = kernels[0]
     numbers = np.empty(complete.shape, np.int32)
@@ -44,7 +44,7 @@ def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.nd
     small = np.bincount(numbers.ravel()) < min_area
     numbers[small[numbers]] = 0
 
-    grid = np.pad(numbers, 1)  # the rim keeps steps inside
+    grid = np.pad(numbers, 1)  # the border keeps steps inside
     owner, width = grid.reshape(-1), grid.shape[1]
     claim = np.zeros_like(owner)
     steps = np.array([-width, width, -1, 1])
@@ -60,7 +60,7 @@ def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.nd
             source, way = np.nonzero(is_open[reached] & (owner[reached] == 0))
             targets = reached[source, way]
             turn = np.arange(len(targets))
-            claim[targets[::-1]] = turn[::-1]  # of several claims the first is written last
+            claim[targets[::-1]] = turn[::-1]  # the first of several claims is written last
             source, targets = (claimed[claim[targets] == turn] for claimed in (source, targets))
             owner[targets] = owner[queue[source]]
             has_spread = np.zeros(len(queue), bool)
@@ -72,12 +72,12 @@ def expand(kernels: Bool[np.ndarray, "n h w"], min_area: float = 0) -> Int[np.nd
 
 
 def cluster(points: Float[np.ndarray, "p d"], bandwidth: float) -> Int[np.ndarray, "p"]:
-    """Clusters 0, 1, ... of embeddings: the modes that mean shift with a flat kernel of radius ``bandwidth`` finds.
+    """Cluster numbers 0, 1, ... of embeddings, by mean shift with a flat kernel of radius ``bandwidth``.
 
-    De Brabandere et al. (section 3.3) take one object after the other: start at a pixel, move to the mean of what is
-    near until it stays, take all that is near away. Here many begin at once, `SEEDS` at first and more in each round,
-    evenly spaced among the points that no mode is near to yet: large clusters go first, while there are few seeds, and
-    small ones remain for the rounds of many. In the end every point joins the nearest mode.
+    De Brabandere et al. (section 3.3) find one object after the other: start at a pixel, shift to the mean of its
+    neighbourhood until that converges, remove the neighbourhood. Here many seeds shift at once, more in each round
+    (`SEEDS`), evenly spaced over the points that are not near a mode yet: few seeds find the large clusters first, the
+    later rounds the small ones. In the end every point joins the nearest mode.
     """
     if len(points) == 0:
         return np.zeros(0, np.int64)
@@ -99,7 +99,7 @@ def cluster(points: Float[np.ndarray, "p d"], bandwidth: float) -> Int[np.ndarra
 
 
 def _near(seeds: Float[np.ndarray, "s d"], tree: KDTree, radius: float) -> sparse.csr_array:
-    """1 for every seed and point of ``tree`` that are at most ``radius`` apart."""
+    """Sparse matrix with 1 for every seed and point of ``tree`` that are at most ``radius`` apart."""
     pairs = KDTree(seeds).sparse_distance_matrix(tree, radius, output_type="ndarray")
     return sparse.csr_array((np.ones(len(pairs)), (pairs["i"], pairs["j"])), shape=(len(seeds), tree.n))
 
@@ -111,10 +111,10 @@ def rate(
     min_area: float,
     min_score: float,
 ) -> Groups:
-    """Score and class of each group of at least ``min_area`` pixels and a mean ``probability`` of ``min_score``.
+    """Score and class of each group with at least ``min_area`` pixels and a mean ``probability`` of ``min_score``.
 
-    The class is the one most pixels vote for. The score is the mean probability times the share of these votes, which
-    is 1 where there is one class.
+    The class is the most frequent one of its pixels. The score is the mean probability times the share of these pixels,
+    which is 1 where there is one class.
     """
     flat = numbers.reshape(-1)
     area = np.bincount(flat)

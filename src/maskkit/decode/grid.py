@@ -1,4 +1,4 @@
-"""How the original pixels lie on a grid over the network's whole input, and masks on such grids."""
+"""Masks on a grid over the network's whole input, and the position of original pixels on such grids."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +15,12 @@ from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
 
 @dataclass(frozen=True)
 class OverInput:
-    """Masks of probabilities on a grid over the network's whole input, cut at 0.5 in original pixels."""
+    """Mask probabilities on a grid over the network's whole input, thresholded at 0.5 in original pixels."""
 
     outputs: ClassVar[type[ObjectMasks]] = ObjectMasks
     offset: float = 0.0
-    """How many input pixels before the middle of its cell a value belongs: 0.5 where it stands for the pixel
-    ``stride // 2`` of its cell (CondInst and its kin)."""
+    """Offset of a value from the centre of its cell, in input pixels: 0.5 where the value belongs to the pixel
+    ``stride // 2`` of its cell (CondInst and related methods)."""
 
     def __call__(
         self, out: ObjectMasks[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -34,7 +34,7 @@ class OverInput:
 
 
 def input_taps(cells: int, meta: ImageMeta, axis: int, offset: float = 0.0) -> Taps:
-    """Taps of the original pixels of one axis (0: rows) on ``cells`` over the whole input."""
+    """Taps of the original pixels of one axis (0: rows) on a grid of ``cells`` over the whole input."""
     scale, start = meta.affine[1 - axis, [1 - axis, 2]]  # the affine has (x, y), images have (y, x)
     cell = meta.input_size[axis] / cells  # input pixels per cell
     centre = (np.arange(meta.size[axis]) + 0.5 - start) / (scale * cell) - 0.5
@@ -44,9 +44,9 @@ def input_taps(cells: int, meta: ImageMeta, axis: int, offset: float = 0.0) -> T
 def over_input(
     mask: Float[np.ndarray, "h w"], y: Taps, x: Taps, size: tuple[int, int], top: int = 0, left: int = 0
 ) -> rle_codec.Rle:
-    """Run lengths, at the original size, of a mask of probabilities over the network's input.
+    """Run lengths, at the original ``size`` (H, W), of mask probabilities over the network's input.
 
-    A mask of a part of the grid begins at the cell (top, left) and has zeros all around, save at the grid's rim.
+    A mask of a part of the grid starts at the cell (top, left), with a border of zeros except at the edge of the grid.
     """
     likely = mask > 0.5  # a value between neighbours exceeds 0.5 only where one of them does
     rows, columns = np.flatnonzero(likely.any(1)), np.flatnonzero(likely.any(0))

@@ -1,4 +1,4 @@
-"""Instances without boxes: cells of the input grid that are grouped by growing kernels or by clustering embeddings."""
+"""Decoders of instances without boxes: cells are grouped by growing kernels or by clustering embeddings."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,13 +16,13 @@ from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Predicti
 
 @dataclass(frozen=True)
 class Kernels:
-    """Instances that grow from the smallest kernels (PSENet, section 3.2)."""
+    """Instances grown from the smallest kernels (PSENet, section 3.2)."""
 
     outputs: ClassVar[type[KernelMaps]] = KernelMaps
     min_area: float = 0.0
-    """Cells of the smallest instance that counts."""
+    """Smallest number of cells of an instance."""
     min_score: float = 0.0
-    """Mean probability of the faintest instance that counts."""
+    """Smallest mean probability of an instance."""
 
     def __call__(
         self, out: KernelMaps[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -41,9 +41,9 @@ class Embeddings:
     bandwidth: float = 1.0
     """Radius of the mean shift."""
     min_area: float = 0.0
-    """Cells of the smallest instance that counts."""
+    """Smallest number of cells of an instance."""
     min_score: float = 0.0
-    """Mean probability of the faintest instance that counts."""
+    """Smallest mean probability of an instance."""
 
     def __call__(
         self, out: EmbeddingMaps[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -57,7 +57,7 @@ class Embeddings:
 
 
 def _prediction(groups: Groups, meta: ImageMeta, categories: Categories, score: float) -> Prediction:
-    """Groups as instances: masks as `OverInput` makes them, boxes tight around them."""
+    """Groups as instances: masks resampled as by `OverInput`, with tight boxes."""
     order = np.argsort(-groups.scores, kind="stable")
     order = order[groups.scores[order] > score]
     y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(groups.numbers.shape))

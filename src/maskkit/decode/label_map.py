@@ -1,4 +1,4 @@
-"""Label maps: the best class of every original pixel."""
+"""Decoder of label maps: the best class of every original pixel."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ class LabelMap:
     def __call__(
         self, out: ClassLogits[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
     ) -> Prediction:
-        """The label map; ``score`` has no meaning for it."""
+        """The label map in original pixels; ``score`` is ignored."""
         y, x = (input_taps(cells, meta, axis) for axis, cells in enumerate(out.logits.shape[1:]))
         labels = np.empty(meta.size, np.uint8)
         for rows in strips(len(out.logits) * meta.size[1], meta.size[0]):

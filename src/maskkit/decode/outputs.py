@@ -1,8 +1,8 @@
-"""What `Model.select` gives: named tuples of fixed shape, as tensors in a model and as arrays in a decoder.
+"""What `Model.select` returns: named tuples of fixed shapes, of tensors in a model and of arrays in a decoder.
 
-``B`` images, ``K`` rows per image, best first; a row with the score 0 is padding. Boxes are ``x1 y1 x2 y2`` relative to
-the network's input, 0 to 1. ``A`` is the type of the arrays: `torch.Tensor` or `numpy.ndarray`. A decoder receives the
-same tuple for one image, without the axis ``B``.
+There are ``B`` images and ``K`` rows per image, best first; a row with the score 0 is padding. Boxes are ``x1 y1 x2
+y2`` relative to the network's input, 0 to 1. ``A`` is the type of the arrays: `torch.Tensor` or `numpy.ndarray`. A
+decoder receives the same tuple for one image, without the axis ``B``.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -19,13 +19,13 @@ class Boxes(NamedTuple, Generic[A]):
 
 
 class ObjectMasks(NamedTuple, Generic[A]):
-    """Objects with a mask of probabilities each; where its grid lies, the decoder knows."""
+    """Objects with mask probabilities each; the decoder knows where their grid lies."""
 
     boxes: A  # (B, K, 4)
     labels: A  # (B, K)
     scores: A  # (B, K)
     masks: A  # (B, K, h, w)
-    mask_scores: A  # (B, K): what ranks the masks; equal to the scores unless a method rates masks apart
+    mask_scores: A  # (B, K): equal to the scores unless a method scores masks separately
 
 
 class RegionVotes(NamedTuple, Generic[A]):
@@ -35,14 +35,14 @@ class RegionVotes(NamedTuple, Generic[A]):
     labels: A  # (B, K)
     scores: A  # (B, K)
     masks: A  # (B, K, h, w): probabilities on a grid over the box
-    votes: A  # (B, K, R): weight of each region's mask in the object's; they sum to 1, or to 0 for padding
+    votes: A  # (B, K, R): weight of each region's mask; they sum to 1, or to 0 for padding
 
 
 class KernelMaps(NamedTuple, Generic[A]):
     """Maps of a method that grows instances from kernels (PSENet), on a grid over the network's whole input."""
 
-    kernels: A  # (B, N, h, w): logits of the complete objects, then of ever smaller kernels
-    classes: A  # (B, h, w): the likeliest class of each cell, if it belongs to an object
+    kernels: A  # (B, N, h, w): logits of the complete objects, then of smaller and smaller kernels
+    classes: A  # (B, h, w): the most probable class of each cell, given that it is foreground
 
 
 class EmbeddingMaps(NamedTuple, Generic[A]):
@@ -50,7 +50,7 @@ class EmbeddingMaps(NamedTuple, Generic[A]):
 
     embeddings: A  # (B, D, h, w)
     foreground: A  # (B, h, w): probability of belonging to any object
-    classes: A  # (B, h, w): the likeliest class of each cell, if it belongs to an object
+    classes: A  # (B, h, w): the most probable class of each cell, given that it is foreground
 
 
 class ClassLogits(NamedTuple, Generic[A]):
@@ -60,10 +60,10 @@ class ClassLogits(NamedTuple, Generic[A]):
 
 
 class TagMaps(NamedTuple, Generic[A]):
-    """Where a model of image tags sees each class, on a grid over the network's whole input."""
+    """Class activation maps of a model trained on image tags, on a grid over the network's whole input."""
 
-    activations: A  # (B, C, h, w): 0 and up, of the classes without the background
-    present: A  # (B, C): 1 for the classes that the image shows, else 0
+    activations: A  # (B, C, h, w): nonnegative, of the classes without background
+    present: A  # (B, C): 1 for the classes in the image, else 0
 
 
 class SegmentQueries(NamedTuple, Generic[A]):

@@ -1,4 +1,5 @@
-"""Panoptic segments: each pixel goes to the query with the highest score times mask probability (Mask2Former)."""
+"""Decoder of panoptic segments: each pixel goes to the query with the highest score times mask probability
+(Mask2Former)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ class Segments:
 
     outputs: ClassVar[type[SegmentQueries]] = SegmentQueries
     score: float = 0.8
-    """What the score of a segment exceeds."""
+    """Segments with a score up to this are dropped."""
     overlap: float = 0.8
-    """The share of its own mask that a segment keeps at least against the others."""
+    """Smallest share of its own mask that a segment has to win against the others."""
 
     def __call__(
         self, out: SegmentQueries[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -38,8 +39,8 @@ class Segments:
             won += np.bincount(best.ravel(), minlength=len(kept))
             own += (logits >= 0).sum((1, 2))
         visible = np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
-        share = (won / own.clip(min=1)).astype(np.float32)  # as exact as the threshold
-        numbers = np.zeros(len(kept) + 1, np.int32)  # the last one is for pixels that nobody won
+        share = (won / own.clip(min=1)).astype(np.float32)  # in float32, as the threshold is
+        numbers = np.zeros(len(kept) + 1, np.int32)  # the last one is for pixels without a segment
         segments: list[PanopticSegment] = []
         stuff: dict[int, int] = {}  # class number to the place of its segment
         for k in np.flatnonzero(visible & (share >= np.float32(self.overlap))).tolist():
@@ -58,8 +59,8 @@ class Segments:
 def _in_two_steps(
     maps: Float[np.ndarray, "c h w"], meta: ImageMeta
 ) -> Iterator[tuple[slice, Float[np.ndarray, "c rows width"]]]:
-    """Maps at the original pixels, strip by strip: interpolated to the network's input first, and from there without
-    its padding to the image, as the detectron2 family does it."""
+    """Maps at the original pixels, strip by strip: interpolated to the network's input first, then, without the
+    padding, to the image, as in detectron2."""
     y, x = (_through_input(cells, meta, axis) for axis, cells in enumerate(maps.shape[1:]))
     for rows in strips(16 * len(maps) * meta.size[1], meta.size[0]):  # the fewer rows, the fewer cells take part
         hit = np.flatnonzero(y[rows].any(0))
@@ -68,7 +69,7 @@ def _in_two_steps(
 
 
 def _through_input(cells: int, meta: ImageMeta, axis: int) -> Float[np.ndarray, "n cells"]:
-    """The share that each cell of one axis has in each original pixel after both interpolations."""
+    """The weight of each cell of one axis in each original pixel after both interpolations."""
     pixels = meta.input_size[axis]
     step = taps_at((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, cells)
     shares = np.zeros((pixels, cells), np.float32)

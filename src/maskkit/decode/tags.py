@@ -1,4 +1,4 @@
-"""Label maps of a model of image tags: each class is scaled to its own highest cell and competes with a background."""
+"""Decoder of class activation maps: each class is divided by its maximum and competes with a constant background."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,16 +13,16 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 
 @dataclass(frozen=True)
 class TaggedLabelMap:
-    """The class of the image with the highest score at the centre of every pixel, 0 where it is the background's."""
+    """The class with the highest score at the centre of every original pixel; 0 is background."""
 
     outputs: ClassVar[type[TagMaps]] = TagMaps
     threshold: float = 0.2
-    """Score of the background, beside that of a class, which is 1 at its highest cell."""
+    """Score of the background; each class has the score 1 at its maximum."""
 
     def __call__(
         self, out: TagMaps[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
     ) -> Prediction:
-        """The label map; ``score`` has no meaning for it."""
+        """The label map in original pixels; ``score`` is ignored."""
         scores = rival_scores(out.activations, out.present > 0, self.threshold)
         return LabelMap()(ClassLogits(scores), meta, categories)
 
@@ -30,7 +30,7 @@ class TaggedLabelMap:
 def rival_scores(
     activations: Float[np.ndarray, "c h w"], present: Bool[np.ndarray, "c"], threshold: float
 ) -> Float[np.ndarray, "c+1 h w"]:
-    """Scores of the background, ``threshold`` everywhere, and of classes by their activation, 1 where it is highest.
+    """Scores of the background (``threshold`` everywhere) and of the classes (activations divided by their maximum).
 
     A class that is not present has the score 0.
     """

@@ -1,4 +1,4 @@
-"""Mask voting (FCIS, section 3.1): an object's mask is the weighted mean of the masks of the regions that agree."""
+"""Decoder of mask voting (FCIS, section 3.1): a mask is the weighted mean of the masks of overlapping regions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
 
 @dataclass(frozen=True)
 class Votes:
-    """Masks voted on by regions; an object has the box of its mask."""
+    """Masks voted on by regions. The box is that of the mask."""
 
     outputs: ClassVar[type[RegionVotes]] = RegionVotes
     cut: float = 0.4
-    """Where the masks of regions, and the mean of them, are cut."""
+    """Threshold of the regions' masks, and of their weighted mean."""
 
     def __call__(
         self, out: RegionVotes[np.ndarray], meta: ImageMeta, categories: Categories, score: float = 0.0
@@ -39,8 +39,7 @@ class Votes:
     def _voting(
         self, out: RegionVotes[np.ndarray], meta: ImageMeta
     ) -> Callable[[int], tuple[Float[np.ndarray, "h w"], int, int]]:
-        """What gives, for an object's row, the weighted mean of its regions' cut masks, and its first row and
-        column."""
+        """A function from an object's row to the mean of its regions' binary masks, and that mean's (top, left)."""
         votes = out.votes
         height, width = meta.input_size
         regions = out.boxes[-votes.shape[1] :] * np.array([width, height, width, height], np.float32)
@@ -64,7 +63,7 @@ class Votes:
 
 
 def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"]) -> Float[np.ndarray, "h w"]:
-    """A mask at the size of a ``box`` of whole pixels."""
+    """A mask resized to a ``box`` of whole pixels."""
     width, height = box[2:] - box[:2]
     y, x = (taps_at((np.arange(n) + 0.5) * (len(mask) / n) - 0.5, len(mask)) for n in (height, width))
     return interpolate(mask, y, x)

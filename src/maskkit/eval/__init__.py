@@ -1,1 +1,1 @@
-"""Measuring predictions: COCO average precision, and the report that shows where a model fails."""
+"""Evaluation: the tasks, their metrics, results files and reports."""

@@ -1,6 +1,6 @@
-"""What reports share: the page from a template, images and drawings inside it, the table of confusions.
+"""What reports share: templates, embedded images and figures, confusion matrices.
 
-A report is one HTML file that needs nothing beside it. Its templates escape every value.
+A report is one self-contained HTML file. Its templates escape every value.
 """
 
 import base64
@@ -24,15 +24,15 @@ from maskkit.geometry.paint import tint
 from maskkit.infer.draw import one_line
 
 WORST = 12
-"""Worst images shown."""
+"""Number of worst images to show."""
 CELLS = 60
-"""Most classes in the confusion matrix; beyond, those with the most objects or pixels."""
+"""Largest number of classes in the confusion matrix: those with the most objects or pixels."""
 
 _WRONG = np.array([214, 40, 40], np.uint8)
 
 
 class Table(NamedTuple):
-    """Cells as text; ``bars``, shares 0 to 1, lie behind the names of the rows."""
+    """Cells as text; ``bars`` are shares, 0 to 1, drawn behind the row names."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """An image of the report: sources of its drawings, or why there are none, and what is written under it."""
+    """An image of the report: its caption, and the sources of its drawings or the reason why there are none."""
 
     caption: str
     sources: Sequence[str] = ()
@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """The matrix as a drawing, how many classes it shows of those that occur, and the commonest confusions."""
+    """The confusion matrix as a figure, the number of classes shown and present, and the most frequent confusions."""
 
     drawing: str
     shown: int
@@ -57,14 +57,14 @@ class Confusion(NamedTuple):
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Write ``template`` filled with ``values``: at least ``title`` and ``notes``, lines under the title."""
+    """Write ``template`` filled with ``values``, among them ``title`` and ``notes`` (lines under the title)."""
     page = _environment().get_template(template).render(values)
-    with replacing(path) as temporary:  # names of files may hold bytes that are no text
+    with replacing(path) as temporary:  # file names may contain bytes that are not text
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def show(caption: str, draw: Callable[[], Sequence[UInt8[np.ndarray, "h w 3"]]]) -> Shown:
-    """An image with its drawings beside one another, or the reason why it cannot be drawn."""
+    """An image with its drawings side by side, or the reason why it cannot be drawn."""
     try:
         return Shown(caption, [jpeg(pixels) for pixels in draw()])
     except (DataError, KeyError) as error:
@@ -72,7 +72,7 @@ def show(caption: str, draw: Callable[[], Sequence[UInt8[np.ndarray, "h w 3"]]])
 
 
 def reduced(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
-    """An image file as RGB with its longer side at most ``side`` pixels, and the factor of that. Raises `DataError`."""
+    """An image file as RGB with its longer side at most ``side`` pixels, and the scale. Raises `DataError`."""
     image = Image.fromarray(read_pixels(path))
     factor = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
@@ -80,25 +80,25 @@ def reduced(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
 
 
 def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map of labels, numbers or bools at another (height, width), by the nearest pixel."""
+    """A map of labels, numbers or bools at another (height, width), by nearest neighbour."""
     kind = values.dtype if values.dtype in (np.uint8, np.bool_) else np.int32
     return np.asarray(Image.fromarray(values.astype(kind)).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def reddened(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the pixels of ``wrong (h, w)`` in red."""
+def mark_errors(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the pixels of ``wrong (h, w)`` tinted red."""
     return tint(image, wrong.astype(np.int8) - 1, _WRONG[None], 0.75)
 
 
 def jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Pixels as the source of an image inside the page."""
+    """Pixels as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def svg(figure: Figure) -> str:
-    """A figure as the source of an image inside the page."""
+    """A figure as a data URI."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
@@ -109,10 +109,10 @@ def svg(figure: Figure) -> str:
 def confusions(
     counts: Int[np.ndarray, "k+1 k+1"], cells: Int[np.ndarray, "k+1 k+1"], names: Sequence[str], nothing: bool
 ) -> Confusion:
-    """What is taken for what: ``counts`` by class of the truth (rows) and as found (columns), "nothing" last.
+    """The confusion matrix of ``counts``, true classes (rows) by predicted classes (columns), "nothing" last.
 
-    ``cells`` are the numbers to be shown for them. With ``nothing``, its row and column are shown, and it is left out
-    of the commonest confusions.
+    ``cells`` are the numbers to show. With ``nothing``, its row and column are shown, and it is left out of the most
+    frequent confusions.
     """
     labels = [*names, "nothing"]
     present = np.flatnonzero((counts.sum(0) + counts.sum(1))[:-1])
@@ -129,7 +129,7 @@ def confusions(
 
 
 def _heat(counts: Int[np.ndarray, "n n"], labels: Sequence[str]) -> Figure:
-    """Counts as a square of cells, shaded by their share of the row."""
+    """Counts as a matrix, shaded by their share of the row."""
     side = max(3.0, min(0.45 * len(labels), 11.0)) + 1.2
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
@@ -137,7 +137,7 @@ def _heat(counts: Int[np.ndarray, "n n"], labels: Sequence[str]) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     font = 9 if len(labels) <= 20 else 6
     names = [one_line(label) for label in labels]
-    axes.set_xticks(range(len(labels)), names, rotation=90, fontsize=font, parse_math=False)  # $ is no formula here
+    axes.set_xticks(range(len(labels)), names, rotation=90, fontsize=font, parse_math=False)  # $ is literal
     axes.set_yticks(range(len(labels)), names, fontsize=font, parse_math=False)
     if len(labels) <= 25:
         for (i, j), count in np.ndenumerate(counts):

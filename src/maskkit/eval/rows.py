@@ -1,7 +1,7 @@
-"""Result rows: the common form of predictions for metrics and results files, and the one place where they are checked.
+"""Result rows: the form in which metrics and results files take predictions, and the only place that checks them.
 
-A row is COCO's: an object, a class of a label map, or a segment, with the ids of the user's file. Masks are run
-lengths; label maps have one row per class that occurs, panoptic images one per segment.
+A row follows COCO: an object, a class of a label map, or a segment, with the ids of the user's file. Masks are run
+lengths. A label map has one row per class that occurs, a panoptic image one per segment.
 """
 
 import json
@@ -21,17 +21,17 @@ from maskkit.prediction import Categories, Prediction
 
 Size = tuple[int, int]
 Unchecked = Sequence[Mapping[str, Any]]
-"""Rows from a file, from a caller, or of `maskkit.prediction.Prediction.to_coco`."""
+"""Rows of any origin that have not been checked."""
 
 
 class Row(TypedDict):
-    """One result, of JSON types only. `sound_rows` checks it."""
+    """One result, of JSON types. `sound_rows` checks it."""
 
     image_id: int
     category_id: int
     score: NotRequired[float]
     mask_score: NotRequired[float]
-    """What ranks the mask where a method rates masks apart from boxes."""
+    """The score of the mask, where a method scores masks separately from boxes."""
     bbox: NotRequired[list[float]]
     """``x y w h``"""
     segmentation: NotRequired[Rle]
@@ -62,10 +62,10 @@ class Known(NamedTuple):
 def sound_rows(
     rows: Unchecked, known: Known, need: Collection[str] = (), source: str = "predictions", masks: bool = True
 ) -> list[Row]:
-    """``rows`` after a check of every field of `Row`; other fields stay as they are.
+    """``rows`` after a check of every field of `Row`; other fields are passed through.
 
-    ``need`` are fields that each row must have beside its ids. With ``masks`` off a mask beside a box is not looked
-    at. Raises `DataError` with ``source`` and the number of the first bad row.
+    ``need`` are fields that each row must have besides its ids. Without ``masks``, the mask of a row with a box is
+    ignored. Raises `DataError` with ``source`` and the number of the first bad row.
     """
     sound = []
     for number, row in enumerate(rows, 1):
@@ -77,7 +77,7 @@ def sound_rows(
 
 
 def read_json(path: Path) -> Any:
-    """The content of a results file. Raises `DataError` when it cannot be read or is no JSON."""
+    """The content of a results file. Raises `DataError` when it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -87,10 +87,10 @@ def read_json(path: Path) -> Any:
 
 
 def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> list[Row]:
-    """The rows of ``content``, which was read from ``path``. Raises `DataError`."""
+    """The rows of ``content``, which was read from ``path``. Raises `DataError` for the first bad row."""
     if not isinstance(content, list):
         is_truth = isinstance(content, dict) and "images" in content
-        hint = "; it looks like ground truth, give that as the data" if is_truth else ""
+        hint = "; it looks like ground truth, pass it as the data" if is_truth else ""
         raise DataError(f"{path}: a COCO results file is a list of rows, this is a {type(content).__name__}{hint}")
     return sound_rows(content, known, need, str(path))
 
@@ -109,7 +109,7 @@ def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[int, list[Mapping[s
 
 
 def rows_of(predictions: Iterable[Prediction], each: Callable[[int, Prediction], None] | None = None) -> list[Row]:
-    """The rows of all predictions; ``each`` is called with the place and the prediction of each image."""
+    """The rows of all predictions; ``each`` is called with the index and the prediction of each image."""
     rows: list[Row] = []
     for i, prediction in enumerate(predictions):
         rows += cast(list[Row], prediction.to_coco())
@@ -121,7 +121,7 @@ def rows_of(predictions: Iterable[Prediction], each: Callable[[int, Prediction],
 def named_rows(
     rows: Unchecked, images: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """For each of COCO's records of ``images`` a unique name for files about it, and its rows."""
+    """For each COCO record of ``images``: a unique file stem, the record, and its rows."""
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_image[row["image_id"]].append(row)
@@ -135,16 +135,16 @@ def named_rows(
 
 
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
-    """Ids of ``known`` to ids of the data for classes of the same name, and the data set with these classes only.
+    """A map from ids of ``known`` to ids of the data for the shared class names, and the data set with these classes.
 
-    Names are compared without case and surrounding space. Raises `DataError` when none is shared.
+    Names are compared without case and surrounding spaces. Raises `DataError` when none is shared.
     """
     ours = {name.strip().lower(): i for name, i in zip(known.names, known.ids, strict=True)}
     theirs = dataset.categories
     kept = [k for k, name in enumerate(theirs.names) if name.strip().lower() in ours]
     if not kept:
         raise DataError(
-            f"{dataset.source}: shares no class with the model, which knows {_some(known.names)}, while the data has "
+            f"{dataset.source}: shares no class with the model: the model has {_some(known.names)}, the data has "
             f"{_some(theirs.names)}; rename the classes of the data, or train on it"
         )
     ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
@@ -152,16 +152,16 @@ def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int],
 
 
 def translated(rows: Iterable[Row], ids: Mapping[int, int]) -> list[Row]:
-    """The rows under the category ids that ``ids`` gives; rows of other classes are left out."""
+    """The rows with their category ids mapped by ``ids``; rows of other classes are left out."""
     return [cast(Row, {**row, "category_id": ids[row["category_id"]]}) for row in rows if row["category_id"] in ids]
 
 
 def place(record: Mapping[str, Any], known: Known) -> Size | None:
-    """Size of the image that a record belongs to. Raises ``ValueError`` where one of its ids is not known."""
+    """Size of the image of a record. Raises ``ValueError`` for an unknown image or category id."""
     for key, ids in (("image_id", known.sizes), ("category_id", known.classes)):
         if record.get(key) not in ids:
             some = ", ".join(map(repr, list(ids)[:3])) + (", ..." if len(ids) > 3 else "")
-            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none at all'}")
+            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none'}")
     return known.sizes[record["image_id"]]
 
 
@@ -185,7 +185,7 @@ def run_lengths(shape: Any, size: Size | None) -> Rle:
     Raises ``ValueError`` where they do not fill an image of ``size`` exactly.
     """
     if size is None:
-        raise ValueError("its image has no height and width in the ground truth, which masks need")
+        raise ValueError("its image has no height and width in the ground truth; masks require them")
     if isinstance(shape, list):
         return polygons_to_rle(shape, size)
     if not isinstance(shape, Mapping) or "counts" not in shape or "size" not in shape:

@@ -1,4 +1,4 @@
-"""Everything that depends on the task, one entry per task. No other module asks which task it is."""
+"""Everything that depends on the task, one entry per task. No other module tests for a task."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,29 +23,29 @@ from maskkit.prediction import Categories
 
 
 class Result(Protocol):
-    """What every evaluation gives."""
+    """The result of an evaluation."""
 
     @property
     def main(self) -> dict[str, float]:
-        """The numbers that the task is judged by."""
+        """The main metrics of the task."""
         ...
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by which a run is followed; the first one decides which weights are best."""
+        """The metrics shown during training; the first one decides which weights are best."""
         ...
 
     def table(self) -> Table:
-        """The numbers in percent."""
+        """The metrics in percent."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write all numbers as JSON."""
+        """Write all metrics as JSON."""
         ...
 
 
 class WriteReport(Protocol):
-    """Writes ``report.html`` for a result and the rows and data it was found for."""
+    """Writes ``report.html`` for a result, with its rows and data."""
 
     def __call__(
         self, path: Path, result: Any, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
@@ -55,30 +55,30 @@ class WriteReport(Protocol):
 
 
 class WriteResults(Protocol):
-    """Writes rows as the files that other tools of the task read."""
+    """Writes rows as the results files of the task."""
 
     def __call__(
         self, folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories
     ) -> None:
-        """``images`` are COCO's image records; ``predictions.json`` in ``folder`` has the rows in any case."""
+        """``images`` are COCO's image records; the rows are always written to ``predictions.json`` in ``folder``."""
         ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """How data sets are seen, what models learn from, and how rows are counted, measured, read and written."""
+    """A task: its view of data sets, its supervision, and how rows are evaluated, read and written."""
 
     name: str
     noun: str
-    """What one row of a prediction is, in the plural."""
+    """Plural noun for the rows of a prediction."""
     supervision: frozenset[str]
-    """Kinds of labels that models of the task may learn from."""
+    """Kinds of labels on which models of the task can train."""
     view: Callable[[Dataset], Dataset]
-    """The data set as one of this task. Raises `DataError` where it cannot be one."""
+    """The data set as this task uses it. Raises `DataError` when it does not have the labels."""
     evaluate: Callable[[Unchecked, Dataset], Result]
     """Raises `DataError` for rows that do not belong to the data set."""
     read_results: Callable[[Path, Dataset], list[Row]]
-    """Rows of a file that any tool has written. Raises `DataError`."""
+    """Rows of a results file of any tool. Raises `DataError`."""
     write_results: WriteResults
     write_report: WriteReport
 
@@ -146,4 +146,4 @@ PANOPTIC = Task(
 )
 
 TASKS: dict[str, Task] = {t.name: t for t in (INSTANCE, DETECTION, PROPOSALS, SEMANTIC, PANOPTIC)}
-"""By the name that a model's config declares."""
+"""Tasks by name."""

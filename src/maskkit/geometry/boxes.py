@@ -1,4 +1,4 @@
-"""Mathematics of boxes: forms, area, IoU, the SSD code.
+"""Boxes: conversions, area, IoU, SSD's encoding.
 
 Boxes are float ``x1 y1 x2 y2`` on pixel *edges* (a box around pixel column 3 alone is 3 to 4) unless a name says
 otherwise. Every function works for zero boxes and keeps the dtype and the device.
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 LEAST_SIDE = 1e-3
-"""A box with a shorter side, in pixels, counts as having no area."""
+"""A box with a side shorter than this, in pixels, counts as having no area."""
 
 
 def to_centres(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
@@ -49,7 +49,7 @@ def iou(a: Float[Tensor, "*b n 4"], b: Float[Tensor, "*b m 4"]) -> Float[Tensor,
 
 
 def encode(boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """SSD code of ``boxes`` (corners) against ``anchors`` (centres): offsets / 0.1 of the size, log size / 0.2."""
+    """SSD's encoding of ``boxes`` (corners) relative to ``anchors`` (centres), with variances 0.1 and 0.2."""
     centre, size = to_centres(boxes).split(2, -1)
     return torch.cat(
         [(centre - anchors[..., :2]) / (0.1 * anchors[..., 2:]), torch.log(size / anchors[..., 2:]) / 0.2], -1
@@ -57,6 +57,6 @@ def encode(boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Floa
 
 
 def decode(code: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Boxes (corners) of an SSD ``code`` against ``anchors`` (centres): the inverse of `encode`."""
+    """Boxes (corners) of an SSD ``code`` relative to ``anchors`` (centres): the inverse of `encode`."""
     centre = anchors[..., :2] + 0.1 * code[..., :2] * anchors[..., 2:]
     return to_corners(torch.cat([centre, anchors[..., 2:] * torch.exp(0.2 * code[..., 2:])], -1))

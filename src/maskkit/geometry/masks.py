@@ -1,4 +1,4 @@
-"""Mathematics of dense masks on tensors ``(N, H, W)``: boxes, resampling, mean foreground probability."""
+"""Dense masks on tensors ``(N, H, W)``: boxes, resampling, mean foreground probability."""
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def dense_boxes(dense: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
 
 
 def resample(dense: Tensor, size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
-    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (the rule that YOLACT trains with)."""
+    """Masks at another resolution: bilinear without antialiasing, then ``> 0.5`` (as in YOLACT's training)."""
     if tuple(dense.shape[-2:]) == tuple(size):
         return dense.bool()
     if len(dense) == 0:

@@ -5,15 +5,15 @@ function       of      result                                                   
 ============== ======= ======================================================== =================================
 `batched_nms`  boxes   which are kept, image by image and group by group        Faster R-CNN and what is built on it
 `class_nms`    boxes   the same for one image, rounded as torchvision does      FCOS and what is built on it
-`greedy_nms`   boxes   indices of what is kept                                  YOLACT, traditional
+`greedy_nms`   boxes   indices of the kept boxes                                YOLACT, traditional
 `fast_nms`     boxes   which of a ranked list are kept, without a loop          YOLACT
 `soft_nms`     boxes   order and decayed scores, nothing is removed             EVA
 `mask_nms`     masks   which of a ranked list are kept                          CondInst, on request
 `matrix_nms`   masks   decayed scores of a ranked list, without a loop          SOLO, SOLOv2
 ============== ======= ======================================================== =================================
 
-Boxes are ``x1 y1 x2 y2``. Masks may have any resolution: a quarter of the input's is enough to tell duplicates apart,
-and the work falls with the number of cells.
+Boxes are ``x1 y1 x2 y2``. Masks may have any resolution: a quarter of the input's is enough to find duplicates,
+and the cost is proportional to the number of cells.
 """
 
 from typing import Literal
@@ -74,7 +74,7 @@ def class_nms(
 def greedy_nms(
     boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], threshold: float, *, plus_one: bool = False
 ) -> Int[Tensor, "k"]:
-    """Indices of the boxes that greedy NMS keeps, best first: a box goes when its IoU with a kept one exceeds
+    """Indices of the boxes that greedy NMS keeps, best first: a box is removed when its IoU with a kept one exceeds
     ``threshold``.
 
     ``plus_one`` counts sides as ``x2 - x1 + 1``, as the code bases descended from Fast R-CNN do in pixel units, and
@@ -95,8 +95,8 @@ def greedy_nms(
 def fast_nms(ranked: Float[Tensor, "*b n 4"], threshold: float) -> Bool[Tensor, "*b n"]:
     """Which of the boxes, ranked best first, no better one overlaps: Fast NMS (YOLACT, section 3.3).
 
-    One matrix instead of a loop: a box that is itself suppressed still suppresses others, so slightly more boxes go
-    than in greedy NMS. Leading dimensions (classes, images) are independent.
+    One matrix instead of a loop: a box that is itself suppressed still suppresses others, so slightly more boxes are
+    removed than by greedy NMS. Leading dimensions (classes, images) are independent.
     """
     lists = ranked.flatten(0, -3) if ranked.ndim > 2 else ranked[None]  # (L, N, 4)
     # a few lists at a time, so that their overlaps stay in the cache: a third of the time for 80 lists of 200

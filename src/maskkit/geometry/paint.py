@@ -1,7 +1,7 @@
-"""The painter: what tints the pixels of an image, for overlays, reports and samples. Numpy and scipy alone.
+"""Tinting of the pixels of an image, for overlays, reports and samples. numpy and scipy only.
 
-Whatever is painted becomes a map of numbers (H, W) and a list of colours: classes of a label map, panoptic segments,
-objects. A number without a colour (-1 by custom) leaves its pixel as it is.
+Classes, segments or objects are given as a map of numbers (H, W) and a list of colours. A number without a colour, such
+as -1, leaves its pixel unchanged.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,10 @@ STRIP = 1 << 20
 """Pixels blended at once, which bounds the memory for large images."""
 
 Region = tuple[Bool[np.ndarray, "h w"], int, int]
-"""A part of a mask, outside of which it is empty, and the (top, left) of its upper left pixel in the image."""
+"""A part of a mask that contains all its pixels, and the (top, left) of that part in the image."""
 
 _SHADES = np.array([1.0, 0.7, 0.5, 0.85, 0.6], np.float32)
-"""Brightnesses of the segments of one class, in turn."""
+"""Brightness of the segments of one class, in turn."""
 
 
 def tint(
@@ -27,7 +27,7 @@ def tint(
     colours: UInt8[np.ndarray, "n 3"] | Float[np.ndarray, "n 3"],
     opacity: float,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the image in which pixels of number k are blended with ``colours[k]``; those of no colour are kept."""
+    """A copy of the image in which pixels with the number k are blended with ``colours[k]``."""
     out, table, share = image.copy(), np.asarray(colours, np.float32).reshape(-1, 3), np.float32(opacity)
     rows = max(1, STRIP // max(image.shape[1], 1))
     for top in range(0, len(out), rows):
@@ -38,7 +38,7 @@ def tint(
 
 
 def stack(masks: Iterable[Region], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """For each pixel the number of the last mask that covers it, from 0 on, or -1; one mask is dense at a time."""
+    """For each pixel the index of the last mask that covers it, or -1. Only one mask is dense at a time."""
     numbers = np.full(size, -1, np.int32)
     for i, (mask, top, left) in enumerate(masks):
         numbers[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = i
@@ -46,7 +46,7 @@ def stack(masks: Iterable[Region], size: tuple[int, int]) -> Int[np.ndarray, "h 
 
 
 def borders(numbers: Int[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels closer than ``radius`` to one of another number; 1 means direct neighbours. The image's edge is none."""
+    """Pixels closer than ``radius`` to a pixel with another number; 1: direct neighbours, the image's edge excluded."""
     edge = np.zeros(numbers.shape, bool)
     across, down = numbers[:, 1:] != numbers[:, :-1], numbers[1:] != numbers[:-1]
     edge[:, 1:] |= across
@@ -63,7 +63,7 @@ def paint_objects(
     opacity: float = 0.45,
     contour: int = 1,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks lie on top."""
+    """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks on top."""
     numbers = stack(masks, (image.shape[0], image.shape[1]))
     tinted = tint(image, numbers, colours, opacity)
     if contour:
@@ -74,7 +74,7 @@ def paint_objects(
 def paint_classes(
     image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], classes: int, opacity: float = 0.55
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image tinted in the colours of its classes; labels beyond ``classes`` leave it as it is."""
+    """The RGB image tinted in the colours of its classes; labels from ``classes`` on leave it unchanged."""
     return tint(image, labels, class_colours(classes), opacity)
 
 
@@ -85,9 +85,9 @@ def paint_segments(
     classes: int,
     opacity: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image tinted segment by segment, with light lines between them; 0 in ``numbers`` leaves it as it is.
+    """The RGB image tinted segment by segment, with white lines between them; 0 in ``numbers`` leaves it unchanged.
 
-    Segment 1 is of class ``labels[0]``, and so on. Those of one class have its hue, in different brightnesses.
+    Segment 1 has the class ``labels[0]``, and so on. Segments of one class differ in brightness.
     """
     labels = np.asarray(labels, np.int64)
     rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
@@ -97,7 +97,7 @@ def paint_segments(
 
 
 def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
-    """A colour per class: hues a golden section apart, in three brightnesses, so that neighbours in the list differ."""
+    """A colour per class: hues in steps of the golden ratio, in three brightnesses, so that neighbours differ."""
     hues = (np.arange(count) * 0.61803398875) % 1
     values = np.array([0.95, 0.7, 0.5])[np.arange(count) % 3]
     colours = [[255 * c for c in hsv_to_rgb(h, 0.75, v)] for h, v in zip(hues, values, strict=True)]

@@ -13,9 +13,9 @@ _FAR = 1e6
 def to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """One record for the union of flat polygons ``[x0, y0, x1, y1, ...]`` in pixel edges, rasterised as COCO does.
 
-    Raises ``ValueError`` for a polygon of fewer than three points, for half a point, and for a coordinate that is not
-    a number or further out than any image reaches: the rasteriser would take four numbers for a box, drop half a
-    point, and walk along the outline, pixel by pixel, for ever.
+    Raises ``ValueError`` for a polygon of fewer than three points, for an odd number of coordinates, and for one that
+    is not finite or far outside any image: the rasteriser would read four numbers as a box, drop the odd coordinate,
+    and walk along the outline, pixel by pixel, without end.
     """
     if not polygons:
         return empty(size)

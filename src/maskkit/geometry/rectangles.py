@@ -1,4 +1,4 @@
-"""Rectangles of least area around masks, in any direction, as text detection wants them. Numpy and scipy alone."""
+"""Rotated rectangles of least area around masks, as used in text detection. numpy and scipy only."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ def quadrilaterals(masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 4 2
 
 
 def least_rectangle(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "4 2"]:
-    """Corners in turn of the rectangle of least area around ``points``: one of its sides lies on their hull."""
+    """Corners, in order, of the rectangle of least area around ``points``; one side lies on their convex hull."""
     points = np.unique(np.asarray(points, np.float64), axis=0)
     flat = points - points[0]
     if np.linalg.matrix_rank(flat) < 2:  # a point or a line has no hull

@@ -1,9 +1,9 @@
-"""Bilinear interpolation along one axis, in numpy: which two cells each pixel lies between, and the share of the
+"""Bilinear interpolation along one axis, in numpy: the two cells around each pixel and the weight of the
 second.
 
 Every bilinear step outside a network uses these taps; `maskkit.geometry.resample_tensors` is their counterpart on
-tensors. They follow ``F.interpolate(align_corners=False)``: the value
-of a cell belongs to its centre, and a pixel beyond the outermost centres takes the outermost value.
+tensors. They follow ``F.interpolate(align_corners=False)``: the value of a cell belongs to its centre, and a pixel
+beyond the outermost centres takes the outermost value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,21 +33,20 @@ class Taps(NamedTuple):
 
 
 def taps_at(places: Float[np.ndarray, "n"], cells: int) -> Taps:
-    """Taps of ``places``, which are counted in cells from the centre of the first one."""
+    """Taps of ``places``, measured in cells from the centre of the first cell."""
     places = np.clip(places, 0, cells - 1).astype(np.float32)
     lower = places.astype(np.int64)
     return Taps(lower, np.minimum(lower + 1, cells - 1), places - lower)
 
 
 def resize_taps(cells: int, pixels: int) -> Taps:
-    """Taps of a resize from ``cells`` to ``pixels``, in float32 as torch has them: ties at 0.5 fall to the same
-    side."""
+    """Taps of a resize from ``cells`` to ``pixels``, in float32 as in torch, so that values at 0.5 round alike."""
     half = np.float32(0.5)
     return taps_at((np.arange(pixels, dtype=np.float32) + half) * np.float32(cells / pixels) - half, cells)
 
 
 def interpolate(maps: Float[np.ndarray, "*c h w"], y: Taps, x: Taps) -> Float[np.ndarray, "*c rows columns"]:
-    """Maps at the pixels of the two axes. Only the rows that are needed are touched."""
+    """Maps at the pixels of the two axes. Only the rows that are needed are read."""
     first = min(y.lower.min(), y.upper.min())
     near = maps[..., first : max(y.lower.max(), y.upper.max()) + 1, :]  # (..., h', w)
     lines = near[..., x.lower] * (1 - x.weight) + near[..., x.upper] * x.weight  # (..., h', W)
@@ -56,23 +55,23 @@ def interpolate(maps: Float[np.ndarray, "*c h w"], y: Taps, x: Taps) -> Float[np
 
 
 def strips(width: int, height: int, values: int = 1 << 24) -> Iterator[slice]:
-    """Slices of ``height`` rows of ``width`` values each, so that a slice has about ``values`` values at most."""
+    """Slices of ``height`` rows of ``width`` values each, with at most about ``values`` values per slice."""
     at_once = max(1, values // width)
     for start in range(0, height, at_once):
         yield slice(start, start + at_once)
 
 
 def resize(pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> Float[np.ndarray, "rows columns c"]:
-    """Bytes at another ``size`` (H, W), float32 and not rounded: what ``F.interpolate`` makes of them, bit for bit.
+    """uint8 pixels at another ``size`` (H, W), float32 and not rounded, bit for bit equal to ``F.interpolate``.
 
     The network's input has to be the same with and without torch. torch interpolates with fused multiply-adds, which
-    round once; here the product and the sum are exact in float64 and rounded once at the end.
+    round once; here product and sum are exact in float64 and rounded once at the end.
     """
     y, x = (resize_taps(cells, count) for cells, count in zip(pixels.shape[:2], size, strict=True))
     nearer = np.where(x.weight < 0.5, x.lower, x.upper)
     share = np.where(x.weight < 0.5, x.weight, x.weight - 1)[:, None].astype(np.float64)  # of the step from lower
     out = np.empty((*size, pixels.shape[2]), np.float32)
-    for rows in strips(pixels.shape[1] * pixels.shape[2], size[0], 1 << 17):  # so few that they stay in the cache
+    for rows in strips(pixels.shape[1] * pixels.shape[2], size[0], 1 << 17):  # few enough to stay in the cache
         lower, upper = pixels[y.lower[rows]], pixels[y.upper[rows]]
         step = np.subtract(upper, lower, dtype=np.int16)
         lines = (lower + y.weight[rows, None, None].astype(np.float64) * step).astype(np.float32)  # (rows, w, c)

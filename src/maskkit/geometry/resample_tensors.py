@@ -1,7 +1,7 @@
 """Bilinear interpolation on tensors: the cells next to a place, their weights, and weighted sums of cells.
 
-The counterpart of `maskkit.geometry.resample`, which does the same in numpy. Places are counted in cells from the
-centre of the first one, as ``F.interpolate(align_corners=False)`` has it. Whole maps are resized by `resize`, points
+The counterpart of `maskkit.geometry.resample`, which does the same in numpy. Places are measured in cells from the
+centre of the first one, as in ``F.interpolate(align_corners=False)``. Whole maps are resized by `resize`, points
 are read by `sample_points`; `taps` serves the callers that combine the weights themselves (RoIAlign, crops, label
 assignment).
 """
@@ -15,18 +15,18 @@ from torch import Tensor
 
 
 class Taps(NamedTuple):
-    """The two cells on either side of each place along one axis, the lower one first."""
+    """The two cells around each place along one axis, the lower one first."""
 
     cells: Int[Tensor, "*n 2"]
     weights: Float[Tensor, "*n 2"]
-    """They sum to 1, and have the gradient of the place."""
+    """They sum to 1 and carry the gradient with respect to the place."""
 
 
 def taps(places: Float[Tensor, "*n"], cells: int) -> Taps:
     """Taps of ``places`` along an axis of ``cells`` cells.
 
     A place beyond the outermost centre reads the outermost cell twice, with weights that still sum to 1. Clamp the
-    places before where it should be read once, without rounding and without a gradient.
+    places first where it should be read once, without rounding and without a gradient.
     """
     lower = places.detach().floor()
     share = places - lower
@@ -39,8 +39,8 @@ def weighted_sums(
 ) -> Float[Tensor, "*n c"]:
     """For each of n results the weighted sum of k of the ``rows``.
 
-    A map with its channels last is a table of such rows. On processors, reading whole rows is many times as fast as
-    operators that walk over the channels outermost, above all in the backward pass.
+    A map with its channels last is a table of such rows. On CPUs, reading whole rows is many times as fast as
+    operators with the channels outermost, above all in the backward pass.
     """
     sums = F.embedding_bag(index.flatten(0, -2), rows, per_sample_weights=weights.flatten(0, -2), mode="sum")
     return sums.view(*index.shape[:-1], rows.shape[1])

@@ -1,7 +1,7 @@
-"""Run-length encoded masks as COCO has them. Numpy alone.
+"""Run-length encoded masks in COCO's format. numpy only.
 
-A *run-length record* is the COCO dict ``{"size": [H, W], "counts": bytes}`` (compressed) throughout the package; the
-arithmetic on it is faster-coco-eval's. Dense masks are ``(N, H, W)``.
+A *run-length record* is the COCO dict ``{"size": [H, W], "counts": bytes}`` (compressed) throughout the package;
+faster-coco-eval computes with it. Dense masks are ``(N, H, W)``.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
 
 
 def encode_region(region: Bool[np.ndarray, "h w"], top: int, left: int, size: tuple[int, int]) -> Rle:
-    """The record of one mask of ``size`` that is empty outside ``region``, whose upper left pixel is (top, left).
+    """The record of one mask of ``size`` that is empty outside ``region``, whose top left pixel is (top, left).
 
-    Works on the region alone, so that a hundred small objects of a large image cost little.
+    Works on the region only, so that many small objects in a large image are cheap.
     """
     height, width = size
     padded = np.zeros((region.shape[1], region.shape[0] + 2), np.int8)
@@ -49,9 +49,9 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
 
 
 def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-    """The part of one mask that holds all its pixels, and the (top, left) of its upper left pixel; empty: (0, 0).
+    """The part of one mask that contains all its pixels, and the (top, left) of that part; (0, 0) if empty.
 
-    Works on the columns of the mask's box alone, as `encode_region` does on its region.
+    Works on the columns of the mask's box only, as `encode_region` does on its region.
     """
     height, edges = rle["size"][0], np.cumsum(run_lengths(rle["counts"]))
     starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
@@ -73,9 +73,10 @@ def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
 
 
 def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
-    """Run lengths of COCO's compressed text: five bits per character, lowest first, bit 6 says that more follow.
+    """Run lengths of COCO's compressed text: five bits per character, lowest first; the sixth bit marks continuation.
 
-    From the fourth number on, each is the difference to the one two places before.
+    From the fourth number on, each is the difference to the number two places before. Raises ``ValueError`` for a
+    text that is malformed.
     """
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
@@ -95,12 +96,12 @@ def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
 
 
 def empty(size: tuple[int, int]) -> Rle:
-    """The record of a mask without a pixel."""
+    """The record of an empty mask."""
     return from_counts([size[0] * size[1]], size)
 
 
 def area(rles: Sequence[Rle]) -> Int[np.ndarray, "n"]:
-    """Pixels of each mask."""
+    """Number of pixels of each mask."""
     return np.asarray(coco_mask.area(list(rles)), np.int64).reshape(-1) if len(rles) else np.zeros(0, np.int64)
 
 
@@ -121,7 +122,7 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
 
 
 def to_text(rle: Rle) -> Rle:
-    """The record as JSON can hold it: ``counts`` as text."""
+    """The record as JSON types: ``counts`` as text."""
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [int(v) for v in rle["size"]], "counts": text}

@@ -1,1 +1,1 @@
-"""From images to predictions: the loop, the last steps in original pixels, and the drawing."""
+"""Inference: sources of images, preprocessing, runtimes, the prediction loop, test-time augmentation and drawing."""

@@ -1,4 +1,4 @@
-"""Drawing of predictions over their images: masks, boxes, names and scores. Pillow, numpy and scipy alone."""
+"""Drawing of predictions over their images: masks, boxes, names and scores. Pillow, numpy and scipy only."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from maskkit.geometry.paint import Region, class_colours, paint_classes, paint_o
 if TYPE_CHECKING:
     from maskkit.prediction import Instances, Prediction
 
-# dark enough for white text, neighbours in the list far apart in hue
+# dark enough for white text; neighbours in the list differ in hue
 _COLOURS = np.array(
     [(22, 104, 220), (212, 56, 13), (56, 158, 14), (146, 84, 222), (196, 29, 127),
      (8, 151, 156), (173, 104, 0), (207, 19, 34), (29, 57, 196), (91, 140, 0)], np.uint8,
 )  # fmt: skip
 
 _TEXT_SHARE = 0.12
-"""Share of an image that labels may cover."""
+"""Largest share of the image that labels may cover."""
 _NAMED_SHARE = 0.01
-"""Share of an image from which on a class of a label map is named."""
+"""Smallest share of the image for which a class of a label map is named."""
 _LONGEST = 40
-"""Most characters of a label."""
+"""Largest number of characters of a label."""
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image with its objects drawn over it, each in its own colour; lines and text fit the image's size.
+    """The RGB image with its objects drawn over it, each in its own colour; lines and text scale with the image.
 
-    Where objects are many, the largest alone are labelled: text must not hide the image. Of a label map all classes
-    are tinted, of a panoptic image all segments, and those that cover enough are named.
+    When there are many objects, only the largest are labelled, so that text does not hide the image. For a label map
+    all classes are tinted, for a panoptic image all segments, and the larger ones are named.
     """
     names = prediction.categories.names
     if prediction.semantic is not None:
@@ -59,7 +59,7 @@ def _overlay_objects(
     image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
     boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
-    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects lie on top of large ones
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects on top of large ones
     texts = [f"{names[int(found.labels[i])]} {found.scores[i]:.2f}" for i in order.tolist()]
     font, line = max(11, round(side / 40)), max(1, round(side / 300))
     areas = (np.array([text_width(text, font) for text in texts]) + font / 2) * 1.5 * font
@@ -81,8 +81,8 @@ def draw_objects(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image with N objects: mask, box (``x1 y1 x2 y2``, pixels) and label of each, later ones on top.
 
-    ``masks`` may be an iterator, of which one mask is dense at a time, or empty. A label is put beside its box, where
-    there is room without covering another label; an empty text draws none. ``line`` is the width of boxes in pixels.
+    ``masks`` may be an iterator, so that one mask is dense at a time, or empty. A label is placed next to its box where
+    it covers other labels least; an empty text draws no label. ``line`` is the width of lines in pixels.
     """
     canvas = Image.fromarray(paint_objects(image, masks, colours, contour=line))
     pen, font = ImageDraw.Draw(canvas), _font(font_size)
@@ -106,9 +106,9 @@ def draw_objects(
 def _place(
     box: Float[np.ndarray, "4"], size: tuple[float, float], canvas: tuple[int, int], taken: Float[np.ndarray, "n 4"]
 ) -> Float[np.ndarray, "4"]:
-    """Where a label of ``size`` (width, height) goes: the place beside ``box`` that covers least of those ``taken``.
+    """The box of a label of ``size`` (width, height): the candidate next to ``box`` that covers ``taken`` least.
 
-    Tried in turn: above the box and inside it at its top, left and right; below it and inside it at its bottom.
+    Candidates in order: above the box and inside it at the top, left and right; below it and inside it at the bottom.
     """
     (x1, y1, x2, y2), (width, height) = box, size
     columns, rows = (x1, x2 - width), ((y1 - height, y1), (y2, y2 - height))
@@ -122,11 +122,11 @@ def _place(
 def _name_regions(
     image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "h w"], names: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the name of each larger region at its thickest place; ``labels`` are places in ``names``."""
+    """The image with the name of each larger region written where it is thickest; ``labels`` index ``names``."""
     canvas = Image.fromarray(image)
     pen, font = ImageDraw.Draw(canvas), _font(max(11, round(min(image.shape[:2]) / 32)))
     areas = np.bincount(labels.ravel(), minlength=len(names))
-    step = max(1, max(labels.shape) // 256)  # a place is found as well on fewer pixels
+    step = max(1, max(labels.shape) // 256)  # fewer pixels are enough to find the place
     coarse = labels[::step, ::step]
     for label in np.flatnonzero(areas[: len(names)] >= _NAMED_SHARE * labels.size).tolist():
         inside = np.pad(coarse == label, 1)  # the border of the image is a contour too
@@ -138,7 +138,7 @@ def _name_regions(
 
 
 def one_line(text: str) -> str:
-    """A name as one line that can be drawn: shortened, without line breaks and lone surrogates."""
+    """A name as one line of text: shortened, without line breaks and lone surrogates."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[3 - _LONGEST // 2 :]}"
 
@@ -153,20 +153,20 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def save_labels(prediction: Prediction, path: Path) -> Path:
-    """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of overlays as palette."""
+    """Write the label map as a PNG whose values are class numbers 0..K-1, with the colours of overlays."""
     assert prediction.semantic is not None
     image = Image.fromarray(prediction.semantic)
     colours = class_colours(len(prediction.categories)).tobytes()
-    image.putpalette(colours.ljust(3 * 256, b"\xff"))  # Pillow would cut values beyond a short palette, as 255
+    image.putpalette(colours.ljust(3 * 256, b"\xff"))  # with a shorter palette Pillow would clip 255
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
     return path
 
 
 def save(prediction: Prediction, path: Path) -> Path:
-    """Draw ``prediction`` over its image and write it to ``path``, whose ending chooses the format.
+    """Draw ``prediction`` over its image and write it to ``path``, whose extension chooses the format.
 
-    Raises `DataError` when the image cannot be read again or the ending names no image format.
+    Raises `DataError` when the image cannot be read again or the extension is not that of an image format.
     """
     image = prediction.image if prediction.image is not None else read_pixels(prediction.meta.path)
     write_image(overlay(image, prediction), path)
@@ -174,9 +174,9 @@ def save(prediction: Prediction, path: Path) -> Path:
 
 
 def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
-    """Write RGB pixels in one move, so that no half-written image is ever seen."""
+    """Write RGB pixels atomically. Raises `DataError` when the extension is not that of an image format."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise DataError(f"{path}: {path.suffix or 'no ending'} is no image format; use .jpg or .png")
+        raise DataError(f"{path}: {path.suffix or 'no extension'} is not an image format; use .jpg or .png")
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, quality=92)

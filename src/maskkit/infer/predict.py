@@ -1,7 +1,7 @@
-"""The prediction loop: read, preprocess, run, decode. It imports no torch; the `Runtime` decides what runs the network.
+"""The prediction loop: read, preprocess, run, decode. It does not import torch; the `Runtime` runs the network.
 
-One loop serves a data set (evaluation during and after training) and loose images (the user's own). Masks leave it as
-run lengths, so memory does not grow with the images.
+The same loop serves data sets (evaluation during and after training) and single images. Masks leave it as run lengths,
+so that memory stays small.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predictions for ``sources``, in order; image ids are their positions, counted from 1.
 
-        An image that cannot be read raises `DataError`, or is handed to ``failed`` while the others go on.
+        An image that cannot be read raises `DataError`, or is passed to ``failed`` where that is given.
         """
         yield from self.predict(loose_images(sources), batch=batch, score=score, failed=failed)
 
     def dataset(
         self, dataset: Dataset, *, batch: int = 1, workers: int = 0, score: float = 0.0
     ) -> Iterator[Prediction]:
-        """Predictions for every image of ``dataset``, in its order. Raises `DataError` where one cannot be read."""
+        """Predictions for every image of ``dataset``, in order. Raises `DataError` for an image that cannot be read."""
         yield from self.predict(dataset_images(dataset), batch=batch, workers=workers, score=score)
 
     def predict(
@@ -71,9 +71,9 @@ class Predictor:
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
     ) -> Iterator[Prediction]:
-        """The loop. ``workers`` threads read and preprocess ahead of the network; 0 does it in this one.
+        """The loop. ``workers`` threads read and preprocess ahead of the network; 0 does this in the calling thread.
 
-        Objects with a score up to ``score`` are left out. ``batch`` images go through the network together.
+        Objects with a score up to ``score`` are left out. ``batch`` is the number of images per forward pass.
         """
         ready = _readable(_ahead(items, self._prepare, workers), failed)
         while group := list(islice(ready, batch)):
@@ -85,7 +85,7 @@ class Predictor:
                 yield prediction
 
     def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
-        """The preprocessed image; also its pixels, unless drawing can read them again from a file."""
+        """The preprocessed image, and its pixels unless they can be read again from a file."""
         pixels, meta = item.read()
         return prepare(pixels, meta, self.input), None if meta.path else pixels
 

@@ -1,4 +1,4 @@
-"""From the pixels of an image to the input of a network, with numpy and Pillow only, for all runtimes.
+"""Preprocessing for all runtimes: from pixels to the input of a network, with numpy and Pillow only.
 
 The result equals that of `maskkit.data.transforms.eval_ops` and `maskkit.data.loader.collate` bit for bit.
 """
@@ -16,7 +16,7 @@ from maskkit.geometry.resample import fitted_size, resize
 from maskkit.prediction import ImageMeta
 
 MULTIPLE = 32
-"""Inputs whose size follows from their images are padded to multiples of this."""
+"""Inputs of ``resize`` ``shorter`` are padded to multiples of this."""
 
 
 class Prepared(NamedTuple):
@@ -27,17 +27,17 @@ class Prepared(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a runtime runs on, and what its outputs are decoded with."""
+    """A batch for a runtime, and what its outputs are decoded with."""
 
     images: Float[np.ndarray, "b 3 h w"]
-    """Padded right and below with zeros, the mean colour."""
+    """Padded on the right and below with zeros, the mean colour."""
     sizes: Int[np.ndarray, "b 2"]
     """(Height, width) of each image inside its padding."""
     metas: list[ImageMeta]
 
 
 def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputConfig) -> Prepared:
-    """RGB pixels at the size that they take in the network's input, normalised."""
+    """RGB pixels resized to their size in the network's input, and normalised."""
     have = (pixels.shape[0], pixels.shape[1])
     size = fitted_size(have, input.size, input.resize)
     if size == have:
@@ -54,7 +54,7 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
 
 
 def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:
-    """Images as one batch, padded to the size of the network's input, or to a common multiple of 32 (``shorter``)."""
+    """Images as one batch, padded to the size of the network's input, or to a multiple of 32 (``shorter``)."""
     sizes = np.array([image.shape[:2] for image, _ in prepared], np.int64)
     height, width = input.size
     if input.resize == "shorter":

@@ -1,7 +1,7 @@
-"""Pseudo masks: what a model of image tags sees of images whose tags are known, as a data set of label maps.
+"""Pseudo masks: label maps that a model trained on image tags predicts for images with known tags.
 
-Any semantic model trains on what `write_pseudo_masks` leaves: images beside label images and the names of the
-classes, which `maskkit.data.formats.png` reads.
+Any semantic model trains on the data set that `write_pseudo_masks` writes: images, label images and class names, in the
+format that `maskkit.data.formats.png` reads.
 """
 
 import shutil
@@ -28,7 +28,7 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 
 
 def learns_from_tags(model: Model) -> bool:
-    """Whether the model is one of image tags, whose outputs are `maskkit.decode.outputs.TagMaps`."""
+    """Whether the model trains on image tags; its outputs are `maskkit.decode.outputs.TagMaps`."""
     return model.supervision_of(model.config) == {"tags"}
 
 
@@ -36,10 +36,10 @@ def learns_from_tags(model: Model) -> bool:
 def localise(
     model: Model, image: UInt8[Tensor, "3 h w"], tags: Bool[Tensor, "c"], input: InputConfig, settings: PseudoMasks
 ) -> TagMaps[np.ndarray]:
-    """Where the tagged classes are, at the image's own resolution: activations (C, H, W), 0 for classes without a tag.
+    """Activations (C, H, W) of the tagged classes at the image's resolution, 0 for classes that are not tagged.
 
-    ``tags`` are of the classes without background, on the device of the model. The model sees the image at every
-    scale and mirrored; its activations are summed.
+    ``tags`` cover the classes without background, on the device of the model. Activations are summed over all scales,
+    each with its horizontal flip.
     """
     present = tags.nonzero()[:, 0]
     activations = torch.zeros(len(tags), *image.shape[1:])
@@ -55,7 +55,7 @@ def localise(
 
 
 def label_map(found: TagMaps[np.ndarray], threshold: float) -> UInt8[np.ndarray, "h w"]:
-    """The class with the highest score in what `localise` gives, counted from 1; 0 is background."""
+    """The label map of what `localise` returns: the best class, counted from 1; 0 is background."""
     size = (found.activations.shape[1], found.activations.shape[2])
     names = Categories.of(map(str, range(len(found.present) + 1)))
     labels = TaggedLabelMap(threshold)(found, ImageMeta(0, "", size, size), names).semantic
@@ -73,12 +73,12 @@ def write_pseudo_masks(
 ) -> list[dict[str, Any]]:
     """Write the pseudo masks of ``dataset`` to ``out``: ``images/train/``, ``masks/train/`` and ``classes.txt``.
 
-    The data set has the model's classes, the background first. Gives the rows that
-    `maskkit.eval.semantic.metric.evaluate` compares with the label maps where they are known. Raises `DataError` for
-    an image that cannot be read, and when ``out`` holds pseudo masks already.
+    The data set has the model's classes, background first. Returns COCO rows of the masks, for
+    `maskkit.eval.semantic.metric.evaluate` where true label maps exist. Raises `DataError` for an image that cannot be
+    read, and when ``out`` already contains pseudo masks.
     """
     if (out / "classes.txt").exists():
-        raise DataError(f"{out}: holds pseudo masks already; choose another folder")
+        raise DataError(f"{out}: already contains pseudo masks; choose another folder")
     device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""The interface of everything that runs a network: normalised images in, the arrays of the model's decoder out."""
+"""The interface of everything that runs a network: normalised images in, the decoder's arrays out."""
 
 from typing import Protocol
 
@@ -7,12 +7,11 @@ from jaxtyping import Float, Int
 
 
 class Runtime(Protocol):
-    """A network with its weights, on some device. `maskkit.infer.torch_runtime` has the one of PyTorch."""
+    """A network with its weights on a device, e.g. `maskkit.infer.torch_runtime.TorchRuntime`."""
 
     def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
-        """The fields of the decoder's outputs (`maskkit.decode.outputs`) with the axis of images in front, float32.
+        """The fields of the decoder's outputs (`maskkit.decode.outputs`), float32, each with a leading batch axis.
 
-        ``images`` are normalised, whatever their order in memory; ``sizes`` are the (height, width) of each inside its
-        padding.
+        ``images`` are normalised, in any memory order; ``sizes`` are the (height, width) of each inside its padding.
         """
         ...

@@ -1,4 +1,4 @@
-"""Saliency maps from any model: what it finds in an image, of whatever class, stands out."""
+"""Saliency maps from any model: whatever it finds in an image, of any class, is salient."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ from maskkit.infer.tta import sum_over_scales
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, Prediction
 
-SURE = 0.3
-"""Least score of an object that stands out."""
+MIN_SCORE = 0.3
+"""Smallest score of a salient object."""
 
 
 def write_saliency(
     model: Model, input: InputConfig, categories: Categories, images: Sequence[Path], folder: Path
 ) -> None:
-    """Write the map of each image that has none yet to ``folder``, where `maskkit.data.saliency.find` looks for it.
+    """Write a saliency map for each image that has none yet to ``folder``, where `maskkit.data.saliency.find` looks.
 
-    Raises `DataError` for an image that cannot be read, and for a model that gives neither masks nor a background.
+    Raises `DataError` for an image that cannot be read, and for a model with neither masks nor a background class.
     """
     files = {image: folder / image.parent.name / f"{image.stem}.png" for image in images}
     lacking = [image for image, file in files.items() if not file.is_file()]
@@ -48,7 +48,7 @@ def _maps(
                 chance = not_background(model, read_image(image), input, categories.names.index(BACKGROUND_NAME))
                 yield (255 * chance).round().byte().cpu().numpy()
     else:
-        for prediction in predictor(model, input, categories).images(images, score=SURE):
+        for prediction in predictor(model, input, categories).images(images, score=MIN_SCORE):
             yield foreground(prediction)
 
 
@@ -56,10 +56,10 @@ def _maps(
 def not_background(
     model: Model, image: UInt8[Tensor, "3 h w"], input: InputConfig, background: int
 ) -> Float[Tensor, "h w"]:
-    """How likely a semantic model holds each pixel to be of any class but ``background``: mean with the mirror image.
+    """Probability of each pixel that it is not ``background``, averaged with the horizontally flipped image.
 
-    The model is in evaluation mode. Saliency is better unsure than wrong: a map cut to 0 and 1 tells a model of tags
-    that faint objects are none.
+    The model must be in evaluation mode. The map is not thresholded: a binary map would teach a model trained on tags
+    that objects with a low probability are background.
     """
 
     def score(view: Float[Tensor, "1 3 y x"]) -> Float[Tensor, "1 1 cy cx"]:
@@ -69,11 +69,9 @@ def not_background(
 
 
 def foreground(prediction: Prediction) -> UInt8[np.ndarray, "h w"]:
-    """255 where an object is, else 0. Raises `DataError` where masks are not known."""
+    """255 inside objects, else 0. Raises `DataError` for a prediction without masks."""
     if prediction.instances is None or prediction.instances.masks is None:
-        raise DataError(
-            "saliency comes from a model that tells objects from the background by masks; this one does not"
-        )
+        raise DataError("saliency maps need a model with masks or a background class; this one has neither")
     covered = np.zeros(prediction.meta.size, bool)
     for rle in prediction.instances.masks.rle():  # one at a time: all of them dense would fill the memory
         covered |= mask_math.decode([rle], prediction.meta.size)[0].astype(bool)

@@ -1,4 +1,4 @@
-"""Samples of a data set: images drawn with the objects that their annotations give them, to be looked at."""
+"""Samples of a data set: images with their annotations drawn over them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _SIDE = 1280
 
 
 def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
-    """Draw ``count`` images with their objects into ``folder``; those with objects come first. Returns the files.
+    """Write ``count`` images with their objects drawn to ``folder``, images with objects first. Returns the files.
 
     Raises `DataError` when an image cannot be read.
     """
@@ -33,7 +33,7 @@ def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int
 
 
 def _sample(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], Prediction]:
-    """The pixels of an image, reduced where it is large, and its objects as if predicted."""
+    """The pixels of an image, downsized where it is large, and its labels as a prediction."""
     image, target, meta = dataset.load(index)
     scale = min(1.0, _SIDE / max(meta.size))
     size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))

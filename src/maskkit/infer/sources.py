@@ -1,4 +1,4 @@
-"""Sources of images: files, pixels in memory, data sets. An image is read only when it is due.
+"""Sources of images: files, pixels in memory, data sets. Images are read lazily.
 
 Torch tensors are accepted, but torch is not imported.
 """
@@ -33,26 +33,26 @@ class Item(NamedTuple):
     """An image that has not been read yet."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     read: Callable[[], tuple[Pixels, ImageMeta]]
     """Returns RGB pixels and their meta. Raises `DataError`."""
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:
-    """Any sources; image ids are positions, counted from 1."""
+    """The images of ``sources``; image ids are positions, counted from 1."""
     for number, source in enumerate(sources, 1):
         path = str(source) if isinstance(source, str | Path) else ""
         yield Item(path or f"image {number}", partial(_loose, source, number, path))
 
 
 def dataset_images(dataset: Dataset) -> Iterator[Item]:
-    """The images of a data set, in its order, with its ids."""
+    """The images of a data set, in order, with their ids."""
     for index, record in enumerate(dataset.records):
         yield Item(str(record.path), partial(_of_dataset, dataset, index))
 
 
 def read_source(source: Source) -> Pixels:
-    """RGB pixels of anything `Source` allows. Raises `DataError` for a file or an array that is no image."""
+    """RGB pixels of a `Source`. Raises `DataError` for a file, an array or a tensor that is not an RGB image."""
     if isinstance(source, str | Path):
         return read_pixels(source)
     if isinstance(source, Image.Image):

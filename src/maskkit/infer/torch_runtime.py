@@ -1,4 +1,4 @@
-"""A model of PyTorch as a `Runtime`, alone or with test-time augmentation."""
+"""A PyTorch model as a `Runtime`, with or without test-time augmentation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +25,8 @@ from maskkit.prediction import Categories
 class TorchRuntime:
     """Runs ``model`` unchanged on its own device, in evaluation mode, and restores its mode afterwards.
 
-    With ``device`` or ``fold`` it runs a copy on that device, the batch norm folded into the convolutions for speed.
-    The model itself is never changed and can be trained further; when its weights change, the copy is renewed.
+    With ``device`` or ``fold`` it runs a copy on that device, with the batch norm folded into the convolutions for
+    speed. The model itself is never changed and can be trained further; when its weights change, the copy is updated.
     """
 
     def __init__(self, model: Model, device: torch.device | str | None = None, fold: bool = False) -> None:
@@ -37,7 +37,7 @@ class TorchRuntime:
         self._copied: list[int] = []
 
     def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
-        """What `Model.select` gives for normalised images, as float32 arrays."""
+        """What `Model.select` returns for normalised images, as float32 arrays."""
         tensors = self.to_tensor(images)
         with self.evaluating(tensors) as model:
             return to_arrays(model.select(model(tensors, torch.from_numpy(sizes).to(self.device))))
@@ -48,7 +48,7 @@ class TorchRuntime:
 
     @contextmanager
     def evaluating(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[Model]:
-        """The network that runs, which takes such ``images``; evaluation and inference mode inside."""
+        """The network for such ``images``, in evaluation and inference mode inside."""
         model = self._network(images)
         with evaluating(model), torch.inference_mode():
             yield model
@@ -68,7 +68,7 @@ class TorchRuntime:
 
 
 class TtaRuntime:
-    """A runtime whose logits are class probabilities, averaged over all that ``tta`` asks for."""
+    """A runtime whose logits are class probabilities averaged by test-time augmentation."""
 
     def __init__(self, runtime: TorchRuntime, input: InputConfig, tta: Tta) -> None:
         self.runtime = runtime
@@ -90,21 +90,23 @@ def predictor(
     device: torch.device | str | None = None,
     fold: bool = False,
 ) -> Predictor:
-    """What predicts by ``model``; `TorchRuntime` explains ``device`` and ``fold``."""
+    """A predictor of ``model``; see `TorchRuntime` for ``device`` and ``fold``."""
     return Predictor(TorchRuntime(model, device, fold), model.decoder, input, categories)
 
 
 def with_tta(predictor: Predictor, tta: Tta) -> Predictor:
-    """The same with test-time augmentation. Raises `MaskkitError` where there are no class logits to average."""
+    """The same predictor with test-time augmentation. Raises `MaskkitError` for a model without class logits."""
     runtime = predictor.runtime
     if predictor.decoder.outputs is not ClassLogits or not isinstance(runtime, TorchRuntime):
-        raise MaskkitError("test-time augmentation is for semantic models; this one gives no probabilities of classes")
+        raise MaskkitError(
+            "test-time augmentation is for semantic models; this one has no class probabilities per pixel"
+        )
     return predictor if tta.plain else replace(predictor, runtime=TtaRuntime(runtime, predictor.input, tta))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, whatever it was before outside."""
+    """Evaluation mode inside; the previous mode is restored."""
     training = model.training
     model.eval()
     try:
@@ -115,6 +117,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def best_device() -> torch.device:
-    """The accelerator where there is one."""
+    """The accelerator where there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")

@@ -1,7 +1,7 @@
-"""Test-time augmentation of semantic models: scales, mirror images, sliding windows, and a CRF at the end.
+"""Test-time augmentation of semantic models: scales, horizontal flips, sliding windows, and a CRF at the end.
 
-`probabilities` is a function over a model's logits: it averages the class probabilities of every augmented image.
-`sum_over_scales` does the same for any maps of one image at its own resolution.
+`probabilities` is a function over a model's logits: it averages class probabilities over all augmented images.
+`sum_over_scales` sums any maps of one image at its own resolution.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,13 @@ from maskkit.data.loader import normalise
 from maskkit.nn.crf import CrfConfig, mean_field
 
 Logits = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b k _ _"]]
-"""What gives class logits, at any resolution, for normalised images."""
+"""From normalised images to class logits at any resolution."""
 
 
 def probabilities(
     logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta, input: InputConfig
 ) -> Float[Tensor, "b k h w"]:
-    """Mean class probabilities of normalised ``images`` at their own size, over all that ``tta`` asks for."""
+    """Class probabilities of normalised ``images`` at their own size, averaged as ``tta`` says."""
     size = (images.shape[2], images.shape[3])
     base = tta.base or max(size)
     total = images.new_zeros(())
@@ -42,7 +42,7 @@ def probabilities(
 
 
 def _windows(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
-    """Probabilities averaged where windows overlap; images smaller than a window are padded with the mean colour."""
+    """Class probabilities, averaged where windows overlap; smaller images are padded with the mean colour."""
     if tta.window is None:
         return _mirrored(logits_of, images, tta)
     height, width = images.shape[2:]
@@ -61,10 +61,10 @@ def _windows(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> F
 
 
 def _mirrored(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
-    """Probabilities at the size of ``images``, averaged with those of the mirror images where ``tta`` asks for it."""
+    """Class probabilities at the size of ``images``, with ``tta.flip`` averaged with those of the flipped images."""
 
-    def soft(view: Tensor) -> Tensor:
-        return F.interpolate(logits_of(view).float(), size=images.shape[2:], mode="bilinear").softmax(1)
+    def soft(pixels: Tensor) -> Tensor:
+        return F.interpolate(logits_of(pixels).float(), size=images.shape[2:], mode="bilinear").softmax(1)
 
     return (soft(images) + soft(images.flip(3)).flip(3)) / 2 if tta.flip else soft(images)
 
@@ -77,10 +77,10 @@ def sum_over_scales(
     scales: Sequence[float] = (1.0,),
     base: int | None = None,
 ) -> Float[Tensor, "c h w"]:
-    """Sum of the maps that ``score`` gives for the image at each of ``scales``, as it is and mirrored.
+    """Sum of the maps that ``score`` returns for the image at each of ``scales``, as it is and flipped.
 
-    ``score`` makes maps (1, C, h, w) from normalised pixels on ``device``. At scale 1 the longer side has ``base``
-    pixels, or as many as that of ``input``; nothing is padded. The maps come back at the image's own size.
+    ``score`` maps normalised pixels on ``device`` to maps (1, C, h, w). At scale 1 the longer side has ``base`` pixels,
+    or as many as that of ``input``; nothing is padded. The result has the image's own size.
     """
     height, width = image.shape[1:]
     pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -89,16 +89,16 @@ def sum_over_scales(
     for scale in scales:
         size = [max(1, round(side * factor * scale)) for side in (width, height)]
         resized = np.array(pixels.resize((size[0], size[1]), Image.Resampling.BICUBIC))
-        view = normalise(torch.from_numpy(resized).permute(2, 0, 1), input)[None].to(device)
+        scaled = normalise(torch.from_numpy(resized).permute(2, 0, 1), input)[None].to(device)
         for mirrored in (False, True):
-            found = score(view.flip(3) if mirrored else view)
+            found = score(scaled.flip(3) if mirrored else scaled)
             found = F.interpolate(found, size=(height, width), mode="bilinear")[0]
             total = total + (found.flip(2) if mirrored else found)
     return total
 
 
 def window_corners(size: tuple[int, int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, int]]:
-    """Upper left corners (y, x) of windows that cover ``size`` (H, W), the last ones moved back to its border."""
+    """Top left corners (y, x) of windows that cover ``size`` (H, W); the last ones are moved back inside."""
     starts = []
     for side, length in zip(size, window, strict=True):
         step = -int(-length * (1 - overlap) // 1)

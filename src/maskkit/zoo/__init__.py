@@ -1,8 +1,8 @@
 """The zoo: every method with its presets, published weights, class names and numbers.
 
-`METHODS` is the table. A preset is called ``METHOD-...``, and what stands before the first hyphen is looked up there,
-exactly. Other packages add methods by the entry point group ``maskkit.methods``: the entry point has the name that
-stands before the hyphen, and loads a `maskkit.zoo.card.Method`.
+A preset is called ``METHOD-...``; the part before the first hyphen is looked up in the table `METHODS`. Other packages
+add methods by the entry point group ``maskkit.methods``: the entry point has the name before the hyphen and loads a
+`maskkit.zoo.card.Method`.
 """
 
 import difflib
@@ -49,14 +49,14 @@ METHODS: dict[str, str] = {
     "solov2": "solov2",
     "yolact": "yolact",
 }
-"""How preset names begin, and the module of this package whose ``METHOD`` they belong to."""
+"""From the part of a preset's name before the first hyphen to the module of this package with its ``METHOD``."""
 
 ENTRY_POINTS = "maskkit.methods"
 """The entry point group by which other packages add methods."""
 
 
 def methods() -> "dict[str, Method]":
-    """Every method by the name that its presets begin with, ours first. Imports all of them."""
+    """Every method by the name that its presets start with, built-in ones first. Imports all of them."""
     return {name: _load(name) for name in [*METHODS, *_foreign()]}
 
 
@@ -70,7 +70,7 @@ def method(preset_name: str) -> "Method":
 
 def presets() -> "list[Preset]":
     """All presets, method by method. Imports every method."""
-    found = {id(method): method for method in methods().values()}  # several names may lead to one method
+    found = {id(method): method for method in methods().values()}  # several names may share one method
     return [preset for method in found.values() for preset in method.presets]
 
 

@@ -1,4 +1,4 @@
-"""BlendMask of AdelaiDet."""
+"""BlendMask: key map of AdelaiDet's checkpoints, and presets."""
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ _RULES: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no BlendMask has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return bgr_to_rgb(rename_by(_RULES, state, "BlendMask"))
 
 

@@ -1,4 +1,4 @@
-"""BoxInst of AdelaiDet: the network, and the names, of CondInst."""
+"""BoxInst: presets. The network, and so the key map, is that of CondInst."""
 
 from maskkit.config import BoxOnly, change
 from maskkit.models.boxinst import BoxInst, BoxInstConfig
@@ -13,7 +13,7 @@ __all__ = ["rename"]
 
 
 def _official(name: str, paper: str, times: int, layers: int = 50) -> Preset:
-    # the pairwise term grows over 10,000 steps; images of COCO often end in a few rows of a wrong colour
+    # the pairwise term is warmed up over 10,000 steps; COCO images often end in a few rows of a wrong colour
     box_only = BoxOnly(warmup=1 / (9 * times), skip_bottom=10)
     config = BoxInstConfig(backbone=caffe_resnet(layers), box_only=box_only)
     return adelaidet(times).preset(name, config, f"COCO {paper}")

@@ -1,4 +1,4 @@
-"""What the zoo says about a method and its presets: facts that are declared once, and read by everything else."""
+"""The cards of the zoo: everything that is declared about a method and its presets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from maskkit.models.base import Model
 
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""Official parameter names to ours. Raises `DataError` for a name that the method has not."""
+"""From a state dict with official names to ours. Raises `DataError` for an unknown name."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that somebody publishes for a preset."""
+    """Published weights of a preset."""
 
     source: str
     """Who publishes them: a repository or a library."""
     licence: str
     torchvision: str = ""
-    """What torchvision calls them; such weights are fetched, others are downloaded by hand."""
+    """Their name in torchvision; such weights can be fetched, others are downloaded by hand."""
 
     def __str__(self) -> str:
         return f"{self.source} ({self.licence})"
@@ -32,7 +32,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named starting point: a method with its sizes, its recipe, its published weights and its numbers."""
+    """A named configuration of a method, with its recipe, its published weights and its results."""
 
     name: str
     model: ModelConfig
@@ -42,26 +42,26 @@ class Preset:
     classes: Categories
     """The classes of the published weights, or of the data set that the preset's sizes were chosen for."""
     weights: Weights | None
-    """None: nobody publishes weights of it."""
+    """None: no weights are published."""
     paper: str | None
-    """The number of the paper or of the publisher, with its data set; None: there is none."""
+    """The result of the paper or of the publisher, with its data set; None: there is none."""
     ours: str | None
-    """Our own measured number, with its data set; None: not measured."""
+    """Our own result, with its data set; None: not measured."""
     small: bool = False
-    """Whether it trains on two processor cores in minutes."""
+    """Whether it trains on two CPU cores in minutes."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the zoo: its model, its presets, and the key map of its published weights."""
+    """A method of the zoo: its model, its presets, and the key map for official checkpoints."""
 
     title: str
-    """The name as the field writes it."""
+    """The name of the method in the literature."""
     paper: str
     """Authors, title, venue."""
     model: "type[Model]"
     presets: tuple[Preset, ...]
     rename: Rename | None = None
-    """None: no foreign weights can be loaded."""
+    """The key map for official checkpoints; None: none can be loaded."""
     agreement: str = ""
-    """Which official code the method equals, as the tests in ``tests/parity`` show."""
+    """The official code that the method reproduces, as the tests in ``tests/parity`` show."""

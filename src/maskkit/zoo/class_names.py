@@ -12,7 +12,7 @@ _COCO = (
     "mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, "
     "teddy bear, hair drier, toothbrush"
 )
-# classes that were planned and never annotated; their ids stay free
+# classes that were never annotated; their ids are unused
 _COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_STUFF = (
     "banner, blanket, bridge, cardboard, counter, curtain, door-stuff, floor-wood, flower, fruit, gravel, house, "
@@ -53,15 +53,15 @@ COCO = Categories(tuple(_COCO.split(", ")), tuple(i for i in range(1, 91) if i n
 COCO_IDS = Categories(
     tuple(COCO.names[COCO.ids.index(i)] if i in COCO.ids else f"unused {i}" for i in range(1, 91)), tuple(range(1, 91))
 )
-"""Every id from 1 to 90 as a class, as torchvision's models have it; ten of them were never annotated."""
+"""Every id from 1 to 90 as a class, as in torchvision's models; ten of them were never annotated."""
 
 COCO_PANOPTIC = Categories(
     (*COCO.names, *_COCO_STUFF.split(", ")), (*COCO.ids, *_COCO_STUFF_IDS), (True,) * 80 + (False,) * 53
 )
-"""The 133 classes of COCO panoptic: 80 things, 53 kinds of stuff."""
+"""The 133 classes of COCO panoptic: 80 things, 53 stuff classes."""
 
 VOC_SEMANTIC = Categories(("background", *VOC.names), (0, *VOC.ids), (False, *VOC.things))
-"""The same with the background, as semantic models know them."""
+"""The same with background, for semantic models."""
 
 ADE20K = Categories.of((), _ADE20K.split(", "))
 """The 150 classes of ADE20K's scene parsing benchmark."""
@@ -75,4 +75,4 @@ CAMVID = Categories.of((), _CAMVID.split(", "))
 TEXT = Categories.of(["text"])
 
 OBJECT = Categories.of(["object"])
-"""The one class of class-agnostic methods."""
+"""The single class of class-agnostic methods."""

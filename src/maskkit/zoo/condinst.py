@@ -1,4 +1,4 @@
-"""CondInst of AdelaiDet; BoxInst has the same names."""
+"""CondInst: key map of AdelaiDet's checkpoints (also for BoxInst), and presets."""
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ _CONSTANTS = ("mask_head.sizes_of_interest", "mask_head._iter")
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no CondInst has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return bgr_to_rgb(rename_by(_RULES, {n: t for n, t in state.items() if n not in _CONSTANTS}, "CondInst"))
 
 

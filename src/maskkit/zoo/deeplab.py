@@ -1,4 +1,4 @@
-"""Names of published DeepLab checkpoints.
+"""DeepLab v1 to v3+: key maps of published checkpoints, and presets.
 
 kazuto1011/deeplab-pytorch (v1 and v2, Caffe's weights, images in BGR), VainF/DeepLabV3Plus-Pytorch (v3 and v3+),
 torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into its head.
@@ -35,7 +35,7 @@ _MOBILE_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no DeepLab has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     if any(".increase." in n for n in state):
         return _from_caffe(state)
     if "image_pooling.weight" in state:
@@ -61,7 +61,7 @@ def _from_caffe(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif m := re.fullmatch(r"fc\.(\w+)", short):
             new = f"score.{m[1]}"
         else:
-            raise DataError(f"{name!r} is no tensor of a DeepLab v1 or v2 checkpoint")
+            raise DataError(f"{name!r} is not a tensor of a DeepLab v1 or v2 checkpoint")
         renamed[new] = tensor
     stem = "backbone.body.conv1.weight"
     if stem in renamed:
@@ -70,8 +70,8 @@ def _from_caffe(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_torch(name: str, plus: bool) -> str:
-    """Our name for one of VainF's or torchvision's; ``plus`` tells v3+ from v3."""
-    # VainF's v3 is torchvision's with the head one level deeper
+    """Our name for one of VainF's or torchvision's; ``plus`` means v3+."""
+    # VainF's v3 has torchvision's names with the head one level deeper
     short = name if plus else name.replace("classifier.classifier.", "classifier.")
     layers = {"0": "refine.0.0", "1": "refine.0.1", "3": "score"} if plus else {"1": "refine.0.0", "2": "refine.0.1"}
     last = r"classifier\.classifier\.(0|1|3)\.(\w+)" if plus else r"classifier\.(1|2|4)\.(\w+)"
@@ -82,7 +82,7 @@ def _from_torch(name: str, plus: bool) -> str:
     if m := re.fullmatch(r"aux_classifier\.([014])\.(\w+)", short):
         return f"auxiliary.{m[1]}.{m[2]}"
     if m := re.fullmatch(r"classifier\.(?:0|aspp)\.convs\.4\.(\d)\.(\w+)", short):
-        return f"aspp.pool.{int(m[1]) - 1}.{m[2]}"  # the official list begins with the pooling itself
+        return f"aspp.pool.{int(m[1]) - 1}.{m[2]}"  # the official list starts with the pooling itself
     if m := re.fullmatch(r"classifier\.(?:0|aspp)\.convs\.(\d\.\d\.\w+)", short):
         return f"aspp.branches.{m[1]}"
     if m := re.fullmatch(r"classifier\.(?:0|aspp)\.project\.(\d\.\w+)", short):
@@ -91,7 +91,7 @@ def _from_torch(name: str, plus: bool) -> str:
         return f"low.{m[1]}"
     if m := re.fullmatch(last, short):
         return f"{layers.get(m[1], 'score')}.{m[2]}"
-    raise DataError(f"{name!r} is no tensor of a DeepLab v3 checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a DeepLab v3 checkpoint")
 
 
 def _mobile(number: int, rest: str) -> str:
@@ -110,7 +110,7 @@ def _mobile(number: int, rest: str) -> str:
 def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """TensorFlow's v3 on MobileNetV2: timm's names for the backbone, biases where our head has batch norm.
 
-    Batch norm with mean 0, variance ``1 - eps`` and weight 1 adds its bias and nothing else.
+    Batch norm with mean 0, variance ``1 - eps`` and weight 1 only adds its bias.
     """
     units = {"aspp0": "aspp.branches.0", "image_pooling": "aspp.pool", "concat_projection": "aspp.project"}
     renamed = {}
@@ -121,7 +121,7 @@ def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif head not in units:
             renamed[f"backbone.body.{name}"] = tensor
         elif leaf == "weight":
-            # TensorFlow joins the mean of the image first, we last
+            # TensorFlow concatenates the image's mean first, we last
             joined = torch.cat(tensor.chunk(2, 1)[::-1], 1) if head == "concat_projection" else tensor
             renamed[f"{units[head]}.0.weight"] = joined
         else:

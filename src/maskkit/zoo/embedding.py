@@ -1,4 +1,4 @@
-"""Presets of Embedding."""
+"""Pixel embeddings: presets."""
 
 from maskkit.config import TrainConfig
 from maskkit.models.embedding import Embedding, EmbeddingConfig

@@ -1,7 +1,7 @@
-"""Names of published EPS checkpoints (github.com/halbielee/EPS), and of its baseline's, on ResNet-38.
+"""EPS: key map of the checkpoints of github.com/halbielee/EPS, EPS and its baseline on ResNet-38, and presets.
 
-Blocks are called ``b2``, ``b2_1``, ``b2_2``, ``b3``, ...; branch 1 is the shortcut, the parts of branch 2 follow each
-other as ``2a``, ``2b1``, ``2b2``.
+There, blocks are called ``b2``, ``b2_1``, ``b2_2``, ``b3``, ...; branch 1 is the shortcut, the parts of branch 2 are
+``2a``, ``2b1``, ``2b2``, in this order.
 """
 
 import re
@@ -32,14 +32,14 @@ def _name(name: str) -> str:
     if m := re.fullmatch(r"b([2-7])(?:_(\d))?\.(?:conv_branch1|(bn|conv)_branch(2a|2b1|2b2))\.(\w+)", name):
         part = f"{_KINDS[m[3]]}.{_PARTS[m[4]]}" if m[3] else "shortcut"
         return f"backbone.stages.{int(m[1]) - 2}.{m[2] or 0}.{part}.{m[5]}"
-    raise DataError(f"{name!r} is no tensor of an EPS checkpoint")
+    raise DataError(f"{name!r} is not a tensor of an EPS checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------
 
 
 def _small(size: int) -> Preset:
-    """A model for two processor cores, on the MobileNetV2 backbone with TensorFlow's padding."""
+    """A model for two CPU cores, on the MobileNetV2 backbone with TensorFlow's padding."""
     recipe = Recipe(
         InputConfig((size, size), "pad", mean=HALF, std=HALF),
         AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.6, 1.15)),
@@ -58,7 +58,7 @@ METHOD = Method(
         Recipe(
             imagenet_input((448, 448), "pad"),
             AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(256 / 448, 512 / 448)),
-            TrainConfig(  # 20,000 steps on VOC train_aug; the momentum is what the official optimizer makes of it
+            TrainConfig(  # 20,000 steps on VOC train_aug; the momentum is that of the official optimizer
                 epochs=15.12, batch=8, lr=0.1, backbone_lr=0.1, momentum=5e-4, schedule="poly", warmup=0
             ),
             Weights("github.com/halbielee/EPS", "no licence"),

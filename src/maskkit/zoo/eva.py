@@ -1,7 +1,7 @@
-"""baaivision/EVA (MIT): names of the checkpoints of its detectors, of its pre-training and of EVA-CLIP.
+"""EVA: key maps of baaivision/EVA (MIT: detectors, pre-training, EVA-CLIP), and presets.
 
-Images are RGB, so nothing is flipped. Detectors keep a place for the class token in their position embedding and
-never use it. Classifiers have timm's names already.
+Images are RGB, so no channels are reversed. The position embedding of detectors has an entry for a class token that is
+never used. Classifiers have timm's names already.
 """
 
 import re
@@ -22,7 +22,7 @@ _LEVELS = {
     4: {"0": 0, "0.norm": 1, "1": 2, "1.norm": 3},
     5: {"1": 1, "1.norm": 2, "2": 3, "2.norm": 4},
 }
-"""The layers of each level of the pyramid, theirs to ours."""
+"""The layers of each pyramid level, from their names to ours."""
 
 _DETECTOR: Rules = (
     (r"backbone\.net\.blocks\.(\d+)\.attn\.rel_pos_h", r"backbone.body.relative.\1.rows"),
@@ -58,7 +58,7 @@ _STAGE = re.compile(r"(roi_heads\.box_(?:head|predictor))\.(\d)\.(.+)")
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a detector, Mask R-CNN or Cascade Mask R-CNN, to ours; `DataError` for a name that neither has."""
+    """From the names of a (Cascade) Mask R-CNN to ours. Raises `DataError` for an unknown name."""
     renamed = {}
     for name, tensor in state.items():
         stage = _STAGE.fullmatch(name)
@@ -71,7 +71,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_student(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a checkpoint of the pre-training to those of `maskkit.nn.mim.MaskedStudent`."""
+    """From the names of a pre-training checkpoint to those of `maskkit.nn.mim.MaskedStudent`."""
     return {
         n if n == "mask_token" else n.removeprefix("lm_") if n.startswith("lm_head.") else f"net.{n}": t
         for n, t in state.items()
@@ -79,7 +79,7 @@ def rename_student(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A classifier, or the vision tower of EVA-CLIP, for timm's network; tables of indices timm makes itself."""
+    """From a classifier, or the vision tower of EVA-CLIP, to timm's names; timm computes index tables itself."""
     tower = {n.removeprefix("visual."): t for n, t in state.items() if n.startswith("visual.")}
     return {n: t for n, t in (tower or state).items() if not n.endswith("relative_position_index")}
 
@@ -88,7 +88,7 @@ def rename_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _small(size: int) -> Preset:
-    """A model for two processor cores."""
+    """A model for two CPU cores."""
     knobs = small_two_stage(size)
     vit = PlainVit(window=8, relative=size, width=knobs["width"])
     backbone = BackboneConfig("eva_tiny_patch16_224", vit=vit)

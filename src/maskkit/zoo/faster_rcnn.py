@@ -1,9 +1,8 @@
-"""detectron2 (Apache-2.0) and torchvision (BSD-3-Clause): names of their Faster R-CNN checkpoints.
+"""Faster R-CNN: key maps of detectron2 (Apache-2.0) and torchvision (BSD-3-Clause), and presets.
 
-What differs beside the names: detectron2's images are BGR. torchvision counts background as the first class; its
-boxes and masks of background, which nothing reads, are dropped. The files that torchvision publishes come from a time
-when its frozen batch norm had no epsilon, which is told by the names of that time: ours, of 1e-5, is taken off the
-variances.
+Besides the names, these differ: detectron2's images are BGR. torchvision's first class is background; its box and mask
+outputs for background are never read and are dropped. torchvision's published files predate the epsilon of its frozen
+batch norm, which their older names show; our epsilon of 1e-5 is subtracted from the variances.
 """
 
 import re
@@ -26,9 +25,9 @@ from maskkit.zoo.recipes import (
 )
 
 HUB = {"fasterrcnn-resnet50": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}
-"""What torchvision calls its weights of a preset."""
+"""The presets with torchvision's weights, and their names there."""
 
-# settings that older code kept among the weights
+# settings that older code stored with the weights
 _SETTINGS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d")
 _EPSILON = 1e-5
 
@@ -41,7 +40,7 @@ _DETECTRON2: Rules = (
     (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.label.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", r"box_head.deltas.\1"),
 )
-# the groups that may be missing are where newer code put convolutions into blocks
+# optional groups: newer versions put convolutions into blocks
 _TORCHVISION: Rules = (
     (r"(backbone\.body\..+)", r"\1"),
     (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.lateral.\1.\2"),
@@ -57,14 +56,14 @@ _TORCHVISION: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours, detectron2's or torchvision's; `DataError` for a name that neither has."""
+    """From detectron2's or torchvision's names to ours. Raises `DataError` for an unknown name."""
     return rename_two_stage(state, "Faster R-CNN")
 
 
 def rename_two_stage(
     state: dict[str, Tensor], method: str, detectron2: Rules = (), torchvision: Rules = ()
 ) -> dict[str, Tensor]:
-    """The state of a ``method`` that has more names than Faster R-CNN, of either source."""
+    """From the names of a ``method`` that extends Faster R-CNN, of either source, to ours."""
     if any(name.startswith("rpn.") for name in state):
         renamed = rename_by((*_TORCHVISION, *torchvision), state, method)
         if "rpn.head.conv.weight" in state:
@@ -75,7 +74,7 @@ def rename_two_stage(
 
 
 def background_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state of ours of a source that has background as the first class."""
+    """A converted state of a source whose first class is background, without background."""
     return {
         n: _BACKGROUND[n.rpartition(".")[0]](t) if n.rpartition(".")[0] in _BACKGROUND else t for n, t in state.items()
     }
@@ -86,7 +85,7 @@ _BACKGROUND: dict[str, Callable[[Tensor], Tensor]] = {
     "box_head.deltas": lambda t: t[4:],
     "mask_head.predictor": lambda t: t[1:],
 }
-"""What becomes of the rows of background, where it comes first, in the layers of ours."""
+"""What to do with the rows of background in our layers."""
 
 
 # presets --------------------------------------------------------------------------------------------------------------
@@ -100,11 +99,11 @@ TORCHVISION: dict[str, Any] = {
     "sampling_ratio": 2,
     "smooth_l1": 1 / 9,
 }
-"""What torchvision's two-stage detectors do differently from detectron2's."""
+"""The fields in which torchvision's two-stage detectors differ from detectron2's."""
 
 
 def small_two_stage(size: int, width: int = 96) -> dict[str, Any]:
-    """Knobs of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
+    """Fields of a small model for an input of ``size``: a third of the width, a quarter of the regions."""
     return {
         "backbone": FROZEN_MOBILENET,
         "width": width,

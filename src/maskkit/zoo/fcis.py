@@ -1,8 +1,8 @@
-"""msracver/FCIS (MIT): names of its MXNet checkpoints, with or without ``arg:`` and ``aux:`` before them.
+"""FCIS: key map of the MXNet checkpoints of msracver/FCIS (MIT), and presets.
 
-Images are BGR. Background is the first class; the box code of background, which nothing reads, is dropped, and the
-two logits of an anchor become one, their difference. Files saved by the official training hold the box layer twice; the
-copy for tests, ``*_test``, has the scale of the code in it and is left out.
+Names may have the prefixes ``arg:`` and ``aux:``. Images are BGR. Background is the first class; its box deltas are
+never read and are dropped, and the two logits of an anchor become one, their difference. Files saved by the official
+training contain the box layer twice; the copy for tests, ``*_test``, includes the scale of the deltas and is left out.
 """
 
 import re
@@ -35,7 +35,7 @@ _DROPPED = re.compile(r"fcis_bbox_(weight|bias)_test")
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that FCIS does not have."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     short = {re.sub(r"^(arg|aux):", "", name): tensor for name, tensor in state.items()}
     renamed = {_name(n): t for n, t in short.items() if not _DROPPED.fullmatch(n)}
     return bgr_to_rgb({n: _fit(n.rpartition(".")[0], t) for n, t in renamed.items()})
@@ -55,7 +55,7 @@ def _name(name: str) -> str:
         else:
             part = f"{'conv' if kind == 'res' else 'bn'}{_BRANCHES[branch]}"
         return f"backbone.body.layer{int(stage) - 1}.{block}.{part}.{leaf}"
-    raise DataError(f"{name!r} is no tensor of an FCIS checkpoint")
+    raise DataError(f"{name!r} is not a tensor of an FCIS checkpoint")
 
 
 def _fit(layer: str, tensor: Tensor) -> Tensor:

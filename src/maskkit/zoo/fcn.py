@@ -1,4 +1,4 @@
-"""Names of published FCN checkpoints: wkentaro/pytorch-fcn (Caffe's layers, images in BGR) and torchvision."""
+"""FCN: key maps of wkentaro/pytorch-fcn (Caffe's layers, images in BGR) and torchvision, and presets."""
 
 import re
 from dataclasses import replace
@@ -20,13 +20,13 @@ _LAYERS = _SKIPS | _HEAD
 
 
 def vgg_layer(stage: int, number: int, per_conv: int = 2) -> int:
-    """Place in ``features`` of convolution ``number`` of ``stage``, both from 1; two layers each, three with a norm."""
+    """Index in ``features`` of convolution ``number`` of ``stage``, both from 1; two layers each, three with a norm."""
     before = sum(len(widths) * per_conv + 1 for widths in LAYOUT[: stage - 1])
     return before + (number - 1) * per_conv
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no FCN has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     renamed = {_name(n): t for n, t in state.items()}
     first = "backbone.body.features.0.weight"
     if first in renamed:
@@ -44,7 +44,7 @@ def _name(name: str) -> str:
         return f"backbone.body.{m[1]}"
     if m := re.fullmatch(r"(aux_)?classifier\.([014]\.\w+)", name):
         return f"{'auxiliary' if m[1] else 'score'}.{m[2]}"
-    raise DataError(f"{name!r} is no tensor of an FCN checkpoint")
+    raise DataError(f"{name!r} is not a tensor of an FCN checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""FCOS of AdelaiDet."""
+"""FCOS: key map of AdelaiDet's checkpoints, and presets."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ from maskkit.zoo.recipes import (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no FCOS has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return bgr_to_rgb(rename_by(ADELAIDET_FCOS_KEYS, state, "FCOS"))
 
 

@@ -1,4 +1,4 @@
-"""Presets of InstanceFcn."""
+"""InstanceFCN: presets."""
 
 from maskkit.config import InputConfig, TrainConfig
 from maskkit.models.instancefcn import InstanceFcn, InstanceFcnConfig
@@ -38,5 +38,5 @@ METHOD = Method(
             classes=OBJECT,
         ),
     ),
-    agreement="the assembling of masks, 1 case",
+    agreement="mask assembly, 1 case",
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from maskkit.errors import DataError
 
 Rules = Sequence[tuple[str, str]]
-"""Pairs of a pattern for the whole official name and what it expands to."""
+"""Pairs of a pattern for the whole official name and the template of ours."""
 
 MMDETECTION_KEYS: Rules = (
     (r"backbone\.(conv1|bn1)\.(.+)", r"backbone.body.\1.\2"),
@@ -63,12 +63,12 @@ ADELAIDET_FCOS_KEYS: Rules = (
 
 
 def rename_by(rules: Rules, state: dict[str, Tensor], method: str) -> dict[str, Tensor]:
-    """The state with each name expanded by the first rule that matches; `DataError` for a name that none does."""
+    """The state with each name rewritten by the first matching rule. Raises `DataError` for a name without a rule."""
     return {_name(rules, name, method): tensor for name, tensor in state.items()}
 
 
 def bgr_to_rgb(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state of ours whose backbone was trained on BGR, for RGB: the stem's input channels are turned round."""
+    """A converted state whose backbone was trained on BGR, for RGB: the stem's input channels are reversed."""
     stem = "backbone.body.conv1.weight"
     return {**state, stem: state[stem].flip(1)} if stem in state else state
 
@@ -77,4 +77,4 @@ def _name(rules: Rules, name: str, method: str) -> str:
     for pattern, template in rules:
         if m := re.fullmatch(pattern, name):
             return m.expand(template)
-    raise DataError(f"{name!r} is no tensor of a {method} checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a {method} checkpoint")

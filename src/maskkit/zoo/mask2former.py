@@ -1,4 +1,4 @@
-"""facebookresearch/Mask2Former (MIT; weights CC BY-NC 4.0) and transformers (Apache-2.0): names of checkpoints."""
+"""Mask2Former: key maps of the official code (MIT; weights CC BY-NC 4.0) and transformers (Apache-2.0), and presets."""
 
 import re
 from dataclasses import replace
@@ -15,12 +15,12 @@ from maskkit.zoo.class_names import ADE20K, COCO, COCO_PANOPTIC
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, rename_by
 from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_presets
 
-# constants, and transformers' norm of Swin's last features, which a backbone does not use
+# constants, and transformers' norm of Swin's last features, which a backbone does not need
 _DROPPED = re.compile(
     r"criterion\.empty_weight|.*\.relative_position_index|model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.\w+"
 )
 
-_PIXEL = r"sem_seg_head\.(?:pixel_decoder\.)?"  # the first files have no ``pixel_decoder``
+_PIXEL = r"sem_seg_head\.(?:pixel_decoder\.)?"  # old files have no ``pixel_decoder``
 _ENCODER = _PIXEL + r"transformer\.encoder\.layers\.(\d+)\."
 _QUERY = r"sem_seg_head\.predictor\."
 _OFFICIAL: Rules = (
@@ -29,7 +29,7 @@ _OFFICIAL: Rules = (
     (
         r"backbone\.layers\.0\.downsample\.(.+)",
         r"backbone.body.layers_1.downsample.\1",
-    ),  # timm: at the next one's start
+    ),  # in timm, at the start of the next stage
     (r"backbone\.layers\.1\.downsample\.(.+)", r"backbone.body.layers_2.downsample.\1"),
     (r"backbone\.layers\.2\.downsample\.(.+)", r"backbone.body.layers_3.downsample.\1"),
     (r"backbone\.layers\.(\d)\.(blocks\..+)", r"backbone.body.layers_\1.\2"),
@@ -127,7 +127,7 @@ _PLACE = {"q_proj": 0, "query": 0, "k_proj": 1, "key": 1, "v_proj": 2, "value": 
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the official files, old or new, or of transformers, to ours; `DataError` for a name that none has."""
+    """From official names, old or new, or transformers' names to ours. Raises `DataError` for an unknown name."""
     state = {name: tensor for name, tensor in state.items() if not _DROPPED.fullmatch(name)}
     if any(name.startswith("model.") for name in state):
         return rename_by(_TRANSFORMERS, _joined(state), "Mask2Former")
@@ -135,7 +135,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with each three projections to queries, keys and values as one, called ``qkv``."""
+    """The state with the projections to queries, keys and values concatenated as ``qkv``."""
     joined: dict[str, Tensor] = {}
     parts: dict[str, list[Tensor | None]] = {}
     for name, tensor in state.items():
@@ -211,7 +211,7 @@ def _ade(backbone: str, miou: float) -> Preset:
 
 
 def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80) -> Mask2FormerConfig:
-    # start places are for objects: one segment of stuff is all over the image
+    # start places are for objects: a stuff segment covers the whole image
     queries, frequencies = (100, 6) if task == "instance" else (50, 0)
     return Mask2FormerConfig(
         num_classes=classes,
@@ -226,7 +226,7 @@ def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80)
         points=2048,
         position_frequencies=frequencies,
         detections=queries,
-        segment_score=0.5,  # trained for minutes, few queries are as sure as 0.8
+        segment_score=0.5,  # after minutes of training few queries have a probability of 0.8
     )
 
 

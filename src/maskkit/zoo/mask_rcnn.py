@@ -1,4 +1,4 @@
-"""detectron2 (Apache-2.0) and torchvision (BSD-3-Clause): names of their Mask R-CNN checkpoints."""
+"""Mask R-CNN: key maps of detectron2 (Apache-2.0) and torchvision (BSD-3-Clause), and presets."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from maskkit.zoo.recipes import (
 )
 
 HUB = {"maskrcnn-resnet50": "MaskRCNN_ResNet50_FPN_Weights.COCO_V1"}
-"""What torchvision calls its weights of a preset."""
+"""The presets with torchvision's weights, and their names there."""
 
 _DETECTRON2: Rules = (
     *((rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(\w+)", rf"mask_head.convs.{i}.\1") for i in range(4)),
@@ -28,7 +28,7 @@ _TORCHVISION: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours, detectron2's or torchvision's; `DataError` for a name that neither has."""
+    """From detectron2's or torchvision's names to ours. Raises `DataError` for an unknown name."""
     return rename_two_stage(state, "Mask R-CNN", _DETECTRON2, _TORCHVISION)
 
 

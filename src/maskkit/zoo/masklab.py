@@ -1,4 +1,4 @@
-"""Presets of Masklab."""
+"""MaskLab: presets."""
 
 from dataclasses import replace
 

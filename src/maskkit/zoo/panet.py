@@ -1,8 +1,8 @@
-"""ShuLiu1993/PANet (MIT): names of its checkpoints, those of Detectron.pytorch with more.
+"""PANet: key map of ShuLiu1993/PANet (MIT), whose names extend those of Detectron.pytorch, and presets.
 
-Images are BGR. Batch norm is folded into a scale and a shift for each channel. The official lists of lateral, output
-and top-down layers begin with the coarsest level, those of everything that reads the levels with the finest. Background
-is the first class; its boxes and its masks, which nothing reads, are dropped.
+Images are BGR. Batch norm is stored as a scale and a shift per channel. The official lists of lateral, output and
+top-down layers start with the coarsest level, those of the heads with the finest. Background is the first class; its
+box and mask outputs are never read and are dropped.
 """
 
 from dataclasses import replace
@@ -58,7 +58,7 @@ _EPSILON = 1e-5
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that PANet does not have."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     renamed = rename_by(_RULES, state, "PANet")
     for name in [n for n, t in renamed.items() if n.startswith("backbone.") and t.ndim == 1 and n.endswith(".bias")]:
         layer = name.removesuffix(".bias")
@@ -71,7 +71,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _official(name: str, paper: str, times: int, **knobs: Any) -> Preset:
-    """A model of the authors' re-release, trained on ``times`` 90,000 steps of 16 images."""
+    """A model of the authors' re-release, trained for ``times`` 90,000 steps of 16 images."""
     recipe = Recipe(
         InputConfig((1000, 1400), "shorter", mean=PANET_MEAN, std=NO_STD),
         replace(FLIP, short_sides=(400, 600, 800, 1000, 1200, 1200)),

@@ -1,4 +1,4 @@
-"""xieenze/PolarMask (Apache-2.0, on mmdetection 1): names of its checkpoints with Caffe-style ResNets."""
+"""PolarMask: key map of xieenze/PolarMask (Apache-2.0, on mmdetection 1) with Caffe's ResNets, and presets."""
 
 from torch import Tensor
 
@@ -37,7 +37,7 @@ _RULES: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no PolarMask has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return bgr_to_rgb(rename_by(_RULES, state, "PolarMask"))
 
 

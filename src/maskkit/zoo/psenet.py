@@ -1,4 +1,4 @@
-"""whai362/PSENet (Apache-2.0): names of its checkpoints."""
+"""PSENet: key map of whai362/PSENet (Apache-2.0), and presets."""
 
 import re
 
@@ -17,7 +17,7 @@ _HEAD = {"conv1": "0.0", "bn1": "0.1", "conv2": "1"}
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no PSENet has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return {_name(n): t for n, t in state.items()}
 
 
@@ -33,7 +33,7 @@ def _name(name: str) -> str:
         return f"fpn.{part}.{3 - int(m[2])}.{_UNIT[m[3]]}.{m[4]}"
     if m := re.fullmatch(r"det_head\.(conv[12]|bn1)\.(\w+)", name):
         return f"head.{_HEAD[m[1]]}.{m[2]}"
-    raise DataError(f"{name!r} is no tensor of a PSENet checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a PSENet checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

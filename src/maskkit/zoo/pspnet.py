@@ -1,4 +1,4 @@
-"""hszhao/semseg (MIT): names of its PSPNet checkpoints."""
+"""PSPNet: key map of hszhao/semseg (MIT), and presets."""
 
 import re
 from dataclasses import replace
@@ -25,7 +25,7 @@ _RULES = [
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no PSPNet has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return {_name(n.removeprefix("module.")): t for n, t in state.items()}
 
 
@@ -33,7 +33,7 @@ def _name(name: str) -> str:
     for pattern, ours in _RULES:
         if m := re.fullmatch(pattern, name):
             return m.expand(ours)
-    raise DataError(f"{name!r} is no tensor of a PSPNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a PSPNet checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def _name(name: str) -> str:
 _OFFICIAL = Recipe(
     imagenet_input((473, 473), "pad"),
     replace(FLIP, scale_jitter=(0.5, 2.0)),
-    TrainConfig(epochs=100, batch=16, lr=0.1, backbone_lr=0.1, weight_decay=1e-4),  # new layers learn ten times faster
+    TrainConfig(epochs=100, batch=16, lr=0.1, backbone_lr=0.1, weight_decay=1e-4),
     Weights("github.com/hszhao/semseg", "MIT"),
     ADE20K,
 )

@@ -1,4 +1,4 @@
-"""What the presets of one zoo share: inputs, augmentations, schedules, where the weights are and their classes."""
+"""What the presets of one zoo share: inputs, augmentation, schedules, sources of weights, and classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from maskkit.zoo.class_names import CAMVID, COCO, COCO_IDS, VOC_SEMANTIC
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a preset but its model and its numbers."""
+    """Everything about a preset except its model and its results."""
 
     input: InputConfig
     augment: AugmentConfig
@@ -24,13 +24,13 @@ class Recipe:
     def preset(
         self, name: str, model: ModelConfig, paper: str | None = None, ours: str | None = None, **changes: Any
     ) -> Preset:
-        """A preset by this recipe; ``changes`` are fields of the recipe that are different for it."""
+        """A preset with this recipe; ``changes`` override fields of the recipe."""
         own = replace(self, **changes)
         return Preset(name, model, own.input, own.augment, own.train, own.classes, own.weights, paper, ours, own.small)
 
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""RGB on 0..255, as torchvision and timm have them."""
+"""RGB (0..255), as in torchvision and timm."""
 NO_STD = (1.0, 1.0, 1.0)
 PANET_MEAN = (122.7717, 115.9465, 102.9801)
 """Detectron's mean, in RGB."""
@@ -41,22 +41,22 @@ Resize = Literal["stretch", "pad", "shorter"]
 
 
 def imagenet_input(size: tuple[int, int], resize: Resize, *, divide: bool = True) -> InputConfig:
-    """An input with ImageNet's mean, divided by its deviation unless the weights come from Caffe."""
+    """An input normalised by ImageNet's mean and, unless the weights come from Caffe, its standard deviation."""
     return InputConfig(size, resize, mean=IMAGENET_MEAN, std=IMAGENET_STD if divide else NO_STD)
 
 
 FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
-"""A mirror and nothing else."""
+"""Horizontal flips and nothing else."""
 SHORT_SIDES = (640, 672, 704, 736, 768, 800)
 LIGHT_SHORT_SIDES = (352, 384, 416, 448, 480, 512)
-"""Of SOLO's light models."""
+"""For SOLO's light models."""
 MULTI_SCALE = replace(FLIP, short_sides=SHORT_SIDES)
 
 
 # detectron2 and what is built on it -----------------------------------------------------------------------------------
 
 CAFFE_INPUT = imagenet_input((800, 1333), "shorter", divide=False)
-"""Input of detectron2's ResNets: shorter side 800, no division."""
+"""Input of detectron2's ResNets: shorter side 800, no division by the standard deviation."""
 
 
 def caffe_resnet(layers: int = 50) -> BackboneConfig:
@@ -65,7 +65,7 @@ def caffe_resnet(layers: int = 50) -> BackboneConfig:
 
 
 def detectron2_train(times: int, lr: float = 0.02) -> TrainConfig:
-    """``times`` 90,000 steps of 16 images of COCO train2017 (1x, 2x, 3x), the rate lowered near the end."""
+    """detectron2's 1x, 2x and 3x schedules: ``times`` 90,000 steps of 16 images of COCO train2017."""
     return TrainConfig(
         epochs=12.28 * times,
         batch=16,
@@ -81,7 +81,7 @@ def detectron2_train(times: int, lr: float = 0.02) -> TrainConfig:
 
 
 def adelaidet(times: int, augment: AugmentConfig = MULTI_SCALE) -> Recipe:
-    """AdelaiDet's zoo: detectron2's schedules at half the rate."""
+    """AdelaiDet's zoo: detectron2's schedules at half the learning rate."""
     weights = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial")
     return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), weights)
 
@@ -97,7 +97,7 @@ def detectron2(times: int) -> Recipe:
 
 
 def torchvision_detection(weights: str) -> Recipe:
-    """torchvision's detectors; ``weights`` is the name of theirs. Every id from 1 to 90 is a class."""
+    """torchvision's detectors; ``weights`` is their name there. Every id from 1 to 90 is a class."""
     train = TrainConfig(
         epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
     )
@@ -112,14 +112,14 @@ TORCHVISION_SEMANTIC = Recipe(
     Weights("torchvision", "BSD-3-Clause"),
     VOC_SEMANTIC,
 )
-"""torchvision's semantic models: trained on COCO with the classes of VOC."""
+"""torchvision's semantic models, trained on COCO with the classes of VOC."""
 
 
 # SOLO -----------------------------------------------------------------------------------------------------------------
 
 
 def solo_recipe(times: int, warmup_from: float) -> Recipe:
-    """The zoo of WXinlong/SOLO: ``times`` twelve epochs, several scales from the third on."""
+    """The zoo of WXinlong/SOLO: ``times`` 12 epochs, with multi-scale training in the 3x schedule."""
     train = TrainConfig(
         epochs=12 * times,
         batch=16,
@@ -135,13 +135,13 @@ def solo_recipe(times: int, warmup_from: float) -> Recipe:
     return Recipe(imagenet_input((800, 1333), "shorter"), MULTI_SCALE if times == 3 else FLIP, train, weights)
 
 
-# small models for two processor cores ---------------------------------------------------------------------------------
+# small models for two CPU cores ---------------------------------------------------------------------------------------
 
 MOBILENET = BackboneConfig("mobilenetv2_100", pad_same=True)
 """A MobileNetV2 with TensorFlow's padding."""
 FROZEN_MOBILENET = replace(MOBILENET, frozen_stride=4)
 HALF = (127.5, 127.5, 127.5)
-"""TensorFlow's mean and deviation."""
+"""TensorFlow's mean and standard deviation."""
 SMALL_TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=50, clip=10.0)
 SMALL_AUGMENT = AugmentConfig(expand=2.0)
 SMALL_DETECTOR: dict[str, Any] = {
@@ -150,9 +150,9 @@ SMALL_DETECTOR: dict[str, Any] = {
     "strides": (8, 16, 32, 64),
     "size_ranges": (64, 128, 256),
 }
-"""Knobs of a small detector without anchors."""
+"""Fields of a small anchor-free detector."""
 SMALL_FCOS: dict[str, Any] = {**SMALL_DETECTOR, "distance_activation": "exp"}
-"""Knobs of a small FCOS, under whatever is built on it."""
+"""Fields of a small FCOS, and of the methods built on it."""
 
 
 def small_presets(
@@ -164,7 +164,7 @@ def small_presets(
     suffix: str = "",
     classes: Categories = COCO,
 ) -> tuple[Preset, ...]:
-    """``METHOD-mobilenetv2-SIZE`` for each of the ``sizes``; ``model`` may depend on it; ``ours`` is of the first."""
+    """``METHOD-mobilenetv2-SIZE`` for each of ``sizes``; ``model`` maps a size to a config, ``ours`` is the first's."""
     return tuple(
         Recipe(
             InputConfig((size, size), mean=HALF, std=HALF), SMALL_AUGMENT, train, classes=classes, small=True
@@ -174,7 +174,7 @@ def small_presets(
 
 
 def small_semantic(name: str, model: ModelConfig, size: tuple[int, int], ours: str | None = None) -> Preset:
-    """A model of label maps, which learns from images of about ``size`` (height, width) and keeps their shape."""
+    """A small semantic model for images of about ``size`` (height, width), whose aspect ratio is kept."""
     classes = {len(c): c for c in (CAMVID, VOC_SEMANTIC)}[model.num_classes]
     augment = replace(FLIP, photometric=True, scale_jitter=(0.75, 1.5))
     recipe = Recipe(InputConfig(size, "pad", mean=HALF, std=HALF), augment, SMALL_TRAIN, classes=classes, small=True)

@@ -1,4 +1,4 @@
-"""Names of RefineNet's published weights in the port of its ResNet-101 (torchvision's names for the backbone)."""
+"""RefineNet: key map of the PyTorch port of its ResNet-101 (torchvision's names in the backbone), and presets."""
 
 import re
 from dataclasses import replace
@@ -12,12 +12,12 @@ from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC_SEMANTIC
 from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_semantic
 
-# a unit's two convolutions; the units of the "b" parts adapt a level (adapt_stage) or refine the sum (mflow_conv)
+# the two convolutions of a unit; "b" units adapt a level (adapt_stage) or refine the sum (mflow_conv)
 _UNIT = {"conv": "first", "conv_relu_varout_dimred": "second"}
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no RefineNet has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return {_name(n): t for n, t in state.items()}
 
 
@@ -37,7 +37,7 @@ def _name(name: str) -> str:
         return f"blocks.{int(m[1]) - 1}.out.{m[2]}"
     if m := re.fullmatch(r"clf_conv\.(\w+)", name):
         return f"score.{m[1]}"
-    raise DataError(f"{name!r} is no tensor of a RefineNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a RefineNet checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

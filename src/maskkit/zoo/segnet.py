@@ -1,4 +1,4 @@
-"""Names of published SegNet checkpoints: meetshah1995/pytorch-semseg, and the layers of the official Caffe net."""
+"""SegNet: key maps of meetshah1995/pytorch-semseg and of the official Caffe layers, and presets."""
 
 import re
 
@@ -16,7 +16,7 @@ _CONVS = [len(widths) for widths in LAYOUT]
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no SegNet has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return {_name(n): t for n, t in state.items()}
 
 
@@ -29,9 +29,9 @@ def _name(name: str) -> str:
         stage, number, part = int(m[1]), int(m[2]), int(m[4] is not None)
         if m[3] is None:
             return _encoder(stage, number, part, m[5])
-        # the decoder counts its convolutions down towards the input
+        # the decoder numbers its convolutions backwards
         return f"upsampling.{5 - stage}.{_CONVS[stage - 1] - number}.{part}.{m[5]}"
-    raise DataError(f"{name!r} is no tensor of a SegNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a SegNet checkpoint")
 
 
 def _encoder(stage: int, number: int, part: int, leaf: str) -> str:

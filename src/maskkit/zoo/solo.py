@@ -1,4 +1,4 @@
-"""SOLO, vanilla and decoupled, as WXinlong/SOLO names it."""
+"""SOLO, vanilla and decoupled: key map of WXinlong/SOLO, and presets."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,7 +41,7 @@ _RULES: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no SOLO has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     return rename_by(_RULES, state, "SOLO")
 
 

@@ -1,4 +1,4 @@
-"""SOLOv2 under its two official namings: WXinlong/SOLO (mmdetection) and AdelaiDet (detectron2)."""
+"""SOLOv2: key maps of WXinlong/SOLO (mmdetection) and AdelaiDet (detectron2), and presets."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ from maskkit.zoo.recipes import (
 
 
 def _tower(official: str, ours: str) -> Rules:
-    """A tower of AdelaiDet's, counted flat: convolution, norm and ReLU of layer i are 3 i, 3 i + 1, 3 i + 2."""
+    """A tower of AdelaiDet, a flat list: convolution, norm and ReLU of layer i are 3 i, 3 i + 1, 3 i + 2."""
     return tuple(
         (rf"ins_head\.{official}_tower\.{3 * layer + part}\.(.+)", rf"{ours}_tower.{layer}.{part}.\1")
         for layer in range(8)
@@ -65,7 +65,7 @@ _ADELAIDET: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no SOLOv2 has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     if any(name.startswith("backbone.bottom_up.") for name in state):
         return bgr_to_rgb(rename_by(_ADELAIDET, state, "SOLOv2"))
     return rename_by(_SOLO, state, "SOLOv2")

@@ -1,6 +1,6 @@
-"""Tables about the zoo for people, made of its cards: docs/models.md and the table of methods in the README.
+"""Generates docs/models.md and the README's table of methods from the cards of the zoo.
 
-``python -m maskkit.zoo.tables`` writes both anew; a test fails when they are stale.
+``python -m maskkit.zoo.tables`` writes both; a test fails when they are out of date.
 """
 
 import sys
@@ -11,7 +11,7 @@ from maskkit import zoo
 from maskkit.zoo.card import Method, Preset
 
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
-"""What the README's table stands between."""
+"""The markers around the README's table."""
 
 _SUPERVISION = {"masks": "masks", "boxes": "boxes", "label_map": "label maps", "tags": "image tags"}
 
@@ -21,8 +21,8 @@ def models_page() -> str:
     parts = [
         "# Models\n\n"
         "This page is generated from the cards in `src/maskkit/zoo` by `make tables`.\n\n"
-        "*Paper* is the number of the paper or of who publishes the weights. *Ours* is measured by us; the commands "
-        "are in [benchmarks](benchmarks/README.md). A dash means that there is none."
+        "*Paper* is the result of the paper or of the publisher of the weights. *Ours* is our own; the commands are "
+        "in [benchmarks](benchmarks/README.md). A dash means that there is none."
     ]
     for method in _methods():
         rows = [_row(method, preset) for preset in method.presets]
@@ -53,7 +53,7 @@ def methods_table() -> str:
 
 
 def insert(readme: str) -> str:
-    """The README with its table made anew. Raises ``ValueError`` where it has no place for one."""
+    """The README with its table regenerated. Raises ``ValueError`` when the markers are missing."""
     before, _, rest = readme.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
@@ -87,7 +87,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> int:
-    """Write both files into the repository that the working directory is in."""
+    """Write both files in the working directory, the root of the repository."""
     readme = Path("README.md")
     readme.write_text(insert(readme.read_text(encoding="utf-8")), encoding="utf-8")
     Path("docs/models.md").write_text(models_page(), encoding="utf-8")

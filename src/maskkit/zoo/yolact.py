@@ -1,4 +1,4 @@
-"""dbolya/yolact (MIT): names of its checkpoints, ResNet, Darknet-53 and YOLACT++ alike."""
+"""YOLACT and YOLACT++: key map of dbolya/yolact (MIT) with ResNet or Darknet-53, and presets."""
 
 import re
 from dataclasses import replace
@@ -15,7 +15,7 @@ from maskkit.zoo.recipes import FROZEN_MOBILENET, Recipe, small_presets
 
 _FPN = {"lat_layers": "lateral", "pred_layers": "output"}
 _HEAD = {"upfeature.0": "shared", "bbox_layer": "box", "conf_layer": "conf", "mask_layer": "mask"}
-# tensors of older releases that the official loader drops too
+# tensors of older releases, which the official loader drops too
 _DROPPED = re.compile(r"backbone\.layer\d|fpn\.downsample_layers\.([2-9]|\d\d)")
 
 _RULES: list[tuple[str, str]] = [
@@ -35,13 +35,13 @@ _RULES: list[tuple[str, str]] = [
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to ours; `DataError` for a name that no YOLACT has."""
+    """From official names to ours. Raises `DataError` for an unknown name."""
     darknet = any(n.startswith("backbone._preconv") for n in state)
     return {_name(n, darknet): t for n, t in state.items() if not _DROPPED.match(n)}
 
 
 def _name(name: str, darknet: bool) -> str:
-    pair = ("conv", "bn")  # the two entries of a Darknet unit
+    pair = ("conv", "bn")  # the two layers of a Darknet unit
     for pattern, rule in _RULES:
         m = re.fullmatch(pattern, name)
         if m is None:
@@ -57,12 +57,12 @@ def _name(name: str, darknet: bool) -> str:
             return f"backbone.body.stem_conv1.{pair[int(g[0])]}.{g[1]}"
         if rule == "down":
             return f"backbone.body.stages_{g[0]}.conv_down.{pair[int(g[1])]}.{g[2]}"
-        if rule == "fpn":  # the official lists begin with C5
+        if rule == "fpn":  # the official lists start with C5
             return f"fpn.{_FPN[g[0]]}.{2 - int(g[1])}.{g[2]}"
         if rule == "head":
             return f"head.{_HEAD[g[0]]}.{g[1]}"
         return m.expand(rule)
-    raise DataError(f"{name!r} is no tensor of a YOLACT checkpoint")
+    raise DataError(f"{name!r} is not a tensor of a YOLACT checkpoint")
 
 
 # presets --------------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ _RESNET101 = BackboneConfig("resnet101")
 
 
 def _sized(size: int, ap: float, **knobs: Any) -> Preset:
-    """A YOLACT-101 for another input size; its anchors are whole pixels, as the official code makes them."""
+    """YOLACT-101 for another input size; anchor sizes are whole pixels, as in the official code."""
     scales = tuple((int(side / 550 * size),) for side in (24, 48, 96, 192, 384))
     config = YolactConfig(backbone=_RESNET101, scales=scales, **knobs)
     input = InputConfig(size=(size, size))
@@ -92,7 +92,7 @@ def _sized(size: int, ap: float, **knobs: Any) -> Preset:
 
 
 def _plus(layers: int, ap: float, deformable: int) -> Preset:
-    """YOLACT++: three anchors to an octave, deformable convolutions, rescored masks."""
+    """YOLACT++: three anchors per octave, deformable convolutions, rescored masks."""
     config = YolactConfig(
         backbone=BackboneConfig(f"resnet{layers}"),
         scales=tuple(tuple(side * 2 ** (third / 3) for third in range(3)) for side in (24, 48, 96, 192, 384)),
@@ -133,7 +133,7 @@ METHOD = Method(
                 backbone=FROZEN_MOBILENET,
                 width=128,
                 head_norm=True,
-                # three cells wide, as in the paper: from fewer cells boxes are hardly learnt
+                # three cells wide, as in the paper: with fewer cells boxes are hardly trained
                 scales=((24,), (48,), (96,), (192,)),
                 square_anchors=False,
             ),

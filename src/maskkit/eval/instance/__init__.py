@@ -1,1 +1,1 @@
-"""Instances and boxes: COCO's AP, its report and its files."""
+"""Instances and boxes: COCO's AP, report and results files."""

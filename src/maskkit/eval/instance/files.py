@@ -1,4 +1,4 @@
-"""COCO's results files of objects: a JSON list of rows."""
+"""COCO's results files of objects: JSON lists of rows."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,10 +10,10 @@ from maskkit.prediction import Categories
 
 
 def read_results(path: str | Path, truth: Mapping[str, Any]) -> list[Row]:
-    """The rows of a results file, from whichever tool, made for the images and classes of COCO ``truth``.
+    """The rows of a results file of any tool for the images and classes of COCO ``truth``.
 
-    Raises `DataError` when the file is no JSON list of results, and for the first row with missing fields, an unknown
-    image or category id, numbers that are none, or a mask that does not fit its image.
+    Raises `DataError` when the file is not a JSON list of results, and for the first row with missing fields, an
+    unknown image or category id, a number that is not finite, or a mask that does not fit its image.
     """
     return rows_in(read_json(Path(path)), Path(path), Known.of_coco(truth), ("score",))
 

@@ -1,7 +1,7 @@
-"""Which detection found which object: the counting behind the report, one image at a time.
+"""Matching of detections with objects for the report, one image at a time.
 
-A `Scene` holds what one image needs for this: classes, scores and overlaps, no masks. Everything here is about one
-IoU threshold, 0.5 unless said otherwise, and a score threshold, which a detection passes when its score reaches it.
+A `Scene` holds classes, scores and overlaps of one image, but no masks. Everything here uses one IoU threshold, 0.5
+unless said otherwise, and one score threshold; a detection counts when its score is at least the threshold.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from maskkit.geometry import boxes as box_math
 from maskkit.geometry import rle as mask_math
 
 FALSE, IGNORED = -1, -2
-"""What `match` says of a detection that found no object, and of one that lies in a crowd."""
+"""Results of `match` for a detection without an object, and for a detection inside a crowd."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,11 @@ class Scene:
     found_labels: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     iou: Float[np.ndarray, "d g"]
-    """Overlap of every pair; with a crowd, the share of the detection that lies inside it."""
+    """IoU of every pair; for a crowd, the share of the detection that is inside it."""
 
 
 class Tally(NamedTuple):
-    """How the detections of an image fared against its objects."""
+    """Hits, missed objects and false detections of an image."""
 
     hits: int
     missed: int
@@ -49,13 +49,13 @@ class Tally(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 where there was nothing to find and nothing was found."""
+        """Harmonic mean of precision and recall; 1 for an image without objects and detections."""
         total = 2 * self.hits + self.missed + self.false
         return 2 * self.hits / total if total else 1.0
 
 
 class Threshold(NamedTuple):
-    """A score threshold, and what it gives over all images."""
+    """A score threshold, and F1, precision and recall over all images at it."""
 
     score: float
     f1: float
@@ -97,10 +97,10 @@ def _overlaps(found: list[Any], objects: list[Any], crowd: Bool[np.ndarray, "g"]
 
 
 def match(iou: Float[np.ndarray, "d g"], crowd: Bool[np.ndarray, "g"], least: float = 0.5) -> Int[np.ndarray, "d"]:
-    """Give detections, best first, each the free object that it overlaps most, by ``least`` or more.
+    """Match detections, best first, each with the free object of highest IoU, if that is at least ``least``.
 
-    The answer is the number of the object, `FALSE` or `IGNORED`: a detection without an object that overlaps a crowd
-    by ``least`` counts neither way.
+    The result is the index of the object, `FALSE` or `IGNORED`; a detection without an object that overlaps a crowd by
+    at least ``least`` is ignored.
     """
     answer = np.full(len(iou), FALSE)
     free = np.where(crowd, 0, iou)  # (D, G)
@@ -114,7 +114,7 @@ def match(iou: Float[np.ndarray, "d g"], crowd: Bool[np.ndarray, "g"], least: fl
 
 
 def match_classes(scene: Scene) -> Int[np.ndarray, "d"]:
-    """`match` where only an object of the detection's own class will do, as in average precision."""
+    """`match` within classes, as in average precision."""
     same = scene.found_labels[:, None] == scene.labels
     return match(np.where(same, scene.iou, 0), scene.crowd)
 
@@ -127,9 +127,9 @@ def tally(scene: Scene, score: float) -> Tally:
 
 
 def best_threshold(scenes: Sequence[Scene]) -> Threshold:
-    """The score threshold with the highest F1 over all images and classes, the higher one where two are equal.
+    """The score threshold with the highest F1 over all images and classes; of equal ones the higher.
 
-    Without a detection that hits it is 0, with an F1 of 0.
+    Without any hit it is 0, with an F1 of 0.
     """
     curve = threshold_curve(scenes)
     f1 = [t.f1 for t in curve]
@@ -137,14 +137,14 @@ def best_threshold(scenes: Sequence[Scene]) -> Threshold:
 
 
 def threshold_curve(scenes: Sequence[Scene]) -> list[Threshold]:
-    """What each score that occurs would give as the threshold, highest score first."""
+    """F1, precision and recall with each occurring score as the threshold, highest score first."""
     answer = np.concatenate([np.zeros(0, int), *(match_classes(s) for s in scenes)])
     scores = np.concatenate([np.zeros(0), *(s.scores for s in scenes)])
     scores, answer = scores[answer != IGNORED], answer[answer != IGNORED]
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], np.cumsum(answer[order] >= 0)
     objects = sum(int((~s.crowd).sum()) for s in scenes)
-    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # where equal scores end
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # the last of equal scores
     return [
         Threshold(
             float(scores[i]),
@@ -157,10 +157,10 @@ def threshold_curve(scenes: Sequence[Scene]) -> list[Threshold]:
 
 
 def confusion(scenes: Sequence[Scene], classes: int, score: float) -> Int[np.ndarray, "k+1 k+1"]:
-    """How often an object of the class of the row was taken for the class of the column, at a score threshold.
+    """Confusion matrix at a score threshold: true classes (rows) by predicted classes (columns).
 
     Objects and detections are matched regardless of their classes. The last column counts missed objects, the last
-    row detections of nothing. A detection inside a crowd of its own class is not counted.
+    row false detections. A detection inside a crowd of its own class is not counted.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     for scene in scenes:
@@ -178,7 +178,7 @@ def confusion(scenes: Sequence[Scene], classes: int, score: float) -> Int[np.nda
 
 
 def worst(scenes: Sequence[Scene], score: float, count: int) -> list[tuple[Scene, Tally]]:
-    """At most ``count`` images with mistakes, lowest F1 first, more mistakes first where it is equal."""
+    """At most ``count`` images with errors, lowest F1 first; of equal ones those with more errors first."""
     rated = [(scene, tally(scene, score)) for scene in scenes]
     wrong = [pair for pair in rated if pair[1].missed or pair[1].false]
     return sorted(wrong, key=lambda pair: (pair[1].f1, -pair[1].missed - pair[1].false))[:count]

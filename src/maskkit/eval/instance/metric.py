@@ -1,11 +1,11 @@
 """COCO average precision and recall of boxes and masks, from result rows and COCO ground truth.
 
-The rules are those of pycocotools, the arithmetic is faster-coco-eval's; both give the same numbers. Ground truth that
-pycocotools cannot read is completed: annotations are numbered anew (there, id 0 counts as unmatched), a missing
-``iscrowd`` is 0, a missing ``bbox`` or ``area`` is that of the mask, and an object whose mask is not known is ignored
-when masks are measured: neither missed, nor is a detection inside its box false.
+The protocol is that of pycocotools, computed by faster-coco-eval; both give the same numbers. Ground truth that
+pycocotools cannot read is completed: annotations are renumbered (there, id 0 counts as unmatched), a missing
+``iscrowd`` is 0, a missing ``bbox`` or ``area`` is that of the mask, and an object without a mask is ignored when masks
+are evaluated: it does not count as missed, nor a detection inside its box as false.
 
-Masks stay run lengths all the way; nothing here is ever dense.
+Masks stay run lengths throughout.
 """
 
 from collections import Counter
@@ -31,19 +31,19 @@ KINDS: tuple[Kind, ...] = ("bbox", "segm")
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 PROPOSALS = (10, 100, 1000)
-"""Limits of detections at which the average recall of class-agnostic proposals is measured."""
+"""Numbers of detections at which the average recall of class-agnostic proposals is evaluated."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoResult:
-    """What `evaluate` finds. Numbers lie between 0 and 1; -1 stands for "no objects to measure this on", as in COCO."""
+    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that there are no such objects, as in COCO."""
 
     bbox: dict[str, float] | None
-    """``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` of the boxes, None when not measured."""
+    """``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` of the boxes, None when not evaluated."""
     segm: dict[str, float] | None
     """The same of the masks."""
     per_class: dict[str, dict[str, float]]
-    """For each class name ``objects`` (without crowds), and for each kind measured, ``bbox_AP``, ``bbox_AP50``, ..."""
+    """For each class name ``objects`` (without crowds), and for each evaluated kind ``bbox_AP``, ``bbox_AP50``, ..."""
     precision: dict[Kind, Float[np.ndarray, "10 101 k"]]
     """Precision by IoU (`IOUS`), recall (`RECALLS`) and class, for objects of every size; the PR curves."""
     recall: dict[Kind, Float[np.ndarray, "10 k"]]
@@ -51,33 +51,33 @@ class CocoResult:
 
     @property
     def kind(self) -> Kind:
-        """What the result is judged by: masks where they were measured."""
+        """The kind of the main metrics: masks where they were evaluated."""
         return "segm" if self.segm is not None else "bbox"
 
     @property
     def main(self) -> dict[str, float]:
-        """The numbers of `kind`."""
+        """The metrics of `kind`."""
         numbers = self.segm or self.bbox
         assert numbers is not None
         return numbers
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by which a run is followed; the first one, ``AP``, decides which weights are best."""
+        """The metrics shown during training; the first one, ``AP``, decides which weights are best."""
         parts = (("mask", self.segm), ("box", self.bbox))
         named = {f"{kind}_{n}": v[n] for kind, v in parts if v for n in ("AP", "AP50", "AP75")}
         return {"AP": self.main["AP"], **named}
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON types, without the curves."""
+        """The metrics as JSON types, without the curves."""
         return {"bbox": self.bbox, "segm": self.segm, "per_class": self.per_class}
 
     def save(self, path: Path) -> None:
-        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        """Write `to_json` to a file."""
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The numbers in percent, one row per kind."""
+        """The metrics in percent, one row per kind."""
         table = Table("%", *self.main, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
         for name, numbers in (("box", self.bbox), ("mask", self.segm)):
             if numbers is not None:
@@ -86,16 +86,16 @@ class CocoResult:
 
 
 class ProposalResult(CocoResult):
-    """What `evaluate` finds of class-agnostic proposals with the limits `PROPOSALS`: they are judged by recall."""
+    """The result of `evaluate` for class-agnostic proposals with the limits `PROPOSALS`; the main metric is recall."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by which a run is followed: the recall of the best hundred decides which weights are best."""
+        """The metrics shown during training; the recall of the best hundred decides which weights are best."""
         return {name: self.main[name] for name in ("AR100", "AR10", "AR1000", "AP")}
 
 
 def percent(value: float) -> str:
-    """A share as text in percent; a dash where there was nothing to measure."""
+    """A share as text in percent; a dash for -1."""
     return f"{100 * value:.1f}" if value >= 0 else "–"
 
 
@@ -107,16 +107,16 @@ def evaluate(
 ) -> CocoResult:
     """Average precision and recall of COCO result ``rows`` against COCO ground truth, neither of which is changed.
 
-    Without ``kinds`` boxes are measured, and masks when the rows and the ground truth have them. Where a row has a
-    ``mask_score`` beside its ``score``, that one ranks its mask. As in pycocotools the size of a detection is that of
-    its box, also for masks, unless the first row has no box; it matters to the numbers by size alone.
+    Without ``kinds`` boxes are evaluated, and masks when the rows and the ground truth have them. ``mask_score``, where
+    a row has it, ranks its mask in place of ``score``. As in pycocotools the size of a detection is that of its box,
+    also for masks, unless the first row has no box; only the metrics by size depend on it.
 
-    Raises `DataError` for rows that are malformed or name an image or a class that the ground truth does not know,
-    and when ``kinds`` asks for masks that are not there.
+    Raises `DataError` for rows that are malformed or refer to an unknown image or class, and when ``kinds`` includes
+    masks that are missing.
     """
     categories = sorted(truth.get("categories") or [], key=lambda c: c["id"])
     if not categories:
-        raise DataError("the ground truth has no categories, so there is nothing to measure; add them to the file")
+        raise DataError("the ground truth has no categories, so there is nothing to evaluate; add them to the file")
     limits = sorted(max_dets)
     if kinds is None:
         kinds = [k for k in KINDS if k == "bbox" or (_have_masks(rows) and _have_masks(truth["annotations"]))]
@@ -124,7 +124,7 @@ def evaluate(
     recall: dict[Kind, np.ndarray] = {}
     numbers: dict[Kind, dict[str, float]] = {}
     if "segm" in kinds and not _have_masks(truth["annotations"]):
-        raise DataError("the ground truth has boxes only, so masks cannot be measured; measure boxes alone")
+        raise DataError("the ground truth has boxes only, so masks cannot be evaluated; evaluate boxes only")
     found = counted_rows(rows, truth, "segm" in kinds)
     for kind in kinds:
         counts = _accumulate(found, truth, categories, kind, limits)
@@ -140,7 +140,7 @@ def evaluate(
 
 
 def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
-    """Category ids, in order, and their names, each name with its id behind it where several classes share it."""
+    """Category ids, sorted, and their names; a name that several classes share is followed by the id."""
     categories = sorted(truth["categories"], key=lambda c: c["id"])
     names = {c["id"]: str(c.get("name", c["id"])) for c in categories}
     uses = Counter(names.values())
@@ -148,9 +148,9 @@ def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
 
 
 def counted_rows(rows: Unchecked, truth: Mapping[str, Any], masks: bool) -> list[dict[str, Any]]:
-    """Result rows ready for counting: with ``bbox`` and ``area``, masks as compressed run lengths, None where unknown.
+    """Checked result rows with ``bbox`` and ``area``, and masks as compressed run lengths, None where unknown.
 
-    With ``masks`` every row has to have one. Raises `DataError` for the first bad row.
+    With ``masks`` every row must have a mask. Raises `DataError` for the first bad row.
     """
     boxed = bool(rows) and isinstance(rows[0], Mapping) and bool(rows[0].get("bbox"))
     need = ("score", "segmentation") if masks else ("score",)
@@ -165,9 +165,10 @@ def counted_rows(rows: Unchecked, truth: Mapping[str, Any], masks: bool) -> list
 
 
 def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
-    """Annotations ready for counting: complete, numbered from 1, masks (for ``segm``) as compressed run lengths.
+    """Checked and completed annotations, numbered from 1, with masks (for ``segm``) as compressed run lengths.
 
-    With ``segm`` an object without a mask becomes a crowd that fills its box. Raises `DataError` for the first bad one.
+    With ``segm`` an object without a mask becomes a crowd that fills its box. Raises `DataError` for the first bad
+    annotation.
     """
     known = Known.of_coco(truth)
     sound = []
@@ -213,7 +214,7 @@ def _pixels(rle: Rle) -> float:
 def _accumulate(
     found: list[dict[str, Any]], truth: Mapping[str, Any], categories: list[Any], kind: Kind, limits: list[int]
 ) -> tuple[Float[np.ndarray, "10 101 k 4 m"], Float[np.ndarray, "10 k 4 m"]]:
-    """Precision and recall of every IoU (, recall), class, range of sizes and limit of detections."""
+    """Precision by IoU, recall, class, size range and detection limit, and the highest recall by the same."""
     objects = sound_objects(truth, kind)
     if kind == "segm":
         found = [{**row, "score": row.get("mask_score", row["score"])} for row in found]
@@ -233,11 +234,11 @@ def _accumulate(
             }
         )
 
-    judge = COCOeval_faster(numbered(objects), numbered(found), kind)
-    judge.params.maxDets = limits
-    judge.evaluate()
-    judge.accumulate()
-    return judge.eval["precision"], judge.eval["recall"]
+    coco_eval = COCOeval_faster(numbered(objects), numbered(found), kind)
+    coco_eval.params.maxDets = limits
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    return coco_eval.eval["precision"], coco_eval.eval["recall"]
 
 
 def _summary(

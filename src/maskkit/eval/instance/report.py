@@ -1,7 +1,7 @@
-"""The report of an evaluation: one HTML file that needs nothing beside it.
+"""The report of an instance evaluation: one self-contained HTML file.
 
-It answers in this order: how good is it, from which score on should detections be believed, on which sizes and classes
-does it fail, what is taken for what, and what do the worst images look like.
+It shows, in this order: the metrics, the best score threshold, the sizes and classes on which the model fails, the
+confused classes, and the worst images.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from maskkit.infer.draw import draw_objects, text_width
 _SIDE = 460
 """Longer side of an image in the report, in pixels."""
 _TEXTS = 15
-"""Most objects of an image that are all named; beyond, only those whose boxes are wide enough for it."""
+"""Up to this many objects of an image all are labelled; with more, only those with wide enough boxes."""
 
 _GOOD, _BAD, _LOST, _CROWD = "#2e9e5b", "#d6453d", "#e08a00", "#7a7f87"
 _LEGEND = (("found", _GOOD), ("missed", _LOST), ("false", _BAD), ("crowd, not counted", _CROWD))
@@ -53,11 +53,10 @@ def write_report(
     title: str = "Evaluation",
     notes: Iterable[str] = (),
 ) -> None:
-    """Write ``report.html`` for the ``result`` that `maskkit.eval.instance.metric.evaluate` found for ``rows`` and
-    ``truth``.
+    """Write ``report.html`` for the ``result`` of `maskkit.eval.instance.metric.evaluate` on ``rows`` and ``truth``.
 
-    ``image_path`` gives the file of an image id; one that cannot be read is named in its place. Objects are matched by
-    masks where those were measured, else by boxes. ``notes`` are lines of plain text under the title.
+    ``image_path`` maps an image id to its file; for one that cannot be read the report says so. Objects are matched by
+    masks where those were evaluated, else by boxes. ``notes`` are lines of plain text under the title.
     """
     where = image_path.__getitem__ if isinstance(image_path, Mapping) else image_path
     names = list(class_names(truth).values())
@@ -161,7 +160,7 @@ def _worst(
 def draw_scene(
     path: Path, scene: Scene, names: list[str], score: float
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
-    """Ground truth and detections over the image, reduced; colours tell found, missed, false and not counted.
+    """Ground truth and detections over the downsized image, coloured as found, missed, false or not counted.
 
     Raises `DataError` when the image cannot be read.
     """
@@ -181,14 +180,14 @@ def draw_scene(
             strict=True,
         )
     ]
-    # the best and the least doubtful last, so that they lie on top
+    # the best last, so that they are drawn on top
     return _overlay(image, truth_marks, factor), _overlay(image, marks[::-1], factor)
 
 
 def _overlay(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[tuple[dict[str, Any], str, str]], factor: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The reduced image with the mask, box and text of each record; one mask is dense at a time."""
+    """The downsized image with mask, box and text of each record. Only one mask is dense at a time."""
     boxes = factor * np.array([record["bbox"] for record, *_ in marks], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # x y w h to x1 y1 x2 y2
     roomy = [
@@ -202,6 +201,6 @@ def _overlay(
 
 
 def _reduced(rle: mask_math.Rle | None, size: tuple[int, int]) -> Region:
-    """A mask at another (height, width); an unknown one is empty."""
+    """A mask at another (height, width), empty where it is unknown."""
     dense = page.nearest(mask_math.decode([rle], tuple(rle["size"]))[0], size) if rle else np.zeros((0, 0), bool)
     return dense, 0, 0

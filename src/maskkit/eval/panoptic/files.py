@@ -1,4 +1,4 @@
-"""COCO's panoptic results: a json of segments beside a folder of images of ids; in between a segment is a row."""
+"""COCO's panoptic results: a JSON file of segments and a folder of id PNGs. In memory, a segment is a row."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ NEEDED = ("segmentation",)
 
 
 def read_results(path: Path, dataset: Dataset) -> list[Row]:
-    """The rows of a results file: COCO's panoptic json with its folder of images of ids, or a list of rows.
+    """The rows of a results file: COCO's panoptic JSON with its folder of id PNGs, or a list of rows.
 
-    Raises `DataError` for the first thing that cannot be used, and for an image of ``dataset`` without segments.
+    Raises `DataError` for the first bad entry, and for an image of ``dataset`` without segments.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -45,7 +45,7 @@ def _segments(content: Mapping[str, Any], file: Path, dataset: Dataset) -> list[
             raise ValueError(f"has no segments for image {record.image_id}; predict every image of the data")
         found = by_image[record.image_id]
         if (ids := ids_of(found["file_name"])) is None:
-            raise ValueError(f"the ids {found['file_name']} of image {record.image_id} cannot be found beside it")
+            raise ValueError(f"the id PNG {found['file_name']} of image {record.image_id} is missing")
         rles = IdImage(ids, frozenset(s["id"] for s in found["segments_info"])).rles(record.size)
         for segment in found["segments_info"]:
             row = {"image_id": record.image_id, "category_id": segment["category_id"]}
@@ -67,7 +67,7 @@ def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, A
 def write_segments(file: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
     """Write segments as COCO's panoptic results: ``file``, and a PNG of ids per image in the folder of the same name.
 
-    ``images`` are COCO's image records. The json comes last, so that it never speaks of a PNG that is not there.
+    ``images`` are COCO's image records. The JSON is written last, so that it never refers to a missing PNG.
     """
     things = dict(zip(categories.ids, categories.things, strict=True))
     annotations = []

@@ -1,9 +1,9 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019): how well an image is cut into segments, by COCO's protocol.
+"""Panoptic quality (Kirillov et al., CVPR 2019) by COCO's protocol.
 
-A found segment hits a segment of the truth of the same class when they share more than half of their union, so that
-no two can hit the same one. ``SQ`` is the mean IoU of the hits, ``RQ`` the F1 of finding, ``PQ`` their product; all are
-means over the classes that occur or are predicted. Pixels of no true segment are void: they are taken out of the union,
-and a found segment that lies by more than half on them, or on a crowd of its class, is no false one.
+A predicted segment matches a true segment of the same class when their IoU exceeds 0.5, so that matches are unique.
+``SQ`` is the mean IoU of the matches, ``RQ`` the F1 score, ``PQ`` their product; all are means over the classes that
+occur or are predicted. Pixels without a true segment are void: they are left out of the union, and a predicted segment
+of which more than half is void, or inside a crowd of its class, does not count as false.
 """
 
 from collections.abc import Iterator
@@ -29,18 +29,18 @@ QUALITIES = ("PQ", "SQ", "RQ")
 
 @dataclass(frozen=True, eq=False)
 class PanopticResult:
-    """What `evaluate` finds. Shares lie between 0 and 1; -1 stands for what neither occurs nor is predicted."""
+    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that a class neither occurs nor is predicted."""
 
     names: tuple[str, ...]
     things: tuple[bool, ...]
     iou: Float[np.ndarray, "k"]
-    """Sum of the IoU of the hits of each class."""
+    """Sum of the IoU of the matches of each class."""
     hit: Int[np.ndarray, "k"]
-    """Segments that were found."""
+    """True segments with a match."""
     false: Int[np.ndarray, "k"]
-    """Found segments that are none."""
+    """Predicted segments without a match."""
     missed: Int[np.ndarray, "k"]
-    """Segments that were not found."""
+    """True segments without a match."""
 
     @property
     def qualities(self) -> Float[np.ndarray, "k 3"]:
@@ -54,7 +54,7 @@ class PanopticResult:
 
     @property
     def main(self) -> dict[str, float]:
-        """PQ, SQ and RQ as means over all classes, over things, and over stuff."""
+        """PQ, SQ and RQ, averaged over all classes, over things, and over stuff."""
         qualities, things = self.qualities, np.array(self.things, bool)
         measured = qualities[:, 0] >= 0
         groups = {"": measured, "_things": measured & things, "_stuff": measured & ~things}
@@ -63,13 +63,13 @@ class PanopticResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by which a run is followed; the first one decides which weights are best."""
+        """The metrics shown during training; the first one decides which weights are best."""
         main = self.main
         return {name: main[name] for name in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff")}
 
     @property
     def per_class(self) -> dict[str, dict[str, Any]]:
-        """The qualities of each class, whether it is a thing, and how many segments were ``hit``, ``false``, missed."""
+        """Qualities, whether it is a thing, and ``hit``, ``false`` and ``missed`` segments of each class."""
         counts = zip(self.things, self.hit.tolist(), self.false.tolist(), self.missed.tolist(), strict=True)
         return {
             name: dict(zip(QUALITIES, values, strict=True)) | {"thing": t, "hit": h, "false": f, "missed": m}
@@ -77,15 +77,15 @@ class PanopticResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON types."""
+        """The metrics as JSON types."""
         return {"panoptic": self.main, "per_class": self.per_class}
 
     def save(self, path: Path) -> None:
-        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        """Write `to_json` to a file."""
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The numbers in percent, a row per class under those of the means."""
+        """The metrics in percent: the means, then a row per class."""
         table = Table("%", *QUALITIES, "hit", "false", "missed", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         main = self.main
         for title, end in (("all", ""), ("things", "_things"), ("stuff", "_stuff")):
@@ -97,7 +97,7 @@ class PanopticResult:
 
 
 class Pair(NamedTuple):
-    """The segments of an image, and those that were found: per pixel a number from 1 on, 0 is void."""
+    """True and predicted segments of an image: a number per pixel, from 1 on; 0 is void."""
 
     record: Record
     truth: Int[np.ndarray, "h w"]
@@ -109,19 +109,19 @@ class Pair(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Which segments of a `Pair` belong together, as places in its lists of labels."""
+    """Matches of a `Pair`, as indices into its labels."""
 
     hits: Int[np.ndarray, "k 2"]
-    """True and found segment."""
+    """Indices of the true and the predicted segment."""
     iou: Float[np.ndarray, "k"]
     missed: Int[np.ndarray, "a"]
     false: Int[np.ndarray, "b"]
 
 
 def evaluate(rows: Unchecked, dataset: Dataset) -> PanopticResult:
-    """Compare the found segments ``rows`` with those of ``dataset``, whose category ids they have.
+    """Compare the predicted segments ``rows`` with those of ``dataset``, whose category ids they have.
 
-    Raises `DataError` when a mask of the truth cannot be read, for a row of an unknown image or class, and when two
+    Raises `DataError` when a true mask cannot be read, for a row of an unknown image or class, and when two
     rows of an image claim the same pixel.
     """
     classes = len(dataset.categories)
@@ -136,7 +136,7 @@ def evaluate(rows: Unchecked, dataset: Dataset) -> PanopticResult:
 
 
 def match(pair: Pair) -> Matches:
-    """Hits, missed and false segments of one image."""
+    """Matched, missed and false segments of one image."""
     n, m = len(pair.labels), len(pair.found_labels)
     shared = np.bincount((pair.truth * (m + 1) + pair.found).ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
     area, found_area = shared.sum(1)[1:], shared.sum(0)[1:]
@@ -149,7 +149,7 @@ def match(pair: Pair) -> Matches:
     crowds = {pair.labels[i]: i for i in np.flatnonzero(pair.crowd)}  # the last one of a class, as COCO's own code
     for label, i in crowds.items():
         excused += np.where(pair.found_labels == label, shared[i], 0)
-    missed = ~pair.crowd & (area > 0)  # of objects that overlap, one may be hidden altogether
+    missed = ~pair.crowd & (area > 0)  # an object may be hidden completely by others
     missed[hits[:, 0]] = False
     false = 2 * excused <= found_area
     false[hits[:, 1]] = False
@@ -157,7 +157,7 @@ def match(pair: Pair) -> Matches:
 
 
 def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
-    """True and found segments of each image of ``dataset``. Raises `DataError`."""
+    """True and predicted segments of each image of ``dataset``. Raises `DataError`."""
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
     by_image = rows_by_image(rows, dataset)
     for record in dataset.records:
@@ -167,8 +167,8 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
             mask = mask_math.decode([row["segmentation"]], record.size)[0]
             if found[mask].any():
                 raise DataError(
-                    f"{record.path}: two found segments claim the same pixel of image {record.image_id}; "
-                    "panoptic results give each pixel to one segment"
+                    f"{record.path}: two predicted segments claim the same pixel of image {record.image_id}; "
+                    "panoptic segments must not overlap"
                 )
             found[mask] = i
         labels = np.array([a.label for a in record.annotations], np.int64)
@@ -178,11 +178,11 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
 
 
 def _painted(record: Record) -> Int[np.ndarray, "h w"]:
-    """The number of the annotation, counted from 1, at each pixel; objects may overlap, then the smaller one counts."""
+    """The index of the annotation, from 1, at each pixel; where objects overlap, that of the smallest."""
     rles = [a.rle(record.size) for a in record.annotations]
     known = [rle for rle in rles if rle is not None]
     if len(known) < len(rles):
-        raise DataError(f"{record.path}: has objects without a mask; panoptic quality needs the masks of all")
+        raise DataError(f"{record.path}: has objects without a mask; panoptic quality requires all masks")
     painted = np.zeros(record.size, np.int64)
     areas = mask_math.area(known)
     for i in sorted(range(len(known)), key=lambda i: (not record.annotations[i].crowd, -areas[i])):

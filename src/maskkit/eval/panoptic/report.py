@@ -1,6 +1,6 @@
-"""The report of a panoptic evaluation: one HTML file that needs nothing beside it.
+"""The report of a panoptic evaluation: one self-contained HTML file.
 
-How good is it, on things and on stuff, on which classes does it fail, and what do the worst images look like.
+It shows the quality for things and stuff, the classes on which the model fails, and the worst images.
 """
 
 from collections.abc import Iterable
@@ -72,9 +72,9 @@ def _quality(found: Matches) -> float:
 
 
 def _drawn(pair: Pair, found: Matches, classes: int) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Truth, prediction and errors over the image, reduced."""
+    """Ground truth, prediction and errors over the downsized image."""
     pixels, _ = page.reduced(pair.record.path, _SIDE)
     truth, predicted = (page.nearest(ids, (pixels.shape[0], pixels.shape[1])) for ids in (pair.truth, pair.found))
     wrong = np.isin(truth, found.missed + 1) | np.isin(predicted, found.false + 1)
     sides = ((truth, pair.labels), (predicted, pair.found_labels))
-    return [*(paint_segments(pixels, ids, labels, classes) for ids, labels in sides), page.reddened(pixels, wrong)]
+    return [*(paint_segments(pixels, ids, labels, classes) for ids, labels in sides), page.mark_errors(pixels, wrong)]

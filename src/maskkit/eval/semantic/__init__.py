@@ -1,1 +1,1 @@
-"""Label maps: mean IoU, its report and its files."""
+"""Label maps: mean IoU, report and results files."""

@@ -16,7 +16,7 @@ from maskkit.prediction import Categories, ImageMeta, Prediction
 
 
 def read_results(path: str | Path, dataset: Dataset) -> list[Row]:
-    """The rows of a file of COCO stuff results. Raises `DataError` for the first row that cannot be used."""
+    """The rows of a file of COCO's stuff results. Raises `DataError` for the first bad row."""
     return rows_in(read_json(Path(path)), Path(path), Known.of(dataset), ("segmentation",))
 
 

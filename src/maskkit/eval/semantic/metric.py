@@ -1,8 +1,8 @@
-"""Measures of semantic segmentation: one confusion matrix over all pixels, and another over those near contours.
+"""Metrics of semantic segmentation: IoU from a confusion matrix over all pixels, and boundary IoU.
 
 A prediction is a list of rows as in COCO's stuff results: ``image_id``, ``category_id`` and a run-length mask, one row
-per class that occurs. A pixel without a row is of no class, which is as wrong as any other. Pixels whose class is not
-known (255) count nowhere.
+per class that occurs. A pixel without a row has no class, which counts as wrong. Pixels of unknown class (255) are
+ignored.
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ BAND = 0.02
 
 @dataclass(frozen=True, eq=False)
 class SemanticResult:
-    """What `evaluate` finds. Shares lie between 0 and 1; -1 stands for a class that neither occurs nor is predicted."""
+    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that a class neither occurs nor is predicted."""
 
     names: tuple[str, ...]
     confusion: Int[np.ndarray, "k k+1"]
-    """Pixels by their class (rows) and by what they were taken for (columns); the last column is no class."""
+    """Pixels by true class (rows) and predicted class (columns); the last column is no class."""
     band: Int[np.ndarray, "k 3"]
-    """Pixels near a contour of each class: of the truth, of the prediction, and of both with the same class."""
+    """Pixels of each class near contours: of the truth, of the prediction, and of both with the same class."""
 
     @property
     def iou(self) -> Float[np.ndarray, "k"]:
@@ -47,18 +47,18 @@ class SemanticResult:
 
     @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
-        """The same inside the bands along the contours of both."""
+        """Intersection over union within the bands along the contours."""
         truth, found, both = self.band.T
         return _share(both, truth + found - both)
 
     @property
     def accuracy(self) -> Float[np.ndarray, "k"]:
-        """Share of each class's pixels that were found; -1 for a class that does not occur."""
+        """Share of each class's pixels that are right; -1 for a class that does not occur."""
         return _share(np.diagonal(self.confusion), self.confusion.sum(1))
 
     @property
     def main(self) -> dict[str, float]:
-        """Means over the classes; ``accuracy`` is the share of all pixels."""
+        """Means over the classes; ``accuracy`` is over all pixels."""
         hits = np.diagonal(self.confusion).sum(keepdims=True)
         return {
             "mIoU": _mean(self.iou),
@@ -69,7 +69,7 @@ class SemanticResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by which a run is followed; the first one decides which weights are best."""
+        """The metrics shown during training; the first one decides which weights are best."""
         return self.main
 
     @property
@@ -82,15 +82,15 @@ class SemanticResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON types."""
+        """The metrics as JSON types."""
         return {"semantic": self.main, "per_class": self.per_class}
 
     def save(self, path: Path) -> None:
-        """Write `to_json` to a file, ``metrics.json`` by custom."""
+        """Write `to_json` to a file."""
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The numbers in percent, a row per class under that of the means."""
+        """The metrics in percent: the means, then a row per class."""
         table = Table("%", "IoU", "boundary IoU", "accuracy", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         main = self.main
         table.add_row("mean", *(percent(main[k]) for k in ("mIoU", "boundary_mIoU", "class_accuracy")))
@@ -101,7 +101,7 @@ class SemanticResult:
 
 
 class Pair(NamedTuple):
-    """An image's label map and what was predicted for it; ``IGNORE`` in both where nothing is known."""
+    """The true and the predicted label map of an image; ``IGNORE`` in both where the class is unknown."""
 
     record: Record
     truth: UInt8[np.ndarray, "h w"]
@@ -123,12 +123,12 @@ def evaluate(rows: Unchecked, dataset: Dataset) -> SemanticResult:
 
 
 def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
-    """Truth and prediction of each image of ``dataset``. Raises `DataError`."""
+    """True and predicted label map of each image of ``dataset``. Raises `DataError`."""
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
     by_image = rows_by_image(rows, dataset)
     for record in dataset.records:
         if record.semantic is None:
-            raise DataError(f"{record.path}: has no label map; only data sets of label maps can be measured")
+            raise DataError(f"{record.path}: has no label map; semantic evaluation requires label maps")
         truth = record.semantic.read(record.size)
         found = np.full(record.size, len(numbers), np.uint8)
         for row in by_image[record.image_id]:
@@ -138,7 +138,7 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
 
 
 def count(truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int) -> Int[np.ndarray, "k k+1"]:
-    """Pixels of known class by class and by prediction (``classes`` stands for none)."""
+    """Confusion matrix over pixels of known class; the prediction ``classes`` means no class."""
     known = truth != IGNORE
     cells = truth[known].astype(np.int64) * (classes + 1) + found[known]
     return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)

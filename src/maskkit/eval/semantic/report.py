@@ -1,7 +1,6 @@
-"""The report of a semantic evaluation: one HTML file that needs nothing beside it.
+"""The report of a semantic evaluation: one self-contained HTML file.
 
-How good is it, on which classes and at which contours does it fail, what is taken for what, and what do the worst
-images look like.
+It shows the metrics, the classes and contours on which the model fails, the confused classes, and the worst images.
 """
 
 from collections.abc import Iterable
@@ -79,8 +78,8 @@ def _wrong(pair: Pair) -> float:
 
 
 def _drawn(pair: Pair, classes: int) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Truth, prediction and errors over the image, reduced."""
+    """Ground truth, prediction and errors over the downsized image."""
     pixels, _ = page.reduced(pair.record.path, _SIDE)
     truth, found = (page.nearest(labels, (pixels.shape[0], pixels.shape[1])) for labels in (pair.truth, pair.found))
     sides = [paint_classes(pixels, labels, classes) for labels in (truth, found)]
-    return [*sides, page.reddened(pixels, truth != found)]
+    return [*sides, page.mark_errors(pixels, truth != found)]
