@@ -1,19 +1,21 @@
-"""A small model of the kit beside torchvision's Mask R-CNN: same backbone weights, same data, same processor time.
+"""A small maskkit model against torchvision's Mask R-CNN: same backbone weights, data and processor time.
 
-    python benchmarks/against_torchvision.py --data ../shared/data/nuclei_dsb2018 \\
-        --weights ../shared/weights/mobilenetv2_100.safetensors --side ours --minutes 30
+    python benchmarks/against_torchvision.py --data DATA/nuclei_dsb2018 --weights mobilenetv2_100.safetensors \\
+        --side ours --minutes 30
 
-``--side`` is ``ours`` (the preset ``--model``) or ``torchvision``; give the command once for each. The budget is
-processor time, 120 seconds for each of ``--minutes``, which is what two cores give in that time: other work on the
-machine then favours neither side. Each side measures its speed on its first steps and fits its schedule to the budget.
-Validation is not counted, and both are measured by `maskkit.eval.instance.metric`.
+The data are public, see docs/benchmarks/README.md; the weights are timm's ``mobilenetv2_100``.
+
+``--side`` is ``ours`` (the preset ``--model``) or ``torchvision``; run the command once for each. The budget is
+processor time, 120 seconds per minute of ``--minutes`` (two cores), so that other work on the machine favours neither
+side. Each side measures its speed on its first steps and fits its schedule to the budget. Validation is not counted;
+both sides are evaluated by `maskkit.eval.instance.metric`.
 
 The torchvision side is ``MaskRCNN`` over ``BackboneWithFPN`` (MobileNetV2 from timm with the same weights and padding,
 frozen batch norm, levels of stride 4 to 32 and the pooled one), its own transform and its reference recipe: SGD with
-momentum, warm-up and cosine decay, batch 2, random mirrors as for ours; anchors from 16 px on nuclei, from 32 px else;
-a learning rate of 0.01, four times what the reference scales to for this batch, since the run is short, with the
-gradient clipped. ``--narrow`` gives it the widths and the numbers of regions of our small Mask R-CNN
-(``--model maskrcnn-mobilenetv2-320``): then the two sides differ by code and recipe alone.
+momentum, warm-up and cosine decay, batch 2, the same flips as ours; anchors from 16 px on nuclei, otherwise from 32 px;
+a learning rate of 0.01, four times the reference rate for this batch size, since the run is short, with gradient
+clipping. ``--narrow`` gives it the widths and numbers of regions of our small Mask R-CNN
+(``--model maskrcnn-mobilenetv2-320``), so that the two sides differ in code and recipe only.
 """
 
 import argparse
@@ -35,9 +37,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
 
-from budget import train_within
-from equal_time import Training, is_nuclei
-from machine import describe
+from common import Training, describe, is_nuclei, train_within
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.foreign import read_checkpoint
@@ -62,7 +62,7 @@ def ours(given: argparse.Namespace, train_set: Dataset, val_set: Dataset) -> tup
 
 
 class TimmBody(nn.Module):
-    """A timm feature extractor with the ordered dict that torchvision's pyramid wants."""
+    """A timm feature extractor that returns the ordered dict that torchvision's pyramid takes."""
 
     body: Any
 
@@ -189,7 +189,9 @@ def main() -> None:
     parser.add_argument("--model", default="yolact-mobilenetv2-320", help="our side: a preset with this backbone")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--size", type=int, default=448, help="input side (ours), shorter side (torchvision)")
-    parser.add_argument("--narrow", action="store_true", help="torchvision's side as small as our small Mask R-CNN")
+    parser.add_argument(
+        "--narrow", action="store_true", help="make torchvision's model as small as our small Mask R-CNN"
+    )
     parser.add_argument("--lr", type=float, default=0.01, help="of the torchvision side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="json file for the result rows and the figures")

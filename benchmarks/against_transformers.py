@@ -1,13 +1,13 @@
-"""Our Mask2Former beside transformers': same random weights, same image, one run; and where our time goes.
+"""Our Mask2Former against transformers': same random weights and image, in one run, and the time of each part.
 
     python benchmarks/against_transformers.py --threads 2
 
 Swin-T for COCO instances (`facebook/mask2former-swin-tiny-coco-instance` without its weights), one image of 640 x
-640. Both networks are run in turn, round after round, and compared by the median processor time of a round, which
-other work on the machine changes less than that of the clock; that is printed too. Both give class logits and mask
-logits at a quarter of the input; ours are compared with theirs.
+640. The networks run in turn and are compared by the median processor time of a round, which other work on the
+machine affects less than wall-clock time; both are printed. Class logits, and mask logits at a quarter of the input,
+are compared too.
 
-The parts are measured one by one, each with what the part before it gave; transformers' parts likewise.
+The parts of both networks are also timed one by one, each on the output of the part before.
 """
 
 import argparse
@@ -17,11 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from machine import describe
+from common import describe, in_turn, ratios
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.models.mask2former import Mask2Former
-from turns import in_turn, ratios
 
 PRESET = "mask2former-swin-t"
 
@@ -55,7 +54,7 @@ def main() -> None:
         raw = ours(images)
         return raw.logits[:, -1], torch.einsum("bqc,bchw->bqhw", raw.embeddings[:, -1], raw.features)
 
-    # counted as where gradients are wanted: what oneDNN computes otherwise is not counted
+    # with gradients enabled: otherwise oneDNN's operators are not counted
     with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         whole()
     found, took = in_turn({"transformers": lambda: theirs(images), "maskkit": whole}, given.rounds)

@@ -1,8 +1,8 @@
-"""A depthwise atrous convolution in training: the operator itself beside ours, which sees interleaved images.
+"""A depthwise atrous convolution in training: PyTorch's operator against ours on interleaved images.
 
     python benchmarks/atrous.py --channels 384 --size 56
 
-Forward and backward, four images, channels last; both give the same numbers.
+Forward and backward pass, four images, channels last; both give the same numbers.
 """
 
 import argparse
@@ -11,9 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from machine import describe
+from common import compare, describe
 from maskkit.nn.dilation import AtrousDepthwise
-from turns import compare
 
 
 def step(conv: nn.Module, features: Tensor, dtype: torch.dtype) -> Tensor:

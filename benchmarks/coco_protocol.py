@@ -1,32 +1,34 @@
-"""Are the twelve COCO numbers those of pycocotools, on real ground truth with crowds?
+"""Compare the twelve COCO metrics with those of pycocotools on real ground truth with crowds.
 
-    python benchmarks/coco_protocol.py --truth ../shared/data/coco_instances/val.json
+    python benchmarks/coco_protocol.py --data instances_val2017.json
 
-Detections are made from the ground truth with a seed: objects missed, found twice, moved, shrunk, given another class;
-scores have two digits, so many are equal. Prints the largest difference of any of the numbers, boxes and masks.
+Any COCO annotation file with crowds will do, e.g. that of COCO val2017 (cocodataset.org). Detections are made from the
+ground truth with a seed: objects are missed, found twice, moved, shrunk or given another class; scores have two digits,
+so that many are equal. Prints the largest difference of any metric of boxes or masks. Requires pycocotools.
 """
 
 import argparse
-import sys
+import contextlib
+import copy
+import io
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import binary_erosion, shift
 
-from machine import describe
+from common import describe
 from maskkit.data import open_dataset
-from maskkit.eval.instance.metric import KINDS, evaluate
+from maskkit.eval.instance.metric import KINDS, Kind, evaluate
 from maskkit.geometry import polygons
 from maskkit.geometry import rle as rle_codec
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.eval.cases import detection, official
-
 
 def disturbed(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Result rows of a poor detector that knows the ground truth."""
+    """Result rows made from the ground truth by random errors."""
     rng = np.random.default_rng(seed)
     ids = [c["id"] for c in truth["categories"]]
     rows = []
@@ -42,11 +44,32 @@ def disturbed(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
+def detection(image_id: int, category_id: int, mask: np.ndarray, score: float) -> dict[str, Any]:
+    """A result row of a mask (H, W) and its box."""
+    rle = rle_codec.encode(mask[None])[0]
+    x1, y1, x2, y2 = rle_codec.boxes([rle])[0].tolist()
+    row = {"image_id": image_id, "category_id": category_id, "segmentation": rle_codec.to_text(rle)}
+    return {**row, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+
+
+def official(rows: list[dict[str, Any]], truth: dict[str, Any], kind: Kind) -> COCOeval:
+    """The evaluation of pycocotools, accumulated and summarised."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground: Any = COCO()
+        ground.dataset = copy.deepcopy(truth)
+        ground.createIndex()
+        coco_eval = COCOeval(ground, ground.loadRes(copy.deepcopy(rows)), kind)
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    return coco_eval
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
     given = parser.parse_args()
-    truth = open_dataset(given.truth).coco()
+    truth = open_dataset(given.data).coco()
     for annotation in truth["annotations"]:  # polygons to run lengths, for the detector above
         size = next((i["height"], i["width"]) for i in truth["images"] if i["id"] == annotation["image_id"])
         rle = annotation["segmentation"]
@@ -65,8 +88,8 @@ def main() -> None:
         for kind in KINDS:
             numbers = result.bbox if kind == "bbox" else result.segm
             assert numbers is not None
-            judge = official(rows, truth, kind)
-            worst = max(worst, float(np.abs(np.array(list(numbers.values())) - judge.stats).max()))
+            theirs_stats = official(rows, truth, kind).stats
+            worst = max(worst, float(np.abs(np.array(list(numbers.values())) - theirs_stats).max()))
         theirs = time.perf_counter() - begin
         assert result.segm is not None
         print(

@@ -1,9 +1,9 @@
-"""Deformable attention on a processor: values gathered by ``grid_sample`` beside weighted sums of table rows.
+"""Deformable attention on a CPU: values gathered by ``grid_sample`` against weighted sums of table rows.
 
     python benchmarks/deformable.py --size 448 --batch 4 --width 128
 
-One layer of Mask2Former's pixel decoder, without the projections: every cell of strides 8, 16, 32 looks at four places
-on each for each of eight heads. The forward pass alone, and with its gradients.
+One layer of Mask2Former's pixel decoder, without the projections: every cell of strides 8, 16, 32 reads four places
+on each level for each of eight heads. Forward pass only, and with gradients.
 """
 
 import argparse
@@ -13,19 +13,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from machine import describe
+from common import compare, describe
 from maskkit.nn.deform_attn import Size, sample_by_grid, sample_by_rows
-from turns import compare
 
 
 def forward(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]) -> Tensor:
-    """The sums, as they are inferred."""
+    """The sums, in inference."""
     with torch.no_grad():
         return sample(*leaves, sizes)
 
 
 def learn(sample: Callable[..., Tensor], leaves: list[Tensor], sizes: list[Size]) -> Tensor:
-    """The sums, after their gradients were computed."""
+    """The sums, with their gradients computed."""
     seen = sample(*(leaf.requires_grad_() for leaf in leaves), sizes)
     torch.autograd.grad(seen.square().sum(), leaves)
     return seen.detach()

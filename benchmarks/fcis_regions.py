@@ -1,8 +1,8 @@
-"""What 600 regions cost FCIS beside the network that all of them share, part by part.
+"""The time of FCIS's 600 regions, part by part, next to that of the shared network.
 
     python benchmarks/fcis_regions.py --size 600 1000
 
-Weights are random: proposals are filled up to their number, so time does not depend on them.
+Weights are random; the number of proposals is fixed, so the time does not depend on them.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections import defaultdict
 
 import torch
 
-from machine import describe
+from common import describe
 from maskkit import create_model
 from maskkit.models import fcis
 from maskkit.nn.backbones.backbone import fold_batch_norm
@@ -20,9 +20,9 @@ from maskkit.nn.backbones.backbone import fold_batch_norm
 PARTS = {
     "propose": "proposals: decoding and NMS of the anchors",
     "corner_sums": "sums over the maps, once for all regions",
-    "read": "regions: maps pooled by parts, scores, boxes, masks (two passes of 300)",
-    "refine": "boxes of the first pass, refined",
-    "select": "selection: NMS within classes, who votes for which mask",
+    "read": "regions: position-sensitive pooling, scores, boxes, masks (two passes of 300)",
+    "refine": "refinement of the boxes of the first pass",
+    "select": "selection: NMS within classes, weights of the votes",
 }
 
 

@@ -1,9 +1,9 @@
-"""How long grouping takes: a thousand instances on an image of 1333 x 800 pixels, from maps to run-length masks.
+"""The time of grouping a thousand instances on an image of 1333 x 800 pixels, from maps to run-length masks.
 
     python benchmarks/grouping.py
 
-The maps are those of a perfect network: discs on a jittered lattice, touching here and there, their kernels shrunk as
-PSENet's targets are, or their embeddings at the place of their disc with some noise. `decode` groups them, scores them
+The maps are those of a perfect network: discs on a jittered grid, some of which touch, with kernels shrunk as in
+PSENet's targets, or with embeddings at the position of their disc plus noise. `decode` groups them, scores the groups
 and makes masks in original pixels.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from machine import describe
+from common import describe
 from maskkit.decode import Embeddings, Kernels, decode
 from maskkit.decode.clustering import cluster, expand
 from maskkit.models.psenet import shrink
@@ -36,7 +36,7 @@ def milliseconds(call: Callable[[], Any], runs: int) -> float:
 
 
 def discs(count: int, size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Whose pixel it is (-1: nobody's), and the kernels of all discs together (n, h, w)."""
+    """The index of the disc at each pixel (-1: none), and the kernels of all discs together (n, h, w)."""
     height, width = size
     columns = round((count * width / height) ** 0.5)
     rows = -(-count // columns)
@@ -46,10 +46,10 @@ def discs(count: int, size: tuple[int, int], rng: np.random.Generator) -> tuple[
     for i in range(count):
         cy = (i // columns + 0.5) * height / rows + rng.uniform(-0.1, 0.1) * pitch
         cx = (i % columns + 0.5) * width / columns + rng.uniform(-0.1, 0.1) * pitch
-        reach = int(pitch)
+        extent = int(pitch)
         window = (
-            slice(max(int(cy) - reach, 0), int(cy) + reach),
-            slice(max(int(cx) - reach, 0), int(cx) + reach),
+            slice(max(int(cy) - extent, 0), int(cy) + extent),
+            slice(max(int(cx) - extent, 0), int(cx) + extent),
         )
         inside = np.hypot(y[window] - cy, x[window] - cx) < rng.uniform(0.35, 0.52) * pitch
         inside &= owners[window] < 0

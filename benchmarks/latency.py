@@ -1,8 +1,9 @@
-"""Milliseconds per image of several checkpoints, side by side: from the image's bytes to run-length masks.
+"""Milliseconds per image of several checkpoints, from the image file to run-length masks.
 
-    python benchmarks/latency.py --data ../shared/data/nuclei_dsb2018 runs/condinst.safetensors runs/yolact.safetensors
+    python benchmarks/latency.py --data DATA/nuclei_dsb2018 runs/condinst.safetensors runs/yolact.safetensors
 
-The models take turns on every image, so that whatever else the machine does meets all of them alike.
+``--data`` is any data set that `maskkit check` accepts. The models take turns on every image, so that other work on the
+machine affects all of them alike.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from machine import describe
+from common import describe
 from maskkit.api import load
 from maskkit.data import open_splits
 

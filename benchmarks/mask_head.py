@@ -1,8 +1,8 @@
-"""What masks cost on top of boxes: CondInst beside FCOS, the same backbone, pyramid and towers, turn by turn.
+"""The cost of masks on top of boxes: CondInst against FCOS, with the same backbone, pyramid and towers, in turn.
 
     python benchmarks/mask_head.py --size 800 1088
 
-Weights are random: `select` works on a fixed number of objects (100), found or not, so time does not depend on them.
+Weights are random; `select` works on a fixed number of objects (100), so the time does not depend on them.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from machine import describe
+from common import describe
 from maskkit import create_model
 from maskkit.nn.backbones.backbone import fold_batch_norm
 

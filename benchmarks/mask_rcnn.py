@@ -1,14 +1,14 @@
-"""Our Mask R-CNN beside torchvision's: the same weights, the same images, one run; speed and memory.
+"""Our Mask R-CNN against torchvision's, with the same weights and images in one run: speed and memory.
 
     python benchmarks/mask_rcnn.py --threads 2
 
-``maskrcnn-resnet50`` with seeded weights that leave 100 objects in every image, those of torchvision carried over by
-`maskkit.checkpoints.convert`. Three questions, each side in turn:
+``maskrcnn-resnet50`` with seeded weights that give 100 objects per image; ours are converted from torchvision's by
+`maskkit.checkpoints.convert`. Three measurements, each side in turn:
 
 - inference: one image of 800 x 1088 from normalised pixels to 100 boxes and 100 masks of the whole image;
-- training: a step with two images of ``--train-size``, forward, backward and SGD, layers up to stride 4 and batch
-  norm frozen on both sides, masks as tensors at hand;
-- memory: what the process has held at most after one image of 800 x 1333, each side in a process of its own.
+- training: a step with two images of ``--train-size``, forward, backward and SGD, with layers up to stride 4 and batch
+  norm frozen on both sides, and masks as tensors in memory;
+- memory: the peak of the process after one image of 800 x 1333, each side in a process of its own.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
-from machine import describe
+from common import describe, in_turn, ratios
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.data.shapes import draw
@@ -30,14 +30,13 @@ from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn.backbones.backbone import fold_batch_norm
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
-from turns import in_turn, ratios
 
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 NAMES = Categories.of([f"class {i}" for i in range(90)])
 
 
 def build() -> tuple[MaskRCNN, MaskRcnn]:
-    """Torchvision's model and ours; activations stay in range, and scores lie apart."""
+    """Torchvision's model and ours, with weights that keep activations in range and scores distinct."""
     torch.manual_seed(0)
     theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     with torch.no_grad():
@@ -57,7 +56,7 @@ def build() -> tuple[MaskRCNN, MaskRcnn]:
 
 
 def drawn_images(count: int, size: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
-    """Drawn images on 0..1, and what is in them."""
+    """Drawn images (0..1) and their targets."""
     images, targets = zip(*(draw(seed, size, (6, 10)) for seed in range(count)), strict=True)
     return [image / 255 for image in images], list(targets)
 
@@ -67,7 +66,7 @@ def metas(count: int, size: tuple[int, int]) -> list[ImageMeta]:
 
 
 def resize(theirs: MaskRCNN, size: tuple[int, int]) -> None:
-    """Make torchvision's transform leave images of ``size`` as they are."""
+    """Make torchvision's transform leave images of ``size`` unchanged."""
     transform: Any = theirs.transform
     transform.min_size, transform.max_size = (size[0],), size[1]
 

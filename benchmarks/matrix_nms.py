@@ -1,13 +1,12 @@
-"""What does it cost to rid many masks of copies? Matrix NMS, the formula as written, and greedy mask NMS, in one run.
+"""The time of NMS of many masks: Matrix NMS, its formula as written, and greedy mask NMS, in one run.
 
     python benchmarks/matrix_nms.py
     python benchmarks/matrix_nms.py --device cuda
 
-The masks are drawn ellipses, each with near copies, ranked, of few classes, in quarter resolution of the inputs named.
-The formula as written (SOLOv2, section 3.3) fills n x n matrices pair by pair after the same matrix product, and takes
-the least of n x n quotients of exponentials; ``pairwise IoU`` is greedy NMS as it is written for any masks, with the
-IoU computed when it is needed; ``greedy`` is ours, with all IoUs from one product. All three decays and both greedy
-results are compared before anything is timed.
+The masks are drawn ellipses with near duplicates, ranked, of few classes, at a quarter of the input resolution. The
+formula as written (SOLOv2, section 3.3) fills n x n matrices after the same matrix product and takes the minimum of
+n x n quotients of exponentials. ``pairwise IoU`` is greedy NMS that computes each IoU when it is needed; ``greedy`` is
+ours, with all IoUs from one product. All three decays and both greedy results are compared before anything is timed.
 """
 
 import argparse
@@ -19,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from machine import describe
+from common import describe
 from maskkit.geometry.nms import mask_iou, mask_nms, matrix_nms
 
 INPUTS = {"448 x 448": (112, 112), "800 x 1216": (200, 304)}
 
 
 def drawn(count: int, size: tuple[int, int], classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``count`` ellipses, four copies each at most, ranked by falling scores."""
+    """``count`` ellipses with at most four copies each, ranked by falling scores."""
     rng = np.random.default_rng(seed)
     height, width = size
     y, x = np.mgrid[0:height, 0:width]
@@ -58,7 +57,7 @@ def as_written(masks: Tensor, labels: Tensor, scores: Tensor, sigma: float = 2.0
 
 
 def greedy_pairwise(masks: Tensor, labels: Tensor, threshold: float = 0.5) -> Tensor:
-    """Greedy mask NMS that looks at each kept mask and those after it."""
+    """Greedy mask NMS that compares each kept mask with those after it."""
     kept = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
     for i in range(len(masks)):
         if not kept[i]:

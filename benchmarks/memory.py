@@ -1,6 +1,8 @@
-"""Does evaluating need more memory than training? Peak resident memory of both, each in a process of its own.
+"""Peak resident memory of training and of evaluation, each in a process of its own.
 
-python benchmarks/memory.py --data ../shared/data/building_facades
+    python benchmarks/memory.py --data DATA/building_facades
+
+``--data`` is any data set that `maskkit check` accepts; docs/benchmarks/README.md has the public sources of ours.
 """
 
 import argparse
@@ -10,11 +12,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from machine import describe
+from common import describe
 
 
 def measure(what: str, data: Path, preset: str) -> None:
-    """Run a few training steps, or predict and evaluate the whole validation set, and print the peak."""
+    """Run a few training steps, or predict and evaluate the validation set, and print the peak."""
     import torch
 
     from maskkit import zoo

@@ -1,4 +1,4 @@
-"""How long `import maskkit` and `maskkit --help` take, and whether they load torch.
+"""The time of `import maskkit` and of `maskkit --help`, which must not load torch.
 
 python benchmarks/start_up.py
 """
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from machine import describe
+from common import describe
 
 COMMANDS = {
     "import maskkit": [sys.executable, "-c", "import maskkit, sys; assert 'torch' not in sys.modules"],

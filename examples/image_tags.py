@@ -1,22 +1,26 @@
-"""Pixels from image tags, from beginning to end, and what the saliency is worth: EPS beside plain activation maps.
+"""Semantic segmentation from image tags: EPS with saliency maps against plain class activation maps.
 
-    python examples/image_tags.py --data ../shared/data --weights ../shared/weights
+    python examples/image_tags.py --data DATA --weights WEIGHTS
 
-Classes: person, animal, vehicle. Images: those of ``coco_instances`` and ``coco_panoptic`` that show one of them. No
-mask of these classes is learnt from before the last step, and none but for comparison there, with one exception:
+``--data`` is a folder with ``coco_instances`` and ``coco_panoptic``: small samples of COCO 2017 (cocodataset.org) in
+COCO's format, each with ``images/``, ``train.json`` and ``val.json``. ``--weights`` is a folder with timm's
+``mobilenetv2_100`` and a DeepLab v3 for Pascal VOC (github.com/google-coral/test_data).
 
-1. A model of what stands out, whatever it is, learns from the images of ``coco_instances`` that show none of the
-   classes (bowls, sinks, books, ...), from ImageNet weights.
-2. How likely it holds a pixel of the training images to stand out becomes their saliency. The exception: a second
-   saliency is that of a DeepLab v3 trained on Pascal VOC, which has seen masks of people, animals and vehicles, as the
-   detectors of saliency in the literature have.
-3. EPS learns from tags and either saliency, its baseline from tags alone: the same net, steps and seed.
-4. All name the pixels of the training images; their mIoU is measured at several thresholds of the background, and
-   each keeps the one that serves it best, as is usual for activation maps: all that they are told by true masks.
-5. An FCN-8s learns from the pseudo masks of each, and one from the true masks; all are measured on the validation
+The classes are person, animal and vehicle; only images with one of them are used. Masks of these classes are not used
+in training before the last step, with the exception named in step 2.
+
+1. A saliency model is trained on the images of ``coco_instances`` without these classes (bowls, sinks, books, ...),
+   starting from ImageNet weights.
+2. Its foreground probabilities are the saliency maps of the training images. A second set of saliency maps comes from
+   DeepLab v3 trained on Pascal VOC, which has seen masks of people, animals and vehicles, as the saliency detectors in
+   the literature have.
+3. EPS is trained on tags with either set, its baseline on tags alone, with the same network, steps and seed.
+4. Each makes pseudo masks of the training images, whose mIoU is evaluated at several thresholds of the background. Each
+   uses its best threshold, as is usual for activation maps; true masks are used for nothing else.
+5. One FCN-8s is trained on the pseudo masks of each, and one on the true masks; all are evaluated on the validation
    images.
 
-Every part goes on where it was broken off when the same command is given again. The table is in ``OUT/table.json``.
+The same command continues an interrupted run. The table is written to ``OUT/table.json``.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from typing import Any
 
 import torch
 
+from common import class_of, merge
 from maskkit.api import configure
 from maskkit.checkpoints.checkpoint import Checkpoint, load_model
 from maskkit.checkpoints.foreign import read_checkpoint
@@ -42,7 +47,6 @@ from maskkit.files import write_json
 from maskkit.infer.pseudo_labels import label_map, localise, write_pseudo_masks
 from maskkit.infer.saliency import write_saliency
 from maskkit.prediction import Prediction
-from train_builtin import class_of, merge
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SCALES = (0.75, 1.0, 1.5)
@@ -51,7 +55,7 @@ VOC = "deeplabv3-mobilenetv2-voc"
 
 
 def with_objects(file: Path) -> Path:
-    """Leaves the images that show something in a COCO file."""
+    """Keep only the images with objects in a COCO file."""
     content = json.loads(file.read_text())
     shown = {a["image_id"] for a in content["annotations"]}
     content["images"] = [i for i in content["images"] if i["id"] in shown]
@@ -60,7 +64,7 @@ def with_objects(file: Path) -> Path:
 
 
 def others(data: Path, split: str, out: Path) -> Path:
-    """A COCO file of the images of ``coco_instances`` that show none of the classes; all objects are of one class."""
+    """A COCO file of the images of ``coco_instances`` without these classes; all objects are of one class."""
     content = json.loads((data / "coco_instances" / f"{split}.json").read_text())
     wanted = {c["id"] for c in content["categories"] if class_of(c, "everyday")}
     taboo = {a["image_id"] for a in content["annotations"] if a["category_id"] in wanted}
@@ -75,7 +79,7 @@ def others(data: Path, split: str, out: Path) -> Path:
 
 
 def by_threshold(found: Checkpoint, dataset: Dataset, file: Path) -> dict[str, float]:
-    """mIoU of the pseudo masks at each of `THRESHOLDS`, kept in ``file``, from which it is taken the next time."""
+    """mIoU of the pseudo masks at each of `THRESHOLDS`, cached in ``file``."""
     if file.exists():
         return json.loads(file.read_text())
     rows: dict[float, list] = {t: [] for t in THRESHOLDS}
@@ -92,7 +96,7 @@ def by_threshold(found: Checkpoint, dataset: Dataset, file: Path) -> dict[str, f
 
 
 def folder_name(row: str) -> str:
-    """Of a row of the table."""
+    """The folder of a row of the table."""
     return row.replace(",", "").replace(" ", "-")
 
 
@@ -100,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
-    parser.add_argument("--steps", type=int, default=600, help="of EPS and of its baseline, 8 images each")
-    parser.add_argument("--pixel-steps", type=int, default=200, help="of every training from masks")
+    parser.add_argument("--steps", type=int, default=600, help="steps of EPS and of its baseline, 8 images each")
+    parser.add_argument("--pixel-steps", type=int, default=200, help="steps of every training on masks")
     parser.add_argument("--mix", type=float, default=0.5, help="lambda of EPS: 0.5 in the paper on VOC, 0.9 on COCO")
     parser.add_argument("--out", type=Path, default=Path("runs/image-tags"))
     given = parser.parse_args()
@@ -121,7 +125,7 @@ def main() -> None:
         result = train(config, out / name, resume=True, weights=given.weights / "mobilenetv2_100.safetensors")
         return result.best, round(result.metrics["mIoU"], 4)
 
-    salient, table["what stands out"] = learn("salient", PIXELS, rest["train"], rest["val"])
+    salient, table["saliency model"] = learn("salient", PIXELS, rest["train"], rest["val"])
     state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")
     import_state(state, VOC, out / "voc.safetensors", "deeplabv3_mobilenetv2_voc")
     paths = [record.path for record in images.records]
@@ -148,8 +152,8 @@ def main() -> None:
         table[name] = {"pseudo masks": found, "threshold": threshold}
         pixels[name] = folder / "masks"
         shutil.rmtree(pixels[name], ignore_errors=True)
-        views = PseudoMasks(scales=SCALES, threshold=threshold)
-        write_pseudo_masks(tagger.model, dataset, tagger.config.input, views, pixels[name])
+        settings = PseudoMasks(scales=SCALES, threshold=threshold)
+        write_pseudo_masks(tagger.model, dataset, tagger.config.input, settings, pixels[name])
         print(name, table[name], flush=True)
     for name, data in pixels.items():
         _, mean = learn(f"pixels-{folder_name(name)}", PIXELS, data, everyday["val"])

@@ -1,12 +1,13 @@
-"""Trains the model that the package carries.
+"""Trains the built-in model of the package.
 
-    python examples/train_builtin.py --data ../shared/data --weights ../shared/weights --out runs/builtin
+    python examples/train_builtin.py --data DATA --weights WEIGHTS --out runs/builtin
 
-Data: the train splits of ``coco_instances`` and ``coco_panoptic`` (246 different photographs of COCO train2017 with
-their annotations), measured on the val splits of both. Start: the MobileNetV2 backbone of a DeepLab v3 that was trained
-on Pascal VOC (and probably COCO), Apache-2.0. Interrupt it whenever you like and give the same command again with
-``--resume``. ``--classes`` chooses what is learnt: ``docs/builtin.md`` tells how the shipped choice was made.
-``--labels boxes`` learns the same without a single mask: ``docs/benchmarks/boxes_only.md`` compares the two.
+``--data`` is a folder with ``coco_instances`` and ``coco_panoptic``: small samples of COCO 2017 (cocodataset.org) in
+COCO's format, each with ``images/``, ``train.json`` and ``val.json``. The model is trained on the train splits of both
+(246 photographs of COCO train2017) and evaluated on the val splits. ``--weights`` is a folder with the initial weights:
+a DeepLab v3 on MobileNetV2 trained on Pascal VOC (github.com/google-coral/test_data, Apache-2.0). An interrupted run
+continues with ``--resume``. ``--classes`` chooses the classes, see ``docs/builtin.md``. ``--labels boxes`` trains
+without masks, see ``docs/benchmarks/boxes_only.md``.
 """
 
 import argparse
@@ -17,56 +18,8 @@ from pathlib import Path
 import torch
 
 import maskkit.zoo
+from common import merge
 from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig, change
-from maskkit.zoo.class_names import VOC
-
-PARTS = ("coco_instances", "coco_panoptic")
-VOC_IN_COCO = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
-
-
-def class_of(category: dict, classes: str) -> str | None:
-    """The class that a COCO category belongs to under a choice of classes; None leaves its objects out."""
-    if classes == "person":
-        return "person" if category["name"] == "person" else None
-    if classes == "voc":
-        wanted = {VOC_IN_COCO.get(name, name) for name in VOC.names}
-        return category["name"] if category["name"] in wanted else None
-    if classes == "everyday":
-        return category["supercategory"] if category["supercategory"] in ("person", "animal", "vehicle") else None
-    if classes == "super":
-        return category["supercategory"]
-    return category["name"]
-
-
-def merge(data: Path, split: str, classes: str, out: Path) -> Path:
-    """One COCO file of the ``split`` of all parts; an image that is in two of them is taken from the first."""
-    images, annotations, names = {}, [], {}
-    for part in PARTS:
-        content = json.loads((data / part / f"{split}.json").read_text())
-        mapped = {c["id"]: class_of(c, classes) for c in content["categories"]}
-        for category in content["categories"]:
-            if mapped[category["id"]]:
-                names.setdefault(mapped[category["id"]], len(names) + 1)
-        new = {i["id"]: i for i in content["images"] if i["id"] not in images}
-        for image in new.values():
-            image["file_name"] = str((data / part / "images" / Path(image["file_name"]).name).resolve())
-        images |= new
-        for annotation in content["annotations"]:
-            name = mapped[annotation["category_id"]]
-            if annotation["image_id"] in new and name:
-                annotations.append(annotation | {"id": len(annotations) + 1, "category_id": names[name]})
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{split}.json"
-    categories = [{"id": i, "name": n} for n, i in names.items()]
-    path.write_text(json.dumps({"images": list(images.values()), "annotations": annotations, "categories": categories}))
-    return path
 
 
 def main() -> None:
@@ -76,20 +29,26 @@ def main() -> None:
     parser.add_argument("--model", default="condinst-mobilenetv2-320", help="preset with a MobileNetV2 backbone")
     parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
     parser.add_argument("--classes", choices=["person", "everyday", "voc", "super", "coco"], default="everyday")
-    parser.add_argument("--labels", choices=["masks", "boxes"], default="masks", help="boxes: masks are only measured")
-    parser.add_argument("--dilation", type=int, default=2, help="cells between neighbours compared, for --labels boxes")
-    parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that comparison")
-    parser.add_argument("--warmup", type=float, default=0.1, help="share of the training over which that weight grows")
+    parser.add_argument(
+        "--labels", choices=["masks", "boxes"], default="masks", help="boxes: masks are used for evaluation only"
+    )
+    parser.add_argument(
+        "--dilation", type=int, default=2, help="distance of neighbours in the pairwise loss, for --labels boxes"
+    )
+    parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that loss")
+    parser.add_argument(
+        "--warmup", type=float, default=0.1, help="share of the training over which that weight is warmed up"
+    )
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0 for the end alone")
-    parser.add_argument("--frozen-stride", type=int, default=4, help="backbone layers up to this stride do not learn")
+    parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0: only at the end")
+    parser.add_argument("--frozen-stride", type=int, default=4, help="backbone layers up to this stride are frozen")
     parser.add_argument("--copy-paste", type=float, default=0.0)
     parser.add_argument("--jitter", type=float, nargs=2, default=None, help="range of the scale jitter")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their numbers")
+    parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their results")
     given = parser.parse_args()
 
     from maskkit.engine.optim import precision_for
@@ -139,7 +98,7 @@ def main() -> None:
 
 
 def ship(best: Path, val: Path, out: Path) -> None:
-    """Store the weights in half precision, measure exactly what is stored, and write its numbers into the file."""
+    """Store the weights in half precision, evaluate the stored file, and write the results into it."""
     from maskkit import load
     from maskkit.checkpoints.checkpoint import load_model, save_model
     from maskkit.data import open_dataset

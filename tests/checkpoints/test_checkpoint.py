@@ -72,8 +72,8 @@ def test_damaged_and_foreign_files_give_one_clear_error(tmp_path, model, tiny):
     cases = {
         "cut.safetensors": (content[: len(content) // 2], "damaged or cut off"),
         "header.safetensors": (content[:200], "damaged or cut off"),
-        "empty.safetensors": (b"", "no safetensors file"),
-        "text.safetensors": (b"I am a text, not a model", "no safetensors file"),
+        "empty.safetensors": (b"", "not a safetensors file"),
+        "text.safetensors": (b"I am a text, not a model", "not a safetensors file"),
     }
     for name, (data, message) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -107,7 +107,7 @@ def test_a_description_that_cannot_be_used_gives_one_clear_error(tmp_path, model
         (lambda h: h.pop("decoder"), "description is damaged"),
         (lambda h: h.pop("categories"), "description is damaged"),
         (lambda h: h.pop("format"), "description is damaged"),
-        (lambda h: h["config"].pop("model"), "configuration that this one cannot use"),
+        (lambda h: h["config"].pop("model"), "configuration that this version cannot use"),
     ]
     for damage, message in changes:
         checkpoint.save_model(path, model, tiny, CLASSES, {})

@@ -132,7 +132,7 @@ def test_predict_finishes_the_others_and_fails(photos, checkpoint, tmp_path, cap
     said = capsys.readouterr()
     for name in ("broken.jpg", "nowhere.jpg", "*.nothing"):
         assert said.err.count(name) == 1
-    assert "3 failed" in said.err
+    assert "3 sources failed" in said.err
     assert "Traceback" not in said.err
     assert "in 2 images" in said.out
 
@@ -140,7 +140,7 @@ def test_predict_finishes_the_others_and_fails(photos, checkpoint, tmp_path, cap
 def test_predict_an_empty_folder_fails(tmp_path, checkpoint, capsys):
     (tmp_path / "empty").mkdir()
     assert run("predict", tmp_path / "empty", "--model", checkpoint, "--out", tmp_path / "out") == 1
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no image" in capsys.readouterr().err
 
 
 def test_predict_never_overwrites_the_images(tmp_path, checkpoint, capsys):
@@ -231,7 +231,7 @@ def test_eval_of_a_bad_results_file(drawn, tmp_path, capsys, text):
 def test_eval_without_a_shared_class(drawn, tmp_path, capsys):
     cats = save_small(tmp_path / "cats.safetensors", ("cat", "dog"))
     assert run("eval", "--model", cats, "--data", drawn, "--out", tmp_path / "out") == 1
-    assert "shares no class with the model, which knows cat, dog" in capsys.readouterr().err
+    assert "shares no class with the model: the model has cat, dog" in capsys.readouterr().err
 
 
 # check, convert, import ------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_save_reads_the_image_again_turned_as_its_exif_says(tmp_path):
 @pytest.mark.parametrize("name", ["overlay", "overlay.txt", "overlay.json"])
 def test_save_refuses_what_is_no_image_format(tmp_path, name):
     prediction = scene((20, 20), [], np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(DataError, match="no image format"):
+    with pytest.raises(DataError, match="not an image format"):
         prediction.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

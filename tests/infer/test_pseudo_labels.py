@@ -104,7 +104,7 @@ def test_a_model_that_does_not_learn_from_tags_is_refused(
 ) -> None:
     weights = save_small(tmp_path / "finder.safetensors")
     assert main(["pseudo-masks", "--data", str(folder), "--model", str(weights), "--out", str(tmp_path / "out")]) == 1
-    assert "does not learn from tags" in capsys.readouterr().err
+    assert "does not train on tags" in capsys.readouterr().err
 
 
 class Brightness(torch.nn.Module):
@@ -144,7 +144,7 @@ def test_what_is_found_stands_out() -> None:
     masks[0, :2, :2] = masks[1, 3, 5] = True
     objects = Instances(np.zeros((2, 4), np.float32), np.zeros(2, int), np.ones(2, np.float32), Masks.from_dense(masks))
     assert np.array_equal(foreground(Prediction(meta, Categories.of("ab"), objects)) > 0, masks.any(0))
-    with pytest.raises(DataError, match="by masks"):
+    with pytest.raises(DataError, match="with masks"):
         foreground(Prediction(meta, Categories.of("ab"), semantic=masks[0].astype(np.uint8)))
 
 

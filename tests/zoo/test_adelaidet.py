@@ -58,11 +58,11 @@ def test_every_tensor_finds_its_place_and_the_stem_sees_rgb(preset: str) -> None
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
     state = official("condinst-resnet50-1x")
-    with pytest.raises(DataError, match=r"top_layer.* is no tensor of a CondInst"):
+    with pytest.raises(DataError, match=r"top_layer.* is not a tensor in checkpoints of CondInst"):
         published.convert({**state, "top_layer.weight": torch.zeros(1)}, "condinst-resnet50-1x")
     with pytest.raises(DataError, match="get none"):
         published.convert({n: t for n, t in state.items() if "refine.2" not in n}, "condinst-resnet50-1x")
     with pytest.raises(DataError, match="needs"):
         published.convert(state, "boxinst-resnet50-1x")
-    with pytest.raises(DataError, match="is no tensor of a FCOS"):
+    with pytest.raises(DataError, match="is not a tensor in checkpoints of FCOS"):
         published.convert(state, "fcos-resnet50-1x")

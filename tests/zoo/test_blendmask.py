@@ -30,5 +30,5 @@ def test_what_blendmask_adds_to_fcos_has_its_place() -> None:
 
 
 def test_a_name_of_condinst_is_refused() -> None:
-    with pytest.raises(DataError, match="no tensor of a BlendMask"):
+    with pytest.raises(DataError, match="not a tensor in checkpoints of BlendMask"):
         rename({"controller.weight": torch.zeros(1)})

@@ -68,7 +68,7 @@ def test_every_tensor_of_a_detector_has_its_name(stages: tuple[float, ...]) -> N
     got = published.convert(state, "eva-tiny-256", **knobs)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(t, wanted[n]) for n, t in got.items())
-    with pytest.raises(DataError, match="no tensor of a EVA checkpoint"):
+    with pytest.raises(DataError, match="not a tensor in checkpoints of EVA"):
         published.convert(state | {"roi_heads.other": torch.zeros(1)}, "eva-tiny-256", **knobs)
     del state["backbone.simfp_3.0.bias"]
     with pytest.raises(DataError, match="1 of the model's get none"):

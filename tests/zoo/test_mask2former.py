@@ -91,7 +91,7 @@ def test_official_swin_names_new_and_old() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     official = {official_name(n): t for n, t in our_state().items()}
-    with pytest.raises(DataError, match="no tensor of a Mask2Former"):
+    with pytest.raises(DataError, match="not a tensor in checkpoints of Mask2Former"):
         published.convert(official | {"sem_seg_head.predictor.unheard_of": torch.zeros(1)}, PRESET)
     first = next(iter(official))
     with pytest.raises(DataError, match="does not fit"):

@@ -53,7 +53,7 @@ def test_every_name_has_a_place_and_the_stem_sees_rgb() -> None:
 
 def test_a_name_too_many_or_too_few_is_refused() -> None:
     state = official()
-    with pytest.raises(DataError, match="no tensor of a PolarMask"):
+    with pytest.raises(DataError, match="not a tensor in checkpoints of PolarMask"):
         published.convert({**state, "bbox_head.fcos_cls.weight": torch.zeros(1)}, PRESET)
     del state["bbox_head.polar_mask.bias"]
     with pytest.raises(DataError, match=r"head\.rays\.bias"):

@@ -110,7 +110,7 @@ def test_without_a_network_the_error_tells_what_to_do(tmp_path, monkeypatch, cap
 
 def test_presets_that_nobody_publishes_say_so():
     assert not hub.can_fetch("maskrcnn-mobilenetv2-256")
-    with pytest.raises(DataError, match="nobody publishes"):
+    with pytest.raises(DataError, match="no published weights"):
         hub.fetch("maskrcnn-mobilenetv2-256")
     with pytest.raises(DataError, match="cannot be fetched: download them from"):
         hub.fetch("maskrcnn-resnet50-d2-3x")

@@ -177,6 +177,6 @@ def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
     """Write RGB pixels atomically. Raises `DataError` when the extension is not that of an image format."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise DataError(f"{path}: {path.suffix or 'no extension'} is not an image format; use .jpg or .png")
+        raise DataError(f"{path}: not an image format; use the extension .jpg or .png")
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, quality=92)

@@ -71,7 +71,7 @@ def not_background(
 def foreground(prediction: Prediction) -> UInt8[np.ndarray, "h w"]:
     """255 inside objects, else 0. Raises `DataError` for a prediction without masks."""
     if prediction.instances is None or prediction.instances.masks is None:
-        raise DataError("saliency maps need a model with masks or a background class; this one has neither")
+        raise DataError("saliency maps require a model with masks or a background class; this one has neither")
     covered = np.zeros(prediction.meta.size, bool)
     for rle in prediction.instances.masks.rle():  # one at a time: all of them dense would fill the memory
         covered |= mask_math.decode([rle], prediction.meta.size)[0].astype(bool)

@@ -61,7 +61,7 @@ def _from_caffe(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif m := re.fullmatch(r"fc\.(\w+)", short):
             new = f"score.{m[1]}"
         else:
-            raise DataError(f"{name!r} is not a tensor of a DeepLab v1 or v2 checkpoint")
+            raise DataError(f"{name!r} is not a tensor in checkpoints of DeepLab v1 or v2")
         renamed[new] = tensor
     stem = "backbone.body.conv1.weight"
     if stem in renamed:
@@ -91,7 +91,7 @@ def _from_torch(name: str, plus: bool) -> str:
         return f"low.{m[1]}"
     if m := re.fullmatch(last, short):
         return f"{layers.get(m[1], 'score')}.{m[2]}"
-    raise DataError(f"{name!r} is not a tensor of a DeepLab v3 checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of DeepLab v3")
 
 
 def _mobile(number: int, rest: str) -> str:

@@ -32,7 +32,7 @@ def _name(name: str) -> str:
     if m := re.fullmatch(r"b([2-7])(?:_(\d))?\.(?:conv_branch1|(bn|conv)_branch(2a|2b1|2b2))\.(\w+)", name):
         part = f"{_KINDS[m[3]]}.{_PARTS[m[4]]}" if m[3] else "shortcut"
         return f"backbone.stages.{int(m[1]) - 2}.{m[2] or 0}.{part}.{m[5]}"
-    raise DataError(f"{name!r} is not a tensor of an EPS checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of EPS")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _name(name: str) -> str:
         else:
             part = f"{'conv' if kind == 'res' else 'bn'}{_BRANCHES[branch]}"
         return f"backbone.body.layer{int(stage) - 1}.{block}.{part}.{leaf}"
-    raise DataError(f"{name!r} is not a tensor of an FCIS checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of FCIS")
 
 
 def _fit(layer: str, tensor: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def _name(name: str) -> str:
         return f"backbone.body.{m[1]}"
     if m := re.fullmatch(r"(aux_)?classifier\.([014]\.\w+)", name):
         return f"{'auxiliary' if m[1] else 'score'}.{m[2]}"
-    raise DataError(f"{name!r} is not a tensor of an FCN checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of FCN")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

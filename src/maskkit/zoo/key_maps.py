@@ -77,4 +77,4 @@ def _name(rules: Rules, name: str, method: str) -> str:
     for pattern, template in rules:
         if m := re.fullmatch(pattern, name):
             return m.expand(template)
-    raise DataError(f"{name!r} is not a tensor of a {method} checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of {method}")

@@ -33,7 +33,7 @@ def _name(name: str) -> str:
         return f"fpn.{part}.{3 - int(m[2])}.{_UNIT[m[3]]}.{m[4]}"
     if m := re.fullmatch(r"det_head\.(conv[12]|bn1)\.(\w+)", name):
         return f"head.{_HEAD[m[1]]}.{m[2]}"
-    raise DataError(f"{name!r} is not a tensor of a PSENet checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of PSENet")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

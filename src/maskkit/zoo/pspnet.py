@@ -33,7 +33,7 @@ def _name(name: str) -> str:
     for pattern, ours in _RULES:
         if m := re.fullmatch(pattern, name):
             return m.expand(ours)
-    raise DataError(f"{name!r} is not a tensor of a PSPNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of PSPNet")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def _name(name: str) -> str:
         return f"blocks.{int(m[1]) - 1}.out.{m[2]}"
     if m := re.fullmatch(r"clf_conv\.(\w+)", name):
         return f"score.{m[1]}"
-    raise DataError(f"{name!r} is not a tensor of a RefineNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of RefineNet")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def _name(name: str) -> str:
             return _encoder(stage, number, part, m[5])
         # the decoder numbers its convolutions backwards
         return f"upsampling.{5 - stage}.{_CONVS[stage - 1] - number}.{part}.{m[5]}"
-    raise DataError(f"{name!r} is not a tensor of a SegNet checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of SegNet")
 
 
 def _encoder(stage: int, number: int, part: int, leaf: str) -> str:

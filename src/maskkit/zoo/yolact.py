@@ -62,7 +62,7 @@ def _name(name: str, darknet: bool) -> str:
         if rule == "head":
             return f"head.{_HEAD[g[0]]}.{g[1]}"
         return m.expand(rule)
-    raise DataError(f"{name!r} is not a tensor of a YOLACT checkpoint")
+    raise DataError(f"{name!r} is not a tensor in checkpoints of YOLACT")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

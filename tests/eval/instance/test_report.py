@@ -83,7 +83,7 @@ def test_report_of_boxes_or_of_nothing(tmp_path, found):
     rows = [{k: v for k, v in row.items() if k != "segmentation"} for row in rows] if found else []
     write_report(tmp_path / "report.html", evaluate(rows, truth), rows, truth, write_images(tmp_path, truth))
     text = Page((tmp_path / "report.html").read_text()).text
-    assert ("no threshold can be advised" in text) != found
+    assert ("no threshold to recommend" in text) != found
     assert "Masks" not in text
 
 
@@ -91,7 +91,7 @@ def test_report_without_objects(tmp_path):
     _, truth = drawn(1)
     truth["annotations"] = []
     write_report(tmp_path / "report.html", evaluate([], truth), [], truth, write_images(tmp_path, truth))
-    assert "No image has a mistake" in Page((tmp_path / "report.html").read_text()).text
+    assert "No image has an error" in Page((tmp_path / "report.html").read_text()).text
 
 
 def test_report_names_images_that_cannot_be_shown(tmp_path):

@@ -80,7 +80,7 @@ def test_unusable_results_are_named(file: Path, tmp_path: Path) -> None:
 
     (found,) = content["annotations"]
     refused({"annotations": []}, "no segments for image 4")
-    refused({"annotations": [found | {"file_name": "9.png"}]}, "9.png of image 4 cannot be found")
+    refused({"annotations": [found | {"file_name": "9.png"}]}, "9.png of image 4 is missing")
     refused({"annotations": [found | {"segments_info": found["segments_info"][:1]}]}, "id 2 has no segment")
     refused({"annotations": [{"image_id": 4}]}, "has no 'file_name'")
     alien = [s | {"category_id": 5} for s in found["segments_info"]]

@@ -140,7 +140,7 @@ def test_unusable_rows_and_data() -> None:
     with pytest.raises(DataError, match="category_id 9 is not in the ground truth"):
         evaluate([good[0] | {"category_id": 9}], truth)
     boxes = Dataset([Record(1, Path("1.png"), (1, 4), [Annotation(1, 0, (0, 0, 2, 1))])], NAMES, Path("d"), "drawn")
-    with pytest.raises(DataError, match="needs the masks of all"):
+    with pytest.raises(DataError, match="requires all masks"):
         evaluate([], boxes)
 
 

@@ -1,0 +1,211 @@
+"""What the benchmarks share: a description of the machine, timing in turns, training for a budget of processor time."""
+
+import datetime
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskkit import zoo
+from maskkit.config import BoxOnly, DataConfig, RunConfig, change
+from maskkit.data.dataset import Dataset
+from maskkit.data.loader import train_loader
+from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
+from maskkit.engine.start import load_backbone
+from maskkit.models.base import Model
+
+CALIBRATION = 6
+"""Steps that measure the speed; the first one, which is slowest, is left out."""
+
+
+def describe(threads: int | None = None) -> str:
+    """Processor, threads, versions and date in one line."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = f"{len(models)} x {models[0]}" if models else name
+    packages = ", ".join(f"{p} {version(p)}" for p in ("maskkit", "torch", "torchvision", "timm"))
+    return (
+        f"{name}; {threads or torch.get_num_threads()} threads; Python {platform.python_version()}, {packages}; "
+        f"{datetime.date.today().isoformat()}"
+    )
+
+
+def seconds(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    """The result of ``call``, and its processor and wall-clock time in seconds."""
+    begin, clock = time.process_time(), time.perf_counter()
+    result = call()
+    return result, time.process_time() - begin, time.perf_counter() - clock
+
+
+def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """Results, and median processor and wall-clock times, of calls made in turn; the first round is not counted."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    results = {}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            results[name], *took = seconds(call)
+            if number:
+                times[name].append((took[0], took[1]))
+    return results, {
+        name: (statistics.median(c for c, _ in t), statistics.median(w for _, w in t)) for name, t in times.items()
+    }
+
+
+def compare(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Print the milliseconds of two calls with the same result, their largest difference, and the ratio."""
+    results, times = in_turn(calls, rounds)
+    (slow, fast), (one, other) = times.values(), results.values()
+    took = " and ".join(f"{name} {1000 * clock:.0f} ms" for name, (_, clock) in times.items())
+    print(f"{title}: {took}, {(one - other).abs().max().item():.0e} apart")
+    print(f"  the second is {ratios(slow, fast)}")
+
+
+def ratios(slow: tuple[float, float], fast: tuple[float, float]) -> str:
+    """How many times as fast the second is."""
+    return "times as fast: {:.2f} by processor time, {:.2f} by the clock".format(
+        *(a / b for a, b in zip(slow, fast, strict=True))
+    )
+
+
+def spent() -> float:
+    """Processor seconds of this process and its finished children."""
+    return sum(
+        u.ru_utime + u.ru_stime
+        for u in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+
+
+def train_within(budget: float, step: Callable[[int, int], None]) -> tuple[int, float]:
+    """Call ``step(number, total)`` as often as ``budget`` processor seconds allow; returns steps and seconds.
+
+    The first steps measure the speed, and ``total`` is fitted to the budget after them.
+    """
+    begin, marks = spent(), []
+    total = None
+    number = 0
+    while total is None or number < total:
+        step(number, total or 10_000)
+        number += 1
+        marks.append(spent())
+        if number == CALIBRATION:
+            per_step = (marks[-1] - marks[0]) / (CALIBRATION - 1)
+            total = max(number + 1, int((budget - (marks[-1] - begin)) / per_step) + number)
+        if marks[-1] - begin > budget:
+            break
+        if number % 20 == 0:
+            print(f"step {number} of {total}, {marks[-1] - begin:.0f} of {budget:.0f} processor seconds", flush=True)
+    return number, spent() - begin
+
+
+def knobs_for(model: str, data: Path) -> dict[str, Any]:
+    """Fields that a method gives in pixels, chosen by the size of the objects: small for nuclei."""
+    if model.startswith("embedding"):
+        return {"unit": 8.0 if is_nuclei(data) else 16.0}
+    return {}
+
+
+def is_nuclei(data: Path) -> bool:
+    """Whether the images are microscopy: all objects are small, and there is no up and down."""
+    return "nuclei" in str(data)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, a row of the table."""
+
+    model: str
+    data: Path
+    weights: Path | None
+    """Weights of the backbone; None: random."""
+    labels: str = "masks"
+    size: int | None = None
+    """Side of a square input in pixels; None: that of the preset."""
+    batch: int = 4
+    seed: int = 0
+    lr: float | None = None
+    """Learning rate; None: that of the preset."""
+    dilation: int = 2
+    """Distance, in cells, of the neighbours in the pairwise loss of BoxInst."""
+    pairwise: float = 1.0
+    """Weight of that loss."""
+    warmup: float = 0.1
+    """Share of the training over which that weight is warmed up."""
+    knobs: dict[str, Any] = field(default_factory=dict)
+    """Fields of the method's config to change."""
+
+    def config(self, classes: int) -> RunConfig:
+        """The run's config: the preset's, with the settings that are the same for all."""
+        preset = zoo.preset(self.model)
+        knobs = knobs_for(self.model, self.data) | self.knobs
+        boxes = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
+        box_only = {"box_only": boxes} if hasattr(preset.model, "box_only") else {}
+        return RunConfig(
+            preset=preset.name,
+            model=change(preset.model, num_classes=classes, **box_only, **knobs),
+            input=replace(preset.input, size=(self.size, self.size)) if self.size else preset.input,
+            augment=replace(preset.augment, expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
+            train=replace(
+                preset.train,
+                batch=self.batch,
+                optimizer="adamw",
+                lr=self.lr or preset.train.lr,
+                weight_decay=0.01,
+                warmup=30,
+                clip=10.0,
+                ema=0.99,
+                workers=0,
+                precision=precision_for(torch.device("cpu")),
+                seed=self.seed,
+            ),
+            data=DataConfig(train=str(self.data), labels=self.labels),  # type: ignore[arg-type]
+        )
+
+    def run(self, train_set: Dataset, minutes: float, steps: int | None) -> tuple[Model, RunConfig, dict[str, Any]]:
+        """Train for ``minutes`` of two cores, or for ``steps``; returns the EMA model, the config and the facts."""
+        config = self.config(len(train_set.categories))
+        torch.manual_seed(self.seed)
+        model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.weights:
+            load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, config.train)
+        batches = iter(train_loader(train_set, config, 0, 10**6))
+        model.train()
+        average = deepcopy(model).requires_grad_(False)
+
+        def step(number: int, total: int) -> None:
+            set_rate(optimizer, learning_rate(number, total, config.train))
+            batch = replace(next(batches), progress=(number + 1) / total)
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            torch.manual_seed(number)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
+                raw = model(images, batch.sizes, batch.targets)
+            torch.stack(list(model.loss(raw, batch).values())).sum().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            update_average(average, model, config.train.ema, number)
+
+        if steps is None:
+            steps, seconds = train_within(minutes * 120, step)
+        else:
+            begin = spent()
+            for number in range(steps):
+                step(number, steps)
+            seconds = spent() - begin
+        facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps} | self.knobs
+        facts["precision"] = config.train.precision
+        if self.labels == "boxes":
+            facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
+        return average, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}

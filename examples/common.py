@@ -1,0 +1,54 @@
+"""What the examples share: COCO annotations merged into one data set, with the classes of choice."""
+
+import json
+from pathlib import Path
+
+from maskkit.zoo.class_names import VOC
+
+PARTS = ("coco_instances", "coco_panoptic")
+VOC_IN_COCO = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def class_of(category: dict, classes: str) -> str | None:
+    """The class of a COCO category under a choice of classes; None leaves its objects out."""
+    if classes == "person":
+        return "person" if category["name"] == "person" else None
+    if classes == "voc":
+        wanted = {VOC_IN_COCO.get(name, name) for name in VOC.names}
+        return category["name"] if category["name"] in wanted else None
+    if classes == "everyday":
+        return category["supercategory"] if category["supercategory"] in ("person", "animal", "vehicle") else None
+    if classes == "super":
+        return category["supercategory"]
+    return category["name"]
+
+
+def merge(data: Path, split: str, classes: str, out: Path) -> Path:
+    """One COCO file of the ``split`` of all parts; an image in several parts is taken from the first."""
+    images, annotations, names = {}, [], {}
+    for part in PARTS:
+        content = json.loads((data / part / f"{split}.json").read_text())
+        mapped = {c["id"]: class_of(c, classes) for c in content["categories"]}
+        for category in content["categories"]:
+            if mapped[category["id"]]:
+                names.setdefault(mapped[category["id"]], len(names) + 1)
+        new = {i["id"]: i for i in content["images"] if i["id"] not in images}
+        for image in new.values():
+            image["file_name"] = str((data / part / "images" / Path(image["file_name"]).name).resolve())
+        images |= new
+        for annotation in content["annotations"]:
+            name = mapped[annotation["category_id"]]
+            if annotation["image_id"] in new and name:
+                annotations.append(annotation | {"id": len(annotations) + 1, "category_id": names[name]})
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{split}.json"
+    categories = [{"id": i, "name": n} for n, i in names.items()]
+    path.write_text(json.dumps({"images": list(images.values()), "annotations": annotations, "categories": categories}))
+    return path
