@@ -60,9 +60,10 @@ def test_every_pixel_is_counted_once_and_as_numpy_counts_it() -> None:
 
 
 def test_the_truth_itself_is_perfect() -> None:
-    maps = [np.where((t := r.semantic.read(r.size)) == IGNORE, 0, t).astype(np.uint8) for r in DATA.records]  # type:
-    ignore[union-attr] main = evaluate(rows_of(maps), DATA).main assert main["mIoU"] == main["accuracy"] ==
-    main["class_accuracy"] == 1 assert main["boundary_mIoU"] == 1
+    maps = [np.where((t := r.semantic.read(r.size)) == IGNORE, 0, t).astype(np.uint8) for r in DATA.records]  # type: ignore[union-attr]
+    main = evaluate(rows_of(maps), DATA).main
+    assert main["mIoU"] == main["accuracy"] == main["class_accuracy"] == 1
+    assert main["boundary_mIoU"] == 1
 
 
 def test_pixels_of_no_class_are_wrong() -> None:
