@@ -83,8 +83,8 @@ def test_the_wheel_holds_the_package_and_no_more(wheel: Path) -> None:
         metadata = archive.read(f"maskkit-{maskkit.__version__}.dist-info/METADATA").decode()
     assert "maskkit/py.typed" in names
     assert "maskkit/weights/builtin.safetensors" in names
-    for picture in (ROOT / "src" / "maskkit" / "demo_images").iterdir():
-        assert f"maskkit/demo_images/{picture.name}" in names
+    for photo in (ROOT / "src" / "maskkit" / "demo_images").iterdir():
+        assert f"maskkit/demo_images/{photo.name}" in names
     assert f"maskkit-{maskkit.__version__}.dist-info/licenses/LICENSE" in names
     assert {name.split("/")[0] for name in names} == {"maskkit", f"maskkit-{maskkit.__version__}.dist-info"}
     parts = {part for name in names for part in name.split("/")}

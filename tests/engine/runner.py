@@ -38,7 +38,7 @@ def start(
     return process
 
 
-def finish(config: RunConfig, out: Path, resume: bool = False) -> None:
+def run_to_end(config: RunConfig, out: Path, resume: bool = False) -> None:
     """A training in a new process, to its end."""
     process = start(config, out, resume)
     process.join()

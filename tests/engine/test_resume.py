@@ -26,7 +26,7 @@ def undisturbed(tmp_path_factory):
     def run(config):
         if config not in kept:
             kept[config] = tmp_path_factory.mktemp("undisturbed") / "run"
-            runner.finish(config, kept[config])
+            runner.run_to_end(config, kept[config])
         return kept[config]
 
     return run
@@ -58,7 +58,7 @@ def test_killed_at_random_moments(tmp_path, run, undisturbed):
         moment = runner.into(out, rng.uniform(0.1, 0.5))
         kills += runner.kill_when(runner.start(config, out, resume=True), moment)
     assert kills >= 1
-    runner.finish(run, out, resume=True)
+    runner.run_to_end(run, out, resume=True)
     assert_same_run(out, undisturbed(run))
 
 
@@ -78,7 +78,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, run, undisturbed):
             caught += 1
             if (out / "last.safetensors").exists():
                 load_model(out / "last.safetensors")
-    runner.finish(config, out, resume=True)
+    runner.run_to_end(config, out, resume=True)
     assert caught >= 2, "no kill met a half-written checkpoint"
     assert_same_run(out, undisturbed(config))
 
@@ -88,7 +88,7 @@ def test_killed_when_a_file_appears(tmp_path, run, undisturbed, name):
     out = tmp_path / "run"
     runner.kill_when(runner.start(run, out), (out / name).exists)
     assert not (out / "report.html").exists(), "killed too late to be a test"
-    runner.finish(run, out, resume=True)
+    runner.run_to_end(run, out, resume=True)
     assert_same_run(out, undisturbed(run))
 
 
@@ -100,7 +100,7 @@ def test_killed_before_a_file_gets_its_name(tmp_path, run, undisturbed, name):
     assert process.exitcode == -9
     assert list(out.glob(f".{name}.*.tmp"))
     assert not (out / name).exists()
-    runner.finish(run, out, resume=True)
+    runner.run_to_end(run, out, resume=True)
     assert_same_run(out, undisturbed(run))
 
 
@@ -121,7 +121,7 @@ def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
         return last.exists() and read_header(last)["info"]["step"] == 2
 
     assert runner.kill_when(runner.start(config, out), after_step_2)
-    runner.finish(config, out, resume=True)
+    runner.run_to_end(config, out, resume=True)
     assert_same_run(out, undisturbed(config))
 
 

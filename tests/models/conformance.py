@@ -41,7 +41,7 @@ class Conformance:
     overfit: ClassVar[dict[str, Any]] = {"steps": 160, "lr": 3e-3, "size": (320, 320)}
     """Masks on a grid of a quarter of the input reach an IoU of 0.95 only for objects that are large on it."""
     overfit_seed: ClassVar[int] = 40
-    """Seed of the two images that are learnt by heart."""
+    """Seed of the two images that are overfitted."""
     floor: ClassVar[float] = 0.9
     """What `agreement` has to exceed then."""
 
@@ -238,7 +238,7 @@ class Conformance:
         result = self.task().evaluate([row for p in predictions for row in p.to_coco()], data)
         assert isinstance(result, CocoResult)
         assert (result.segm is not None) == ("instance" in model.tasks)
-        # masks that are never shown cannot be learnt by heart: a method for boxes alone is judged by its boxes
+        # masks that are never shown cannot be overfitted: a method trained on boxes is evaluated by its boxes
         numbers = result.main if "masks" in model.supervision else result.bbox
         assert numbers is not None
         return numbers["AP"]

@@ -72,7 +72,7 @@ class TestMask2FormerSemantic(SemanticConformance):
 
 
 class TestMask2FormerPanoptic(Conformance):
-    """What is learnt by heart has the ground below the shapes as stuff, and is judged by its PQ."""
+    """Overfitted on images with the ground below the shapes as stuff, and evaluated by PQ."""
 
     preset = "mask2former-mobilenetv2-320-panoptic"
     categories: ClassVar[Categories] = Categories.of(CATEGORIES.names, stuff=["ground"])
@@ -356,7 +356,7 @@ def test_one_network_is_read_in_three_ways() -> None:
 
 
 def test_sines_are_those_of_detr() -> None:
-    """Half of the channels are the row's sines and cosines in turn, of ever longer waves; then the column's."""
+    """Half of the channels are the row's sines and cosines in turn, with growing wavelength; then the column's."""
     found = sines((2, 3), torch.zeros(1, 8)).view(2, 3, 8)
     y = 2 * np.pi * 2 / 2
     assert found[1, 0, :4].tolist() == pytest.approx([np.sin(y), np.cos(y), np.sin(y / 100), np.cos(y / 100)], abs=1e-4)

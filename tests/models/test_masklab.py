@@ -228,12 +228,12 @@ def test_truths_of_the_maps_are_those_of_the_pixels_at_the_centres(config: Maskl
                 y, x = 8 * i + 4, 8 * j + 4
                 there = [n for n in range(len(target)) if masks[n, y, x] and plain[n]]
                 x1, y1, x2, y2 = target.boxes[~plain][0].tolist()
-                hazy = (
+                unknown = (
                     bool(masks[~plain][0, y, x]) if b == 0 else math.floor(x1) <= x <= x2 and math.floor(y1) <= y <= y2
                 )
                 if not there:
                     assert directions[b, i, j] == -1
-                    assert classes[b, i, j] == (-1 if hazy else 5)
+                    assert classes[b, i, j] == (-1 if unknown else 5)
                     continue
                 n = min(there, key=lambda n: int(areas[n]))
                 x1, y1, x2, y2 = target.boxes[n].tolist()

@@ -45,7 +45,7 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _kind(case: Case) -> str:
-    """What a case is about, told by what it stores."""
+    """What a case checks, by what it stores."""
     marks = {
         "factor": "optimizer",
         "bitmasks": "polygons",

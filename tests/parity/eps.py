@@ -127,17 +127,17 @@ def _pseudo_mask(case: Case) -> None:
         maps = case.inputs.scale_cams(seed, classes, height, width, labels, case.config["scales"], background)
         queue = iter(maps)
         model.forward = lambda images, sizes=None, targets=None: EpsRaw(torch.from_numpy(next(queue)))  # type: ignore[method-assign]
-    views = PseudoMasks(tuple(case.config["scales"]), base=max(height, width), threshold=case.config["thr"])
+    settings = PseudoMasks(tuple(case.config["scales"]), base=max(height, width), threshold=case.config["thr"])
     present = torch.from_numpy(labels).bool()
-    found = localise(model, image, present, INPUT, views)
-    scores = rival_scores(found.activations, found.present, views.threshold)
+    found = localise(model, image, present, INPUT, settings)
+    scores = rival_scores(found.activations, found.present, settings.threshold)
     assert np.array_equal(case.stored("present"), np.flatnonzero(labels))
     share = re.search(r"network: ([\de.-]+)", case.manifest["tolerance"])
     assert share is not None
     limit = float(share[1]) if case.manifest["parameters"] else 1e-4
     for number, activation in zip(np.flatnonzero(labels).tolist(), scores[1:][found.present], strict=True):
         case.compare(f"cam.{number}", activation, 0.0, limit)
-    ours = label_map(found, views.threshold)
+    ours = label_map(found, settings.threshold)
     official = case.stored("pseudo_mask")
     assert (ours != official).mean() <= 1e-3
     counts = np.bincount(ours.ravel(), minlength=classes + 1)

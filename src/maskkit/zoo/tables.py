@@ -20,7 +20,7 @@ def models_page() -> str:
     """``docs/models.md``: every preset, method by method."""
     parts = [
         "# Models\n\n"
-        "This page is generated from the cards in `src/maskkit/zoo` by `make tables`.\n\n"
+        "This page is generated from the cards in `src/maskkit/zoo` by `python -m maskkit.zoo.tables`.\n\n"
         "*Paper* is the result of the paper or of the publisher of the weights. *Ours* is our own; the commands are "
         "in [benchmarks](benchmarks/README.md). A dash means that there is none."
     ]
