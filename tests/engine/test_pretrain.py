@@ -152,7 +152,7 @@ def test_crops() -> None:
 def test_the_verb(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "32", "--teacher", "random:mobilenetv2_050", "--steps", "1", "--batch", "2", "--workers", "0"]
     assert main(["pretrain", str(images), "--out", str(tmp_path / "run"), *options]) == 0
-    assert "--model.backbone-weights" in capsys.readouterr().out
+    assert "--model.backbone.weights" in capsys.readouterr().out
     assert (tmp_path / "run" / "backbone.safetensors").exists()
     assert main(["pretrain", str(images), "--out", str(tmp_path / "other"), "--teacher", "clip"]) == 1
     assert "neither timm:NAME nor random:NAME" in capsys.readouterr().err

@@ -96,8 +96,8 @@ def test_holes_and_bays_do_not_survive() -> None:
 
 def test_more_rays_draw_a_rough_object_better() -> None:
     y, x = np.mgrid[0:160, 0:160].astype(float) - 80
-    wave = torch.from_numpy(np.hypot(x, y) <= 50 + 8 * np.sin(7 * np.arctan2(y, x)))
-    quality = [iou(drawn(wave, (80, 80), rays=n), wave) for n in (12, 36, 72)]
+    ripple = torch.from_numpy(np.hypot(x, y) <= 50 + 8 * np.sin(7 * np.arctan2(y, x)))
+    quality = [iou(drawn(ripple, (80, 80), rays=n), ripple) for n in (12, 36, 72)]
     assert quality == sorted(quality)
     assert quality[1] > 0.93
 

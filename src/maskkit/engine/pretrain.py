@@ -1,7 +1,7 @@
 """Pre-training without labels (EVA): from a folder of images to a backbone for any of the package's models.
 
 The folder of a run: ``config.json``, ``metrics.jsonl``, ``last.safetensors`` (the state to resume from) and
-``backbone.safetensors``, with timm's names, for ``--model.backbone-weights``.
+``backbone.safetensors``, with timm's names, for ``--model.backbone.weights``.
 """
 
 import json

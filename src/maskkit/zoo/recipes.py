@@ -169,9 +169,9 @@ SMALL_DETECTOR: dict[str, Any] = {
     "strides": (8, 16, 32, 64),
     "size_ranges": (64, 128, 256),
 }
-"""Knobs of a small detector without anchors."""
+"""Fields of a small anchor-free detector."""
 SMALL_FCOS: dict[str, Any] = {**SMALL_DETECTOR, "distance_activation": "exp"}
-"""Knobs of a small FCOS, under whatever is built on it."""
+"""Fields of a small FCOS, and of the methods built on it."""
 
 
 def small_proposals(size: int, after: int) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_an_input_that_patches_do_not_tile_is_refused() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(MaskkitError, match="strides \\[4, 8, 16, 32\\], not \\[64\\]"):
         Backbone(TINY, (64,))
-    with pytest.raises(MaskkitError, match=r"--model\.frozen-stride 0"):
+    with pytest.raises(MaskkitError, match=r"--model\.backbone\.frozen-stride 0"):
         Backbone(TINY, (16,), frozen_stride=4)
     with pytest.raises(MaskkitError, match="no backbone 'eva_none'"):
         Backbone("eva_none", (16,))

@@ -51,8 +51,8 @@ class Backbone(Pretrained):
         if plain.is_plain(name):
             if frozen_stride or stride_in_1x1:
                 raise MaskkitError(
-                    f"{name} has one stride for all its blocks: set --model.frozen-stride 0 and "
-                    "--model.no-stride-in-1x1, and take a method that does not dilate"
+                    f"{name} has one stride for all its blocks: set --model.backbone.frozen-stride 0 and "
+                    "--model.backbone.no-stride-in-1x1, and take a method that does not dilate"
                 )
             vit = vit or PlainVit()
             self.body = plain.VitPyramid(name, strides, vit)

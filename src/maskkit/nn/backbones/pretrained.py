@@ -43,7 +43,7 @@ class Pretrained(nn.Module, ABC):
         except Exception as error:
             raise DataError(
                 f"timm could not download weights for {self.timm_name!r} ({error}); without a network give a local "
-                "file: --model.backbone-weights FILE, or train from random weights: --model.backbone-weights None"
+                "file: --model.backbone.weights FILE, or train from random weights: --model.backbone.weights None"
             ) from error
 
     def load_weights(self, state: Mapping[str, Tensor], source: str | Path) -> list[str]:
