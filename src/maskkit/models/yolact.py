@@ -38,7 +38,7 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.nms import fast_nms, greedy_nms
 from maskkit.models.base import Model
-from maskkit.nn.anchor_head import AnchorHead, Matches, assign_anchors, hard_negative_loss
+from maskkit.nn.anchor_targets import Matches, assign_anchors, hard_negative_loss
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
@@ -113,6 +113,32 @@ class YolactDetections(NamedTuple):
     labels: Int[Tensor, "b n"]
     scores: Float[Tensor, "b n"]
     coefficients: Float[Tensor, "b n k"]
+
+
+class AnchorHead(nn.Module):
+    """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
+
+    def __init__(self, width: int, anchors: int, classes: int, prototypes: int, norm: bool) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(width // 4, width) if norm else nn.Identity()
+        self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
+        self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
+        self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
+        self.anchors = anchors
+
+    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Box code (B, P, 4), logits (B, P, C) and coefficients (B, P, k) of the P anchors of all levels."""
+        branches = (self.box, self.conf, self.mask)
+        # the three convolutions read the same map: as one they are faster
+        weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
+        rows: list[list[Tensor]] = [[], [], []]
+        for level in levels:
+            y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
+            for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
+                row.append(part.permute(0, 2, 3, 1).reshape(len(y), -1, part.shape[1] // self.anchors))
+        loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
+        return loc, conf, mask.tanh()
 
 
 class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):

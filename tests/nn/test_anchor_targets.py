@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from maskkit.geometry import boxes as box_math
-from maskkit.nn.anchor_head import assign_anchors
+from maskkit.nn.anchor_targets import assign_anchors
 from maskkit.targets import Target
 
 
