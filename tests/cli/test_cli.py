@@ -453,17 +453,16 @@ def test_ctrl_c_in_a_training(drawn, tmp_path):
 
 
 @pytest.mark.slow
-def test_demo(checkpoint, tmp_path, monkeypatch, capsys):
-    """Everything but the size of the drawn images and of the carried model is as the user has it."""
-    from maskkit.cli import demo
+def test_demo(tmp_path, monkeypatch, capfd):
+    """Everything but the size of the drawn images and the length of the training is as the user has it."""
+    from maskkit.cli.demo import PHOTOS
 
     write = shapes.write
-    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
     monkeypatch.setattr(shapes, "write", lambda *args, **counts: write(*args, **counts, size=(64, 64)))
     assert run("demo", "--out", tmp_path, "--steps", 1) == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert said.count("$ maskkit ") == 4
     assert "AP50" in said
-    assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(demo.PHOTOS.glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(PHOTOS.glob("*.jpg"))) == 3
     assert len(list((tmp_path / "found" / "overlays").iterdir())) == 10
     assert (tmp_path / "eval" / "report.html").is_file()
