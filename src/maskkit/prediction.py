@@ -7,6 +7,7 @@ names of the user's file are kept in `Categories` only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,17 @@ class Categories:
         """The classes with these numbers, in that order."""
         chosen = [self[n] for n in numbers]
         return Categories(tuple(c.name for c in chosen), tuple(c.id for c in chosen), tuple(c.thing for c in chosen))
+
+    def numbers_in(self, other: Categories) -> dict[int, int]:
+        """For each class that ``other`` has too, its number there. Names are compared exactly.
+
+        Classes of a name that is used twice, here or there, are the same where their ids are.
+        """
+        ours, theirs = Counter(self.names), Counter(other.names)
+        by_name = {c.name: n for n, c in enumerate(other) if ours[c.name] == theirs[c.name] == 1}
+        by_id = {(c.name, c.id): n for n, c in enumerate(other)}
+        found = {i: by_name.get(c.name, by_id.get((c.name, c.id))) for i, c in enumerate(self)}
+        return {i: n for i, n in found.items() if n is not None}
 
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO's category records, with ``isthing`` unless all classes are things."""

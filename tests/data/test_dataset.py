@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,13 @@ def test_classes_are_matched_by_name(dataset):
     assert moved.coco()["annotations"][0]["category_id"] == 4
     with pytest.raises(DataError, match="bird"):
         dataset.with_categories(Categories.of(["cat", "dog"]))
+
+
+def test_classes_of_one_name_are_matched_by_id_too(dataset):
+    twice = replace(dataset, categories=Categories(("cat", "cat", "dog"), (1, 2, 3)))
+    assert twice.categories.numbers_in(Categories(("fish", "cat", "cat"), (9, 2, 1))) == {0: 2, 1: 1}
+    with pytest.raises(DataError, match=r"unknown classes: cat.*cat \(id 8\), cat \(id 9\)"):
+        twice.with_categories(Categories(("cat", "cat", "dog", "bird"), (8, 9, 3, 4)))
 
 
 def test_join_numbers_anew_only_what_occurs_twice(dataset):

@@ -1,6 +1,7 @@
 """Result rows: one check for all tasks, and classes matched by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,24 @@ def test_classes_are_matched_by_name():
     after = [cut.categories.names[a.label] for r in cut.records for a in r.annotations]
     assert after == [name for name in before if name in ("disc", "star")]
     assert after
+
+
+def test_names_are_matched_exactly_first_and_folded_only_where_that_is_one_class(caplog) -> None:
+    data = shapes_dataset(1, size=(64, 64))
+
+    def shared(theirs: list[str], ours: list[str]) -> dict[str, str]:
+        known = replace(data, records=[], categories=Categories.of(theirs))
+        model = Categories(tuple(ours), tuple(range(10, 10 + len(ours))))
+        ids = shared_classes(model, known)[0]
+        return {ours[a - 10]: theirs[b - 1] for a, b in ids.items()}
+
+    assert shared(["A", "a"], ["a", "A"]) == {"A": "A", "a": "a"}
+    assert shared(["A", "a"], ["a"]) == {"a": "a"}
+    assert not caplog.records
+    assert shared(["Car ", "dog"], ["car"]) == {"car": "Car "}
+    assert "class 'Car ' is taken for the model's 'car'" in caplog.text
+    with pytest.raises(DataError, match="shares no class"):
+        shared(["Car", "CAR"], ["car"])
 
 
 def test_no_shared_class_is_an_error():

@@ -131,14 +131,15 @@ def _one_polygon(annotation: Annotation, size: tuple[int, int]) -> Float[np.ndar
 
 def _same_classes(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The splits with one list of classes: those of the first, then the additional ones of the others."""
-    first, *others = [d.categories for d in datasets.values()]
-    names, ids, things = list(first.names), list(first.ids), list(first.things)
-    for name, thing in (pair for known in others for pair in zip(known.names, known.things, strict=True)):
-        if name not in names:
-            names.append(name)
-            ids.append(max(ids, default=0) + 1)
-            things.append(thing)
-    categories = Categories(tuple(names), tuple(ids), tuple(things))
+    categories, *others = [d.categories for d in datasets.values()]
+    for known in others:
+        added = known.subset(sorted(set(range(len(known))) - known.numbers_in(categories).keys()))
+        start = max(categories.ids, default=0) + 1
+        categories = Categories(
+            categories.names + added.names,
+            (*categories.ids, *range(start, start + len(added))),
+            categories.things + added.things,
+        )
     return {split: dataset.with_categories(categories) for split, dataset in datasets.items()}
 
 

@@ -103,20 +103,22 @@ class Dataset:
         return self.subset(sorted(order[kept:])), self.subset(sorted(order[:kept]))
 
     def with_categories(self, categories: Categories) -> "Dataset":
-        """The same objects with the class numbers and ids of ``categories``, matched by name.
+        """The same objects with the class numbers and ids of ``categories``, matched as in `Categories.numbers_in`.
 
         Raises `DataError` when an object has a class that ``categories`` lacks.
         """
         if categories == self.categories:
             return self
-        numbers = {name: i for i, name in enumerate(categories.names)}
-        used = {self.categories.names[n] for r in self.records for n in r.classes}
-        if unknown := sorted(used - numbers.keys()):
+        renumber = self.categories.numbers_in(categories)
+        used = {n for r in self.records for n in r.classes}
+        if unknown := sorted(used - renumber.keys()):
+            twice = [f"{name} (id {n})" for name, n in zip(categories.names, categories.ids, strict=True)]
+            known = twice if len(set(categories.names)) < len(categories) else categories.names
             raise DataError(
-                f"{self.source}: has objects of unknown classes: {', '.join(unknown)} "
-                f"(known: {', '.join(categories.names)}); rename or remove them"
+                f"{self.source}: has objects of unknown classes: "
+                f"{', '.join(sorted(self.categories.names[n] for n in unknown))} "
+                f"(known: {', '.join(known)}); rename or remove them"
             )
-        renumber = {i: numbers[name] for i, name in enumerate(self.categories.names) if name in numbers}
         return replace(self, records=[r.renumber(renumber) for r in self.records], categories=categories)
 
     def only(self, classes: Sequence[int]) -> "Dataset":

@@ -5,6 +5,7 @@ lengths. A label map has one row per class that occurs, a panoptic image one per
 """
 
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories, Prediction
+
+log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 Unchecked = Sequence[Mapping[str, Any]]
@@ -137,18 +140,35 @@ def named_rows(
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
     """A map from ids of ``known`` to ids of the data for the shared class names, and the data set with these classes.
 
-    Names are compared without case and surrounding spaces. Raises `DataError` when none is shared.
+    Names are compared exactly (`Categories.numbers_in`). What is left is compared without case and surrounding spaces,
+    where that names one class on both sides, and logged. Raises `DataError` when no class is shared.
     """
-    ours = {name.strip().lower(): i for name, i in zip(known.names, known.ids, strict=True)}
     theirs = dataset.categories
-    kept = [k for k, name in enumerate(theirs.names) if name.strip().lower() in ours]
-    if not kept:
+    numbers = theirs.numbers_in(known)
+    ours, folded = _folded(known), _folded(theirs)
+    for k, name in enumerate(theirs.names):
+        fold = _fold(name)
+        if k not in numbers and len(folded[fold]) == 1 == len(ours[fold]):
+            numbers[k] = ours[fold][0]
+            log.warning("%s: class %r is taken for the model's %r", dataset.source, name, known.names[numbers[k]])
+    if not numbers:
         raise DataError(
             f"{dataset.source}: shares no class with the model: the model has {_some(known.names)}, the data has "
             f"{_some(theirs.names)}; rename the classes of the data, or train on it"
         )
-    ids = {ours[theirs.names[k].strip().lower()]: theirs.ids[k] for k in kept}
-    return ids, dataset.only(kept)
+    return {known.ids[n]: theirs.ids[k] for k, n in numbers.items()}, dataset.only(sorted(numbers))
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _folded(categories: Categories) -> defaultdict[str, list[int]]:
+    """Class numbers by folded name."""
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for n, name in enumerate(categories.names):
+        numbers[_fold(name)].append(n)
+    return numbers
 
 
 def translated(rows: Iterable[Row], ids: Mapping[int, int]) -> list[Row]:

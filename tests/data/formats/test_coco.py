@@ -168,6 +168,14 @@ def test_ids_as_text(tmp_path):
     assert "numbered" in messages(dataset.problems, "warning")[0]
 
 
+@pytest.mark.parametrize(("one", "other"), [("12_3", "1_23"), ("0001", "1"), (" 1", "1"), ("+1", 1), ("1e0", 1)])
+def test_ids_that_read_as_the_same_number_stay_apart(tmp_path, one, other):
+    images = [image_row(1, id=one), image_row(2, id=other)]
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, one), object_row(2, other)], images))
+    assert messages(dataset.problems, "error") == []
+    assert [[a.id for a in r.annotations] for r in dataset.records] == [[1], [2]]
+
+
 def test_categories_that_are_wrong(tmp_path):
     categories = [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}, {"name": "fish"}, {"id": 9}, "x"]
     dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1)], categories=categories))

@@ -5,6 +5,8 @@ Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``;
 images beside it.
 """
 
+import math
+import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -240,13 +242,13 @@ def _get(row: Any, key: str) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number, also one written as text or with a decimal point."""
+    """A whole number, also one with a decimal point, or written as JSON would write it in text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    try:
-        return int(value) if float(value).is_integer() else None
-    except (ValueError, OverflowError):
-        return None
+    if isinstance(value, str):
+        # not what int() accepts besides: "0001" and "12_3" are names, and other than "1" and "123"
+        return int(value) if re.fullmatch(r"-?(0|[1-9][0-9]*)", value) else None
+    return int(value) if math.isfinite(value) and value == int(value) else None
 
 
 def _key(value: Any) -> int | str | None:
