@@ -121,6 +121,7 @@ def test_categories_map_ids_to_numbers():
         categories.index(1)
     with pytest.raises(ValueError, match="unique"):
         Categories(("cat", "dog"), (1, 1))
+    assert Categories(("cat", "cat", "dog"), (3, 8, 9)).titles == ("cat (3)", "cat (8)", "dog")
     assert Categories.of(["a", "b"]).ids == (1, 2)
     assert categories.things == (True, True)
     assert categories[0] == ("cat", 17, True)

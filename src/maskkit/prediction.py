@@ -72,6 +72,12 @@ class Categories:
         chosen = [self[n] for n in numbers]
         return Categories(tuple(c.name for c in chosen), tuple(c.id for c in chosen), tuple(c.thing for c in chosen))
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The names for tables; one that several classes share is followed by the id, so that all differ."""
+        uses = Counter(self.names)
+        return tuple(c.name if uses[c.name] == 1 else f"{c.name} ({c.id})" for c in self)
+
     def numbers_in(self, other: Categories) -> dict[int, int]:
         """For each class that ``other`` has too, its number there. Names are compared exactly.
 

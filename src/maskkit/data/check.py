@@ -154,7 +154,7 @@ def _summary(dataset: Dataset) -> Summary:
         box_only=sum(a.segmentation is None for _, a in pairs),
         crowds=sum(a.crowd for r in dataset.records for a in r.annotations),
         small=sum(area_of(a, r.size) < _SMALL for r, a in pairs),
-        classes={name: counts[i] for i, name in enumerate(dataset.categories.names)},
+        classes={name: counts[i] for i, name in enumerate(dataset.categories.titles)},
         sizes=Counter(r.size for r in dataset.records),
         per_image=per_image,
     )

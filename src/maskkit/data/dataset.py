@@ -112,12 +112,10 @@ class Dataset:
         renumber = self.categories.numbers_in(categories)
         used = {n for r in self.records for n in r.classes}
         if unknown := sorted(used - renumber.keys()):
-            twice = [f"{name} (id {n})" for name, n in zip(categories.names, categories.ids, strict=True)]
-            known = twice if len(set(categories.names)) < len(categories) else categories.names
             raise DataError(
                 f"{self.source}: has objects of unknown classes: "
-                f"{', '.join(sorted(self.categories.names[n] for n in unknown))} "
-                f"(known: {', '.join(known)}); rename or remove them"
+                f"{', '.join(sorted(self.categories.titles[n] for n in unknown))} "
+                f"(known: {', '.join(categories.titles)}); rename or remove them"
             )
         return replace(self, records=[r.renumber(renumber) for r in self.records], categories=categories)
 

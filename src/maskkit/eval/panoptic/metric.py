@@ -132,7 +132,7 @@ def evaluate(rows: Unchecked, dataset: Dataset) -> PanopticResult:
         iou += np.bincount(hit, found.iou, classes)
         of = (hit, pair.found_labels[found.false], pair.labels[found.missed])
         counts += np.stack([np.bincount(labels, minlength=classes) for labels in of])
-    return PanopticResult(dataset.categories.names, dataset.categories.things, iou, *counts)
+    return PanopticResult(dataset.categories.titles, dataset.categories.things, iou, *counts)
 
 
 def match(pair: Pair) -> Matches:

@@ -119,7 +119,7 @@ def evaluate(rows: Unchecked, dataset: Dataset) -> SemanticResult:
     for pair in pairs(rows, dataset):
         confusion += count(pair.truth, pair.found, classes)
         band += count_band(pair.truth, pair.found, classes)
-    return SemanticResult(dataset.categories.names, confusion, band)
+    return SemanticResult(dataset.categories.titles, confusion, band)
 
 
 def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
