@@ -42,6 +42,8 @@ def test_the_page_has_a_model_a_card_and_a_test() -> None:
 
 class TestDots(Conformance):
     preset = "dots-mobilenetv2-256"
+    overfit_seed = 47  # drawn images with one object per class at most, all that the method can find
+    floor = 0.7  # AP; the masks are coarse, one cell in 8 x 8 pixels
 
 
 def test_it_predicts() -> None:
