@@ -136,6 +136,21 @@ def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
         open_dataset(file)
 
 
+@pytest.mark.parametrize(("one", "other"), [(4, 4), ("12_3", "1_23"), ("0001", 1)])
+def test_images_of_one_id_are_not_merged(tmp_path: Path, one: object, other: object) -> None:
+    file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, SEGMENTS), 5: (IDS, SEGMENTS)})
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for rows, key in ((content["images"], "id"), (content["annotations"], "image_id")):
+        for row, value in zip(rows, (one, other), strict=True):
+            row[key] = value
+    file.write_text(json.dumps(content), encoding="utf-8")
+    data = open_dataset(file)
+    assert [r.path.stem for r in data.records] == ["4"]
+    (problem,) = data.problems
+    assert "image 5" in str(problem)
+    assert "another image has the id" in str(problem)
+
+
 def test_a_folder_of_panoptic_files(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_panoptic(tmp_path / f"panoptic_{split}2017.json", {1: (IDS, SEGMENTS)})

@@ -41,15 +41,18 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
         finder(_image_folders(file)),
         finder(id_folders(file)),
     )
-    records = []
+    records: dict[int, Record] = {}
     for number, image in enumerate(content["images"], 1):
         try:
-            records.append(reader.record(image, rows.get(image["id"])))
+            record = reader.record(image, rows.get(image["id"]))
+            if record.image_id in records:
+                raise ValueError(f"another image has the id {record.image_id} too; give this one another")
+            records[record.image_id] = record
         except MALFORMED as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
             name = image.get("file_name") if isinstance(image, dict) else None
             reader.problems.error(file, f"image {name or number}", reason)
-    return Dataset(records, categories, file, "panoptic", reader.problems)
+    return Dataset(list(records.values()), categories, file, "panoptic", reader.problems)
 
 
 @dataclass

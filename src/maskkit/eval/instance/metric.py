@@ -25,6 +25,7 @@ from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths,
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
+from maskkit.prediction import Categories
 
 Kind = Literal["bbox", "segm"]
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
@@ -143,8 +144,7 @@ def class_names(truth: Mapping[str, Any]) -> dict[int, str]:
     """Category ids, sorted, and their names; a name that several classes share is followed by the id."""
     categories = sorted(truth["categories"], key=lambda c: c["id"])
     names = {c["id"]: str(c.get("name", c["id"])) for c in categories}
-    uses = Counter(names.values())
-    return {i: name if uses[name] == 1 else f"{name} ({i})" for i, name in names.items()}
+    return dict(zip(names, Categories(tuple(names.values()), tuple(names)).titles, strict=True))
 
 
 def counted_rows(rows: Unchecked, truth: Mapping[str, Any], masks: bool) -> list[dict[str, Any]]:
