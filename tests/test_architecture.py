@@ -1,4 +1,4 @@
-"""The rules of the house (docs/architecture.md), each one as a test."""
+"""The rules of docs/architecture.md, each one as a test."""
 
 import ast
 import re

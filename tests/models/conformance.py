@@ -220,7 +220,7 @@ class Conformance:
         data = self.learnt(settings["size"])
         batch = collate([apply(eval_ops(given), data.load(i), np.random.default_rng(0)) for i in range(2)], given)
         model = self.model()
-        learn_by_heart(model, batch, settings["steps"], settings["lr"])
+        overfit_batch(model, batch, settings["steps"], settings["lr"])
         with torch.no_grad():
             agreement = self.agreement(model, batch, data)
         assert agreement > self.floor, agreement
@@ -244,7 +244,7 @@ class Conformance:
         return numbers["AP"]
 
 
-def learn_by_heart(model: Model, batch: Batch, steps: int, lr: float) -> None:
+def overfit_batch(model: Model, batch: Batch, steps: int, lr: float) -> None:
     """Train on one batch alone."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)

@@ -23,7 +23,7 @@ from maskkit.nn.semantic import truth_of
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch
 from maskkit.zoo.class_names import VOC
-from tests.models.conformance import learn_by_heart
+from tests.models.conformance import overfit_batch
 from tests.models.semantic import CLASSES, SemanticConformance
 
 
@@ -84,7 +84,7 @@ class TestEps(SemanticConformance):
         assert len(shown[0]) == len(shown[1]) == 1
         assert shown[0] != shown[1]
         model = self.model(tau=-1.0)
-        learn_by_heart(model, batch, settings["steps"], settings["lr"])
+        overfit_batch(model, batch, settings["steps"], settings["lr"])
         with torch.no_grad():
             found = labels_of(model, model(batch.images))
         truth = F.interpolate(truth_of(batch)[:, None].float(), size=found.shape[1:], mode="nearest")[:, 0].long()
