@@ -47,13 +47,15 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
 
     ``device`` None uses an accelerator where there is one. For speed it predicts with a copy whose batch norm is folded
     into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be trained further.
-    Raises `DataError` for a file that is missing or is not a checkpoint.
+    Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device that is not there.
     """
     from maskkit.checkpoints.checkpoint import load_model
+    from maskkit.infer.torch_runtime import find_device
 
+    found = find_device(device)  # before the file is read or downloaded
     checkpoint = load_model(find_weights(source))
     return Segmenter.of(
-        checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, device, fold=True
+        checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, found, fold=True
     )
 
 
@@ -106,8 +108,8 @@ class Segmenter:
         """
         from maskkit.infer import torch_runtime
 
-        device = device if device is not None else torch_runtime.best_device()
-        return cls(torch_runtime.predictor(model, input, categories, device, fold), model.task, dict(info or {}))
+        found = torch_runtime.find_device(device)
+        return cls(torch_runtime.predictor(model, input, categories, found, fold), model.task, dict(info or {}))
 
     @property
     def input(self) -> InputConfig:

@@ -3,9 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from maskkit.infer.torch_runtime import TorchRuntime
+import maskkit
+from maskkit.errors import MaskkitError
+from maskkit.infer.torch_runtime import TorchRuntime, best_device, find_device
 from tests.small import small_model
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
@@ -51,3 +54,22 @@ def test_the_copy_follows_the_weights() -> None:
     np.testing.assert_allclose(
         runtime.run(IMAGES, SIZES)["scores"], TorchRuntime(model).run(IMAGES, SIZES)["scores"], atol=1e-4
     )
+
+
+def test_devices_are_found_by_name() -> None:
+    assert find_device("cpu") == find_device(torch.device("cpu")) == find_device("cpu:0") == torch.device("cpu")
+    assert find_device(None) == find_device("auto") == best_device()
+    assert find_device(str(best_device())).type == best_device().type
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cuda:-1", "cuda:x", "gpu", "cuda:70", "cpu:7", "meta", "xla", 5.5])
+def test_a_device_that_is_not_there_is_one_clear_error(name: Any) -> None:
+    with pytest.raises(MaskkitError, match=r"device.*; this machine has: .*cpu$"):
+        find_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "nonsense"])
+def test_without_an_accelerator_load_says_so_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(MaskkitError, match=f"{name}'.*; this machine has: cpu$"):
+        maskkit.load(device=name)

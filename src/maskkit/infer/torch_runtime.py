@@ -120,3 +120,30 @@ def best_device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def find_device(name: torch.device | str | None) -> torch.device:
+    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None or ``auto`` is `best_device`.
+
+    Raises `MaskkitError`, with the devices that there are, for a name that is none or a device that this machine or
+    this PyTorch does not have.
+    """
+    if name is None or str(name) == "auto":
+        return best_device()
+    there = _devices()
+    try:
+        wanted = torch.device(name)
+    except (RuntimeError, TypeError, ValueError):
+        raise MaskkitError(f"there is no device {name!r}; this machine has: {', '.join(there)}") from None
+    plain = torch.device(wanted.type, wanted.index or 0) if wanted.type != "cpu" else torch.device("cpu")
+    if str(plain) not in there or (wanted.type == "cpu" and wanted.index):
+        why = ", and this PyTorch is built without CUDA" if wanted.type == "cuda" and not torch.version.cuda else ""
+        raise MaskkitError(f"device {str(wanted)!r} is not there{why}; this machine has: {', '.join(there)}")
+    return plain
+
+
+def _devices() -> list[str]:
+    """The names of the devices that can be used, the CPU last."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if found is not None else 0
+    return [f"{found.type}:{i}" for i in range(count) if found is not None] + ["cpu"]
