@@ -19,7 +19,7 @@ from maskkit.models.base import LOSS_KEYS
 ROOT = Path(maskkit.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = (
-    ("geometry", "config", "errors", "files"),
+    ("geometry", "config", "errors", "files", "terminal"),
     ("prediction",),
     ("targets",),
     ("data", "decode"),
@@ -221,6 +221,15 @@ def test_models_are_not_told_apart_by_their_type() -> None:
         if name.split(".")[0] in ("engine", "infer", "eval", "checkpoints", "api", "cli", "export"):
             code = MODULES[name].read_text(encoding="utf-8")
             assert not re.search(r"(hasattr|isinstance)\((self\.)?(model|network|net|segmenter\.model)\b", code), name
+
+
+def test_only_the_terminal_prints() -> None:
+    """`maskkit.terminal` escapes what a terminal would obey; nothing is printed past it."""
+    for name in MODULES:
+        if name != "terminal":
+            code = MODULES[name].read_text(encoding="utf-8")
+            past = r"(?<![.\w])(?<!def )print\(|from rich\.console import .*Console\b|std(out|err)\.write\("
+            assert not re.search(past, code), f"{name}: use say, complain or Console of maskkit.terminal"
 
 
 def test_the_contract_is_typed() -> None:

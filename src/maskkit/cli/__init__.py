@@ -25,6 +25,7 @@ from maskkit.cli.predict import predict
 from maskkit.cli.pretrain import pretrain
 from maskkit.cli.pseudo_masks import pseudo_masks
 from maskkit.errors import MaskkitError
+from maskkit.terminal import complain, prepare_streams
 
 VERBS: dict[str, Callable[..., Any]] = {
     "models": models,
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code. Wrong usage and ``--help`` raise ``SystemExit``, as parsers do."""
+    prepare_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] not in VERBS:
         _show_verbs(args)
@@ -51,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return train.train(train.parse(rest))
         return tyro.cli(VERBS[verb], prog=f"maskkit {verb}", args=rest)
     except (MaskkitError, OSError) as error:
-        print(f"maskkit: {error}", file=sys.stderr)
+        complain(error)
         return 1
-    except KeyboardInterrupt:
-        print("maskkit: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        complain("interrupted" if not str(error) else error)
         return 130
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import stdout
+from maskkit.terminal import say
 
 
 def check(
@@ -35,5 +36,5 @@ def check(
     if out is not None:
         for split, dataset in report.datasets.items():
             files = save_samples(dataset, out / split, samples)
-            print(f"{len(files)} samples of {split}: {out / split}")
+            say(f"{len(files)} samples of {split}: {out / split}")
     return 1 if report.errors else 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
+from maskkit.terminal import Console, complain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 def wrong_usage(message: str) -> NoReturn:
     """Print what is wrong with the command line and exit with code 2."""
-    print(f"maskkit: {message}; see --help", file=sys.stderr)
+    complain(f"{message}; see --help")
     raise SystemExit(2)
 
 

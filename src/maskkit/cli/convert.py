@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from maskkit.terminal import say
+
 
 def convert(
     src: Annotated[Positional[Path], arg(metavar="SRC")],
@@ -26,7 +28,7 @@ def convert(
     from maskkit.data.convert import convert
 
     counts = convert(src, dst, to, progress=sys.stderr.isatty())
-    print(f"{dst}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    say(f"{dst}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["problems"]:
-        print(f"records with problems were left out; list them: maskkit check {src}")
+        say(f"records with problems were left out; list them: maskkit check {src}")
     return 0

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from maskkit.terminal import say
+
 PHOTOS = Path(__file__).parents[1] / "demo_images"
 PRESET = "yolact-mobilenetv2-256"
 
@@ -23,7 +25,7 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
     """
     from maskkit.data import shapes
 
-    print("0. Drawing a data set of overlapping discs, rings, squares, stars and pairs", flush=True)
+    say("0. Drawing a data set of overlapping discs, rings, squares, stars and pairs", flush=True)
     drawn = shapes.write(out / "shapes", train=200, val=40)
     last_images, best = drawn / "images" / "0023?.jpg", out / "run" / "best.safetensors"
     commands = {
@@ -34,10 +36,10 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
         "4. Predicting with it": f"predict {_q(last_images)} --model {_q(best)} --out {_q(out / 'found')} --score 0.5",
     }
     for title, command in commands.items():
-        print(f"\n{title}\n$ maskkit {command}", flush=True)
+        say(f"\n{title}\n$ maskkit {command}", flush=True)
         if code := subprocess.run([sys.executable, "-m", "maskkit", *shlex.split(command)], check=False).returncode:
             return code
-    print(
+    say(
         f"\nLook at\n"
         f"  {out / 'photos' / 'overlays'}: the photographs with the objects that the built-in model found\n"
         f"  {out / 'found' / 'overlays'}: drawn images with the objects that the trained model found\n"

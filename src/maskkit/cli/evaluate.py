@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import Tta
+from maskkit.terminal import complain, say
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
     splits = find_splits(data)
     dataset = open_dataset(data, split or ("val" if "val" in splits else None))
     if left_out := [p for p in dataset.problems if p.level == "error"]:
-        print(f"{len(left_out)} bad records were left out; list them: maskkit check {data}", file=sys.stderr)
+        complain(f"{len(left_out)} bad records were left out; list them: maskkit check {data}")
     if model is not None:
         from maskkit.api import load
 
@@ -67,5 +67,5 @@ def evaluate(
     result.save(out / "metrics.json")
     chosen.write_report(out / "report.html", result, rows, dataset, title=f"{model or predictions} on {data}")
     stdout().print(result.table())
-    print(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'report.html'}")
+    say(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'report.html'}")
     return 0

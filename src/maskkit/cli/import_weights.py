@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from maskkit.errors import DataError
+from maskkit.terminal import say
 
 
 def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
@@ -32,5 +33,5 @@ def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], 
     except DataError as error:
         message = str(error)
         raise DataError(message if str(checkpoint) in message else f"{checkpoint}: {message}") from None
-    print(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict IMAGE --model {out}")
+    say(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict IMAGE --model {out}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from tyro.conf import Positional, arg
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError, MaskkitError
+from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
     from maskkit.infer.predict import Failure
@@ -70,11 +70,11 @@ def predict(
             rows += prediction.to_coco()
     segmenter.task.write_results(out, rows, images.values(), segmenter.categories)
     write_json(out / "images.json", list(images.values()))
-    print(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
+    say(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
     for failure in failures:
-        print(f"maskkit: {failure.error}", file=sys.stderr)
+        complain(failure.error)
     if failures:
-        print(f"maskkit: {len(failures)} sources failed", file=sys.stderr)
+        complain(f"{len(failures)} sources failed")
     return 1 if failures else 0
 
 

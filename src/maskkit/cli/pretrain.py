@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from maskkit.config import Pretraining
+from maskkit.terminal import say
 
 
 def pretrain(
@@ -31,5 +32,5 @@ def pretrain(
     from maskkit.engine.pretrain import pretrain
 
     backbone = pretrain(images, config, out, resume)
-    print(f"{backbone}: weights of {config.student}, for --model.backbone.weights")
+    say(f"{backbone}: weights of {config.student}, for --model.backbone.weights")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import PseudoMasks
 from maskkit.errors import MaskkitError
+from maskkit.terminal import say
 
 
 def pseudo_masks(
@@ -58,7 +59,7 @@ def pseudo_masks(
     with progress() as bars:
         bar = bars.add_task("making masks", total=len(dataset))
         rows = write_pseudo_masks(found.model, dataset, found.config.input, tta, out, lambda n: bars.advance(bar, n))
-    print(f"{len(dataset)} images, {len(dataset.categories)} classes; train on them with: maskkit train --data {out}")
+    say(f"{len(dataset)} images, {len(dataset.categories)} classes; train on them with: maskkit train --data {out}")
     if any(r.semantic is not None and r.semantic.known for r in dataset.records):
         result = evaluate(rows, dataset)
         result.save(out / "metrics.json")

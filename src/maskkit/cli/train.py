@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from maskkit.cli.console import stdout, wrong_usage
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from maskkit.terminal import say
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def train(options: TrainOptions) -> int:
     stdout().print_json(json.dumps(shown))
     result = train(config, options.out or Path("runs", options.preset), options.resume, weights)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    print(f"{result.best}: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
+    say(f"{result.best}: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
     return 0
 
 

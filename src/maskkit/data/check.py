@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from maskkit.data.images import image_size, read_pixels
 from maskkit.data.records import Record, Segment, area_of
 from maskkit.data.rules import Problem, Problems, size_mismatch
 from maskkit.errors import DataError
+from maskkit.terminal import Console
 
 MANY = 5000
 """Data sets with more images are checked by their headers alone unless ``decode`` is given."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from maskkit.errors import MaskkitError
 from maskkit.files import replacing
+from maskkit.terminal import Console
 
 LOG_EVERY = 10
 """Steps between lines of `metrics.jsonl`."""
