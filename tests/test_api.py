@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import maskkit
-from maskkit import api
 from maskkit.api import Segmenter, configure, create_model, load
+from maskkit.checkpoints import find
 from maskkit.config import change
 from maskkit.data import shapes
 from maskkit.data.dataset import Dataset
@@ -171,7 +171,7 @@ def test_load_refuses_other_files(tmp_path):
 
 
 def test_built_in_is_a_name(checkpoint, monkeypatch):
-    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
+    monkeypatch.setattr(find, "BUILT_IN_WEIGHTS", checkpoint)
     assert maskkit.load("built-in").categories.names == ("disc", "ring")
     assert maskkit.load().categories.names == ("disc", "ring")
 

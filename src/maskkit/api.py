@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskkit import zoo
+from maskkit.checkpoints.find import BUILT_IN, find_weights, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
-from maskkit.errors import DataError
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
 
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from maskkit.infer.runtimes import Runtime
     from maskkit.infer.sources import Source
     from maskkit.models.base import Model
-
-BUILT_IN = "built-in"
-"""The name of the weights in the package, for `load`."""
-
-_BUILT_IN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 
 
 def create_model(preset: str, num_classes: int | None = None, **overrides: Any) -> Model:
@@ -57,29 +52,6 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     return Segmenter.of(
         checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, found, fold=True
     )
-
-
-def find_weights(source: str | Path, preset: str | None = None) -> Path:
-    """The weight file of ``source``: a path, ``"built-in"``, or a preset with published weights, which are downloaded.
-
-    ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails.
-    """
-    from maskkit.checkpoints import hub
-
-    if source == hub.HUB and preset is not None:
-        return hub.fetch(preset)
-    path = _BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
-    if not path.is_file():
-        is_preset = str(source) in zoo.list_models()
-        if is_preset and hub.can_fetch(str(source)):
-            return hub.fetch(str(source))
-        hint = (
-            "this is a preset without weights to fetch, train it first"
-            if is_preset
-            else f"give a .safetensors file or {BUILT_IN!r}"
-        )
-        raise DataError(f"{path}: there is no such weight file; {hint}")
-    return path
 
 
 @dataclass(frozen=True)
@@ -211,11 +183,13 @@ class Segmenter:
     ) -> Segmenter:
         """Train a preset on your images and return a segmenter with the best weights; the run is written to ``out``.
 
-        ``sections`` change fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
+        ``weights`` are the initial ones: a checkpoint or a file with timm's names, ``"built-in"``, ``"hub"``,
+        ``"random"``, or None for the best that there are (`maskkit.engine.start.start_weights`). ``sections`` change
+        fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
         """
         from maskkit.engine.train import train
 
-        start = find_weights(weights, preset) if weights is not None else None
+        start = initial_weights(weights, preset)
         result = train(configure(preset, data, **sections), Path(out), resume, start)
         return load(result.best)
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from maskkit import api, cli
+from maskkit.checkpoints import find
 from maskkit.data import shapes
 from maskkit.zoo import list_models
 from maskkit.zoo.class_names import COCO
@@ -95,7 +96,7 @@ def test_wrong_usage_is_2(args, capsys):
 
 
 def test_models_lists_all(capsys, checkpoint, monkeypatch):
-    monkeypatch.setattr(api, "_BUILT_IN_WEIGHTS", checkpoint)
+    monkeypatch.setattr(find, "BUILT_IN_WEIGHTS", checkpoint)
     assert run("models") == 0
     said = capsys.readouterr().out
     assert all(f" {name} " in said for name in [*list_models(), "built-in"])
@@ -361,7 +362,7 @@ def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
     assert (config.train.lr, config.augment.flip, config.model.prototypes) == (0.5, 0.0, 8)
     assert config.input.resize == "pad"
     assert config.model.backbone.name == "mobilenetv2_100"
-    assert (asked["out"], asked["resume"], asked["weights"]) == (Path("runs", PRESET), True, None)
+    assert (asked["out"], asked["resume"], asked["weights"]) == (Path("runs", PRESET), True, "auto")
     assert '"prototypes": 8' in capsys.readouterr().out
 
 

@@ -15,8 +15,8 @@ from maskkit import zoo
 from maskkit.cli import main
 from maskkit.config import Pretraining, RunConfig, change
 from maskkit.data.shapes import draw
+from maskkit.engine.initial import start_weights
 from maskkit.engine.pretrain import pretrain, random_crop
-from maskkit.engine.start import start_weights
 from maskkit.errors import DataError, MaskkitError
 
 CONFIG = Pretraining(
@@ -64,8 +64,8 @@ def test_it_learns_and_leaves_a_backbone(tmp_path: Path, images: Path, monkeypat
     preset = zoo.preset("eva-tiny-256")
     model: Any = zoo.model_class(preset.name)(change(preset.model, backbone={"weights": str(backbone)}))  # type: ignore[call-arg]
     config = RunConfig(preset.name, model.config, preset.input, preset.augment, preset.train)
-    (note,) = start_weights(model, config, None)
-    assert str(backbone) in note
+    start = start_weights(model, config, preset.classes)
+    assert str(backbone) in start.note
     learnt = load_file(backbone)
     own = model.backbone.body.net.state_dict()
     assert all(torch.equal(own[n], t) for n, t in learnt.items() if n.startswith("blocks."))

@@ -66,9 +66,12 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: dict[str
 
 
 def run_config(data: dict[str, Any]) -> RunConfig:
-    """The configuration in a checkpoint or in ``config.json``. Raises ``ValueError`` or `MaskkitError`."""
+    """The configuration in a checkpoint or in ``config.json``. Raises ``ValueError`` or `MaskkitError`.
+
+    ``start`` of ``config.json``, where the initial weights came from, is left out.
+    """
     kind = type(zoo.preset(data["preset"]).model)
-    rest = {name: value for name, value in data.items() if name != "model"}
+    rest = {name: value for name, value in data.items() if name not in ("model", "start")}
     base = from_dict({**rest, "model": {}}, RunConfig)
     return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)
 

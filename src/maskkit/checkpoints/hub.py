@@ -33,6 +33,12 @@ def can_fetch(preset: str) -> bool:
     return weights is not None and weights.torchvision != ""
 
 
+def published_name(preset: str) -> str:
+    """What the weights that `fetch` downloads are called."""
+    weights = zoo.preset(preset).weights
+    return f"torchvision: {weights.torchvision}" if weights is not None else preset
+
+
 def fetch(preset: str) -> Path:
     """A checkpoint with the weights that torchvision publishes for ``preset``, by torchvision's own download.
 

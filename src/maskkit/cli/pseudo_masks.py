@@ -36,8 +36,8 @@ def pseudo_masks(
         steps: Optimizer steps of the training; by default those of the preset.
         tta: Scales of each image, and the score of the background.
     """
-    from maskkit.api import find_weights
     from maskkit.checkpoints.checkpoint import load_model
+    from maskkit.checkpoints.find import initial_weights
     from maskkit.data import find_splits, open_dataset
     from maskkit.engine.pseudo import train_on_tags
     from maskkit.eval.semantic.metric import evaluate
@@ -49,7 +49,7 @@ def pseudo_masks(
     if not checkpoint.is_file():
         if saliency is None:
             wrong_usage("pseudo-masks takes --saliency to train a preset, or --model with a checkpoint")
-        start = find_weights(weights, model) if weights is not None else None
+        start = initial_weights(weights, model)
         checkpoint = train_on_tags(model, data, saliency, out, start, steps)
     found = load_model(checkpoint)
     if not learns_from_tags(found.model):

@@ -41,8 +41,9 @@ class TrainOptions:
     """Folder of the run; by default runs/PRESET."""
     resume: bool = False
     """Continue the run in the folder, or start it where there is none."""
-    weights: str | None = None
-    """Initial weights: a checkpoint, built-in, a backbone file with timm's names, or hub for the published ones."""
+    weights: str = "auto"
+    """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
+    or auto for the best of built-in, published ones and timm's backbone."""
 
 
 def train(options: TrainOptions) -> int:
@@ -50,11 +51,11 @@ def train(options: TrainOptions) -> int:
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
     """
-    from maskkit.api import find_weights
+    from maskkit.checkpoints.find import initial_weights
     from maskkit.config import to_dict
     from maskkit.engine.train import train
 
-    weights = find_weights(options.weights, options.preset) if options.weights is not None else None
+    weights = initial_weights(options.weights, options.preset)
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
     shown = to_dict(config)
     del shown["model"]["num_classes"]  # known only once the data has been read

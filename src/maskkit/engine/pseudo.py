@@ -5,6 +5,7 @@ from pathlib import Path
 
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model
+from maskkit.checkpoints.find import AUTO
 from maskkit.config import DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.engine.train import train
@@ -12,7 +13,7 @@ from maskkit.infer.saliency import write_saliency
 
 
 def train_on_tags(
-    preset: str, data: Path, saliency: Path, out: Path, weights: Path | None = None, steps: int | None = None
+    preset: str, data: Path, saliency: Path, out: Path, weights: str | Path = AUTO, steps: int | None = None
 ) -> Path:
     """Train ``preset`` on the tags of the images at ``data``, in ``out/run``; returns the file of its best weights.
 

@@ -91,6 +91,10 @@ class Run:
         if error is None:
             self.accelerator.wait_for_everyone()
 
+    def first(self) -> AbstractContextManager[None]:
+        """What the first process does inside, before the others do the same."""
+        return self.accelerator.main_process_first()
+
     def autocast(self) -> AbstractContextManager:
         """The precision of the forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")

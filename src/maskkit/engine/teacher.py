@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskkit.checkpoints.foreign import read_checkpoint
-from maskkit.engine.start import load_backbone
+from maskkit.engine.initial import load_backbone
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.backbones.backbone import Backbone
 

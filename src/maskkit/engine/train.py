@@ -25,9 +25,10 @@ from maskkit.config import RunConfig, to_dict
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
 from maskkit.engine.data import open_data
+from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import make_optimizer, update_average
 from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
-from maskkit.engine.start import check_same, start_weights
+from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
 from maskkit.engine.validate import evaluate, evaluation_due, write_report
 from maskkit.errors import DataError
@@ -67,7 +68,7 @@ class Learner:
         return self.model if self.average is None else self.average
 
 
-def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | None = None) -> TrainResult:
+def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Path | None = None) -> TrainResult:
     """Train the preset of ``config`` on its data and write the run to the folder ``out``.
 
     ``resume`` continues the run in ``out``, which must have the same configuration, or starts it where there is none
@@ -109,7 +110,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: Path | No
     return TrainResult(out, out / "best.safetensors", run.last, run.total, learner.info["metrics"])
 
 
-def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: Path | None) -> Learner:
+def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str | Path | None) -> Learner:
     """The model with the state of the run, or with its initial weights, and the files of the run's beginning.
 
     Raises `DataError` where the model cannot learn from the data, `MaskkitError` where a resumed run had other
@@ -123,12 +124,16 @@ def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: Path 
     if run.resumed:
         check_same(config, categories, images, run.last)
     else:
-        run.notes += start_weights(model, config, weights)
+        with run.first():  # which downloads them, if need be
+            start = start_weights(model, config, categories, weights)
+        run.notes.append(start.note)
     model.to(run.device, memory_format=run.layout)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
     optimizer = make_optimizer(model, settings)
     info: dict[str, Any] = {"step": 0, "images": images, "best": None, "metrics": {}}
-    if run.resumed:
+    if not run.resumed:
+        info["start"] = start.facts()
+    else:
         info = load_state(run.last, model, average, optimizer)
     network, prepared = run.accelerator.prepare(model, optimizer)
     if settings.compile:
@@ -136,7 +141,7 @@ def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: Path 
     learner = Learner(model, average, network, prepared, info)
     if not run.resumed:
         save(run, learner, config, categories)
-    begin(run, info["step"], to_dict(config))
+    begin(run, info["step"], {**to_dict(config), "start": info.get("start")})
     return learner
 
 

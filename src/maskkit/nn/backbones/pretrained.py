@@ -1,11 +1,15 @@
 """Weights that a backbone can start from: timm's, by their names."""
 
 import re
+import urllib.error
+import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from maskkit.errors import DataError
@@ -32,6 +36,12 @@ class Pretrained(nn.Module, ABC):
         """Whether `timm_part` has the names of timm's whole network, rather than those of its feature extractor."""
         return True
 
+    @property
+    def timm_std(self) -> tuple[float, float, float] | None:
+        """What timm divides the colours (0..1) by for its own weights of this network; None where it has none."""
+        card = timm.get_pretrained_cfg(self.timm_name)
+        return None if card is None else card.std  # type: ignore[return-value]
+
     def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights in the sizes of this backbone; by default they are left as they are."""
         return state
@@ -39,11 +49,12 @@ class Pretrained(nn.Module, ABC):
     def download(self) -> dict[str, Tensor]:
         """timm's own weights of this network. Raises `DataError` without a network connection."""
         try:
-            return timm.create_model(self.timm_name, pretrained=True, features_only=not self.whole).state_dict()
+            with _without_retries():
+                return timm.create_model(self.timm_name, pretrained=True, features_only=not self.whole).state_dict()
         except Exception as error:
             raise DataError(
                 f"timm could not download weights for {self.timm_name!r} ({error}); without a network give a local "
-                "file: --model.backbone.weights FILE, or train from random weights: --model.backbone.weights None"
+                "file: --model.backbone.weights FILE, or train from random weights: --weights random"
             ) from error
 
     def load_weights(self, state: Mapping[str, Tensor], source: str | Path) -> list[str]:
@@ -67,3 +78,20 @@ class Pretrained(nn.Module, ABC):
             )
         self.timm_part.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
         return sorted(set(state) - set(own))
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Inside, downloads fail at once where there is no network: the hub's client would try again for a minute."""
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
+        except urllib.error.HTTPError:
+            pass  # an answer
+        except OSError:
+            constants.HF_HUB_OFFLINE = True  # what was downloaded before is still found
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
