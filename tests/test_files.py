@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,17 @@ def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
     assert left.exists()
     remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".mine.tmp"]
+
+
+def test_files_take_the_mode_of_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a.bin") as temporary:  # as safetensors does: a private file in its place
+            handle, name = tempfile.mkstemp(dir=tmp_path)
+            os.close(handle)
+            os.replace(name, temporary)
+        with replacing(tmp_path / "b.bin") as temporary:
+            temporary.write_bytes(b"x")
+    finally:
+        os.umask(old)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.bin", "b.bin")] == [0o640, 0o640]

@@ -1,12 +1,45 @@
-"""Atomic writes: every output of the package is complete or absent."""
+"""Atomic writes: every output of the package is complete or absent. Reads that never wait: only regular files."""
 
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from maskkit.errors import DataError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_file(path: Path, noun: str = "file") -> None:
+    """Raise `DataError` unless ``path`` is a regular file: a pipe or a device could keep a reader waiting for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such {noun}; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; put a regular file there")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a regular file. Raises `DataError` when it cannot be read, and for a pipe or a device."""
+    require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 @contextmanager
@@ -14,14 +47,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """An empty temporary file beside ``path`` to write to; it replaces ``path`` once it is complete on the disk.
 
     The temporary name is unique, so that several processes may write the same file: the last one wins. Permissions
-    follow the umask. An exception inside removes the temporary file and leaves ``path`` as it was; a process that is
-    killed leaves a hidden file, for `remove_leftovers`.
+    follow the umask, also when the writer puts a file of its own in place of the temporary one. An exception inside
+    removes the temporary file and leaves ``path`` as it was; a process that is killed leaves a hidden file, for
+    `remove_leftovers`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
+    os.close(handle)
     try:
         yield temporary
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,12 +1,20 @@
+import glob
+import os
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, PngImagePlugin, features
 
-from maskkit.data.images import find_images, image_size, read_image
+from maskkit.data.files import load_json, matching
+from maskkit.data.images import find_images, formats, image_size, list_images, read_image, read_pixels
+from maskkit.data.label_map import read_values
 from maskkit.errors import DataError
 
 
@@ -121,6 +129,99 @@ def test_truncated_images_are_refused(tmp_path, rgb, suffix):
         read_image(path)
 
 
+def _turned(path, orientation, size=(24, 40)):
+    """An image of ``size`` (H, W) with an orientation, in the format of the suffix; "late.png": behind the pixels."""
+    pil = Image.new("RGB", size[::-1], (200, 100, 50))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    if path.suffix == ".tif":
+        pil.save(path, tiffinfo={274: orientation})
+    elif path.name == "late.png":
+        pil.save(path)
+        content, chunk = path.read_bytes(), exif.tobytes()[6:]
+        late = struct.pack(">I", len(chunk)) + b"eXIf" + chunk + struct.pack(">I", zlib.crc32(b"eXIf" + chunk))
+        path.write_bytes(content[:-12] + late + content[-12:])
+    elif path.name == "xmp.png":
+        text = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{orientation}"/></x:xmpmeta>'
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", text)
+        pil.save(path, pnginfo=info)
+    elif path.name == "raw.png":  # as ImageMagick writes it
+        hexed = exif.tobytes().hex()
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Raw profile type exif", f"\nexif\n{len(hexed) // 2:8d}\n{hexed}\n", zip=True)
+        pil.save(path, pnginfo=info)
+    else:
+        pil.save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "late.png", "xmp.png", "raw.png", "a.tif", "a.webp", "a.avif"])
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_size_and_pixels_agree_for_every_format_and_orientation(tmp_path, name, orientation):
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    path = _turned(tmp_path / name, orientation)
+    expected = (40, 24) if 5 <= orientation <= 8 else (24, 40)
+    assert image_size(path) == read_pixels(path).shape[:2] == expected
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["bmp", "gif", "ico", "jp2", "jpg", "late.png", "pgm", "png", "ppm", "tga", "tif", "webp"]),
+    orientation=st.integers(0, 10),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_size_and_pixels_agree(tmp_path, kind, orientation, size):
+    path = tmp_path / (kind if "." in kind else f"a.{kind}")
+    if kind in ("jpg", "late.png", "png", "tif", "webp"):
+        _turned(path, orientation, size)
+    else:
+        Image.new("RGB", size[::-1]).save(path)
+    assert image_size(path) == read_pixels(path).shape[:2]
+
+
+def test_small_values_of_32_bits_are_visible(tmp_path):
+    Image.fromarray(np.array([[0, 200, 255]], np.int32)).save(tmp_path / "a.tif")
+    assert read_pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 200, 255]
+
+
+def test_images_that_come_out_black_are_logged_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("maskkit.data.images._warned", [])
+    for name in ("a.tif", "b.tif"):
+        Image.fromarray(np.full((2, 2), 4000, np.uint16)).save(tmp_path / name)
+        read_pixels(tmp_path / name)
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert "a.tif: 16-bit values of at most 4000" in message
+    assert "stretch the values" in message
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_format_is_opened_that_is_not_named(tmp_path, monkeypatch):
+    for source in (Path(__file__).parents[2] / "src").rglob("*.py"):
+        for call in re.findall(r"Image\.open\(.*", source.read_text(encoding="utf-8")):
+            assert "formats=" in call, source
+    monkeypatch.setattr("subprocess.Popen", pytest.fail)
+    (tmp_path / "cat.png").write_bytes(POSTSCRIPT)
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match="not an image"):
+            read(tmp_path / "cat.png")
+    assert {"EPS", "PSD", "WMF"}.isdisjoint(formats())
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, load_json, lambda path: read_values(path, (2, 2))])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, read):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: is a named pipe"):
+        read(tmp_path / "a.png")
+    with pytest.raises(DataError, match="/dev/zero: is a device"):
+        read(Path("/dev/zero"))
+    with pytest.raises(DataError, match="is a folder"):
+        read(tmp_path)
+
+
 def test_find_images_sorts_and_leaves_other_files_out(tmp_path, rgb):
     for name in ("b.JPG", "a.png", ".hidden.png", "sub/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -128,3 +229,67 @@ def test_find_images_sorts_and_leaves_other_files_out(tmp_path, rgb):
     (tmp_path / "a.json").write_text("{}")
     assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
     assert [p.name for p in find_images(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.png"]
+
+
+def test_images_are_found_by_content_where_the_name_says_nothing(tmp_path, rgb):
+    kinds = {
+        "a.jfif": "JPEG", "b.mpo": "JPEG", "c.tga": "TGA", "IMG_0005": "JPEG", "frame.0001": "PNG", "d..png": "PNG",
+        "e.jpg.png": "PNG", "f.JPEG": "JPEG", "g.unknown": "GIF",
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        Image.fromarray(rgb).save(tmp_path / name, format=kind)
+    for name, content in {"README": b"text", "x.dat": b"BM not really", "cat": POSTSCRIPT, "z.cache": b"\xff"}.items():
+        (tmp_path / name).write_bytes(content)
+    listing = list_images(tmp_path)
+    assert {p.name for p in listing.images} == set(kinds)
+    assert (listing.left_out, listing.note()) == ([], "")
+    assert all(read_pixels(p).shape == (20, 30, 3) for p in listing.images)
+
+
+def test_files_that_one_would_expect_to_be_read_are_named(tmp_path, rgb):
+    for name in (".hidden.png", ".thumbs/t.jpg", "a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rgb).save(tmp_path / name)
+    for name in ("clip.mp4", "phone.HEIC", "._a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7 of another kind")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.png")
+    listing = list_images(tmp_path, recursive=True)
+    assert [p.name for p in listing.images] == ["a.png"]
+    assert [p.name for p in listing.left_out] == [
+        ".hidden.png", "t.jpg", "clip.mp4", "gone.jpg", "phone.HEIC", "pipe.png",
+    ]  # fmt: skip
+    assert listing.note().startswith("6 files are left out, because hidden or of no format that is read: .hidden.png,")
+    assert "pipe.png" not in listing.note()  # five are named, and the count says that there are more
+
+
+def test_every_folder_is_entered_once(tmp_path, rgb):
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("data/a.png", "data/sub/b.png", "elsewhere/c.png"):
+        Image.fromarray(rgb).save(tmp_path / name)
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "sub" / "up").symlink_to("..")
+    (tmp_path / "data" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "twice").symlink_to(tmp_path / "elsewhere")
+    names = ["a.png", "b.png", "c.png"]
+    assert [p.name for p in find_images(tmp_path / "data", recursive=True)] == names
+    for pattern in ("data/**/*.png", "data/**/**/*", "**/*.png"):
+        assert sorted(p.name for p in matching(f"{tmp_path}/{pattern}")) == names, pattern
+    assert [p.name for p in matching(f"{tmp_path}/d*/**/b.*")] == ["b.png"]
+    assert [p.name for p in matching(f"{tmp_path}/data/*.png")] == ["a.png"]
+
+
+def test_patterns_match_as_those_of_the_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b/a.png", "b/c/a.png", "b/c/[x].png", ".d/a.png", "b/.a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for pattern in ("**/*.png", "**/a.png", "b/**", "b/**/*", "**/c/*.png", "*/**/*.png", "./**/a.*", "**/[[]x].png"):
+        expected = {os.path.normpath(p) for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)}
+        assert {os.path.normpath(p) for p in matching(pattern)} == expected, pattern
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere: cannot be listed"):
+        find_images(tmp_path / "nowhere")

@@ -80,18 +80,21 @@ def predict(
 
 def _images(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
     """The image files of ``sources`` (images, folders, patterns); sources without any are added to ``failures``."""
-    from maskkit.data.images import find_images
+    from maskkit.data.files import matching
+    from maskkit.data.images import list_images
     from maskkit.infer.predict import Failure
 
     paths: list[Path] = []
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = find_images(path)
+            found = (listed := list_images(path)).images
+            if note := listed.note():
+                complain(f"{path}: {note}")
         elif path.exists() or not glob.has_magic(source):
             found = [path]  # a missing file fails when it is read
         else:
-            found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+            found = matching(source)
         if not found:
             failures.append(Failure(source, DataError(f"{source}: contains no image; check the path")))
         paths += found

@@ -1,12 +1,15 @@
-"""Annotation files on disk: names of splits, reading json, finding the images of a file."""
+"""Annotation files on disk: names of splits, reading json, listing folders, finding the images of a file."""
 
+import fnmatch
+import glob
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from maskkit.errors import DataError
+from maskkit.files import read_bytes
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Names of folders and files for each split, ours first."""
@@ -14,10 +17,7 @@ SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("
 
 def load_json(file: Path) -> Any:
     """Content of a json file, whatever it is. Raises `DataError` when it cannot be read."""
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
+    text = read_bytes(file)
     if not text.strip():
         raise DataError(f"{file}: the file is empty; export the annotations again")
     try:
@@ -49,3 +49,57 @@ def finder(folders: Iterable[Path]) -> Callable[[str], Path | None]:
         return None
 
     return locate
+
+
+def walk(folder: Path, recursive: bool = True) -> Iterator[Path]:
+    """All files below ``folder`` in the order of their names; everything that is not a folder counts as a file.
+
+    Links to folders are followed, and every folder is entered once, so that a link to a folder above ends. Raises
+    `DataError` when a folder cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def inside(place: Path) -> Iterator[Path]:
+        try:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{place}: cannot be listed ({reason}); check the path and its permissions") from error
+        for name, is_folder in found:
+            if not is_folder:
+                yield place / name
+            elif recursive:
+                yield from inside(place / name)
+
+    return inside(folder)
+
+
+def matching(pattern: str) -> list[Path]:
+    """Files that match a glob pattern, sorted; ``**`` means any folders, each of them once.
+
+    Hidden files and folders do not match ``*``.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(p for p in map(Path, glob.glob(pattern)) if p.is_file())
+    cut = parts.index("**")
+    found = set()
+    for start in glob.glob(str(Path(*parts[:cut]))) if cut else ["."]:
+        if os.path.isdir(start):
+            found |= {p for p in walk(Path(start)) if _matches(p.relative_to(start).parts, parts[cut:]) and p.is_file()}
+    return sorted(found)
+
+
+def _matches(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern or not names:
+        return not names and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        here = not names[0].startswith(".") and _matches(names[1:], pattern)
+        return here or _matches(names, pattern[1:])
+    hidden = names[0].startswith(".") and not pattern[0].startswith(".")
+    return not hidden and fnmatch.fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])

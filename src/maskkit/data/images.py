@@ -1,41 +1,79 @@
-"""Images from disk: whatever their mode, eight bits of red, green and blue come out, upright."""
+"""Images from disk: whatever their mode, eight bits of red, green and blue come out, upright.
+
+Only the formats that are named here are opened: Pillow knows others, for some of which it starts another program.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from maskkit.data.files import walk
 from maskkit.errors import DataError
+from maskkit.files import require_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
-)
-"""Suffixes of the files that `find_images` lists, in lower case. `read_image` goes by the content alone."""
+log = logging.getLogger(__name__)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SUFFIXES = _words("""
+    .jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .jp2 .j2k
+    .jpx .jpf .j2c .jpc .tga .qoi .ico
+""")
+"""Suffixes of image files, in lower case. `read_image` goes by the content alone."""
+_NOT_READ = _words("""
+    .heic .heif .psd .svg .eps .ps .pdf .ai .wmf .emf .exr .hdr .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf
+    .rw2 .jxl .mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp
+""")
+"""Suffixes of images and videos that are not read: they are not passed over in silence."""
+_OTHER = _words("""
+    .txt .json .jsonl .xml .csv .tsv .yaml .yml .toml .ini .cfg .md .rst .html .htm .css .js .py .ipynb .sh .log
+    .zip .tar .gz .tgz .bz2 .xz .7z .rar .npy .npz .mat .h5 .hdf5 .pkl .parquet .arrow .tfrecord .lmdb .db
+    .sqlite .cache .pt .pth .onnx .safetensors .bin .xlsx .xls .doc .docx .ods .odt .pptx .wav .mp3 .tmp .part
+    .crdownload .swp .bak .lock .names .data .url .lnk .ttf .otf .exe .dll .so .ply .pcd .obj .stl .las .geojson
+    .shp .dbf .prj
+""")
+"""Suffixes of files that need not be opened to know that they are no images."""
 
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+_NAMES_SHOWN = 5
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read; the one without a signature is the last."""
+    Image.init()
+    named = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "QOI", "ICO", "TGA")
+    return tuple(f for f in named if f in Image.OPEN)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """The open image, header read; any error, also of decoding it later, is raised as a `DataError`."""
     try:
+        require_file(path, "image")
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes); restore it or remove it")
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             yield image
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such image; check the path") from None
     except Image.DecompressionBombError:  # beyond 179 million pixels, by the header alone
         raise DataError(f"{path}: too many pixels for one image; cut it into tiles") from None
     except UnidentifiedImageError:
@@ -55,34 +93,128 @@ def read_pixels(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """The image as RGB, turned as its EXIF orientation says.
 
     Grey, palette and CMYK images are converted, transparency is dropped, 16-bit values are divided by 257 (so that
-    65535 becomes 255). Raises `DataError` for a missing, empty, truncated or oversized file, for one that is not an
-    image, and for 32-bit images, whose range of values is unknown.
+    65535 becomes 255). 32-bit values are read as 8 bits where none is above 255, else as 16 bits. Values that leave
+    the upper bits of their 16 empty, as 12-bit cameras do, are divided by 257 too, and that is logged. Raises
+    `DataError` for a missing, empty, truncated or oversized file, for one that is not an image of `formats`, and for
+    32-bit images with larger values, whose range is unknown.
     """
-    with _opened(Path(path)) as image:
+    with opened(Path(path)) as image:
+        wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have 16 in this mode
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, in "I" kept as 32
-            values = np.asarray(upright).astype(np.int64)
-            if values.min() < 0 or values.max() > 65535:
-                raise DataError(f"{path}: 32-bit values up to {values.max()}; save it with 8 or 16 bits per channel")
-            rgb = np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
-        elif upright.mode == "F":
+        if upright.mode.startswith("I"):
+            return np.repeat(_eight_bits(np.asarray(upright).astype(np.int64), wide, path)[..., None], 3, axis=2)
+        if upright.mode == "F":
             raise DataError(f"{path}: floating-point values; save it with 8 or 16 bits per channel")
-        else:
-            if upright.mode == "P" and "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            rgb = np.asarray(upright.convert("RGB"))
-    return rgb
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return np.asarray(upright.convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the image as `read_image` gives it, from the header alone. Raises `DataError`."""
-    with _opened(Path(path)) as image:
+    """Height and width of the image as `read_image` gives it, from the header alone. Raises `DataError`.
+
+    Only a PNG with metadata behind its pixels, and an ICO, are decoded for it.
+    """
+    path = Path(path)
+    with opened(path) as image:
+        if image.format == "ICO" or (image.format == "PNG" and _metadata_behind_pixels(path)):
+            width, height = ImageOps.exif_transpose(image).size
+            return height, width
+        if image.format == "TIFF":  # some versions of Pillow have turned `size` already
+            width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
+        else:
+            width, height = image.size
         # the method of the base class: the one for PNG decodes the whole image to look for EXIF behind it
         turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return (width, height) if turned else (height, width)
+
+
+class Listing(NamedTuple):
+    """The files of a folder that are images, and those that one would take for images, but are not read."""
+
+    images: list[Path]
+    left_out: list[Path]
+    """Hidden images, videos, images of other formats, broken links, named pipes."""
+
+    def note(self) -> str:
+        """One line about what is left out, with the count and some names; empty when nothing is."""
+        if not self.left_out:
+            return ""
+        shown = ", ".join(p.name for p in self.left_out[:_NAMES_SHOWN])
+        more = ", ..." if len(self.left_out) > _NAMES_SHOWN else ""
+        files = "1 file is" if len(self.left_out) == 1 else f"{len(self.left_out)} files are"
+        return (
+            f"{files} left out, because hidden or of no format that is read: {shown}{more}; "
+            "convert or rename what belongs to the images"
+        )
+
+
+def list_images(folder: str | Path, recursive: bool = False) -> Listing:
+    """The images of ``folder``, sorted by path: files with the suffix of an image, and those of no known suffix whose
+    content is an image.
+
+    ``recursive`` lists its folders too, also those behind links, each once. Raises `DataError` when ``folder`` cannot
+    be listed.
+    """
+    root = Path(folder)
+    found = Listing([], [])
+    for path in walk(root, recursive):
+        suffix = path.suffix.lower()
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            if suffix in SUFFIXES and not path.name.startswith("._") and _is_image(path):  # "._": made by macOS
+                found.left_out.append(path)
+        elif suffix in _NOT_READ or (suffix in SUFFIXES and not path.is_file()):
+            found.left_out.append(path)
+        elif suffix in SUFFIXES or (suffix not in _OTHER and _is_image(path)):
+            found.images.append(path)
+    return found
 
 
 def find_images(folder: str | Path, recursive: bool = False) -> list[Path]:
-    """Files of ``folder`` with the suffix of an image, sorted by name, without hidden files."""
-    found = Path(folder).rglob("*") if recursive else Path(folder).iterdir()
-    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    """The images of `list_images`. Raises `DataError` when ``folder`` cannot be listed."""
+    return list_images(folder, recursive).images
+
+
+def _is_image(path: Path) -> bool:
+    """Whether the content is an image, by its signature."""
+    try:
+        require_file(path)
+        with Image.open(path, formats=[f for f in formats() if f != "TGA"]):
+            return True
+    except Exception:  # whatever a decoder says about it: it is not listed, and not read
+        return False
+
+
+def _eight_bits(values: np.ndarray, wide: bool, path: str | Path) -> UInt8[np.ndarray, "h w"]:
+    low, top = int(values.min()), int(values.max())
+    if low < 0 or top > 65535:
+        raise DataError(f"{path}: 32-bit values from {low} to {top}; save it with 8 or 16 bits per channel")
+    if wide and top <= 255:
+        return values.astype(np.uint8)
+    if 0 < top <= 4095:
+        _warn_of_dark(f"{path}: 16-bit values of at most {top} are read as parts of 65535, so it is nearly black")
+    return ((values + 128) // 257).astype(np.uint8)
+
+
+def _warn_of_dark(message: str) -> None:
+    """Log it, once in a process: data sets have many such images."""
+    if not _warned:
+        _warned.append(message)
+        log.warning("%s; stretch the values of all images alike, or save them with 8 bits", message)
+
+
+_warned: list[str] = []
+
+
+def _metadata_behind_pixels(path: Path) -> bool:
+    """Whether a PNG has a chunk behind its pixels that may turn it. Reads the heads of the chunks alone."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        behind = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            behind |= kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)
+    return False

@@ -15,7 +15,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from maskkit.data.images import formats
 from maskkit.errors import DataError
+from maskkit.files import require_file
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 
@@ -176,8 +178,11 @@ def read_values(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] |
     Raises `DataError` when the file cannot be read, has another size, or has a mode that cannot hold labels.
     """
     try:
-        with Image.open(path) as image:
+        require_file(path)
+        with Image.open(path, formats=formats()) as image:
             mode, values = image.mode, np.asarray(image)
+    except DataError:
+        raise
     except Exception as error:  # decoders raise many kinds on bad bytes
         raise DataError(f"{path}: cannot be read ({error}); restore the label image") from error
     if values.shape[:2] != size:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, load_json
-from maskkit.data.images import find_images, image_size
+from maskkit.data.images import find_images, image_size, opened
 from maskkit.data.label_map import IGNORE, LabelFile
 from maskkit.data.records import Record
 from maskkit.data.rules import Problems
@@ -115,6 +114,6 @@ def _described(file: Path) -> tuple[dict[int, str], set[int]]:
 def _values(masks: list[Path]) -> list[int]:
     seen = np.zeros(256, bool)
     for mask in masks:
-        with Image.open(mask) as image:
+        with opened(mask) as image:
             seen[np.unique(np.asarray(image.convert("L") if image.mode == "1" else image))] = True
     return np.flatnonzero(seen).tolist()
