@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -78,6 +79,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON; a list on one line, anything else indented."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=None if isinstance(value, list) else 2), encoding="utf-8")
+
+
+def in_file_name(value: int | str, digits: int = 1) -> str:
+    """An id of the user as part of a file name: a number with at least ``digits``, a text without special characters.
+
+    Different texts may give the same part.
+    """
+    return f"{value:0{digits}d}" if isinstance(value, int) else re.sub(r"[^\w.-]+", "-", value)[:80]
 
 
 def _sync_folder(folder: Path) -> None:

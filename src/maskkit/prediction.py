@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import supervision
 
 
+ImageId = int | str
+"""The id of an image in the user's file: any whole number, any text. Images of no data set are numbered from 1."""
+
+
 class Category(NamedTuple):
     """One class: its name, its id in the user's file, and whether it is a thing (else stuff)."""
 
@@ -160,7 +164,7 @@ class ImageMeta:
     whole input, padding included.
     """
 
-    image_id: int
+    image_id: ImageId
     path: str
     size: tuple[int, int]
     input_size: tuple[int, int]

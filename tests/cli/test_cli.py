@@ -196,7 +196,7 @@ def test_what_is_no_checkpoint(kind, verb, photos, drawn, checkpoint, tmp_path, 
 def test_eval_of_a_model(drawn, checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("eval", "--model", checkpoint, "--data", drawn, "--out", out) == 0
-    assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "predictions.json"}
+    assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "predictions.json", "categories.json"}
     numbers = json.loads((out / "metrics.json").read_text())
     assert 0 <= numbers["segm"]["AP"] < 0.5
     said = capsys.readouterr().out

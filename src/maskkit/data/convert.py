@@ -22,6 +22,7 @@ from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
 from maskkit.data.records import Annotation, Record, box_of
 from maskkit.errors import DataError
+from maskkit.files import in_file_name
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.prediction import Categories
@@ -152,7 +153,7 @@ def _copied(
     for record in track(dataset.records, f"{split or 'all'}: images") if progress else dataset.records:
         stem = record.path.stem
         while stem.lower() in taken:
-            stem = f"{stem}_{record.image_id}"
+            stem = f"{stem}_{in_file_name(record.image_id)}"
         taken.add(stem.lower())
         name = stem + record.path.suffix
         try:

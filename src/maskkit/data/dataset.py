@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskkit.data import saliency
+from maskkit.data import ids, saliency
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE
 from maskkit.data.painted import PaintedObjects
@@ -193,10 +193,10 @@ def join(parts: Sequence[Dataset], source: Path) -> Dataset:
     """All records of several data sets with the classes of the first; ids are renumbered when one occurs twice."""
     first = parts[0]
     records = [r for part in parts for r in part.with_categories(first.categories).records]
-    if len({r.image_id for r in records}) < len(records):
+    if len({ids.key(r.image_id) for r in records}) < len(records):
         records = [replace(r, image_id=i) for i, r in enumerate(records, 1)]
-    ids = [a.id for r in records for a in r.annotations]
-    if len(set(ids)) < len(ids):
+    numbers = [a.id for r in records for a in r.annotations]
+    if len(set(numbers)) < len(numbers):
         records = number(records)
     return Dataset(
         records, first.categories, source, first.format, Problems(p for part in parts for p in part.problems)

@@ -12,7 +12,7 @@ from maskkit.data.label_map import IdImage, LabelSource
 from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
-from maskkit.prediction import Categories
+from maskkit.prediction import Categories, ImageId
 
 Box = tuple[float, float, float, float]
 Polygons = Sequence[Any]
@@ -62,7 +62,8 @@ class Annotation:
 class Record:
     """One image: its file, its (H, W) when upright, its objects, and the source of its label map."""
 
-    image_id: int
+    image_id: ImageId
+    """The id of the file, as it stands there."""
     path: Path
     size: tuple[int, int]
     annotations: list[Annotation]

@@ -22,7 +22,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.patches import Patch, Patches
 from maskkit.data.records import Annotation, Record
 from maskkit.files import replacing
-from maskkit.prediction import Categories
+from maskkit.prediction import Categories, ImageId
 from maskkit.targets import Target
 
 Plane = Float[np.ndarray, "h w"]
@@ -105,7 +105,7 @@ def draw(
 class ShapesDataset(Dataset):
     """A `Dataset` of drawn images in memory."""
 
-    images: dict[int, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
+    images: dict[ImageId, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
     """Pixels by image id."""
 
     def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:

@@ -15,7 +15,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.engine.run import Run
 from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
-from maskkit.files import write_json
+from maskkit.files import in_file_name, write_json
 from maskkit.infer.torch_runtime import predictor
 from maskkit.models.base import Model
 from maskkit.prediction import Categories, Prediction
@@ -70,7 +70,7 @@ def draw(prediction: Prediction, folder: Path) -> None:
     found = prediction.instances
     if found is not None:
         prediction = replace(prediction, instances=found[found.scores >= SAMPLE_SCORE])
-    prediction.save(folder / f"{prediction.meta.image_id}_{Path(prediction.meta.path).stem}.jpg")
+    prediction.save(folder / f"{in_file_name(prediction.meta.image_id)}_{Path(prediction.meta.path).stem}.jpg")
 
 
 def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:

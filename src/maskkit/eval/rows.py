@@ -7,22 +7,28 @@ lengths. A label map has one row per class that occurs, a panoptic image one per
 import json
 import logging
 import math
+import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
+from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
+from maskkit.files import in_file_name, write_json
 from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.geometry.rle import Rle
-from maskkit.prediction import Categories, Prediction
+from maskkit.prediction import Categories, ImageId, Prediction
 
 log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
+
+_LARGEST = 1e300
 Unchecked = Sequence[Mapping[str, Any]]
 """Rows of any origin that have not been checked."""
 
@@ -30,7 +36,7 @@ Unchecked = Sequence[Mapping[str, Any]]
 class Row(TypedDict):
     """One result, of JSON types. `sound_rows` checks it."""
 
-    image_id: int
+    image_id: ImageId
     category_id: int
     score: NotRequired[float]
     mask_score: NotRequired[float]
@@ -41,13 +47,19 @@ class Row(TypedDict):
     """Compressed run lengths, ``counts`` as text."""
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True)
+class Known:
     """What rows may refer to."""
 
-    sizes: Mapping[int, Size | None]
+    sizes: Mapping[ImageId, Size | None]
     """(H, W) of each image id, None where the file does not say."""
     classes: Collection[int]
     """Category ids."""
+    images: Mapping[ImageId | None, ImageId] = field(init=False, repr=False)
+    """Image ids by `maskkit.data.ids.key`: those of results may be written otherwise."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", {ids.key(own): own for own in self.sizes})
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Known":
@@ -98,16 +110,16 @@ def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> li
     return sound_rows(content, known, need, str(path))
 
 
-def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[int, list[Mapping[str, Any]]]:
+def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[ImageId, list[Mapping[str, Any]]]:
     """The rows of each image of ``dataset``. Raises `DataError` for one of an unknown image or class."""
     known = Known.of(dataset)
-    found: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in known.sizes}
+    found: dict[ImageId, list[Mapping[str, Any]]] = {image_id: [] for image_id in known.sizes}
     for number, row in enumerate(rows, 1):
         try:
-            place(row, known)
+            image_id, category_id = place(row, known)
         except ValueError as error:
             raise DataError(f"predictions, row {number} of {len(rows)}: {error}") from None
-        found[row["image_id"]].append(row)
+        found[image_id].append({**row, "image_id": image_id, "category_id": category_id})
     return found
 
 
@@ -121,18 +133,24 @@ def rows_of(predictions: Iterable[Prediction], each: Callable[[int, Prediction],
     return rows
 
 
+def write_rows(folder: Path, rows: Unchecked, categories: Categories) -> None:
+    """Write ``predictions.json``, and ``categories.json`` with the names of its category ids."""
+    write_json(folder / "categories.json", categories.to_coco())
+    write_json(folder / "predictions.json", rows)
+
+
 def named_rows(
     rows: Unchecked, images: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Mapping[str, Any], list[Mapping[str, Any]]]]:
     """For each COCO record of ``images``: a unique file stem, the record, and its rows."""
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: dict[ImageId, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_image[row["image_id"]].append(row)
     taken: set[str] = set()
     for image in images:
         stem = Path(image["file_name"]).stem
         while stem.lower() in taken:
-            stem = f"{stem}_{image['id']}"
+            stem = f"{stem}_{in_file_name(image['id'])}"
         taken.add(stem.lower())
         yield stem, image, by_image[image["id"]]
 
@@ -176,26 +194,34 @@ def translated(rows: Iterable[Row], ids: Mapping[int, int]) -> list[Row]:
     return [cast(Row, {**row, "category_id": ids[row["category_id"]]}) for row in rows if row["category_id"] in ids]
 
 
-def place(record: Mapping[str, Any], known: Known) -> Size | None:
-    """Size of the image of a record. Raises ``ValueError`` for an unknown image or category id."""
-    for key, ids in (("image_id", known.sizes), ("category_id", known.classes)):
-        if record.get(key) not in ids:
-            some = ", ".join(map(repr, list(ids)[:3])) + (", ..." if len(ids) > 3 else "")
-            raise ValueError(f"{key} {record.get(key)!r} is not in the ground truth, which has {some or 'none'}")
-    return known.sizes[record["image_id"]]
+def place(record: Mapping[str, Any], known: Known) -> tuple[ImageId, int]:
+    """Image and category id of a record, as the ground truth has them. Raises ``ValueError`` for unknown ones."""
+    image_id = known.images.get(ids.key(record.get("image_id")))
+    category_id = ids.whole(record.get("category_id"))
+    unknown = ("image_id", list(known.sizes)) if image_id is None else ("category_id", list(known.classes))
+    if image_id is None or category_id is None or category_id not in known.classes:
+        name, there = unknown
+        some = ", ".join(map(repr, there[:3])) + (", ..." if len(there) > 3 else "")
+        raise ValueError(f"{name} {shorten(record.get(name))} is not in the ground truth, which has {some or 'none'}")
+    return image_id, category_id
+
+
+def shorten(value: Any) -> str:
+    """A value of a file in a message."""
+    return reprlib.repr(value)
 
 
 def number(value: Any, name: str) -> float:
     """A finite number, else ``ValueError``."""
-    if isinstance(value, str | bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
+    if isinstance(value, str | bool) or abs(value) > _LARGEST or not math.isfinite(value):
+        raise ValueError(f"{name} is {shorten(value)}, not a finite number")
     return float(value)
 
 
 def box(value: Any) -> list[float]:
     """``[x, y, width, height]``, else ``ValueError``."""
     if isinstance(value, str) or len(value) != 4:
-        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+        raise ValueError(f"bbox is {shorten(value)}, not [x, y, width, height]")
     return [number(v, "bbox") for v in value]
 
 
@@ -216,18 +242,19 @@ def run_lengths(shape: Any, size: Size | None) -> Rle:
 def _sound_row(row: Any, known: Known, need: Collection[str], masks: bool) -> Row:
     if not isinstance(row, Mapping):
         raise ValueError(
-            f"a result is an object with image_id, category_id, score and bbox or segmentation, not {row!r}"
+            f"a result is an object with image_id, category_id, score and bbox or segmentation, not {shorten(row)}"
         )
     shape, xywh = row.get("segmentation"), row.get("bbox")
     missing = [key for key in ("image_id", "category_id", *need) if row.get(key) is None]
     if missing and missing != ["segmentation"]:
         raise ValueError(f"has no {' and no '.join(missing)}")
-    size = place(row, known)
+    image_id, category_id = place(row, known)
+    size = known.sizes[image_id]
     if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
     if "segmentation" in need and not shape:
         raise ValueError("has no segmentation, so masks cannot be measured; export the masks")
-    sound: dict[str, Any] = {**row, **{key: int(row[key]) for key in ("image_id", "category_id")}}
+    sound: dict[str, Any] = {**row, "image_id": image_id, "category_id": category_id}
     sound |= {key: number(row[key], key) for key in ("score", "mask_score") if row.get(key) is not None}
     if xywh:
         sound["bbox"] = box(xywh)

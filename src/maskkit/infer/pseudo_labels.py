@@ -19,7 +19,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.decode import TaggedLabelMap
 from maskkit.decode.outputs import TagMaps
 from maskkit.errors import DataError
-from maskkit.files import replacing
+from maskkit.files import in_file_name, replacing
 from maskkit.infer.draw import save_labels
 from maskkit.infer.torch_runtime import evaluating
 from maskkit.infer.tta import sum_over_scales
@@ -88,7 +88,9 @@ def write_pseudo_masks(
         found = localise(model, image, target.tags[1:].to(device), input, settings)
         labels = label_map(found, settings.threshold)
         prediction = Prediction(meta, dataset.categories, semantic=labels)
-        name = record.path.stem if record.path.stem not in taken else f"{record.image_id}-{record.path.stem}"
+        name = (
+            record.path.stem if record.path.stem not in taken else f"{in_file_name(record.image_id)}-{record.path.stem}"
+        )
         taken.add(name)
         save_labels(prediction, out / "masks" / "train" / f"{name}.png")
         with replacing(out / "images" / "train" / f"{name}{record.path.suffix}") as temporary:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 
 from maskkit.data.dataset import Dataset
+from maskkit.files import in_file_name
 from maskkit.geometry import rle
 from maskkit.infer.draw import overlay, write_image
 from maskkit.prediction import ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
@@ -27,7 +28,7 @@ def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int
     for index in chosen:
         record = dataset.records[index]
         image, truth = _sample(dataset, int(index))
-        files.append(Path(folder) / f"{record.image_id:06d}_{record.path.stem}.jpg")
+        files.append(Path(folder) / f"{in_file_name(record.image_id, 6)}_{record.path.stem}.jpg")
         write_image(overlay(image, truth), files[-1])
     return files
 

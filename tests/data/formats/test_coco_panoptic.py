@@ -136,7 +136,7 @@ def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
         open_dataset(file)
 
 
-@pytest.mark.parametrize(("one", "other"), [(4, 4), ("12_3", "1_23"), ("0001", 1)])
+@pytest.mark.parametrize(("one", "other"), [(4, 4), (4, "4"), ("x", "x")])
 def test_images_of_one_id_are_not_merged(tmp_path: Path, one: object, other: object) -> None:
     file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, SEGMENTS), 5: (IDS, SEGMENTS)})
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -146,7 +146,8 @@ def test_images_of_one_id_are_not_merged(tmp_path: Path, one: object, other: obj
     file.write_text(json.dumps(content), encoding="utf-8")
     data = open_dataset(file)
     assert [r.path.stem for r in data.records] == ["4"]
-    (problem,) = data.problems
+    twice, problem = data.problems
+    assert "image 4 has two annotations" in str(twice) or "image x has two annotations" in str(twice)
     assert "image 5" in str(problem)
     assert "another image has the id" in str(problem)
 
@@ -166,3 +167,42 @@ def test_label_maps_alone_are_no_panoptic_data(file: Path) -> None:
 def test_numbers_of_classes_name_cocos_panoptic_ones() -> None:
     assert len(set(COCO_PANOPTIC.names)) == 133
     assert sum(COCO_PANOPTIC.things) == 80
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([{"id": "sky", "category_id": 187}], "the id 'sky' is not a whole number"),
+        ([{"id": "7_0", "category_id": 187}], "the id '7_0' is not a whole number"),
+        ([{"id": 0, "category_id": 187}], "the segment id 0 is not between 1 and 16777215"),
+        ([{"id": 2**70, "category_id": 187}], "is not between"),
+        ([{"id": 7, "category_id": 187}, {"id": "7", "category_id": 3}], "the segment id 7 is used twice"),
+    ],
+)
+def test_ids_of_segments_that_no_pixel_can_have(tmp_path: Path, segments: list[Any], message: str) -> None:
+    data = open_dataset(write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, segments), 5: (IDS, SEGMENTS)}))
+    assert [r.image_id for r in data.records] == [5]
+    assert [message in p.message for p in data.problems] == [True]
+
+
+def test_ids_as_text(tmp_path: Path) -> None:
+    texts = [segment | {"id": str(segment["id"])} for segment in SEGMENTS]
+    file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, texts), 5: (IDS, texts)})
+    content = json.loads(file.read_text())
+    for one, other in (("12_3", "1_23"), ("0001", 1)):
+        for rows, key in ((content["images"], "id"), (content["annotations"], "image_id")):
+            rows[0][key], rows[1][key] = one, other
+        file.write_text(json.dumps(content))
+        data = open_dataset(file)
+        assert [(r.image_id, len(r.annotations)) for r in data.records] == [(one, 4), (other, 4)]
+        assert len(data.as_panoptic().load(0)[1]) == len(SEGMENTS)
+
+
+def test_a_second_annotation_of_an_image_is_named(tmp_path: Path) -> None:
+    file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, SEGMENTS)})
+    content = json.loads(file.read_text())
+    content["annotations"].append(content["annotations"][0] | {"segments_info": []})
+    file.write_text(json.dumps(content))
+    data = open_dataset(file)
+    assert len(data.records[0].annotations) == 4
+    assert ["image 4 has two" in p.message for p in data.problems] == [True]

@@ -5,8 +5,6 @@ Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``;
 images beside it.
 """
 
-import math
-import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from maskkit.data import ids
 from maskkit.data.dataset import Dataset, join
 from maskkit.data.files import SPLITS, finder, image_folders, load_json
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
@@ -109,7 +108,7 @@ class _Reader:
 
     def dataset(self, content: dict[str, Any]) -> Dataset:
         categories = self.categories(
-            content["categories"], {_whole(_get(a, "category_id")) for a in content["annotations"]}
+            content["categories"], {ids.whole(_get(a, "category_id")) for a in content["annotations"]}
         )
         images = self.images(content["images"])
         annotations = self.annotations(content["annotations"], images, categories)
@@ -120,7 +119,7 @@ class _Reader:
         names: dict[int, str] = {}
         things: list[bool] = []
         for i, row in enumerate(rows):
-            key = _whole(_get(row, "id"))
+            key = ids.whole(_get(row, "id"))
             if key is None:
                 self.error(f"category {i + 1}", "has no whole number as id; give it one")
                 continue
@@ -143,12 +142,9 @@ class _Reader:
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
         """Records by the image id of the annotations; None for an image that is left out."""
         locate = finder(image_folders(self.file))
-        worded = any(isinstance(_key(_get(row, "id")), str) for row in rows)
-        if worded:
-            self.warn("images", "ids are text; the images are numbered 1, 2, ... in the order of the file instead")
         found: dict[Any, Record | None] = {}
         for i, row in enumerate(rows, 1):
-            key = _key(_get(row, "id"))
+            key = ids.key(_get(row, "id"))
             if key is None or not isinstance(_get(row, "file_name"), str):
                 self.error(f"image {i} of the list", "has no id or no file_name; add them")
                 continue
@@ -156,18 +152,19 @@ class _Reader:
             if key in found:
                 self.error(name, "the id is used twice; the first image keeps it, give this one another")
                 continue
-            found[key] = None
+            found[key], own = None, ids.own(row["id"])
+            assert own is not None  # as its key
             path = locate(row["file_name"])
             if path is None:
                 places = ", ".join(f"{f}/" for f in image_folders(self.file))
                 self.error(name, f"there is no such image in {places}; add it, or remove the record")
                 continue
             try:
-                size = stated_size(_whole(row.get("height")), _whole(row.get("width"))) or image_size(path)
+                size = stated_size(ids.whole(row.get("height")), ids.whole(row.get("width"))) or image_size(path)
             except DataError as error:
                 self.error(name, str(error))
                 continue
-            found[key] = Record(i if worded else int(key), path, size, [])
+            found[key] = Record(own, path, size, [])
         if not rows:
             self.error("", "lists no image")
         return found
@@ -179,12 +176,12 @@ class _Reader:
         objects: dict[Any, list[Annotation]] = defaultdict(list)
         seen: set[int] = set()
         # for those without an id of their own
-        fresh = 1 + max((_whole(_get(row, "id")) or 0 for row in rows), default=0)
+        fresh = 1 + max((ids.whole(_get(row, "id")) or 0 for row in rows), default=0)
         for i, row in enumerate(rows, 1):
             if not isinstance(row, dict):
                 self.error(f"annotation {i} of the list", f"is {type(row).__name__}, not an object")
                 continue
-            key, label = _key(row.get("image_id")), labels.get(_whole(row.get("category_id")))  # type: ignore[arg-type]
+            key, label = ids.key(row.get("image_id")), labels.get(ids.whole(row.get("category_id")))  # type: ignore[arg-type]
             name = f"annotation {row.get('id', f'{i} of the list')} of image {row.get('image_id')}"
             if key not in images:
                 self.error(name, "the file has no such image; add the image record, or remove the annotation")
@@ -194,7 +191,7 @@ class _Reader:
                 continue
             if (record := images[key]) is None:
                 continue  # the image was reported
-            number = _whole(row.get("id"))
+            number = ids.whole(row.get("id"))
             if number in seen:
                 self.warn(name, f"the id is used twice; this one is read as {fresh}")
             if number is None or number in seen:
@@ -239,19 +236,3 @@ def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
 
 def _get(row: Any, key: str) -> Any:
     return row.get(key) if isinstance(row, dict) else None
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number, also one with a decimal point, or written as JSON would write it in text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, str):
-        # not what int() accepts besides: "0001" and "12_3" are names, and other than "1" and "123"
-        return int(value) if re.fullmatch(r"-?(0|[1-9][0-9]*)", value) else None
-    return int(value) if math.isfinite(value) and value == int(value) else None
-
-
-def _key(value: Any) -> int | str | None:
-    """An image id to compare by: 7, 7.0 and "7" are the same image."""
-    number = _whole(value)
-    return value if number is None and isinstance(value, str) else number

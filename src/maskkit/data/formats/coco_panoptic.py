@@ -6,21 +6,23 @@ written by `maskkit.eval.panoptic.files`.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import finder, image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
 from maskkit.data.records import Annotation, Box, Record, Segment
 from maskkit.data.rules import Problems, Warn, sound_box, stated_size
 from maskkit.errors import DataError
-from maskkit.prediction import Categories
+from maskkit.prediction import Categories, ImageId
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What a json of another layout leads to."""
 
 
@@ -30,9 +32,12 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
     Raises `DataError` when the file as a whole cannot be used.
     """
     try:
-        listed = [(str(c["name"]), c["id"], bool(c.get("isthing", 1))) for c in content["categories"]]
+        listed = [(str(c["name"]), number(c["id"]), bool(c.get("isthing", 1))) for c in content["categories"]]
         categories = Categories(*zip(*listed, strict=True))
-        rows = {a["image_id"]: a for a in content["annotations"]}
+        rows: dict[ImageId | None, dict[str, Any]] = {}
+        for row in content["annotations"]:
+            rows.setdefault(ids.key(row["image_id"]), row)
+        annotated = Counter(ids.key(row["image_id"]) for row in content["annotations"])
     except MALFORMED as error:
         raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({error!r})") from error
     reader = _Reader(
@@ -41,17 +46,20 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
         finder(_image_folders(file)),
         finder(id_folders(file)),
     )
-    records: dict[int, Record] = {}
-    for number, image in enumerate(content["images"], 1):
+    records: dict[ImageId | None, Record] = {}
+    for place, image in enumerate(content["images"], 1):
         try:
-            record = reader.record(image, rows.get(image["id"]))
-            if record.image_id in records:
+            key = ids.key(image["id"])
+            record = reader.record(image, rows.get(key))
+            if key in records:
                 raise ValueError(f"another image has the id {record.image_id} too; give this one another")
-            records[record.image_id] = record
+            records[key] = record
+            if annotated[key] > 1:
+                raise ValueError(f"image {record.image_id} has two annotations; the first one counts")
         except MALFORMED as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
             name = image.get("file_name") if isinstance(image, dict) else None
-            reader.problems.error(file, f"image {name or number}", reason)
+            reader.problems.error(file, f"image {name or place}", reason)
     return Dataset(list(records.values()), categories, file, "panoptic", reader.problems)
 
 
@@ -60,10 +68,10 @@ class _Reader:
     """One pass over one file."""
 
     file: Path
-    numbers: dict[Any, int]
+    numbers: dict[int | None, int]
     """Class number of a category id."""
     find_image: Callable[[str], Path | None]
-    ids: Callable[[str], Path | None]
+    find_ids: Callable[[str], Path | None]
     problems: Problems = field(default_factory=Problems)
     fresh: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     """Ids of the annotations; those of the segments are unique only within an image."""
@@ -71,27 +79,50 @@ class _Reader:
     def record(self, image: dict[str, Any], row: dict[str, Any] | None) -> Record:
         """The record of one image and its annotation. Raises one of `MALFORMED` when they cannot be used."""
         name, size = f"image {image['id']} ({image['file_name']})", stated_size(image["height"], image["width"])
+        if (own := ids.own(image["id"])) is None:
+            raise ValueError(f"its id {image['id']!r} is neither a whole number nor a text; give it one")
         if size is None:
             raise ValueError(f"has no valid image size: height {image['height']!r}, width {image['width']!r}")
         if (path := self.find_image(image["file_name"])) is None:
             raise ValueError("the image cannot be found; add it, or remove the record")
         if row is None:
             raise ValueError("there is no annotation of it; add its segments, or remove the record")
-        if (ids := self.ids(row["file_name"])) is None:
+        if (pixels := self.find_ids(row["file_name"])) is None:
             raise ValueError(f"the ids {row['file_name']} cannot be found; add them, or remove the record")
-        id_image = IdImage(ids, frozenset(s["id"] for s in row["segments_info"]))
+        segments = segments_by_id(row)
+        id_image = IdImage(pixels, frozenset(segments))
         values, objects = {0: IGNORE}, []
-        for segment in row["segments_info"]:
-            place = f"segment {segment['id']} of {name}"
-            label, crowd = self.numbers.get(segment["category_id"]), bool(segment.get("iscrowd"))
-            values[segment["id"]] = IGNORE if crowd or label is None else label
+        for key, segment in segments.items():
+            place = f"segment {key} of {name}"
+            label, crowd = self.numbers.get(ids.whole(segment["category_id"])), bool(segment.get("iscrowd"))
+            values[key] = IGNORE if crowd or label is None else label
             if label is None:
                 self.problems.error(self.file, place, f"has the unknown class {segment['category_id']}; add it")
                 continue
             box = _box(segment, size, partial(self.problems.warn, self.file, place))
             area = segment["area"] if isinstance(segment.get("area"), int | float) else None
-            objects.append(Annotation(next(self.fresh), label, box, Segment(id_image, segment["id"]), crowd, area))
-        return Record(int(image["id"]), path, size, objects, LabelFile(ids, values))
+            objects.append(Annotation(next(self.fresh), label, box, Segment(id_image, key), crowd, area))
+        return Record(own, path, size, objects, LabelFile(pixels, values))
+
+
+def segments_by_id(row: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """The segments of an annotation by their value in the image of ids. Raises one of `MALFORMED`."""
+    segments: dict[int, Mapping[str, Any]] = {}
+    for segment in row["segments_info"]:
+        key = number(segment["id"])
+        if not 0 < key < 2**24:
+            raise ValueError(f"the segment id {key} is not between 1 and {2**24 - 1}, as a pixel R + 256 G + 65536 B")
+        if key in segments:
+            raise ValueError(f"the segment id {key} is used twice; give each segment of an image its own")
+        segments[key] = segment
+    return segments
+
+
+def number(value: Any) -> int:
+    """An id that must be a whole number. Raises ``ValueError``."""
+    if (found := ids.whole(value)) is None:
+        raise ValueError(f"the id {value!r} is not a whole number; give it one")
+    return found
 
 
 def _box(segment: Mapping[str, Any], size: tuple[int, int], warn: Warn) -> Box | None:
@@ -101,7 +132,7 @@ def _box(segment: Mapping[str, Any], size: tuple[int, int], warn: Warn) -> Box |
     try:
         x, y, width, height = segment["bbox"]
         return sound_box((x, y, x + width, y + height), size, warn)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         warn(f"{error}; the box of the mask is taken")
         return None
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from maskkit.eval.rows import Known, Row, Unchecked, read_json, rows_in
-from maskkit.files import write_json
+from maskkit.eval.rows import Known, Row, Unchecked, read_json, rows_in, write_rows
 from maskkit.prediction import Categories
 
 
@@ -19,5 +18,5 @@ def read_results(path: str | Path, truth: Mapping[str, Any]) -> list[Row]:
 
 
 def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
-    """Write ``predictions.json``."""
-    write_json(folder / "predictions.json", rows)
+    """Write ``predictions.json`` and ``categories.json``."""
+    write_rows(folder, rows, categories)

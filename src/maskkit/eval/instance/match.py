@@ -17,6 +17,7 @@ from maskkit.eval.instance.metric import Kind, class_names, counted_rows, sound_
 from maskkit.eval.rows import Unchecked
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry import rle as mask_math
+from maskkit.prediction import ImageId
 
 FALSE, IGNORED = -1, -2
 """Results of `match` for a detection without an object, and for a detection inside a crowd."""
@@ -26,7 +27,7 @@ FALSE, IGNORED = -1, -2
 class Scene:
     """One image: G objects, and D detections with the best score first."""
 
-    image_id: int
+    image_id: ImageId
     objects: list[dict[str, Any]]
     """Annotations with ``bbox``, ``segmentation`` (run lengths or None) and ``iscrowd``."""
     found: list[dict[str, Any]]
@@ -71,7 +72,7 @@ def scenes(rows: Unchecked, truth: Mapping[str, Any], kind: Kind) -> Iterator[Sc
         objects[annotation["image_id"]].append(annotation)
     for row in counted_rows(rows, truth, kind == "segm"):
         found[row["image_id"]].append(row)
-    for image_id in sorted(image["id"] for image in truth["images"]):
+    for image_id in sorted((image["id"] for image in truth["images"]), key=lambda i: (isinstance(i, str), i)):
         there = objects[image_id]
         ranked = sorted(found[image_id], key=lambda row: -row["score"])
         crowd = np.array([o["iscrowd"] for o in there], bool)

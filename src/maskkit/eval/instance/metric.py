@@ -185,12 +185,13 @@ def _have_masks(records: Unchecked) -> bool:
 
 
 def _sound_object(annotation: Mapping[str, Any], known: Known, kind: Kind) -> dict[str, Any]:
-    size = place(annotation, known)
+    image_id, category_id = place(annotation, known)
+    size = known.sizes[image_id]
     shape, xywh, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
     if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
     rle = run_lengths(shape, size) if shape and (kind == "segm" or not xywh or area is None) else None
-    sound: dict[str, Any] = {key: annotation[key] for key in ("image_id", "category_id")}
+    sound: dict[str, Any] = {"image_id": image_id, "category_id": category_id}
     sound["bbox"] = box(xywh) if xywh else _tight_box(rle)
     crowd = int(bool(annotation.get("iscrowd")))
     if kind == "segm" and rle is None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.formats.coco import finder
-from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders
+from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders, segments_by_id
 from maskkit.data.label_map import IdImage
 from maskkit.errors import DataError
-from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows
+from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows, write_rows
 from maskkit.files import replacing, write_json
 from maskkit.geometry import rle as rle_codec
 from maskkit.prediction import Categories
@@ -39,28 +40,29 @@ def _segments(content: Mapping[str, Any], file: Path, dataset: Dataset) -> list[
     """The segments in ``content``, which was read from ``file``, as rows. Raises one of `MALFORMED`."""
     known, ids_of = Known.of(dataset), finder(id_folders(file))
     rows = []
-    by_image = {a["image_id"]: a for a in content["annotations"]}
+    by_image = {ids.key(a["image_id"]): a for a in content["annotations"]}
     for record in dataset.records:
-        if record.image_id not in by_image:
+        found = by_image.get(ids.key(record.image_id))
+        if found is None:
             raise ValueError(f"has no segments for image {record.image_id}; predict every image of the data")
-        found = by_image[record.image_id]
-        if (ids := ids_of(found["file_name"])) is None:
+        if (png := ids_of(found["file_name"])) is None:
             raise ValueError(f"the id PNG {found['file_name']} of image {record.image_id} is missing")
-        rles = IdImage(ids, frozenset(s["id"] for s in found["segments_info"])).rles(record.size)
-        for segment in found["segments_info"]:
-            row = {"image_id": record.image_id, "category_id": segment["category_id"]}
-            place(row, known)
-            row["segmentation"] = rles[segment["id"]]
+        segments = segments_by_id(found)
+        rles = IdImage(png, frozenset(segments)).rles(record.size)
+        for number, segment in segments.items():
+            row: dict[str, Any] = {"image_id": record.image_id, "category_id": segment["category_id"]}
+            row["category_id"] = place(row, known)[1]
+            row["segmentation"] = rles[number]
             rows.append(row | ({"score": segment["score"]} if "score" in segment else {}))
     return rows
 
 
 def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
-    """Write ``predictions.json``, ``panoptic.json`` and ``panoptic/``, a PNG of ids per image.
+    """Write ``predictions.json``, ``categories.json``, ``panoptic.json`` and ``panoptic/``, a PNG of ids per image.
 
     ``images`` are COCO's image records.
     """
-    write_json(folder / "predictions.json", rows)
+    write_rows(folder, rows, categories)
     write_segments(folder / "panoptic.json", rows, images, categories)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
-from maskkit.eval.rows import Known, Row, Unchecked, named_rows, read_json, rows_in
-from maskkit.files import write_json
+from maskkit.eval.rows import Known, Row, Unchecked, named_rows, read_json, rows_in, write_rows
 from maskkit.geometry import rle as rle_codec
 from maskkit.infer.draw import save_labels
 from maskkit.prediction import Categories, ImageMeta, Prediction
@@ -21,12 +20,12 @@ def read_results(path: str | Path, dataset: Dataset) -> list[Row]:
 
 
 def write_results(folder: Path, rows: Unchecked, images: Iterable[Mapping[str, Any]], categories: Categories) -> None:
-    """Write ``predictions.json`` and ``labels/``, a PNG per image.
+    """Write ``predictions.json``, ``categories.json`` and ``labels/``, a PNG per image.
 
     Its values are class numbers 0..K-1 of ``categories``, 255 where no class was predicted; its palette has the
     colours of overlays. ``images`` are COCO's image records.
     """
-    write_json(folder / "predictions.json", rows)
+    write_rows(folder, rows, categories)
     for stem, image, found in named_rows(rows, images):
         size = (image["height"], image["width"])
         labels = np.full(size, IGNORE, np.uint8)
