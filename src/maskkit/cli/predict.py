@@ -81,9 +81,7 @@ def predict(
     if truth is not None:
         everything, rows, categories = len(rows), truth.rows(rows), truth.categories
         if left_out := everything - len(rows):
-            print(
-                f"{left_out} {segmenter.task.noun} of classes that {data} lacks are drawn, but left out of the results"
-            )
+            say(f"{left_out} {segmenter.task.noun} of classes that {data} lacks are drawn, but left out of the results")
     segmenter.task.write_results(out, rows, images.values(), categories)
     write_json(out / "images.json", list(images.values()))
     say(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
