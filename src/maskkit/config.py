@@ -250,6 +250,8 @@ class DataConfig:
     """Folder of grey images with the names of the training images, bright where something is salient (EPS)."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """Whether records with errors (``maskkit check``) stop the training or are left out."""
+    allow_outside: bool = False
+    """Whether images may lie outside of the data set's folder."""
     val_split: float = 0.2
     """Share of the images split off for validation when there is no validation set."""
 

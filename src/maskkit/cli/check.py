@@ -17,6 +17,7 @@ def check(
     out: Path | None = None,
     samples: int = 8,
     decode: bool | None = None,
+    allow_outside: bool = False,
 ) -> int:
     """Check a data set: list bad records and images, count objects, draw samples. Fails when there are errors.
 
@@ -27,11 +28,12 @@ def check(
         out: Folder for drawn samples; without it none are drawn.
         samples: Number of images to draw from each split.
         decode: Whether to decode every image or read headers only; by default images are decoded up to 5000 of them.
+        allow_outside: Use images outside of the data set's folder too.
     """
     from maskkit.data import check
     from maskkit.infer.samples import save_samples
 
-    report = check.check(data, decode, progress=sys.stderr.isatty())
+    report = check.check(data, decode, sys.stderr.isatty(), allow_outside)
     report.print(stdout())
     if out is not None:
         for split, dataset in report.datasets.items():

@@ -16,6 +16,7 @@ def evaluate(
     predictions: Path | None = None,
     task: Literal["instance", "semantic", "panoptic", "proposals"] = "instance",
     split: str | None = None,
+    allow_outside: bool = False,
     out: Path = Path("runs/eval"),
     batch: int = 1,
     workers: int = 0,
@@ -33,6 +34,7 @@ def evaluate(
         predictions: COCO results file, in place of a model.
         task: Task of a results file; a model has its own.
         split: Split of a folder: train, val or test. By default val where there is one, else all images.
+        allow_outside: Use images outside of the data set's folder too.
         out: Folder to write to.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
@@ -46,7 +48,7 @@ def evaluate(
     from maskkit.eval.task import TASKS
 
     splits = find_splits(data)
-    dataset = open_dataset(data, split or ("val" if "val" in splits else None))
+    dataset = open_dataset(data, split or ("val" if "val" in splits else None), allow_outside)
     if left_out := [p for p in dataset.problems if p.level == "error"]:
         complain(f"{len(left_out)} bad records were left out; list them: maskkit check {data}")
     if model is not None:

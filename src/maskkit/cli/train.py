@@ -78,6 +78,7 @@ def parse(args: list[str]) -> TrainOptions:
         DataConfig(),
         train=Annotated[str, arg(aliases=["--data"])],
         labels=Annotated[Literal["masks", "boxes", "tags"], arg(aliases=["--labels"])],
+        allow_outside=Annotated[bool, arg(aliases=["--allow-outside"])],
     )
     model = _annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # taken from the data
     default = TrainOptions(name or tyro.MISSING, model, preset.input, preset.augment, preset.train, data)

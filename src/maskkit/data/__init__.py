@@ -15,15 +15,24 @@ if TYPE_CHECKING:
     from maskkit.data.formats import Format
 
 
-def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
+def open_dataset(path: str | Path, split: str | None = None, allow_outside: bool = False) -> Dataset:
     """The data set at ``path``: an annotation file or a folder, in any of the formats.
 
     ``split`` chooses ``train``, ``val`` or ``test`` of a folder that has splits; with None, or in a data set without
     splits, everything is read. Raises `DataError` when no format is recognised, the folder lacks the split, or the
     annotation file as a whole cannot be read. Bad records do not raise: they are left out and listed in ``problems``.
+
+    Images must lie in the folder of the data set, of which some folders may be links, unless ``allow_outside``: a file
+    of annotations from anywhere could name any file of this machine.
     """
-    found = _format(Path(path))
-    return found.read(Path(path), split if found.splits(Path(path)) else None)
+    from maskkit.data.places import confined, note_left_out
+
+    path = Path(path)
+    found = _format(path)
+    chosen = split if found.splits(path) else None
+    dataset, folders = found.read(path, chosen), found.folders(path, chosen)
+    note_left_out(dataset, folders.listed, folders.deep)
+    return dataset if allow_outside else confined(dataset, folders.homes)
 
 
 def find_splits(path: str | Path) -> list[str]:
@@ -32,16 +41,20 @@ def find_splits(path: str | Path) -> list[str]:
 
 
 def open_splits(
-    train: str | Path, val: str | Path | None = None, val_split: float = 0.2, seed: int = 0
+    train: str | Path,
+    val: str | Path | None = None,
+    val_split: float = 0.2,
+    seed: int = 0,
+    allow_outside: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """Training and validation data, both with the classes of the training data.
 
     Without ``val`` the validation split of ``train`` is taken; if there is none, the share ``val_split`` of the images
-    is set aside, the same images for the same ``seed``. Raises `DataError`.
+    is set aside, the same images for the same ``seed``. ``allow_outside`` is as in `open_dataset`. Raises `DataError`.
     """
-    training = open_dataset(train, "train")
+    training = open_dataset(train, "train", allow_outside)
     if val is not None or "val" in find_splits(train):
-        validation = open_dataset(val or train, "val")
+        validation = open_dataset(val or train, "val", allow_outside)
     elif len(training) < 2:
         raise DataError(f"{train}: has {len(training)} usable images; training and validation must have one each")
     elif not 0 < val_split < 1:

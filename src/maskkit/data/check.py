@@ -88,14 +88,19 @@ class CheckReport:
         console.print(Text(f"{self.source}: {verdict}", style="bold red" if self.errors else "bold green"))
 
 
-def check(path: str | Path, decode: bool | None = None, progress: bool = False) -> CheckReport:
+def check(
+    path: str | Path, decode: bool | None = None, progress: bool = False, allow_outside: bool = False
+) -> CheckReport:
     """Check every split of the data set at ``path``: records, images, contents, leaks between splits.
 
-    ``decode`` reads the pixels of every image; by default only up to `MANY` images. ``progress`` shows a bar.
+    ``decode`` reads the pixels of every image; by default only up to `MANY` images. ``progress`` shows a bar;
+    ``allow_outside`` is as in `open_dataset`.
     Raises `DataError` only when nothing is recognised or an annotation file as a whole cannot be read.
     """
     names = find_splits(path) or ["all"]
-    return check_datasets({name: open_dataset(path, name) for name in names}, str(path), decode, progress)
+    return check_datasets(
+        {name: open_dataset(path, name, allow_outside) for name in names}, str(path), decode, progress
+    )
 
 
 def check_datasets(

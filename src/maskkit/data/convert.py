@@ -31,7 +31,9 @@ TargetFormat = Literal["coco", "yolo", "labelme"]
 Points = Float[np.ndarray, "n 2"]
 
 
-def convert(src: str | Path, dst: str | Path, to: TargetFormat, progress: bool = False) -> dict[str, int]:
+def convert(
+    src: str | Path, dst: str | Path, to: TargetFormat, progress: bool = False, allow_outside: bool = False
+) -> dict[str, int]:
     """Write the data set ``src`` in another format to the new folder ``dst``.
 
     Returns counts of ``images``, ``objects``, ``crowds left out`` (YOLO has no crowds) and ``problems`` of the source,
@@ -41,7 +43,7 @@ def convert(src: str | Path, dst: str | Path, to: TargetFormat, progress: bool =
     dst = Path(dst).absolute()
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise DataError(f"{dst}: is not empty; choose another folder, or empty this one")
-    datasets = _same_classes({name: open_dataset(src, name) for name in find_splits(src) or [""]})
+    datasets = _same_classes({name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]})
     counts = Counter({"images": 0, "objects": 0, "crowds left out": 0})
     counts["problems"] = len({p for dataset in datasets.values() for p in dataset.problems})
     building = dst.with_name(f".{dst.name}.tmp")

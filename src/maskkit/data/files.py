@@ -1,10 +1,10 @@
-"""Annotation files on disk: names of splits, reading json, listing folders, finding the images of a file."""
+"""Annotation files on disk: names of splits, reading json, listing folders."""
 
 import fnmatch
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,6 @@ def image_folders(file: Path) -> list[Path]:
     nested = ("images/" + split, split, split + "/images", "images", "")
     folders = [root / sub for root in roots for sub in nested]
     return [f for f in dict.fromkeys(folders) if f.is_dir()]
-
-
-def finder(folders: Iterable[Path]) -> Callable[[str], Path | None]:
-    """A function that finds a ``file_name`` in ``folders``, also one that names folders of another machine."""
-    places = list(folders)
-
-    def locate(name: str) -> Path | None:
-        slashed = name.replace("\\", "/")
-        for candidate in dict.fromkeys((slashed, slashed.rsplit("/", 1)[-1])):
-            for i, folder in enumerate(places):
-                if candidate and os.path.isfile(folder / candidate):  # False, not an error, for an impossible name
-                    places.insert(0, places.pop(i))  # the next image is most likely there too
-                    return folder / candidate
-        return None
-
-    return locate
 
 
 def walk(folder: Path, recursive: bool = True) -> Iterator[Path]:

@@ -19,7 +19,7 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     """
     data, kind = config.data, zoo.model_class(config.preset)
     view = TASKS[kind.task_of(config.model)].view
-    train_set, val_set = map(view, open_splits(data.train, data.val, data.val_split))
+    train_set, val_set = map(view, open_splits(data.train, data.val, data.val_split, allow_outside=data.allow_outside))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     train_set, val_set = report.datasets["train"], report.datasets["val"]
     counts = f"{len(train_set)} images to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"

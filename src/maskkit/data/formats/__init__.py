@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats import coco, labelme, png, tags, voc, yolo
+from maskkit.data.formats import coco, folders, labelme, png, tags, voc, yolo
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,18 @@ class Format:
     """The splits (``train``, ``val``, ``test``) of a folder or file."""
     read: Callable[[Path, str | None], Dataset]
     """The data set at a path, or one split of it. Raises `DataError` when it cannot be read as a whole."""
+    folders: Callable[[Path, str | None], folders.Folders]
+    """The folders of the images of a path or split."""
     suffixes: tuple[str, ...] = ()
     """File names, by suffix, that can be given instead of a folder."""
 
 
 FORMATS = (
-    Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, (".json",)),
-    Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, (".yaml", ".yml")),
-    Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read),
-    Format("labelme", labelme.LAYOUT, labelme.recognise, labelme.splits, labelme.read),
-    Format("png", png.LAYOUT, png.recognise, png.splits, png.read),
-    Format("tags", tags.LAYOUT, tags.recognise, tags.splits, tags.read, (".csv",)),
+    Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, suffixes=(".json",)),
+    Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, folders.of_yolo, (".yaml", ".yml")),
+    Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),
+    Format("labelme", labelme.LAYOUT, labelme.recognise, labelme.splits, labelme.read, folders.of_labelme),
+    Format("png", png.LAYOUT, png.recognise, png.splits, png.read, folders.of_png),
+    Format("tags", tags.LAYOUT, tags.recognise, tags.splits, tags.read, folders.of_tags, (".csv",)),
 )
 """All formats, in the order in which a folder is tested for them."""

@@ -14,9 +14,10 @@ import numpy as np
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset, join
-from maskkit.data.files import SPLITS, finder, image_folders, load_json
+from maskkit.data.files import SPLITS, image_folders, load_json
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
+from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Box, Record, extent
 from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, sound_rle, stated_size
 from maskkit.errors import DataError
@@ -141,7 +142,8 @@ class _Reader:
 
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
         """Records by the image id of the annotations; None for an image that is left out."""
-        locate = finder(image_folders(self.file))
+        named = {i: n for i, row in enumerate(rows, 1) if isinstance(n := _get(row, "file_name"), str)}
+        files = dict(zip(named, locate(list(named.values()), image_folders(self.file)), strict=True))
         found: dict[Any, Record | None] = {}
         for i, row in enumerate(rows, 1):
             key = ids.key(_get(row, "id"))
@@ -154,10 +156,8 @@ class _Reader:
                 continue
             found[key], own = None, ids.own(row["id"])
             assert own is not None  # as its key
-            path = locate(row["file_name"])
-            if path is None:
-                places = ", ".join(f"{f}/" for f in image_folders(self.file))
-                self.error(name, f"there is no such image in {places}; add it, or remove the record")
+            if isinstance(path := files[i], str):
+                self.error(name, path)
                 continue
             try:
                 size = stated_size(ids.whole(row.get("height")), ids.whole(row.get("width"))) or image_size(path)

@@ -7,7 +7,7 @@ written by `maskkit.eval.panoptic.files`.
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import finder, image_folders
+from maskkit.data.files import image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
+from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Box, Record, Segment
 from maskkit.data.rules import Problems, Warn, sound_box, stated_size
 from maskkit.errors import DataError
@@ -40,17 +41,14 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
         annotated = Counter(ids.key(row["image_id"]) for row in content["annotations"])
     except MALFORMED as error:
         raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({error!r})") from error
-    reader = _Reader(
-        file,
-        {key: label for label, key in enumerate(categories.ids)},
-        finder(_image_folders(file)),
-        finder(id_folders(file)),
-    )
+    files = locate([_name(image) for image in content["images"]], images_beside(file))
+    pixels = dict(zip(rows, locate([_name(row) for row in rows.values()], id_folders(file)), strict=True))
+    reader = _Reader(file, {key: label for label, key in enumerate(categories.ids)})
     records: dict[ImageId | None, Record] = {}
     for place, image in enumerate(content["images"], 1):
         try:
             key = ids.key(image["id"])
-            record = reader.record(image, rows.get(key))
+            record = reader.record(image, rows.get(key), files[place - 1], pixels.get(key, ""))
             if key in records:
                 raise ValueError(f"another image has the id {record.image_id} too; give this one another")
             records[key] = record
@@ -70,25 +68,26 @@ class _Reader:
     file: Path
     numbers: dict[int | None, int]
     """Class number of a category id."""
-    find_image: Callable[[str], Path | None]
-    find_ids: Callable[[str], Path | None]
     problems: Problems = field(default_factory=Problems)
     fresh: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     """Ids of the annotations; those of the segments are unique only within an image."""
 
-    def record(self, image: dict[str, Any], row: dict[str, Any] | None) -> Record:
-        """The record of one image and its annotation. Raises one of `MALFORMED` when they cannot be used."""
+    def record(self, image: dict[str, Any], row: dict[str, Any] | None, path: Path | str, pixels: Path | str) -> Record:
+        """The record of one image, its annotation, its file and that of its ids, or the reasons why there is none.
+
+        Raises one of `MALFORMED` when they cannot be used.
+        """
         name, size = f"image {image['id']} ({image['file_name']})", stated_size(image["height"], image["width"])
         if (own := ids.own(image["id"])) is None:
             raise ValueError(f"its id {image['id']!r} is neither a whole number nor a text; give it one")
         if size is None:
             raise ValueError(f"has no valid image size: height {image['height']!r}, width {image['width']!r}")
-        if (path := self.find_image(image["file_name"])) is None:
-            raise ValueError("the image cannot be found; add it, or remove the record")
         if row is None:
             raise ValueError("there is no annotation of it; add its segments, or remove the record")
-        if (pixels := self.find_ids(row["file_name"])) is None:
-            raise ValueError(f"the ids {row['file_name']} cannot be found; add them, or remove the record")
+        if isinstance(path, str):
+            raise ValueError(f"the image cannot be used: {path}")
+        if isinstance(pixels, str):
+            raise ValueError(f"the ids {row['file_name']} cannot be used: {pixels}")
         segments = segments_by_id(row)
         id_image = IdImage(pixels, frozenset(segments))
         values, objects = {0: IGNORE}, []
@@ -103,6 +102,12 @@ class _Reader:
             area = segment["area"] if isinstance(segment.get("area"), int | float) else None
             objects.append(Annotation(next(self.fresh), label, box, Segment(id_image, key), crowd, area))
         return Record(own, path, size, objects, LabelFile(pixels, values))
+
+
+def _name(row: Any) -> str:
+    """The name of a file, empty where there is none."""
+    name = row.get("file_name") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def segments_by_id(row: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
@@ -142,7 +147,7 @@ def id_folders(file: Path) -> list[Path]:
     return [f for f in (file.with_suffix(""), file.parent / "panoptic", file.parent) if f.is_dir()]
 
 
-def _image_folders(file: Path) -> list[Path]:
+def images_beside(file: Path) -> list[Path]:
     """Folders that may hold the images: not those of the ids, which often have the same names."""
     instances = file.with_name(file.stem.removeprefix("panoptic_") + ".json")
     of_ids = {file.with_suffix(""), file.parent / "panoptic"}

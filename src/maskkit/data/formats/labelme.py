@@ -37,7 +37,7 @@ def recognise(folder: Path) -> bool:
 
 def splits(folder: Path) -> list[str]:
     """Names of the sub folders that are splits."""
-    return list(_folders(folder))
+    return list(folders(folder))
 
 
 def read(path: Path, split: str | None = None) -> Dataset:
@@ -46,36 +46,39 @@ def read(path: Path, split: str | None = None) -> Dataset:
     Classes are the labels of the whole folder in alphabetical order, whatever the split. Raises `DataError` when there
     is no such split.
     """
-    folders = _folders(path)
-    if split is not None and split not in folders:
-        raise DataError(f"{path}: has no {split} split; it has {', '.join(folders) or 'no sub folder train or val'}")
+    parts = folders(path)
+    if split is not None and split not in parts:
+        raise DataError(f"{path}: has no {split} split; it has {', '.join(parts) or 'no sub folder train or val'}")
     problems = Problems()
     contents: dict[Path, dict[str, Any]] = {}
     for file in _files(path):
         try:
             contents[file] = _shapes(file)
         except DataError as error:
-            if split is None or file.parent == folders[split]:
+            if split is None or file.parent == parts[split]:
                 problems.error(file, "", str(error))
     labels = {str(s["label"]) for c in contents.values() for s in c["shapes"] if isinstance(s, dict) and s.get("label")}
     categories = Categories.of(sorted(labels))
     records: list[Record] = []
-    chosen = [f for f in contents if split is None or f.parent == folders[split]]
+    owners: dict[str, Path] = {}
+    chosen = [f for f in contents if split is None or f.parent == parts[split]]
     for i, file in enumerate(chosen, 1):
         try:
             image, size = _image(file, contents[file])
+            if (owner := owners.setdefault(os.path.normpath(image), file)) != file:
+                raise DataError(f"{file}: describes {image.name}, as {owner.name} does; keep one of them")
         except DataError as error:
             problems.error(file, "", str(error))
             continue
         records.append(Record(i, image, size, _objects(file, contents[file]["shapes"], size, categories, problems)))
-    places = [folders[split]] if split else [path, *folders.values()]
+    places = [parts[split]] if split else [path, *parts.values()]
     described = {file.with_suffix("") for file in contents}
     if bare := sum(p.with_suffix("") not in described for place in places for p in find_images(place)):
         problems.warn(path, "", f"{bare} images have no json; they are left out, because they may be unlabelled")
     return Dataset(number(records), categories, path, "labelme", problems)
 
 
-def _folders(path: Path) -> dict[str, Path]:
+def folders(path: Path) -> dict[str, Path]:
     """Sub folders that are splits."""
     return {
         split: path / next(n for n in names if (path / n).is_dir())
@@ -85,7 +88,7 @@ def _folders(path: Path) -> dict[str, Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [f for place in (path, *_folders(path).values()) for f in sorted(place.glob("*.json"))]
+    return [f for place in (path, *folders(path).values()) for f in sorted(place.glob("*.json"))]
 
 
 def _shapes(file: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import csv
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import SPLITS, finder, image_folders
+from maskkit.data.files import SPLITS, image_folders
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
+from maskkit.data.places import locate
 from maskkit.data.records import Record
 from maskkit.data.rules import Problems
 from maskkit.errors import DataError
@@ -29,9 +30,9 @@ def find(folder: Path) -> dict[str | None, Path]:
     found: dict[str | None, Path] = {}
     for split, names in SPLITS.items():
         places = [p for name in names for p in (folder / f"{name}.csv", folder / name)]
-        if place := next((p for p in places if p.is_file() or _class_folders(p)), None):
+        if place := next((p for p in places if p.is_file() or class_folders(p)), None):
             found[split] = place
-    if not found and ((folder / _WHOLE).is_file() or _class_folders(folder)):
+    if not found and ((folder / _WHOLE).is_file() or class_folders(folder)):
         found[None] = folder / _WHOLE if (folder / _WHOLE).is_file() else folder
     return found
 
@@ -75,7 +76,7 @@ Row = tuple[Path, set[str]]
 """An image and the names of its classes."""
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
     """Folders in ``folder`` with the images of one class each; none when there are fewer than two."""
     if not folder.is_dir():
         return []
@@ -85,7 +86,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Row]:
-    return [(image, {f.name}) for f in _class_folders(folder) for image in find_images(f)]
+    return [(image, {f.name}) for f in class_folders(folder) for image in find_images(f)]
 
 
 def _table(file: Path, problems: Problems) -> list[Row]:
@@ -97,12 +98,11 @@ def _table(file: Path, problems: Problems) -> list[Row]:
         raise DataError(f"{file}: cannot be read as a table ({error}); save it as csv in UTF-8") from error
     head = rows.pop(0)[1:] if rows and rows[0][0].lower() in _HEADS else []
     ticked = bool(head) and all(cell in ("0", "1") for row in rows for cell in row[1:])
-    locate = finder(image_folders(file))
+    files = locate([row[0] for row in rows], image_folders(file))
     found = []
-    for name, *cells in rows:
-        image = locate(name)
-        if image is None:
-            problems.error(file, name, "there is no such image; correct the name, or remove the row")
+    for (name, *cells), image in zip(rows, files, strict=True):
+        if isinstance(image, str):
+            problems.error(file, name, image)
         elif ticked and len(cells) != len(head):
             problems.error(file, name, f"has {len(cells)} values under {len(head)} classes; complete the row")
         else:

@@ -30,7 +30,7 @@ def recognise(folder: Path) -> bool:
 
 def splits(path: Path) -> list[str]:
     """Names of the splits that the yaml file points to."""
-    return list(_folders(path))
+    return list(folders(path))
 
 
 def read(path: Path, split: str | None = None) -> Dataset:
@@ -41,12 +41,12 @@ def read(path: Path, split: str | None = None) -> Dataset:
     file = path if path.is_file() else _yaml(path)
     if file is None:
         raise DataError(f"{path}: has no yaml file with names; YOLO labels need one that lists the classes")
-    folders = _folders(file)
-    if split is not None and split not in folders:
-        raise DataError(f"{file}: has no {split} split; it has {', '.join(folders) or 'none'}")
+    parts = folders(file)
+    if split is not None and split not in parts:
+        raise DataError(f"{file}: has no {split} split; it has {', '.join(parts) or 'none'}")
     names = _names(_content(file), file)
-    chosen = [split] if split else list(folders)
-    images = sorted({image for name in chosen for source in folders[name] for image in _images(source)})
+    chosen = [split] if split else list(parts)
+    images = sorted({image for name in chosen for source in parts[name] for image in _images(source)})
     problems = Problems()
     records: list[Record] = []
     bare = 0
@@ -99,17 +99,26 @@ def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
     return tuple(str(n) for n in names)
 
 
-def _folders(path: Path) -> dict[str, list[Path]]:
+def roots(path: Path) -> list[Path]:
+    """Where the entries of the yaml file begin: at the ``path`` in it, which may be any folder, and beside it."""
+    file = path if path.is_file() else _yaml(path)
+    if file is None:
+        return [path]
+    content = _content(file)
+    return [file.parent / str(content["path"]), file.parent] if content.get("path") else [file.parent]
+
+
+def folders(path: Path) -> dict[str, list[Path]]:
     """The existing folders or list files of images by split."""
     file = path if path.is_file() else _yaml(path)
     if file is None:
         return {}
     content = _content(file)
-    roots = [file.parent / str(content["path"]), file.parent] if content.get("path") else [file.parent]
+    places = roots(file)
     found: dict[str, list[Path]] = {}
     for split, keys in SPLITS.items():
         value = next((content[key] for key in keys if content.get(key)), None)
-        sources = [_locate(str(v), roots) for v in (value if isinstance(value, list) else [value] if value else [])]
+        sources = [_locate(str(v), places) for v in (value if isinstance(value, list) else [value] if value else [])]
         lacking = [v for v in sources if isinstance(v, str)]
         if lacking and split != "test":
             raise DataError(f"{file}: {split} points to {', '.join(lacking)}, which does not exist; correct the path")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats.coco import finder
 from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders, segments_by_id
 from maskkit.data.label_map import IdImage
+from maskkit.data.places import locate
 from maskkit.errors import DataError
 from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows, write_rows
 from maskkit.files import replacing, write_json
@@ -38,15 +38,17 @@ def read_results(path: Path, dataset: Dataset) -> list[Row]:
 
 def _segments(content: Mapping[str, Any], file: Path, dataset: Dataset) -> list[dict[str, Any]]:
     """The segments in ``content``, which was read from ``file``, as rows. Raises one of `MALFORMED`."""
-    known, ids_of = Known.of(dataset), finder(id_folders(file))
+    known = Known.of(dataset)
     rows = []
     by_image = {ids.key(a["image_id"]): a for a in content["annotations"]}
+    names = [str(a["file_name"]) for a in by_image.values()]
+    pngs = dict(zip(by_image, locate(names, id_folders(file)), strict=True))
     for record in dataset.records:
         found = by_image.get(ids.key(record.image_id))
         if found is None:
             raise ValueError(f"has no segments for image {record.image_id}; predict every image of the data")
-        if (png := ids_of(found["file_name"])) is None:
-            raise ValueError(f"the id PNG {found['file_name']} of image {record.image_id} is missing")
+        if isinstance(png := pngs[ids.key(record.image_id)], str):
+            raise ValueError(f"the id PNG {found['file_name']} of image {record.image_id} is missing: {png}")
         segments = segments_by_id(found)
         rles = IdImage(png, frozenset(segments)).rles(record.size)
         for number, segment in segments.items():
