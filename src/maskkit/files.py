@@ -4,13 +4,14 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from maskkit.errors import DataError
+from maskkit.errors import DataError, FileError, explain
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -50,29 +51,50 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name is unique, so that several processes may write the same file: the last one wins. Permissions
     follow the umask, also when the writer puts a file of its own in place of the temporary one. An exception inside
     removes the temporary file and leaves ``path`` as it was; a process that is killed leaves a hidden file, for
-    `remove_leftovers`.
+    `remove_leftovers`. Raises `FileError`, which names ``path``, where the system cannot write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    mode = stat.S_IMODE(os.fstat(handle).st_mode)
-    os.close(handle)
+    temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         yield temporary
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # errors about other files, which the caller reads inside, keep their own name
+        if isinstance(error, OSError) and not isinstance(error, FileError) and _about(error, path):
+            raise FileError(explain(OSError(error.errno, error.strerror or str(error)), path)) from error
         raise
     _sync_folder(path.parent)
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside the file ``path``, for libraries that make temporary files of their own.
+
+    It is removed at the end, and by `remove_leftovers` where the process was killed.
+    """
+    folder = _temporary(path)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed processes; no other process may be writing to ``folder``."""
-    for file in folder.glob(".*.????????????.tmp"):
-        file.unlink(missing_ok=True)
+    for left in folder.glob(".*.????????????.tmp"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -87,6 +109,19 @@ def in_file_name(value: int | str, digits: int = 1) -> str:
     Different texts may give the same part.
     """
     return f"{value:0{digits}d}" if isinstance(value, int) else re.sub(r"[^\w.-]+", "-", value)[:80]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def _about(error: OSError, path: Path) -> bool:
+    """Whether an error is about writing ``path``: about it, its temporary file or folder, or no file in particular."""
+    if error.filename is None:
+        return True
+    name = os.fsdecode(error.filename)
+    ours = Path(name).parent == path.parent and Path(name).name.startswith(f".{path.name}.")
+    return ours or name == str(path) or str(path).startswith(name + os.sep)
 
 
 def _sync_folder(folder: Path) -> None:

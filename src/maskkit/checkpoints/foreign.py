@@ -1,5 +1,8 @@
 """Weight files from any source: safetensors, and PyTorch pickles, whose code is never run."""
 
+import errno
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from maskkit.checkpoints.header import is_safetensors
 from maskkit.errors import DataError
-from maskkit.files import replacing
+from maskkit.files import replacing, scratch_folder
 
 _WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "module", "params")
 
@@ -52,10 +55,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with tensors and string metadata, atomically."""
+    """Write a safetensors file with tensors and string metadata, atomically. Raises `FileError` where it cannot."""
     own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}  # safetensors takes no shared memory
-    with replacing(path) as temporary:
-        save_file(own, temporary, metadata)
+    with replacing(path) as temporary, scratch_folder(path) as folder:
+        whole = folder / "tensors"  # in a folder of ours, because safetensors leaves a temporary file when it is killed
+        try:
+            save_file(own, whole, metadata)
+        except SafetensorError as error:  # it hides the number of the system's error in its text
+            raise _system_error(error) from None
+        os.replace(whole, temporary)
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    text = str(error)
+    number = re.search(r"os error (\d+)", text)
+    code = int(number.group(1)) if number else errno.EIO
+    return OSError(code, os.strerror(code) if number else text)
 
 
 def _is_state(value: Any) -> bool:

@@ -7,6 +7,7 @@ need when they run, so that `maskkit --help` does not load torch.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ from maskkit.cli.models import models
 from maskkit.cli.predict import predict
 from maskkit.cli.pretrain import pretrain
 from maskkit.cli.pseudo_masks import pseudo_masks
-from maskkit.errors import MaskkitError
+from maskkit.errors import MaskkitError, explain
 from maskkit.terminal import complain, prepare_streams
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -52,12 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb == "train":  # its options depend on the preset
             return train.train(train.parse(rest))
         return tyro.cli(VERBS[verb], prog=f"maskkit {verb}", args=rest)
-    except (MaskkitError, OSError) as error:
+    except MaskkitError as error:
         complain(error)
+        return 1
+    except OSError as error:
+        complain(explain(error))
         return 1
     except KeyboardInterrupt as error:
         complain("interrupted" if not str(error) else error)
-        return 130
+        return 128 + getattr(error, "number", signal.SIGINT)
 
 
 def _show_verbs(args: list[str]) -> NoReturn:

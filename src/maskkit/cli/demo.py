@@ -4,6 +4,7 @@ It draws a data set, then runs the commands that it prints.
 """
 
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
     }
     for title, command in commands.items():
         say(f"\n{title}\n$ maskkit {command}", flush=True)
-        if code := subprocess.run([sys.executable, "-m", "maskkit", *shlex.split(command)], check=False).returncode:
+        if code := _run([sys.executable, "-m", "maskkit", *shlex.split(command)]):
             return code
     say(
         f"\nLook at\n"
@@ -47,6 +48,15 @@ def demo(out: Path = Path("demo"), steps: int = 300) -> int:
         f"Your own images: maskkit predict PHOTOS; maskkit train --model {PRESET} --data FOLDER"
     )
     return 0
+
+
+def _run(command: list[str]) -> int:
+    """The exit code of a command. Ctrl-C goes to it, and it says so, not this process."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(command, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _q(path: Path) -> str:

@@ -5,24 +5,34 @@ batches of an uninterrupted one.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import io
+import logging
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from maskkit.config import InputConfig, RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.patches import Patches
 from maskkit.data.transforms import Sample, apply, train_ops
-from maskkit.errors import DataError, MaskkitError
+from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.targets import Batch, DenseMasks, Target
+
+_log = logging.getLogger(__name__)
+
+Note = Callable[[str], None]
+"""Takes a line for the user."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -65,7 +75,13 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
 
 
 def train_loader(
-    dataset: Dataset, config: RunConfig, start_step: int, stop_step: int, rank: int = 0, world: int = 1
+    dataset: Dataset,
+    config: RunConfig,
+    start_step: int,
+    stop_step: int,
+    rank: int = 0,
+    world: int = 1,
+    note: Note = _log.warning,
 ) -> Iterator[Batch]:
     """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
@@ -82,7 +98,7 @@ def train_loader(
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
         raise DataError(f"copy-paste requires masks, not {config.data.labels}; set augment.copy_paste to 0")
     steps = _TrainSteps(dataset, config, stop_step, rank, world)
-    return batches(steps, range(start_step, stop_step), config.train.workers)
+    return batches(steps, range(start_step, stop_step), config.train.workers, note)
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,13 @@ def _padded(target: Target, size: tuple[int, int]) -> Target:
 
 
 @dataclass(frozen=True)
+class _Copied:
+    """A batch as bytes, because there is not enough shared memory for it."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
 class _Guarded:
     """Returns a `DataError` instead of raising it: a worker process would hide it in a traceback of its own."""
 
@@ -138,20 +161,78 @@ class _Guarded:
 
     def __getitem__(self, step: int) -> object:
         try:
-            return self.steps[step]
-        except DataError as error:
+            return _shared(self.steps[step])
+        except (DataError, FileError) as error:
             return error
+        except OSError as error:
+            return FileError(explain(error))
 
 
-def batches(steps: Steps[T], order: range, workers: int) -> Iterator[T]:
-    """The batches of ``order``, made by ``workers`` processes of one thread each, or in this process for 0."""
+def _shared(batch: object) -> object:
+    """The batch in shared memory, where a worker process made it, or as bytes where that has no room.
+
+    torch would move the tensors in a thread, whose error nobody sees: the training would wait for ever.
+    """
+    if get_worker_info() is None:
+        return batch
+    try:
+        _Sharer(io.BytesIO()).dump(batch)
+    except RuntimeError as error:
+        if "shared memory" not in str(error) and "shm" not in str(error):
+            raise
+        return _Copied(pickle.dumps(batch))
+    return batch
+
+
+class _Sharer(pickle.Pickler):
+    """Moves all tensors of what it is given to shared memory, where they stay when a process sends them."""
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, Tensor):
+            return None
+        obj.share_memory_()
+        return 0
+
+
+def batches(steps: Steps[T], order: range, workers: int, note: Note = _log.warning) -> Iterator[T]:
+    """The batches of ``order``, made by ``workers`` processes of one thread each, or in this process for 0.
+
+    The processes hand them over in shared memory. Where that is too small for a batch, they send copies, which takes
+    longer; ``note`` gets one line about it.
+    """
     loader = DataLoader(
         _Guarded(steps),  # type: ignore[arg-type]
         batch_size=None,
         sampler=order,
         num_workers=min(workers, len(order)),
+        worker_init_fn=_leave_signals,
     )
-    for item in loader:
-        if isinstance(item, DataError):
+    noted = False
+    for item in _started(loader):
+        if isinstance(item, _Copied):
+            if not noted:
+                note(
+                    "shared memory (/dev/shm) is too small for the batches: the loader processes send copies, which "
+                    "takes longer; give it more (docker run --shm-size 2g)"
+                )
+            noted, item = True, pickle.loads(item.content)
+        if isinstance(item, MaskkitError):
             raise item
         yield item
+
+
+def _started(loader: DataLoader[object]) -> Iterator[Any]:
+    """The loader's iterator, whose processes never see Ctrl-C: it goes to all processes of a terminal."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes keep this
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals(worker: int) -> None:
+    """The process that trains decides when to end: its loader processes end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

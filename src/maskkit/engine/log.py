@@ -1,6 +1,7 @@
 """The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard curves."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -112,20 +113,27 @@ class RunLog:
                 self._curves.add_scalar(name, value, step)
 
 
-def truncate(path: Path, step: int) -> None:
-    """Remove the lines of ``path`` about steps after ``step``, and a line that a killed process left incomplete."""
+def truncate(path: Path, step: int, evaluated: int | None = None) -> None:
+    """Remove the lines of ``path`` about steps after ``step``, and a line that a killed process left incomplete.
+
+    Lines of evaluations after the step ``evaluated`` are removed too: these are repeated.
+    """
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = "".join(line for line in text.splitlines(keepends=True) if _is_of_past(line, step, evaluated))
+    if kept != text:
+        with replacing(path) as temporary:
+            temporary.write_text(kept, encoding="utf-8")
 
 
-def _step_of(line: str) -> float:
+def _is_of_past(line: str, step: int, evaluated: int | None) -> bool:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+        row = json.loads(line) if line.endswith("\n") else {}
     except json.JSONDecodeError:
-        return float("inf")
+        return False
+    last = step if evaluated is None or not any(name.startswith("val/") for name in row) else evaluated
+    return isinstance(row, dict) and row.get("step", math.inf) <= last
 
 
 def _open_curves(folder: Path, start: int) -> Any:

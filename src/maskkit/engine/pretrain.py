@@ -56,13 +56,14 @@ def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False)
     run = open_run(out, settings := recipe(config), resume, flags="--")
     paths = list_images(images)
     plan_steps(run, len(paths))
-    learner = make_learner(run, config, len(paths))
-    student, teacher, network, optimizer = learner.student, learner.teacher, learner.network, learner.optimizer
     mean, std = (torch.tensor(v, device=run.device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
 
     with run:
+        learner = make_learner(run, config, len(paths))
+        student, teacher, network, optimizer = learner.student, learner.teacher, learner.network, learner.optimizer
         crops = Crops(paths, config, student.grid, run.rank, run.world)
-        for step, batch in enumerate(batches(crops, range(run.start, run.total), config.workers), run.start):
+        loader = batches(crops, range(run.start, run.total), config.workers, run.log.note)
+        for step, batch in enumerate(loader, run.start):
             rate = run.begin_step(step, optimizer)
             pixels, mask = batch.pixels.to(run.device), batch.mask.to(run.device)
             with run.autocast():
@@ -75,10 +76,11 @@ def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False)
             run.backward(losses)
             run.update(student, optimizer)
 
-            done = step + 1
-            run.log.step(done, values, rate, settings.batch)
-            if run.save_due(done):
-                save(run, learner, done)
+            run.log.step(step + 1, values, rate, settings.batch)
+            run.end_step(step + 1)
+            if run.save_due(step + 1):
+                run.save()
+        run.save()  # also in a run that was killed between its two files
     return out / "backbone.safetensors"
 
 
@@ -131,19 +133,19 @@ def make_learner(run: Run, config: Pretraining, images: int) -> Learner:
     facts = {"config": to_dict(config), "images": images}
     start = load(run.last, facts, student, optimizer) if run.resumed else 0
     run.notes.append(f"{images} images; {config.student} learns from {config.teacher}, {config.teacher_weights}")
-    begin(run, start, facts["config"])
     network, prepared = run.accelerator.prepare(student, optimizer)
-    return Learner(student, teacher, network, prepared, facts)
+    learner = Learner(student, teacher, network, prepared, facts)
+    run.keep = lambda: save(run, learner)
+    begin(run, start, facts["config"])
+    return learner
 
 
-def save(run: Run, learner: Learner, step: int) -> None:
-    """Write the state to resume from, and the backbone."""
-    if run.main:
-        student = learner.student
-        tensors = student.state_dict() | optimizer_tensors(student, learner.optimizer.optimizer)
-        write_tensors(run.last, tensors, {_HEADER: json.dumps(learner.facts | {"step": step})})
-        name = learner.facts["config"]["student"]
-        write_tensors(run.out / "backbone.safetensors", student.net.state_dict(), {"timm": name})
+def save(run: Run, learner: Learner) -> None:
+    """Write the backbone and then the state to resume from: what is complete has its backbone."""
+    student, name = learner.student, learner.facts["config"]["student"]
+    write_tensors(run.out / "backbone.safetensors", student.net.state_dict(), {"timm": name})
+    tensors = student.state_dict() | optimizer_tensors(student, learner.optimizer.optimizer)
+    write_tensors(run.last, tensors, {_HEADER: json.dumps(learner.facts | {"step": run.done})})
 
 
 def load(last: Path, facts: Mapping[str, Any], student: MaskedStudent, optimizer: AdamW) -> int:

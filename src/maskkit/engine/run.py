@@ -7,6 +7,8 @@ run that was killed and resumed ends with the same bits as one that was not.
 
 import json
 import math
+import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,26 +21,38 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from maskkit.checkpoints.foreign import write_tensors
 from maskkit.config import TrainConfig
-from maskkit.engine.log import RunLog
+from maskkit.engine.failures import failure
+from maskkit.engine.interrupts import Interrupts
+from maskkit.engine.lock import Lock
+from maskkit.engine.log import RunLog, truncate
 from maskkit.engine.optim import learning_rate, precision_notes, set_rate
-from maskkit.errors import MaskkitError
-from maskkit.files import remove_leftovers, replacing, write_json
+from maskkit.errors import Interrupted, MaskkitError, explain
+from maskkit.files import remove_leftovers, write_json
 
 T = TypeVar("T")
+
+_SAVE_SECONDS = 60.0
+"""Time between saves of the state, where ``save_every`` steps take longer."""
+_SAVE_SHARE = 0.05
+"""Largest share of the time that is spent on saves because of `_SAVE_SECONDS`."""
 
 
 @dataclass
 class Run:
-    """A training in its folder, made by `open_run`. Inside ``with run:`` its log is open."""
+    """A training in its folder, made by `open_run`.
+
+    Inside ``with run:`` no other process writes to the folder, and a signal ends the training after the current step,
+    with its state saved. From `begin` on its log is open.
+    """
 
     out: Path
     settings: TrainConfig
-    resumed: bool
-    """Whether the folder holds a checkpoint to continue from."""
+    resume: bool
+    """Whether a run in the folder is to be continued."""
     accelerator: Accelerator
     flags: str = "--train."
     """How the command line spells the settings."""
@@ -48,7 +62,24 @@ class Run:
     """Steps that were done before this process began."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user, printed when the log opens."""
+    keep: Callable[[], None] | None = None
+    """Writes the state to resume from; called in the first process alone."""
+    done: int = 0
+    """Steps that are complete."""
+    resumed: bool = field(init=False)
+    """Whether the folder holds a checkpoint to continue from."""
     log: RunLog = field(init=False)
+    interrupts: Interrupts = field(init=False)
+    lock: Lock = field(init=False)
+    _logs: bool = False
+    _saved: int = -1
+    _saved_at: float = 0.0
+    _save_took: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.resumed = self.resume and self.last.exists()
+        self.interrupts = Interrupts(alone=self.world == 1)
+        self.lock = Lock(self.out)
 
     @property
     def last(self) -> Path:
@@ -81,13 +112,24 @@ class Run:
         return torch.channels_last if self.settings.channels_last else torch.contiguous_format
 
     def __enter__(self) -> "Run":
-        self.log = RunLog(self.out, self.start, self.total, self.settings.tensorboard, self.main).__enter__()
-        for note in self.notes:
-            self.log.note(note)
+        self.interrupts.__enter__()
+        try:
+            self.resumed = once(self, self._claim)
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.log.__exit__(kind, error, trace)
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                raise self._interrupted(error) from None
+            if error is not None and (known := failure(error, self.flags, self._hint())) is not None:
+                raise known from error
+        finally:
+            if self._logs:
+                self.log.__exit__(kind, error, trace)
+            self._release()
         if error is None:
             self.accelerator.wait_for_everyone()
 
@@ -95,12 +137,47 @@ class Run:
         """What the first process does inside, before the others do the same."""
         return self.accelerator.main_process_first()
 
+    def _claim(self) -> bool:
+        """Take the folder; whether it holds a checkpoint to continue from."""
+        self.lock.take()
+        refuse_other_run(self.out, self.resume)
+        return self.resume and self.last.exists()
+
+    def _release(self) -> None:
+        if self.main:
+            self.lock.free()
+        self.interrupts.__exit__(None, None, None)
+
+    def _hint(self) -> str:
+        """How to go on after a failure."""
+        return f"then go on after step {self._saved} with --resume" if self._saved > 0 else ""
+
+    def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
+        """Save the state, where no step is half done; returns the error to raise."""
+        number = getattr(error, "number", signal.SIGINT)
+        problem = ""
+        try:
+            if self._logs and not self.interrupts.within and self.done != self._saved:
+                self.save()
+        except OSError as failed:
+            problem = f"; the state could not be saved: {explain(failed, self.last)}"
+        except KeyboardInterrupt:
+            pass  # a second signal: the state is that of the save before
+        if self._saved <= 0:
+            return Interrupted(f"interrupted before the first step{problem}", number)
+        return Interrupted(
+            f"interrupted; {self.last} holds step {self._saved} of {self.total}{problem}; go on with the same command "
+            "and --resume",
+            number,
+        )
+
     def autocast(self) -> AbstractContextManager:
         """The precision of the forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     def begin_step(self, step: int, optimizer: AcceleratedOptimizer) -> float:
-        """Seed the random choices of a step and set its learning rate, which is returned."""
+        """Seed the random choices of a step and set its learning rate, which is returned; signals wait for its end."""
+        self.interrupts.begin_step()
         torch.manual_seed(mix(self.settings.seed, step, self.rank))
         rate = learning_rate(step, self.total, self.settings)
         set_rate(optimizer, rate)
@@ -108,8 +185,14 @@ class Run:
 
     def read_losses(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Each loss, averaged over the processes. This waits for the device, the only time in a step."""
-        mean: Any = self.accelerator.reduce(torch.stack([loss.detach() for loss in losses.values()]), "mean")
-        return dict(zip(losses, mean.tolist(), strict=True))
+        values = torch.stack([loss.detach() for loss in losses.values()])
+        if self.world > 1:  # all processes have to stop after the same step
+            values = torch.cat([values, values.new_full((1,), float(self.interrupts.pending))])
+        mean: Any = self.accelerator.reduce(values, "mean")
+        found = mean.tolist()
+        if self.world > 1:
+            self.interrupts.agree(found.pop() > 0)
+        return dict(zip(losses, found, strict=True))
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Gradients of the sum of the losses."""
@@ -122,9 +205,24 @@ class Run:
         optimizer.step()
         optimizer.zero_grad()
 
+    def end_step(self, done: int) -> None:
+        """So many steps are complete. Raises `KeyboardInterrupt` when a signal came; ``with run`` then saves."""
+        self.done = done
+        self.interrupts.end_step()
+
     def save_due(self, done: int) -> bool:
-        """Whether the state is saved after ``done`` steps."""
-        return done % self.settings.save_every == 0 or done == self.total
+        """Whether the state is saved after ``done`` steps: every ``save_every`` steps, and about once a minute."""
+        wait = max(_SAVE_SECONDS, self._save_took / _SAVE_SHARE)
+        return done % self.settings.save_every == 0 or time.monotonic() - self._saved_at > wait
+
+    def save(self) -> None:
+        """Write the state to resume from."""
+        assert self.keep is not None
+        began = time.monotonic()
+        if self.main:
+            self.keep()
+        self._saved, self._saved_at = self.done, time.monotonic()
+        self._save_took = self._saved_at - began
 
 
 def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--train.") -> Run:
@@ -133,13 +231,25 @@ def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--tra
     Raises `MaskkitError` when the folder holds a run that is not to be continued.
     """
     accelerator = Accelerator(mixed_precision="no")  # autocast is visible in the loop
-    run = Run(out, settings, resume and (out / "last.safetensors").exists(), accelerator, flags)
-    if not resume and (run.last.exists() or (out / "config.json").exists()):
-        raise MaskkitError(f"{out} already holds a run; continue it with --resume, or choose another folder with --out")
+    run = Run(out, settings, resume, accelerator, flags)
+    run.lock.check()
+    refuse_other_run(out, resume)
     accelerator.wait_for_everyone()  # no process writes before all have looked
     if resume and not run.resumed:
         run.notes.append(f"{out} holds no checkpoint to resume from: the run starts at step 1")
     return run
+
+
+def refuse_other_run(out: Path, resume: bool) -> None:
+    """Raise `MaskkitError` for a folder with a run that is not to be continued, or that cannot be."""
+    there = {name for name in ("last.safetensors", "config.json", "best.safetensors") if (out / name).exists()}
+    if there and not resume:
+        raise MaskkitError(f"{out} already holds a run; continue it with --resume, or choose another folder with --out")
+    if "best.safetensors" in there and "last.safetensors" not in there:
+        raise MaskkitError(
+            f"{out}: holds best.safetensors, but no last.safetensors to resume from; choose another folder with --out, "
+            "so that these weights are not overwritten"
+        )
 
 
 def plan_steps(run: Run, images: int) -> None:
@@ -158,14 +268,23 @@ def plan_steps(run: Run, images: int) -> None:
     run.notes += precision_notes(settings.precision, run.device)
 
 
-def begin(run: Run, start: int, config: dict[str, Any]) -> None:
-    """Write ``config.json`` and note after which step the run continues."""
-    run.start = start
+def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = None) -> None:
+    """Write ``config.json``, open the log and note after which step the run continues.
+
+    Lines of the log about steps after ``start`` are removed, and about evaluations after the step ``evaluated``.
+    """
+    run.start = run.done = start
     if run.resumed:
+        run._saved, run._saved_at = start, time.monotonic()
         run.notes.append(f"continuing after step {start} of {run.total}")
     if run.main:
         remove_leftovers(run.out)
         write_json(run.out / "config.json", config)
+        truncate(run.out / "metrics.jsonl", start, evaluated)
+    run.log = RunLog(run.out, start, run.total, run.settings.tensorboard, run.main).__enter__()
+    run._logs = True
+    for note in run.notes:
+        run.log.note(note)
 
 
 def once(run: Run, work: Callable[[], T]) -> T:
@@ -193,8 +312,7 @@ def keep_bad_batch(
     """Write the batch of step ``step`` (0 is the first), whose loss is not finite; returns the error to raise."""
     path = run.out / ("bad_batch.safetensors" if run.rank == 0 else f"bad_batch_{run.rank}.safetensors")
     texts = {"step": step + 1, "loss": {name: str(value) for name, value in losses.items()}, **about}
-    with replacing(path) as temporary:
-        save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, temporary, {"batch": json.dumps(texts)})
+    write_tensors(path, tensors, {"batch": json.dumps(texts)})
     bad = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
     images = f" (images {about['image_ids']}; look at them with maskkit check)" if "image_ids" in about else ""
     return MaskkitError(

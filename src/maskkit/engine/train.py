@@ -6,7 +6,11 @@ still differ: what a loss draws at random, and trained batch norm, which sees th
 
 The folder of a run: ``config.json`` (all settings), ``metrics.jsonl``, ``last.safetensors`` (the state to resume from),
 ``best.safetensors`` (the weights to predict with), its ``predictions.json`` on the validation images and
-``report.html``, and ``samples/`` with some of these images as predicted at each evaluation.
+``report.html``, and ``samples/`` with some of these images as predicted at each evaluation. ``run.lock`` is
+there while a process writes.
+
+A run that ended early, by whatever cause, continues with ``resume`` from the last save: there is one after every
+evaluation, every ``save_every`` steps, about once a minute, and after a signal (Ctrl-C, SIGTERM).
 """
 
 from collections.abc import Callable
@@ -30,7 +34,7 @@ from maskkit.engine.optim import make_optimizer, update_average
 from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
 from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
-from maskkit.engine.validate import evaluate, evaluation_due, write_report
+from maskkit.engine.validate import evaluate, evaluation_due, keep_best, write_report
 from maskkit.errors import DataError
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
@@ -60,7 +64,7 @@ class Learner:
     """The model as it is called: compiled, or shared by several processes."""
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]
-    """``step``, number of training ``images``, ``best`` value so far and its ``metrics``."""
+    """``step``, the last one that was ``evaluated``, number of training ``images``, ``best`` value and ``metrics``."""
 
     @property
     def shown(self) -> Model:
@@ -79,13 +83,13 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Pat
     run = open_run(out, settings, resume)
     train_set, val_set, notes = once(run, lambda: open_data(config))
     run.notes = notes + run.notes
-    plan_steps(run, images := len(train_set))
+    plan_steps(run, len(train_set))
     config = replace(config, model=replace(config.model, num_classes=len(train_set.categories)))
-    learner = make_learner(run, config, train_set, weights)
-    model, average, network, optimizer = learner.model, learner.average, learner.network, learner.optimizer
-
     with run:
-        loader = train_loader(train_set, config, run.start, run.total, run.rank, run.world)
+        learner = make_learner(run, config, train_set, weights)
+        model, average, network, optimizer = learner.model, learner.average, learner.network, learner.optimizer
+        measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
+        loader = train_loader(train_set, config, run.start, run.total, run.rank, run.world, run.log.note)
         for step, batch in enumerate(loader, run.start):
             rate = run.begin_step(step, optimizer)
             batch = batch.to(run.device)
@@ -102,12 +106,21 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Pat
 
             done = learner.info["step"] = step + 1
             run.log.step(done, values, rate, settings.batch)
-            if evaluation_due(done, run.total, settings.eval_every * images / settings.batch):
-                evaluate(run, learner.shown, learner.info, config, train_set.categories, val_set)
+            run.end_step(done)
             if run.save_due(done):
-                save(run, learner, config, train_set.categories)
-    write_report(run, config, train_set, val_set)
+                run.save()
+            measure(run, learner, config, train_set, val_set)
+        write_report(run, config, train_set, val_set)
     return TrainResult(out, out / "best.safetensors", run.last, run.total, learner.info["metrics"])
+
+
+def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
+    """Evaluate where that is due after this number of steps, and save what came of it."""
+    info, settings = learner.info, config.train
+    period = settings.eval_every * info["images"] / settings.batch
+    if info["step"] > info["evaluated"] and evaluation_due(info["step"], run.total, period):
+        evaluate(run, learner.shown, info, config, train_set.categories, val_set)
+        run.save()
 
 
 def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str | Path | None) -> Learner:
@@ -130,26 +143,27 @@ def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str |
     model.to(run.device, memory_format=run.layout)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
     optimizer = make_optimizer(model, settings)
-    info: dict[str, Any] = {"step": 0, "images": images, "best": None, "metrics": {}}
+    info: dict[str, Any] = {"step": 0, "evaluated": 0, "images": images, "best": None, "metrics": {}}
     if not run.resumed:
         info["start"] = start.facts()
     else:
         info = load_state(run.last, model, average, optimizer)
+        keep_best(run, info)
     network, prepared = run.accelerator.prepare(model, optimizer)
     if settings.compile:
         network = torch.compile(network)
     learner = Learner(model, average, network, prepared, info)
+    run.keep = lambda: save(run, learner, config, categories)
     if not run.resumed:
-        save(run, learner, config, categories)
-    begin(run, info["step"], {**to_dict(config), "start": info.get("start")})
+        run.save()
+    begin(run, info["step"], {**to_dict(config), "start": info.get("start")}, info["evaluated"])
     return learner
 
 
 def save(run: Run, learner: Learner, config: RunConfig, categories: Categories) -> None:
     """Write the state to resume from."""
-    if run.main:
-        optimizer = learner.optimizer.optimizer
-        save_state(run.last, learner.model, learner.average, optimizer, config, categories, learner.info)
+    optimizer = learner.optimizer.optimizer
+    save_state(run.last, learner.model, learner.average, optimizer, config, categories, learner.info)
 
 
 def batch_tensors(batch: Batch) -> dict[str, Tensor]:

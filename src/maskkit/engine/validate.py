@@ -38,15 +38,31 @@ def evaluate(
     """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``."""
     step = info["step"]
     rows = detect(run, model, config, categories, val_set, run.out / "samples" / f"{step:07}")
-    if not run.main:
+    if run.main:
+        metrics = TASKS[model.task].evaluate(rows, val_set).metrics
+        decisive = next(iter(metrics.values()))
+        if info["best"] is None or decisive >= info["best"]:
+            write_json(run.out / "predictions.json", rows)
+            save_model(run.out / "best.safetensors", model, config, categories, {"step": step, "metrics": metrics})
+            info |= {"best": decisive, "metrics": metrics}
+        run.log.evaluation(step, metrics)
+    info["evaluated"] = step  # the last change: what is stopped before is done again
+
+
+def keep_best(run: Run, info: dict[str, Any]) -> None:
+    """A run that continues: note in ``info`` the best weights in its folder, which may be newer than its state.
+
+    Where they are not there any more, the next evaluation writes new ones.
+    """
+    best = run.out / "best.safetensors"
+    if not best.exists() or not (run.out / "predictions.json").exists():
+        info["best"] = None
+        info["evaluated"] = min(info["evaluated"], max(info["step"] - 1, 0))
         return
-    metrics = TASKS[model.task].evaluate(rows, val_set).metrics
-    run.log.evaluation(step, metrics)
+    metrics = read_header(best)["info"]["metrics"]
     decisive = next(iter(metrics.values()))
-    if info["best"] is None or decisive >= info["best"]:
+    if info["best"] is None or decisive > info["best"]:
         info |= {"best": decisive, "metrics": metrics}
-        write_json(run.out / "predictions.json", rows)
-        save_model(run.out / "best.safetensors", model, config, categories, {"step": step, "metrics": metrics})
 
 
 def detect(

@@ -1,0 +1,167 @@
+"""One process, or one group of processes, per folder of a run."""
+
+import json
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from maskkit.errors import FileError, MaskkitError, explain
+
+NAME = "run.lock"
+"""Its content is the owner: process, host, and when the process began."""
+
+_BEING_WRITTEN = 10.0
+"""Seconds after which a lock that cannot be read is one of a process that was killed while it wrote it."""
+
+
+class Lock:
+    """The right to write to the folder of a run, from `take` to `free`.
+
+    The owner is a process on a host. A process that is no more has no right: its lock is replaced. A lock of another
+    host has to be removed by the user, because nobody here can tell whether its owner lives.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._text: str | None = None
+        self._made = False
+
+    def check(self) -> None:
+        """Raise `MaskkitError` where another process has the folder."""
+        if (text := _read(self.path)) is not None and not self._is_abandoned(text):
+            raise self._refusal(text)
+
+    def take(self) -> None:
+        """Take the folder, which is made where it is not there. Raises `MaskkitError` where another process has it."""
+        own = json.dumps(_me() | {"lock": secrets.token_hex(6)})
+        try:
+            self._made = not self.path.parent.exists()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while not _create(self.path, own):
+                if (text := _read(self.path)) is not None:
+                    self._remove(text)
+        except FileError:
+            raise
+        except OSError as error:
+            raise FileError(explain(error, self.path)) from None
+        self._text = own
+
+    def free(self) -> None:
+        """Give the folder back; one that `take` made goes away when nothing was written to it."""
+        with suppress(OSError):
+            if self._text is not None and _read(self.path) == self._text:
+                self.path.unlink()
+                if self._made:
+                    self.path.parent.rmdir()
+        self._text = None
+
+    def _remove(self, text: str) -> None:
+        """Remove a lock whose owner is no more. Raises `MaskkitError` where it lives."""
+        if not self._is_abandoned(text):
+            raise self._refusal(text)
+        aside = self.path.with_name(f".{NAME}.{secrets.token_hex(6)}.tmp")
+        try:
+            os.rename(self.path, aside)  # only one process succeeds
+        except FileNotFoundError:
+            return
+        taken = _read(aside)
+        if taken != text and taken is not None:  # meanwhile another process had replaced the lock
+            _create(self.path, taken)
+        aside.unlink(missing_ok=True)
+
+    def _is_abandoned(self, text: str) -> bool:
+        owner = _parse(text)
+        if owner is None:
+            with suppress(OSError):
+                return time.time() - self.path.stat().st_mtime > _BEING_WRITTEN
+            return True
+        return _place(owner) == _place(_me()) and not _lives(owner["pid"], owner.get("began"))
+
+    def _refusal(self, text: str) -> MaskkitError:
+        folder, owner = self.path.parent, _parse(text)
+        if owner is None:
+            return MaskkitError(f"{folder}: another process is beginning a run here; choose another folder with --out")
+        return MaskkitError(
+            f"{folder}: process {owner['pid']} on {owner['host']} writes a run here; choose another folder with --out, "
+            f"or remove {self.path} if that process runs no more"
+        )
+
+
+def _me() -> dict[str, Any]:
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # containers may share a host's name, but number their processes anew
+    except (OSError, AttributeError):
+        space = None
+    return {"pid": os.getpid(), "host": socket.gethostname(), "space": space, "began": _began(os.getpid())}
+
+
+def _place(owner: dict[str, Any]) -> tuple[Any, Any]:
+    """Where the number of a process means something."""
+    return owner["host"], owner.get("space")
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """The owner in a lock, or None where it cannot be read."""
+    try:
+        owner = json.loads(text)
+        return owner if isinstance(owner["pid"], int) and isinstance(owner["host"], str) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(path: Path) -> str | None:
+    """The content of a lock, or None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return None
+
+
+def _create(path: Path, text: str) -> bool:
+    """Make a lock with its whole content at once; False where there is one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            try:
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _lives(pid: int, began: str | None) -> bool:
+    """Whether the process lives that had this number and began then: numbers are used again."""
+    if os.name == "nt":  # where a signal cannot be tried without sending one
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    now = _began(pid)
+    return began is None or now is None or now == began
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in the system's own count since it started; None where the system does not say."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return "ended" if fields[0] == "Z" else fields[19]
