@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 
@@ -15,8 +16,11 @@ def main() -> int:
     from maskkit.cli import main
 
     code = main()
-    if mine:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but the end of the process
+    if code > 128:  # a signal: the end of an interpreter with all modules loaded can take seconds
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     return code
 
 

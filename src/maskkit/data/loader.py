@@ -10,8 +10,10 @@ import logging
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -28,6 +30,11 @@ from maskkit.data.patches import Patches
 from maskkit.data.transforms import Sample, apply, train_ops
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.targets import Batch, DenseMasks, Target
+
+_SMALL_SHARED_MEMORY = (
+    "shared memory (/dev/shm) is too small for the batches: the loader processes send copies, which takes longer; give "
+    "it more (docker run --shm-size 2g)"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     note: Note = _log.warning,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
     The images are one endless stream with a new permutation in each epoch; step s takes the s-th ``train.batch``
@@ -194,7 +201,7 @@ class _Sharer(pickle.Pickler):
         return 0
 
 
-def batches(steps: Steps[T], order: range, workers: int, note: Note = _log.warning) -> Iterator[T]:
+def batches(steps: Steps[T], order: range, workers: int, note: Note = _log.warning) -> Generator[T, None, None]:
     """The batches of ``order``, made by ``workers`` processes of one thread each, or in this process for 0.
 
     The processes hand them over in shared memory. Where that is too small for a batch, they send copies, which takes
@@ -208,28 +215,35 @@ def batches(steps: Steps[T], order: range, workers: int, note: Note = _log.warni
         worker_init_fn=_leave_signals,
     )
     noted = False
-    for item in _started(loader):
-        if isinstance(item, _Copied):
-            if not noted:
-                note(
-                    "shared memory (/dev/shm) is too small for the batches: the loader processes send copies, which "
-                    "takes longer; give it more (docker run --shm-size 2g)"
-                )
-            noted, item = True, pickle.loads(item.content)
-        if isinstance(item, MaskkitError):
-            raise item
-        yield item
+    with _started(loader) as items:
+        for item in items:
+            if isinstance(item, _Copied):
+                if not noted:
+                    note(_SMALL_SHARED_MEMORY)
+                noted, item = True, pickle.loads(item.content)
+            if isinstance(item, MaskkitError):
+                raise item
+            yield item
 
 
-def _started(loader: DataLoader[object]) -> Iterator[Any]:
-    """The loader's iterator, whose processes never see Ctrl-C: it goes to all processes of a terminal."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes keep this
+@contextmanager
+def _started(loader: DataLoader[object]) -> Iterator[Iterator[Any]]:
+    """The loader's iterator; its processes end with the block, at once.
+
+    They never see Ctrl-C, which goes to all processes of a terminal.
+    """
+    others = set(active_children())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else ()
     try:
-        return iter(loader)
+        items = iter(loader)  # the processes keep the mask
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield items
+    finally:
+        for process in set(active_children()) - others:
+            process.terminate()
 
 
 def _leave_signals(worker: int) -> None:

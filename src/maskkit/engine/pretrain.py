@@ -63,6 +63,7 @@ def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False)
         student, teacher, network, optimizer = learner.student, learner.teacher, learner.network, learner.optimizer
         crops = Crops(paths, config, student.grid, run.rank, run.world)
         loader = batches(crops, range(run.start, run.total), config.workers, run.log.note)
+        run.exits.callback(loader.close)
         for step, batch in enumerate(loader, run.start):
             rate = run.begin_step(step, optimizer)
             pixels, mask = batch.pixels.to(run.device), batch.mask.to(run.device)

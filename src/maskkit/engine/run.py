@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,8 @@ class Run:
     """Lines for the user, printed when the log opens."""
     keep: Callable[[], None] | None = None
     """Writes the state to resume from; called in the first process alone."""
+    begun: bool = False
+    """Whether `begin` was called: from then on the state can be saved."""
     done: int = 0
     """Steps that are complete."""
     resumed: bool = field(init=False)
@@ -71,7 +73,8 @@ class Run:
     log: RunLog = field(init=False)
     interrupts: Interrupts = field(init=False)
     lock: Lock = field(init=False)
-    _logs: bool = False
+    exits: ExitStack = field(default_factory=ExitStack)
+    """What is closed when ``with run`` is left, the last first."""
     _saved: int = -1
     _saved_at: float = 0.0
     _save_took: float = 0.0
@@ -112,12 +115,12 @@ class Run:
         return torch.channels_last if self.settings.channels_last else torch.contiguous_format
 
     def __enter__(self) -> "Run":
-        self.interrupts.__enter__()
-        try:
+        with ExitStack() as exits:
+            exits.enter_context(self.interrupts)
+            if self.main:
+                exits.callback(self.lock.free)
             self.resumed = once(self, self._claim)
-        except BaseException:
-            self._release()
-            raise
+            self.exits = exits.pop_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -127,9 +130,7 @@ class Run:
             if error is not None and (known := failure(error, self.flags, self._hint())) is not None:
                 raise known from error
         finally:
-            if self._logs:
-                self.log.__exit__(kind, error, trace)
-            self._release()
+            self.exits.close()
         if error is None:
             self.accelerator.wait_for_everyone()
 
@@ -143,11 +144,6 @@ class Run:
         refuse_other_run(self.out, self.resume)
         return self.resume and self.last.exists()
 
-    def _release(self) -> None:
-        if self.main:
-            self.lock.free()
-        self.interrupts.__exit__(None, None, None)
-
     def _hint(self) -> str:
         """How to go on after a failure."""
         return f"then go on after step {self._saved} with --resume" if self._saved > 0 else ""
@@ -157,7 +153,7 @@ class Run:
         number = getattr(error, "number", signal.SIGINT)
         problem = ""
         try:
-            if self._logs and not self.interrupts.within and self.done != self._saved:
+            if self.begun and not self.interrupts.within and self.done != self._saved:
                 self.save()
         except OSError as failed:
             problem = f"; the state could not be saved: {explain(failed, self.last)}"
@@ -281,8 +277,8 @@ def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = 
         remove_leftovers(run.out)
         write_json(run.out / "config.json", config)
         truncate(run.out / "metrics.jsonl", start, evaluated)
-    run.log = RunLog(run.out, start, run.total, run.settings.tensorboard, run.main).__enter__()
-    run._logs = True
+    run.log = run.exits.enter_context(RunLog(run.out, start, run.total, run.settings.tensorboard, run.main))
+    run.begun = True
     for note in run.notes:
         run.log.note(note)
 

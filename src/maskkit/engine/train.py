@@ -90,6 +90,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Pat
         model, average, network, optimizer = learner.model, learner.average, learner.network, learner.optimizer
         measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
         loader = train_loader(train_set, config, run.start, run.total, run.rank, run.world, run.log.note)
+        run.exits.callback(loader.close)
         for step, batch in enumerate(loader, run.start):
             rate = run.begin_step(step, optimizer)
             batch = batch.to(run.device)
