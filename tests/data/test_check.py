@@ -90,7 +90,7 @@ def test_print_shows_every_problem_and_the_contents(folder):
     text = _printed(report)
     for problem in report.problems:
         assert str(problem) in text
-    for part in ("cat", "dog", "train", "val", "3 errors, 1 warnings", "60 to 60"):
+    for part in ("cat", "dog", "train", "val", "3 errors, 1 warning", "60 to 60"):
         assert part in text
     assert "... and 2 more errors" in _printed(report, limit=1)
 

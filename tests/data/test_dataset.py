@@ -194,7 +194,7 @@ def test_boxes_are_cut_where_they_reach_far_over_the_border():
         ([60.2, 1, 60.8, 1, 60.5, 9], "outside"),
         ([-30, 45, 30, 45, 30, 100], "outside"),
         ([5, 5, 9, 5, 12, 5], "covers nothing"),
-        (["a", 1, 2, 3, 4, 5], "could not convert"),
+        (["a", 1, 2, 3, 4, 5], "is no number"),
     ],
 )
 def test_unusable_polygons(polygon, reason):

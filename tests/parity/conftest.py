@@ -7,7 +7,14 @@ import pytest
 from tests.parity.goldens import find_cases
 
 _HERE = Path(__file__).parent
-_METHODS = {p.stem for p in _HERE.glob("*.py")} - {"conftest", "goldens", "semantic", "test_goldens", "__init__"}
+_METHODS = {p.stem for p in _HERE.glob("*.py")} - {
+    "conftest",
+    "goldens",
+    "semantic",
+    "test_case",
+    "test_goldens",
+    "__init__",
+}
 
 
 def _root(config: pytest.Config) -> Path:

@@ -55,7 +55,7 @@ def _forward(case: Case) -> None:
     check(case, "logits_msc_max", raw.logits)
     prob = F.interpolate(raw.logits, size=given.images.shape[2:], mode="bilinear").softmax(1)
     check(case, "prob", prob)
-    assert (prob.argmax(1).flatten()[::11].numpy() == case.stored("labelmap").reshape(-1)).mean() > 0.999
+    assert (case.part("labelmap", prob.argmax(1)) == case.stored("labelmap").reshape(-1)).mean() > 0.999
     losses = model.loss_terms(raw, given)
     check(case, "losses", torch.stack([losses[k] for k in ("semantic/0", "semantic/1", "semantic/2", "semantic")]))
     check(case, "loss_total", torch.stack(list(losses.values())).sum())
@@ -72,7 +72,7 @@ def _crf(case: Case) -> None:
     logits = case.recipe.seeded_array("logits", (classes, height, width), seed)
     logits += 1.5 * (np.arange(classes)[:, None, None] == truth)
     probabilities = torch.from_numpy(logits).softmax(0)
-    assert np.abs(case.stored("prob_in") - probabilities.numpy()).max() < 1e-5
+    assert np.abs(case.stored("prob_in").reshape(-1) - case.part("prob_in", probabilities)).max() < 1e-5
     base = config["voc"]
     for name, given in config.items():
         values = {**base, "iter": 1} if given == "same, 1 iteration" else given
@@ -85,8 +85,7 @@ def _crf(case: Case) -> None:
             appearance_colour=values.get("bi_rgb_std", 1),
         )
         q = mean_field(probabilities, image.float(), crf)
-        described = case.manifest["outputs"][f"q_{name}"]
-        off = np.abs(q.numpy().reshape(-1)[:: described.get("stride", 1)] - case.stored(f"q_{name}").reshape(-1))
-        same = (q.argmax(0).numpy() == case.stored(f"label_{name}")).mean()
+        off = np.abs(case.part(f"q_{name}", q) - case.stored(f"q_{name}").reshape(-1))
+        same = (case.part(f"label_{name}", q.argmax(0)) == case.stored(f"label_{name}").reshape(-1)).mean()
         assert off.mean() < 0.02, (name, off.mean())
         assert same >= 0.97, (name, same)

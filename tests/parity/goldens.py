@@ -93,6 +93,17 @@ class Case:
         self.unchecked.discard(name)
         return self.outputs[name]
 
+    def part(self, name: str, ours: Tensor | np.ndarray) -> np.ndarray:
+        """The values of ``ours`` that the case stores of an output, flat; all of them when it is stored whole."""
+        values = ours.detach().cpu().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+        return values.reshape(-1)[:: self.manifest["outputs"][name].get("stride", 1)]
+
+    def sample(self, name: str, ours: np.ndarray) -> np.ndarray:
+        """The slices of ``ours`` that the manifest writes behind an output's meaning, e.g. ``masks[:, 3::7, 5::7]``."""
+        written = re.search(r"\[([\d:, ]*:[\d:, ]*)\]", self.manifest["outputs"][name].get("meaning", ""))
+        axes = [axis.strip().split(":") for axis in written[1].split(",")] if written else []
+        return ours[tuple(slice(*(int(n) if n else None for n in axis)) for axis in axes)]
+
     def unpacked(self, name: str) -> np.ndarray:
         """A stored output of booleans, one bit each, in its shape."""
         shape = self.manifest["outputs"][name]["shape"]
@@ -101,12 +112,11 @@ class Case:
     def compare(self, name: str, ours: Tensor | np.ndarray, relative: float, absolute: float = 0.0) -> None:
         """``|ours - official| <= relative * absmax + absolute`` for the stored part of an output."""
         described = self.manifest["outputs"][name]
-        values = ours.detach().cpu().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
         if described["shape"] != [1]:
-            assert list(values.shape) == described["shape"], f"{name}: shape {values.shape} != {described['shape']}"
+            shape = list(np.shape(ours))
+            assert shape == described["shape"], f"{name}: shape {shape} != {described['shape']}"
         official = self.stored(name)
-        stride = described.get("stride", 1)
-        values = values.reshape(-1)[::stride].astype(np.float64)
+        values = self.part(name, ours).astype(np.float64)
         worst = np.abs(values - official.reshape(-1)).max(initial=0)
         limit = relative * described["absmax"] + absolute
         assert worst <= limit, f"{name}: off by {worst:.3g}, allowed {limit:.3g} (absmax {described['absmax']})"

@@ -46,8 +46,8 @@ class PaintedObjects:
         return PaintedObjects(objects, numbers.get(self.background, IGNORE))
 
     def read(self, size: tuple[int, int]) -> LabelArray:
-        """The label map of an image of ``size`` (H, W)."""
-        labels = np.full(size, self.background, np.uint8)
+        """The label map of an image of ``size`` (H, W); without a class for the background that is `IGNORE`."""
+        labels = np.full(size, IGNORE if self.background == BACKGROUND else self.background, np.uint8)
         rles = [o.rle(size) for o in self.objects]
         for box in (o.box for o, rle in zip(self.objects, rles, strict=True) if rle is None):
             if box is not None:
@@ -59,3 +59,8 @@ class PaintedObjects:
         order = sorted(range(len(known)), key=lambda i: (not known[i][0].crowd, -areas[i]))
         masks[order].paint(labels, [IGNORE if known[i][0].crowd else known[i][0].label for i in order])
         return labels
+
+    def counts(self, size: tuple[int, int]) -> dict[int, int]:
+        """Pixels of each class number, and of `IGNORE`."""
+        often = np.bincount(self.read(size).reshape(-1), minlength=256)
+        return {int(n): int(often[n]) for n in np.flatnonzero(often)}

@@ -49,6 +49,53 @@ class Problems(list[Problem]):
         self.append(Problem("warning", str(file), record, message.removeprefix(f"{file}: ")))
 
 
+def counted(number: int, noun: str, *, be: bool = False) -> str:
+    """``1 error``, ``2 errors``; with ``be`` ``1 error is``, ``2 errors are``."""
+    text = f"{number} {noun}{'' if number == 1 else 's'}"
+    return text + (" is" if number == 1 else " are") * be
+
+
+def to_numbers(values: Any, what: str) -> Float[np.ndarray, "n"]:
+    """A flat list of numbers, which may be written as text. Raises ``ValueError`` that calls the list ``what``."""
+    if not isinstance(values, list | tuple | np.ndarray):
+        raise ValueError(f"{what} is {kind_of(values)}; it is a list of numbers")
+    try:
+        flat = np.asarray(values, np.float64)
+        if flat.ndim == 1:
+            return flat
+    except (ValueError, TypeError, OverflowError):
+        pass
+    for value in values:
+        if isinstance(value, list | tuple):
+            break
+        to_number(value, what)
+    raise ValueError(f"{what} is not a flat list of numbers")
+
+
+def to_number(value: Any, what: str) -> float:
+    """A number, which may be written as text. Raises ``ValueError`` that calls it a value of ``what``."""
+    try:
+        if isinstance(value, int | float | str):
+            return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} has a number beyond any image") from None
+    except ValueError:
+        pass
+    raise ValueError(f"{what} has a value that is no number: {shortened(value)}")
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a json file is, in its words."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing (null)"}
+    return kinds.get(type(value), "a number")
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, at most 40 characters of it."""
+    text = repr(value) if isinstance(value, str | int | float | None) else kind_of(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(H, W) given in a file; None when the values cannot be the size of an image."""
     known = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 and height * width < 2**31
@@ -66,7 +113,7 @@ def size_mismatch(stated: tuple[int, int], real: tuple[int, int]) -> str:
 
 def sound_box(box: Sequence[float], size: tuple[int, int], warn: Warn) -> Box:
     """``x1 y1 x2 y2`` as usable numbers, cut at the image border where it crosses it by more than `SLACK`."""
-    x1, y1, x2, y2 = (float(v) for v in box)
+    x1, y1, x2, y2 = to_numbers(box, "the box").tolist()
     if not np.isfinite([x1, y1, x2, y2]).all():
         raise ValueError(f"the box has values that are no numbers: {list(box)}")
     if x2 <= x1 or y2 <= y1:
@@ -86,7 +133,7 @@ def sound_polygons(parts: Polygons, size: tuple[int, int], warn: Warn) -> list[F
     for part in parts:
         try:
             sound.append(_sound_polygon(part, size, warn))
-        except (ValueError, TypeError, OverflowError) as error:
+        except ValueError as error:
             reasons.append(str(error))
     if not sound:
         raise ValueError("; ".join(dict.fromkeys(reasons)) or "the mask has no polygon")
@@ -124,8 +171,8 @@ def sound_rle(record: Mapping[str, Any], size: tuple[int, int], *, allow_empty: 
 
 
 def _sound_polygon(part: Any, size: tuple[int, int], warn: Warn) -> Float[np.ndarray, "n"]:
-    flat = np.asarray(part, np.float64)
-    if flat.ndim != 1 or len(flat) % 2:
+    flat = to_numbers(part, "a polygon")
+    if len(flat) % 2:
         raise ValueError("a polygon is a flat list x0, y0, x1, y1, ...; write one number for x and one for y per point")
     if len(flat) < 6:
         raise ValueError(f"a polygon of {len(flat) // 2} points has no area; it must have at least three")

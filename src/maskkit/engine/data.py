@@ -7,6 +7,7 @@ from maskkit.config import SUPERVISION, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.check import CheckReport, check_datasets
 from maskkit.data.dataset import Dataset
+from maskkit.data.rules import counted
 from maskkit.errors import DataError
 from maskkit.eval.task import TASKS
 
@@ -21,6 +22,8 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
     view = TASKS[kind.task_of(config.model)].view
     train_set, val_set = map(view, open_splits(data.train, data.val, data.val_split, allow_outside=data.allow_outside))
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
+    if fault := report.summaries["train"].fault:
+        raise DataError(f"{data.train}: {fault}")
     train_set, val_set = report.datasets["train"], report.datasets["val"]
     counts = f"{len(train_set)} images to train on, {len(val_set)} to validate, {len(train_set.categories)} classes"
     notes = [counts, *_problems(config, report)]
@@ -40,13 +43,15 @@ def _problems(config: RunConfig, report: CheckReport) -> list[str]:
         shown = "\n  ".join(map(str, report.errors[:20]))
         more = f"\n  and {len(report.errors) - 20} more" if len(report.errors) > 20 else ""
         raise DataError(
-            f"{data.train}: {len(report.errors)} records cannot be used:\n  {shown}{more}\n"
+            f"{data.train}: {counted(len(report.errors), 'record')} cannot be used:\n  {shown}{more}\n"
             "correct them (maskkit check lists all), or train without them: --data.on-bad skip"
         )
     if report.errors:
-        notes.append(f"{len(report.errors)} unusable records are left out; maskkit check {data.train} lists them")
+        unusable = counted(len(report.errors), "unusable record", be=True)
+        notes.append(f"{unusable} left out; maskkit check {data.train} shows more")
     if report.warnings:
-        notes.append(f"{len(report.warnings)} doubtful records are used; maskkit check {data.train} lists them")
+        doubtful = counted(len(report.warnings), "doubtful record", be=True)
+        notes.append(f"{doubtful} used; maskkit check {data.train} shows more")
     return notes
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
+from PIL import Image
 
 from maskkit.data.dataset import Dataset
 from maskkit.files import in_file_name
@@ -18,12 +19,14 @@ _SIDE = 1280
 
 
 def save_samples(dataset: Dataset, folder: str | Path, count: int = 8, seed: int = 0) -> list[Path]:
-    """Write ``count`` images with their objects drawn to ``folder``, images with objects first. Returns the files.
+    """Write ``count`` images with their objects, or else label maps, drawn to ``folder``; returns the files.
+
+    Images with objects or label maps come first.
 
     Raises `DataError` when an image cannot be read.
     """
     order = np.random.default_rng(seed).permutation(len(dataset))
-    chosen = sorted(order, key=lambda i: not dataset.records[i].annotations)[:count]
+    chosen = sorted(order, key=lambda i: not dataset.records[i].classes)[:count]
     files = []
     for index in chosen:
         record = dataset.records[index]
@@ -40,11 +43,16 @@ def _sample(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], P
     size = (max(1, round(meta.size[0] * scale)), max(1, round(meta.size[1] * scale)))
     if scale < 1:
         image = F.interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
+    record, names = dataset.records[index], dataset.categories
+    drawn = ImageMeta(meta.image_id, meta.path, size, size)
+    if not len(target) and record.semantic is not None and record.semantic.known:
+        labels = Image.fromarray(record.semantic.read(record.size)).resize((size[1], size[0]), Image.Resampling.NEAREST)
+        return image.permute(1, 2, 0).numpy(), Prediction(drawn, names, semantic=np.asarray(labels))
     masks = None
     if target.masks is not None:  # one at a time: a hundred dense masks of a large image would fill the memory
         masks = Masks(size, [rle.encode(target.masks[i].dense(size).numpy())[0] for i in range(len(target))])
     boxes = target.boxes.numpy() * np.tile(np.divide(size[::-1], meta.size[::-1]), 2)
-    drawn, names, labels = ImageMeta(meta.image_id, meta.path, size, size), dataset.categories, target.labels.tolist()
+    labels = target.labels.tolist()
     if masks is not None and not all(names.things):
         ids = np.zeros(size, np.int32)
         for i in range(len(masks)):

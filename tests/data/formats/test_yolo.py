@@ -48,7 +48,7 @@ def test_boxes_and_polygons(tmp_path):
         ("0 0.5 0.5 0 0.1", "0 wide"),
         ("0 0.5 0.5 -0.1 0.1", "-6 wide"),
         ("0 0.5 nan 0.1 0.1", "no numbers"),
-        ("0 0.5 0.5 0.1 cat", "could not convert"),
+        ("0 0.5 0.5 0.1 cat", "is no number"),
         ("0 10 10 30 10 30 30", "not a fraction of the image"),
         ("0 1.1 0.1 1.2 0.1 1.2 0.3", "outside"),
     ],

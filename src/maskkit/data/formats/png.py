@@ -2,23 +2,24 @@
 
 Layouts: ``images/train/`` with ``masks/train/`` (the layout of ADE20K), ``train/images/`` with
 ``train/masks/``, ``train/`` with ``trainannot/`` (SegNet's own), and ``images/`` with ``masks/`` without splits; the
-masks may also be in ``labels/`` or ``annotations/``. The classes are in ``classes.json``, or in ``classes.txt``, one
-per line from value 0; without either each value that occurs is a class.
+masks may also be in ``labels/`` or ``annotations/``. The classes are in ``classes.json``, which may give each a colour
+of the masks; or in ``class_dict.csv``, a table of names and colours; or in ``classes.txt``, one per line from value 0;
+without any each value that occurs is a class.
 """
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from maskkit.data.class_files import LabelClasses, find_classes, of_values
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import SPLITS, load_json
-from maskkit.data.images import find_images, image_size, opened
-from maskkit.data.label_map import IGNORE, LabelFile
+from maskkit.data.files import SPLITS
+from maskkit.data.images import find_images, image_size
+from maskkit.data.label_map import LabelFile, colour_of, read_labels
 from maskkit.data.records import Record
-from maskkit.data.rules import Problems
+from maskkit.data.rules import Problems, counted
 from maskkit.errors import DataError
-from maskkit.prediction import Categories
 
 LAYOUT = "Label images: images/ with masks/ (or labels/, annotations/) of index PNGs, with train/ and val/ in each"
 
@@ -59,22 +60,19 @@ def read(path: Path, split: str | None = None) -> Dataset:
     if split is not None and split not in found:
         raise DataError(f"{path}: has no {split} split; add images/{split}/ and masks/{split}/")
     problems = Problems()
-    rows: list[tuple[Path, Path]] = []
-    for images, masks in found.values() if split is None else [found[split]]:
-        for image in find_images(images):
-            mask = masks / f"{image.stem}.png"
-            if mask.is_file():
-                rows.append((image, mask))
-            else:
-                problems.error(image, "", f"has no label image {mask}; add it, or remove the image")
-    values, categories = _classes(path, [mask for _, mask in rows])
+    rows = [row for pair in (found.values() if split is None else [found[split]]) for row in _rows(*pair, problems)]
+    classes = find_classes(path, problems)
+    if classes is None:
+        elsewhere = [mask for pair in found.values() for mask in pair[1].glob("*.png")]
+        rows, classes = _usable(path, rows, elsewhere, problems)
     records = []
     for number, (image, mask) in enumerate(rows, 1):
         try:
-            records.append(Record(number, image, image_size(image), [], LabelFile(mask, values)))
+            labels = LabelFile(mask, classes.numbers, classes.colours)
+            records.append(Record(number, image, image_size(image), [], labels))
         except DataError as error:
             problems.error(image, "", str(error))
-    return Dataset(records, categories, path, "png", problems)
+    return Dataset(records, classes.categories, path, "png", problems)
 
 
 def _is_pair(pair: tuple[Path, Path]) -> bool:
@@ -82,38 +80,69 @@ def _is_pair(pair: tuple[Path, Path]) -> bool:
     return images.is_dir() and masks.is_dir() and any(masks.glob("*.png")) and bool(find_images(images))
 
 
-def _classes(folder: Path, masks: list[Path]) -> tuple[dict[int, int], Categories]:
-    """Class number of each value of a label image, and the classes; their ids are the values."""
-    as_json, as_text = folder / "classes.json", folder / "classes.txt"
-    ignored = {IGNORE}
-    if as_json.is_file():
-        names, void = _described(as_json)
-        ignored |= void
-    elif as_text.is_file():
-        lines = as_text.read_text(encoding="utf-8").splitlines()
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
-    else:
-        names = {value: str(value) for value in _values(masks)}
-    names = {value: name for value, name in sorted(names.items()) if value not in ignored}
-    numbers = dict.fromkeys(ignored, IGNORE) | {value: i for i, value in enumerate(names)}
-    return numbers, Categories(tuple(names.values()), tuple(names))
+def _rows(images: Path, masks: Path, problems: Problems) -> list[tuple[Path, Path]]:
+    """Images with their label images."""
+    rows = []
+    for image in find_images(images):
+        mask = masks / f"{image.stem}.png"
+        if mask.is_file():
+            rows.append((image, mask))
+        else:
+            problems.error(image, "", f"has no label image {mask}; add it, or remove the image")
+    return rows
 
 
-def _described(file: Path) -> tuple[dict[int, str], set[int]]:
-    """Names by value, and the values to ignore, of ``{"classes": [{"id", "name"}], "void": {"id"}}``."""
-    content: Any = load_json(file)
+def _usable(
+    folder: Path, rows: list[tuple[Path, Path]], elsewhere: list[Path], problems: Problems
+) -> tuple[list[tuple[Path, Path]], LabelClasses]:
+    """The rows whose values can be classes without a list of them, and these: the values that occur in any split."""
+    kept, values = [], set()
+    unfit: dict[str, list[Path]] = {}
+    for mask in elsewhere:
+        seen, _ = _look(mask, mask.stat().st_mtime_ns)
+        values.update(seen)
+    for image, mask in rows:
+        seen, fault = _look(mask, mask.stat().st_mtime_ns)
+        if seen:
+            kept.append((image, mask))
+        elif fault in (_COLOURED, _LARGE):
+            unfit.setdefault(fault, []).append(mask)
+        else:
+            problems.error(mask, "", fault)
+    for fault, masks in unfit.items():
+        first = np.unique(read_labels(masks[0], None)[0]).tolist()
+        more = f" ({counted(len(masks) - 1, 'other label image')} too)" if len(masks) > 1 else ""
+        if fault == _COLOURED:
+            shown = ", ".join(str(list(colour_of(value))) for value in first[:6])
+            text = f"is a colour image{more}, with {counted(len(first), 'colour')}: {shown}{', ...' * (len(first) > 6)}"
+            form = f'{{"classes": [{{"id": 0, "name": "background", "color": {list(colour_of(first[0]))}}}, ...]}}'
+        else:
+            text = f"has values up to {first[-1]}{more}, which cannot all be classes"
+            form = f'{{"classes": [{{"id": {first[-1]}, "name": "cat"}}, ...]}}'
+        problems.error(masks[0], "", f"{text}; name the classes in {folder / 'classes.json'}: {form}")
+    if len(values) > _MANY:
+        problems.warn(
+            folder,
+            "",
+            f"the label images hold {len(values)} different values, and each is read as a class; if edges were blurred "
+            f"or compressed, make the masks again; if not, name the classes in {folder / 'classes.txt'}",
+        )
+    return kept, of_values({value: str(value) for value in values})
+
+
+_COLOURED, _LARGE = "colours", "values of more than 8 bits"
+_MANY = 64
+"""So many values without a list of classes are rather blurred edges."""
+
+
+@lru_cache(maxsize=100_000)  # each split is read with the classes of all
+def _look(mask: Path, written: int) -> tuple[tuple[int, ...], str]:
+    """The values of a label image, or none and why they cannot be classes."""
     try:
-        names = {int(c["id"]): str(c["name"]) for c in content["classes"]}
-        return names, {int(content["void"]["id"])} if "void" in content else set()
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f'{file}: is not {{"classes": [{{"id": 0, "name": "sky"}}, ...]}} ({error!r}); correct it'
-        ) from None
-
-
-def _values(masks: list[Path]) -> list[int]:
-    seen = np.zeros(256, bool)
-    for mask in masks:
-        with opened(mask) as image:
-            seen[np.unique(np.asarray(image.convert("L") if image.mode == "1" else image))] = True
-    return np.flatnonzero(seen).tolist()
+        pixels, coloured = read_labels(mask, None)
+    except DataError as error:
+        return (), str(error)
+    if coloured:
+        return (), _COLOURED
+    values = np.flatnonzero(np.bincount(pixels.reshape(-1))) if pixels.dtype == np.uint8 else np.unique(pixels)
+    return (tuple(values.tolist()), "") if values[-1] <= 255 and values[0] >= 0 else ((), _LARGE)

@@ -2,24 +2,25 @@
 
 A value of ``SegmentationObject`` is one object (0 background, 255 void); its class is the most frequent value of its
 pixels in ``SegmentationClass``, which is also the label map of the image. An image without them has the boxes of its
-xml file and no masks. "Difficult" objects are read like the others.
+xml file and no masks; its size is compared with the image's. "Difficult" objects are read like the others.
 """
 
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
-from jaxtyping import UInt8
+from jaxtyping import Int
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
-from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_values
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_labels
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, sound_box
+from maskkit.data.rules import Problems, sound_box, stated_size, to_number
+from maskkit.data.text_files import read_lines, read_xml
 from maskkit.data.voc_classes import VOC
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
@@ -29,6 +30,7 @@ LAYOUT = (
     "Pascal VOC: JPEGImages/ (or images/) with SegmentationObject/ and SegmentationClass/, or with Annotations/*.xml"
 )
 
+_LABELS = ("SegmentationObject/*.png", "SegmentationClass/*.png", "Annotations/*.xml")
 _LISTS = ("ImageSets/Segmentation", "ImageSets/Main", "")
 
 
@@ -56,14 +58,39 @@ def read(path: Path, split: str | None = None) -> Dataset:
     lists = [_list(path, name) for name in ([split] if split else SPLITS)]
     if split and lists == [None]:
         raise DataError(f"{path}: has no {split} split; list its images in ImageSets/Segmentation/{split}.txt")
-    listed = {line.split()[0] for file in lists if file for line in file.read_text().splitlines() if line.strip()}
-    names = sorted(
-        listed or {p.stem for sub in ("SegmentationObject/*.png", "Annotations/*.xml") for p in path.glob(sub)}
-    )
-    reader = _Reader(path, _categories(path))
-    images = {image.stem: image for image in find_images(folder)}
+    problems = Problems()
+    files = [file for file in lists if file]
+    images = _by_name(folder, problems)
+    listed = {_listed(line, images) for f in files for line in read_lines(f, partial(problems.warn, f, ""))} - {""}
+    labelled = {p.stem for sub in _LABELS for p in path.glob(sub) if p.is_file()}
+    names = sorted(listed if files else labelled)
+    reader = _Reader(path, _categories(path, problems), problems)
     records = [r for i, name in enumerate(names, 1) if (r := reader.record(i, name, images.get(name)))]
-    return Dataset(number(records), reader.categories, path, "voc", reader.problems)
+    return Dataset(number(records), reader.categories, path, "voc", problems)
+
+
+def _by_name(folder: Path, problems: Problems) -> dict[str, Path]:
+    """The images by the names that lists and labels have for them."""
+    images: dict[str, Path] = {}
+    for image in find_images(folder):
+        if image.stem in images:
+            problems.error(image, "", f"{images[image.stem].name} has the same name and the labels; rename one of them")
+        images.setdefault(image.stem, image)
+    return images
+
+
+def _listed(line: str, images: Mapping[str, Path]) -> str:
+    """The name of an image in a line of a list.
+
+    The line is the name, with spaces or without, or has the flag of a class behind it (``2008_000002 -1``), or is a
+    path, which the path of a label may follow.
+    """
+    line = line.strip()
+    first = line.split(maxsplit=1)[0] if line else ""
+    unflagged = re.sub(r"\s+(-1|0|1)$", "", line)
+    forms = [line, unflagged, *(re.split(r"[/\\]", text)[-1] for text in (unflagged, first))]
+    forms += [form.rpartition(".")[0] for form in forms if "." in form]
+    return next((form for form in [*forms, first] if form in images), unflagged)
 
 
 def _images(folder: Path) -> Path | None:
@@ -74,15 +101,15 @@ def _list(folder: Path, split: str) -> Path | None:
     return next((f for sub in _LISTS if (f := folder / sub / f"{split}.txt").is_file()), None)
 
 
-def _categories(folder: Path) -> Categories:
+def _categories(folder: Path, problems: Problems) -> Categories:
     names_file = folder / "class_names.txt"  # written by labelme's own converter
     if names_file.is_file():
-        lines = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_lines(names_file, partial(problems.warn, names_file, ""))]
         return Categories.of(n for n in lines if n and n not in ("__ignore__", "_background_"))
     used: set[str] = set()
     for file in sorted((folder / "Annotations").glob("*.xml")):
         try:
-            used |= {(node.findtext("name") or "").strip() for node in _objects(file)}
+            used |= {_name(node) for node in read_xml(file).iter("object")}
         except DataError:
             continue  # reported when its image is read
     return VOC if used <= set(VOC.names) else Categories.of(sorted(used - {""}))
@@ -91,10 +118,9 @@ def _categories(folder: Path) -> Categories:
 class _Reader:
     """Reads one image at a time and collects the problems."""
 
-    def __init__(self, root: Path, categories: Categories) -> None:
-        self.root, self.categories = root, categories
+    def __init__(self, root: Path, categories: Categories, problems: Problems) -> None:
+        self.root, self.categories, self.problems = root, categories, problems
         self.values = {0: BACKGROUND, IGNORE: IGNORE} | {value: i for i, value in enumerate(categories.ids)}
-        self.problems = Problems()
 
     def record(self, image_id: int, name: str, image: Path | None) -> Record | None:
         """The image called ``name`` with its objects, None when it cannot be used."""
@@ -111,7 +137,9 @@ class _Reader:
             if masks.is_file():
                 return Record(image_id, image, size, self.masked(masks, size), semantic)
             if boxes.is_file():
-                return Record(image_id, image, size, self.boxed(boxes, size), semantic)
+                content = read_xml(boxes)
+                size = _size(content) or size  # the doctor compares it with the image
+                return Record(image_id, image, size, self.boxed(boxes, content, size), semantic)
             if semantic is not None:
                 return Record(image_id, image, size, [], semantic)
         except DataError as error:
@@ -135,21 +163,16 @@ class _Reader:
             found.append(Annotation(0, self.categories.index(category), None, mask_math.encode(mask[None])[0]))
         return found
 
-    def boxed(self, file: Path, size: tuple[int, int]) -> list[Annotation]:
+    def boxed(self, file: Path, content: Element, size: tuple[int, int]) -> list[Annotation]:
         """The objects of an xml file: boxes without masks."""
         found = []
-        for i, node in enumerate(_objects(file), 1):
-            name = (node.findtext("name") or "").strip()
+        for i, node in enumerate(content.iter("object"), 1):
+            name = _name(node)
             try:
                 if name not in self.categories.names:
                     raise ValueError(f"the class {name!r} is not one of {', '.join(self.categories.names)}")
-                sides = [float(node.findtext(f"bndbox/{s}") or "nan") for s in ("xmin", "ymin", "xmax", "ymax")]
-                edges = (
-                    sides[0] - 1,
-                    sides[1] - 1,
-                    sides[2],
-                    sides[3],
-                )  # VOC counts from 1 and includes the last pixel
+                x1, y1, x2, y2 = (_side(node, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+                edges = (x1 - 1, y1 - 1, x2, y2)  # VOC counts from 1 and includes the last pixel
                 box = sound_box(edges, size, partial(self.problems.warn, file, f"object {i}"))
             except ValueError as error:
                 self.problems.error(file, f"object {i}", str(error))
@@ -158,19 +181,29 @@ class _Reader:
         return found
 
 
-def _objects(file: Path) -> list[Element]:
-    """The ``object`` elements of an xml file. Raises `DataError`, also for a DOCTYPE, by which xml can do harm."""
-    try:
-        return list(parse(file, forbid_dtd=True).iter("object"))
-    except DefusedXmlException:
-        raise DataError(f"{file}: has a DOCTYPE or entities, which are refused; remove them from the file") from None
-    except (ParseError, ValueError, LookupError, OSError) as error:  # the second and third: of its encoding
-        raise DataError(f"{file}: is not xml ({error}); export the annotations again") from error
+def _name(node: Element) -> str:
+    return (node.findtext("name") or "").strip()
 
 
-def _palette(file: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Indices of a palette (or grey) image of ``size``. Raises `DataError`."""
-    values = read_values(file, size)
-    if values.dtype != np.uint8:
+def _side(node: Element, side: str) -> float:
+    """One side of a box. Raises ``ValueError``."""
+    text = (node.findtext(f"bndbox/{side}") or "").strip()
+    if not text:
+        raise ValueError(f"the box has no {side}; add it")
+    return to_number(text, side)
+
+
+def _size(content: Element) -> tuple[int, int] | None:
+    """(H, W) that an xml file states; None when it states none, or one that cannot be."""
+    sides = [(content.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
+    return stated_size(*(int(side) if re.fullmatch(r"[0-9]{1,9}", side) else None for side in sides))
+
+
+def _palette(file: Path, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """Indices 0 to 255 of a palette or grey image of ``size``. Raises `DataError`."""
+    values, coloured = read_labels(file, size)
+    if coloured:
         raise DataError(f"{file}: is a colour image; save it with a palette, or as 8-bit grey")
+    if values.max(initial=0) > 255:
+        raise DataError(f"{file}: has the value {values.max()}; VOC's values are 0 to 255, save it with 8 bits")
     return values

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
 from maskkit.data.records import Annotation, Record, extent, number
-from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons
+from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, to_numbers
+from maskkit.data.text_files import read_lines, read_yaml
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -44,10 +44,10 @@ def read(path: Path, split: str | None = None) -> Dataset:
     parts = folders(file)
     if split is not None and split not in parts:
         raise DataError(f"{file}: has no {split} split; it has {', '.join(parts) or 'none'}")
-    names = _names(_content(file), file)
+    names = _names(read_yaml(file), file)
     chosen = [split] if split else list(parts)
-    images = sorted({image for name in chosen for source in parts[name] for image in _images(source)})
     problems = Problems()
+    images = sorted({image for name in chosen for source in parts[name] for image in _images(source, problems)})
     records: list[Record] = []
     bare = 0
     for i, image in enumerate(images, 1):
@@ -64,7 +64,27 @@ def read(path: Path, split: str | None = None) -> Dataset:
         problems.error(file, "", f"no image in {', '.join(chosen) or 'any split'}")
     if bare:
         problems.warn(file, "", f"{bare} of {len(images)} images have no .txt; they are read as images without objects")
+    if _turned_boxes(records):
+        problems.warn(
+            file,
+            "",
+            "every object has four corners with right angles; if these are oriented boxes (YOLO-OBB), they are "
+            "read as masks with that outline, which cover more than the object",
+        )
     return Dataset(number(records), Categories(names, tuple(range(len(names)))), path, "yolo", problems)
+
+
+def _turned_boxes(records: list[Record]) -> bool:
+    """Whether all objects, ten or more, are rectangles and at least one of them is turned."""
+    shapes = [a.segmentation for r in records for a in r.annotations]
+    parts = [np.reshape(s[0], (-1, 2)) for s in shapes if isinstance(s, list) and len(s) == 1 and len(s[0]) == 8]
+    if len(parts) < max(len(shapes), 10):
+        return False
+    sides = np.roll(parts, -1, 1) - np.asarray(parts)  # (N, 4, 2)
+    lengths = np.linalg.norm(sides, axis=2)
+    cosines = np.abs((sides * np.roll(sides, -1, 1)).sum(2)) / np.maximum(lengths * np.roll(lengths, -1, 1), 1e-9)
+    turned = np.abs(sides).min(2).max(1) > 0.05 * lengths.max(1)
+    return bool((cosines < 0.02).all(1).mean() > 0.95 and turned.any())
 
 
 def _yaml(folder: Path) -> Path | None:
@@ -73,30 +93,25 @@ def _yaml(folder: Path) -> Path | None:
         return folder / "data.yaml"
     for file in sorted(folder.glob("*.y*ml")):
         try:
-            if "names" in _content(file):
+            if "names" in read_yaml(file):
                 return file
         except DataError:
             continue  # a yaml file of something else
     return None
 
 
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read as yaml ({' '.join(str(error).split())}); correct the file") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
-            raise DataError(f"{file}: the keys of names are {list(names)}; they count 0, 1, 2, ... without a gap")
-        names = [names[i] for i in range(len(names))]
+        if set(names) != {str(i) for i in range(len(names))}:
+            keys = ", ".join(list(names)[:20])
+            raise DataError(f"{file}: the keys of names are {keys}; they count 0, 1, 2, ... without a gap")
+        names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{file}: names lists no class; write them as a list or as 0: name")
-    return tuple(str(n) for n in names)
+    if unnamed := [i for i, n in enumerate(names) if not isinstance(n, str) or not n]:
+        raise DataError(f"{file}: class {unnamed[0]} of names has no name; write it as text")
+    return tuple(names)
 
 
 def roots(path: Path) -> list[Path]:
@@ -104,8 +119,7 @@ def roots(path: Path) -> list[Path]:
     file = path if path.is_file() else _yaml(path)
     if file is None:
         return [path]
-    content = _content(file)
-    return [file.parent / str(content["path"]), file.parent] if content.get("path") else [file.parent]
+    return [file.parent / entry for entry in (*_entries(read_yaml(file), "path", file)[:1], "")]
 
 
 def folders(path: Path) -> dict[str, list[Path]]:
@@ -113,12 +127,12 @@ def folders(path: Path) -> dict[str, list[Path]]:
     file = path if path.is_file() else _yaml(path)
     if file is None:
         return {}
-    content = _content(file)
+    content = read_yaml(file)
     places = roots(file)
     found: dict[str, list[Path]] = {}
     for split, keys in SPLITS.items():
-        value = next((content[key] for key in keys if content.get(key)), None)
-        sources = [_locate(str(v), places) for v in (value if isinstance(value, list) else [value] if value else [])]
+        entries = next((e for key in keys if (e := _entries(content, key, file))), [])
+        sources = [_locate(entry, places) for entry in entries]
         lacking = [v for v in sources if isinstance(v, str)]
         if lacking and split != "test":
             raise DataError(f"{file}: {split} points to {', '.join(lacking)}, which does not exist; correct the path")
@@ -127,23 +141,32 @@ def folders(path: Path) -> dict[str, list[Path]]:
     return found
 
 
+def _entries(content: dict[str, Any], key: str, file: Path) -> list[str]:
+    """The paths under a key of the yaml file: one or a list of them, none for nothing or null."""
+    value = content.get(key, "")
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise DataError(f"{file}: {key} is neither a path nor a list of paths; correct it")
+    return [entry for entry in entries if entry not in ("", "~", "null", "Null", "NULL")]
+
+
 def _locate(value: str, roots: list[Path]) -> Path | str:
     """The path that an entry of the yaml file means, or the entry itself when nothing is there."""
     # Roboflow writes ../train/images for train/images beside the file
     for entry in dict.fromkeys((value, value.removeprefix("../"))):
         for root in roots:
-            if (root / entry).exists():
+            if os.path.exists(root / entry):  # False, not an error, for an impossible name
                 return Path(os.path.normpath(root / entry))
     return value
 
 
-def _images(source: Path) -> list[Path]:
+def _images(source: Path, problems: Problems) -> list[Path]:
     """Images of a folder, or the images in a list file."""
     if source.is_dir():
         return find_images(source, recursive=True)
     try:
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        lines = [line.strip() for line in read_lines(source, partial(problems.warn, source, ""))]
+    except DataError as error:
         raise DataError(f"{source}: is neither a folder nor a list of images; correct the yaml file") from error
     return [Path(os.path.normpath(source.parent / line)) for line in lines if line]
 
@@ -164,9 +187,9 @@ def _objects(text: Path, size: tuple[int, int], classes: int, problems: Problems
     if not text.is_file():
         return []
     try:
-        lines = text.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        problems.error(text, "", f"cannot be read ({error}); export the labels again")
+        lines = read_lines(text, partial(problems.warn, text, ""))
+    except DataError as error:
+        problems.error(text, "", str(error))
         return []
     objects = []
     for i, line in enumerate(lines, 1):
@@ -180,7 +203,7 @@ def _objects(text: Path, size: tuple[int, int], classes: int, problems: Problems
 
 
 def _object(line: str, size: tuple[int, int], classes: int, warn: Warn) -> Annotation:
-    values = np.array(line.split(), np.float64)
+    values = to_numbers(line.split(), "the line")
     label = values[0]
     if not (label.is_integer() and 0 <= label < classes):
         raise ValueError(f"class {label:g} is not one of the {classes} that the yaml file names (0 to {classes - 1})")
