@@ -108,7 +108,7 @@ def ship(best: Path, val: Path, out: Path) -> None:
     save_model(out, trained.model.half(), trained.config, trained.categories, trained.info)
     dataset = open_dataset(val)
     rows, _ = load(out).detect(dataset, batch=8)
-    result = evaluate(rows, dataset.coco())
+    result = evaluate(rows, dataset.truth())
     assert result.segm is not None
     classes = ", ".join(f"{name} {numbers['segm_AP']:.3f}" for name, numbers in result.per_class.items())
     info = {

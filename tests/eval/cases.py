@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskkit.eval.instance.metric import Kind
 from maskkit.geometry import rle as masks
+from maskkit.prediction import ImageId
 
 
 def text_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def truth_of(sizes: dict[int, tuple[int, int]], annotations: list[dict], names: 
     }
 
 
-def annotation(image_id: int, category_id: int, mask: np.ndarray, crowd: bool = False) -> dict[str, Any]:
+def annotation(image_id: ImageId, category_id: int, mask: np.ndarray, crowd: bool = False) -> dict[str, Any]:
     """A complete annotation of a mask."""
     rle = text_rle(mask)
     x1, y1, x2, y2 = masks.boxes([rle])[0].tolist()
@@ -49,7 +50,7 @@ def annotation(image_id: int, category_id: int, mask: np.ndarray, crowd: bool = 
     }
 
 
-def detection(image_id: int, category_id: int, mask: np.ndarray, score: float) -> dict[str, Any]:
+def detection(image_id: ImageId, category_id: int, mask: np.ndarray, score: float) -> dict[str, Any]:
     """A result row of a mask and its box."""
     row = annotation(image_id, category_id, mask)
     return {key: row[key] for key in ("image_id", "category_id", "segmentation", "bbox")} | {"score": score}

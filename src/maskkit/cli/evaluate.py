@@ -44,12 +44,18 @@ def evaluate(
         wrong_usage("eval takes either --model or --predictions")
     if batch < 1:
         wrong_usage("--batch must be at least 1")
-    from maskkit.data import find_splits, open_dataset
+    from maskkit.data import find_splits, open_dataset, open_truth
     from maskkit.eval.task import TASKS
 
     splits = find_splits(data)
-    dataset = open_dataset(data, split or ("val" if "val" in splits else None), allow_outside)
-    if left_out := [p for p in dataset.problems if p.level == "error"]:
+    chosen_split = split or ("val" if "val" in splits else None)
+    # results are measured without images
+    dataset = (
+        open_truth(data, chosen_split, allow_outside)
+        if model is None
+        else open_dataset(data, chosen_split, allow_outside)
+    )
+    if left_out := [p for p in dataset.problems if p.level == "error" and not p.measured]:
         complain(f"{len(left_out)} bad records were left out; list them: maskkit check {data}")
     if model is not None:
         from maskkit.api import load

@@ -94,10 +94,10 @@ def predict(
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:
     """The ids of the ground truth in ``data``: of its validation images where it has a split of them."""
-    from maskkit.data import find_splits, open_dataset
+    from maskkit.data import find_splits, open_truth
     from maskkit.eval.truth_ids import TruthIds
 
-    dataset = open_dataset(data, "val" if "val" in find_splits(data) else None)
+    dataset = open_truth(data, "val" if "val" in find_splits(data) else None)
     return TruthIds.of(segmenter.task.view(dataset), paths, segmenter.categories)
 
 

@@ -35,6 +35,23 @@ def open_dataset(path: str | Path, split: str | None = None, allow_outside: bool
     return dataset if allow_outside else confined(dataset, folders.homes)
 
 
+def open_truth(path: str | Path, split: str | None = None, allow_outside: bool = False) -> Dataset:
+    """`open_dataset` to measure results with: where the format states the sizes of images, none of them must be there.
+
+    Such a data set cannot be loaded from. Images outside of the data set's folder are measured, but no path to them is
+    given unless ``allow_outside``.
+    """
+    from maskkit.data.places import inside
+
+    path = Path(path)
+    found = _format(path)
+    if found.read_truth is None:
+        return open_dataset(path, split, allow_outside)
+    chosen = split if found.splits(path) else None
+    dataset = found.read_truth(path, chosen)
+    return dataset if allow_outside else inside(dataset, found.folders(path, chosen).homes)
+
+
 def find_splits(path: str | Path) -> list[str]:
     """The splits (``train``, ``val``, ``test``) of a data set; none for a single file."""
     return _format(Path(path)).splits(Path(path))

@@ -15,7 +15,7 @@ from maskkit.data import ids, saliency
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE
 from maskkit.data.painted import PaintedObjects
-from maskkit.data.records import Record, box_of, coco_row, number
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Record, box_of, coco_row, number
 from maskkit.data.rules import Problems, size_mismatch
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
@@ -68,10 +68,21 @@ class Dataset:
 
     def coco(self) -> dict[str, Any]:
         """COCO ground truth with the ids of the file; an object without a known mask has no ``segmentation``."""
+        return self._coco([r.annotations for r in self.records], area=True)
+
+    def truth(self) -> dict[str, Any]:
+        """`coco` of the objects as the file has them, to measure with: nothing is cut, mended or left out for training.
+
+        An image of unknown size has no ``height`` and ``width``.
+        """
+        return self._coco([r.annotations if r.truth is None else r.truth for r in self.records], area=False)
+
+    def _coco(self, objects: Iterable[Sequence[Annotation]], area: bool) -> dict[str, Any]:
+        pairs = zip(self.records, objects, strict=True)
         return {
             "images": self.coco_images(),
             "categories": self.categories.to_coco(),
-            "annotations": [coco_row(r, a, self.categories) for r in self.records for a in r.annotations],
+            "annotations": [coco_row(r, a, self.categories, area) for r, found in pairs for a in found],
         }
 
     def coco_images(self) -> list[dict[str, Any]]:
@@ -81,9 +92,8 @@ class Dataset:
             {
                 "id": r.image_id,
                 "file_name": (r.path.relative_to(folder) if r.path.is_relative_to(folder) else r.path).as_posix(),
-                "height": r.size[0],
-                "width": r.size[1],
             }
+            | ({"height": r.size[0], "width": r.size[1]} if r.size != UNKNOWN_SIZE else {})
             for r in self.records
         ]
 
@@ -123,11 +133,7 @@ class Dataset:
         """The data set with only the class numbers ``classes``, renumbered 0, 1, ...; other pixels become `IGNORE`."""
         number = {k: n for n, k in enumerate(classes)}
         records = [
-            replace(
-                r,
-                annotations=[replace(a, label=number[a.label]) for a in r.annotations if a.label in number],
-                semantic=r.semantic.renumber(number) if r.semantic is not None else None,
-            )
+            replace(r.with_labels(number), semantic=r.semantic.renumber(number) if r.semantic is not None else None)
             for r in self.records
         ]
         return replace(self, records=records, categories=self.categories.subset(classes))
@@ -139,9 +145,8 @@ class Dataset:
 
     def as_one_class(self) -> "Dataset":
         """The data set for class-agnostic methods: every object has the one class called object."""
-        records = [
-            replace(r, annotations=[replace(a, label=0) for a in r.annotations], semantic=None) for r in self.records
-        ]
+        one = dict.fromkeys(range(len(self.categories)), 0)
+        records = [replace(r.with_labels(one), semantic=None) for r in self.records]
         return replace(self, records=records, categories=ONE_CLASS)
 
     def as_instances(self) -> "Dataset":
@@ -184,7 +189,8 @@ class Dataset:
             raise DataError(f"{self.source}: has {len(categories)} classes; a label map holds at most {IGNORE - 1}")
         numbers = {BACKGROUND: background} | {n: n + shift for n in range(len(self.categories))}
         records = [
-            replace(r, annotations=[], semantic=s.renumber(numbers)) for r, s in zip(self.records, sources, strict=True)
+            replace(r, annotations=[], truth=None, semantic=s.renumber(numbers))
+            for r, s in zip(self.records, sources, strict=True)
         ]
         return replace(self, records=records, categories=categories)
 

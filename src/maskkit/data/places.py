@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from maskkit.data.images import list_images
@@ -98,6 +98,19 @@ def confined(dataset: "Dataset", homes: Iterable[Path]) -> "Dataset":
     if strays > _SHOWN:
         problems.error(dataset.source, "", f"{strays - _SHOWN} more images are outside of {places[0]}; {HOW_TO_ALLOW}")
     return dataset if len(kept) == len(dataset.records) else replace(dataset, records=kept, problems=problems)
+
+
+def unseen(folder: Path, name: object) -> Path:
+    """A path below ``folder`` for an image called ``name`` that need not be there."""
+    parts = PurePosixPath(str(name).replace("\\", "/").replace("\0", "")).parts
+    return folder.joinpath(*(part for part in parts if part not in ("..", "/", "//")))
+
+
+def inside(dataset: "Dataset", homes: Sequence[Path]) -> "Dataset":
+    """The same images, those that `confined` leaves out with paths in the first of ``homes``."""
+    kept = {record.image_id for record in confined(dataset, homes).records}
+    records = [r if r.image_id in kept else replace(r, path=homes[0] / r.path.name) for r in dataset.records]
+    return replace(dataset, records=records)
 
 
 def note_left_out(dataset: "Dataset", folders: Iterable[Path], recursive: bool) -> None:

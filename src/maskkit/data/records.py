@@ -14,6 +14,9 @@ from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories, ImageId
 
+UNKNOWN_SIZE = (0, 0)
+"""The size of an image that is only measured, where neither the file says it nor the image is there."""
+
 Box = tuple[float, float, float, float]
 Polygons = Sequence[Any]
 """Flat lists or arrays ``[x0, y0, x1, y1, ...]``, one per part of an object."""
@@ -46,6 +49,8 @@ class Annotation:
     crowd: bool = False
     area: float | None = None
     """Area given in the file; None means the pixels of the mask (or the area of the box)."""
+    stated: Box | None = None
+    """``x y width height`` as the file has them, where they do not follow from ``box`` exactly."""
 
     def rle(self, size: tuple[int, int]) -> Rle | None:
         """Run-length record of the mask in an image of ``size`` (H, W); None when the mask is unknown.
@@ -68,6 +73,9 @@ class Record:
     size: tuple[int, int]
     annotations: list[Annotation]
     semantic: LabelSource | None = None
+    truth: Sequence[Annotation] | None = None
+    """The objects as the file has them, for the measure: not cut at the border, degenerate ones included. None: they
+    are ``annotations``, which training can use as they are."""
     saliency: Path | None = None
     """A grey image with the saliency of each pixel."""
 
@@ -79,9 +87,18 @@ class Record:
 
     def renumber(self, numbers: Mapping[int, int]) -> "Record":
         """The same image with other class numbers; ``numbers`` maps every class of `classes`."""
-        annotations = [replace(a, label=numbers[a.label]) for a in self.annotations]
         semantic = self.semantic.renumber(numbers) if self.semantic is not None else None
-        return replace(self, annotations=annotations, semantic=semantic)
+        return replace(self.with_labels(numbers), semantic=semantic)
+
+    def with_labels(self, numbers: Mapping[int, int]) -> "Record":
+        """The same image with other class numbers of its objects, without those whose class is not in ``numbers``."""
+
+        def changed(objects: Sequence[Annotation]) -> list[Annotation]:
+            return [replace(a, label=numbers[a.label]) for a in objects if a.label in numbers]
+
+        return replace(
+            self, annotations=changed(self.annotations), truth=None if self.truth is None else changed(self.truth)
+        )
 
 
 def number(records: Sequence[Record]) -> list[Record]:
@@ -117,17 +134,22 @@ def extent(polygons: Polygons) -> Box:
     return x1, y1, x2, y2
 
 
-def coco_row(record: Record, annotation: Annotation, categories: Categories) -> dict[str, Any]:
-    """COCO's annotation record; it has no ``segmentation`` when the mask is unknown."""
+def coco_row(record: Record, annotation: Annotation, categories: Categories, area: bool = True) -> dict[str, Any]:
+    """COCO's annotation record; it has no ``segmentation`` when the mask is unknown.
+
+    Without ``area`` it has one only where the file states it.
+    """
     x1, y1, x2, y2 = box_of(annotation, record.size)
+    stated = annotation.stated
     row: dict[str, Any] = {
         "id": annotation.id,
         "image_id": record.image_id,
         "category_id": categories.ids[annotation.label],
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": area_of(annotation, record.size),
+        "bbox": [x1, y1, x2 - x1, y2 - y1] if stated is None else list(stated),
         "iscrowd": int(annotation.crowd),
     }
+    if area or annotation.area is not None:
+        row["area"] = area_of(annotation, record.size)
     shape = annotation.segmentation
     if isinstance(shape, Sequence):
         row["segmentation"] = [np.asarray(p, np.float64).tolist() for p in shape]

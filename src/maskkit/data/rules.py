@@ -31,6 +31,8 @@ class Problem:
     file: str
     record: str
     message: str
+    measured: bool = False
+    """Whether an object that was left out of training still counts when results are measured."""
 
     def __str__(self) -> str:
         where = f"{self.file}, {self.record}" if self.record else self.file
@@ -40,9 +42,9 @@ class Problem:
 class Problems(list[Problem]):
     """Problems in the order in which they were found."""
 
-    def error(self, file: Path, record: str, message: str) -> None:
+    def error(self, file: Path, record: str, message: str, measured: bool = False) -> None:
         """Add something that had to be left out."""
-        self.append(Problem("error", str(file), record, message.removeprefix(f"{file}: ")))
+        self.append(Problem("error", str(file), record, message.removeprefix(f"{file}: "), measured))
 
     def warn(self, file: Path, record: str, message: str) -> None:
         """Add something doubtful that was kept."""

@@ -84,26 +84,26 @@ class Task:
 
 
 def _measure_objects(rows: Unchecked, dataset: Dataset) -> CocoResult:
-    return coco.evaluate(rows, dataset.coco())
+    return coco.evaluate(rows, dataset.truth())
 
 
 def _measure_boxes(rows: Unchecked, dataset: Dataset) -> CocoResult:
-    return coco.evaluate(rows, dataset.coco(), kinds=("bbox",))
+    return coco.evaluate(rows, dataset.truth(), kinds=("bbox",))
 
 
 def _measure_proposals(rows: Unchecked, dataset: Dataset) -> ProposalResult:
-    return ProposalResult(**vars(coco.evaluate(rows, dataset.coco(), max_dets=coco.PROPOSALS)))
+    return ProposalResult(**vars(coco.evaluate(rows, dataset.truth(), max_dets=coco.PROPOSALS)))
 
 
 def _read_objects(path: Path, dataset: Dataset) -> list[Row]:
-    return instance_files.read_results(path, dataset.coco())
+    return instance_files.read_results(path, dataset.truth())
 
 
 def _report_objects(
     path: Path, result: CocoResult, rows: Unchecked, dataset: Dataset, title: str, notes: Iterable[str] = ()
 ) -> None:
     paths = {r.image_id: r.path for r in dataset.records}
-    report.write_report(path, result, rows, dataset.coco(), paths, title, notes)
+    report.write_report(path, result, rows, dataset.truth(), paths, title, notes)
 
 
 INSTANCE = Task(

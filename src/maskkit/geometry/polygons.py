@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 
 from maskkit.geometry.rle import Rle, empty
@@ -22,7 +21,20 @@ def to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon needs three points at least, x and y of each, got {len(polygon)} numbers")
-        if not np.all(np.abs(np.asarray(polygon, float)) < _FAR):
-            raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
-    parts = coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *size)
-    return coco_mask.merge(parts)  # type: ignore[arg-type]
+    return as_stated(polygons, size)
+
+
+def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """What COCO's own code makes of polygons, however degenerate they are; ground truth is measured so.
+
+    It drops an odd coordinate, and parts of fewer than three points cover nothing. Raises ``ValueError`` where no part
+    has more than four numbers, which it does not read, and for coordinates that are not finite or far outside of any
+    image.
+    """
+    parts = [[float(v) for v in p] for p in polygons]
+    if max(map(len, parts), default=0) <= 4:
+        raise ValueError("a polygon needs three points at least, x and y of each")
+    if not all(abs(v) < _FAR for part in parts for v in part):
+        raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
+    parts = [part for part in parts if len(part) >= 6]
+    return coco_mask.merge(coco_mask.frPyObjects(parts, *size)) if parts else empty(size)  # type: ignore[arg-type]

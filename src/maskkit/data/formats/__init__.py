@@ -25,10 +25,12 @@ class Format:
     """The folders of the images of a path or split."""
     suffixes: tuple[str, ...] = ()
     """File names, by suffix, that can be given instead of a folder."""
+    read_truth: Callable[[Path, str | None], Dataset] | None = None
+    """`read`, to measure results with, without any image file; None: the format does not know sizes without them."""
 
 
 FORMATS = (
-    Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, suffixes=(".json",)),
+    Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, (".json",), coco.read_truth),
     Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, folders.of_yolo, (".yaml", ".yml")),
     Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),
     Format("labelme", labelme.LAYOUT, labelme.recognise, labelme.splits, labelme.read, folders.of_labelme),

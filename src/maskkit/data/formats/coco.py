@@ -6,6 +6,7 @@ images beside it.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from maskkit.data.dataset import Dataset, join
 from maskkit.data.files import SPLITS, image_folders, load_json
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
-from maskkit.data.places import locate
-from maskkit.data.records import Annotation, Box, Record, extent
+from maskkit.data.places import locate, unseen
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent
 from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, sound_rle, stated_size
 from maskkit.errors import DataError
+from maskkit.geometry import polygons
 from maskkit.prediction import Categories
 
 LAYOUT = (
@@ -28,6 +30,12 @@ LAYOUT = (
     "train/_annotations.coco.json "
     '(with "images", "annotations" and "categories")'
 )
+
+_UNUSABLE = (ValueError, TypeError, OverflowError)
+"""What the values of a bad annotation lead to."""
+
+_LARGEST = 1e300
+"""Numbers beyond are none that anyone measured."""
 
 _WHOLE = ("annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "result.json")
 
@@ -66,25 +74,31 @@ def recognise(folder: Path) -> bool:
     return bool(find(folder))
 
 
-def read(path: Path, split: str | None = None) -> Dataset:
+def read(path: Path, split: str | None = None, images: bool = True) -> Dataset:
     """The images of a json file, or of a folder's ``split`` (all of them for None).
 
-    Raises `DataError` when the file as a whole cannot be read.
+    Without ``images`` no image file is looked at, and none must be there. Raises `DataError` when the file as a whole
+    cannot be read.
     """
     if path.is_file():
-        return read_json(path)
+        return read_json(path, images)
     found = find(path)
     if split in found:
-        return read_json(found[split])
+        return read_json(found[split], images)
     if split is None and found:
-        return join([read_json(file) for file in found.values()], path)
+        return join([read_json(file, images) for file in found.values()], path)
     raise DataError(
         f"{path}: has no {split} split; it has {', '.join(str(f) for f in found.values()) or 'no COCO file'}"
     )
 
 
-def read_json(file: Path) -> Dataset:
-    """The data set of one COCO ground-truth file. Raises `DataError` when the file as a whole cannot be read."""
+def read_truth(path: Path, split: str | None = None) -> Dataset:
+    """`read` without images."""
+    return read(path, split, images=False)
+
+
+def read_json(file: Path, images: bool = True) -> Dataset:
+    """The data set of one COCO ground-truth file. Raises `DataError` as `read` does."""
     content = load_json(file)
     if not isinstance(content, dict):
         raise DataError(
@@ -94,15 +108,17 @@ def read_json(file: Path) -> Dataset:
     if lacking:
         raise DataError(f"{file}: has no list of {', '.join(lacking)}; it is not COCO ground truth")
     if any("segments_info" in row for row in content["annotations"][:1] if isinstance(row, dict)):
-        return panoptic_dataset(file, content)
-    return _Reader(file).dataset(content)
+        return panoptic_dataset(file, content, images)
+    return _Reader(file, images).dataset(content)
 
 
 class _Reader:
     """One pass over one file."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, look: bool = True) -> None:
         self.file = file
+        self.look = look
+        """Whether images must be there."""
         self.problems = Problems()
         self.error = partial(self.problems.error, file)
         self.warn = partial(self.problems.warn, file)
@@ -112,8 +128,10 @@ class _Reader:
             content["categories"], {ids.whole(_get(a, "category_id")) for a in content["annotations"]}
         )
         images = self.images(content["images"])
-        annotations = self.annotations(content["annotations"], images, categories)
-        records = [Record(r.image_id, r.path, r.size, annotations[key]) for key, r in images.items() if r is not None]
+        usable, truth = self.annotations(content["annotations"], images, categories)
+        records = [
+            replace(r, annotations=usable[key], truth=truth.get(key)) for key, r in images.items() if r is not None
+        ]
         return Dataset(records, categories, self.file, "coco", self.problems)
 
     def categories(self, rows: list[Any], used: set[int | None]) -> Categories:
@@ -144,19 +162,27 @@ class _Reader:
         """Records by the image id of the annotations; None for an image that is left out."""
         named = {i: n for i, row in enumerate(rows, 1) if isinstance(n := _get(row, "file_name"), str)}
         files = dict(zip(named, locate(list(named.values()), image_folders(self.file)), strict=True))
+        first = next(iter(image_folders(self.file)), self.file.parent)
         found: dict[Any, Record | None] = {}
         for i, row in enumerate(rows, 1):
             key = ids.key(_get(row, "id"))
-            if key is None or not isinstance(_get(row, "file_name"), str):
+            file_name = _get(row, "file_name")
+            if key is None or (self.look and not isinstance(file_name, str)):
                 self.error(f"image {i} of the list", "has no id or no file_name; add them")
                 continue
-            name = f"image {row['id']} ({row['file_name']})"
+            name = f"image {row['id']} ({file_name})"
             if key in found:
                 self.error(name, "the id is used twice; the first image keeps it, give this one another")
                 continue
             found[key], own = None, ids.own(row["id"])
             assert own is not None  # as its key
-            if isinstance(path := files[i], str):
+            path = files.get(i, "")
+            if not self.look:
+                size = stated_size(ids.whole(row.get("height")), ids.whole(row.get("width"))) or UNKNOWN_SIZE
+                there = unseen(first, file_name) if isinstance(path, str) else path
+                found[key] = Record(own, there, size, [])
+                continue
+            if isinstance(path, str):
                 self.error(name, path)
                 continue
             try:
@@ -171,9 +197,12 @@ class _Reader:
 
     def annotations(
         self, rows: list[Any], images: dict[Any, Record | None], categories: Categories
-    ) -> dict[Any, list[Annotation]]:
+    ) -> tuple[dict[Any, list[Annotation]], dict[Any, list[Annotation]]]:
+        """The usable objects of each image and, where the file has others than these, those of the file."""
         labels = {key: i for i, key in enumerate(categories.ids)}
         objects: dict[Any, list[Annotation]] = defaultdict(list)
+        stated: dict[Any, list[Annotation]] = defaultdict(list)
+        differ: set[Any] = set()
         seen: set[int] = set()
         # for those without an id of their own
         fresh = 1 + max((ids.whole(_get(row, "id")) or 0 for row in rows), default=0)
@@ -197,13 +226,26 @@ class _Reader:
             if number is None or number in seen:
                 number, fresh = fresh, fresh + 1
             seen.add(number)
+            said: list[str] = []
             try:
-                objects[key].append(_annotation(row, number, label, record.size, partial(self.warn, name)))
-            except (ValueError, TypeError, OverflowError) as error:
-                self.error(name, str(error))
+                usable = _annotation(row, number, label, record.size, said.append)
+                objects[key].append(usable)
+                # the measure counts what the file says, not what was mended
+                doubtful = bool(said) or (usable.area is None and row.get("area") is not None)
+                other = _as_stated(row, number, label, record.size) if doubtful else None
+            except _UNUSABLE as error:
+                usable, other = None, _as_stated(row, number, label, record.size)
+                if self.look or other is None:
+                    self.error(name, str(error), measured=other is not None)
+            for message in said:
+                self.warn(name, message)
+            if (measured := other or usable) is not None:
+                stated[key].append(measured)
+            if other is not None:
+                differ.add(key)
         if not rows:
             self.warn("", "has no annotation; every image is read as background")
-        return objects
+        return objects, {key: stated[key] for key in differ}
 
 
 def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, int], warn: Warn) -> Annotation:
@@ -222,16 +264,67 @@ def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, i
             raise
         if row.get("bbox"):
             warn(f"{error}; the box of the mask is taken")
-    area = row.get("area")
-    usable = isinstance(area, int | float) and np.isfinite(area) and area >= 0
-    return Annotation(number, label, box, shape, row.get("iscrowd") in (1, "1"), float(area) if usable else None)  # type: ignore[arg-type]
+    area = _area(row)
+    area = area if area is None or area >= 0 else None
+    return Annotation(number, label, box, shape, _is_crowd(row), area, _inexact(row.get("bbox"), box))
 
 
-def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
+def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, int]) -> Annotation | None:
+    """The object with the very numbers of the file, however degenerate; None where there is nothing to measure."""
+    shape = row.get("segmentation") or None
+    if isinstance(shape, list) and isinstance(shape[0], int | float):
+        shape = [shape]
+    try:
+        if isinstance(shape, dict):
+            shape = sound_rle(shape, size if size != UNKNOWN_SIZE else tuple(shape["size"]), allow_empty=True)
+        elif shape is not None and size != UNKNOWN_SIZE:
+            polygons.as_stated(shape, size)
+    except (*_UNUSABLE, KeyError):
+        shape = None
+    try:
+        x, y, width, height = stated = _numbers(row.get("bbox"))
+        box = (x, y, x + width, y + height)
+    except _UNUSABLE:
+        box, stated = extent(shape) if isinstance(shape, list) else None, None
+    if shape is None and box is None:
+        return None
+    return Annotation(number, label, box, shape, _is_crowd(row), _area(row), stated)
+
+
+def _inexact(bbox: Any, box: Box | None) -> Box | None:
+    """``bbox``, where its width and height do not follow from the corners of ``box`` to the last bit."""
+    if box is None or not isinstance(bbox, list) or len(bbox) != 4:
+        return None
+    x, y, width, height = (float(v) for v in bbox)
+    x1, y1, x2, y2 = box
+    exact = (x1, y1, x2 - x1, y2 - y1) == (x, y, width, height)
+    return None if exact or (x2, y2) != (x + width, y + height) else (x, y, width, height)
+
+
+def _numbers(bbox: Any) -> Box:
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError(f"there is neither a mask nor a bbox [x, y, width, height] (bbox is {bbox!r})")
     x, y, width, height = (float(v) for v in bbox)
+    if not np.isfinite([x, y, width, height]).all():
+        raise ValueError(f"the box has values that are no numbers: {bbox}")
+    return x, y, width, height
+
+
+def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
+    x, y, width, height = _numbers(bbox)
     return sound_box((x, y, x + width, y + height), size, warn)
+
+
+def _area(row: dict[str, Any]) -> float | None:
+    """The area of the file, where it is a number."""
+    area = row.get("area")
+    usable = isinstance(area, int | float) and not isinstance(area, bool) and abs(area) < _LARGEST
+    return float(area) if usable else None  # type: ignore[arg-type]
+
+
+def _is_crowd(row: dict[str, Any]) -> bool:
+    crowd = row.get("iscrowd")
+    return crowd == "1" or (isinstance(crowd, int | float) and crowd != 0)
 
 
 def _get(row: Any, key: str) -> Any:

@@ -17,7 +17,7 @@ from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
-from maskkit.data.places import locate
+from maskkit.data.places import locate, unseen
 from maskkit.data.records import Annotation, Box, Record, Segment
 from maskkit.data.rules import Problems, Warn, sound_box, stated_size
 from maskkit.errors import DataError
@@ -27,10 +27,11 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What a json of another layout leads to."""
 
 
-def dataset(file: Path, content: dict[str, Any]) -> Dataset:
+def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset:
     """The images of ``content``, which was read from ``file``; the images of ids are in a folder beside it.
 
-    Raises `DataError` when the file as a whole cannot be used.
+    Without ``images`` no image file is looked at, and none must be there. Raises `DataError` when the file as a whole
+    cannot be used.
     """
     try:
         listed = [(str(c["name"]), number(c["id"]), bool(c.get("isthing", 1))) for c in content["categories"]]
@@ -42,6 +43,9 @@ def dataset(file: Path, content: dict[str, Any]) -> Dataset:
     except MALFORMED as error:
         raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({error!r})") from error
     files = locate([_name(image) for image in content["images"]], images_beside(file))
+    if not images:
+        there = (unseen(file.parent, _name(image)) for image in content["images"])
+        files = [f if isinstance(f, Path) else path for f, path in zip(files, there, strict=True)]
     pixels = dict(zip(rows, locate([_name(row) for row in rows.values()], id_folders(file)), strict=True))
     reader = _Reader(file, {key: label for label, key in enumerate(categories.ids)})
     records: dict[ImageId | None, Record] = {}

@@ -23,6 +23,7 @@ from rich.table import Table
 from maskkit.errors import DataError
 from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows
 from maskkit.files import write_json
+from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories
@@ -190,7 +191,10 @@ def _sound_object(annotation: Mapping[str, Any], known: Known, kind: Kind) -> di
     shape, xywh, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
     if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
-    rle = run_lengths(shape, size) if shape and (kind == "segm" or not xywh or area is None) else None
+    rle = None
+    if shape and (kind == "segm" or not xywh or area is None):
+        polygonal = isinstance(shape, list) and size is not None
+        rle = polygons.as_stated(shape, size) if polygonal else run_lengths(shape, size)  # type: ignore[arg-type]
     sound: dict[str, Any] = {"image_id": image_id, "category_id": category_id}
     sound["bbox"] = box(xywh) if xywh else _tight_box(rle)
     crowd = int(bool(annotation.get("iscrowd")))

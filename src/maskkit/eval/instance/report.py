@@ -31,7 +31,6 @@ from maskkit.eval.rows import Unchecked
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.paint import Region
 from maskkit.infer.draw import draw_objects, text_width
-from maskkit.prediction import ImageId
 
 _SIDE = 460
 """Longer side of an image in the report, in pixels."""
@@ -50,7 +49,7 @@ def write_report(
     result: CocoResult,
     rows: Unchecked,
     truth: Mapping[str, Any],
-    image_path: Callable[[ImageId], Path] | Mapping[ImageId, Path],
+    image_path: Callable[[Any], Path] | Mapping[Any, Path],
     title: str = "Evaluation",
     notes: Iterable[str] = (),
 ) -> None:
@@ -148,7 +147,7 @@ def _worst(
     pairs: Sequence[tuple[Scene, Tally]],
     names: list[str],
     score: float,
-    where: Callable[[ImageId], Path],
+    where: Callable[[Any], Path],
     truth: Mapping[str, Any],
 ) -> Iterator[page.Shown]:
     images = {image["id"]: image for image in truth["images"]}
