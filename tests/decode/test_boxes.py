@@ -76,3 +76,13 @@ def test_a_hundred_objects_of_a_large_image_need_little_memory() -> None:
     tracemalloc.stop()
     assert len(found) == 100
     assert peak < 60e6, f"{peak / 1e6:.0f} MB; a hundred dense masks would take 107"
+
+
+@pytest.mark.parametrize("paste", ["exact", "whole_pixels", "last_pixel"])
+def test_boxes_thinner_than_a_pixel_are_pasted_too(paste: str) -> None:
+    rng = np.random.default_rng(0)
+    low = np.concatenate([rng.uniform(0, 60, (300, 2)), [[0, 0], [60.102386, 3]]])
+    boxes = np.concatenate([low, low + np.exp(rng.uniform(-9, 1, low.shape))], 1).astype(np.float32).clip(0, 61)
+    found = pasted(InBoxes(paste), boxes, np.ones((len(boxes), 28, 28), np.float32), (61, 61))  # type: ignore[arg-type]
+    assert found.masks is not None
+    assert len(found.masks) == len(boxes)

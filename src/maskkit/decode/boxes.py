@@ -115,7 +115,8 @@ def exact(low: float, high: float, cells: int, pixels: int) -> tuple[int, Taps]:
 def _whole_pixels(low: float, high: float, cells: int, pixels: int) -> tuple[int, Taps]:
     half = (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells)
     middle = (high + low) * np.float32(0.5)
-    start, stop = int(middle - half), int(middle + half) + 1
+    start = int(middle - half)
+    stop = max(int(middle + half), start) + 1  # a box thinner than a pixel covers one
     first = max(start, 0)
     covered = np.arange(first, min(stop, pixels)) - start
     return first, taps_at((covered + 0.5) * ((cells + 2) / (stop - start)) - 0.5, cells + 2)

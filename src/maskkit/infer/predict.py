@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from maskkit.config import InputConfig
 from maskkit.decode import Decoder, decode
 from maskkit.errors import DataError
-from maskkit.infer.preprocess import Prepared, prepare, stack
+from maskkit.infer.preprocess import Prepared, padded_size, prepare, stack
 from maskkit.infer.runtimes import Runtime
 from maskkit.infer.sources import Item, Pixels, dataset_images, loose_images
 from maskkit.prediction import Categories, Prediction
@@ -31,6 +31,15 @@ class Failure(NamedTuple):
 
     path: str
     error: DataError
+
+
+class Ready(NamedTuple):
+    """An image that waits for its forward pass."""
+
+    place: int
+    """Its place among the images that can be read."""
+    prepared: Prepared
+    pixels: Pixels | None
 
 
 @dataclass(frozen=True)
@@ -73,16 +82,35 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """The loop. ``workers`` threads read and preprocess ahead of the network; 0 does this in the calling thread.
 
-        Objects with a score up to ``score`` are left out. ``batch`` is the number of images per forward pass.
+        Objects with a score up to ``score`` are left out. ``batch`` is the largest number of images per forward pass:
+        only images that have the same size with their padding share one, so that no result depends on the others.
         """
-        ready = _readable(_ahead(items, self._prepare, workers), failed)
-        while group := list(islice(ready, batch)):
-            inputs = stack([prepared for prepared, _ in group], self.input)
-            arrays = self.runtime.run(inputs.images, inputs.sizes)
-            found = decode(self.decoder, arrays, inputs.metas, self.categories, score)
-            for prediction, (_, pixels) in zip(found, group, strict=True):
-                prediction.image = pixels
-                yield prediction
+        waiting: list[Ready] = []  # the first one is the next to be yielded
+        found: dict[int, Prediction] = {}
+        ready = iter(enumerate(_readable(_ahead(items, self._prepare, workers), failed)))
+        window = batch if batch == 1 or self.input.resize != "shorter" else 2 * batch
+        following = 0
+        while True:
+            waiting += [Ready(i, *outcome) for i, outcome in islice(ready, window - len(waiting))]
+            if not waiting:
+                return
+            size = padded_size([waiting[0].prepared], self.input)
+            group = [w for w in waiting if padded_size([w.prepared], self.input) == size][:batch]
+            taken = {w.place for w in group}
+            waiting = [w for w in waiting if w.place not in taken]
+            found |= zip((w.place for w in group), self._run(group, score), strict=True)
+            while following in found:
+                yield found.pop(following)
+                following += 1
+
+    def _run(self, group: list[Ready], score: float) -> list[Prediction]:
+        """The predictions for images that share a forward pass."""
+        inputs = stack([w.prepared for w in group], self.input)
+        arrays = self.runtime.run(inputs.images, inputs.sizes)
+        found = decode(self.decoder, arrays, inputs.metas, self.categories, score)
+        for prediction, w in zip(found, group, strict=True):
+            prediction.image = w.pixels
+        return found
 
     def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
         """The preprocessed image, and its pixels unless they can be read again from a file."""

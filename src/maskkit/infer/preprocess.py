@@ -53,12 +53,18 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
     return Prepared(resized, replace(meta, input_size=size, affine=meta.affine @ scale))
 
 
+def padded_size(prepared: Sequence[Prepared], input: InputConfig) -> tuple[int, int]:
+    """Height and width of a batch: those of the network's input, or of the largest image rounded up (``shorter``)."""
+    if input.resize != "shorter":
+        return input.size
+    height, width = (max(image.shape[side] for image, _ in prepared) for side in (0, 1))
+    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+
 def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:
-    """Images as one batch, padded to the size of the network's input, or to a multiple of 32 (``shorter``)."""
+    """Images as one batch of their `padded_size`."""
     sizes = np.array([image.shape[:2] for image, _ in prepared], np.int64)
-    height, width = input.size
-    if input.resize == "shorter":
-        height, width = (int(-(-side // MULTIPLE) * MULTIPLE) for side in sizes.max(0))
+    height, width = padded_size(prepared, input)
     images = np.zeros((len(prepared), height, width, 3), np.float32)
     for canvas, (image, _) in zip(images, prepared, strict=True):
         canvas[: image.shape[0], : image.shape[1]] = image
