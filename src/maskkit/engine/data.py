@@ -12,10 +12,10 @@ from maskkit.errors import DataError
 from maskkit.eval.task import TASKS
 
 
-def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
+def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset, list[str]]:
     """Training and validation images, checked, and lines about what the check found.
 
-    Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
+    With ``measure`` it is tried whether the validation images can be measured (`try_measure`). Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
     cannot learn from the labels of the data.
     """
     data, kind = config.data, zoo.model_class(config.preset)
@@ -31,9 +31,29 @@ def open_data(config: RunConfig) -> tuple[Dataset, Dataset, list[str]]:
         if len(part) == 0:
             raise DataError(f"{data.train}: no usable image for {name}; maskkit check {data.train} lists the problems")
     _check_labels(config, train_set)
+    if measure:
+        try_measure(config, val_set)
     if data.saliency is not None:
         train_set = train_set.with_saliency(Path(data.saliency))
     return train_set, val_set, notes
+
+
+def try_measure(config: RunConfig, val_set: Dataset) -> None:
+    """Measure the validation images as if nothing had been found in them.
+
+    Raises `DataError` for what would otherwise be said after the last step: data that the task cannot measure, and
+    images in which there is nothing to find.
+    """
+    task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
+    try:
+        name, value = next(iter(task.evaluate([], val_set).metrics.items()))
+    except DataError as error:
+        raise DataError(f"the validation images cannot be measured: {error}, or give others with --data.val") from None
+    if not value >= 0:
+        raise DataError(
+            f"{val_set.source}: the validation images have no {task.noun}, so that {name} cannot be measured; "
+            "give others with --data.val"
+        )
 
 
 def _problems(config: RunConfig, report: CheckReport) -> list[str]:
@@ -59,6 +79,13 @@ def _check_labels(config: RunConfig, train_set: Dataset) -> None:
     data, kind = config.data, zoo.model_class(config.preset)
     objects = [a for record in train_set.records for a in record.annotations]
     maps = [record.semantic for record in train_set.records if record.semantic is not None]
+    if "label_map" not in TASKS[kind.task_of(config.model)].supervision:
+        if maps and not objects:
+            raise DataError(
+                f"{data.train}: has label maps or tags, which do not separate objects, and {config.preset} learns from "
+                "objects; take a semantic preset (maskkit models --task semantic), or add masks or boxes of objects"
+            )
+        maps = []
     if not objects and not any(m.classes for m in maps):
         raise DataError(f"{data.train}: no image has an object, there is nothing to learn; add annotations")
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)

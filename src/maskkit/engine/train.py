@@ -81,7 +81,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Pat
     """
     settings = config.train
     run = open_run(out, settings, resume)
-    train_set, val_set, notes = once(run, lambda: open_data(config))
+    train_set, val_set, notes = once(run, lambda: open_data(config, measure=not run.resumed))
     run.notes = notes + run.notes
     plan_steps(run, len(train_set))
     config = replace(config, model=replace(config.model, num_classes=len(train_set.categories)))
