@@ -15,8 +15,9 @@ from maskkit.eval.task import TASKS
 def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset, list[str]]:
     """Training and validation images, checked, and lines about what the check found.
 
-    With ``measure`` it is tried whether the validation images can be measured (`try_measure`). Raises `DataError` with a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method
-    cannot learn from the labels of the data.
+    With ``measure`` it is tried whether the validation images can be measured (`try_measure`). Raises `DataError` with
+    a list of the unusable records, unless ``data.on_bad`` is ``skip``, and when the method cannot learn from the labels
+    of the data.
     """
     data, kind = config.data, zoo.model_class(config.preset)
     view = TASKS[kind.task_of(config.model)].view
