@@ -19,7 +19,7 @@ from maskkit.models.base import LOSS_KEYS
 ROOT = Path(maskkit.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = (
-    ("geometry", "config", "errors", "files", "terminal"),
+    ("geometry", "config", "errors", "files", "ranges", "terminal"),
     ("prediction",),
     ("targets",),
     ("data", "decode"),

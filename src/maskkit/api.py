@@ -12,6 +12,7 @@ from maskkit.checkpoints.find import BUILT_IN, find_weights, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
+from maskkit.ranges import check_ranges
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +31,13 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 
     ``overrides`` change fields of the method's config; a mapping changes fields of a part:
     ``backbone={"name": "resnet18"}``. Raises `MaskkitError` for an unknown preset, with the nearest names, and
-    ``TypeError`` for an unknown field.
+    for a number out of its range, ``TypeError`` for an unknown field.
     """
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    return zoo.model_class(preset)(change(zoo.preset(preset).model, **overrides))
+    config = change(zoo.preset(preset).model, **overrides)
+    check_ranges(config, "")
+    return zoo.model_class(preset)(config)
 
 
 def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import cattrs
 
+from maskkit.ranges import Colour, Count, Decay, Factor, Part, Pixels, Positive, Seed, Share, Weight, Whole, Workers
+
 T = TypeVar("T")
 
 SUPERVISION = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
@@ -21,17 +23,17 @@ SUPERVISION = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "t
 class BoxOnly:
     """How masks are trained on boxes alone (BoxInst, CVPR 2021)."""
 
-    projection: float = 1.0
+    projection: Weight = 1.0
     """Weight of the projection term: the mask's extent in x and y equals that of its box."""
-    pairwise: float = 1.0
+    pairwise: Weight = 1.0
     """Weight of the pairwise term: neighbouring pixels of similar colour have the same label."""
-    threshold: float = 0.3
+    threshold: Share = 0.3
     """Colour similarity, 0 to 1, above which two neighbours are assumed to have the same label."""
-    dilation: int = 2
+    dilation: Count = 2
     """Distance to the eight neighbours, in cells of the mask grid."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the training over which the pairwise term grows to its full weight."""
-    skip_bottom: int = 0
+    skip_bottom: Whole = 0
     """Rows at the bottom of the original image whose colours are ignored (BoxInst on COCO: 10)."""
 
 
@@ -39,17 +41,17 @@ class BoxOnly:
 class PlainVit:
     """How a plain vision transformer (timm's EVA family) is used as a backbone; other backbones ignore it."""
 
-    patch: int = 16
+    patch: Count = 16
     """Side of a patch in pixels; weights for another patch size are resampled."""
-    window: int = 16
+    window: Whole = 16
     """Side, in patches, of the attention windows of most blocks; 0: every block attends to the whole image."""
-    global_blocks: tuple[int, ...] = ()
+    global_blocks: tuple[Whole, ...] = ()
     """Blocks that attend to the whole image; empty: the last block of each quarter."""
-    relative: int = 0
+    relative: Whole = 0
     """Image side in pixels for which relative position embeddings are made (ViTDet); 0: none."""
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid's maps."""
-    drop_path: float = 0.0
+    drop_path: Decay = 0.0
     """Stochastic depth rate of the last block; the rate grows linearly from zero at the first."""
 
 
@@ -63,7 +65,7 @@ class BackboneConfig:
     """Initial weights: a local file with timm's names, ``hub`` for timm's own download, or None for random ones."""
     norm: Literal["frozen", "train"] = "frozen"
     """Batch norm: ``frozen`` keeps statistics and affine parameters fixed, as suits small batches."""
-    frozen_stride: int = 0
+    frozen_stride: Whole = 0
     """Layers up to this stride are frozen (4: the stem and the first stage); 0 trains all."""
     pad_same: bool = False
     """TensorFlow's padding, for weights trained there."""
@@ -76,7 +78,7 @@ class BackboneConfig:
 class ModelConfig:
     """The base of all model configs; a method adds its own fields and the configs of its parts."""
 
-    num_classes: int = 80
+    num_classes: Count = 80
     """Number of classes, without background."""
 
     @property
@@ -109,7 +111,7 @@ class BackboneModelConfig(ModelConfig):
 class InputConfig:
     """How an image becomes the network's input; stored in every checkpoint."""
 
-    size: tuple[int, int] = (550, 550)
+    size: tuple[Pixels, Pixels] = (550, 550)
     """Height and width of the network's input in pixels; for ``shorter``, the shorter side and the longest side."""
     resize: Literal["stretch", "pad", "shorter"] = "stretch"
     """``stretch`` resizes to the input and ignores the aspect ratio (YOLACT); ``pad`` keeps the aspect ratio and pads
@@ -117,9 +119,9 @@ class InputConfig:
     torchvision)."""
     antialias: bool = False
     """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
-    mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
+    mean: tuple[Colour, Colour, Colour] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
-    std: tuple[float, float, float] = (58.40, 57.12, 57.38)
+    std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
 
 
@@ -127,21 +129,21 @@ class InputConfig:
 class AugmentConfig:
     """Random augmentation of training images, in the order of application; zero or None switches one off."""
 
-    copy_paste: float = 0.0
+    copy_paste: Share = 0.0
     """Probability of pasting objects of another training image (Ghiasi et al., 2021)."""
     photometric: bool = True
     """Brightness, contrast, saturation and hue as in SSD."""
-    expand: float = 4.0
+    expand: Factor = 4.0
     """Largest factor by which the canvas is enlarged with the mean colour (SSD); 1 switches it off."""
     iou_crop: bool = True
     """Random crop that keeps at least one object by IoU (SSD)."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
-    vertical_flip: float = 0.0
+    vertical_flip: Share = 0.0
     """Probability of a vertical flip; useful for microscopy and aerial images."""
-    scale_jitter: tuple[float, float] | None = None
+    scale_jitter: tuple[Positive, Positive] | None = None
     """Range of a random scale of the resized image, which is cropped or padded back to the input size."""
-    short_sides: tuple[int, ...] = ()
+    short_sides: tuple[Pixels, ...] = ()
     """Lengths of the shorter side, one of which is drawn per image; for ``input.resize`` ``shorter``."""
 
 
@@ -149,45 +151,45 @@ class AugmentConfig:
 class TrainConfig:
     """The optimization: schedule, optimizer, precision, evaluation."""
 
-    epochs: float = 12.0
+    epochs: Positive = 12.0
     """Passes over the training images; ``steps`` takes precedence."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps of the whole run."""
-    batch: int = 8
+    batch: Count = 8
     """Images per step, over all processes."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate at this ``batch``."""
-    backbone_lr: float = 1.0
+    backbone_lr: Weight = 1.0
     """Factor on the learning rate of the backbone."""
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: Decay = 0.9
+    weight_decay: Weight = 5e-4
     decay_norm: bool = True
     """Whether weight decay applies to normalisation layers and biases too."""
     decay_bias: bool = False
     """Whether it applies to biases outside normalisation layers even where ``decay_norm`` is off, as in detectron2."""
     schedule: Literal["steps", "cosine", "poly"] = "cosine"
     """``poly`` is the remaining share of the run to the power of 0.9."""
-    milestones: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
+    milestones: tuple[Share, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Shares of the run after which ``steps`` divides the learning rate by ten."""
-    warmup: int = 500
+    warmup: Whole = 500
     """Steps of linear warm-up."""
-    warmup_from: float = 0.1
+    warmup_from: Share = 0.1
     """Share of the learning rate at which the warm-up starts."""
-    clip: float = 0.0
+    clip: Weight = 0.0
     """Largest gradient norm; 0 switches clipping off."""
-    ema: float = 0.0
+    ema: Decay = 0.0
     """Decay of the EMA of the weights, which is evaluated and saved; 0 switches it off."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass; losses are always fp32."""
     channels_last: bool = True
     compile: bool = False
-    workers: int = 2
+    workers: Workers = 2
     """Loader processes."""
-    seed: int = 0
-    eval_every: float = 1.0
+    seed: Seed = 0
+    eval_every: Weight = 1.0
     """Epochs between evaluations. The last step is always evaluated; 0 evaluates only there."""
-    save_every: int = 200
+    save_every: Count = 200
     """Steps between saves of ``last.safetensors``."""
     tensorboard: bool = False
     """Whether to log to TensorBoard too."""
@@ -199,40 +201,40 @@ class Pretraining:
 
     student: str = "eva_tiny_patch16_224"
     """The model to train, of timm's EVA family."""
-    size: int = 224
+    size: Pixels = 224
     """Image side in pixels."""
     teacher: str = "timm:vit_large_patch14_clip_quickgelu_224.openai"
     """The model whose features are predicted: a timm model (CLIP in the paper); ``random:NAME``: random weights."""
     teacher_weights: str = "hub"
     """A file with timm's names, or ``hub`` for timm's own download."""
-    mask: float = 0.4
+    mask: Share = 0.4
     """Share of masked patches."""
-    crop: float = 0.2
+    crop: Share = 0.2
     """Smallest share of the image's area in a random crop."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
-    epochs: float = 150.0
+    epochs: Positive = 150.0
     """Passes over the images; ``steps`` wins where it is set."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps of the whole run."""
-    batch: int = 64
+    batch: Count = 64
     """Images per step over all processes (paper: 4096)."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate at this ``batch``; it falls to zero along a cosine."""
-    warmup: int = 500
+    warmup: Whole = 500
     """Steps of linear warm-up from zero, at most a tenth of the run."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.05
-    clip: float = 3.0
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Weight = 0.05
+    clip: Weight = 3.0
     """Largest gradient norm."""
-    drop_path: float = 0.1
+    drop_path: Decay = 0.1
     """Stochastic depth rate of the last block; the rate grows linearly from zero at the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of student and teacher; the loss is always fp32."""
-    workers: int = 2
+    workers: Workers = 2
     """Loader processes."""
-    seed: int = 0
-    save_every: int = 200
+    seed: Seed = 0
+    save_every: Count = 200
     """Steps between saves."""
 
 
@@ -252,7 +254,7 @@ class DataConfig:
     """Whether records with errors (``maskkit check``) stop the training or are left out."""
     allow_outside: bool = False
     """Whether images may lie outside of the data set's folder."""
-    val_split: float = 0.2
+    val_split: Part = 0.2
     """Share of the images split off for validation when there is no validation set."""
 
     @property
@@ -279,15 +281,15 @@ class RunConfig:
 class Tta:
     """Test-time augmentation of a semantic model; the defaults change nothing."""
 
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[Positive, ...] = (1.0,)
     """Scales of the image, as multiples of ``base``."""
     flip: bool = False
     """Whether to average with the horizontally flipped image."""
-    window: tuple[int, int] | None = None
+    window: tuple[Pixels, Pixels] | None = None
     """Height and width of a sliding window; None: the whole image at once."""
-    overlap: float = 1 / 3
+    overlap: Share = 1 / 3
     """Smallest overlap of neighbouring windows, as a share of a window."""
-    base: int | None = None
+    base: Pixels | None = None
     """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
     crf: bool = False
     """Whether a fully connected CRF refines the result (DeepLab v1 and v2)."""
@@ -302,11 +304,11 @@ class Tta:
 class PseudoMasks:
     """How the activations of a model trained on image tags become a label map of an image with known tags."""
 
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    scales: tuple[Positive, ...] = (0.5, 1.0, 1.5, 2.0)
     """Scales of the image, each with its horizontal flip, as multiples of ``base``."""
-    base: int | None = None
+    base: Pixels | None = None
     """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
-    threshold: float = 0.2
+    threshold: Share = 0.2
     """Score of the background; the best pixel of each class has the score 1."""
 
 

@@ -127,7 +127,7 @@ def test_numbers_that_make_no_run_are_refused(tmp_path, run, drawn):
         with pytest.raises(MaskkitError, match="at least 1"):
             train(replace(run, train=replace(run.train, **wrong)), tmp_path / "run")
     whole = DataConfig(str(drawn / "train.json"), val_split=0)
-    with pytest.raises(DataError, match="between 0 and 1"):
+    with pytest.raises(MaskkitError, match="between 0 and 1"):
         train(replace(run, data=whole), tmp_path / "run")
 
 

@@ -17,14 +17,15 @@ from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
+from maskkit.ranges import Count
 from maskkit.targets import Batch, Target
 from maskkit.zoo.card import Method, Preset
 
 
 @dataclass(frozen=True)
 class TinyConfig(ModelConfig):
-    num_classes: int = 3
-    width: int = 8
+    num_classes: Count = 3
+    width: Count = 8
     poison: bool = False
     """Whether the loss is not a number."""
 

@@ -22,6 +22,7 @@ from maskkit.cli.demo import demo
 from maskkit.cli.evaluate import evaluate
 from maskkit.cli.import_weights import import_
 from maskkit.cli.models import models
+from maskkit.cli.options import checked
 from maskkit.cli.predict import predict
 from maskkit.cli.pretrain import pretrain
 from maskkit.cli.pseudo_masks import pseudo_masks
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb == "train":  # its options depend on the preset
             return train.train(train.parse(rest))
-        return tyro.cli(VERBS[verb], prog=f"maskkit {verb}", args=rest)
+        return tyro.cli(checked(VERBS[verb]), prog=f"maskkit {verb}", args=rest)
     except MaskkitError as error:
         complain(error)
         return 1

@@ -9,13 +9,14 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import stdout
+from maskkit.ranges import Whole
 from maskkit.terminal import say
 
 
 def check(
     data: Annotated[Positional[Path], arg(metavar="DATA")],
     out: Path | None = None,
-    samples: int = 8,
+    samples: Whole = 8,
     decode: bool | None = None,
     allow_outside: bool = False,
 ) -> int:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from maskkit.ranges import Count
 from maskkit.terminal import say
 
 PHOTOS = Path(__file__).parents[1] / "demo_images"
 PRESET = "yolact-mobilenetv2-256"
 
 
-def demo(out: Path = Path("demo"), steps: int = 300) -> int:
+def demo(out: Path = Path("demo"), steps: Count = 300) -> int:
     """Segment photographs with the built-in model, then train a small model on drawn images, in minutes.
 
     Example: maskkit demo --out demo

@@ -7,6 +7,7 @@ from typing import Literal
 
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import Tta
+from maskkit.ranges import Count, Workers
 from maskkit.terminal import complain, say
 
 
@@ -18,8 +19,8 @@ def evaluate(
     split: str | None = None,
     allow_outside: bool = False,
     out: Path = Path("runs/eval"),
-    batch: int = 1,
-    workers: int = 0,
+    batch: Count = 1,
+    workers: Workers = 0,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
     """Evaluate a model, or a COCO results file of any tool: AP, mIoU or PQ, metrics.json and report.html.
@@ -42,8 +43,6 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         wrong_usage("eval takes either --model or --predictions")
-    if batch < 1:
-        wrong_usage("--batch must be at least 1")
     from maskkit.data import find_splits, open_dataset, open_truth
     from maskkit.eval.task import TASKS
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError, MaskkitError
+from maskkit.ranges import Count, Share
 from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def predict(
     model: str = "built-in",
     out: Path = Path("runs/predict"),
     data: Path | None = None,
-    score: float = 0.3,
-    batch: int = 1,
+    score: Share = 0.3,
+    batch: Count = 1,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
     """Segment images: write overlays, predictions.json (COCO results), images.json and categories.json (its ids).
@@ -51,8 +52,6 @@ def predict(
     """
     if not sources:
         wrong_usage("predict takes at least one image, folder or pattern")
-    if batch < 1:
-        wrong_usage("--batch must be at least 1")
     from maskkit.api import load
     from maskkit.files import in_file_name, write_json
 

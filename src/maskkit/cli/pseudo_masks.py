@@ -7,6 +7,7 @@ from pathlib import Path
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import PseudoMasks
 from maskkit.errors import MaskkitError
+from maskkit.ranges import Count
 from maskkit.terminal import say
 
 
@@ -16,7 +17,7 @@ def pseudo_masks(
     model: str = "eps-mobilenetv2-320",
     out: Path = Path("runs/pseudo-masks"),
     weights: str | None = None,
-    steps: int | None = None,
+    steps: Count | None = None,
     tta: PseudoMasks = PseudoMasks(),  # noqa: B008 (frozen)
 ) -> int:
     """Make pseudo masks from image tags and saliency maps (EPS), as a data set that any semantic model trains on.

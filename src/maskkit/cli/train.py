@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import arg
 
 from maskkit.cli.console import stdout, wrong_usage
+from maskkit.cli.options import refuse_ranges
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.terminal import say
 
@@ -85,6 +86,8 @@ def parse(args: list[str]) -> TrainOptions:
     options = tyro.cli(TrainOptions, args=args, default=default, prog="maskkit train")
     options.model = type(preset.model)(**vars(options.model))
     options.data = DataConfig(**vars(options.data))
+    for section in ("model", "input", "augment", "train", "data"):
+        refuse_ranges(getattr(options, section), f"--{section}.")
     if not options.data.train:
         wrong_usage("train takes --data")
     return options

@@ -31,6 +31,7 @@ from maskkit.engine.state import load_optimizer, optimizer_tensors
 from maskkit.engine.teacher import Teacher
 from maskkit.errors import DataError
 from maskkit.nn.mim import MaskedStudent, block_mask, cosine_loss
+from maskkit.ranges import check_ranges
 
 _FREE_TO_CHANGE = {"workers", "save_every"}
 _HEADER = "maskkit-pretraining"
@@ -53,6 +54,7 @@ def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False)
     ``resume`` continues the run in ``out``, or starts it where there is none yet. Raises `MaskkitError` for what the
     user can correct.
     """
+    check_ranges(config)
     run = open_run(out, settings := recipe(config), resume, flags="--")
     paths = list_images(images)
     plan_steps(run, len(paths))

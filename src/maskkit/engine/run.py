@@ -254,8 +254,6 @@ def plan_steps(run: Run, images: int) -> None:
     Raises `MaskkitError` for a batch that the processes cannot share evenly.
     """
     settings = run.settings
-    if min(settings.batch, settings.save_every) < 1:
-        raise MaskkitError(f"{run.flags}batch and {run.flags}save-every must be at least 1")
     if settings.batch % run.world:
         raise MaskkitError(
             f"{run.flags}batch {settings.batch} cannot be shared by {run.world} processes; give a multiple"

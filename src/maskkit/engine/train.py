@@ -38,6 +38,7 @@ from maskkit.engine.validate import evaluate, evaluation_due, keep_best, write_r
 from maskkit.errors import DataError
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
+from maskkit.ranges import check_ranges
 from maskkit.targets import Batch
 
 
@@ -79,6 +80,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Pat
     yet: the same command can be given until it succeeds. ``weights`` are the initial ones (`start_weights`). Raises
     `MaskkitError` for what the user can correct.
     """
+    check_ranges(config)
     settings = config.train
     run = open_run(out, settings, resume)
     train_set, val_set, notes = once(run, lambda: open_data(config, measure=not run.resumed))

@@ -53,6 +53,7 @@ from maskkit.nn.fcos import (
 from maskkit.nn.fcos_targets import Positives
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.roi import PoolingConfig, Sampled, as_rois, crop_masks, pool
+from maskkit.ranges import Count, Weight, Whole
 from maskkit.targets import Batch, Target
 
 STRIDE = 4
@@ -69,19 +70,19 @@ class BlendMaskConfig(BackboneModelConfig):
         default_factory=lambda: FcosDetectorConfig(level_scales=False, score_with_quality=True)
     )
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    bases: int = 4
+    bases: Count = 4
     """Number K of bases."""
-    base_width: int = 128
+    base_width: Count = 128
     """Channels of the branch that makes the bases."""
-    base_convs: int = 3
+    base_convs: Whole = 3
     """Convolutions of that branch between the sum of the levels and the enlargement."""
-    attention: int = 14
+    attention: Count = 14
     """Side of the attention maps."""
-    crop: int = 56
+    crop: Count = 56
     """Side of a mask inside its box."""
-    mask_weight: float = 1.0
-    semantic_weight: float = 0.3
-    masks_to_train: int = 500
+    mask_weight: Weight = 1.0
+    semantic_weight: Weight = 0.3
+    masks_to_train: Whole = 500
     """Positives of a batch that learn a mask from their box alone, chosen at random; each needs a map of its own."""
 
 

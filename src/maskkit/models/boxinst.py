@@ -51,6 +51,7 @@ from maskkit.nn.fcos import (
     require_whole_cells,
 )
 from maskkit.nn.fcos_targets import Positives
+from maskkit.ranges import Whole
 from maskkit.targets import Batch, Target
 
 
@@ -61,7 +62,7 @@ class BoxInstConfig(BackboneModelConfig):
     detector: FcosDetectorConfig = field(default_factory=lambda: FcosDetectorConfig(score_with_quality=True))
     masks: DynamicMaskConfig = field(default_factory=lambda: DynamicMaskConfig(mask_channels=16))
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    masks_to_train: int = 64
+    masks_to_train: Whole = 64
     """Positives of an image that enter the mask loss, shared out equally among its objects, best scored first."""
 
 

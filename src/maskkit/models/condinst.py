@@ -47,6 +47,7 @@ from maskkit.nn.dynamic_mask import (
 )
 from maskkit.nn.fcos import FcosDetectorConfig, FcosHead, fcos_loss, pyramid, relative_boxes, require_whole_cells
 from maskkit.nn.fcos_targets import Positives
+from maskkit.ranges import Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -57,9 +58,9 @@ class CondInstConfig(BackboneModelConfig):
     detector: FcosDetectorConfig = field(default_factory=lambda: FcosDetectorConfig(score_with_quality=True))
     masks: DynamicMaskConfig = field(default_factory=DynamicMaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    semantic_weight: float = 0.0
+    semantic_weight: Weight = 0.0
     """Weight of the auxiliary semantic loss on P3; 0 builds no such branch."""
-    masks_to_train: int = 500
+    masks_to_train: Whole = 500
     """Positives of a batch that enter the mask loss, chosen at random."""
 
 

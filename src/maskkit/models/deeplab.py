@@ -39,6 +39,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.ranges import Count, Decay, Positive, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -47,20 +48,20 @@ class DeeplabConfig(BackboneModelConfig):
     """Knobs of DeepLab. ``num_classes`` counts the background where the data have one."""
 
     version: Literal["v1", "v2", "v3", "v3+"] = "v3"
-    output_stride: int = 16
+    output_stride: Count = 16
     """8 or 16: what the strides of the backbone stop at."""
-    rates: tuple[int, ...] = (6, 12, 18)
+    rates: tuple[Count, ...] = (6, 12, 18)
     """Dilations of the 3x3 branches of ASPP."""
-    width: int = 256
+    width: Count = 256
     """Channels of each branch."""
-    refine: int = 1
+    refine: Whole = 1
     """3x3 convolutions between ASPP (v3+: the joined features) and the scores; TensorFlow has 0 in v3, 2 in v3+."""
-    low_width: int = 48
+    low_width: Count = 48
     """Channels that the features of stride 4 are reduced to (v3+)."""
-    dropout: float = 0.1
-    scales: tuple[float, ...] = ()
+    dropout: Decay = 0.1
+    scales: tuple[Positive, ...] = ()
     """Further scales at which v2 looks at the image."""
-    auxiliary: float = 0.0
+    auxiliary: Weight = 0.0
     """Weight of the loss of a second head on stride 16; 0 has none."""
     align_corners: bool = False
     """Whether the outermost cells lie on the outermost pixels, as in TensorFlow; the input has 16 n + 1 pixels then."""

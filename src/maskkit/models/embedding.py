@@ -41,6 +41,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
 from maskkit.nn.pixels import UNKNOWN, class_loss, likeliest, object_maps
+from maskkit.ranges import Count, Positive, Share, Weight
 from maskkit.targets import Batch, Target
 
 
@@ -48,28 +49,28 @@ from maskkit.targets import Batch, Target
 class EmbeddingConfig(BackboneModelConfig):
     """Knobs of pixel embeddings; margins and weights are the paper's."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid and of the branches."""
-    dimensions: int = 8
+    dimensions: Count = 8
     """Of the embedding space."""
-    unit: float = 16.0
+    unit: Weight = 16.0
     """Input pixels that are one unit of the first two dimensions; 0 leaves the place of a pixel out."""
-    pull_margin: float = 0.5
+    pull_margin: Weight = 0.5
     """Distance to the mean of its object at which a pixel is left alone (delta_v)."""
-    push_margin: float = 1.5
+    push_margin: Weight = 1.5
     """Half the distance between two means at which they are left alone (delta_d)."""
-    pull_weight: float = 1.0
-    push_weight: float = 1.0
-    norm_weight: float = 0.001
-    foreground_weight: float = 1.0
-    class_weight: float = 1.0
-    decode_stride: int = 2
+    pull_weight: Weight = 1.0
+    push_weight: Weight = 1.0
+    norm_weight: Weight = 0.001
+    foreground_weight: Weight = 1.0
+    class_weight: Weight = 1.0
+    decode_stride: Count = 2
     """Input pixels per cell of the grid on which embeddings are clustered."""
-    bandwidth: float = 1.5
+    bandwidth: Positive = 1.5
     """Radius of the mean shift; the push margin, by which other objects are twice as far."""
-    min_area: float = 16.0
+    min_area: Weight = 16.0
     """Input pixels of the smallest instance."""
-    min_score: float = 0.0
+    min_score: Share = 0.0
     """Least mean probability of an instance's pixels."""
 
 

@@ -38,6 +38,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.resnet38 import Resnet38
 from maskkit.nn.dilation import dilate
 from maskkit.prediction import Categories
+from maskkit.ranges import Count, Share
 from maskkit.targets import Batch, Target
 
 
@@ -47,13 +48,13 @@ class EpsConfig(BackboneModelConfig):
 
     background_map: bool = True
     """Whether the background has a map and saliency is learnt from; without, this is the baseline, plain CAM."""
-    tau: float = 0.4
+    tau: Share = 0.4
     """Share of a class's map that has to be salient for the class to count as foreground."""
-    mix: float = 0.5
+    mix: Share = 0.5
     """Share of the foreground's maps in the estimated saliency (lambda); the rest is what the background leaves."""
-    output_stride: int = 8
+    output_stride: Count = 8
     """Input pixels per cell of the maps, 8 or 16; ResNet-38 has 8."""
-    threshold: float = 0.2
+    threshold: Share = 0.2
     """Score of the background beside the classes, whose best cell has 1, where the network names pixels by itself."""
 
 

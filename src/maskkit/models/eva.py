@@ -64,6 +64,7 @@ from maskkit.nn.roi import (
 )
 from maskkit.nn.rpn import NEITHER, ProposalConfig, RpnHead, Weights, decode, match_boxes
 from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage
+from maskkit.ranges import Count, Share, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -71,16 +72,16 @@ from maskkit.targets import Batch, Target
 class EvaConfig(BackboneModelConfig):
     """Knobs of the detector; its backbone has its own, ``vit``."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
-    stages: tuple[float, ...] = (0.5, 0.6, 0.7)
+    stages: tuple[Share, ...] = (0.5, 0.6, 0.7)
     """Least IoU of a positive region in each stage; a single one makes it Mask R-CNN."""
-    box_width: int = 1024
+    box_width: Count = 1024
     """Features of the box head's fully connected layer."""
-    head_convs: int = 4
+    head_convs: Whole = 4
     """Convolutions of box and mask head."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)

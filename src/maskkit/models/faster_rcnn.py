@@ -40,6 +40,7 @@ from maskkit.nn.losses import in_fp32
 from maskkit.nn.roi import BoxHead, PoolingConfig, RegionConfig
 from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
 from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage, feature_pyramid
+from maskkit.ranges import Count
 from maskkit.targets import Batch, Target
 
 
@@ -47,14 +48,14 @@ from maskkit.targets import Batch, Target
 class FasterRcnnConfig(BackboneModelConfig):
     """Knobs of Faster R-CNN; the defaults are detectron2's."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
-    box_width: int = 1024
+    box_width: Count = 1024
     """Features of the two layers of the box head."""
 
 

@@ -70,6 +70,7 @@ from maskkit.nn.rpn import (
     propose,
     rpn_levels,
 )
+from maskkit.ranges import Count, Share, Weight
 from maskkit.targets import Batch, Target
 
 STRIDE = 16
@@ -85,20 +86,20 @@ _TRUE = 0.4
 class FcisConfig(BackboneModelConfig):
     """Knobs of FCIS; the defaults are the official ones for COCO."""
 
-    parts: int = 7
+    parts: Count = 7
     """Parts of an object along each side; 1 makes it blind to where a pixel lies in its region."""
-    bins: int = 21
+    bins: Count = 21
     """Side of the grid on which regions are put together."""
-    width: int = 1024
+    width: Count = 1024
     """Channels of the features that the maps are read from."""
-    rpn_width: int = 512
+    rpn_width: Count = 512
     """Channels of the region proposal network."""
     proposals: ProposalConfig = field(
         default_factory=lambda: ProposalConfig(
             anchor_sizes=((64, 128, 256, 512),), smooth_l1=1 / 9, before=(6000, 6000), after=(300, 300)
         )
     )
-    least_side: float = 2.0
+    least_side: Weight = 2.0
     """Shortest side of a region in pixels."""
     regions: RegionConfig = field(
         default_factory=lambda: RegionConfig(sampled=128, smooth_l1=1.0, min_score=1e-3, nms_threshold=0.3)
@@ -108,7 +109,7 @@ class FcisConfig(BackboneModelConfig):
     COCO), or random ones (VOC)."""
     caffe_stem: bool = False
     """Max-pooling in the stem without padding, rests at the border included, as weights from Caffe need."""
-    vote_iou: float = 0.5
+    vote_iou: Share = 0.5
     """Least IoU with an object of the regions that vote on its mask."""
 
 

@@ -35,6 +35,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.ranges import Count, Positive, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -44,17 +45,17 @@ class FcnConfig(BackboneModelConfig):
 
     head: Literal["skips", "dilated"] = "skips"
     """``skips`` is the paper's network, ``dilated`` torchvision's."""
-    skips: int = 2
+    skips: Whole = 2
     """Finer layers whose scores are added: 0 is FCN-32s, 1 FCN-16s, 2 FCN-8s."""
-    skip_scales: tuple[float, float] = (1.0, 1.0)
+    skip_scales: tuple[Positive, Positive] = (1.0, 1.0)
     """What the features of pool4 and pool3 are multiplied by (0.01 and 0.0001 train FCN-8s at once)."""
-    width: int = 4096
+    width: Count = 4096
     """Channels of fc6 and fc7 on VGG-16."""
     staged: bool = False
     """Train 32s, 16s and 8s one after the other, each for its share of the steps."""
     reduction: Literal["mean", "sum"] = "mean"
     """Caffe's loss is the sum over the pixels, hence its tiny learning rates."""
-    auxiliary: float = 0.0
+    auxiliary: Weight = 0.0
     """Weight of the loss of a second head on stride 16 (dilated); 0 has none."""
 
 

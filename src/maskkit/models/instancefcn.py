@@ -50,6 +50,7 @@ from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.nn.rpn import match_boxes, sample
+from maskkit.ranges import Count, Positive, Share, Weight
 from maskkit.targets import Batch, Target
 
 STRIDE = 8
@@ -59,41 +60,41 @@ STRIDE = 8
 class InstanceFcnConfig(BackboneModelConfig):
     """Knobs of InstanceFCN. ``num_classes`` changes nothing."""
 
-    num_classes: int = 1
+    num_classes: Count = 1
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("vgg16"))
     stage: Literal[16, 32] = 32
     """Which features of the backbone are read, by their stride before dilation to 8; VGG's are those of conv5."""
-    parts: int = 5
+    parts: Count = 5
     """Parts of an object along each side (k)."""
-    window: int = 21
+    window: Count = 21
     """Cells along each side of a window (m)."""
     rounding: Literal["floor", "round"] = "floor"
     """Where a part ends when k does not divide m: cell i is of part ``floor(i k / m)``, or part b ends at
     ``round(b m / k)``. The paper does not say."""
-    width: int = 512
+    width: Count = 512
     """Channels of the two branches."""
-    scales: tuple[float, ...] = tuple(1.5**-i for i in range(6))
+    scales: tuple[Positive, ...] = tuple(1.5**-i for i in range(6))
     """Sizes at which the image is seen, as multiples of the input's."""
-    fill: float | None = 0.8
+    fill: Share | None = 0.8
     """Share of a window's side that the longer side of its object should have; at 0.8 no window of a pyramid with
     steps of 1.5 cuts its object off. None compares windows with the objects' own boxes, as an RPN does."""
-    high: float = 0.7
+    high: Share = 0.7
     """Least IoU, with what an object should fill, of a positive window; each object's best ones are positive too."""
-    low: float = 0.5
+    low: Share = 0.5
     """IoU below which a window is negative; windows between the two are never taught and come out as they like."""
-    sampled: int = 256
+    sampled: Count = 256
     """Windows per image in the loss, at most half of them positive."""
-    crowd_overlap: float = 0.7
+    crowd_overlap: Share = 0.7
     """Share of a window inside a crowd from which on it is not negative."""
     soft_targets: bool = False
     """Whether a cell shall say how much of it belongs to the object, or whether half of it does: cells have 8 pixels,
     and a mask enlarged from shares has its outline between them."""
-    mask_weight: float = 1.0
+    mask_weight: Weight = 1.0
     """Of the mean over a window's pixels; the paper's sum would be the square of ``window``."""
-    candidates: int = 2000
+    candidates: Count = 2000
     """Windows that masks are cut from, before NMS."""
-    nms_threshold: float = 0.8
-    detections: int = 1000
+    nms_threshold: Share = 0.8
+    detections: Count = 1000
     """Proposals per image."""
 
 

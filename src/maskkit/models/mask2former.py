@@ -48,6 +48,7 @@ from maskkit.nn.masked_decoder import MaskedDecoder, MaskedDecoderConfig
 from maskkit.nn.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from maskkit.nn.positional_encoding import encode_cells
 from maskkit.nn.query_loss import QueryLossConfig, Truth, class_loss, mask_terms, match
+from maskkit.ranges import Count, Share
 from maskkit.targets import Batch, Target
 
 STRIDES = (4, 8, 16, 32)
@@ -60,18 +61,18 @@ class Mask2FormerConfig(BackboneModelConfig):
     box_only: BoxOnly = field(default_factory=BoxOnly)
     task: Literal["instance", "semantic", "panoptic"] = "instance"
     """Which labels are used, and what is decoded from the queries."""
-    width: int = 256
+    width: Count = 256
     """Channels of the pixel decoder, the queries and the features."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads in both decoders."""
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: MaskedDecoderConfig = field(default_factory=MaskedDecoderConfig)
     query_loss: QueryLossConfig = field(default_factory=QueryLossConfig)
-    detections: int = 100
+    detections: Count = 100
     """Objects kept per image."""
-    segment_score: float = 0.8
+    segment_score: Share = 0.8
     """Class probability above which a query becomes a panoptic segment."""
-    segment_overlap: float = 0.8
+    segment_overlap: Share = 0.8
     """Least share of its mask that a segment keeps next to the others."""
 
 

@@ -46,6 +46,7 @@ from maskkit.nn.mask_stage import (
 from maskkit.nn.roi import BoxHead, MaskHead, PoolingConfig, RegionConfig, mask_convs
 from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
 from maskkit.nn.two_stage import BINS, STRIDES, TwoStage, feature_pyramid
+from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -53,20 +54,20 @@ from maskkit.targets import Batch, Target
 class MaskRcnnConfig(BackboneModelConfig):
     """Knobs of Mask R-CNN; the defaults are detectron2's."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
-    box_width: int = 1024
+    box_width: Count = 1024
     """Features of the two layers of the box head."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    mask_width: int = 256
+    mask_width: Count = 256
     """Channels of the mask head."""
-    mask_convs: int = 4
+    mask_convs: Whole = 4
     paste: Literal["exact", "whole_pixels"] = "exact"
     """Whether masks are put where their boxes are (detectron2), or the boxes are rounded first (torchvision)."""
 

@@ -80,6 +80,7 @@ from maskkit.nn.rpn import (
     proposal_terms,
     propose,
 )
+from maskkit.ranges import Count, Weight, Whole
 from maskkit.targets import Batch, Target
 
 _LOW = (2, 4)
@@ -94,7 +95,7 @@ class MasklabConfig(BackboneModelConfig):
 
     output_stride: Literal[8, 16] = 8
     """Of the features that boxes, classes and directions are read from; the stages behind are atrous."""
-    rpn_width: int = 512
+    rpn_width: Count = 512
     """Channels of the region proposal network."""
     proposals: ProposalConfig = field(
         default_factory=lambda: ProposalConfig(
@@ -104,24 +105,24 @@ class MasklabConfig(BackboneModelConfig):
     regions: RegionConfig = field(
         default_factory=lambda: RegionConfig(sampled=64, smooth_l1=1.0, min_score=1e-3, nms_threshold=0.6)
     )
-    box_crop: int = 41
+    box_crop: Count = 41
     """Side of the crops of conv4 that the box classifier reads."""
     box_atrous: bool = True
     """Whether its conv5 keeps their resolution by atrous convolution, or strides."""
     deformable: bool = True
     """Whether parts of these crops are moved to where the object is."""
-    offset_grid: int = 7
+    offset_grid: Count = 7
     """Parts of a crop along each side that move on their own (open: the side of the grid that Faster R-CNN pools)."""
-    offset_scale: float = 0.1
+    offset_scale: Weight = 0.1
     """Share of the box that an offset of 1 stands for (open: as in deformable ConvNets)."""
-    box_passes: int = 2
+    box_passes: Whole = 2
     """How often boxes are regressed: the final ones are put in again as regions."""
     direction: DirectionConfig = field(default_factory=DirectionConfig)
-    crop: int = 41
+    crop: Count = 41
     """Side of the crops that masks are made of."""
-    low_width: int = 64
+    low_width: Count = 64
     """Channels of each of the low layers in the hypercolumn (open: as many as conv1 has)."""
-    refine_width: int = 64
+    refine_width: Count = 64
     """Channels of the three 5x5 convolutions."""
 
 

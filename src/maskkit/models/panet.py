@@ -55,6 +55,7 @@ from maskkit.nn.mask_stage import (
 from maskkit.nn.roi import PoolingConfig, RegionConfig, pool
 from maskkit.nn.rpn import ProposalConfig, RpnHead, caffe_anchors
 from maskkit.nn.two_stage import BINS, STRIDES, TwoStage
+from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -62,21 +63,21 @@ from maskkit.targets import Batch, Target
 class PanetConfig(BackboneModelConfig):
     """Knobs of PANet; the defaults are the official ones."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(smooth_l1=1 / 3))
     pooling: PoolingConfig = field(default_factory=lambda: PoolingConfig(aligned=False, sampling_ratio=2))
     regions: RegionConfig = field(default_factory=lambda: RegionConfig(smooth_l1=1 / 3))
-    box_width: int = 1024
+    box_width: Count = 1024
     """Features of the box head's fully connected layers."""
-    box_convs: int = 3
+    box_convs: Whole = 3
     """Convolutions of the box head behind the first one, which each level has for itself; 0 is the head of two fully
     connected layers, of which each level has the first for itself."""
     masks: bool = True
     """Without, a detector."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    mask_width: int = 256
+    mask_width: Count = 256
     """Channels of the mask head."""
 
 

@@ -48,6 +48,7 @@ from maskkit.nn.fcos import FcosDetections, flatten, pick, pyramid, require_whol
 from maskkit.nn.fcos_targets import assign_locations, find_positives, locate
 from maskkit.nn.losses import normaliser
 from maskkit.nn.polar import fill, outlines, polar_centerness, polar_iou_loss, ray_targets
+from maskkit.ranges import Count, Positive, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -55,26 +56,26 @@ from maskkit.targets import Batch, Target
 class PolarDetectorConfig:
     """The detector of PolarMask; the defaults are the published ones for COCO."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid and of the towers."""
-    tower_convs: int = 4
+    tower_convs: Whole = 4
     """Convolutions in each of the three towers."""
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
     """Levels P3, P4, P5 and those made from P5."""
-    size_ranges: tuple[float, ...] = (64, 128, 256, 512)
+    size_ranges: tuple[Positive, ...] = (64, 128, 256, 512)
     """Upper ends of the size ranges of all levels but the last, which has none, in pixels, as FCOS has them."""
-    radius: float = 1.5
+    radius: Positive = 1.5
     """Half side, in strides, of the square around an object's centre of mass whose locations are positive."""
-    min_score: float = 0.05
+    min_score: Share = 0.05
     """Class probability above which a pair of location and class is a candidate."""
-    score_offset: float = 0.5
+    score_offset: Weight = 0.5
     """Added to the centerness in the score, because the polar one is small even at its best."""
-    candidates: int = 1000
+    candidates: Count = 1000
     """Locations per level that are looked at."""
-    pairs: int = 4000
+    pairs: Count = 4000
     """Pairs of location and class per image that enter NMS."""
-    nms_threshold: float = 0.5
-    detections: int = 100
+    nms_threshold: Share = 0.5
+    detections: Count = 100
     """Objects kept per image."""
 
 
@@ -83,9 +84,9 @@ class PolarMaskConfig(BackboneModelConfig):
     """Knobs of PolarMask; the defaults are the published models for COCO."""
 
     detector: PolarDetectorConfig = field(default_factory=PolarDetectorConfig)
-    rays: int = 36
+    rays: Count = 36
     """Number of rays; divides 360."""
-    grid_stride: int = 4
+    grid_stride: Count = 4
     """Input pixels per cell of the grid on which masks are drawn."""
 
 

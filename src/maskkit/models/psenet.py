@@ -44,6 +44,7 @@ from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import dice_loss
 from maskkit.nn.pixels import BACKGROUND, UNKNOWN, class_loss, likeliest, object_maps
+from maskkit.ranges import Count, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -51,25 +52,25 @@ from maskkit.targets import Batch, Target
 class PsenetConfig(BackboneModelConfig):
     """Knobs of PSENet; the defaults are the published ResNet-50 model for ICDAR 2015."""
 
-    num_classes: int = 1
+    num_classes: Count = 1
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("resnet50s"))
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid and of the head."""
-    kernels: int = 7
+    kernels: Count = 7
     """Number n of maps: the complete objects and n - 1 kernels."""
-    least_ratio: float = 0.4
+    least_ratio: Share = 0.4
     """Ratio m of the smallest kernel; the others are evenly spaced between it and 1."""
-    most_shrink: float = 20.0
+    most_shrink: Weight = 20.0
     """Input pixels by which an outline moves inwards at most."""
-    complete_weight: float = 0.7
+    complete_weight: Share = 0.7
     """Weight of the complete objects; the kernels have the rest to 1."""
-    class_weight: float = 1.0
-    negatives_per_positive: int = 3
-    decode_stride: int = 1
+    class_weight: Weight = 1.0
+    negatives_per_positive: Whole = 3
+    decode_stride: Count = 1
     """Input pixels per cell of the grid on which instances grow: 1 and 4 are the paper's PSENet-1s and -4s."""
-    min_area: float = 16.0
+    min_area: Weight = 16.0
     """Input pixels of the smallest instance, and of its smallest kernel."""
-    min_score: float = 0.85
+    min_score: Share = 0.85
     """Least mean probability of an instance's pixels."""
 
 

@@ -34,6 +34,7 @@ from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.ranges import Count, Weight
 from maskkit.targets import Batch, Target
 
 
@@ -41,13 +42,13 @@ from maskkit.targets import Batch, Target
 class PspnetConfig(BackboneModelConfig):
     """Knobs of PSPNet. ``num_classes`` counts the background where the data have one."""
 
-    bins: tuple[int, ...] = (1, 2, 3, 6)
+    bins: tuple[Count, ...] = (1, 2, 3, 6)
     """Cells a side of the grids."""
-    width: int = 512
+    width: Count = 512
     """Channels of the head; each grid is reduced to its share of the backbone's channels."""
-    auxiliary: float = 0.4
+    auxiliary: Weight = 0.4
     """Weight of the auxiliary loss."""
-    auxiliary_width: int = 256
+    auxiliary_width: Count = 256
 
 
 class PspnetRaw(NamedTuple):

@@ -30,6 +30,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.ranges import Count, Decay, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -37,11 +38,11 @@ from maskkit.targets import Batch, Target
 class RefinenetConfig(BackboneModelConfig):
     """Knobs of RefineNet. ``num_classes`` counts the background where the data have one."""
 
-    widths: tuple[int, int, int, int] = (512, 256, 256, 256)
+    widths: tuple[Count, Count, Count, Count] = (512, 256, 256, 256)
     """Channels of the four blocks, coarsest first."""
-    pools: int = 4
+    pools: Whole = 4
     """Links of the chain of pooling."""
-    dropout: float = 0.5
+    dropout: Decay = 0.5
     """Of the two coarsest features and of what is scored."""
 
 

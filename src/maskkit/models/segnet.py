@@ -32,6 +32,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.vgg import LAYOUT, Vgg, VggShape
 from maskkit.nn.semantic import pixel_loss, truth_of
+from maskkit.ranges import Count
 from maskkit.targets import Batch, Target
 
 
@@ -39,7 +40,7 @@ from maskkit.targets import Batch, Target
 class SegnetConfig(ModelConfig):
     """Knobs of SegNet. ``num_classes`` counts the background where the data have one."""
 
-    layout: tuple[tuple[int, ...], ...] = LAYOUT
+    layout: tuple[tuple[Count, ...], ...] = LAYOUT
     """Channels of the convolutions of each stage; VGG-16's by default."""
     ceil: bool = True
     """Pool a rest at the border too, as Caffe does."""

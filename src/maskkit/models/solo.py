@@ -41,6 +41,7 @@ from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
+from maskkit.ranges import Count, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -50,16 +51,16 @@ class SoloConfig(BackboneModelConfig):
 
     box_only: BoxOnly = field(default_factory=BoxOnly)
     grid: GridConfig = field(default_factory=GridConfig)
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     deformable: Deformable = "none"
     """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
-    mask_weight: float = 3.0
+    mask_weight: Weight = 3.0
     head: Literal["vanilla", "decoupled", "decoupled-light"] = "vanilla"
     """Masks by cell, by column and row from a tower each, or by column and row from one tower."""
-    head_width: int = 256
+    head_width: Count = 256
     """Channels of the towers."""
-    head_convs: int = 7
+    head_convs: Whole = 7
     """Convolutions of each tower."""
 
 

@@ -37,6 +37,7 @@ from maskkit.nn import grid
 from maskkit.nn.grid import ConvNorm, Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.nn.positional_encoding import encode_cells
+from maskkit.ranges import Count, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -46,20 +47,20 @@ class Solov2Config(BackboneModelConfig):
 
     box_only: BoxOnly = field(default_factory=BoxOnly)
     grid: GridConfig = field(default_factory=GridConfig)
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid."""
     deformable: Deformable = "none"
     """Deformable convolution in the stages C3 to C5 and in the head; v2 is modulated."""
-    mask_weight: float = 3.0
-    head_width: int = 512
+    mask_weight: Weight = 3.0
+    head_width: Count = 512
     """Channels of the towers for classes and kernels."""
-    head_convs: int = 4
+    head_convs: Whole = 4
     """Convolutions of each tower."""
-    feature_width: int = 128
+    feature_width: Count = 128
     """Channels inside of the mask branch."""
-    kernel: int = 256
+    kernel: Count = 256
     """Channels of the mask feature, and weights of a kernel."""
-    position_frequencies: int = 0
+    position_frequencies: Whole = 0
     """Frequencies, per axis, of the positional encoding that the mask feature gets as further channels
     (`maskkit.nn.positional_encoding`). The kernel's weights for them are the encoding of its cell times a predicted
     factor: masks start near their cell, which is slow to learn otherwise. 0 for none, as in the paper."""

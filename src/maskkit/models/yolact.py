@@ -44,6 +44,7 @@ from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.prototypes import MaskIouNet, Protonet, crop_window, semantic_loss
+from maskkit.ranges import Count, Positive, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -52,45 +53,45 @@ class YolactConfig(BackboneModelConfig):
     """Knobs of YOLACT; the defaults are the published ResNet-50 model for COCO."""
 
     box_only: BoxOnly = field(default_factory=BoxOnly)
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid, the prediction head and the prototype branch."""
-    prototypes: int = 32
+    prototypes: Count = 32
     """Number k of prototypes, and of coefficients per anchor."""
-    scales: tuple[tuple[float, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
+    scales: tuple[tuple[Positive, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
     """Anchor sizes in input pixels for each of the levels P3 to P7."""
-    ratios: tuple[float, ...] = (1, 0.5, 2)
+    ratios: tuple[Positive, ...] = (1, 0.5, 2)
     """Width to height of the anchors."""
     square_anchors: bool = True
     """Anchors are squares of side scale * sqrt(ratio): an early slip that the released COCO weights depend on."""
-    leaky_slope: float | None = None
+    leaky_slope: Weight | None = None
     """Slope of the backbone's leaky ReLUs where it differs from timm's 0.01 (the original Darknet: 0.1)."""
     head_norm: bool = False
     """Group norm, of four channels each, after the inner convolutions of prototype branch and head; not in the paper,
     and worth it where the training is short."""
-    deformable: int = 0
+    deformable: Whole = 0
     """Every n-th block of the stages C3 to C5 uses deformable convolution (YOLACT++); 0 is none."""
     rescore: bool = False
     """Rate masks by a predicted IoU (YOLACT++)."""
     nms: Literal["fast", "cross-class", "traditional"] = "fast"
-    nms_threshold: float = 0.5
-    nms_top: int = 200
+    nms_threshold: Share = 0.5
+    nms_top: Count = 200
     """Candidates per class before NMS (in all, for cross-class)."""
-    min_score: float = 0.05
+    min_score: Share = 0.05
     """An anchor whose best class scores no more is not a candidate."""
-    detections: int = 100
+    detections: Count = 100
     """Objects kept per image."""
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    crowd_overlap: float = 0.7
+    positive_iou: Share = 0.5
+    negative_iou: Share = 0.4
+    crowd_overlap: Share = 0.7
     """Share of an anchor inside a crowd from which on it is neither object nor background."""
-    negatives_per_positive: int = 3
-    masks_to_train: int = 100
+    negatives_per_positive: Whole = 3
+    masks_to_train: Whole = 100
     """Positives per image that enter the mask loss, chosen at random; as many again of those with boxes only."""
-    box_weight: float = 1.5
-    mask_weight: float = 6.125
-    semantic_weight: float = 1.0
-    rescore_weight: float = 25.0
-    rescore_min_area: float = 25.0
+    box_weight: Weight = 1.5
+    mask_weight: Weight = 6.125
+    semantic_weight: Weight = 1.0
+    rescore_weight: Weight = 25.0
+    rescore_min_area: Weight = 25.0
     """Objects of no more prototype pixels do not train the rescoring."""
 
 

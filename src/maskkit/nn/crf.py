@@ -11,21 +11,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskkit.ranges import Positive, Weight, Whole
+
 
 @dataclass(frozen=True)
 class CrfConfig:
     """Weights and standard deviations of the kernels; the defaults are those of DeepLab v2 for VOC."""
 
-    iterations: int = 10
-    smoothness: float = 3.0
+    iterations: Whole = 10
+    smoothness: Weight = 3.0
     """Weight of the smoothness kernel (distance alone); 0 disables it."""
-    smoothness_pixels: float = 1.0
+    smoothness_pixels: Positive = 1.0
     """Its standard deviation in pixels."""
-    appearance: float = 4.0
+    appearance: Weight = 4.0
     """Weight of the appearance kernel (distance and colour); 0 disables it."""
-    appearance_pixels: float = 67.0
+    appearance_pixels: Positive = 67.0
     """Its standard deviation in pixels."""
-    appearance_colour: float = 3.0
+    appearance_colour: Positive = 3.0
     """Its standard deviation in colour values from 0 to 255."""
 
 

@@ -16,6 +16,7 @@ from maskkit.geometry import boxes as box_math
 from maskkit.nn.losses import normaliser
 from maskkit.nn.pixels import object_maps
 from maskkit.nn.rpn import BACKGROUND
+from maskkit.ranges import Count, Weight
 from maskkit.targets import Batch
 
 UNKNOWN = -1
@@ -26,11 +27,11 @@ UNKNOWN = -1
 class DirectionConfig:
     """How directions are measured; the paper leaves the last three open."""
 
-    sectors: int = 8
+    sectors: Count = 8
     """Directions to the centre (D)."""
-    rings: int = 4
+    rings: Count = 4
     """Distances to the centre (R)."""
-    offset: float = 0.0
+    offset: Weight = 0.0
     """Share of a sector by which sectors are turned; a half puts the axes into the middle of sectors."""
     last_ring: Literal["corner", "side"] = "corner"
     """Where the last ring ends: at the half diagonal no ring is cut off, at the half side rings are finer."""

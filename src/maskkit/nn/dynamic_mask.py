@@ -29,6 +29,7 @@ from maskkit.nn.fcos import (
 )
 from maskkit.nn.fcos_targets import Positives, locate
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
+from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -36,18 +37,18 @@ from maskkit.targets import Batch, Target
 class DynamicMaskConfig:
     """The mask branch, the dynamic heads and which masks are kept; the defaults are the published CondInst for COCO."""
 
-    branch_width: int = 128
+    branch_width: Count = 128
     """Channels inside the mask branch."""
-    branch_convs: int = 4
+    branch_convs: Whole = 4
     """Convolutions of the mask branch after the levels are added up."""
-    mask_channels: int = 8
+    mask_channels: Count = 8
     """What the mask branch gives to every dynamic head."""
-    head_width: int = 8
+    head_width: Count = 8
     """Channels of the dynamic convolutions."""
-    head_convs: int = 3
+    head_convs: Whole = 3
     nms: Literal["boxes", "masks"] = "boxes"
     """What must not overlap. With ``masks`` no box has a part in the result."""
-    mask_candidates: int = 500
+    mask_candidates: Count = 500
     """Best candidates of an image whose masks are compared, for ``nms`` ``masks``."""
 
     @property

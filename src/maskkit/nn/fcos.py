@@ -26,6 +26,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
+from maskkit.ranges import Count, Positive, Share, Whole
 from maskkit.targets import Batch
 
 
@@ -33,13 +34,13 @@ from maskkit.targets import Batch
 class FcosDetectorConfig:
     """The detector, a part of every method on top of it; the defaults are the published ones for COCO."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the pyramid and of the towers."""
-    tower_convs: int = 4
+    tower_convs: Whole = 4
     """Convolutions in each of the two towers."""
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
     """Levels P3, P4, P5 and those made from P5."""
-    size_ranges: tuple[float, ...] = (64, 128, 256, 512)
+    size_ranges: tuple[Positive, ...] = (64, 128, 256, 512)
     """Upper ends of the size ranges of all levels but the last, which has none. The size of an object at a location is
     the distance to the farthest side of its box, in pixels."""
     level_scales: bool = True
@@ -47,17 +48,17 @@ class FcosDetectorConfig:
     distance_activation: Literal["relu", "exp"] = "relu"
     """Keeps distances positive: ReLU, as in the official code, which can die in a short training with a high learning
     rate; or the exponential, as in the paper."""
-    radius: float = 1.5
+    radius: Positive = 1.5
     """Half side, in strides, of the square around an object's centre whose locations are positive."""
     quality: Literal["centerness", "iou"] = "centerness"
     """What the third output predicts: how central the location is in its box, or the IoU of the box."""
     score_with_quality: bool = False
     """Whether ``min_score`` is asked of class times quality instead of the class alone."""
-    min_score: float = 0.05
-    candidates: int = 1000
+    min_score: Share = 0.05
+    candidates: Count = 1000
     """Pairs of location and class per level that enter NMS."""
-    nms_threshold: float = 0.6
-    detections: int = 100
+    nms_threshold: Share = 0.6
+    detections: Count = 100
     """Objects kept per image."""
 
 

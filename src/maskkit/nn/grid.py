@@ -23,6 +23,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser, processes
+from maskkit.ranges import Count, Positive, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
 Deformable = Literal["none", "v1", "v2"]
@@ -32,28 +33,28 @@ Deformable = Literal["none", "v1", "v2"]
 class GridConfig:
     """The grids: their label assignment and how masks are selected. The defaults are the published models for COCO."""
 
-    grids: tuple[int, ...] = (40, 36, 24, 16, 12)
+    grids: tuple[Count, ...] = (40, 36, 24, 16, 12)
     """Cells per side on each of the levels P2 to P6."""
-    scale_ranges: tuple[tuple[float, float], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+    scale_ranges: tuple[tuple[Weight, Weight], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     """Root of the box area, in input pixels, of the objects of each level, both ends included."""
-    centre: float = 0.2
+    centre: Positive = 0.2
     """Share of an object's box, around its centre of mass, whose cells are positive."""
-    min_score: float = 0.1
+    min_score: Share = 0.1
     """Pairs of cell and class need a higher score than this."""
-    candidates: int = 500
+    candidates: Count = 500
     """Pairs of cell and class, best scores first, whose masks are computed."""
-    min_area: tuple[int, ...] = (8, 8, 16, 32, 32)
+    min_area: tuple[Whole, ...] = (8, 8, 16, 32, 32)
     """Masks of at most so many pixels, at a quarter of the resolution, are dropped; per level."""
     nms: Literal["gaussian", "linear"] = "gaussian"
     """Kernel of Matrix NMS."""
-    nms_sigma: float = 2.0
-    nms_top: int = 500
+    nms_sigma: Positive = 2.0
+    nms_top: Count = 500
     """Masks that enter Matrix NMS."""
-    nms_stride: int = 1
+    nms_stride: Count = 1
     """Overlaps are measured on every n-th row and column of the masks; 2 suffices unless objects are tiny."""
-    nms_min_score: float = 0.05
+    nms_min_score: Share = 0.05
     """Masks of a lower score after Matrix NMS are dropped."""
-    detections: int = 100
+    detections: Count = 100
     """Objects kept per image."""
 
 

@@ -21,6 +21,7 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.nn.losses import FromBoxes, ImageColours, mask_loss_from_colours, normaliser
 from maskkit.nn.roi import RankedBoxes, Sampled, as_rois, crop_masks, objects_of
 from maskkit.nn.two_stage import BoxRaw
+from maskkit.ranges import Count
 from maskkit.targets import Batch, Target
 
 _WIDEN = 0.5
@@ -31,7 +32,7 @@ _WIDEN = 0.5
 class MaskConfig:
     """How the masks of regions are drawn and learnt; the defaults are detectron2's."""
 
-    bins: int = 14
+    bins: Count = 14
     """Side of the grid of features that the mask head reads; masks have twice as many cells."""
     aligned_targets: bool = True
     """Whether mask targets are cropped exactly, or half a pixel off as RoIAlign does it without ``aligned``

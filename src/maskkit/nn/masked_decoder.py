@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from maskkit.nn.blocks import linear
 from maskkit.nn.positional_encoding import encode_positions, sine_encoding
+from maskkit.ranges import Count, Whole
 
 
 @dataclass(frozen=True)
 class MaskedDecoderConfig:
     """Knobs of `MaskedDecoder`."""
 
-    queries: int = 100
-    layers: int = 9
-    feedforward: int = 2048
+    queries: Count = 100
+    layers: Whole = 9
+    feedforward: Count = 2048
     """Channels inside the feed-forward networks."""
-    position_frequencies: int = 0
+    position_frequencies: Whole = 0
     """Frequencies, per axis, of the positional encoding that features and mask embeddings get as extra channels
     (`maskkit.nn.positional_encoding`): the mask of each query starts near a place of its own. 0 for none, as in the
     paper."""

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from maskkit.nn.blocks import linear
 from maskkit.nn.deform_attn import DeformableAttention, Size, portions
 from maskkit.nn.positional_encoding import sine_encoding
+from maskkit.ranges import Count, Whole
 
 
 @dataclass(frozen=True)
 class PixelDecoderConfig:
     """Knobs of `PixelDecoder`."""
 
-    layers: int = 6
+    layers: Whole = 6
     """Layers of deformable attention."""
-    feedforward: int = 1024
+    feedforward: Count = 1024
     """Channels inside the feed-forward networks."""
 
 

@@ -17,23 +17,24 @@ from torch import Tensor
 
 from maskkit.geometry.resample_tensors import sample_points
 from maskkit.nn.losses import box_cells, normaliser
+from maskkit.ranges import Count, Factor, Share, Weight
 
 
 @dataclass(frozen=True)
 class QueryLossConfig:
     """Weights and points of the matching and of the loss; the defaults are those of Mask2Former."""
 
-    class_weight: float = 2.0
+    class_weight: Weight = 2.0
     """Of the class in the matching and in the loss, as the next two."""
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object: float = 0.1
+    mask_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    no_object: Weight = 0.1
     """Weight in the cross entropy of a query without an object."""
-    points: int = 12544
+    points: Count = 12544
     """Points at which masks are compared, in the matching and in the loss."""
-    oversample: float = 3.0
+    oversample: Factor = 3.0
     """The loss draws this many times as many points, to find the uncertain ones."""
-    uncertain: float = 0.75
+    uncertain: Share = 0.75
     """Share of the loss's points that are the most uncertain; the others are random."""
 
 

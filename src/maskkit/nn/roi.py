@@ -24,6 +24,7 @@ from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.nn.blocks import linear
 from maskkit.nn.losses import normaliser
 from maskkit.nn.rpn import BACKGROUND, Proposals, Weights, clip, decode, encode, match_boxes, sample
+from maskkit.ranges import Count, Share, Weight, Whole
 from maskkit.targets import Target
 
 BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
@@ -41,7 +42,7 @@ class PoolingConfig:
     """RoIAlign or RoI Pooling."""
     aligned: bool = True
     """Whether RoIAlign takes the half cell into account (detectron2) or not (torchvision)."""
-    sampling_ratio: int = 0
+    sampling_ratio: Whole = 0
     """Samples of RoIAlign along each side of a bin; 0 takes as many as the bin has cells."""
 
 
@@ -49,21 +50,21 @@ class PoolingConfig:
 class RegionConfig:
     """Which regions the second stage learns from, and which boxes are kept of it; the defaults are detectron2's."""
 
-    sampled: int = 512
+    sampled: Count = 512
     """Regions per image in the loss."""
-    positive: float = 0.25
+    positive: Share = 0.25
     """Largest share of positives among them."""
-    iou: float = 0.5
+    iou: Share = 0.5
     """Least IoU of a positive region with its object."""
-    crowd_overlap: float = 0.7
+    crowd_overlap: Share = 0.7
     """Share of a region inside a crowd above which it is not background."""
-    smooth_l1: float = 0.0
+    smooth_l1: Weight = 0.0
     """Where the smooth L1 loss of the boxes turns linear; 0 is L1."""
-    min_score: float = 0.05
-    candidates: int = 2000
+    min_score: Share = 0.05
+    candidates: Count = 2000
     """Boxes of all classes that enter the last NMS."""
-    nms_threshold: float = 0.5
-    detections: int = 100
+    nms_threshold: Share = 0.5
+    detections: Count = 100
     """Objects kept per image."""
 
 

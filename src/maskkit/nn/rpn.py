@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.boxes import LEAST_SIDE, has_area
 from maskkit.geometry.nms import batched_nms
+from maskkit.ranges import Count, Positive, Share, Weight
 from maskkit.targets import Target, full_sizes
 
 BACKGROUND = -1
@@ -34,25 +35,25 @@ _LARGEST_GROWTH = math.log(1000 / 16)
 class ProposalConfig:
     """The anchors, and how a region proposal network learns and what is kept of it; the defaults are detectron2's."""
 
-    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    anchor_sizes: tuple[tuple[Positive, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
     """Anchor sizes in input pixels, for each level."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height to width."""
-    high: float = 0.7
+    high: Share = 0.7
     """Least IoU of a positive anchor with its object; the best anchor of each object is positive in any case."""
-    low: float = 0.3
+    low: Share = 0.3
     """IoU from which on an anchor is not background."""
-    crowd_overlap: float = 0.7
+    crowd_overlap: Share = 0.7
     """Share of an anchor inside a crowd above which it is not background."""
-    sampled: int = 256
+    sampled: Count = 256
     """Anchors per image in the loss, at most half of them positive."""
-    smooth_l1: float = 0.0
+    smooth_l1: Weight = 0.0
     """Where the smooth L1 loss of the boxes turns linear; 0 is L1."""
-    before: tuple[int, int] = (2000, 1000)
+    before: tuple[Count, Count] = (2000, 1000)
     """Anchors of each level that enter NMS, in training and in inference."""
-    after: tuple[int, int] = (1000, 1000)
+    after: tuple[Count, Count] = (1000, 1000)
     """Proposals of each image, in training and in inference."""
-    nms_threshold: float = 0.7
+    nms_threshold: Share = 0.7
 
     @property
     def anchors_per_cell(self) -> int:
