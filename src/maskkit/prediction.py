@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from maskkit.geometry import rle as rle_codec
+from maskkit.geometry.resample import strips
 from maskkit.geometry.rle import Rle
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class Prediction:
 
     def __len__(self) -> int:
         if self.semantic is not None:
-            return len(np.unique(self.semantic))
+            return len(_labels_in(self.semantic))
         found = self.instances if self.instances is not None else self.panoptic
         return len(found) if found is not None else 0
 
@@ -259,7 +260,7 @@ class Prediction:
         mask and a score per segment.
         """
         if self.semantic is not None:
-            labels = np.unique(self.semantic).tolist()
+            labels = _labels_in(self.semantic)
             return [self._row(label, rle_codec.encode((self.semantic == label)[None])[0]) for label in labels]
         if self.panoptic is not None:
             masks = ((s, rle_codec.encode((self.panoptic.ids == s.id)[None])[0]) for s in self.panoptic.segments)
@@ -305,6 +306,14 @@ class Prediction:
         from maskkit.infer.draw import save
 
         return save(self, Path(path))
+
+
+def _labels_in(semantic: UInt8[np.ndarray, "h w"]) -> list[int]:
+    """The class numbers that occur, in order; some rows at a time, since sorting a large image takes its memory."""
+    found: set[int] = set()
+    for rows in strips(semantic.shape[1], len(semantic), 1 << 20):
+        found.update(np.unique(semantic[rows]).tolist())
+    return sorted(found)
 
 
 def _numbers(index: int | slice | Sequence[int] | np.ndarray, count: int) -> list[int]:

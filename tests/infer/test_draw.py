@@ -130,7 +130,7 @@ def test_labels_stand_beside_their_boxes_and_do_not_cover_each_other():
     boxes = np.array([[100, 100, 200, 200], [102, 101, 198, 199], [100, 102, 200, 198], [0, 0, 400, 300.0]])
     taken = np.zeros((0, 4))
     for box in boxes:
-        place = draw._place(box, (60.0, 14.0), (400, 300), taken)
+        place, _ = draw._place(box, (60.0, 14.0), (400, 300), taken)
         assert place[0] >= 0
         assert place[1] >= 0
         assert place[2] <= 400

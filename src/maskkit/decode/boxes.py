@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from maskkit.decode.outputs import Boxes, ObjectMasks, RegionVotes
 from maskkit.geometry import rle as rle_codec
-from maskkit.geometry.resample import Taps, interpolate, taps_at
+from maskkit.geometry.resample import DENSE, Taps, interpolate, strips, taps_at
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Prediction
 
 Scored = Boxes[np.ndarray] | ObjectMasks[np.ndarray] | RegionVotes[np.ndarray]
@@ -138,4 +138,7 @@ def in_box(
     top, y = place(y1, y2, mask.shape[0], size[0])
     if not len(x.lower) or not len(y.lower):
         return rle_codec.empty(size)
-    return rle_codec.encode_region(interpolate(np.pad(mask, 1), y, x) >= 0.5, top, left, size)
+    padded, region = np.pad(mask, 1), np.empty((len(y.lower), len(x.lower)), bool)
+    for rows in strips(region.shape[1], region.shape[0], DENSE):
+        region[rows] = interpolate(padded, y.part(rows), x) >= 0.5
+    return rle_codec.encode_region(region, top, left, size)

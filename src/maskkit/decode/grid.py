@@ -9,7 +9,7 @@ from jaxtyping import Float
 from maskkit.decode.boxes import scored_boxes, separate_scores
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import rle as rle_codec
-from maskkit.geometry.resample import Taps, taps_at
+from maskkit.geometry.resample import DENSE, Taps, strips, taps_at
 from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
 
 
@@ -59,5 +59,7 @@ def over_input(
     lines = near[:, lower] * (1 - fx) + near[:, upper] * fx  # (h', W'): the few rows first, gathering columns is slow
     first += top
     above, below, fy = y.lower[tall] - first, y.upper[tall] - first, y.weight[tall, None]
-    region = lines[above] * (1 - fy) + lines[below] * fy > 0.5  # (H', W')
+    region = np.empty((len(above), lines.shape[1]), bool)  # (H', W')
+    for rows in strips(region.shape[1], region.shape[0], DENSE):
+        region[rows] = lines[above[rows]] * (1 - fy[rows]) + lines[below[rows]] * fy[rows] > 0.5
     return rle_codec.encode_region(region, tall.start, wide.start, size)

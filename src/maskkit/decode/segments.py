@@ -31,19 +31,20 @@ class Segments:
         kept = np.flatnonzero((out.labels < len(categories)) & (out.scores > max(np.float32(self.score), score)))
         labels, scores = out.labels[kept].astype(np.int64), out.scores[kept].astype(np.float32)
         won, own = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.int64)  # pixels
-        winner = np.full(meta.size, -1, np.int64)
+        visible = np.zeros(len(kept), np.int64)
+        winner = np.full(meta.size, -1, np.int32)
         for rows, logits in _in_two_steps(out.masks[kept], meta) if len(kept) else ():
             best = (scores[:, None, None] * expit(logits)).argmax(0)  # (H', W)
             inside = np.take_along_axis(logits, best[None], 0)[0] >= 0
             winner[rows] = np.where(inside, best, -1)
+            visible += np.bincount(best[inside], minlength=len(kept))
             won += np.bincount(best.ravel(), minlength=len(kept))
             own += (logits >= 0).sum((1, 2))
-        visible = np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
         share = (won / own.clip(min=1)).astype(np.float32)  # in float32, as the threshold is
         numbers = np.zeros(len(kept) + 1, np.int32)  # the last one is for pixels without a segment
         segments: list[PanopticSegment] = []
         stuff: dict[int, int] = {}  # class number to the place of its segment
-        for k in np.flatnonzero(visible & (share >= np.float32(self.overlap))).tolist():
+        for k in np.flatnonzero((visible > 0) & (share >= np.float32(self.overlap))).tolist():
             label, score_of = int(labels[k]), float(scores[k])
             thing = categories.things[label]
             if not thing and label in stuff:
@@ -53,7 +54,9 @@ class Segments:
                 place = stuff[label] = len(segments)
                 segments.append(PanopticSegment(place + 1, label, score_of, thing))
             numbers[k] = segments[place].id
-        return Prediction(meta, categories, panoptic=Panoptic(numbers[winner], segments))
+        for rows in strips(4 * meta.size[1], meta.size[0]):
+            winner[rows] = numbers[winner[rows]]  # in place: a large image has room for one map
+        return Prediction(meta, categories, panoptic=Panoptic(winner, segments))
 
 
 def _in_two_steps(

@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from maskkit.decode.boxes import scored_boxes
 from maskkit.decode.outputs import RegionVotes
 from maskkit.geometry import rle as rle_codec
-from maskkit.geometry.resample import interpolate, taps_at
+from maskkit.geometry.resample import DENSE, interpolate, strips, taps_at
 from maskkit.prediction import Categories, ImageMeta, Masks, Prediction
+
+_KEPT = 1 << 28
+"""Largest number of pixels of all regions' masks that are kept while an image is decoded."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,11 @@ class Votes:
         real = (whole[:, 2:] > whole[:, :2]).all(1)
         masks = out.masks[-len(regions) :]
 
-        @cache
         def region_mask(i: int) -> Bool[np.ndarray, "h w"]:
-            return _stretch(masks[i], whole[i]) >= self.cut
+            return _stretch(masks[i], whole[i], self.cut)
+
+        if (whole[real, 2:] - whole[real, :2]).prod(1).sum() <= _KEPT:
+            region_mask = cache(region_mask)
 
         def mean_of(row: int) -> tuple[np.ndarray, int, int]:
             voters = np.flatnonzero((votes[row] > 0) & real)
@@ -59,14 +64,19 @@ class Votes:
             mean = np.zeros((bottom - top, right - left), np.float32)
             for i in voters.tolist():
                 x1, y1, x2, y2 = whole[i] - (left, top, left, top)
-                mean[y1:y2, x1:x2] += votes[row, i] * region_mask(i)
+                mask, vote = region_mask(i), votes[row, i]
+                for rows in strips(mask.shape[1], len(mask), DENSE):
+                    mean[y1:y2, x1:x2][rows] += vote * mask[rows]
             return mean, int(top), int(left)
 
         return mean_of
 
 
-def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"]) -> Float[np.ndarray, "h w"]:
-    """A mask resized to a ``box`` of whole pixels."""
+def _stretch(mask: Float[np.ndarray, "m m"], box: Int[np.ndarray, "4"], cut: float) -> Bool[np.ndarray, "h w"]:
+    """Where a mask reaches ``cut`` once it is resized to a ``box`` of whole pixels."""
     width, height = int(box[2] - box[0]), int(box[3] - box[1])
     y, x = (taps_at((np.arange(n) + 0.5) * (len(mask) / n) - 0.5, len(mask)) for n in (height, width))
-    return interpolate(mask, y, x)
+    stretched = np.empty((height, width), bool)
+    for rows in strips(width, height, DENSE):
+        stretched[rows] = interpolate(mask, y.part(rows), x) >= cut
+    return stretched

@@ -4,12 +4,14 @@ Classes, segments or objects are given as a map of numbers (H, W) and a list of 
 as -1, leaves its pixel unchanged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from colorsys import hsv_to_rgb
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
+
+from maskkit.geometry.resample import strips
 
 STRIP = 1 << 20
 """Pixels blended at once, which bounds the memory for large images."""
@@ -26,15 +28,29 @@ def tint(
     numbers: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
     colours: UInt8[np.ndarray, "n 3"] | Float[np.ndarray, "n 3"],
     opacity: float,
+    *,
+    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the image in which pixels with the number k are blended with ``colours[k]``."""
-    out, table, share = image.copy(), np.asarray(colours, np.float32).reshape(-1, 3), np.float32(opacity)
-    rows = max(1, STRIP // max(image.shape[1], 1))
-    for top in range(0, len(out), rows):
-        part, which = out[top : top + rows], numbers[top : top + rows]
-        inside = (which >= 0) & (which < len(table))
-        part[inside] = part[inside] * (1 - share) + table[which[inside]] * share
+    """A copy of the image in which pixels with the number k are blended with ``colours[k]``.
+
+    Without ``copy`` the image itself is changed, here and in the functions below.
+    """
+    out, table = image.copy() if copy else image, np.asarray(colours, np.float32).reshape(-1, 3)
+    for rows in strips(image.shape[1], len(image), STRIP):
+        which = numbers[rows]
+        _blend(out[rows], (which >= 0) & (which < len(table)), which, table, opacity)
     return out
+
+
+def _blend(
+    part: UInt8[np.ndarray, "h w 3"],
+    inside: Bool[np.ndarray, "h w"],
+    numbers: Int[np.ndarray, "h w"],
+    table: Float[np.ndarray, "n 3"],
+    opacity: float,
+) -> None:
+    share = np.float32(opacity)
+    part[inside] = part[inside] * (1 - share) + table[numbers[inside]] * share
 
 
 def stack(masks: Iterable[Region], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
@@ -56,26 +72,50 @@ def borders(numbers: Int[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h
     return ndimage.maximum_filter(edge, 2 * radius - 1) if radius > 1 else edge
 
 
+def _borders_in_strips(
+    numbers: Int[np.ndarray, "h w"], radius: int
+) -> Iterator[tuple[slice, Bool[np.ndarray, "rows w"]]]:
+    """`borders`, some rows at a time: those within ``radius`` of them take part."""
+    for rows in strips(numbers.shape[1], len(numbers), STRIP):
+        first = max(rows.start - radius, 0)
+        edge = borders(numbers[first : rows.stop + radius], radius)
+        yield rows, edge[rows.start - first : rows.stop - first]
+
+
 def paint_objects(
     image: UInt8[np.ndarray, "h w 3"],
     masks: Iterable[Region],
     colours: UInt8[np.ndarray, "n 3"],
     opacity: float = 0.45,
     contour: int = 1,
+    *,
+    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks on top."""
     numbers = stack(masks, (image.shape[0], image.shape[1]))
-    tinted = tint(image, numbers, colours, opacity)
+    tinted, table = tint(image, numbers, colours, opacity, copy=copy), np.asarray(colours, np.float32).reshape(-1, 3)
     if contour:
-        tinted = tint(tinted, np.where(borders(numbers, contour), numbers, -1), colours, 1.0)
+        for rows, edge in _borders_in_strips(numbers, contour):
+            _blend(tinted[rows], edge & (numbers[rows] >= 0), numbers[rows], table, 1.0)
     return tinted
 
 
 def paint_classes(
-    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], classes: int, opacity: float = 0.55
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    classes: int,
+    opacity: float = 0.55,
+    *,
+    untinted: Collection[int] = (),
+    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image tinted in the colours of its classes; labels from ``classes`` on leave it unchanged."""
-    return tint(image, labels, class_colours(classes), opacity)
+    """The RGB image tinted in the colours of its classes; ``untinted`` ones and labels from ``classes`` on leave it
+    unchanged."""
+    out, kept = image.copy() if copy else image, np.arange(256)
+    kept[list(untinted)] = -1
+    for rows in strips(image.shape[1], len(image), STRIP):
+        tint(out[rows], kept[labels[rows]], class_colours(classes), opacity, copy=False)
+    return out
 
 
 def paint_segments(
@@ -84,6 +124,8 @@ def paint_segments(
     labels: Sequence[int] | Int[np.ndarray, "n"],
     classes: int,
     opacity: float = 0.55,
+    *,
+    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image tinted segment by segment, with white lines between them; 0 in ``numbers`` leaves it unchanged.
 
@@ -91,9 +133,13 @@ def paint_segments(
     """
     labels = np.asarray(labels, np.int64)
     rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
-    tinted = tint(image, numbers - 1, class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None], opacity)
-    lines = borders(numbers, max(1, round(min(numbers.shape) / 600)))
-    return tint(tinted, lines.astype(np.int8) - 1, np.full((1, 3), 255), 2 / 3)
+    shades = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None]
+    tinted = image.copy() if copy else image
+    for rows in strips(image.shape[1], len(image), STRIP):
+        tint(tinted[rows], numbers[rows] - 1, shades, opacity, copy=False)
+    for rows, lines in _borders_in_strips(numbers, max(1, round(min(numbers.shape) / 600))):
+        tint(tinted[rows], lines.astype(np.int8) - 1, np.full((1, 3), 255), 2 / 3, copy=False)
+    return tinted
 
 
 def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:

@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+DENSE = 1 << 22
+"""Values of a mask that are computed at once, which bounds the memory for large images."""
+
 
 class Taps(NamedTuple):
     """The two neighbouring cells of each of n pixels along one axis."""
@@ -56,7 +59,7 @@ def interpolate(maps: Float[np.ndarray, "*c h w"], y: Taps, x: Taps) -> Float[np
 
 def strips(width: int, height: int, values: int = 1 << 24) -> Iterator[slice]:
     """Slices of ``height`` rows of ``width`` values each, with at most about ``values`` values per slice."""
-    at_once = max(1, values // width)
+    at_once = max(1, values // max(1, width))
     for start in range(0, height, at_once):
         yield slice(start, start + at_once)
 

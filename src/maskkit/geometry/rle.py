@@ -11,6 +11,8 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from jaxtyping import Bool, Float, Int
 
+from maskkit.geometry.resample import strips
+
 Rle = dict[str, Any]
 
 
@@ -26,13 +28,17 @@ def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
 def encode_region(region: Bool[np.ndarray, "h w"], top: int, left: int, size: tuple[int, int]) -> Rle:
     """The record of one mask of ``size`` that is empty outside ``region``, whose top left pixel is (top, left).
 
-    Works on the region only, so that many small objects in a large image are cheap.
+    Works on the region only, so that many small objects in a large image are cheap, and on some columns at a time.
     """
     height, width = size
-    padded = np.zeros((region.shape[1], region.shape[0] + 2), np.int8)
-    padded[:, 1:-1] = region.T
-    column, row = np.nonzero(np.diff(padded, axis=1))  # run starts and ends in turn, column by column
-    edges = (column + left) * height + row + top
+    parts = [np.zeros(0, np.int64)]
+    for columns in strips(region.shape[0] + 2, region.shape[1]):
+        part = region[:, columns].T
+        padded = np.zeros((part.shape[0], part.shape[1] + 2), np.int8)
+        padded[:, 1:-1] = part
+        column, row = np.nonzero(np.diff(padded, axis=1))  # run starts and ends in turn, column by column
+        parts.append((column + (columns.start + left)) * height + row + top)
+    edges = np.concatenate(parts)
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1  # a run that goes on at the top of the next column
     edges = np.delete(edges, np.concatenate([joined, joined + 1]))
     counts = np.diff(np.concatenate([[0], edges, [height * width]]))
@@ -62,7 +68,7 @@ def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
     steps = np.zeros((right - left) * height + 1, np.int8)
     steps[starts - left * height] += 1
     steps[ends - left * height] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(-1, height)
+    columns = np.cumsum(steps[:-1], dtype=np.int8, out=steps[:-1]).reshape(-1, height)
     rows = np.flatnonzero(columns.any(0))
     return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T).view(bool), int(rows[0]), left
 

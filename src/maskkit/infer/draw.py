@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +17,9 @@ from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.geometry import rle
 from maskkit.geometry.paint import Region, class_colours, paint_classes, paint_objects, paint_segments
+from maskkit.geometry.resample import strips
+from maskkit.infer.fonts import fitted
+from maskkit.terminal import printable
 
 if TYPE_CHECKING:
     from maskkit.prediction import Instances, Prediction
@@ -28,46 +32,77 @@ _COLOURS = np.array(
 
 _TEXT_SHARE = 0.12
 """Largest share of the image that labels may cover."""
+_HIDDEN = 0.3
+"""A label is left out where more than this share of it would lie under labels of larger objects."""
 _NAMED_SHARE = 0.01
 """Smallest share of the image for which a class of a label map is named."""
 _LONGEST = 40
 """Largest number of characters of a label."""
+BACKGROUNDS = frozenset({"background", "_background_", "__background__", "bg"})
+"""Names, in lower case, of the class of a label map that is no object: it is neither tinted nor named."""
 
 
-def overlay(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image with its objects drawn over it, each in its own colour; lines and text scale with the image.
+@dataclass(frozen=True)
+class Style:
+    """What is drawn for each object."""
+
+    boxes: bool = True
+    labels: bool = True
+    """Name and score of each object, and names of regions."""
+    colours: Literal["object", "class"] = "object"
+    """Whether each object has a colour of its own, or that of its class."""
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: Style = Style()
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB image with its objects drawn over it; lines and text scale with the image.
 
     When there are many objects, only the largest are labelled, so that text does not hide the image. For a label map
-    all classes are tinted, for a panoptic image all segments, and the larger ones are named.
+    all classes but the background are tinted, for a panoptic image all segments, and the larger ones are named.
     """
+    return np.asarray(_canvas(image, prediction, style))
+
+
+def _canvas(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: Style, copy: bool = True) -> Image.Image:
+    """`overlay` as an image of Pillow; without ``copy``, ``image`` is changed."""
     names = prediction.categories.names
     if prediction.semantic is not None:
-        return _name_regions(paint_classes(image, prediction.semantic, len(names)), prediction.semantic, names)
+        ground = [n for n, name in enumerate(names) if name.strip().lower() in BACKGROUNDS]
+        tinted = paint_classes(image, prediction.semantic, len(names), untinted=ground, copy=copy)
+        named = ["" if n in ground or not style.labels else name for n, name in enumerate(names)]
+        return _name_regions(Image.fromarray(tinted), prediction.semantic, named)
     if prediction.panoptic is not None:
         ids, segments = prediction.panoptic.ids, prediction.panoptic.segments
-        order = np.zeros(1 + max((s.id for s in segments), default=0), np.int64)
+        order = np.zeros(1 + max((s.id for s in segments), default=0), np.int32)
         order[[s.id for s in segments]] = np.arange(1, len(segments) + 1)
         numbers, labels = order[ids], [s.label for s in segments]
-        tinted = paint_segments(image, numbers, labels, len(names))
-        return _name_regions(tinted, numbers, ["", *(names[label] for label in labels)])
+        tinted = paint_segments(image, numbers, labels, len(names), copy=copy)
+        named = ["", *(names[label] if style.labels else "" for label in labels)]
+        return _name_regions(Image.fromarray(tinted), numbers, named)
     if prediction.instances is None or len(prediction.instances) == 0:
-        return image.copy()
-    return _overlay_objects(image, prediction.instances, names)
+        return Image.fromarray(image)
+    return _canvas_of_objects(image, prediction.instances, names, style, copy)
 
 
-def _overlay_objects(
-    image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str]
-) -> UInt8[np.ndarray, "h w 3"]:
+def _canvas_of_objects(
+    image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str], style: Style, copy: bool
+) -> Image.Image:
     boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects on top of large ones
     texts = [f"{names[int(found.labels[i])]} {found.scores[i]:.2f}" for i in order.tolist()]
-    font, line = max(11, round(side / 40)), max(1, round(side / 300))
+    few = min(1.0, (20 / len(order)) ** 0.5)  # many objects: smaller text and thinner lines, down to half
+    font, line = max(11, round(side / 40 * max(few, 0.5))), max(1, round(side / 300 * max(few, 0.5)))
     areas = (np.array([text_width(text, font) for text in texts]) + font / 2) * 1.5 * font
-    labelled = np.cumsum(areas) <= _TEXT_SHARE * image.shape[0] * image.shape[1]
+    labelled = (np.cumsum(areas) <= _TEXT_SHARE * image.shape[0] * image.shape[1]) & style.labels
     rles = found.masks.rle() if found.masks is not None else []
     masks = (rle.decode_region(rles[i]) for i in order.tolist() if rles)
     shown = [text if there else "" for text, there in zip(texts, labelled, strict=True)]
-    return draw_objects(image, masks, boxes[order], _COLOURS[order % len(_COLOURS)], shown, font, line)
+    by_class = style.colours == "class"
+    colours = class_colours(len(names))[found.labels[order]] if by_class else _COLOURS[order % len(_COLOURS)]
+    tinted = paint_objects(image, masks, colours, contour=line, copy=copy)
+    frames = boxes[order] if style.boxes or not rles else None
+    return _draw_frames(tinted, boxes[order], frames, colours, shown, font, line)
 
 
 def draw_objects(
@@ -82,31 +117,52 @@ def draw_objects(
     """The RGB image with N objects: mask, box (``x1 y1 x2 y2``, pixels) and label of each, later ones on top.
 
     ``masks`` may be an iterator, so that one mask is dense at a time, or empty. A label is placed next to its box where
-    it covers other labels least; an empty text draws no label. ``line`` is the width of lines in pixels.
+    it covers other labels least, and left out where it would cover much of them; an empty text draws no label.
+    ``line`` is the width of lines in pixels.
     """
-    canvas = Image.fromarray(paint_objects(image, masks, colours, contour=line))
-    pen, font = ImageDraw.Draw(canvas), _font(font_size)
+    tinted = paint_objects(image, masks, colours, contour=line)
+    return np.asarray(_draw_frames(tinted, boxes, boxes, colours, texts, font_size, line))
+
+
+def _draw_frames(
+    tinted: UInt8[np.ndarray, "h w 3"],
+    places: Float[np.ndarray, "n 4"],
+    boxes: Float[np.ndarray, "n 4"] | None,
+    colours: UInt8[np.ndarray, "n 3"],
+    texts: Sequence[str],
+    font_size: int,
+    line: int,
+) -> Image.Image:
+    """The image with ``boxes`` around its objects, and labels beside ``places``."""
+    canvas = Image.fromarray(tinted)
+    pen = ImageDraw.Draw(canvas)
     inks = [tuple(colour) for colour in np.asarray(colours).tolist()]
-    for (x1, y1, x2, y2), ink in zip(np.asarray(boxes).round().astype(int).tolist(), inks, strict=True):
+    frames = np.asarray(boxes).round().astype(int).tolist() if boxes is not None else []
+    for (x1, y1, x2, y2), ink in zip(frames, inks, strict=False):
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=ink, width=line)
     pad = max(2, font_size // 4)
-    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (font_size, 2)
     taken = np.zeros((0, 4))
-    for box, ink, text in zip(np.asarray(boxes, float), inks, map(one_line, texts), strict=True):
+    for box, ink, text in zip(np.asarray(places, float), inks, map(one_line, texts), strict=True):
         if not text:
             continue
+        font, text = fitted(text, font_size)
+        ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (font_size, 2)
         size = (pen.textlength(text, font) + 2 * pad, ascent + descent + pad)
-        place = _place(box, size, canvas.size, taken)
+        place, hidden = _place(box, size, canvas.size, taken)
+        if hidden > _HIDDEN * size[0] * size[1]:
+            continue
         taken = np.vstack([taken, place])
         pen.rectangle((*place[:2], *(place[2:] - 1)), fill=ink)
-        pen.text((place[0] + pad, place[1] + pad / 2), text, "white", font)
-    return np.asarray(canvas)
+        bright = np.dot(ink, (0.299, 0.587, 0.114)) > 150
+        pen.text((place[0] + pad, place[1] + pad / 2), text, "black" if bright else "white", font)
+    return canvas
 
 
 def _place(
     box: Float[np.ndarray, "4"], size: tuple[float, float], canvas: tuple[int, int], taken: Float[np.ndarray, "n 4"]
-) -> Float[np.ndarray, "4"]:
-    """The box of a label of ``size`` (width, height): the candidate next to ``box`` that covers ``taken`` least.
+) -> tuple[Float[np.ndarray, "4"], float]:
+    """The box of a label of ``size`` (width, height), and how many pixels of ``taken`` it covers: the least that any
+    candidate next to ``box`` does.
 
     Candidates in order: above the box and inside it at the top, left and right; below it and inside it at the bottom.
     """
@@ -116,40 +172,39 @@ def _place(
     corners = np.clip(corners, 0, np.maximum(np.subtract(canvas, size), 0)).round()
     places = np.concatenate([corners, corners + np.ceil(size)], 1)  # (8, 4)
     shared = np.minimum(places[:, None, 2:], taken[:, 2:]) - np.maximum(places[:, None, :2], taken[:, :2])
-    return places[shared.clip(min=0).prod(2).sum(1).argmin()]
+    covered = shared.clip(min=0).prod(2).sum(1)
+    return places[covered.argmin()], float(covered.min())
 
 
-def _name_regions(
-    image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "h w"], names: Sequence[str]
-) -> UInt8[np.ndarray, "h w 3"]:
+def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Sequence[str]) -> Image.Image:
     """The image with the name of each larger region written where it is thickest; ``labels`` index ``names``."""
-    canvas = Image.fromarray(image)
-    pen, font = ImageDraw.Draw(canvas), _font(max(11, round(min(image.shape[:2]) / 32)))
-    areas = np.bincount(labels.ravel(), minlength=len(names))
+    pen, size = ImageDraw.Draw(canvas), max(11, round(min(canvas.size) / 32))
+    areas = np.zeros(max(256, len(names)), np.int64)
+    for rows in strips(labels.shape[1], len(labels), 1 << 20):
+        areas += np.bincount(labels[rows].ravel(), minlength=len(areas))[: len(areas)]
     step = max(1, max(labels.shape) // 256)  # fewer pixels are enough to find the place
     coarse = labels[::step, ::step]
     for label in np.flatnonzero(areas[: len(names)] >= _NAMED_SHARE * labels.size).tolist():
+        if not names[label]:
+            continue
         inside = np.pad(coarse == label, 1)  # the border of the image is a contour too
         depth = np.asarray(ndimage.distance_transform_cdt(inside))[1:-1, 1:-1]
         y, x = divmod(int(depth.argmax()), depth.shape[1])
-        text = one_line(names[label])
+        font, text = fitted(one_line(names[label]), size)
         pen.text((x * step, y * step), text, "white", font, "mm", stroke_width=2, stroke_fill="black")
-    return np.asarray(canvas)
+    return canvas
 
 
 def one_line(text: str) -> str:
-    """A name as one line of text: shortened, without line breaks and lone surrogates."""
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    """A name as one line of text: shortened, without line breaks; control characters are shown as escapes."""
+    text = printable(" ".join(text.split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[3 - _LONGEST // 2 :]}"
 
 
 def text_width(text: str, font_size: int = 11) -> float:
     """Width in pixels of a label's text."""
-    return _font(font_size).getlength(one_line(text))
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    font, text = fitted(one_line(text), font_size)
+    return font.getlength(text)
 
 
 def save_labels(prediction: Prediction, path: Path) -> Path:
@@ -163,20 +218,28 @@ def save_labels(prediction: Prediction, path: Path) -> Path:
     return path
 
 
-def save(prediction: Prediction, path: Path) -> Path:
+def save(prediction: Prediction, path: Path, style: Style = Style()) -> Path:
     """Draw ``prediction`` over its image and write it to ``path``, whose extension chooses the format.
 
     Raises `DataError` when the image cannot be read again or the extension is not that of an image format.
     """
-    image = prediction.image if prediction.image is not None else read_pixels(prediction.meta.path)
-    write_image(overlay(image, prediction), path)
+    owned = prediction.image is None
+    image = read_pixels(prediction.meta.path) if prediction.image is None else prediction.image
+    owned = owned and image.flags.writeable
+    canvas = _canvas(image, prediction, style, copy=not owned)
+    del image  # a large one takes its memory twice
+    _write(canvas, path)
     return path
 
 
 def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
     """Write RGB pixels atomically. Raises `DataError` when the extension is not that of an image format."""
+    _write(Image.fromarray(image), path)
+
+
+def _write(image: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise DataError(f"{path}: not an image format; use the extension .jpg or .png")
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format=kind, quality=92)
+        image.save(temporary, format=kind, quality=92)
