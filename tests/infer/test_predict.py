@@ -70,8 +70,8 @@ def test_pil_images_are_turned_as_their_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(path, exif=exif)
-    assert read_source(Image.open(path)).shape == (20, 10, 3)
-    assert read_source(path).shape == (20, 10, 3)
+    assert read_source(Image.open(path))[0].shape == (20, 10, 3)
+    assert read_source(path)[0].shape == (20, 10, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from maskkit.data.files import walk
 from maskkit.errors import DataError
 from maskkit.files import require_file
+from maskkit.geometry.resample import strips
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,18 +66,27 @@ def formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """The open image, header read; any error, also of decoding it later, is raised as a `DataError`."""
+    path = source if isinstance(source, Path) else "the encoded image"
     try:
-        require_file(path, "image")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty (0 bytes); restore it or remove it")
-        with Image.open(path, formats=formats()) as image:
+        if isinstance(source, Path):
+            require_file(source, "image")
+            if source.stat().st_size == 0:
+                raise DataError(f"{path}: the file is empty (0 bytes); restore it or remove it")
+        with Image.open(source, formats=formats()) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                _warn_of_large(f"{path}: is large, {_millions(image.width * image.height)} pixels")
             yield image
     except DataError:
         raise
-    except Image.DecompressionBombError:  # beyond 179 million pixels, by the header alone
-        raise DataError(f"{path}: too many pixels for one image; cut it into tiles") from None
+    except Image.DecompressionBombError as error:  # beyond 179 million pixels, by the header alone
+        count = re.search(r"\d+", str(error))
+        many = f"{_millions(int(count.group()))}, " if count else ""
+        raise DataError(
+            f"{path}: too many pixels for one image ({many}at most {_limit()}: a small file could fill the memory); "
+            "cut it into tiles"
+        ) from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image, despite its name; replace it or remove it") from None
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error, ... on bad bytes
@@ -89,8 +100,8 @@ def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(read_pixels(path).transpose(2, 0, 1).copy())  # (3, H, W)
 
 
-def read_pixels(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """The image as RGB, turned as its EXIF orientation says.
+def read_pixels(source: str | Path | BinaryIO) -> UInt8[np.ndarray, "h w 3"]:
+    """The image, a file or one in memory, as RGB, turned as its EXIF orientation says.
 
     Grey, palette and CMYK images are converted, transparency is dropped, 16-bit values are divided by 257 (so that
     65535 becomes 255). 32-bit values are read as 8 bits where none is above 255, else as 16 bits. Values that leave
@@ -98,16 +109,54 @@ def read_pixels(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     `DataError` for a missing, empty, truncated or oversized file, for one that is not an image of `formats`, and for
     32-bit images with larger values, whose range is unknown.
     """
-    with opened(Path(path)) as image:
-        wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have 16 in this mode
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            return np.repeat(_eight_bits(np.asarray(upright).astype(np.int64), wide, path)[..., None], 3, axis=2)
-        if upright.mode == "F":
-            raise DataError(f"{path}: floating-point values; save it with 8 or 16 bits per channel")
-        if upright.mode == "P" and "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        return np.asarray(upright.convert("RGB"))
+    source = Path(source) if isinstance(source, str) else source
+    with opened(source) as image:
+        return _pixels(image, source)
+
+
+LARGE = 1 << 25
+"""Images with more pixels are read by `read_reduced` at a half, a quarter or an eighth of their size."""
+
+
+def read_reduced(
+    source: str | Path | BinaryIO, reduction: Callable[[tuple[int, int]], int]
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """The pixels of `read_pixels`, and the (height, width) of the whole image.
+
+    An image with more than `LARGE` pixels is read at the fraction of its size that ``reduction`` gives for its size: 1,
+    2, 4 or 8 for the whole, a half, ... It is never in memory as a whole array, and a JPEG is not even decoded as one.
+    """
+    source = Path(source) if isinstance(source, str) else source
+    with opened(source) as image:
+        if image.width * image.height <= LARGE:
+            pixels = _pixels(image, source)
+            return pixels, (pixels.shape[0], pixels.shape[1])
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        size = (image.width, image.height) if turned else (image.height, image.width)
+        factor = reduction(size)
+        if image.format in ("JPEG", "MPO"):
+            image.draft(image.mode, (image.width // factor, image.height // factor))
+            factor = 1
+        return _pixels(image, source, factor), size
+
+
+def _pixels(image: Image.Image, source: Path | BinaryIO, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+    path = source if isinstance(source, Path) else "the encoded image"
+    wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have 16 in this mode
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        grey = Image.fromarray(_eight_bits(np.asarray(image), wide, path)).reduce(factor)
+        return np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise DataError(f"{path}: floating-point values; save it with 8 or 16 bits per channel")
+    clear = image.mode == "P" and "transparency" in image.info
+    image.load()
+    pixels = np.empty((-(-image.height // factor), -(-image.width // factor), 3), np.uint8)
+    for rows in strips(factor * image.width, len(pixels)):  # Pillow would hold a large image four times to convert it
+        box = (0, factor * rows.start, image.width, min(factor * rows.stop, image.height))
+        part = image.crop(box)
+        pixels[rows] = np.asarray((part.convert("RGBA") if clear else part).convert("RGB").reduce(factor))
+    return pixels
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -185,7 +234,7 @@ def _is_image(path: Path) -> bool:
         return False
 
 
-def _eight_bits(values: np.ndarray, wide: bool, path: str | Path) -> UInt8[np.ndarray, "h w"]:
+def _eight_bits(values: Int[np.ndarray, "h w"], wide: bool, path: str | Path) -> UInt8[np.ndarray, "h w"]:
     low, top = int(values.min()), int(values.max())
     if low < 0 or top > 65535:
         raise DataError(f"{path}: 32-bit values from {low} to {top}; save it with 8 or 16 bits per channel")
@@ -193,7 +242,10 @@ def _eight_bits(values: np.ndarray, wide: bool, path: str | Path) -> UInt8[np.nd
         return values.astype(np.uint8)
     if 0 < top <= 4095:
         _warn_of_dark(f"{path}: 16-bit values of at most {top} are read as parts of 65535, so it is nearly black")
-    return ((values + 128) // 257).astype(np.uint8)
+    narrow = np.empty(values.shape, np.uint8)
+    for rows in strips(values.shape[1], len(values)):
+        narrow[rows] = (values[rows].astype(np.int64) + 128) // 257
+    return narrow
 
 
 def _warn_of_dark(message: str) -> None:
@@ -204,6 +256,24 @@ def _warn_of_dark(message: str) -> None:
 
 
 _warned: list[str] = []
+
+
+_large: list[str] = []
+
+
+def _warn_of_large(message: str) -> None:
+    """Log it, once in a process."""
+    if not _large:
+        _large.append(message)
+        log.warning("%s; images of up to %s are read, larger ones are refused", message, _limit())
+
+
+def _limit() -> str:
+    return _millions(2 * Image.MAX_IMAGE_PIXELS) if Image.MAX_IMAGE_PIXELS else "any number"
+
+
+def _millions(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f} million"
 
 
 def _metadata_behind_pixels(path: Path) -> bool:

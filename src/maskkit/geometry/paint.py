@@ -31,10 +31,7 @@ def tint(
     *,
     copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the image in which pixels with the number k are blended with ``colours[k]``.
-
-    Without ``copy`` the image itself is changed, here and in the functions below.
-    """
+    """The image in which pixels with the number k are blended with ``colours[k]``: a copy, or the image itself."""
     out, table = image.copy() if copy else image, np.asarray(colours, np.float32).reshape(-1, 3)
     for rows in strips(image.shape[1], len(image), STRIP):
         which = numbers[rows]
@@ -88,12 +85,10 @@ def paint_objects(
     colours: UInt8[np.ndarray, "n 3"],
     opacity: float = 0.45,
     contour: int = 1,
-    *,
-    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks on top."""
     numbers = stack(masks, (image.shape[0], image.shape[1]))
-    tinted, table = tint(image, numbers, colours, opacity, copy=copy), np.asarray(colours, np.float32).reshape(-1, 3)
+    tinted, table = tint(image, numbers, colours, opacity), np.asarray(colours, np.float32).reshape(-1, 3)
     if contour:
         for rows, edge in _borders_in_strips(numbers, contour):
             _blend(tinted[rows], edge & (numbers[rows] >= 0), numbers[rows], table, 1.0)
@@ -107,11 +102,10 @@ def paint_classes(
     opacity: float = 0.55,
     *,
     untinted: Collection[int] = (),
-    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image tinted in the colours of its classes; ``untinted`` ones and labels from ``classes`` on leave it
     unchanged."""
-    out, kept = image.copy() if copy else image, np.arange(256)
+    out, kept = image.copy(), np.arange(256)
     kept[list(untinted)] = -1
     for rows in strips(image.shape[1], len(image), STRIP):
         tint(out[rows], kept[labels[rows]], class_colours(classes), opacity, copy=False)
@@ -124,8 +118,6 @@ def paint_segments(
     labels: Sequence[int] | Int[np.ndarray, "n"],
     classes: int,
     opacity: float = 0.55,
-    *,
-    copy: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image tinted segment by segment, with white lines between them; 0 in ``numbers`` leaves it unchanged.
 
@@ -134,7 +126,7 @@ def paint_segments(
     labels = np.asarray(labels, np.int64)
     rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
     shades = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None]
-    tinted = image.copy() if copy else image
+    tinted = image.copy()
     for rows in strips(image.shape[1], len(image), STRIP):
         tint(tinted[rows], numbers[rows] - 1, shades, opacity, copy=False)
     for rows, lines in _borders_in_strips(numbers, max(1, round(min(numbers.shape) / 600))):

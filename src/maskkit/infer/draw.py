@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from maskkit.data.images import read_pixels
+from maskkit.data.images import LARGE, read_reduced
 from maskkit.errors import DataError
 from maskkit.files import replacing
 from maskkit.geometry import rle
 from maskkit.geometry.paint import Region, class_colours, paint_classes, paint_objects, paint_segments
 from maskkit.geometry.resample import strips
 from maskkit.infer.fonts import fitted
+from maskkit.prediction import Instances, Masks, Panoptic, Prediction
 from maskkit.terminal import printable
-
-if TYPE_CHECKING:
-    from maskkit.prediction import Instances, Prediction
 
 # dark enough for white text; neighbours in the list differ in hue
 _COLOURS = np.array(
@@ -64,12 +62,15 @@ def overlay(
     return np.asarray(_canvas(image, prediction, style))
 
 
-def _canvas(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: Style, copy: bool = True) -> Image.Image:
-    """`overlay` as an image of Pillow; without ``copy``, ``image`` is changed."""
+def _canvas(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: Style) -> Image.Image:
+    """`overlay` as an image of Pillow."""
+    size = (image.shape[0], image.shape[1])
+    if size != prediction.meta.size:
+        prediction = _shrunk(prediction, size)
     names = prediction.categories.names
     if prediction.semantic is not None:
         ground = [n for n, name in enumerate(names) if name.strip().lower() in BACKGROUNDS]
-        tinted = paint_classes(image, prediction.semantic, len(names), untinted=ground, copy=copy)
+        tinted = paint_classes(image, prediction.semantic, len(names), untinted=ground)
         named = ["" if n in ground or not style.labels else name for n, name in enumerate(names)]
         return _name_regions(Image.fromarray(tinted), prediction.semantic, named)
     if prediction.panoptic is not None:
@@ -77,16 +78,16 @@ def _canvas(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: St
         order = np.zeros(1 + max((s.id for s in segments), default=0), np.int32)
         order[[s.id for s in segments]] = np.arange(1, len(segments) + 1)
         numbers, labels = order[ids], [s.label for s in segments]
-        tinted = paint_segments(image, numbers, labels, len(names), copy=copy)
+        tinted = paint_segments(image, numbers, labels, len(names))
         named = ["", *(names[label] if style.labels else "" for label in labels)]
         return _name_regions(Image.fromarray(tinted), numbers, named)
     if prediction.instances is None or len(prediction.instances) == 0:
         return Image.fromarray(image)
-    return _canvas_of_objects(image, prediction.instances, names, style, copy)
+    return _canvas_of_objects(image, prediction.instances, names, style)
 
 
 def _canvas_of_objects(
-    image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str], style: Style, copy: bool
+    image: UInt8[np.ndarray, "h w 3"], found: Instances, names: Sequence[str], style: Style
 ) -> Image.Image:
     boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects on top of large ones
@@ -100,7 +101,7 @@ def _canvas_of_objects(
     shown = [text if there else "" for text, there in zip(texts, labelled, strict=True)]
     by_class = style.colours == "class"
     colours = class_colours(len(names))[found.labels[order]] if by_class else _COLOURS[order % len(_COLOURS)]
-    tinted = paint_objects(image, masks, colours, contour=line, copy=copy)
+    tinted = paint_objects(image, masks, colours, contour=line)
     frames = boxes[order] if style.boxes or not rles else None
     return _draw_frames(tinted, boxes[order], frames, colours, shown, font, line)
 
@@ -221,15 +222,45 @@ def save_labels(prediction: Prediction, path: Path) -> Path:
 def save(prediction: Prediction, path: Path, style: Style = Style()) -> Path:
     """Draw ``prediction`` over its image and write it to ``path``, whose extension chooses the format.
 
-    Raises `DataError` when the image cannot be read again or the extension is not that of an image format.
+    An image with more than 33 million pixels is drawn at a half, a quarter or an eighth of its size. Raises `DataError`
+    when the image cannot be read again or the extension is not that of an image format.
     """
-    owned = prediction.image is None
-    image = read_pixels(prediction.meta.path) if prediction.image is None else prediction.image
-    owned = owned and image.flags.writeable
-    canvas = _canvas(image, prediction, style, copy=not owned)
-    del image  # a large one takes its memory twice
-    _write(canvas, path)
+    image = prediction.image
+    if image is None:
+        image, _ = read_reduced(prediction.meta.path, _reduction)
+    _write(_canvas(image, prediction, style), path)
     return path
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    """The least reduction of an image with more than `LARGE` pixels that leaves no more."""
+    return next((f for f in (2, 4) if size[0] * size[1] <= LARGE * f * f), 8)
+
+
+def _shrunk(prediction: Prediction, size: tuple[int, int]) -> Prediction:
+    """The prediction in an image of another ``size`` (H, W), by the nearest pixels."""
+    meta = prediction.meta
+    y, x = (((np.arange(n) + 0.5) * have / n).astype(np.int64) for n, have in zip(size, meta.size, strict=True))
+    small = Prediction(replace(meta, size=size), prediction.categories)
+    if prediction.semantic is not None:
+        small.semantic = prediction.semantic[np.ix_(y, x)]
+    if prediction.panoptic is not None:
+        small.panoptic = Panoptic(prediction.panoptic.ids[np.ix_(y, x)], prediction.panoptic.segments)
+    if prediction.instances is not None:
+        found = prediction.instances
+        boxes = found.boxes * np.tile(np.divide(size[::-1], meta.size[::-1]), 2).astype(np.float32)
+        masks = Masks(size, [_shrunk_mask(r, y, x) for r in found.masks.rle()]) if found.masks is not None else None
+        small.instances = Instances(boxes, found.labels, found.scores, masks)
+    return small
+
+
+def _shrunk_mask(record: rle.Rle, y: Int[np.ndarray, "h"], x: Int[np.ndarray, "w"]) -> rle.Rle:
+    """The run lengths of a mask at the rows ``y`` and the columns ``x``."""
+    region, top, left = rle.decode_region(record)
+    first, last = np.searchsorted(y, (top, top + region.shape[0]))
+    start, stop = np.searchsorted(x, (left, left + region.shape[1]))
+    part = region[np.ix_(y[first:last] - top, x[start:stop] - left)]
+    return rle.encode_region(part, int(first), int(start), (len(y), len(x)))
 
 
 def write_image(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:

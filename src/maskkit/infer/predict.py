@@ -114,7 +114,7 @@ class Predictor:
 
     def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
         """The preprocessed image, and its pixels unless they can be read again from a file."""
-        pixels, meta = item.read()
+        pixels, meta = item.read(self.input)
         return prepare(pixels, meta, self.input), None if meta.path else pixels
 
 

@@ -37,9 +37,12 @@ class Inputs(NamedTuple):
 
 
 def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputConfig) -> Prepared:
-    """RGB pixels resized to their size in the network's input, and normalised."""
+    """RGB pixels resized to their size in the network's input, and normalised.
+
+    They may be those of the image ``meta.size`` at a fraction of its size, to which ``meta.affine`` then refers.
+    """
     have = (pixels.shape[0], pixels.shape[1])
-    size = fitted_size(have, input.size, input.resize)
+    size = fitted_size(meta.size, input.size, input.resize)
     if size == have:
         resized = pixels.astype(np.float32)
     elif input.antialias:

@@ -5,26 +5,32 @@ Torch tensors are accepted, but torch is not imported.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from maskkit.data.images import read_pixels
+from maskkit.config import InputConfig
+from maskkit.data.images import read_reduced
 from maskkit.errors import DataError
-from maskkit.prediction import ImageMeta
+from maskkit.geometry.resample import fitted_size
+from maskkit.prediction import ImageId, ImageMeta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from maskkit.data.dataset import Dataset
 
-    Source = str | Path | np.ndarray | Image.Image | Tensor
-    """An image file, or RGB pixels: ``(H, W, 3)`` uint8 array, PIL image, ``(3, H, W)`` uint8 tensor."""
+    Source = str | Path | bytes | BinaryIO | np.ndarray | Image.Image | Tensor
+    """An image file, its content (bytes or an open binary file), or RGB pixels: ``(H, W, 3)`` uint8 array, PIL image,
+    ``(3, H, W)`` uint8 tensor."""
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -34,13 +40,18 @@ class Item(NamedTuple):
 
     name: str
     """Its name in messages."""
-    read: Callable[[], tuple[Pixels, ImageMeta]]
-    """Returns RGB pixels and their meta. Raises `DataError`."""
+    read: Callable[[InputConfig], tuple[Pixels, ImageMeta]]
+    """Returns RGB pixels for such an input, and their meta. Raises `DataError`."""
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:
     """The images of ``sources``; image ids are positions, counted from 1."""
-    for number, source in enumerate(sources, 1):
+    return numbered_images(enumerate(sources, 1))
+
+
+def numbered_images(sources: Iterable[tuple[ImageId, Source]]) -> Iterator[Item]:
+    """The images of ``sources``, each with its id."""
+    for number, source in sources:
         path = str(source) if isinstance(source, str | Path) else ""
         yield Item(path or f"image {number}", partial(_loose, source, number, path))
 
@@ -51,10 +62,44 @@ def dataset_images(dataset: Dataset) -> Iterator[Item]:
         yield Item(str(record.path), partial(_of_dataset, dataset, index))
 
 
-def read_source(source: Source) -> Pixels:
-    """RGB pixels of a `Source`. Raises `DataError` for a file, an array or a tensor that is not an RGB image."""
+def read_source(source: Source, input: InputConfig | None = None) -> tuple[Pixels, tuple[int, int]]:
+    """RGB pixels of a `Source`, and the (height, width) of the image.
+
+    With ``input``, the pixels of a large file may be those at a fraction of its size (`read_reduced`). Raises
+    `DataError` for what is not an RGB image.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = BytesIO(source)
     if isinstance(source, str | Path):
-        return read_pixels(source)
+        _refuse_what_is_no_file(str(source))
+    if isinstance(source, str | Path) or (hasattr(source, "read") and not isinstance(source, Image.Image)):
+        return read_reduced(cast("str | Path | BinaryIO", source), lambda size: _reduction(size, input))
+    pixels = _in_memory(source)
+    return pixels, (pixels.shape[0], pixels.shape[1])
+
+
+def _reduction(size: tuple[int, int], input: InputConfig | None) -> int:
+    """The largest reduction that leaves twice as many rows and columns as the network's input has."""
+    if input is None:
+        return 1
+    fitted = fitted_size(size, input.size, input.resize)
+    return next((f for f in (8, 4, 2) if all(have // f >= 2 * n for have, n in zip(size, fitted, strict=True))), 1)
+
+
+def _refuse_what_is_no_file(name: str) -> None:
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", name, re.IGNORECASE)
+    if scheme and len(scheme[1]) > 1 and not os.path.exists(name):
+        raise DataError(f"{name}: is an address, and maskkit downloads no images; save it to a file first")
+    if os.path.isdir(name):
+        raise DataError(
+            f"{name}: is a folder, not an image; predict its images with predict_many, or with maskkit predict {name}"
+        )
+
+
+def _in_memory(source: object) -> Pixels:
+    """RGB pixels that are a copy of an image in memory."""
+    if isinstance(source, list | tuple | dict | set):
+        raise DataError(f"predict takes one image, not a {type(source).__name__}; give its images to predict_many")
     if isinstance(source, Image.Image):
         if source.mode.startswith(("I", "F")):
             raise DataError(
@@ -67,20 +112,25 @@ def read_source(source: Source) -> Pixels:
                 f"an image as an array is (H, W, 3) RGB uint8, got {source.shape} {source.dtype}; convert it first"
             )
         return source.copy()
-    pixels = source.cpu().numpy()
+    if not hasattr(source, "cpu"):
+        raise DataError(
+            f"an image is a file, its bytes, an array, a PIL image or a tensor, not {type(source).__name__}; convert it"
+        )
+    pixels = source.cpu().numpy()  # type: ignore[attr-defined]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.size == 0:
         raise DataError(
-            f"an image as a tensor is (3, H, W) RGB uint8, got {tuple(source.shape)} {source.dtype}; convert it first"
+            f"an image as a tensor is (3, H, W) RGB uint8, got {pixels.shape} {pixels.dtype}; convert it first"
         )
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def _loose(source: Source, number: int, path: str) -> tuple[Pixels, ImageMeta]:
-    pixels = read_source(source)
-    size = (pixels.shape[0], pixels.shape[1])
-    return pixels, ImageMeta(number, path, size, size)
+def _loose(source: Source, number: ImageId, path: str, input: InputConfig) -> tuple[Pixels, ImageMeta]:
+    pixels, size = read_source(source, input if path else None)  # pixels without a file stay with the prediction
+    have = (pixels.shape[0], pixels.shape[1])
+    affine = np.diag([size[1] / have[1], size[0] / have[0], 1.0])[:2]
+    return pixels, ImageMeta(number, path, size, have, affine)
 
 
-def _of_dataset(dataset: Dataset, index: int) -> tuple[Pixels, ImageMeta]:
+def _of_dataset(dataset: Dataset, index: int, input: InputConfig) -> tuple[Pixels, ImageMeta]:
     image, meta = dataset.image(index)
     return image.permute(1, 2, 0).numpy(), meta
