@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskkit.errors import DataError
 from maskkit.geometry import paint
-from maskkit.infer import draw
+from maskkit.infer import draw, fonts
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
+from tests.small import masks, objects
 
 NAMES = Categories(("disc", "ring"), (3, 9))
 
@@ -209,6 +212,63 @@ def test_segments_are_drawn(tmp_path: Path):
     prediction.save(tmp_path / "drawn.png")
     with Image.open(tmp_path / "drawn.png") as written:
         assert np.array_equal(np.asarray(written), drawn)
+
+
+@pytest.mark.parametrize("name", ["background", "__background__", " Background", "bg"])
+def test_the_background_of_a_label_map_is_not_tinted(name):
+    image = np.full((60, 80, 3), 100, np.uint8)
+    labels = np.zeros((60, 80), np.uint8)
+    labels[10:50, 20:60] = 1
+    prediction = Prediction(ImageMeta(1, "", (60, 80), (60, 80)), Categories((name, "cat"), (1, 2)), semantic=labels)
+    changed = (draw.overlay(image, prediction, draw.Style(labels=False)) != 100).any(2)
+    np.testing.assert_array_equal(changed, labels == 1)
+    prediction.categories = Categories(("road", "cat"), (1, 2))
+    assert (draw.overlay(image, prediction) != 100).any(2).all(), "the first class is not always the background"
+
+
+def test_what_is_drawn_can_be_chosen():
+    image = np.full((200, 300, 3), 128, np.uint8)
+    prediction = scene((200, 300), [[20, 60, 80, 120], [200, 100, 280, 180], [120, 20, 180, 60]])
+    objects(prediction).boxes[0] = [10, 50, 90, 130]
+    frame = (50, 40)
+    assert (draw.overlay(image, prediction)[frame] != 128).any()
+    plain = draw.overlay(image, prediction, draw.Style(boxes=False, labels=False))
+    covered = masks(prediction).dense().any(0)
+    np.testing.assert_array_equal((plain != 128).any(2), covered)
+    by_class = draw.overlay(image, prediction, draw.Style(labels=False, colours="class"))
+    inside = [by_class[y, x].tolist() for y, x in ((90, 50), (140, 240), (40, 150))]
+    assert inside[0] == inside[2] != inside[1]
+
+
+def test_boxes_of_a_model_without_masks_are_always_drawn():
+    drawn = draw.overlay(
+        np.zeros((99, 99, 3), np.uint8), scene((99, 99), [[9, 9, 60, 60]], masked=False), draw.Style(False, False)
+    )
+    assert drawn.any()
+
+
+def test_labels_that_would_hide_others_are_left_out():
+    boxes = np.array([[100, 100, 140, 120]] * 60, float)
+    shown = draw.draw_objects(
+        np.zeros((200, 300, 3), np.uint8), [], boxes, np.full((60, 3), 90, np.uint8), ["a label"] * 60
+    )
+    assert (shown != 0).any(2).mean() < 0.2
+
+
+@given(st.text(max_size=30))
+def test_any_text_has_a_font(text):
+    draw.text_width(text, 11)
+    boxes, colours = np.array([[5.0, 20, 50, 40]]), np.array([[200, 0, 0]], np.uint8)
+    draw.draw_objects(np.zeros((60, 90, 3), np.uint8), [], boxes, colours, [text])
+
+
+def test_characters_that_no_font_has_are_escapes():
+    assert fonts.fitted("cat", 11)[1] == "cat"
+    assert fonts.fitted("кошка café", 11)[1] == "кошка café"
+    shown = fonts.fitted("x\U000e0fff", 11)[1]
+    assert shown == "x\\U000e0fff"
+    shown = fonts.fitted("日本", 11)[1]
+    assert shown in ("日本", "\\u65e5\\u672c")
 
 
 def test_drawing_needs_no_torch():

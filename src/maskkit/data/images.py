@@ -131,13 +131,14 @@ def read_reduced(
         if image.width * image.height <= LARGE:
             pixels = _pixels(image, source)
             return pixels, (pixels.shape[0], pixels.shape[1])
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-        size = (image.width, image.height) if turned else (image.height, image.width)
-        factor = reduction(size)
         if image.format in ("JPEG", "MPO"):
+            size = _upright_size(image)
+            factor = reduction(size)
             image.draft(image.mode, (image.width // factor, image.height // factor))
-            factor = 1
-        return _pixels(image, source, factor), size
+            return _pixels(image, source), size
+        ImageOps.exif_transpose(image, in_place=True)
+        size = (image.height, image.width)
+        return _pixels(image, source, reduction(size)), size
 
 
 def _pixels(image: Image.Image, source: Path | BinaryIO, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
@@ -169,13 +170,18 @@ def image_size(path: str | Path) -> tuple[int, int]:
         if image.format == "ICO" or (image.format == "PNG" and _metadata_behind_pixels(path)):
             width, height = ImageOps.exif_transpose(image).size
             return height, width
-        if image.format == "TIFF":  # some versions of Pillow have turned `size` already
-            width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
-        else:
-            width, height = image.size
-        # the method of the base class: the one for PNG decodes the whole image to look for EXIF behind it
-        turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED
-        return (width, height) if turned else (height, width)
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(Height, width) of an image once it is turned, by its header."""
+    if image.format == "TIFF":  # some versions of Pillow have turned `size` already
+        width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
+    else:
+        width, height = image.size
+    # the method of the base class: the one for PNG decodes the whole image to look for EXIF behind it
+    turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED
+    return (width, height) if turned else (height, width)
 
 
 class Listing(NamedTuple):
