@@ -6,8 +6,8 @@ tensors, with a slash in their names, which no parameter can have (`maskkit.engi
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ from torch import Tensor
 
 from maskkit import zoo
 from maskkit.checkpoints.foreign import read_tensors, write_tensors
-from maskkit.checkpoints.header import categories_of, decoder_of, make_header, read_header
+from maskkit.checkpoints.header import MAX_CLASSES, categories_of, decoder_of, header_in, make_header
+from maskkit.checkpoints.listing import read_listing
+from maskkit.checkpoints.outline import build, check_outline
 from maskkit.config import DataConfig, RunConfig, from_dict
 from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
+from maskkit.nn.finite import check_finite
 from maskkit.prediction import Categories
+
+MAX_SIDE = 20_000
+"""Largest side of a network's input in a checkpoint, in pixels."""
+
+_MAX_NUMBER = 10_000_000
+"""Largest number in the description of a model."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +57,22 @@ def load_model(path: str | Path) -> Checkpoint:
     Raises `DataError` for a file that is not a checkpoint, or whose description does not fit its tensors or its model.
     """
     path = Path(path)
-    header = read_header(path)
-    config = config_of(header, path)
-    model = zoo.model_class(config.preset)(config.model)
-    if (decoder := decoder_of(header, path)) != model.decoder:
+    listing = read_listing(path)
+    header = header_in(listing, path)
+    config, decoder, categories = config_of(header, path), decoder_of(header, path), categories_of(header)
+    if len(categories) != config.model.num_classes:
+        raise DataError(
+            f"{path}: its description is damaged: {len(categories)} class names for {config.model.num_classes} classes"
+        )
+    outline = check_outline(config, {n: t for n, t in listing.tensors.items() if "/" not in n}, path)
+    if decoder != outline.decoder:
         raise DataError(
             f"{path}: written by maskkit {header['version']} to be decoded by {decoder}, while this version decodes "
-            f"{config.preset} by {model.decoder}; use the version that wrote it"
+            f"{config.preset} by {outline.decoder}; use the version that wrote it"
         )
+    model = build(config)
     fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
-    return Checkpoint(model.eval(), config, categories_of(header), header["info"])
+    return Checkpoint(model.eval(), config, categories, header["info"])
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
@@ -70,7 +85,9 @@ def run_config(data: dict[str, Any]) -> RunConfig:
 
     ``start`` of ``config.json``, where the initial weights came from, is left out.
     """
-    kind = type(zoo.preset(data["preset"]).model)
+    if not isinstance(data, dict) or not all(isinstance(data.get(n), t) for n, t in (("preset", str), ("model", dict))):
+        raise ValueError("it has no preset or no model")
+    kind = type(zoo.preset(data["preset"][:200]).model)
     rest = {name: value for name, value in data.items() if name not in ("model", "start")}
     base = from_dict({**rest, "model": {}}, RunConfig)
     return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)
@@ -79,16 +96,44 @@ def run_config(data: dict[str, Any]) -> RunConfig:
 def config_of(header: Mapping[str, Any], path: Path) -> RunConfig:
     """The configuration of a checkpoint. Raises `DataError` for one that this version cannot use."""
     try:
-        return run_config(header["config"])
-    except (MaskkitError, ValueError, KeyError, TypeError) as error:
-        message = (
-            f"{path}: written by maskkit {header['version']} with a configuration that this version cannot use: {error}"
-        )
-        raise DataError(message) from None
+        config = run_config(header["config"])
+        _check_sizes(config)
+    except (MaskkitError, ValueError) as error:
+        raise DataError(
+            f"{path}: written by maskkit {header['version']} with a configuration that this version cannot use: "
+            f"{' '.join(str(error).split())[:600]}"
+        ) from None
+    return config
+
+
+def _check_sizes(config: RunConfig) -> None:
+    """Raise ``ValueError`` for sizes that no model has, before anything is made of them."""
+    if not 1 <= config.model.num_classes <= MAX_CLASSES:
+        raise ValueError(f"model.num_classes is {config.model.num_classes}, not 1 to {MAX_CLASSES}")
+    for name, value in _numbers(config.model, "model"):
+        if abs(value) > _MAX_NUMBER:
+            raise ValueError(f"{name} is {value}, beyond {_MAX_NUMBER}")
+    if not all(1 <= side <= MAX_SIDE for side in config.input.size):
+        raise ValueError(f"input.size is {config.input.size}, not 1 to {MAX_SIDE} pixels")
+    if not all(divisor > 0 for divisor in config.input.std):
+        raise ValueError(f"input.std is {config.input.std}, not above 0")
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, int | float]]:
+    """All numbers of a part of a configuration, with their names."""
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from _numbers(getattr(value, field.name), f"{name}.{field.name}")
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _numbers(item, name)
+    elif isinstance(value, int | float):
+        yield name, value
 
 
 def fill(model: Model, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load the tensors of a checkpoint into its model. Raises `DataError` where they do not fit."""
+    """Load the tensors of a checkpoint into its model. Raises `DataError` where they do not fit or are not numbers."""
+    check_finite(state, path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -8,6 +8,7 @@ from torch import Tensor
 from maskkit import zoo
 from maskkit.config import change
 from maskkit.errors import DataError
+from maskkit.nn.finite import check_finite
 
 
 def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Tensor]:
@@ -15,7 +16,7 @@ def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Te
 
     ``knobs`` change the preset's model config (``num_classes=3`` for a checkpoint trained on three classes). Raises
     `DataError` when the method has no key map, a tensor of the checkpoint has no place in the model, one of the model's
-    gets no tensor, or a shape differs.
+    gets no tensor, a shape differs, or a weight is NaN or infinite.
     """
     method, found = zoo.method(preset), zoo.preset(preset)
     if method.rename is None:
@@ -37,5 +38,6 @@ def convert(state: dict[str, Tensor], preset: str, **knobs: Any) -> dict[str, Te
                 f"{name!r} has shape {tuple(tensor.shape)} in the checkpoint, {preset!r} needs "
                 f"{tuple(wanted[name].shape)}; check the number of classes and the preset"
             )
+    check_finite(renamed, preset)
     counters = {n: torch.zeros_like(w, device="cpu") for n, w in wanted.items() if n not in renamed}
     return {**renamed, **counters}

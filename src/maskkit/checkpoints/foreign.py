@@ -5,52 +5,37 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskkit.checkpoints.header import is_safetensors
+from maskkit.checkpoints.listing import is_safetensors, read_listing
+from maskkit.checkpoints.pickles import load_pickle
+from maskkit.checkpoints.wrappers import find_state, own_names
 from maskkit.errors import DataError
 from maskkit.files import replacing, scratch_folder
-
-_WRAPPERS = ("model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "module", "params")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Named tensors of a weight file: safetensors, or a PyTorch pickle that contains only data.
 
-    Common wrappers (``state_dict``, ``model``; an EMA of the weights is preferred) and the prefix ``module.`` of
-    data-parallel training are removed. Raises `DataError`, also for a pickle that would run code.
+    Common wrappers (``state_dict``, ``model``; an EMA of the weights is preferred), the prefixes that they put before
+    every name (``module.``, ``model.``, ``_orig_mod.``) and the counter ``n_averaged`` are removed. Raises `DataError`,
+    also for a pickle that would run code, and for a file of another framework.
     """
     path = Path(path)
     if is_safetensors(path):
-        return read_tensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or malicious file can make the unpickler fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path}: not read: it is damaged, or contains more than tensors, and a pickle can run code ({reason}); "
-            "if you trust it, save its state_dict with safetensors"
-        ) from None
-    while isinstance(content, Mapping) and (inner := next((w for w in _WRAPPERS if _is_state(content.get(w))), None)):
-        content = content[inner]
-    state = {str(n): t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise DataError(f"{path}: contains no named tensors; give a file with a state_dict")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
+        return own_names(read_tensors(path), path)
+    return find_state(load_pickle(path), path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises `DataError` for a damaged file."""
+    read_listing(path)
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: damaged or cut off ({error}); copy or download it again") from None
 
 
@@ -71,7 +56,3 @@ def _system_error(error: SafetensorError) -> OSError:
     number = re.search(r"os error (\d+)", text)
     code = int(number.group(1)) if number else errno.EIO
     return OSError(code, os.strerror(code) if number else text)
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0

@@ -12,6 +12,7 @@ from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.engine.initial import load_backbone
 from maskkit.errors import DataError, MaskkitError
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.backbones.names import check_name
 
 
 class Teacher(nn.Module):
@@ -39,10 +40,11 @@ class Teacher(nn.Module):
                 f"teacher {source!r} has random weights, and --teacher-weights {weights}: choose one of the two"
             )
         self.grid, self.patch, self.projects = grid, patch, False
+        check_name(name, "teacher")
         try:
             with torch.device("meta"):
                 outline: Any = timm.create_model(name)
-        except (RuntimeError, ValueError) as error:  # timm raises them for an unknown name or tag
+        except (RuntimeError, ValueError) as error:  # timm raises them for an unknown tag
             raise MaskkitError(f"timm has no teacher {name!r} ({error}); timm.list_models() lists them") from None
         self.has_tokens = hasattr(outline, "num_prefix_tokens")  # what timm's transformers have, and nothing else
         if self.has_tokens:

@@ -118,7 +118,8 @@ def part_edges(cells: int, parts: int, rounding: Literal["floor", "round"] = "fl
 
 def part_of(cells: int, parts: int, rounding: Literal["floor", "round"] = "floor") -> Int[Tensor, "m"]:
     """The part that each cell along one side of a window belongs to."""
-    return torch.repeat_interleave(torch.tensor(part_edges(cells, parts, rounding)).diff())
+    edges = torch.tensor(part_edges(cells, parts, rounding))
+    return torch.repeat_interleave(edges.diff(), output_size=cells)
 
 
 def assemble(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from maskkit.errors import MaskkitError
+from maskkit.nn.backbones.names import check_name
 from maskkit.nn.backbones.vit import is_plain
 
 _LEAST = 16
@@ -70,11 +71,8 @@ class MaskedStudent(nn.Module):
         super().__init__()
         if not is_plain(name):
             raise MaskkitError(f"{name} is not a plain transformer of timm's EVA family; see timm.list_models('eva*')")
-        try:
-            net = timm.create_model(name, img_size=size, num_classes=0, global_pool="token", **options)
-        except RuntimeError as error:  # timm raises it for an unknown name
-            raise MaskkitError(f"timm has no model {name!r} ({error}); timm.list_models('eva*') lists them") from None
-        self.net = net
+        check_name(name, "model", "eva*")
+        self.net = timm.create_model(name, img_size=size, num_classes=0, global_pool="token", **options)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.net.embed_dim))
         self.head = nn.Linear(self.net.embed_dim, features)
         nn.init.trunc_normal_(self.mask_token, std=0.02)

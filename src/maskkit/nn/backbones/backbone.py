@@ -15,6 +15,7 @@ from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import MaskkitError
 from maskkit.nn.backbones import swin
 from maskkit.nn.backbones import vit as plain
+from maskkit.nn.backbones.names import check_name
 from maskkit.nn.backbones.pretrained import Pretrained
 
 
@@ -44,6 +45,7 @@ class Backbone(Pretrained):
         vit: PlainVit | None = None,
     ) -> None:
         super().__init__()
+        check_name(name)
         self.strides = tuple(strides)
         self.norm = norm
         self.norms: nn.ModuleList | None = None
@@ -63,8 +65,9 @@ class Backbone(Pretrained):
             options |= swin.OPTIONS
         try:
             info: Any = timm.create_model(name, features_only=True, **options).feature_info
-        except RuntimeError as error:  # timm raises it for an unknown name
-            raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models() lists them all") from None
+        except (RuntimeError, AttributeError, TypeError, ValueError, KeyError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise MaskkitError(f"timm's {name} gives no features of its stages ({reason}); take another one") from None
         reductions = info.reduction()
         if lacking := [s for s in strides if s not in reductions]:
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")

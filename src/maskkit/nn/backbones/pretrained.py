@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from maskkit.errors import DataError
+from maskkit.nn.finite import check_finite
 
 _LISTS = re.compile(r"^(layers|stages)\.(\d)")
 """Lists of stages in timm's files. Its feature extractors have the stages as separate children."""
@@ -60,7 +61,7 @@ class Pretrained(nn.Module, ABC):
     def load_weights(self, state: Mapping[str, Tensor], source: str | Path) -> list[str]:
         """Load the tensors of ``source``; returns the names that this backbone has no place for (a classifier, say).
 
-        Raises `DataError` when a tensor of the backbone is missing or has another shape.
+        Raises `DataError` when a tensor of the backbone is missing, has another shape, or is not a number.
         """
         own = self.timm_part.state_dict()
         state = self.resize({_LISTS.sub(r"\1_\2", n): t for n, t in state.items()})
@@ -76,6 +77,7 @@ class Pretrained(nn.Module, ABC):
             raise DataError(
                 f"{source}: {n!r} has shape {tuple(state[n].shape)}, this backbone needs {tuple(own[n].shape)}"
             )
+        check_finite({n: state[n] for n in own if n in state}, source)
         self.timm_part.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
         return sorted(set(state) - set(own))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from maskkit.config import PlainVit
 from maskkit.errors import MaskkitError
+from maskkit.nn.backbones.names import check_name
 
 
 def is_plain(name: str) -> bool:
@@ -165,11 +166,9 @@ def create(name: str, patch: int, **options: Any) -> Eva:
 
     Raises `MaskkitError` for a name that timm does not know, or that is not a pre-norm plain ViT.
     """
-    try:
-        with torch.device("meta"):
-            published = timm.create_model(name)
-    except RuntimeError as error:  # timm raises it for an unknown name
-        raise MaskkitError(f"timm has no backbone {name!r} ({error}); timm.list_models('eva*') lists them") from None
+    check_name(name, family="eva*")
+    with torch.device("meta"):
+        published = timm.create_model(name)
     if not isinstance(published, Eva) or not isinstance(published.blocks[0], EvaBlock):
         raise MaskkitError(f"{name} normalises after its layers, which is not supported; take another backbone")
     side = {"img_size": patch * published.patch_embed.grid_size[0]} | options
