@@ -158,7 +158,7 @@ def test_predict_many(segmenter, image_path, tmp_path):
 
 @pytest.mark.parametrize("source", ["nowhere.safetensors", PRESET, "."])
 def test_load_says_what_is_missing(source):
-    with pytest.raises(DataError, match="there is no such weight file") as error:
+    with pytest.raises(DataError, match=r"there is no such weight file|^\.: is a folder") as error:
         load(source)
     assert ("train it first" in str(error.value)) == (source == PRESET)
 

@@ -1,4 +1,4 @@
-"""Files that ask for what they should not get: descriptions and bytes that are damaged in every way, and their judge."""
+"""Checkpoints that are damaged in every way, in their description and in their bytes, and what judges them."""
 
 import copy
 import json
@@ -111,7 +111,9 @@ def mutate(content: bytes, rng: random.Random, within: int) -> bytes:
         elif kind == 1:
             found[i : i + rng.randint(1, 40)] = b""
         elif kind == 2:
-            found[i:i] = rng.choice([b"{", b"}", b"[", b"]", b'"', b",", b"null", b"-1", b"1e999", b"NaN", b"99999999999"])
+            found[i:i] = rng.choice(
+                [b"{", b"}", b"[", b"]", b'"', b",", b"null", b"-1", b"1e999", b"NaN", b"99999999999"]
+            )
         elif kind == 3:
             found[i:i] = found[i : i + rng.randint(1, 80)]
         elif kind == 4:  # digits become other digits, which JSON does not notice
@@ -119,7 +121,9 @@ def mutate(content: bytes, rng: random.Random, within: int) -> bytes:
             found[rng.choice(digits)] = rng.randrange(48, 58)
         elif kind == 5:  # the length stays true, as if a program had written the file
             length = int.from_bytes(found[:8], "little")
-            text = bytes(found[8 : 8 + length]).replace(b":", rng.choice([b":-", b":1", b":[", b": "]), rng.randrange(9))
+            text = bytes(found[8 : 8 + length]).replace(
+                b":", rng.choice([b":-", b":1", b":[", b": "]), rng.randrange(9)
+            )
             found[8 : 8 + length] = text
             found[:8] = len(text).to_bytes(8, "little")
         elif rng.random() < 0.2:

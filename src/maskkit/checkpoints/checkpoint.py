@@ -28,7 +28,7 @@ MAX_SIDE = 20_000
 """Largest side of a network's input in a checkpoint, in pixels."""
 
 _MAX_NUMBER = 10_000_000
-"""Largest number in the description of a model."""
+"""Largest number in the description of a model; none is negative."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def save_model(path: Path, model: Model, config: RunConfig, categories: Categori
 
 
 def load_model(path: str | Path) -> Checkpoint:
-    """The model of a checkpoint, on the CPU in evaluation mode.
+    """The model of a checkpoint, on the CPU in evaluation mode. Its configuration has no paths.
 
     Raises `DataError` for a file that is not a checkpoint, or whose description does not fit its tensors or its model.
     """
@@ -72,6 +72,7 @@ def load_model(path: str | Path) -> Checkpoint:
         )
     model = build(config)
     fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
+    config = replace(config, model=config.model.portable(), data=DataConfig())  # a file does not name further files
     return Checkpoint(model.eval(), config, categories, header["info"])
 
 
@@ -111,8 +112,8 @@ def _check_sizes(config: RunConfig) -> None:
     if not 1 <= config.model.num_classes <= MAX_CLASSES:
         raise ValueError(f"model.num_classes is {config.model.num_classes}, not 1 to {MAX_CLASSES}")
     for name, value in _numbers(config.model, "model"):
-        if abs(value) > _MAX_NUMBER:
-            raise ValueError(f"{name} is {value}, beyond {_MAX_NUMBER}")
+        if not 0 <= value <= _MAX_NUMBER:
+            raise ValueError(f"{name} is {value}, not 0 to {_MAX_NUMBER}")
     if not all(1 <= side <= MAX_SIDE for side in config.input.size):
         raise ValueError(f"input.size is {config.input.size}, not 1 to {MAX_SIDE} pixels")
     if not all(divisor > 0 for divisor in config.input.std):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from maskkit import zoo
 from maskkit.errors import DataError
+from maskkit.files import require_file
 
 BUILT_IN = "built-in"
 """The name of the weights in the package."""
@@ -30,6 +31,8 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
         return hub.fetch(preset)
     path = BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
+        if path.exists():
+            require_file(path, "weight file")
         is_preset = str(source) in zoo.list_models()
         if is_preset:
             from maskkit.checkpoints import hub

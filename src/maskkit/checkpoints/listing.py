@@ -7,12 +7,12 @@ and nothing in it is believed: the file may come from anywhere.
 import json
 import math
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskkit.errors import DataError
+from maskkit.files import require_file
 
 MAX_LISTING = 8 << 20
 """Largest length of the JSON text, in bytes; ours have some tens of thousands."""
@@ -66,14 +66,12 @@ def is_safetensors(path: Path) -> bool:
 
 def first_bytes(path: Path, count: int) -> bytes:
     """The first bytes of a file. Raises `DataError` for one that cannot be read, or is no regular file."""
+    require_file(path, "weight file")
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise DataError(f"{path}: is {_kind(mode)}, not a file with weights; check the path")
         with open(path, "rb") as file:
             return file.read(count)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def read_listing(path: Path) -> Listing:
@@ -137,11 +135,6 @@ def _end(entry: Any, name: str) -> tuple[int, int]:
     if len(shape) > 32 or len(offsets) != 2 or offsets[1] - offsets[0] != _BYTES[dtype] * math.prod(shape):
         raise ValueError(f"tensor {name} has another size than its shape says")
     return offsets[0], offsets[1]
-
-
-def _kind(mode: int) -> str:
-    kinds = [(stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket")]
-    return next((name for test, name in kinds if test(mode)), "a device")
 
 
 def _short(error: BaseException) -> str:

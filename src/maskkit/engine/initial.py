@@ -19,6 +19,7 @@ from maskkit.config import InputConfig, RunConfig, change
 from maskkit.errors import DataError
 from maskkit.models.base import Model
 from maskkit.nn.backbones.pretrained import Pretrained
+from maskkit.nn.finite import check_finite
 from maskkit.prediction import Categories
 
 
@@ -112,6 +113,7 @@ def _from_checkpoint(model: Model, config: RunConfig, categories: Categories, pa
     fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
     if not fitting:
         raise DataError(f"{path}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
+    check_finite(fitting, path)
     theirs = categories_of(read_header(path))
     known = categories.numbers_in(theirs)
     classes = ""
