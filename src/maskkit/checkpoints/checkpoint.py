@@ -23,6 +23,7 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.finite import check_finite
 from maskkit.prediction import Categories
+from maskkit.ranges import misfits
 
 MAX_SIDE = 20_000
 """Largest side of a network's input in a checkpoint, in pixels."""
@@ -109,6 +110,9 @@ def config_of(header: Mapping[str, Any], path: Path) -> RunConfig:
 
 def _check_sizes(config: RunConfig) -> None:
     """Raise ``ValueError`` for sizes that no model has, before anything is made of them."""
+    for part in ("model", "input"):
+        for name, value, reason in misfits(getattr(config, part)):
+            raise ValueError(f"{part}.{name} is {value}, {reason}")
     if not 1 <= config.model.num_classes <= MAX_CLASSES:
         raise ValueError(f"model.num_classes is {config.model.num_classes}, not 1 to {MAX_CLASSES}")
     for name, value in _numbers(config.model, "model"):
