@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskkit.data.rules import sound_rle
+from maskkit.data.rules import brief, sound_rle
 
 
 @pytest.mark.parametrize("counts", [[2**70, 1], [2**63 - 1, 2**63 - 1, 8], [-1, 7], [5], ["a"], [[6]]])
@@ -13,3 +13,11 @@ def test_run_lengths_of_impossible_numbers_are_refused(counts: list) -> None:
 
 def test_run_lengths_that_fit_are_compressed() -> None:
     assert sound_rle({"size": [2, 3], "counts": [2, 2, 2]}, (2, 3))["size"] == [2, 3]
+
+
+def test_long_messages_lose_their_middle():
+    assert brief("a short one") == "a short one"
+    cut = brief("begin" + 5000 * "a" + "end")
+    assert cut.startswith("begin")
+    assert cut.endswith("end")
+    assert len(cut) < 700

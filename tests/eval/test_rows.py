@@ -54,7 +54,7 @@ def test_what_is_wrong_is_said(row: object, need: tuple[str, ...], message: str,
 
 def test_files_are_read_with_a_clear_word(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file"):
         read_json(file)
     file.write_text("{")
     with pytest.raises(DataError, match="not JSON"):

@@ -44,11 +44,11 @@ class Problems(list[Problem]):
 
     def error(self, file: Path, record: str, message: str, measured: bool = False) -> None:
         """Add something that had to be left out."""
-        self.append(Problem("error", str(file), record, message.removeprefix(f"{file}: "), measured))
+        self.append(Problem("error", str(file), brief(record), brief(message.removeprefix(f"{file}: ")), measured))
 
     def warn(self, file: Path, record: str, message: str) -> None:
         """Add something doubtful that was kept."""
-        self.append(Problem("warning", str(file), record, message.removeprefix(f"{file}: ")))
+        self.append(Problem("warning", str(file), brief(record), brief(message.removeprefix(f"{file}: "))))
 
 
 def counted(number: int, noun: str, *, be: bool = False) -> str:
@@ -96,6 +96,11 @@ def shortened(value: Any) -> str:
     """A value for a message, at most 40 characters of it."""
     text = repr(value) if isinstance(value, str | int | float | None) else kind_of(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def brief(text: str, most: int = 600) -> str:
+    """A message without its middle where it is longer than ``most``: names in broken files may have any length."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
 
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:

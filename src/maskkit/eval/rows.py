@@ -18,7 +18,7 @@ from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.rules import sound_rle
 from maskkit.errors import DataError
-from maskkit.files import in_file_name, write_json
+from maskkit.files import in_file_name, read_bytes, write_json
 from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.polygons import to_rle as polygons_to_rle
 from maskkit.geometry.rle import Rle
@@ -93,10 +93,9 @@ def sound_rows(
 
 def read_json(path: Path) -> Any:
     """The content of a results file. Raises `DataError` when it cannot be read or is not JSON."""
+    content = read_bytes(path)
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return json.loads(content)
     except (ValueError, RecursionError) as error:  # of the JSON, or of its UTF-8
         raise DataError(f"{path}: not JSON ({error}); export the predictions as a COCO results file") from None
 

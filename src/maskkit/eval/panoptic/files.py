@@ -12,6 +12,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders, segments_by_id
 from maskkit.data.label_map import IdImage
 from maskkit.data.places import locate
+from maskkit.data.rules import brief
 from maskkit.errors import DataError
 from maskkit.eval.rows import Known, Row, Unchecked, named_rows, place, read_json, rows_in, sound_rows, write_rows
 from maskkit.files import replacing, write_json
@@ -32,7 +33,7 @@ def read_results(path: Path, dataset: Dataset) -> list[Row]:
     try:
         rows = _segments(content, path, dataset)
     except MALFORMED as error:
-        raise DataError(f"{path}: {f'has no {error}' if isinstance(error, KeyError) else error}") from None
+        raise DataError(f"{path}: {brief(f'has no {error}' if isinstance(error, KeyError) else str(error))}") from None
     return sound_rows(rows, Known.of(dataset), NEEDED, str(path))
 
 

@@ -1,0 +1,161 @@
+"""A small valid data set of every format, for the tests that mutate its files."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from maskkit.geometry import rle
+from tests.data.written import write_image, write_json
+
+SIZE = (12, 16)
+POLYGON = [2, 2, 9, 2, 9, 8, 2, 8]
+
+
+def _image_files(folder: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        write_image(folder / name, seed, SIZE)
+
+
+def _labels(path: Path, mode: str = "P") -> None:
+    values = np.zeros(SIZE, np.uint8)
+    values[2:8, 2:9], values[3:6, 10:14] = 1, 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(values)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    image.save(path)
+
+
+def _coco_content(names: list[str]) -> dict:
+    images = [{"id": i, "file_name": n, "height": 12, "width": 16} for i, n in enumerate(names, 1)]
+    compressed = rle.to_text(rle.from_counts([5, 7, 180], SIZE))
+    shapes = [[POLYGON], {"size": [12, 16], "counts": [5, 7, 180]}, dict(compressed)]
+    rows = [
+        {"id": i, "image_id": 1 + i % len(names), "category_id": 3 + 4 * (i % 2), "bbox": [2, 2, 7, 6], "area": 42.0}
+        | {"iscrowd": int(i == 2), "segmentation": shape}
+        for i, shape in enumerate(shapes, 1)
+    ]
+    return {
+        "images": images,
+        "annotations": rows,
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog", "supercategory": "none"}],
+    }
+
+
+def coco(folder: Path) -> None:
+    _image_files(folder / "images", "a.png", "b.jpg")
+    write_json(folder / "train.json", _coco_content(["a.png", "b.jpg"]))
+    write_json(folder / "val.json", _coco_content(["b.jpg"]))
+
+
+def coco_panoptic(folder: Path) -> None:
+    _image_files(folder / "images", "a.png", "b.png")
+    ids = np.zeros((*SIZE, 3), np.uint8)
+    ids[2:8, 2:9, 0], ids[3:6, 10:14, 1] = 1, 1
+    rows = []
+    for number, name in enumerate(("a.png", "b.png"), 1):
+        (folder / "panoptic_train").mkdir(exist_ok=True)
+        Image.fromarray(ids).save(folder / "panoptic_train" / name)
+        segments = [
+            {"id": 1, "category_id": 3, "area": 42, "bbox": [2, 2, 7, 6], "iscrowd": 0},
+            {"id": 256, "category_id": 7, "area": 12, "bbox": [10, 3, 4, 3], "iscrowd": number - 1},
+        ]
+        rows.append({"image_id": number, "file_name": name, "segments_info": segments})
+    content = {
+        "images": [{"id": i, "file_name": f"{n}.png", "height": 12, "width": 16} for i, n in ((1, "a"), (2, "b"))],
+        "annotations": rows,
+        "categories": [{"id": 3, "name": "cat", "isthing": 1}, {"id": 7, "name": "sky", "isthing": 0}],
+    }
+    write_json(folder / "panoptic_train.json", content)
+
+
+def yolo(folder: Path) -> None:
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        _image_files(folder / "images" / split, f"{name}.jpg")
+        path = folder / "labels" / split / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.6 0.1 0.6 0.7\n")
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n")
+
+
+def voc(folder: Path) -> None:
+    _image_files(folder / "JPEGImages", "a.jpg", "b c.jpg", "d.jpg")
+    for kind in ("SegmentationObject", "SegmentationClass"):
+        _labels(folder / kind / "a.png")
+    for name in ("a", "b c", "d"):
+        parts = "".join(
+            f"<object><name>{n}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin><ymin>3</ymin><xmax>9</xmax>"
+            "<ymax>8</ymax></bndbox></object>"
+            for n, x in (("aeroplane", 2), ("dog", 4))
+        )
+        size = "<size><width>16</width><height>12</height><depth>3</depth></size>"
+        path = folder / "Annotations" / f"{name}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"<annotation><filename>{name}.jpg</filename>{size}{parts}</annotation>")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb c\n")
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("d\n")
+
+
+def voc_named(folder: Path) -> None:
+    """With ``class_names.txt``, as labelme's own converter writes it, and without lists or xml files."""
+    _image_files(folder / "JPEGImages", "a.jpg", "b.jpg")
+    for kind in ("SegmentationObject", "SegmentationClass"):
+        for name in ("a", "b"):
+            _labels(folder / kind / f"{name}.png")
+    (folder / "class_names.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
+
+
+def labelme(folder: Path) -> None:
+    mask = io.BytesIO()
+    Image.fromarray(np.full((4, 5), 255, np.uint8)).save(mask, "PNG")
+    shapes = [
+        {"label": "cat", "points": [[2, 2], [9, 2], [9, 8]], "shape_type": "polygon", "group_id": 1, "flags": {}},
+        {"label": "cat", "points": [[10, 3], [14, 6]], "shape_type": "rectangle", "group_id": 1},
+        {"label": "dog", "points": [[6, 6], [8, 6]], "shape_type": "circle", "flags": {"crowd": True}},
+        {"label": "dog", "points": [[2, 2], [6, 5]], "shape_type": "mask", "group_id": ""}
+        | {"mask": base64.b64encode(mask.getvalue()).decode()},
+    ]
+    for name in ("a", "test"):
+        _image_files(folder, f"{name}.jpg")
+        content = {"version": "5.0", "imagePath": f"{name}.jpg", "imageData": None, "imageHeight": 12, "imageWidth": 16}
+        write_json(folder / f"{name}.json", content | {"shapes": shapes})
+
+
+def png(folder: Path) -> None:
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        _image_files(folder / "images" / split, f"{name}.jpg")
+        _labels(folder / "masks" / split / f"{name}.png", "L" if name == "b" else "P")
+    (folder / "classes.txt").write_text("background\ncat\ndog\n")
+
+
+def png_described(folder: Path) -> None:
+    """With ``classes.json``."""
+    _image_files(folder / "images", "a.jpg", "b.jpg")
+    for name in ("a", "b"):
+        _labels(folder / "masks" / f"{name}.png")
+    classes = [{"id": 0, "name": "sky"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    (folder / "classes.json").write_text(json.dumps({"classes": classes, "void": {"id": 255}}))
+
+
+def tags(folder: Path) -> None:
+    _image_files(folder, "a.jpg", "b.jpg", "c.jpg")
+    (folder / "train.csv").write_text("image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n")
+    (folder / "val.csv").write_text("c.jpg,dog,cat\n")
+
+
+def boxes_table(folder: Path) -> None:
+    _image_files(folder, "a.jpg", "b.jpg")
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.jpg,16,12,cat,2,2,9,8", "b.jpg,16,12,dog,1,1,5,6"]
+    (folder / "train.csv").write_text("\n".join([*rows, "a.jpg,16,12,dog,10,3,14,6"]) + "\n")
+
+
+SAMPLES: dict[str, Callable[[Path], None]] = {
+    f.__name__: f for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, boxes_table)
+}
+"""Writers of a data set into a folder, by name."""
