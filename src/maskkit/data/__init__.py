@@ -88,10 +88,12 @@ def _format(path: Path) -> Format:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():
-        found = next((f for f in FORMATS if path.suffix.lower() in f.suffixes), None)
+        named = [f for f in FORMATS if path.suffix.lower() in f.suffixes]
+        found = named[0] if len(named) == 1 else next((f for f in named if f.recognise(path)), None)
         if found is None:
             raise DataError(
-                f"{path}: is neither a COCO .json nor a YOLO .yaml nor a .csv of tags; give one of them, or a folder"
+                f"{path}: is neither a COCO .json nor a YOLO .yaml nor a .csv of boxes or tags; give one of them, "
+                "or a folder"
             )
         return found
     found = next((f for f in FORMATS if f.recognise(path)), None)

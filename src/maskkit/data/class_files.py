@@ -1,6 +1,5 @@
 """Files that name the values or the colours of label images: ``classes.json``, ``classes.txt``, ``class_dict.csv``."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 from maskkit.data.files import load_json
 from maskkit.data.label_map import IGNORE, colour_number
 from maskkit.data.rules import Problems
-from maskkit.data.text_files import read_lines
+from maskkit.data.text_files import read_lines, read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -99,7 +98,7 @@ def _colour_of(row: Mapping[str, Any], file: Path, name: str) -> int | None:
 
 def _from_colours(file: Path, problems: Problems) -> LabelClasses:
     """A table with the columns name, r, g, b."""
-    rows = [row for row in csv.reader(read_lines(file, partial(problems.warn, file, ""))) if any(row)]
+    rows = read_table(file, partial(problems.warn, file, ""))
     names, numbers = [], {}
     for row in rows[1:]:
         if len(row) < 4:
@@ -107,10 +106,10 @@ def _from_colours(file: Path, problems: Problems) -> LabelClasses:
         colour = _colour([_whole(cell) for cell in row[1:4]], file, row[0])
         if colour in numbers:
             raise DataError(f"{file}: the colour of {row[0]!r} is that of another class; give it its own")
-        void = row[0].strip().lower() in _UNKNOWN
+        void = row[0].lower() in _UNKNOWN
         numbers[colour] = IGNORE if void else len(names)
         if not void:
-            names.append(row[0].strip())
+            names.append(row[0])
     if not names:
         raise DataError(f"{file}: names no class; it is a table name,r,g,b with a row for each class")
     return LabelClasses(Categories(tuple(names), tuple(range(len(names)))), {}, numbers)

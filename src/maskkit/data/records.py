@@ -123,14 +123,19 @@ def box_of(annotation: Annotation, size: tuple[int, int]) -> Box:
         return annotation.box
     rle = annotation.rle(size)
     assert rle is not None, "an annotation has a box or a mask"
-    x1, y1, x2, y2 = mask_math.boxes([rle])[0].tolist()
-    return x1, y1, x2, y2
+    return extent_of_rle(rle)
 
 
 def extent(polygons: Polygons) -> Box:
     """The box around flat polygons."""
     points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in polygons])
     (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    return x1, y1, x2, y2
+
+
+def extent_of_rle(rle: Rle) -> Box:
+    """The box around a run-length mask."""
+    x1, y1, x2, y2 = mask_math.boxes([rle])[0].tolist()
     return x1, y1, x2, y2
 
 

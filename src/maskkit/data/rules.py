@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from maskkit.data.records import Box, Polygons
 from maskkit.geometry import rle as mask_math
@@ -21,6 +21,10 @@ Warn = Callable[[str], None]
 
 SLACK = 1.0
 """Pixels by which an annotation may cross the image border without a warning."""
+
+
+NEAR = 3.0
+"""Pixels by which a side of a box may differ from its mask without counting."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,18 @@ def sound_box(box: Sequence[float], size: tuple[int, int], warn: Warn) -> Box:
     return x1, y1, x2, y2
 
 
+def contradicts(box: Box, around: Box) -> bool:
+    """Whether a box is another than the one ``around`` its mask: their IoU is below 0.5.
+
+    Sides that differ by at most `NEAR` pixels count as equal: boxes are drawn less exactly than masks.
+    """
+    a, b = np.asarray(box, np.float64), np.asarray(around, np.float64)
+    a = np.where(np.abs(a - b) <= NEAR, b, a)
+    shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    overlap = float(shared.clip(min=0).prod())
+    return overlap < 0.5 * (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - overlap)
+
+
 def sound_polygons(parts: Polygons, size: tuple[int, int], warn: Warn) -> list[Float[np.ndarray, "n"]]:
     """Flat polygons as arrays: unusable parts dropped, cut at the border where they cross it by more than `SLACK`."""
     sound, reasons = [], []
@@ -158,12 +174,10 @@ def sound_rle(record: Mapping[str, Any], size: tuple[int, int], *, allow_empty: 
     counts = record.get("counts")
     if not isinstance(counts, str | bytes | list):
         raise ValueError("the run-length mask has no run lengths (counts); export it again")
-    if list(record.get("size") or []) != list(size):
-        raise ValueError(f"the run-length mask has size {record.get('size')}, the image {list(size)} (height, width)")
-    try:
-        runs = np.asarray(counts, np.int64) if isinstance(counts, list) else mask_math.run_lengths(counts)
-    except OverflowError:
-        raise ValueError("the run lengths hold a number beyond any image; export the mask again") from None
+    if (stated := record.get("size")) != list(size) and stated != tuple(size):
+        shown = stated if isinstance(stated, list) and len(stated) == 2 else shortened(stated)
+        raise ValueError(f"the run-length mask has size {shown}, the image {list(size)} (height, width)")
+    runs = _whole_runs(counts) if isinstance(counts, list) else mask_math.run_lengths(counts)
     pixels = size[0] * size[1]
     # faster-coco-eval does not terminate on counts that do not add up
     if runs.ndim != 1 or runs.min(initial=0) < 0 or runs.max(initial=0) > pixels or runs.sum() != pixels:
@@ -175,6 +189,14 @@ def sound_rle(record: Mapping[str, Any], size: tuple[int, int], *, allow_empty: 
     if isinstance(counts, list):
         return mask_math.from_counts(runs.tolist(), size)
     return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+
+
+def _whole_runs(counts: list[Any]) -> Int[np.ndarray, "n"]:
+    """Run lengths as whole numbers. Raises ``ValueError``."""
+    runs = to_numbers(counts, "the list of run lengths")
+    if not np.isfinite(runs).all() or (runs != np.round(runs)).any() or np.abs(runs).max(initial=0) > 2**53:
+        raise ValueError("the run lengths hold a number beyond any image, or a fraction; export the mask again")
+    return runs.astype(np.int64)
 
 
 def _sound_polygon(part: Any, size: tuple[int, int], warn: Warn) -> Float[np.ndarray, "n"]:

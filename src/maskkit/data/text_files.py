@@ -5,6 +5,7 @@ is not UTF-8 keeps its bytes as ``\\xe9`` and is reported, the other lines are r
 """
 
 import codecs
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from defusedxml.ElementTree import fromstring
 
 from maskkit.data.rules import Warn
 from maskkit.errors import DataError
-from maskkit.files import read_bytes
+from maskkit.files import read_bytes, require_file
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z][\w.-]*)["'][^>]*\?>""")
@@ -24,13 +25,26 @@ _NODES = 100_000
 """Largest number of values in a yaml file, counted as often as its aliases repeat them."""
 
 
-def read_lines(file: Path, warn: Warn) -> list[str]:
-    """The lines of a text file, without line ends and byte order mark.
+def beginning_of(file: Path, limit: int) -> bytes:
+    """The first ``limit`` bytes of a file. Raises `DataError`."""
+    require_file(file)
+    try:
+        with open(file, "rb") as content:
+            return content.read(limit)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def read_lines(file: Path, warn: Warn, limit: int | None = None) -> list[str]:
+    """The lines of a text file, without line ends and byte order mark; with ``limit`` those in so many bytes.
 
     A line that is not UTF-8 is reported to ``warn`` and keeps the bytes as ``\\xe9``. Raises `DataError` when the file
     cannot be read or is no text.
     """
-    content, encoding = _marked(read_bytes(file))
+    read = read_bytes(file) if limit is None else beginning_of(file, limit)
+    if len(read) == limit:
+        read = read[: read.rfind(b"\n") + 1]  # the last line may be cut
+    content, encoding = _marked(read)
     if encoding == "utf-8" and b"\0" in content:
         raise DataError(f"{file}: is not a text file; check the path")
     if encoding != "utf-8":
@@ -43,6 +57,20 @@ def read_lines(file: Path, warn: Warn) -> list[str]:
             lines.append(line.decode("utf-8", "backslashreplace"))
             warn(f"line {i} is not UTF-8 text and is read as {lines[-1]!r}; save the file as UTF-8")
     return lines if lines[-1] else lines[:-1]
+
+
+def read_table(file: Path, warn: Warn, limit: int | None = None) -> list[list[str]]:
+    """The rows of a table, without empty ones; cells are separated by the commas, semicolons or tabs of its first line.
+
+    With ``limit`` the rows are those in so many bytes. Raises `DataError` when the file cannot be read.
+    """
+    lines = [line for line in read_lines(file, warn, limit) if line.strip()]
+    separator = max(",;\t", key=lines[0].count) if lines else ","
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    except csv.Error as error:
+        raise DataError(f"{file}: cannot be read as a table ({error}); save it as csv in UTF-8") from None
+    return [row for row in rows if any(row)]
 
 
 def read_text(file: Path) -> str:
@@ -101,6 +129,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 _DEEPEST = 50
+"""Brackets inside of each other in a yaml file."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEAD = re.compile(r"\s*<\?xml[^>]*\?>")
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "utf-8"}

@@ -46,12 +46,15 @@ def test_every_kind_of_segmentation(tmp_path):
         {"size": [*SIZE], "counts": runs},
     ]
     rows = [object_row(i, segmentation=shape) for i, shape in enumerate(shapes, 1)]
+    x1, y1, x2, y2 = mask_math.boxes([{"size": [*SIZE], "counts": COMPRESSED.encode()}])[0].tolist()
+    rows[3]["bbox"] = rows[4]["bbox"] = [x1, y1, x2 - x1, y2 - y1]
     rows += [object_row(6, segmentation=[]), object_row(7, segmentation=None)]
+    rows += [object_row(8, segmentation=[[]]), object_row(9, segmentation=[[], []])]
     dataset = read_json(write_coco(tmp_path / "a.json", rows))
     assert dataset.problems == []
     found = dataset.records[0].annotations
     union = int(mask_math.area([polygons.to_rle([SQUARE, BLOCK], SIZE)])[0])
-    assert areas(found) == [400, union, 400, PIXELS, PIXELS, None, None]
+    assert areas(found) == [400, union, 400, PIXELS, PIXELS, None, None, None, None]
     assert found[0].box == (10, 10, 30, 30)
     assert len(dataset.records[1].annotations) == 0
 
@@ -84,7 +87,7 @@ def test_what_is_missing_is_found_out(tmp_path):
         ({"segmentation": {"size": [*SIZE], "counts": [2400]}}, "covers no pixel"),
         ({"segmentation": {"size": [*SIZE], "counts": COMPRESSED + "zz"}}, "compressed"),
         ({"segmentation": {"size": [*SIZE], "counts": None}}, "no run lengths"),
-        ({"segmentation": "SQUARE"}, "is str"),
+        ({"segmentation": "SQUARE"}, "is a text"),
         ({"segmentation": [], "bbox": [10, 10, 0, 5]}, "0 wide"),
         ({"segmentation": [], "bbox": [10, 10, 5, -5]}, "-5 high"),
         ({"segmentation": [], "bbox": None}, "neither a mask nor a bbox"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats import coco, folders, labelme, png, tags, voc, yolo
+from maskkit.data.formats import boxes, coco, folders, labelme, png, tags, voc, yolo
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ FORMATS = (
     Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),
     Format("labelme", labelme.LAYOUT, labelme.recognise, labelme.splits, labelme.read, folders.of_labelme),
     Format("png", png.LAYOUT, png.recognise, png.splits, png.read, folders.of_png),
+    Format("csv", boxes.LAYOUT, boxes.recognise, boxes.splits, boxes.read, folders.of_boxes, (".csv", ".tsv")),
     Format("tags", tags.LAYOUT, tags.recognise, tags.splits, tags.read, folders.of_tags, (".csv",)),
 )
 """All formats, in the order in which a folder is tested for them."""

@@ -5,6 +5,7 @@ Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``;
 images beside it.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,20 @@ from maskkit.data.files import SPLITS, image_folders, load_json
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
-from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent
-from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, sound_rle, stated_size
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent, extent_of_rle
+from maskkit.data.rules import (
+    Problems,
+    Warn,
+    contradicts,
+    counted,
+    kind_of,
+    sound_box,
+    sound_polygons,
+    sound_rle,
+    stated_size,
+    to_numbers,
+)
+from maskkit.data.text_files import beginning_of
 from maskkit.errors import DataError
 from maskkit.geometry import polygons
 from maskkit.prediction import Categories
@@ -40,6 +53,14 @@ _LARGEST = 1e300
 _WHOLE = ("annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "result.json")
 
 
+_CONTRADICTION = (
+    "the bbox is not around the mask; boxes are learnt from the one and masks from the other: correct the wrong one "
+    "(a bbox is x, y, width, height)"
+)
+_SHOWN = 20
+"""Boxes that contradict their masks, of one file, that are named one by one."""
+
+
 def find(folder: Path) -> dict[str | None, Path]:
     """Annotation files of a folder by split; None stands for the file with all images."""
     found: dict[str | None, Path] = {}
@@ -55,13 +76,27 @@ def find(folder: Path) -> dict[str | None, Path]:
                 f"annotations/panoptic_{name}*.json",
                 f"panoptic_{name}*.json",
             )
-            candidates = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
+            candidates = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not of_one_image(p)]
             if candidates:
                 found.setdefault(split, candidates[0])
     for name in _WHOLE:
-        if (folder / name).is_file():
+        if (folder / name).is_file() and not of_one_image(folder / name):
             found.setdefault(None, folder / name)
     return found
+
+
+def of_one_image(file: Path) -> bool:
+    """Whether a json is LabelMe's, which is called as its image is: that may be ``test``. Its first keys tell."""
+    try:
+        beginning = beginning_of(file, 1 << 16)
+    except DataError:
+        return False
+    keys = set(re.findall(rb'"(\w+)"\s*:', beginning))
+    return bool(keys & {b"shapes", b"imagePath", b"imageData"}) and not keys & {
+        b"images",
+        b"annotations",
+        b"categories",
+    }
 
 
 def splits(folder: Path) -> list[str]:
@@ -102,7 +137,7 @@ def read_json(file: Path, images: bool = True) -> Dataset:
     content = load_json(file)
     if not isinstance(content, dict):
         raise DataError(
-            f"{file}: holds a {type(content).__name__}; ground truth is an object with images, annotations, categories"
+            f"{file}: holds {kind_of(content)}; ground truth is an object with images, annotations, categories"
         )
     lacking = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if lacking:
@@ -120,6 +155,7 @@ class _Reader:
         self.look = look
         """Whether images must be there."""
         self.problems = Problems()
+        self.contradictions = 0
         self.error = partial(self.problems.error, file)
         self.warn = partial(self.problems.warn, file)
 
@@ -208,7 +244,7 @@ class _Reader:
         fresh = 1 + max((ids.whole(_get(row, "id")) or 0 for row in rows), default=0)
         for i, row in enumerate(rows, 1):
             if not isinstance(row, dict):
-                self.error(f"annotation {i} of the list", f"is {type(row).__name__}, not an object")
+                self.error(f"annotation {i} of the list", f"is {kind_of(row)}, not an object")
                 continue
             key, label = ids.key(row.get("image_id")), labels.get(ids.whole(row.get("category_id")))  # type: ignore[arg-type]
             name = f"annotation {row.get('id', f'{i} of the list')} of image {row.get('image_id')}"
@@ -231,39 +267,57 @@ class _Reader:
                 usable = _annotation(row, number, label, record.size, said.append)
                 objects[key].append(usable)
                 # the measure counts what the file says, not what was mended
-                doubtful = bool(said) or (usable.area is None and row.get("area") is not None)
+                mended = any(message != _CONTRADICTION for message in said)
+                doubtful = mended or (usable.area is None and row.get("area") is not None)
                 other = _as_stated(row, number, label, record.size) if doubtful else None
-            except _UNUSABLE as error:
+            except ValueError as error:
                 usable, other = None, _as_stated(row, number, label, record.size)
                 if self.look or other is None:
                     self.error(name, str(error), measured=other is not None)
             for message in said:
-                self.warn(name, message)
+                self.doubt(name, message)
             if (measured := other or usable) is not None:
                 stated[key].append(measured)
             if other is not None:
                 differ.add(key)
         if not rows:
             self.warn("", "has no annotation; every image is read as background")
+        if self.contradictions > _SHOWN:
+            others = counted(self.contradictions - _SHOWN, "other annotation")
+            self.warn(others, f"the same: {_CONTRADICTION}")
         return objects, {key: stated[key] for key in differ}
+
+    def doubt(self, name: str, message: str) -> None:
+        """Warn of an annotation; only the first boxes that contradict their masks are named one by one."""
+        self.contradictions += message == _CONTRADICTION
+        if message != _CONTRADICTION or self.contradictions <= _SHOWN:
+            self.warn(name, message)
 
 
 def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, int], warn: Warn) -> Annotation:
     shape = row.get("segmentation") or None
+    if isinstance(shape, list) and all(part == [] for part in shape):
+        shape = None  # some tools write [[]] where the mask is unknown
     if isinstance(shape, dict):
         shape = sound_rle(shape, size)
     elif isinstance(shape, list):
         shape = sound_polygons([shape] if isinstance(shape[0], int | float) else shape, size, warn)
     elif shape is not None:
-        raise ValueError(f"the segmentation is {type(shape).__name__}; it is a list of polygons or a run-length record")
-    box = extent(shape) if isinstance(shape, list) else None
+        raise ValueError(f"the segmentation is {kind_of(shape)}; it is a list of polygons or a run-length record")
+    around = extent(shape) if isinstance(shape, list) else None
+    box = around
     try:
         box = _box(row.get("bbox"), size, warn)
-    except (ValueError, TypeError, OverflowError) as error:
+    except ValueError as error:
         if shape is None:
             raise
         if row.get("bbox"):
             warn(f"{error}; the box of the mask is taken")
+    else:
+        if isinstance(shape, dict):
+            around = extent_of_rle(shape)
+        if around is not None and contradicts(box, around):
+            warn(_CONTRADICTION)
     area = _area(row)
     area = area if area is None or area >= 0 else None
     return Annotation(number, label, box, shape, _is_crowd(row), area, _inexact(row.get("bbox"), box))
@@ -272,6 +326,8 @@ def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, i
 def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, int]) -> Annotation | None:
     """The object with the very numbers of the file, however degenerate; None where there is nothing to measure."""
     shape = row.get("segmentation") or None
+    if isinstance(shape, list) and all(part == [] for part in shape):
+        shape = None
     if isinstance(shape, list) and isinstance(shape[0], int | float):
         shape = [shape]
     try:
@@ -304,7 +360,7 @@ def _inexact(bbox: Any, box: Box | None) -> Box | None:
 def _numbers(bbox: Any) -> Box:
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError(f"there is neither a mask nor a bbox [x, y, width, height] (bbox is {bbox!r})")
-    x, y, width, height = (float(v) for v in bbox)
+    x, y, width, height = to_numbers(bbox, "the box").tolist()
     if not np.isfinite([x, y, width, height]).all():
         raise ValueError(f"the box has values that are no numbers: {bbox}")
     return x, y, width, height

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskkit.data.files import image_folders
-from maskkit.data.formats import coco, coco_panoptic, labelme, png, tags, yolo
+from maskkit.data.formats import boxes, coco, coco_panoptic, labelme, png, tags, yolo
 
 
 class Folders(NamedTuple):
@@ -57,6 +57,13 @@ def of_png(path: Path, split: str | None) -> Folders:
     """The folders of images and of label images."""
     pairs = [pair for key, pair in png.find(path).items() if split in (key, None)]
     return Folders([path, *(f for pair in pairs for f in pair)], [images for images, _ in pairs])
+
+
+def of_boxes(path: Path, split: str | None) -> Folders:
+    """The folders that a table of boxes may mean."""
+    found = boxes.find(path)
+    tables = [table for key, table in found.items() if split in (key, None)]
+    return Folders([_home(path), *(folder for table in tables for folder in boxes.image_places(table))])
 
 
 def of_tags(path: Path, split: str | None) -> Folders:

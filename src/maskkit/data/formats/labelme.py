@@ -1,22 +1,32 @@
 """LabelMe: one json beside each image, with shapes that have a label and points.
 
-Polygons, rectangles and circles are masks; shapes of one label with the same ``group_id`` are parts of one object.
+Polygons, rectangles, circles and masks of pixels are masks; shapes of one label with the same ``group_id`` are parts of
+one object.
 Two flags of a shape are our own, so that a conversion loses nothing: ``box_only`` (a rectangle without a known mask)
 and ``crowd``.
 """
 
+import base64
+import io
 import math
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import SUFFIXES, find_images, image_size
 from maskkit.data.records import Annotation, Record, extent, number
-from maskkit.data.rules import Problems, sound_box, sound_polygons, stated_size
+from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, stated_size, to_numbers
 from maskkit.errors import DataError
+from maskkit.geometry import rle
+from maskkit.geometry.polygons import to_rle
+from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories
 
 LAYOUT = "LabelMe: a .json with shapes beside each image, in the folder itself or in train/ and val/"
@@ -119,7 +129,7 @@ def _objects(
             problems.error(file, f"shape {i}", "has no label; name its class")
             continue
         group = shape.get("group_id")
-        key = i if group is None else (str(shape["label"]), str(group))
+        key = i if group in (None, "") else (str(shape["label"]), str(group))
         groups.setdefault(key, []).append((i, shape))
     found = []
     for parts in groups.values():
@@ -127,24 +137,27 @@ def _objects(
         label, flags = categories.names.index(str(parts[0][1]["label"])), parts[0][1].get("flags")
         flags = flags if isinstance(flags, dict) else {}
         warn = partial(problems.warn, file, where)
+        crowd = bool(flags.get("crowd"))
         try:
+            if any(shape.get("shape_type") == "mask" for _, shape in parts):
+                found.append(Annotation(0, label, None, _union([shape for _, shape in parts], size, warn), crowd))
+                continue
             outlines = [_outline(shape) for _, shape in parts]
             if flags.get("box_only"):
-                box = sound_box(extent(outlines), size, warn)
-                found.append(Annotation(0, label, box, crowd=bool(flags.get("crowd"))))
+                found.append(Annotation(0, label, sound_box(extent(outlines), size, warn), crowd=crowd))
                 continue
             polygons = sound_polygons(outlines, size, warn)
-        except (ValueError, TypeError, OverflowError) as error:
+        except ValueError as error:
             problems.error(file, where, str(error))
             continue
-        found.append(Annotation(0, label, extent(polygons), polygons, crowd=bool(flags.get("crowd"))))
+        found.append(Annotation(0, label, extent(polygons), polygons, crowd))
     return found
 
 
 def _outline(shape: dict[str, Any]) -> list[float]:
     """The flat polygon of a shape. Raises ``ValueError`` for a kind of shape without an area."""
     kind = shape.get("shape_type") or "polygon"
-    points = [(float(x), float(y)) for x, y in shape.get("points") or []]
+    points = _points(shape)
     if kind == "rectangle" and len(points) == 2:
         (x1, y1), (x2, y2) = points
         points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
@@ -155,3 +168,49 @@ def _outline(shape: dict[str, Any]) -> list[float]:
     elif kind not in ("polygon", "rectangle"):
         raise ValueError(f"a {kind} of {len(points)} points is not a region; draw a polygon, a rectangle or a circle")
     return [v for point in points for v in point]
+
+
+def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
+    """The points of a shape. Raises ``ValueError``."""
+    rows = shape.get("points") or []
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise ValueError("points is not a list of [x, y]; draw the shape again")
+    return [(x, y) for x, y in (to_numbers(row, "a point").tolist() for row in rows)]
+
+
+def _union(shapes: list[dict[str, Any]], size: tuple[int, int], warn: Warn) -> Rle:
+    """The pixels of all parts of an object of which one is a mask. Raises ``ValueError``."""
+    union = np.zeros(size, bool)
+    outlines = [_outline(shape) for shape in shapes if shape.get("shape_type") != "mask"]
+    if outlines:
+        polygons = [part.tolist() for part in sound_polygons(outlines, size, warn)]
+        union |= rle.decode([to_rle(polygons, size)], size)[0]
+    for shape in shapes:
+        if shape.get("shape_type") == "mask":
+            _paint(shape, union, warn)
+    if not union.any():
+        raise ValueError("the mask covers no pixel of the image; draw it again or remove it")
+    return rle.encode(union[None])[0]
+
+
+def _paint(shape: dict[str, Any], union: Bool[np.ndarray, "h w"], warn: Warn) -> None:
+    """Add a mask: a PNG in base64, whose upper left pixel is at the first of two points. Raises ``ValueError``."""
+    points = _points(shape)
+    if len(points) != 2 or not np.isfinite(points).all() or np.abs(points).max() > 2**24:
+        raise ValueError("a mask has two corners as points; draw it again")
+    try:
+        content = base64.b64decode(shape.get("mask") or b"", validate=True)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.width > union.shape[1] + 1 or image.height > union.shape[0] + 1:
+                raise ValueError("is larger than the image")
+            mask = np.asarray(image.convert("L")) > 0
+    except Exception:  # decoders raise many kinds on bad bytes
+        raise ValueError(
+            "the mask is not a PNG in base64, of the size of the image or smaller; draw it again"
+        ) from None
+    left, top = (int(v) for v in points[0])
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), left + mask.shape[1], top + mask.shape[0]
+    inside = mask[y1 - top :, x1 - left :][: max(0, union.shape[0] - y1), : max(0, union.shape[1] - x1)]
+    if inside.shape != mask.shape:
+        warn(f"the mask {left} {top} {x2} {y2} crosses the border of {union.shape[1]} x {union.shape[0]} pixels")
+    union[y1 : y1 + inside.shape[0], x1 : x1 + inside.shape[1]] |= inside

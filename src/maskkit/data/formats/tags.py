@@ -5,16 +5,18 @@ Layouts: ``tags.csv``, or one table per split (``train.csv``, ``val.csv``), whos
 each class, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` above them.
 """
 
-import csv
+from functools import partial
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, image_folders
+from maskkit.data.formats import boxes
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
 from maskkit.data.places import locate
 from maskkit.data.records import Record
 from maskkit.data.rules import Problems
+from maskkit.data.text_files import read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -22,6 +24,7 @@ LAYOUT = "Image tags: tags.csv or train.csv (image,class,class,...), or a folder
 
 _WHOLE = "tags.csv"
 _HEADS = {"image", "file", "filename", "file_name", "path"}
+_NO_TAGS = {"width", "height", "depth", "size", "date", "source", "split", "id", "url", "license"}
 _OTHER_FOLDERS = {"images", "masks", "labels", "annotations", "jpegimages"}.union(*SPLITS.values())
 
 
@@ -30,16 +33,20 @@ def find(folder: Path) -> dict[str | None, Path]:
     found: dict[str | None, Path] = {}
     for split, names in SPLITS.items():
         places = [p for name in names for p in (folder / f"{name}.csv", folder / name)]
-        if place := next((p for p in places if p.is_file() or class_folders(p)), None):
+        if place := next((p for p in places if _is_table(p) or class_folders(p)), None):
             found[split] = place
-    if not found and ((folder / _WHOLE).is_file() or class_folders(folder)):
-        found[None] = folder / _WHOLE if (folder / _WHOLE).is_file() else folder
+    if not found and (_is_table(folder / _WHOLE) or class_folders(folder)):
+        found[None] = folder / _WHOLE if _is_table(folder / _WHOLE) else folder
     return found
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder has tables of tags or class folders."""
-    return bool(find(folder))
+def recognise(path: Path) -> bool:
+    """Whether the folder has tables of tags or class folders, or the file is such a table."""
+    return _is_table(path) if path.is_file() else bool(find(path))
+
+
+def _is_table(file: Path) -> bool:
+    return file.is_file() and not boxes.is_table(file)
 
 
 def splits(folder: Path) -> list[str]:
@@ -91,14 +98,15 @@ def _folders(folder: Path) -> list[Row]:
 
 def _table(file: Path, problems: Problems) -> list[Row]:
     """The rows of a table whose image exists; the others are reported to ``problems``."""
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as a table ({error}); save it as csv in UTF-8") from error
-    head = rows.pop(0)[1:] if rows and rows[0][0].lower() in _HEADS else []
-    ticked = bool(head) and all(cell in ("0", "1") for row in rows for cell in row[1:])
+    rows = read_table(file, partial(problems.warn, file, ""))
     files = locate([row[0] for row in rows], image_folders(file))
+    head: list[str] = []
+    if rows and (rows[0][0].lower() in _HEADS or ("." not in rows[0][0] and isinstance(files[0], str))):
+        head, rows, files = rows[0][1:], rows[1:], files[1:]
+    ticked = bool(head) and all(cell in ("0", "1") for row in rows for cell in row[1:])
+    if not ticked and (others := [i for i, name in enumerate(head, 1) if name.lower() in _NO_TAGS]):
+        problems.warn(file, "", f"the columns {', '.join(head[i - 1] for i in others)} are no classes and are not read")
+        rows = [[cell for i, cell in enumerate(row) if i not in others] for row in rows]
     found = []
     for (name, *cells), image in zip(rows, files, strict=True):
         if isinstance(image, str):
