@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from maskkit.data import convert as converter
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.convert import bridge, convert, trace
+from maskkit.data.convert import bridge, convert, trace, yolo
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
@@ -148,7 +147,7 @@ def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
     points = np.round(points / 1.0007e6 * [size[1], size[0]], 6)
     if (np.ptp(points, axis=0) <= 0).any():
         return
-    numbers = converter._fractions(Annotation(1, 0, None, [points.reshape(-1)]), size)
+    numbers = yolo.fractions(Annotation(1, 0, None, [points.reshape(-1)]), size)
     line = f"0 {' '.join(f'{v:.12g}' for v in numbers)}"
     assert outlines(_object(line, size, 1, pytest.fail)) == [points.reshape(-1).tolist()]
 
@@ -202,7 +201,7 @@ def test_a_failure_leaves_nothing_behind(source, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(converter, "_fractions", fail)
+    monkeypatch.setattr(yolo, "fractions", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         convert(source, tmp_path / "dst", "yolo")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]

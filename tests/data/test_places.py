@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskkit.data import open_dataset, open_splits
+from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.data.check import check
 from maskkit.data.convert import convert
 from maskkit.data.places import locate
@@ -106,6 +106,10 @@ def test_outside_is_allowed_by_the_option_for_images_alone(tmp_path, private):
     assert check(file, allow_outside=True).errors == []
     assert convert(file, tmp_path / "out", "yolo", allow_outside=True)["images"] == 2
     assert [len(part) for part in open_splits(file, val_split=0.5, allow_outside=True)] == [1, 1]
+    file = _coco(tmp_path, private, "../private/id_rsa")
+    counts = convert(file, tmp_path / "text", "coco", allow_outside=True)
+    assert (counts["images"], counts["problems"]) == (1, 1)
+    assert b"secret" not in _contents(tmp_path / "text")
 
 
 def test_a_folder_of_images_may_be_a_link(tmp_path, private):
@@ -169,6 +173,19 @@ def test_labelme_images_stay_inside_and_belong_to_one_json(tmp_path, private):
     assert [r.path.name for r in dataset.records] == ["a.png"]
     assert len(_outside(dataset.problems)) == 1
     assert any("copy.json" in p.file and "a.json" in p.message for p in dataset.problems)
+
+
+@pytest.mark.parametrize("to", ["png", "voc"])
+def test_label_images_stay_inside(tmp_path, private, to):
+    write_coco(tmp_path / "src" / "a.json", [object_row(1), object_row(2, 2)])
+    convert(tmp_path / "src" / "a.json", tmp_path / "data", to)
+    name = "masks" if to == "png" else "SegmentationClass"
+    mask = next((tmp_path / "data" / name).rglob("1.png"))
+    shutil.move(mask, private / "mask.png")
+    mask.symlink_to(private / "mask.png")
+    dataset = open_dataset(tmp_path / "data", (find_splits(tmp_path / "data") or [None])[0])
+    assert [r.path.stem for r in dataset.records] == ["2"]
+    assert len(_outside(dataset.problems)) == 1
 
 
 def test_two_records_on_one_file_are_errors(tmp_path):

@@ -14,21 +14,23 @@ from maskkit.terminal import say
 def convert(
     src: Annotated[Positional[Path], arg(metavar="SRC")],
     dst: Annotated[Positional[Path], arg(metavar="DST")],
-    to: Literal["coco", "yolo", "labelme"],
+    to: Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic"],
+    allow_outside: bool = False,
 ) -> int:
-    """Convert a data set to another format, with its images, splits and objects.
+    """Convert a data set to another format, with its images, splits and labels; what it cannot hold is counted.
 
     Example: maskkit convert pets/ pets-yolo/ --to yolo
 
     Args:
         src: Folder or annotation file, in any format.
         dst: Folder to create.
-        to: Format to write.
+        to: Format to write; png means label maps.
+        allow_outside: Copy images from outside of the data set's folder too.
     """
     from maskkit.data.convert import convert
 
-    counts = convert(src, dst, to, progress=sys.stderr.isatty())
+    counts = convert(src, dst, to, sys.stderr.isatty(), allow_outside)
     say(f"{dst}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["problems"]:
-        say(f"records with problems were left out; list them: maskkit check {src}")
+        say(f"the problems, and what was left out for them: maskkit check {src}")
     return 0

@@ -50,7 +50,13 @@ _UNUSABLE = (ValueError, TypeError, OverflowError)
 _LARGEST = 1e300
 """Numbers beyond are none that anyone measured."""
 
-_WHOLE = ("annotations.json", "_annotations.coco.json", "annotations/instances_default.json", "result.json")
+_WHOLE = (
+    "annotations.json",
+    "_annotations.coco.json",
+    "annotations/instances_default.json",
+    "result.json",
+    "panoptic.json",
+)
 
 
 _CONTRADICTION = (

@@ -1,0 +1,70 @@
+"""Converts a data set of any format to another one, with its splits, images and labels.
+
+Polygons are copied. A mask of pixels becomes the polygon along the edges of its pixels, which rasterises to the same
+pixels. Whatever a format cannot hold is refused, or counted in the result.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from maskkit.data import find_splits, open_dataset
+from maskkit.data.convert import coco, coco_panoptic, labelme, png, voc, yolo
+from maskkit.data.convert.job import Job, Splits
+from maskkit.data.convert.outlines import bridge, trace
+from maskkit.data.convert.regions import same_classes
+from maskkit.errors import DataError, FileError, explain
+
+__all__ = ["TargetFormat", "bridge", "convert", "trace"]
+
+TargetFormat = Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic"]
+TARGETS: tuple[TargetFormat, ...] = get_args(TargetFormat)
+
+_WRITERS: dict[str, Callable[[Job, Splits], None]] = {
+    "coco": coco.write,
+    "yolo": yolo.write,
+    "labelme": labelme.write,
+    "voc": voc.write,
+    "png": png.write,
+    "coco-panoptic": coco_panoptic.write,
+}
+
+
+def convert(
+    src: str | Path, dst: str | Path, to: TargetFormat, progress: bool = False, allow_outside: bool = False
+) -> dict[str, int]:
+    """Write the data set ``src`` in another format to the new folder ``dst``.
+
+    Returns counts of ``images``, ``objects``, ``crowds left out`` and ``problems`` (of the source, see
+    `maskkit.data.check`; images with an error are left out), and of whatever else the format could not hold or holds
+    as something else. The folder appears when it is complete. ``allow_outside`` is as in `open_dataset`. Raises
+    `DataError` when ``dst`` is not empty or cannot be written, when ``src`` cannot be read or has no usable image,
+    and when the format cannot hold its labels at all, as with image tags.
+    """
+    dst = Path(dst).absolute()
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise DataError(f"{dst}: is not empty; choose another folder, or empty this one")
+    if to not in _WRITERS:
+        raise DataError(f"{to!r} is no format to write; choose one of {', '.join(_WRITERS)}")
+    opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
+    job = Job(dst.with_name(f".{dst.name}.{secrets.token_hex(6)}.tmp"), to, progress)
+    job.problems |= {problem for dataset in opened.values() for problem in dataset.problems}
+    datasets = same_classes(opened)
+    try:
+        job.root.mkdir(parents=True)
+        _WRITERS[to](job, datasets)
+        if not job.counts["images"]:
+            raise DataError(f"{src}: has no usable image, {len(job.problems)} problems; list them: maskkit check {src}")
+        os.replace(job.root, dst)
+    except FileError:
+        raise
+    except OSError as error:
+        raise DataError(explain(error, dst)) from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{src}: a class has a name that is no text ({error.object!r}); rename it") from error
+    finally:
+        shutil.rmtree(job.root, ignore_errors=True)  # made here, under a name that is new
+    return job.result()

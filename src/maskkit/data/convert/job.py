@@ -1,0 +1,101 @@
+"""One conversion: where it writes, and what it counts; images are checked, named and copied here."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import track
+
+from maskkit.data.dataset import Dataset
+from maskkit.data.images import SUFFIXES, image_size, opened
+from maskkit.data.records import Record
+from maskkit.data.rules import Problem, size_mismatch
+from maskkit.errors import DataError
+
+Splits = Mapping[str, Dataset]
+"""Data sets by the names of their splits; the only one without splits has an empty name."""
+
+_KEPT = ("images", "objects", "crowds left out")
+"""Counts that are reported also when they are 0."""
+
+
+@dataclass
+class Job:
+    """A conversion into the folder ``root``, which becomes the result when it is complete."""
+
+    root: Path
+    to: str
+    progress: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: set[Problem] = field(default_factory=set)
+
+    def result(self) -> dict[str, int]:
+        """The counts; those of what is lost or changed only where there is any."""
+        extra = {name: count for name, count in self.counts.items() if count and name not in _KEPT}
+        return {name: self.counts[name] for name in _KEPT} | extra | {"problems": len(self.problems)}
+
+    def records(self, split: str, dataset: Dataset) -> Iterator[Record]:
+        """The records whose image is as large as they say; a caller reports by `fail` what else is wrong with one."""
+        title = f"{split or 'all'}: images"
+        for record in track(dataset.records, title) if self.progress else dataset.records:
+            try:
+                if (size := image_size(record.path)) != record.size:
+                    raise DataError(size_mismatch(record.size, size))
+            except DataError as error:
+                self.fail(record, error)
+                continue
+            yield record
+
+    def fail(self, record: Record, error: DataError) -> None:
+        """Count an image that is left out."""
+        message = str(error).removeprefix(f"{record.path}: ")
+        self.problems.add(Problem("error", str(record.path), f"image {record.image_id}", message))
+
+    def copier(self, folder: Path, spaces: bool = True) -> "Copier":
+        """Copies images into ``folder``, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return Copier(self, folder, spaces)
+
+
+@dataclass
+class Copier:
+    """Copies images into one folder, where no two names differ only in their suffix or their case."""
+
+    job: Job
+    folder: Path
+    spaces: bool
+    """Whether names may have spaces."""
+    taken: set[str] = field(default_factory=set)
+
+    def __call__(self, record: Record) -> str:
+        """The name of the copy. Raises `DataError` when the image cannot be copied."""
+        stem = self._clean(record.path.stem)
+        if stem.lower() in self.taken:
+            stem = next(s for n in range(2, len(self.taken) + 3) if (s := f"{stem}_{n}").lower() not in self.taken)
+        self.taken.add(stem.lower())
+        suffix = record.path.suffix
+        name = stem + (suffix if suffix.lower() in SUFFIXES else _suffix(record.path))
+        try:
+            shutil.copyfile(record.path, self.folder / name)
+        except OSError as error:
+            where = f"{record.path}: cannot be copied to {self.folder.parent}"
+            raise DataError(
+                f"{where} ({error.strerror or error}); check its permissions, and the free space"
+            ) from error
+        self.job.counts["images"] += 1
+        return name
+
+    def _clean(self, stem: str) -> str:
+        """A name that every reader takes for an image's: not hidden, a text, without control characters."""
+        stem = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", stem).strip(" .") or "image"
+        return stem if self.spaces else re.sub(r"\s", "_", stem)
+
+
+def _suffix(path: Path) -> str:
+    """The usual suffix of what the file holds."""
+    with opened(path) as image:
+        found = (image.format or "png").lower()
+    return "." + {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}.get(found, found)

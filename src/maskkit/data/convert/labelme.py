@@ -1,0 +1,59 @@
+"""Writes LabelMe: a json beside every image, in ``train/``, ``val/`` where there are splits."""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+
+from maskkit.data.convert.job import Job, Splits
+from maskkit.data.convert.outlines import polygons_of
+from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
+from maskkit.data.records import Annotation, box_of
+from maskkit.errors import DataError
+
+
+def write(job: Job, datasets: Splits) -> None:
+    """Write the splits; classes of one name are told apart by their ids."""
+    refuse_tags(job, datasets)
+    for split, dataset in without_background(datasets).items():
+        copy, names = job.copier(job.root / split), dataset.categories.titles
+        for record in job.records(split, dataset):
+            groups = itertools.count(1)
+            try:
+                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
+                shapes = [s for a in found.annotations for s in _shapes(a, record.size, names[a.label], next(groups))]
+            except DataError as error:
+                job.fail(record, error)
+                continue
+            job.counts["objects"] += len(found.annotations)
+            name = copy(record)
+            content = {
+                "version": "5.5.0",
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": name,
+                "imageData": None,
+                "imageHeight": record.size[0],
+                "imageWidth": record.size[1],
+            }
+            (job.root / split / name).with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _shapes(annotation: Annotation, size: tuple[int, int], name: str, group: int) -> list[dict[str, Any]]:
+    """LabelMe shapes of one object: a polygon per part, or a rectangle flagged as a box without mask."""
+    outlines, kind, flags = polygons_of(annotation, size), "polygon", {}
+    if annotation.segmentation is None:
+        outlines, kind, flags = [np.array(box_of(annotation, size))], "rectangle", {"box_only": True}
+    if annotation.crowd:
+        flags["crowd"] = True
+    return [
+        {
+            "label": name,
+            "points": outline.reshape(-1, 2).tolist(),
+            "group_id": group if len(outlines) > 1 else None,
+            "shape_type": kind,
+            "flags": flags,
+        }
+        for outline in outlines
+    ]
