@@ -182,19 +182,22 @@ class Segmenter:
         *,
         resume: bool = False,
         weights: str | Path | None = None,
+        device: torch.device | str | None = None,
         **sections: Mapping[str, Any],
     ) -> Segmenter:
         """Train a preset on your images and return a segmenter with the best weights; the run is written to ``out``.
 
         ``weights`` are the initial ones: a checkpoint or a file with timm's names, ``"built-in"``, ``"hub"``,
-        ``"random"``, or None for the best that there are (`maskkit.engine.start.start_weights`). ``sections`` change
-        fields of the configuration: ``train={"epochs": 50}``, ``data={"labels": "boxes"}``.
+        ``"random"``, or None for the best that there are (`maskkit.engine.initial.start_weights`). ``device`` None uses
+        an accelerator where there is one. ``sections`` change fields of the configuration: ``train={"epochs": 50}``,
+        ``data={"labels": "boxes"}``.
         """
         from maskkit.engine.train import train
 
         start = initial_weights(weights, preset)
-        result = train(configure(preset, data, **sections), Path(out), resume, start)
-        return load(result.best)
+        where = None if device is None else str(device)
+        result = train(configure(preset, data, **sections), Path(out), resume, start, where)
+        return load(result.best, device)
 
 
 def configure(preset: str, data: str | Path = "", /, **sections: Mapping[str, Any]) -> RunConfig:

@@ -347,8 +347,8 @@ def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
 
     asked = {}
 
-    def fake(config, out, resume, weights):
-        asked.update(config=config, out=out, resume=resume, weights=weights)
+    def fake(config, out, resume, weights, device):
+        asked.update(config=config, out=out, resume=resume, weights=weights, device=device)
         return engine.TrainResult(out, out / "best.safetensors", out / "last.safetensors", 1, {"AP": 0.5})
 
     monkeypatch.setattr(engine, "train", fake)
@@ -363,7 +363,10 @@ def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
     assert config.input.resize == "pad"
     assert config.model.backbone.name == "mobilenetv2_100"
     assert (asked["out"], asked["resume"], asked["weights"]) == (Path("runs", PRESET), True, "auto")
-    assert '"prototypes": 8' in capsys.readouterr().out
+    assert asked["device"] == "auto"
+    said = capsys.readouterr().out
+    assert "other than in the preset: model.prototypes 8, input.resize pad, augment.flip 0.0, train.lr 0.5" in said
+    assert len(said.splitlines()) < 7, "config.json has all settings"
 
 
 def test_train_then_predict(drawn, tmp_path, photos, capsys):

@@ -197,3 +197,44 @@ def test_evaluations_come_once_per_period_and_at_the_end(total, period):
 
 def test_without_a_period_only_the_end_is_evaluated():
     assert [done for done in range(1, 11) if evaluation_due(done, 10, 0.0)] == [10]
+
+
+def test_a_new_run_leaves_no_samples_of_an_earlier_one(tmp_path, run):
+    out = tmp_path / "run"
+    train(short(run), out)
+    for name in ("config.json", "last.safetensors", "best.safetensors"):
+        (out / name).unlink()
+    for name in ("0000003", "0000900", "mine"):
+        (out / "samples" / name).mkdir()
+        (out / "samples" / name / "a.jpg").write_bytes(b"of an earlier run")
+    train(short(run), out)
+    assert sorted(p.name for p in (out / "samples").iterdir()) == ["0000006", "mine"]
+
+
+def test_the_device_can_be_chosen(tmp_path, run, monkeypatch):
+    train(short(run), tmp_path / "cpu", device="cpu")
+    there = torch.cuda.device_count()
+    with pytest.raises(MaskkitError, match=r"device 'cuda:[0-9]+' is not there.*this machine has: .*cpu"):
+        train(short(run), tmp_path / "cuda", device=f"cuda:{there}")
+    with pytest.raises(MaskkitError, match="no device 'gpu'"):
+        train(short(run), tmp_path / "gpu", device="gpu")
+    assert not (tmp_path / "gpu").exists()
+    assert not (tmp_path / "cuda").exists()
+    from maskkit.engine.run import open_accelerator
+
+    monkeypatch.setattr("maskkit.engine.run.find_device", lambda name: torch.device("meta"))
+    assert open_accelerator("other").device == torch.device("meta")
+    assert open_accelerator().device.type != "meta", "the next run computes where it would have"
+
+
+def test_a_run_records_what_it_started_from(tmp_path, run):
+    out = tmp_path / "run"
+    train(short(run, steps=2), out)
+    start = json.loads((out / "config.json").read_text())["start"]
+    assert start == {"source": "random", "sha256": None, "tensors": 0, "of": start["of"]}
+    first = train(short(run, steps=2), tmp_path / "first", weights=out / "best.safetensors")
+    start = json.loads((first.out / "config.json").read_text())["start"]
+    assert (start["source"], start["tensors"]) == (str(out / "best.safetensors"), start["of"])
+    assert len(start["sha256"]) == 64
+    train(short(run, steps=2), tmp_path / "first", resume=True)
+    assert json.loads((first.out / "config.json").read_text())["start"] == start

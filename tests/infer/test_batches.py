@@ -110,5 +110,5 @@ def test_a_training_measures_what_eval_measures(tmp_path: Path) -> None:
         again, _ = found.detect(open_dataset(data, "val"), batch)
         assert len(again) == len(rows) > 0
         assert [r["image_id"] for r in again] == [r["image_id"] for r in rows]
-        scores = [[r["score"] for r in some] for some in (again, rows)]
-        np.testing.assert_allclose(*scores, atol=1e-4)
+        ours, theirs = ([r["score"] for r in some] for some in (again, rows))  # type: ignore[typeddict-item]
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -15,6 +15,7 @@ def pretrain(
     images: Annotated[Positional[Path], arg(metavar="FOLDER")],
     out: Path = Path("runs/pretrain"),
     resume: bool = False,
+    device: str = "auto",
     config: Annotated[Pretraining, arg(name="")] = Pretraining(),  # noqa: B008 (frozen)
 ) -> int:
     """Pre-train a backbone on images without labels (EVA): it predicts CLIP's features of masked patches.
@@ -27,10 +28,11 @@ def pretrain(
         images: Folder of images, searched recursively.
         out: Folder of the run.
         resume: Continue the run in the folder, or start it where there is none.
+        device: auto for an accelerator where there is one, cpu, cuda, cuda:1 or mps.
         config: Student, teacher and recipe.
     """
     from maskkit.engine.pretrain import pretrain
 
-    backbone = pretrain(images, config, out, resume)
+    backbone = pretrain(images, config, out, resume, device)
     say(f"{backbone}: weights of {config.student}, for --model.backbone.weights")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import arg
 
-from maskkit.cli.console import stdout, wrong_usage
+from maskkit.cli.console import wrong_usage
 from maskkit.cli.options import refuse_ranges
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.terminal import say
@@ -42,6 +41,8 @@ class TrainOptions:
     """Folder of the run; by default runs/PRESET."""
     resume: bool = False
     """Continue the run in the folder, or start it where there is none."""
+    device: str = "auto"
+    """auto for an accelerator where there is one, cpu, cuda, cuda:1 or mps."""
     weights: str = "auto"
     """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
     or auto for the best of built-in, published ones and timm's backbone."""
@@ -53,18 +54,40 @@ def train(options: TrainOptions) -> int:
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
     """
     from maskkit.checkpoints.find import initial_weights
-    from maskkit.config import to_dict
     from maskkit.engine.train import train
+    from maskkit.eval.instance.metric import percent
 
     weights = initial_weights(options.weights, options.preset)
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
-    shown = to_dict(config)
-    del shown["model"]["num_classes"]  # known only once the data has been read
-    stdout().print_json(json.dumps(shown))
-    result = train(config, options.out or Path("runs", options.preset), options.resume, weights)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    say(f"{result.best}: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
+    out = options.out or Path("runs", options.preset)
+    for line in summary(config, out):
+        say(line)
+    result = train(config, out, options.resume, weights, options.device)
+    numbers = ", ".join(f"{name} {percent(value)}" for name, value in result.metrics.items())
+    say(f"{result.best}, in %: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
     return 0
+
+
+def summary(config: RunConfig, out: Path) -> list[str]:
+    """What is going to be trained, in a few lines; the folder ``out`` gets all settings."""
+    from maskkit import zoo
+    from maskkit.config import to_dict
+    from maskkit.engine.start import flat
+
+    preset, model, settings = zoo.preset(config.preset), zoo.model_class(config.preset), config.train
+    plain = RunConfig(config.preset, preset.model, preset.input, preset.augment, preset.train)
+    before, now = (flat(to_dict(c)) for c in (plain, config))
+    changed = [f"{k} {now[k]}" for k in now if now[k] != before.get(k) and k not in ("data.train", "model.num_classes")]
+    length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} epochs"
+    height, width = config.input.size
+    title, task = zoo.method(config.preset).title, model.task_of(config.model)
+    return [
+        f"{config.preset}: {title}, {task} model, on {config.data.train}",
+        f"input {width} x {height} ({config.input.resize}), {length} of {settings.batch} images per step, "
+        f"{settings.optimizer}, learning rate {settings.lr:g}, {settings.precision}",
+        *([f"other than in the preset: {', '.join(changed)}"] if changed else []),
+        f"all settings: {out / 'config.json'}",
+    ]
 
 
 def parse(args: list[str]) -> TrainOptions:

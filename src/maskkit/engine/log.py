@@ -5,14 +5,16 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Column
 
 from maskkit.errors import MaskkitError
+from maskkit.eval.instance.metric import percent
 from maskkit.files import replacing
 from maskkit.terminal import Console
 
@@ -28,31 +30,42 @@ T = TypeVar("T")
 class RunLog:
     """The log of one run, from step ``start`` to ``total``; use it as a context manager.
 
-    ``main`` is False in all but the first of several processes; the others print and write nothing. Lines that an
-    earlier, killed process wrote about steps after ``start`` are removed, because these steps are repeated.
+    ``main`` is False in all but the first of several processes; the others print and write nothing. ``epoch`` is the
+    number of steps that go through the training images once.
     """
 
-    def __init__(self, out: Path, start: int, total: int, tensorboard: bool = False, main: bool = True) -> None:
-        self.start, self.total, self.main = start, total, main
+    def __init__(
+        self,
+        out: Path,
+        start: int,
+        total: int,
+        tensorboard: bool = False,
+        main: bool = True,
+        epoch: float = 0.0,
+    ) -> None:
+        self.start, self.total, self.main, self.epoch = start, total, main, epoch
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            expand=True,
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
             console=self._console,
             disable=not main or not self._console.is_terminal or "CI" in os.environ,
         )
         self._bar = self._bars.add_task("training", total=total, completed=start, text="")
         self._began = self._counted_from = self._printed = time.monotonic()
         self._images = 0
+        self._speed = 0.0
+        self._loss = math.nan
+        self._metric = ""
+        self._value = self._best = math.nan
         self._file = None
         self._curves = None
+        self._earlier = 0.0
         if main:
             path = out / "metrics.jsonl"
             truncate(path, start)
+            for row in read_rows(path):
+                self._earlier = float(row.get("seconds", self._earlier))
+                self._keep(row)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
             self._curves = _open_curves(out / "tensorboard", start) if tensorboard else None
 
@@ -66,30 +79,64 @@ class RunLog:
             if sink is not None:
                 sink.close()
 
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, in all processes that continued it."""
+        return self._earlier + time.monotonic() - self._began
+
     def step(self, step: int, terms: Mapping[str, float], rate: float, images: int) -> None:
         """Log step ``step`` (1 is the first): its losses, learning rate and number of images."""
         now = time.monotonic()
         self._images += images
-        speed = self._images / max(now - self._counted_from, 1e-9)
-        loss = sum(terms.values())
-        parts = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        text = f"loss {loss:.3f} ({parts}) lr {rate:.2g} {speed:.1f} images/s"
-        self._bars.update(self._bar, completed=step, text=text)
+        self._speed = self._images / max(now - self._counted_from, 1e-9)
+        self._loss = sum(terms.values())
         if self._bars.disable and (now - self._printed > _PRINT_EVERY or step == self.total):
-            left = (now - self._began) / (step - self.start) * (self.total - step)
-            self.note(f"step {step}/{self.total} {text}, {_clock(left)} left")
+            self.note(self.line(step))
             self._printed = now
+        else:
+            self._bars.update(self._bar, completed=step, text=self.line(step, self._console.width))
         if step % LOG_EVERY == 0 or step == self.total:
-            self._write(
-                step, {"lr": rate, "loss": loss, **{f"loss/{n}": v for n, v in terms.items()}, "images/s": speed}
-            )
+            losses = {f"loss/{n}": v for n, v in terms.items()}
+            self._write(step, {"lr": rate, "loss": self._loss, **losses, "images/s": self._speed})
             self._counted_from, self._images = now, 0
 
+    def line(self, step: int, width: int = 80) -> str:
+        """Where the run is after ``step``, in at most ``width`` columns: what matters least is left out first."""
+        left = (time.monotonic() - self._began) / max(step - self.start, 1) * (self.total - step)
+        metric = f"{self._metric} {percent(self._value)}" if self._metric else ""
+        if self._metric and self._best > self._value:
+            metric += f" (best {percent(self._best)})"
+        epochs = math.ceil(self.total / self.epoch) if self.epoch else 0
+        parts = [  # and how much they matter
+            (f"epoch {math.ceil(step / self.epoch)}/{epochs}" if epochs else "", 2),
+            (f"step {step}/{self.total}", 5),
+            (f"loss {self._loss:.3f}", 3),
+            (metric, 4),
+            (f"{self._speed:.1f} images/s", 1),
+            (f"{_clock(left)} left" if step < self.total else f"in {_clock(self.seconds)}", 4),
+        ]
+        parts = [(text, weight) for text, weight in parts if text]
+        while len(parts) > 1 and len("  ".join(text for text, _ in parts)) >= width:
+            parts.remove(min(parts, key=lambda part: part[1]))
+        return "  ".join(text for text, _ in parts)
+
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of an evaluation after step ``step``."""
-        self._write(step, {f"val/{name}": value for name, value in metrics.items()})
-        self.note(f"step {step}/{self.total} " + ", ".join(f"{n} {v:.4f}" for n, v in metrics.items()))
-        self._counted_from = time.monotonic()
+        """Log the metrics of an evaluation after step ``step``, shares from 0 to 1; the first one is the decisive."""
+        row = {f"val/{name}": value for name, value in metrics.items()}
+        self._keep(row)
+        self._write(step, row)
+        best = f"; best {self._metric} {percent(self._best)}" if self._best > self._value else ""
+        self.note(
+            f"step {step}/{self.total}, in %: " + ", ".join(f"{n} {percent(v)}" for n, v in metrics.items()) + best
+        )
+        self._counted_from, self._images = time.monotonic(), 0
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        """Note the decisive metric of an evaluation."""
+        name = next((n for n in row if n.startswith("val/")), None)
+        if name is not None:
+            self._metric, self._value = name.removeprefix("val/"), row[name]
+            self._best = self._value if math.isnan(self._best) else max(self._best, self._value)
 
     def note(self, text: str) -> None:
         """Print a line for the user."""
@@ -97,20 +144,31 @@ class RunLog:
             self._console.print(text, markup=False, highlight=False)
 
     def track(self, things: Iterable[T], total: int, description: str) -> Iterator[T]:
-        """Yield ``things`` with a progress bar of their own."""
-        bar = self._bars.add_task(description, total=total, text="")
-        for thing in things:
+        """Yield ``things`` with a line of their own that counts them."""
+        bar = self._bars.add_task(description, total=total, text=f"{description} 0/{total}")
+        for i, thing in enumerate(things, 1):
             yield thing
-            self._bars.advance(bar)
+            self._bars.update(bar, completed=i, text=f"{description} {i}/{total}")
         self._bars.remove_task(bar)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(json.dumps({"step": step, **values, "seconds": round(self.seconds, 2)}) + "\n")
             self._file.flush()
         if self._curves is not None:
             for name, value in values.items():
                 self._curves.add_scalar(name, value, step)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; none where there is no such file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def truncate(path: Path, step: int, evaluated: int | None = None) -> None:

@@ -48,14 +48,14 @@ class Masked(NamedTuple):
     """Patches that the student does not see."""
 
 
-def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False) -> Path:
+def pretrain(images: Path, config: Pretraining, out: Path, resume: bool = False, device: str | None = None) -> Path:
     """Train a student on all images in a folder and its subfolders, without labels; returns the file of the backbone.
 
-    ``resume`` continues the run in ``out``, or starts it where there is none yet. Raises `MaskkitError` for what the
-    user can correct.
+    ``resume`` continues the run in ``out``, or starts it where there is none yet. ``device`` is that of
+    `maskkit.engine.train.train`. Raises `MaskkitError` for what the user can correct.
     """
     check_ranges(config)
-    run = open_run(out, settings := recipe(config), resume, flags="--")
+    run = open_run(out, settings := recipe(config), resume, flags="--", device=device)
     paths = list_images(images)
     plan_steps(run, len(paths))
     mean, std = (torch.tensor(v, device=run.device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))

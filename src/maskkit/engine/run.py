@@ -7,10 +7,11 @@ run that was killed and resumed ends with the same bits as one that was not.
 
 import json
 import math
+import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -32,6 +34,7 @@ from maskkit.engine.log import RunLog, truncate
 from maskkit.engine.optim import learning_rate, precision_notes, set_rate
 from maskkit.errors import Interrupted, MaskkitError, explain
 from maskkit.files import remove_leftovers, write_json
+from maskkit.infer.torch_runtime import find_device
 
 T = TypeVar("T")
 
@@ -58,6 +61,8 @@ class Run:
     """How the command line spells the settings."""
     total: int = 0
     """Optimizer steps of the whole run."""
+    epoch: float = 0.0
+    """Steps that go through the training images once."""
     start: int = 0
     """Steps that were done before this process began."""
     notes: list[str] = field(default_factory=list)
@@ -134,9 +139,16 @@ class Run:
         if error is None:
             self.accelerator.wait_for_everyone()
 
-    def first(self) -> AbstractContextManager[None]:
-        """What the first process does inside, before the others do the same."""
-        return self.accelerator.main_process_first()
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """What the first process does inside, or fails to do, before the others do the same."""
+        if not self.main:
+            self.accelerator.wait_for_everyone()
+        try:
+            yield
+        finally:
+            if self.main:
+                self.accelerator.wait_for_everyone()
 
     def _claim(self) -> bool:
         """Take the folder; whether it holds a checkpoint to continue from."""
@@ -221,12 +233,13 @@ class Run:
         self._save_took = self._saved_at - began
 
 
-def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--train.") -> Run:
+def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--train.", device: str | None = None) -> Run:
     """A run in the folder ``out``: a new one, or with ``resume`` the one whose checkpoint is there.
 
-    Raises `MaskkitError` when the folder holds a run that is not to be continued.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None uses an accelerator where there is one. Raises
+    `MaskkitError` when the folder holds a run that is not to be continued, and for a device that is not there.
     """
-    accelerator = Accelerator(mixed_precision="no")  # autocast is visible in the loop
+    accelerator = open_accelerator(device)
     run = Run(out, settings, resume, accelerator, flags)
     run.lock.check()
     refuse_other_run(out, resume)
@@ -234,6 +247,22 @@ def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--tra
     if resume and not run.resumed:
         run.notes.append(f"{out} holds no checkpoint to resume from: the run starts at step 1")
     return run
+
+
+def open_accelerator(device: str | None = None) -> Accelerator:
+    """The processes of a training, which compute on ``device``. Raises `MaskkitError` where it is not there."""
+    chosen = None if device is None or device == "auto" else find_device(device)
+    accelerator = Accelerator(mixed_precision="no")  # autocast is visible in the loop
+    if chosen is not None and accelerator.num_processes > 1:
+        raise MaskkitError(
+            "--device is for a training in one process; several share the accelerators of the machine, or its "
+            "processors where ACCELERATE_USE_CPU=true is set"
+        )
+    state: Any = accelerator.state  # one for all runs of a process
+    state.device = chosen or PartialState().device
+    if chosen is not None and chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return accelerator
 
 
 def refuse_other_run(out: Path, resume: bool) -> None:
@@ -258,6 +287,7 @@ def plan_steps(run: Run, images: int) -> None:
         raise MaskkitError(
             f"{run.flags}batch {settings.batch} cannot be shared by {run.world} processes; give a multiple"
         )
+    run.epoch = images / settings.batch
     run.total = settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
     run.notes += precision_notes(settings.precision, run.device)
 
@@ -275,10 +305,19 @@ def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = 
         remove_leftovers(run.out)
         write_json(run.out / "config.json", config)
         truncate(run.out / "metrics.jsonl", start, evaluated)
-    run.log = run.exits.enter_context(RunLog(run.out, start, run.total, run.settings.tensorboard, run.main))
+        remove_samples(run.out / "samples", start if evaluated is None else evaluated)
+    log = RunLog(run.out, start, run.total, run.settings.tensorboard, run.main, run.epoch)
+    run.log = run.exits.enter_context(log)
     run.begun = True
     for note in run.notes:
         run.log.note(note)
+
+
+def remove_samples(folder: Path, step: int) -> None:
+    """Remove the samples of evaluations after ``step``, which an earlier run left; other files are not touched."""
+    for drawn in folder.glob("[0-9]" * 7):
+        if int(drawn.name) > step:
+            shutil.rmtree(drawn)
 
 
 def once(run: Run, work: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ _FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard")
 def check_same(config: RunConfig, categories: Categories, images: int, last: Path) -> None:
     """Raise `MaskkitError` when the run in ``last`` had other settings, classes or data; names every difference."""
     header = read_header(last)
-    then, now = (_flat(to_dict(c)) for c in (config_of(header, last), config))
+    then, now = (flat(to_dict(c)) for c in (config_of(header, last), config))
     before = header["info"].get("images")
     for facts, known, count in ((then, categories_of(header), before), (now, categories, images)):
         facts |= {"classes": list(known.names), "class ids": list(known.ids), "things": list(known.things)}
@@ -36,8 +36,8 @@ def refuse_changes(last: Path, then: Mapping[str, Any], now: Mapping[str, Any], 
         )
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested dicts as one with dotted names."""
     if not isinstance(value, dict):
         return {name: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}

@@ -73,16 +73,23 @@ class Learner:
         return self.model if self.average is None else self.average
 
 
-def train(config: RunConfig, out: Path, resume: bool = False, weights: str | Path | None = None) -> TrainResult:
+def train(
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    weights: str | Path | None = None,
+    device: str | None = None,
+) -> TrainResult:
     """Train the preset of ``config`` on its data and write the run to the folder ``out``.
 
     ``resume`` continues the run in ``out``, which must have the same configuration, or starts it where there is none
-    yet: the same command can be given until it succeeds. ``weights`` are the initial ones (`start_weights`). Raises
+    yet: the same command can be given until it succeeds. ``weights`` are the initial ones (`start_weights`).
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None uses an accelerator where there is one. Raises
     `MaskkitError` for what the user can correct.
     """
     check_ranges(config)
     settings = config.train
-    run = open_run(out, settings, resume)
+    run = open_run(out, settings, resume, device=device)
     train_set, val_set, notes = once(run, lambda: open_data(config, measure=not run.resumed))
     run.notes = notes + run.notes
     plan_steps(run, len(train_set))
