@@ -118,7 +118,8 @@ def mutate(content: bytes, rng: random.Random, within: int) -> bytes:
             found[i:i] = found[i : i + rng.randint(1, 80)]
         elif kind == 4:  # digits become other digits, which JSON does not notice
             digits = [j for j in range(8, min(within, len(found))) if 48 <= found[j] <= 57]
-            found[rng.choice(digits)] = rng.randrange(48, 58)
+            if digits:
+                found[rng.choice(digits)] = rng.randrange(48, 58)
         elif kind == 5:  # the length stays true, as if a program had written the file
             length = int.from_bytes(found[:8], "little")
             text = bytes(found[8 : 8 + length]).replace(

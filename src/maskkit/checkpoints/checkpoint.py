@@ -16,7 +16,7 @@ from torch import Tensor
 from maskkit import zoo
 from maskkit.checkpoints.foreign import read_tensors, write_tensors
 from maskkit.checkpoints.header import MAX_CLASSES, categories_of, decoder_of, header_in, make_header
-from maskkit.checkpoints.listing import read_listing
+from maskkit.checkpoints.listing import one_line, read_listing
 from maskkit.checkpoints.outline import build, check_outline
 from maskkit.config import DataConfig, RunConfig, from_dict
 from maskkit.errors import DataError, MaskkitError
@@ -103,7 +103,7 @@ def config_of(header: Mapping[str, Any], path: Path) -> RunConfig:
     except (MaskkitError, ValueError) as error:
         raise DataError(
             f"{path}: written by maskkit {header['version']} with a configuration that this version cannot use: "
-            f"{' '.join(str(error).split())[:600]}"
+            f"{one_line(error, 600)}"
         ) from None
     return config
 

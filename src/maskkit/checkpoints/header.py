@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import maskkit
-from maskkit.checkpoints.listing import Listing, is_safetensors, parse_json, read_listing
+from maskkit.checkpoints.listing import Listing, is_safetensors, one_line, parse_json, read_listing
 from maskkit.config import RunConfig, to_dict
 from maskkit.decode import Decoder
 from maskkit.decode import from_dict as decoder_from_dict
@@ -71,8 +71,7 @@ def header_in(listing: Listing, path: Path) -> dict[str, Any]:
             raise ValueError("version is none")
         categories_of(header)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: its description is damaged ({reason}); copy or download it again") from None
+        raise DataError(f"{path}: its description is damaged ({one_line(error)}); copy or download it again") from None
     return header
 
 
@@ -100,8 +99,9 @@ def decoder_of(header: Mapping[str, Any], path: Path) -> Decoder:
     try:
         return decoder_from_dict(header["decoder"])
     except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{path}: written by maskkit {header['version']}: {reason}; upgrade maskkit") from None
+        raise DataError(
+            f"{path}: written by maskkit {header['version']}: {one_line(error, 300)}; upgrade maskkit"
+        ) from None
 
 
 def is_checkpoint(path: Path) -> bool:

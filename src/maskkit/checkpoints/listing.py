@@ -102,7 +102,7 @@ def read_listing(path: Path) -> Listing:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); copy or download it again") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: damaged or cut off ({_short(error)}); copy or download it again") from None
+        raise DataError(f"{path}: damaged or cut off ({one_line(error)}); copy or download it again") from None
     return Listing(metadata, tensors)
 
 
@@ -112,6 +112,14 @@ def parse_json(text: bytes | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content
+
+
+def one_line(error: BaseException | str, most: int = 200) -> str:
+    """A message about data from anywhere for within a line: short, and without control characters."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = " ".join(str(error).split())[:most]
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -135,7 +143,3 @@ def _end(entry: Any, name: str) -> tuple[int, int]:
     if len(shape) > 32 or len(offsets) != 2 or offsets[1] - offsets[0] != _BYTES[dtype] * math.prod(shape):
         raise ValueError(f"tensor {name} has another size than its shape says")
     return offsets[0], offsets[1]
-
-
-def _short(error: BaseException) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]

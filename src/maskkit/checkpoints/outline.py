@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from maskkit import zoo
-from maskkit.checkpoints.listing import TensorInfo
+from maskkit.checkpoints.listing import TensorInfo, one_line
 from maskkit.config import RunConfig
 from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
@@ -51,7 +51,7 @@ def check_outline(config: RunConfig, tensors: Mapping[str, TensorInfo], path: Pa
             "download it again"
         ) from None
     except Exception as error:  # what a wrong size makes of the constructors of a network can be any error
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         problem = reason if isinstance(error, MaskkitError) else f"{type(error).__name__}: {reason}"
         raise DataError(f"{path}: its description is of a model that cannot be built ({problem})") from error
     wanted = model.state_dict()

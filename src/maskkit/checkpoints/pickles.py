@@ -1,6 +1,7 @@
 """PyTorch's own files: pickles of plain tensors, whose code is never run, and whose sizes are looked at first."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskkit.checkpoints.listing import one_line
 from maskkit.checkpoints.other_formats import other_format
 from maskkit.errors import DataError
 
@@ -26,7 +28,9 @@ def load_pickle(path: Path) -> Any:
     """
     is_zip = _check_zip(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about how the file was written, of no use to who reads it
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or malicious file can make the unpickler fail in any way
         hint = other_format(path)
         if hint is not None and not is_zip:
@@ -104,5 +108,5 @@ def _check_zip(path: Path) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error)
     if found := re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", text):
-        return f"it holds {found.group(1)}"
-    return " ".join(text.splitlines()[0].split())[:200] if text.strip() else type(error).__name__
+        return f"it holds {one_line(found.group(1))}"
+    return one_line(text.strip().splitlines()[0]) if text.strip() else type(error).__name__
