@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,15 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON; a list on one line, anything else indented."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=None if isinstance(value, list) else 2), encoding="utf-8")
+    """Write ``value`` as JSON; a list or another sequence on one line, item by item, anything else indented."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        if isinstance(value, Iterable) and not isinstance(value, Mapping | str):
+            file.write("[")
+            for i, item in enumerate(value):
+                file.write((", " if i else "") + json.dumps(item))
+            file.write("]")
+        else:
+            file.write(json.dumps(value, indent=2))
 
 
 def in_file_name(value: int | str, digits: int = 1) -> str:

@@ -154,6 +154,99 @@ def test_predict_never_overwrites_the_images(tmp_path, checkpoint, capsys):
     assert source.read_bytes() == before
 
 
+def found(out) -> tuple[list, list]:
+    return tuple(json.loads((out / name).read_text()) for name in ("predictions.json", "images.json"))  # type: ignore
+
+
+def test_predict_goes_on_where_it_was_interrupted(photos, checkpoint, tmp_path, capsys, monkeypatch):
+    from maskkit.infer import draw
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    sources = [photos / "one" / "a.jpg", photos / "two" / "a.png", photos / "one" / "a.jpg"]
+    common = ["--model", checkpoint, "--score", 0]
+    assert run("predict", *sources, *common, "--out", whole) == 0
+    save, drawn = draw.save, []
+
+    def interrupted(prediction, *rest):
+        drawn.append(prediction.meta.image_id)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return save(prediction, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(draw, "save", interrupted)
+        capsys.readouterr()
+        assert run("predict", *sources, *common, "--out", out) == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("maskkit: interrupted after 1 of 3 images")
+    assert "--resume" in said
+    assert {p.name for p in out.iterdir()} == {"overlays", "predictions.jsonl"}
+    assert run("predict", *sources, "--model", checkpoint, "--score", 0.5, "--out", out, "--resume") == 1
+    assert "was made with score" in capsys.readouterr().err
+    assert run("predict", *sources, *common, "--out", out, "--resume") == 0
+    assert "in 3 images (1 of them done before)" in capsys.readouterr().out
+    assert found(out) == found(whole)
+    assert {p.name for p in out.rglob("*")} == {p.name for p in whole.rglob("*")}
+
+
+def test_predict_removes_the_overlays_of_an_earlier_run(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["--model", checkpoint, "--out", out]
+    assert run("predict", photos / "one" / "a.jpg", photos / "two" / "a.png", *common) == 0
+    (out / "overlays" / "mine.txt").write_text("kept")
+    assert run("predict", photos / "two" / "a.png", *common) == 0
+    assert {p.name for p in (out / "overlays").iterdir()} == {"a.jpg", "mine.txt"}
+    said = capsys.readouterr().out
+    assert "2 overlays of an earlier run were removed" in said
+    assert "1 files in" in said
+    assert [i["overlay"] for i in found(out)[1]] == ["a.jpg"]
+
+
+def test_predict_keeps_what_is_asked_for(photos, checkpoint, tmp_path, capsys):
+    image, common = photos / "one" / "a.jpg", ["--model", checkpoint, "--score", 0, "--device", "cpu"]
+    assert run("predict", image, *common, "--out", tmp_path / "all") == 0
+    everything, _ = found(tmp_path / "all")
+    args = [
+        "--classes",
+        "ring",
+        "--max-objects",
+        2,
+        "--max-overlap",
+        0.5,
+        "--no-boxes",
+        "--no-labels",
+        "--colours",
+        "class",
+    ]
+    assert run("predict", image, *common, *args, "--out", tmp_path / "some") == 0
+    rows, _ = found(tmp_path / "some")
+    assert 0 < len(rows) <= 2
+    assert {row["category_id"] for row in rows} == {8}
+    assert all(row in everything for row in rows)
+    capsys.readouterr()
+    assert run("predict", image, *common, "--classes", "rung", "--out", tmp_path / "none") == 1
+    assert "has no such class; it has ring" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert run("predict", image, "--model", checkpoint, "--device", "warp", "--out", tmp_path / "none") == 1
+    assert "warp" in capsys.readouterr().err
+
+
+def test_predict_when_an_image_vanishes_before_it_is_drawn(photos, checkpoint, tmp_path, capsys, monkeypatch):
+    from maskkit.errors import DataError
+    from maskkit.infer import draw
+
+    def gone(prediction, *rest):
+        raise DataError(f"{prediction.meta.path}: there is no such image; check the path")
+
+    monkeypatch.setattr(draw, "save", gone)
+    assert run("predict", photos / "one" / "a.jpg", "--model", checkpoint, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "no such image" in said.err
+    assert "in 0 images" in said.out
+    assert found(tmp_path / "out") == ([], [])
+
+
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch hacked",)

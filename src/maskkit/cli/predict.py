@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
-from dataclasses import replace
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.config import Tta
-from maskkit.errors import DataError, MaskkitError
+from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.ranges import Count, Share
 from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
     from maskkit.api import Segmenter
+    from maskkit.eval.rows import Row
     from maskkit.eval.truth_ids import TruthIds
+    from maskkit.infer.draw import Style
     from maskkit.infer.predict import Failure
+    from maskkit.infer.results import Results
+    from maskkit.infer.selection import Selection
+    from maskkit.infer.sources import Item
+    from maskkit.prediction import ImageId, Prediction
+
+_NAMED = 20
+"""Largest number of failed sources that are named at the end."""
 
 
 def predict(
@@ -27,7 +37,15 @@ def predict(
     model: str = "built-in",
     out: Path = Path("runs/predict"),
     data: Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
     score: Share = 0.3,
+    classes: tuple[str, ...] = (),
+    max_objects: Count | None = None,
+    max_overlap: Share = 1.0,
+    boxes: bool = True,
+    labels: bool = True,
+    colours: Literal["object", "class"] = "object",
     batch: Count = 1,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
@@ -36,9 +54,12 @@ def predict(
     A semantic model also writes labels/, PNGs whose values are class numbers. A panoptic model also writes
     panoptic.json and panoptic/ in COCO's panoptic format.
 
-    Images that cannot be read are listed at the end and do not stop the others.
+    Each image is written when it is done, its rows to predictions.jsonl. Images that cannot be read are listed at the
+    end and do not stop the others. What an earlier run wrote to the same folder is removed, unless --resume is given.
 
     Example: maskkit predict photo.jpg holiday/ "scans/*.png" --out found --score 0.5
+
+    Example: maskkit predict crates/ --out found --max-overlap 0.7 --colours class --no-boxes
 
     Args:
         sources: Images, folders or glob patterns.
@@ -46,49 +67,170 @@ def predict(
         out: Folder to write to.
         data: Ground truth of the images. The results get its ids, of images by file name and of classes by name, so
             that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
+        resume: Go on with the run in the folder: images that are done are left out.
+        device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         score: Leave out objects below this score.
+        classes: Keep only objects of these classes.
+        max_objects: Keep the best so many objects of each image.
+        max_overlap: Of objects that overlap more than this (intersection over union) keep the best, whatever their
+            classes; 1 keeps all. For one thing that is found as several classes.
+        boxes: Draw boxes.
+        labels: Draw names and scores.
+        colours: Whether each object is drawn in a colour of its own, or in that of its class.
         batch: Images per forward pass.
         tta: Test-time augmentation, for semantic models.
     """
     if not sources:
         wrong_usage("predict takes at least one image, folder or pattern")
-    from maskkit.api import load
-    from maskkit.files import in_file_name, write_json
+    from maskkit.api import find_weights, load
+    from maskkit.engine.lock import Lock
+    from maskkit.infer.draw import Style
+    from maskkit.infer.results import Results
+    from maskkit.infer.selection import Selection
 
     failures: list[Failure] = []
     paths = _images(sources, failures)
     overlays = out / "overlays"
-    if overlays.resolve() in {p.parent.resolve() for p in paths}:
+    if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
-    rows: list[Any] = []
-    images: dict[str, dict[str, Any]] = {}
-    segmenter = load(model).with_tta(tta)
+    segmenter = load(model, device).with_tta(tta)
+    selection = Selection(classes, max_objects, max_overlap)
+    selection.check(segmenter.categories, segmenter.task_name)
     truth = _truth_ids(data, paths, segmenter) if data is not None else None
-    found = segmenter.predict_many(paths, score, batch, failures.append)
-    with progress() as bars:
-        for prediction in bars.track(found, len(paths), description="predicting"):
-            if truth is not None:
-                prediction.meta = replace(prediction.meta, image_id=truth.images[prediction.meta.path])
-            meta = prediction.meta
-            name = Path(meta.path).stem + ".jpg"
-            while name in images:
-                name = f"{in_file_name(meta.image_id)}-{name}"
-            prediction.save(overlays / name)
-            images[name] = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
-            rows += prediction.to_coco()
-    categories = segmenter.categories
-    if truth is not None:
-        everything, rows, categories = len(rows), truth.rows(rows), truth.categories
-        if left_out := everything - len(rows):
-            say(f"{left_out} {segmenter.task.noun} of classes that {data} lacks are drawn, but left out of the results")
-    segmenter.task.write_results(out, rows, images.values(), categories)
-    write_json(out / "images.json", list(images.values()))
-    say(f"{len(rows)} {segmenter.task.noun} in {len(images)} images: {overlays} and {out / 'predictions.json'}")
-    for failure in failures:
-        complain(failure.error)
-    if failures:
-        complain(f"{len(failures)} sources failed")
+    settings = {
+        "model": model,
+        "weights": _digest(find_weights(model)),
+        "data": str(data) if data is not None else None,
+        "score": score,
+        "classes": classes,
+        "max_objects": max_objects,
+        "max_overlap": max_overlap,
+        "tta": str(tta),
+    }
+    lock = Lock(out)
+    lock.take()
+    try:
+        run = _Run(segmenter, selection, Style(boxes, labels, colours), truth, Results(out, settings, resume), failures)
+        run.images(paths, score, batch)
+        run.finish()
+    finally:
+        lock.free()
     return 1 if failures else 0
+
+
+class _Run:
+    """The images of one command, from the first to the files at the end."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        selection: Selection,
+        style: Style,
+        truth: TruthIds | None,
+        results: Results,
+        failures: list[Failure],
+    ) -> None:
+        self.segmenter, self.selection, self.style = segmenter, selection, style
+        self.truth, self.results, self.failures = truth, results, failures
+        self.kept = len(results)
+        """Images that an earlier run has done."""
+        self.seconds = 0.0
+        if results.removed:
+            say(f"{results.removed} overlays of an earlier run were removed from {results.overlays}")
+        if others := results.foreign():
+            say(f"{others} files in {results.overlays} are not of this run; they are left as they are")
+
+    def images(self, paths: list[Path], score: float, batch: int) -> None:
+        """Predict and write what is not done. Raises ``KeyboardInterrupt`` that says how to go on."""
+        began = time.monotonic()
+        try:
+            with self.results, progress() as bars:
+                bar = bars.add_task("predicting", total=len(paths))
+
+                def failed(failure: Failure) -> None:
+                    self.failures.append(failure)
+                    bars.advance(bar)
+
+                items = self._left(paths, lambda: bars.advance(bar))
+                predictor = self.segmenter.predictor
+                for prediction in predictor.predict(items, batch=batch, score=score, failed=failed):
+                    self._write(self.selection(prediction))
+                    bars.advance(bar)
+        except KeyboardInterrupt as error:
+            error.args = (
+                f"interrupted after {len(self.results)} of {len(paths)} images; they are kept in "
+                f"{self.results.folder}: go on with the same command and --resume",
+            )
+            raise
+        except OSError as error:
+            raise FileError(
+                f"{explain(error, self.results.path)}; {len(self.results)} images are kept, go on with --resume"
+            ) from None
+        self.seconds = time.monotonic() - began
+
+    def finish(self) -> None:
+        """Write the files of the task, and say what there is and what failed."""
+        from maskkit.eval.rows import StoredRows
+        from maskkit.files import write_json
+
+        results, task, left_out = self.results, self.segmenter.task, 0
+
+        def rows() -> Iterator[list[Any]]:
+            for _, found in results.read():
+                yield self.truth.rows(cast("list[Row]", found)) if self.truth is not None else found
+
+        count = results.rows
+        if self.truth is not None:
+            count = sum(map(len, rows()))
+            left_out = results.rows - count
+        categories = self.truth.categories if self.truth is not None else self.segmenter.categories
+        task.write_results(results.folder, StoredRows(rows, count), results.images(), categories)
+        write_json(results.folder / "images.json", results.images())
+        if left_out:
+            say(f"{left_out} {task.noun} of classes that the data lack are drawn, but left out of the results")
+        done = len(results) - self.kept
+        speed = f", {done / self.seconds:.1f} images/s" if done and self.seconds else ""
+        earlier = f" ({self.kept} of them done before)" if self.kept else ""
+        say(
+            f"{count} {task.noun} in {len(results)} images{earlier}{speed}: {results.overlays} and "
+            f"{results.folder / 'predictions.json'}"
+        )
+        for failure in self.failures[:_NAMED]:
+            complain(failure.error)
+        if self.failures:
+            more = f"; the first {_NAMED} are named" if len(self.failures) > _NAMED else ""
+            complain(f"{len(self.failures)} sources failed{more}")
+
+    def _left(self, paths: list[Path], done: Callable[[], None]) -> Iterator[Item]:
+        from maskkit.infer.sources import numbered_images
+
+        def left() -> Iterator[tuple[ImageId, Path]]:
+            for number, path in enumerate(paths, 1):
+                image_id = number if self.truth is None else self.truth.images[str(path)]
+                if self.results.has(image_id, str(path)):
+                    done()
+                else:
+                    yield image_id, path
+
+        return numbered_images(left())
+
+    def _write(self, prediction: Prediction) -> None:
+        """The overlay first: an image with a line in the results is complete."""
+        from maskkit.infer.draw import save
+        from maskkit.infer.predict import Failure
+
+        overlay = self.results.overlay_of(prediction.meta)
+        try:
+            save(prediction, overlay, self.style)
+        except DataError as error:  # the image has vanished or changed
+            self.failures.append(Failure(prediction.meta.path, error))
+            return
+        self.results.add(prediction.meta, overlay, prediction.to_coco())
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:

@@ -11,6 +11,7 @@ import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -141,17 +142,47 @@ def write_rows(folder: Path, rows: Unchecked, categories: Categories) -> None:
 def named_rows(
     rows: Unchecked, images: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """For each COCO record of ``images``: a unique file stem, the record, and its rows."""
-    by_image: dict[ImageId, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_image[row["image_id"]].append(row)
+    """For each COCO record of ``images``: a unique file stem, that of its overlay where it has one, the record, and its
+    rows."""
     taken: set[str] = set()
-    for image in images:
-        stem = Path(image["file_name"]).stem
+    for image, found in rows.by_image(images) if isinstance(rows, StoredRows) else _by_image(rows, images):
+        stem = Path(image.get("overlay") or image["file_name"]).stem
         while stem.lower() in taken:
             stem = f"{stem}_{in_file_name(image['id'])}"
         taken.add(stem.lower())
-        yield stem, image, by_image[image["id"]]
+        yield stem, image, found
+
+
+def _by_image(
+    rows: Unchecked, images: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    by_image: dict[ImageId, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_image[row["image_id"]].append(row)
+    return ((image, by_image[image["id"]]) for image in images)
+
+
+class StoredRows(Sequence[Mapping[str, Any]]):
+    """Rows on disk, image by image, that would fill the memory: they are read each time they are used."""
+
+    def __init__(self, read: Callable[[], Iterable[list[dict[str, Any]]]], count: int) -> None:
+        self._read = read
+        self._count = count
+
+    def by_image(
+        self, images: Iterable[Mapping[str, Any]]
+    ) -> Iterator[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+        """Each of ``images``, which are those of the rows in the same order, and its rows."""
+        return ((image, list(rows)) for image, rows in zip(images, self._read(), strict=True))
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return chain.from_iterable(self._read())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
 
 
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:

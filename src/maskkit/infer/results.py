@@ -1,0 +1,172 @@
+"""The results of many images on disk: every image is written when it is done, so that a run can be continued.
+
+``predictions.jsonl`` has a line with the settings, then a line for each image with its record, its overlay and its
+rows. Nothing is kept in memory but names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from maskkit.errors import MaskkitError
+from maskkit.files import in_file_name, replacing
+from maskkit.prediction import ImageId, ImageMeta
+
+NAME = "predictions.jsonl"
+Record = dict[str, Any]
+
+_MADE_AT_THE_END = ("predictions.json", "images.json", "categories.json", "panoptic.json")
+_LONGEST = 150
+"""Largest number of bytes of an overlay's name without ending; file systems have a limit for names."""
+
+
+class Results:
+    """Predictions in ``folder``, which belongs to the caller; a context manager.
+
+    With ``resume``, what an earlier run with the same ``settings`` has done is kept, else the files that it made are
+    removed. Raises `MaskkitError` when the earlier run had other settings, or its file is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool = False) -> None:
+        self.folder, self.path, self.overlays = folder, folder / NAME, folder / "overlays"
+        self.rows = 0
+        """Number of rows."""
+        self.removed = 0
+        """Overlays of an earlier run that were removed."""
+        self._done: dict[ImageId, str] = {}
+        self._taken: set[str] = set()
+        self._file: IO[str] | None = None
+        if resume and self.path.exists():
+            self._continue(settings)
+        else:
+            self._remove_earlier()
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+
+    def __enter__(self) -> Results:
+        self._file = open(self.path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._done)
+
+    def has(self, image_id: ImageId, path: str) -> bool:
+        """Whether an image is done. Raises `MaskkitError` where another file has its id: the images have changed."""
+        if self._done.get(image_id, path) != path:
+            raise MaskkitError(
+                f"{self.path}: image {image_id} was {self._done[image_id]}, now it is {path}; give the same images "
+                "to go on, or leave --resume out to start anew"
+            )
+        return image_id in self._done
+
+    def overlay_of(self, meta: ImageMeta) -> Path:
+        """A file for the overlay of an image that no other image of the folder has."""
+        stem = Path(meta.path).stem
+        while len(stem.encode("utf-8", "surrogateescape")) > _LONGEST:
+            stem = stem[: len(stem) * 3 // 4]
+        name = f"{stem}.jpg"
+        while name.lower() in self._taken:
+            name = f"{in_file_name(meta.image_id)}-{name}"
+        return self.overlays / name
+
+    def add(self, meta: ImageMeta, overlay: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write an image whose overlay is complete."""
+        assert self._file is not None
+        image = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
+        self._file.write(json.dumps({"image": image, "overlay": overlay.name, "rows": rows}) + "\n")
+        self._file.flush()
+        self._note(image, overlay.name, rows)
+
+    def read(self) -> Iterator[tuple[Record, list[Record]]]:
+        """COCO's image record and the rows of each image, in order."""
+        for line in self._lines():
+            if "image" in line:
+                yield line["image"], line["rows"]
+
+    def images(self) -> Iterator[Record]:
+        """COCO's image records, each with the name of its overlay."""
+        return (line["image"] | {"overlay": line["overlay"]} for line in self._lines() if "image" in line)
+
+    def foreign(self) -> int:
+        """How many overlays in the folder are of no image of this run."""
+        return (
+            sum(p.name.lower() not in self._taken for p in self.overlays.glob("*.*")) if self.overlays.is_dir() else 0
+        )
+
+    def _note(self, image: Mapping[str, Any], overlay: str, rows: Sequence[object]) -> None:
+        self._done[image["id"]] = image["file_name"]
+        self._taken.add(overlay.lower())
+        self.rows += len(rows)
+
+    def _lines(self) -> Iterator[Record]:
+        with open(self.path, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+    def _continue(self, settings: Mapping[str, Any]) -> None:
+        """Keep what is complete: a process that was killed may leave a part of a line."""
+        complete = 0
+        with open(self.path, "rb") as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith(b"\n"):
+                    break
+                try:
+                    line = json.loads(text)
+                    if number == 1:
+                        self._compare(line["settings"], settings)
+                    else:
+                        self._note(line["image"], line["overlay"], line["rows"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise MaskkitError(
+                        f"{self.path}, line {number}: is damaged ({error}); leave --resume out to start anew"
+                    ) from None
+                complete += len(text)
+        if not complete:
+            raise MaskkitError(f"{self.path}: has no complete line; leave --resume out to start anew")
+        with open(self.path, "rb+") as file:
+            file.truncate(complete)
+
+    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(now))
+        for name in (n for n in (*now, *before) if before.get(n) != now.get(n)):
+            raise MaskkitError(
+                f"{self.path}: was made with {name} {before.get(name)}, not {now.get(name)}; give the same options to "
+                "go on, or leave --resume out to start anew"
+            )
+
+    def _remove_earlier(self) -> None:
+        """Remove what an earlier run made here, and nothing else."""
+        if not self.path.exists():
+            return
+        try:
+            lines = list(self._overlays_before())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise MaskkitError(f"{self.path}: is not a file of maskkit predict; choose another --out") from None
+        for overlay in lines:
+            if Path(overlay).name == overlay:
+                stem = Path(overlay).stem
+                self.removed += (self.overlays / overlay).exists()
+                (self.overlays / overlay).unlink(missing_ok=True)
+                for kind in ("labels", "panoptic"):
+                    (self.folder / kind / f"{stem}.png").unlink(missing_ok=True)
+        for name in _MADE_AT_THE_END:
+            (self.folder / name).unlink(missing_ok=True)
+        self.path.unlink()
+
+    def _overlays_before(self) -> Iterator[str]:
+        with open(self.path, "rb") as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith(b"\n"):
+                    return
+                line = json.loads(text)
+                if number == 1:
+                    _ = line["settings"]
+                else:
+                    yield str(line["overlay"])
