@@ -215,11 +215,11 @@ def _everything(tmp_path: Path) -> Path:
     """A crowd, a box without mask, an object that another one covers in part, and one that is hidden by it."""
     rows = [
         object_row(1, segmentation=[SQUARE]),
-        object_row(2, segmentation=[BLOCK], category_id=7),
-        object_row(3, segmentation=[[20, 20, 24, 20, 24, 24, 20, 24]]),
-        object_row(4, segmentation=[[20, 20, 24, 20, 24, 24, 20, 24]], category_id=7),
+        object_row(2, segmentation=[BLOCK], category_id=7, bbox=None),
+        object_row(3, bbox=None, segmentation=[[20, 20, 24, 20, 24, 24, 20, 24]]),
+        object_row(4, bbox=None, segmentation=[[20, 20, 24, 20, 24, 24, 20, 24]], category_id=7),
         object_row(5, segmentation=[], bbox=[40, 2, 9, 9]),
-        object_row(6, iscrowd=1, segmentation={"size": [*SIZE], "counts": [2000, 200, 200]}),
+        object_row(6, iscrowd=1, bbox=None, segmentation={"size": [*SIZE], "counts": [2000, 200, 200]}),
         object_row(7, 2, segmentation=[], bbox=[3, 3, 9.5, 9]),
     ]
     return write_coco(tmp_path / "src" / "a.json", rows)
