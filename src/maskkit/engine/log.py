@@ -113,7 +113,7 @@ class RunLog:
             (f"loss {self._loss:.3f}", 3),
             (metric, 4),
             (f"{self._speed:.1f} images/s", 1),
-            (f"{_clock(left)} left" if step < self.total else f"in {_clock(self.seconds)}", 4),
+            (f"{clock(left)} left" if step < self.total else f"in {clock(self.seconds)}", 4),
         ]
         parts = [(text, weight) for text, weight in parts if text]
         while len(parts) > 1 and len("  ".join(text for text, _ in parts)) >= width:
@@ -202,6 +202,7 @@ def _open_curves(folder: Path, start: int) -> Any:
     return SummaryWriter(str(folder), purge_step=start + 1)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as hours, minutes and seconds."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

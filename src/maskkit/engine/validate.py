@@ -12,6 +12,7 @@ from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.header import read_header
 from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
+from maskkit.engine.report import training_section
 from maskkit.engine.run import Run
 from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
@@ -96,5 +97,6 @@ def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Datas
         rows = json.loads((run.out / "predictions.json").read_bytes())
         step = read_header(run.out / "best.safetensors")["info"]["step"]
         notes = [f"weights of step {step} of {run.total}, trained on {len(train_set)} images of {train_set.source}"]
+        notes.append(training_section(run, config, len(train_set)))
         task.write_report(run.out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
     run.accelerator.wait_for_everyone()

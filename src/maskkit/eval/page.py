@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -61,6 +62,11 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     page = _environment().get_template(template).render(values)
     with replacing(path) as temporary:  # file names may contain bytes that are not text
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """``template`` filled with ``values``: HTML that can stand among the notes of `write_page`."""
+    return Markup(_environment().get_template(template).render(values))
 
 
 def show(caption: str, draw: Callable[[], Sequence[UInt8[np.ndarray, "h w 3"]]]) -> Shown:

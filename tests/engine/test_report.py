@@ -1,0 +1,46 @@
+"""What a run's report says about its training."""
+
+import html
+import json
+from pathlib import Path
+
+import pytest
+
+from maskkit.config import RunConfig
+from maskkit.engine.report import commands, curves
+from maskkit.engine.train import train
+
+
+def test_a_report_tells_of_its_run(tmp_path: Path, run: RunConfig) -> None:
+    out = tmp_path / "run"
+    train(run, out)
+    page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
+    assert page.index("<h2>Training</h2>") < page.index("Average precision")
+    for text in ("random values", "30 of 4 images", "duration", "torch ", "maskkit predict", "--resume", "threads"):
+        assert text in page, text
+    assert 'alt="Loss and metrics by step" src="data:image/svg+xml;base64,' in page
+    written = json.loads((out / "config.json").read_text())
+    assert f'"lr": {written["train"]["lr"]}' in page
+    assert page.count("<details>") == page.count("</details>") == 2
+
+
+def test_a_configuration_with_marks_of_html_is_text(tmp_path: Path, run: RunConfig) -> None:
+    for _, command in commands(run, tmp_path / "a b"):
+        assert "a b-2'" in command or "a b/" in command or "--resume" in command
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"step": 1}], [{"step": 1, "val/AP": -1.0}], [{"step": 5, "loss": float("nan")}]]
+)
+def test_curves_of_next_to_nothing(rows: list[dict]) -> None:
+    assert isinstance(curves(rows), str)
+
+
+def test_curves_leave_out_terms_that_are_always_zero() -> None:
+    import base64
+
+    rows = [{"step": s, "loss": 2.0, "loss/mask": 2.0, "loss/box": 0.0} for s in (10, 20)]
+    drawing = base64.b64decode(curves([*rows, {"step": 20, "val/AP": 0.5}]).partition(",")[2])
+    assert drawing.startswith(b"<?xml")
+    assert b"<!-- mask -->" in drawing
+    assert b"<!-- box -->" not in drawing
