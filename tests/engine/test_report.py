@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,11 @@ def test_a_report_tells_of_its_run(tmp_path: Path, run: RunConfig) -> None:
     assert page.count("<details>") == page.count("</details>") == 2
 
 
-def test_a_configuration_with_marks_of_html_is_text(tmp_path: Path, run: RunConfig) -> None:
-    for _, command in commands(run, tmp_path / "a b"):
-        assert "a b-2'" in command or "a b/" in command or "--resume" in command
+def test_commands_can_be_copied(tmp_path: Path, run: RunConfig) -> None:
+    given = dict(commands(run, tmp_path / "a b"))
+    best = shlex.quote(str(tmp_path / "a b" / "best.safetensors"))
+    assert best.startswith("'")
+    assert sum(best in command for command in given.values()) == 3
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def demo(out: Path = Path("demo"), steps: Count = 300) -> int:
     commands = {
         "1. Photographs and the built-in model": f"predict {_q(PHOTOS)} --out {_q(out / 'photos')}",
         "2. Training on the drawn data set": f"train --model {PRESET} --data {_q(drawn)} --out {_q(out / 'run')} "
-        f"--weights built-in --train.steps {steps} --train.eval-every 0 --resume",
+        f"--train.steps {steps} --train.eval-every 0 --resume",
         "3. Evaluating the trained model": f"eval --model {_q(best)} --data {_q(drawn)} --out {_q(out / 'eval')}",
         "4. Predicting with it": f"predict {_q(last_images)} --model {_q(best)} --out {_q(out / 'found')} --score 0.5",
     }
