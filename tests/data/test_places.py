@@ -2,16 +2,20 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.data.check import check
 from maskkit.data.convert import convert
 from maskkit.data.places import locate
+from maskkit.errors import DataError
 
 from .written import SIZE, image_row, messages, object_row, write_coco, write_image, write_json
 
@@ -216,3 +220,74 @@ def test_files_that_are_left_out_are_warned_of(tmp_path):
     assert "2 files are left out, because hidden or of no format that is read: .b.png, clip.mp4" in " ".join(
         messages(dataset.problems, "warning")
     )
+
+
+def test_labels_without_an_image_are_warned_of(tmp_path):
+    root = _yolo(tmp_path / "yolo", "train: images/train\nval: images/val\n")
+    for split in ("train", "val"):
+        write_image(root / "images" / split / f"{split}.png")
+        (root / "labels" / split).mkdir(parents=True)
+        for name in (split, "gone"):
+            (root / "labels" / split / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (root / "labels" / split / "classes.txt").write_text("cat\n")
+    (warning,) = messages(open_dataset(root, "val").problems, "warning")
+    assert "1 label files have no image: gone.txt" in warning
+    masks = tmp_path / "png" / "masks"
+    write_image(tmp_path / "png" / "images" / "a.png")
+    masks.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(masks / f"{name}.png")
+    assert any("1 label images have no image: b.png" in p.message for p in open_dataset(tmp_path / "png").problems)
+
+
+def test_two_images_do_not_share_labels(tmp_path):
+    root = _yolo(tmp_path / "yolo", "train: images\n")
+    for folder in (root, tmp_path / "png"):
+        for name in ("a.bmp", "a.png", "b.png"):
+            write_image(folder / "images" / name)
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "png" / "masks").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "png" / "masks" / f"{name}.png")
+    for place in (root, tmp_path / "png"):
+        dataset = open_dataset(place)
+        assert [r.path.name for r in dataset.records] == ["a.bmp", "b.png"]
+        (error,) = messages(dataset.problems, "error")
+        assert "of a.bmp" in error
+
+
+def test_a_data_set_beside_is_not_taken(tmp_path):
+    """Roboflow's ../train/images means train/images beside the file, also where there is one above."""
+    write_image(tmp_path / "train" / "images" / "other.png", 3)
+    root = _yolo(tmp_path / "mine", "train: ../train/images\n")
+    write_image(root / "train" / "images" / "mine.png")
+    assert [r.path.name for r in open_dataset(root, "train").records] == ["mine.png"]
+
+
+PIPES = {
+    "coco": "train.json", "labelme": "b.json", "yolo": "labels/b.txt", "yolo file": "data.yaml", "tags": "tags.csv",
+    "voc": "Annotations/b.xml", "voc names": "class_names.txt", "voc mask": "SegmentationObject/b.png",
+    "png": "masks/b.png", "png classes": "classes.json", "png text": "classes.txt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PIPES)
+def test_pipes_among_annotations_never_hang(tmp_path, kind):
+    to = kind.split()[0]
+    images = [image_row(1, file_name="a.png"), image_row(2, file_name="b.png")]
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.png", len(name))
+    if to == "tags":
+        for name in ("a", "b"):
+            write_image(tmp_path / "data" / "images" / f"{name}.png", len(name))
+    else:
+        convert(write_coco(tmp_path / "a.json", [object_row(1), object_row(2, 2)], images), tmp_path / "data", to)  # type: ignore[arg-type]
+        if to == "yolo":
+            shutil.move(tmp_path / "data" / "labels" / "train", tmp_path / "data" / "labels" / "x")
+            (tmp_path / "data" / "labels" / "train").mkdir()
+    pipe = tmp_path / "data" / PIPES[kind].replace("labels/", "labels/train/")
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    with suppress(DataError):
+        check(tmp_path / "data")

@@ -85,10 +85,16 @@ def _rows(images: Path, masks: Path, problems: Problems) -> list[tuple[Path, Pat
     rows = []
     for image in find_images(images):
         mask = masks / f"{image.stem}.png"
-        if mask.is_file():
+        if rows and mask == rows[-1][1]:
+            problems.error(image, "", f"has the label image of {rows[-1][0].name}; rename one of them and its labels")
+        elif mask.is_file():
             rows.append((image, mask))
         else:
             problems.error(image, "", f"has no label image {mask}; add it, or remove the image")
+    bare = sorted({mask.name for mask in masks.glob("*.png")} - {mask.name for _, mask in rows})
+    if bare:
+        shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
+        problems.warn(masks, "", f"{len(bare)} label images have no image: {shown}; add the images or remove them")
     return rows
 
 

@@ -5,6 +5,7 @@ the image's width and height. The text of ``images/a.jpg`` is ``labels/a.txt``. 
 """
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     problems = Problems()
     images = sorted({image for name in chosen for source in parts[name] for image in _images(source, problems)})
     records: list[Record] = []
+    owners: dict[Path, Path] = {}
     bare = 0
     for i, image in enumerate(images, 1):
         try:
@@ -58,12 +60,16 @@ def read(path: Path, split: str | None = None) -> Dataset:
             continue
         text = _label_file(image)
         bare += not text.is_file()
+        if (owner := owners.setdefault(text, image)) != image and text.is_file():
+            problems.error(image, "", f"has the labels of {owner.name}, {text.name}; rename one of them and its labels")
+            continue
         record.annotations.extend(_objects(text, record.size, len(names), problems))
         records.append(record)
     if not images:
         problems.error(file, "", f"no image in {', '.join(chosen) or 'any split'}")
     if bare:
         problems.warn(file, "", f"{bare} of {len(images)} images have no .txt; they are read as images without objects")
+    _note_orphans([source for sources in parts.values() for source in sources], owners, problems)
     if _turned_boxes(records):
         problems.warn(
             file,
@@ -72,6 +78,28 @@ def read(path: Path, split: str | None = None) -> Dataset:
             "read as masks with that outline, which cover more than the object",
         )
     return Dataset(number(records), Categories(names, tuple(range(len(names)))), path, "yolo", problems)
+
+
+def _note_orphans(sources: list[Path], owners: Mapping[Path, Path], problems: Problems) -> None:
+    """Warn of label files without an image, where all images of the data set are in folders."""
+    if not all(source.is_dir() for source in sources):
+        return
+    every = [image for source in sources for image in find_images(source, recursive=True)]
+    known = owners.keys() | {_label_file(image) for image in every}
+    for place in sorted({text.parent for text in owners}):
+        texts = [text for text in sorted(place.glob("*.txt")) if text not in known and _has_labels(text)]
+        if texts:
+            shown = ", ".join(text.name for text in texts[:5]) + (", ..." if len(texts) > 5 else "")
+            problems.warn(place, "", f"{len(texts)} label files have no image: {shown}; add the images or remove them")
+
+
+def _has_labels(text: Path) -> bool:
+    """Whether the first line of a file looks like an object: other texts lie in such folders too."""
+    try:
+        words = next(iter(read_lines(text, lambda _: None)), "").split()
+        return len(words) >= 5 and all(np.isfinite(to_numbers(words, "")))
+    except (DataError, ValueError):
+        return False
 
 
 def _turned_boxes(records: list[Record]) -> bool:
@@ -152,12 +180,12 @@ def _entries(content: dict[str, Any], key: str, file: Path) -> list[str]:
 
 def _locate(value: str, roots: list[Path]) -> Path | str:
     """The path that an entry of the yaml file means, or the entry itself when nothing is there."""
-    # Roboflow writes ../train/images for train/images beside the file
-    for entry in dict.fromkeys((value, value.removeprefix("../"))):
-        for root in roots:
-            if os.path.exists(root / entry):  # False, not an error, for an impossible name
-                return Path(os.path.normpath(root / entry))
-    return value
+    # Roboflow writes ../train/images for train/images beside the file; a folder of that name above is another data set
+    entries = dict.fromkeys((value, value.removeprefix("../")))
+    places = [Path(os.path.normpath(root / entry)) for entry in entries for root in roots]
+    there = [place for place in places if os.path.exists(place)]  # False, not an error, for an impossible name
+    homes = [os.path.normpath(root) for root in roots]
+    return next((p for p in there if any(p.is_relative_to(home) for home in homes)), there[0] if there else value)
 
 
 def _images(source: Path, problems: Problems) -> list[Path]:
