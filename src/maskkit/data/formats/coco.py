@@ -355,9 +355,12 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
 
 def _inexact(bbox: Any, box: Box | None) -> Box | None:
     """``bbox``, where its width and height do not follow from the corners of ``box`` to the last bit."""
-    if box is None or not isinstance(bbox, list) or len(bbox) != 4:
+    try:
+        x, y, width, height = _numbers(bbox)
+    except _UNUSABLE:
         return None
-    x, y, width, height = (float(v) for v in bbox)
+    if box is None:
+        return None
     x1, y1, x2, y2 = box
     exact = (x1, y1, x2 - x1, y2 - y1) == (x, y, width, height)
     return None if exact or (x2, y2) != (x + width, y + height) else (x, y, width, height)
