@@ -1,13 +1,17 @@
+import json
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model
+from maskkit.checkpoints.header import read_header
 from maskkit.engine.optim import make_optimizer
 from maskkit.engine.state import load_state, save_state
+from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
@@ -38,13 +42,13 @@ def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path, model, tiny, k
     average = deepcopy(model) if averaged else None
     train_a_little(model, optimizer)
     path = tmp_path / "last.safetensors"
-    save_state(path, model, average, optimizer, tiny, CLASSES, {"step": 3, "best": 0.5})
+    save_state(path, model, average, optimizer, tiny, CLASSES, {"step": 3, "evaluated": 0, "best": 0.5})
 
     again = zoo.model_class("tinynet")(tiny.model).to(memory_format=torch.channels_last)
     again_average = deepcopy(again) if averaged else None
     again_optimizer = make_optimizer(again, replace(tiny.train, optimizer=kind))
     info = load_state(path, again, again_average, again_optimizer)
-    assert info == {"step": 3, "best": 0.5}
+    assert info == {"step": 3, "evaluated": 0, "best": 0.5}
     assert same(again.state_dict(), model.state_dict())
     if average is not None and again_average is not None:
         assert same(again_average.state_dict(), average.state_dict())
@@ -66,3 +70,28 @@ def test_the_last_checkpoint_predicts_with_the_average(tmp_path, model, tiny):
     train_a_little(model, optimizer)
     save_state(tmp_path / "last.safetensors", model, average, optimizer, tiny, CLASSES, {})
     assert same(load_model(tmp_path / "last.safetensors").model.state_dict(), average.state_dict())
+
+
+def test_a_damaged_state_is_one_clear_error(tmp_path, model, tiny):
+    optimizer = make_optimizer(model, replace(tiny.train, optimizer="adamw"))
+    train_a_little(model, optimizer)
+    path = tmp_path / "last.safetensors"
+    info = {"step": 3, "best": None, "evaluated": 0}
+    save_state(path, model, None, optimizer, tiny, CLASSES, info)
+    load_state(path, model, None, optimizer)
+    tensors, header = load_file(path), {"maskkit": json.dumps(read_header(path))}
+    moment = next(n for n in tensors if n.startswith("optimizer/") and tensors[n].ndim)
+    for damaged in (
+        {**tensors, moment: tensors[moment][:1]},
+        {**tensors, "optimizer/no-such/exp_avg": torch.zeros(3)},
+        {**tensors, "optimizer/": torch.zeros(3)},
+        {**tensors, "head.bias": tensors["head.bias"] * float("nan")},
+        {n: t for n, t in tensors.items() if n != "head.bias"},
+    ):
+        save_file(damaged, path, header)
+        with pytest.raises(DataError, match=r"last\.safetensors: "):
+            load_state(path, model, None, optimizer)
+    for wrong in ({}, {"step": 3}, {**info, "step": "3"}, {**info, "evaluated": None}):
+        save_state(path, model, None, optimizer, tiny, CLASSES, wrong)
+        with pytest.raises(DataError, match="holds no state of a training"):
+            load_state(path, model, None, optimizer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskkit import zoo
 from maskkit.checkpoints.foreign import read_tensors, write_tensors
@@ -136,7 +136,7 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, int | float]]:
         yield name, value
 
 
-def fill(model: Model, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load the tensors of a checkpoint into its model. Raises `DataError` where they do not fit or are not numbers."""
     check_finite(state, path)
     try:

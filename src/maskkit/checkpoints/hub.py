@@ -1,6 +1,7 @@
 """Published weights as maskkit checkpoints: converted from a file, or downloaded first."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torchvision
@@ -58,8 +59,8 @@ def fetch(preset: str) -> Path:
     cached = Path(torch.hub.get_dir()) / "maskkit" / f"{preset}-{name}.safetensors"
     if not cached.is_file():
         try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network, or a download with the wrong hash
+            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError, UnpicklingError) as error:  # no network, or another file than was published
             raise DataError(
                 f"torchvision's weights for {preset!r} could not be fetched ({error}); on a machine with a network, "
                 f"download {weights.url}, then: maskkit import {name}.pth --model {preset} --out {preset}.safetensors"

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.transforms.v2 import functional as tv
 
+from maskkit.checkpoints.checkpoint import fill
 from maskkit.checkpoints.foreign import read_tensors, write_tensors
 from maskkit.checkpoints.header import read_metadata
+from maskkit.checkpoints.listing import one_line, parse_json
 from maskkit.config import Pretraining, TrainConfig, to_dict
 from maskkit.data.images import find_images, read_image
 from maskkit.data.loader import batches, permutation
@@ -156,13 +158,17 @@ def load(last: Path, facts: Mapping[str, Any], student: MaskedStudent, optimizer
     header = read_metadata(last).get(_HEADER)
     if header is None:
         raise DataError(f"{last}: is no checkpoint of a pre-training; choose another folder with --out")
-    then = json.loads(header)
-    before, now = ({**known["config"], "images": known["images"]} for known in (then, facts))
+    try:
+        then = parse_json(header)
+        before, now = ({**known["config"], "images": known["images"]} for known in (then, facts))
+        step = int(then["step"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{last}: its description is damaged ({one_line(error)}); choose another --out") from None
     refuse_changes(last, before, now, _FREE_TO_CHANGE)
     tensors = read_tensors(last)
-    student.load_state_dict({n: t for n, t in tensors.items() if "/" not in n})
-    load_optimizer(tensors, student, optimizer)
-    return then["step"]
+    fill(student, {n: t for n, t in tensors.items() if "/" not in n}, last)
+    load_optimizer(tensors, student, optimizer, last)
+    return step
 
 
 @dataclass(frozen=True)

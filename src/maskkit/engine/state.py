@@ -17,6 +17,7 @@ from maskkit.checkpoints.checkpoint import fill, write_checkpoint
 from maskkit.checkpoints.foreign import read_tensors
 from maskkit.checkpoints.header import make_header, read_header
 from maskkit.config import RunConfig
+from maskkit.errors import DataError
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
 
@@ -39,15 +40,21 @@ def save_state(
 
 
 def load_state(path: Path, model: Model, average: Model | None, optimizer: Optimizer) -> dict[str, Any]:
-    """Load the state of `save_state` into the same objects, bit for bit; returns its ``info``."""
+    """Load the state of `save_state` into the same objects, bit for bit; returns its ``info``.
+
+    Raises `DataError` for a file that is damaged, or holds no state.
+    """
+    info = read_header(path)["info"]
+    if not all(type(info.get(name)) is int for name in ("step", "evaluated")) or "best" not in info:
+        raise DataError(f"{path}: holds no state of a training; choose another folder with --out")
     tensors = read_tensors(path)
     plain = {n: t for n, t in tensors.items() if "/" not in n}
     if average is not None:
         fill(average, plain, path)
         plain = {n.removeprefix("trained/"): t for n, t in tensors.items() if n.startswith("trained/")}
     fill(model, plain, path)
-    load_optimizer(tensors, model, optimizer)
-    return read_header(path)["info"]
+    load_optimizer(tensors, model, optimizer, path)
+    return info
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -61,12 +68,18 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
     }
 
 
-def load_optimizer(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
-    """Load the `optimizer_tensors` found in ``tensors``, bit for bit."""
+def load_optimizer(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    """Load the `optimizer_tensors` found in ``tensors`` of ``path``, bit for bit.
+
+    Raises `DataError` for one that fits no parameter.
+    """
+    known = dict(model.named_parameters())
     saved: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
-            _, parameter, key = name.split("/")
+            _, parameter, key = (*name.split("/"), "")[:3]
+            if parameter not in known or (tensor.ndim and tensor.shape != known[parameter].shape):
+                raise DataError(f"{path}: {name!r} fits no parameter of this model; choose another folder with --out")
             saved.setdefault(parameter, {})[key] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
