@@ -1,5 +1,8 @@
 """The loaders: every batch a function of seed and step alone, whichever process makes it."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
-from maskkit.data import open_dataset, shapes
+from maskkit.data import loader, open_dataset, shapes
 from maskkit.data.loader import collate, normalise, train_loader
 from maskkit.data.transforms import apply, eval_ops, train_ops
 from maskkit.errors import DataError, MaskkitError
@@ -226,3 +229,67 @@ class TestCollate:
         batch = collate([(image, target, meta) for target in targets], self.given)
         assert batch.targets[0].masks is None
         assert masks_of(batch.targets[1]).dense().shape == (0, 32, 32)
+
+
+# loader processes ------------------------------------------------------------------------------------------------
+
+
+class Large:
+    """Batches of 4 MB, made where the system allows files, and so shared memory, of ``limit`` bytes."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        if self.limit is not None:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return {"a": torch.full((1_000_000,), float(step)), "b": torch.arange(3)}
+
+
+def test_small_shared_memory_is_said_once_and_does_not_hang() -> None:
+    """torch moves tensors to shared memory in a thread whose errors nobody sees: the training waited for ever."""
+    said: list[str] = []
+    found = list(loader.batches(Large(limit=100_000), range(5), 2, said.append))
+    assert [float(batch["a"][-1]) for batch in found] == [0, 1, 2, 3, 4]
+    assert all(torch.equal(batch["b"], torch.arange(3)) for batch in found)
+    assert len(said) == 1
+    assert "--shm-size" in said[0]
+
+
+def test_shared_memory_is_used_where_there_is_enough() -> None:
+    said: list[str] = []
+    found = list(loader.batches(Large(), range(3), 2, said.append))
+    assert all(batch["a"].is_shared() for batch in found)
+    assert [float(batch["a"][0]) for batch in found] == [0, 1, 2]
+    assert said == []
+
+
+def test_loader_processes_do_not_see_ctrl_c_and_end_with_the_loop() -> None:
+    before = set(multiprocessing.active_children())
+    found = loader.batches(Large(), range(50), 2)
+    next(found)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGINT)  # type: ignore[arg-type]
+    assert float(next(found)["a"][0]) == 1
+    assert float(next(found)["a"][0]) == 2
+    found.close()
+    for worker in workers:
+        worker.join(20)
+        assert worker.exitcode == 0
+
+
+class Refused:
+    """A file that the system does not give."""
+
+    def __getitem__(self, step: int) -> int:
+        raise OSError(5, "Input/output error", "photo.jpg")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_system_names_the_image(workers: int) -> None:
+    with pytest.raises(MaskkitError, match=r"^photo.jpg: Input/output error; the disk or the network"):
+        list(loader.batches(Refused(), range(2), workers))

@@ -27,12 +27,14 @@ def start(
     environment: dict[str, str] | None = None,
     log_every: int = LOG_EVERY,
     dies_before: str | None = None,
+    dies_at: int | None = None,
 ) -> BaseProcess:
     """Begin a training in a new process, which writes its losses every ``log_every`` steps.
 
-    It is killed when a file is written to the end and about to get the name ``dies_before``.
+    It is killed when a file is written to the end and about to get the name ``dies_before``, or its name at all, for
+    the ``dies_at``-th time (1 is the first).
     """
-    args = (to_dict(config), out, resume, environment or {}, log_every, dies_before)
+    args = (to_dict(config), out, resume, environment or {}, log_every, dies_before, dies_at)
     process = _server.Process(target=_train, args=args)
     process.start()
     return process
@@ -71,7 +73,13 @@ def into(out: Path, seconds: float) -> Callable[[], bool]:
 
 
 def _train(
-    config: dict, out: Path, resume: bool, environment: dict[str, str], log_every: int, dies_before: str | None
+    config: dict,
+    out: Path,
+    resume: bool,
+    environment: dict[str, str],
+    log_every: int,
+    dies_before: str | None,
+    dies_at: int | None,
 ) -> None:
     import torch
 
@@ -83,10 +91,10 @@ def _train(
     os.environ.update(environment)
     sys.path.insert(0, PLUGIN)
     log.LOG_EVERY = log_every
-    replace = os.replace
+    replace, count = os.replace, iter(range(1, 1_000_000))
 
     def die_or_replace(source: Path, target: Path) -> None:
-        if target.name == dies_before:
+        if target.name == dies_before or next(count) == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 

@@ -1,6 +1,7 @@
 """Pre-training from a folder of images: it learns, resumes bit for bit, and its result is a backbone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,40 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, images: Path, mon
         a, b = load_file(whole.parent / name), load_file(again.parent / name)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+@pytest.mark.parametrize(("name", "save"), [("backbone.safetensors", 2), ("last.safetensors", 3)])
+def test_killed_between_its_two_files(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, name: str, save: int
+) -> None:
+    config = replace(CONFIG, steps=2, save_every=1)
+    whole, out = pretrain(images, config, tmp_path / "whole"), tmp_path / "run"
+    calls, replace_file = iter(range(1, 1000)), os.replace
+
+    class Killed(BaseException):
+        """Nothing handles it."""
+
+    def dies(source: Path, target: Path) -> None:
+        if Path(target) == out / name and next(calls) == save:
+            raise Killed
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(Killed):
+            pretrain(images, config, out)
+    again = pretrain(images, config, out, resume=True)
+    a, b = load_file(whole), load_file(again)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_finished_run_whose_backbone_is_lost_writes_it_again(tmp_path: Path, images: Path) -> None:
+    config = replace(CONFIG, steps=1)
+    backbone = pretrain(images, config, tmp_path / "run")
+    before = backbone.read_bytes()
+    backbone.unlink()
+    assert pretrain(images, config, tmp_path / "run", resume=True).read_bytes() == before
 
 
 def test_a_loss_that_is_not_finite_keeps_its_batch(

@@ -104,6 +104,24 @@ def test_killed_before_a_file_gets_its_name(tmp_path, run, undisturbed, name):
     assert_same_run(out, undisturbed(run))
 
 
+@pytest.mark.slow
+def test_killed_at_every_renaming(tmp_path, run, undisturbed):
+    config = replace(run, train=replace(run.train, steps=6, eval_every=1.0, save_every=2))
+    kills = 0
+    while True:
+        out = tmp_path / str(kills)
+        process = runner.start(config, out, dies_at=kills + 1)
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -9
+        kills += 1
+        runner.run_to_end(config, out, resume=True)
+        assert_same_run(out, undisturbed(config))
+        assert not [p.name for p in out.iterdir() if p.name.startswith(".")], "nothing is left behind"
+    assert kills > 20
+
+
 def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
     preset = zoo.preset("yolact-mobilenetv2-256")
     config = RunConfig(

@@ -44,6 +44,7 @@ def evaluate(
     if (model is None) == (predictions is None):
         wrong_usage("eval takes either --model or --predictions")
     from maskkit.data import find_splits, open_dataset, open_truth
+    from maskkit.eval.page import attempt
     from maskkit.eval.task import TASKS
 
     splits = find_splits(data)
@@ -72,7 +73,10 @@ def evaluate(
         rows = chosen.read_results(predictions, dataset)
     result = chosen.evaluate(rows, dataset)
     result.save(out / "metrics.json")
-    chosen.write_report(out / "report.html", result, rows, dataset, title=f"{model or predictions} on {data}")
+    report, title = out / "report.html", f"{model or predictions} on {data}"
+    failed = attempt(report, lambda: chosen.write_report(report, result, rows, dataset, title=title))
     stdout().print(result.table())
-    say(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'report.html'}")
+    say(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'metrics.json' if failed else report}")
+    if failed:
+        complain(failed)
     return 0

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rich.progress import Progress, TextColumn
 from rich.table import Column
 
-from maskkit.errors import MaskkitError
+from maskkit.errors import FileError, MaskkitError, explain
 from maskkit.eval.instance.metric import percent
 from maskkit.files import replacing
 from maskkit.terminal import Console
@@ -153,8 +153,12 @@ class RunLog:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values, "seconds": round(self.seconds, 2)}) + "\n")
-            self._file.flush()
+            row = {"step": step, **values, "seconds": round(self.seconds, 2)}
+            try:
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise FileError(explain(error, self._file.name)) from None
         if self._curves is not None:
             for name, value in values.items():
                 self._curves.add_scalar(name, value, step)

@@ -14,6 +14,7 @@ from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.engine.report import training_section
 from maskkit.engine.run import Run
+from maskkit.eval.page import attempt
 from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
 from maskkit.files import in_file_name, write_json
@@ -74,11 +75,16 @@ def detect(
     found = predictor(model, config.input, categories)
     predictions = found.dataset(part, batch=config.train.batch, workers=config.train.workers)
 
+    failures: list[str] = []
+
     def draw_first(i: int, prediction: Prediction) -> None:
-        if i < SAMPLES and run.main:
-            draw(prediction, samples)
+        if i < SAMPLES and run.main and not failures:
+            failed = attempt(samples, lambda: draw(prediction, samples))
+            failures.extend([failed] if failed else [])
 
     rows = rows_of(run.log.track(predictions, len(part), "evaluating"), draw_first)
+    for failed in failures:
+        run.log.note(failed)
     return gather_object(rows)
 
 
@@ -91,12 +97,16 @@ def draw(prediction: Prediction, folder: Path) -> None:
 
 
 def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
-    """Write ``report.html`` about the predictions of the best weights."""
-    if run.main:
+    """Write ``report.html`` about the predictions of the best weights, or a line about why that failed."""
+
+    def write() -> None:
         task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
         rows = json.loads((run.out / "predictions.json").read_bytes())
         step = read_header(run.out / "best.safetensors")["info"]["step"]
         notes = [f"weights of step {step} of {run.total}, trained on {len(train_set)} images of {train_set.source}"]
         notes.append(training_section(run, config, len(train_set)))
         task.write_report(run.out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
+
+    if run.main and (failed := attempt(run.out / "report.html", write)):
+        run.log.note(failed)
     run.accelerator.wait_for_everyone()

@@ -5,7 +5,9 @@ A report is one self-contained HTML file. Its templates escape every value.
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +71,22 @@ def fragment(template: str, **values: Any) -> Markup:
     return Markup(_environment().get_template(template).render(values))
 
 
+def attempt(path: Path, write: Callable[[], None]) -> str | None:
+    """Write a report by ``write``; returns a line for the user where that fails: a report never costs a result.
+
+    An older report at ``path`` is removed then, because it is about something else.
+    """
+    try:
+        write()
+    except Exception as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        about = reason if reason.startswith(str(path)) else f"{path}: not written ({type(error).__name__}: {reason})"
+        return f"{about}; the results are not affected"
+    return None
+
+
 def show(caption: str, draw: Callable[[], Sequence[UInt8[np.ndarray, "h w 3"]]]) -> Shown:
     """An image with its drawings side by side, or the reason why it cannot be drawn."""
     try:
@@ -108,7 +126,9 @@ def svg(figure: Figure) -> str:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about characters that its font lacks
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
