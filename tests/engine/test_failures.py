@@ -28,6 +28,7 @@ from maskkit.engine.failures import failure
 from maskkit.engine.log import RunLog
 from maskkit.engine.train import train
 from maskkit.errors import FileError, MaskkitError, explain
+from maskkit.eval.page import confusions
 from maskkit.files import remove_leftovers, replacing, scratch_folder, write_json
 
 
@@ -190,22 +191,26 @@ def test_known_failures_of_torch_are_one_line() -> None:
     assert failure(ValueError("a bug"), "--", "") is None
 
 
-NAMES = (r"$\frac$", "cat\ud800", "$x^$", "\x1b[31mred", "a\nb", "<b>", "日本", "$", "_x", "x" * 300)
+NAMES = (r"$\frac$", "cat\ud800", "$x^$", "\x1b[31mred", "a\nb", "<b>", "日本", "$", "", "x" * 300, r"\undefined", "%")
+
+
+def test_a_matrix_of_any_class_names() -> None:
+    counts = np.arange((len(NAMES) + 1) ** 2).reshape(len(NAMES) + 1, -1)
+    assert confusions(counts, counts, NAMES, nothing=True).drawing.startswith("data:image/svg")
 
 
 def test_a_report_of_any_class_names(tmp_path: Path, drawn: Path, run: RunConfig) -> None:
-    for first, second in zip(NAMES[::2], NAMES[1::2], strict=True):
-        folder = tmp_path / f"{abs(hash(first))}"
-        shutil.copytree(drawn, folder)
-        for split in ("train", "val"):
-            truth = json.loads((folder / f"{split}.json").read_text())
-            for category, name in zip(truth["categories"], (first, second), strict=True):
-                category["name"] = name
-            (folder / f"{split}.json").write_text(json.dumps(truth))
-        small = replace(run.train, steps=1, eval_every=0.0)
-        result = train(replace(run, train=small, data=replace(run.data, train=str(folder))), folder / "run")
-        assert (result.out / "report.html").exists(), (first, second)
-        assert load_model(result.best).categories.names == (first, second)
+    folder = tmp_path / "data"
+    shutil.copytree(drawn, folder)
+    for split in ("train", "val"):
+        truth = json.loads((folder / f"{split}.json").read_text())
+        for category, name in zip(truth["categories"], NAMES, strict=False):
+            category["name"] = name
+        (folder / f"{split}.json").write_text(json.dumps(truth))
+    short = replace(run.train, steps=1, eval_every=0.0)
+    result = train(replace(run, train=short, data=replace(run.data, train=str(folder))), tmp_path / "run")
+    assert (result.out / "report.html").exists()
+    assert load_model(result.best).categories.names == NAMES[:2]
 
 
 def test_a_report_never_costs_a_run(

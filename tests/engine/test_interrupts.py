@@ -74,7 +74,7 @@ def at_call(number: int, work: Callable[..., Any], *signals: int) -> Callable[..
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images/s"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("images/s", "seconds")} for row in rows]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
