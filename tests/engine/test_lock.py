@@ -80,7 +80,7 @@ def test_what_cannot_be_read_counts_for_seconds(tmp_path: Path, text: str) -> No
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(MaskkitError, match="another process is beginning a run here"):
         Lock(tmp_path).take()
-    os.utime(path, (time.time() - 60,) * 2)
+    os.utime(path, (time.time() - 60, time.time() - 60))
     Lock(tmp_path).take()
 
 
