@@ -83,7 +83,7 @@ def test_every_help_has_an_example(verb, capsys):
         ["train", "--model", PRESET, "--data", "x", "--labels", "points"],
         ["train", "--model", PRESET, "--data", "x", "--model.num-classes", "3"],
         ["convert", "a", "b"],
-        ["convert", "a", "b", "--to", "voc"],
+        ["convert", "a", "b", "--to", "pdf"],
         ["import", "a.pth", "--model", PRESET],
         ["check"],
     ],
@@ -354,6 +354,30 @@ def test_data_that_is_not_there(verb, checkpoint, tmp_path, capsys):
     }[verb]
     assert run(verb, *args) == 1
     assert f"maskkit: {data}: there is no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["coco", "labelme", "voc", "png", "coco-panoptic"])
+def test_convert_says_what_it_wrote(drawn, tmp_path, capsys, to):
+    assert run("convert", drawn, tmp_path / "out", "--to", to) == 0
+    said = capsys.readouterr().out
+    assert " images, " in said
+    assert said.splitlines()[0].endswith("0 problems")
+    assert ("merged into label maps" in said) == (to == "png")
+    assert run("check", tmp_path / "out") == 0
+
+
+def test_images_outside_are_an_option(tmp_path, capsys):
+    data, other = tmp_path / "data" / "train.json", tmp_path / "other.png"
+    Image.new("RGB", (40, 30)).save(other)
+    data.parent.mkdir()
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}
+    images = [{"id": 1, "file_name": "../other.png", "width": 40, "height": 30}]
+    data.write_text(json.dumps({"images": images, "annotations": [row], "categories": [{"id": 1, "name": "cat"}]}))
+    assert run("check", data) == 1
+    assert "--allow-outside" in capsys.readouterr().out
+    assert run("convert", data, tmp_path / "out", "--to", "coco") == 1
+    assert run("check", data, "--allow-outside") == 0
+    assert run("convert", data, tmp_path / "out", "--to", "coco", "--allow-outside") == 0
 
 
 def test_convert(drawn, tmp_path, capsys):
