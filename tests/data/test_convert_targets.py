@@ -28,12 +28,15 @@ from maskkit.geometry.polygons import to_rle
 
 from .written import (
     BLOCK,
+    JSON,
     SIZE,
     SQUARE,
     image_row,
     messages,
     object_row,
     panoptic_categories,
+    places,
+    spoil,
     write_coco,
     write_image,
     write_json,
@@ -423,3 +426,25 @@ def test_coco_panoptic_is_found_by_check(tmp_path):
     assert all(
         {"id", "category_id", "bbox", "area", "iscrowd"} <= s.keys() for s in content["annotations"][0]["segments_info"]
     )
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_whatever_one_value_is_the_result_is_whole_or_not_there(tmp_path_factory, data):
+    """A spoilt COCO file, to any format: a clear error and no folder, or a data set with as many images as it says."""
+    root = tmp_path_factory.mktemp("spoilt")
+    file = _everything(root)
+    content = json.loads(file.read_text())
+    place = data.draw(st.sampled_from(places(content)))
+    file.write_text(
+        json.dumps(spoil(content, place, data.draw(JSON | st.sampled_from(["../a.json", "\x1b", "1.png"]))))
+    )
+    to = data.draw(st.sampled_from(TARGETS))
+    try:
+        counts = convert(file, root / "out", to)
+    except DataError:
+        assert not list(root.rglob("*out*"))
+        return
+    after = open_dataset(root / "out")
+    assert len(after) == counts["images"]
+    assert messages(after.problems, "error") == []
