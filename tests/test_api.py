@@ -1,5 +1,6 @@
 """What users import: create_model, load, Segmenter."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -239,3 +240,53 @@ def test_names_of_coco_and_voc():
     assert COCO.names[COCO.index(18)] == "dog"
     assert COCO.names[COCO.index(90)] == "toothbrush"
     assert (len(VOC), VOC.names[14]) == (20, "person")
+
+
+def test_encoded_images_are_images(segmenter, image_path):
+    rows = segmenter.predict(image_path, score=0).to_coco()
+    assert rows
+    content = image_path.read_bytes()
+    with open(image_path, "rb") as file:
+        for source in (content, bytearray(content), io.BytesIO(content), file):
+            found = segmenter.predict(source, score=0)
+            assert found.to_coco() == rows
+            assert found.image is not None, "it can be drawn"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (["a.jpg", "b.jpg"], "predict takes one image, not a list; give its images to predict_many"),
+        (("a.jpg",), "not a tuple"),
+        (b"no image", "the encoded image: not an image"),
+        (b"", "not an image"),
+        (io.BytesIO(b"\xff\xd8\xff"), "the encoded image: damaged or unreadable|not an image"),
+        ("https://example.org/cat.jpg", "is an address, and maskkit downloads no images"),
+        ("S3://bucket/cat.jpg", "is an address"),
+        (None, "not NoneType"),
+        (3, "not int"),
+        ({"image": 1}, "not a dict"),
+    ],
+)
+def test_what_is_no_image_is_one_clear_line(segmenter, source, said):
+    with pytest.raises(DataError, match=said) as caught:
+        segmenter.predict(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_image(segmenter, tmp_path):
+    with pytest.raises(DataError, match="is a folder, not an image; predict its images with predict_many"):
+        segmenter.predict(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["a.jpg", b"abc"])
+def test_predict_many_takes_many(segmenter, source):
+    with pytest.raises(DataError, match="put the image into a list"):
+        segmenter.predict_many(source)
+
+
+def test_texts_of_a_segmenter(segmenter):
+    text = repr(segmenter)
+    assert "2 classes: disc, ring" in text
+    assert "input 64 x 64" in text
+    assert len(text) < 200

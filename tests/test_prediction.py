@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from maskkit.errors import MaskkitError
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import (
     Categories,
@@ -199,3 +200,45 @@ def test_instances_are_indexed_together():
     assert part.mask_scores is not None
     np.testing.assert_array_equal(part.masks.dense(), dense[[0, 2]])
     assert part.mask_scores.tolist() == [0, 2]
+
+
+def scenes() -> dict[str, Prediction]:
+    """One image with two objects, as each kind of prediction."""
+    names, meta = Categories(("cat", "dog", "sky"), (1, 2, 3)), ImageMeta(7, "photo.jpg", (4, 6), (4, 6))
+    dense = np.zeros((2, 4, 6), bool)
+    dense[0, :2, :3], dense[1, 2:, 3:] = True, True
+    boxes = np.array([[0, 0, 3, 2], [3, 2, 6, 4]], np.float32)
+    found = Instances(boxes, np.array([0, 1]), np.array([0.9, 0.8], np.float32), Masks.from_dense(dense))
+    semantic = np.full((4, 6), 2, np.uint8)
+    semantic[dense[0]], semantic[dense[1]] = 0, 1
+    segments = [PanopticSegment(3, 0, 0.9, True), PanopticSegment(5, 1, 0.8, True)]
+    ids = 3 * dense[0].astype(np.int32) + 5 * dense[1].astype(np.int32)
+    return {
+        "objects": Prediction(meta, names, found),
+        "label map": Prediction(meta, names, semantic=semantic),
+        "segments": Prediction(meta, names, panoptic=Panoptic(ids, segments)),
+        "boxes": Prediction(meta, names, Instances(boxes, np.array([0, 1]), np.array([0.9, 0.8], np.float32))),
+    }
+
+
+@pytest.mark.parametrize("kind", ["objects", "label map", "segments"])
+def test_masks_as_an_array_are_those_of_the_rows(kind):
+    prediction = scenes()[kind]
+    assert prediction.masks.dtype == bool
+    assert prediction.masks.shape == (len(prediction), 4, 6)
+    rows = [mask_math.to_text(r) for r in mask_math.encode(prediction.masks)]
+    assert rows == [row["segmentation"] for row in prediction.to_coco()]
+
+
+def test_a_model_of_boxes_has_no_masks():
+    with pytest.raises(MaskkitError, match="boxes without masks"):
+        _ = scenes()["boxes"].masks
+
+
+def test_texts_of_predictions_are_short():
+    texts = {kind: repr(prediction) for kind, prediction in scenes().items()}
+    assert texts["objects"] == "Prediction('photo.jpg', 6 x 4 pixels, 2 objects: cat 0.90, dog 0.80)"
+    assert texts["segments"].endswith("2 segments: cat 0.90, dog 0.80)")
+    assert texts["label map"].endswith("3 classes: cat, dog, sky)")
+    empty = Prediction(ImageMeta(4, "", (4, 6), (4, 6)), Categories(("cat",), (1,)), scenes()["boxes"].instances[:0])  # type: ignore[index]
+    assert repr(empty) == "Prediction(image 4, 6 x 4 pixels, 0 objects)"

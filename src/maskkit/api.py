@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maskkit import zoo
 from maskkit.checkpoints.find import BUILT_IN, find_weights, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
+from maskkit.errors import DataError
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
 from maskkit.ranges import check_ranges
@@ -57,7 +58,7 @@ def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter:
     """Predicts from images: preprocessing, a runtime, a decoder and class names."""
 
@@ -85,6 +86,13 @@ class Segmenter:
 
         found = torch_runtime.find_device(device)
         return cls(torch_runtime.predictor(model, input, categories, found, fold), model.task, dict(info or {}))
+
+    def __repr__(self) -> str:
+        names, (height, width) = self.categories.names, self.input.size
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        classes = "1 class" if len(names) == 1 else f"{len(names)} classes"
+        name = self.info.get("preset") or type(getattr(self.runtime, "model", self.runtime)).__name__
+        return f"Segmenter({name}, {self.task_name}, {classes}: {shown}; input {width} x {height}, {self.input.resize})"
 
     @property
     def input(self) -> InputConfig:
@@ -114,10 +122,11 @@ class Segmenter:
         return TASKS[self.task_name]
 
     def predict(self, source: Source, score: float = 0.3) -> Prediction:
-        """The prediction for one image: a file, a PIL image, or a uint8 RGB array ``(H, W, 3)`` or tensor ``(3, H,
-        W)``.
+        """The prediction for one image: a file, its content (bytes or an open binary file), a PIL image, or a uint8 RGB
+        array ``(H, W, 3)`` or tensor ``(3, H, W)``. Several images are for `predict_many`.
 
-        Objects below ``score`` are left out. Raises `DataError` when the image cannot be read.
+        Objects below ``score`` are left out. Raises `DataError` when the image cannot be read, and for a list, a folder
+        or an address.
         """
         return next(self.predict_many([source], score))
 
@@ -130,8 +139,11 @@ class Segmenter:
     ) -> Iterator[Prediction]:
         """Predictions for ``sources``, in order; image ids are positions in ``sources``, counted from 1.
 
-        An image that cannot be read raises `DataError`, or is passed to ``failed`` where that is given.
+        An image that cannot be read raises `DataError`, or is passed to ``failed`` where that is given; one image in
+        place of several raises it at once.
         """
+        if isinstance(sources, str | bytes | Path):
+            raise DataError("predict_many takes a list of images; put the image into a list, or use predict")
         return self.predictor.images(sources, batch=batch, score=score, failed=failed)
 
     def with_tta(self, tta: Tta) -> Segmenter:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from maskkit.errors import MaskkitError
 from maskkit.geometry import rle as rle_codec
 from maskkit.geometry.resample import strips
 from maskkit.geometry.rle import Rle
@@ -228,7 +229,11 @@ class Panoptic:
         return len(self.segments)
 
 
-@dataclass
+_SHOWN = 3
+"""Number of objects that the text of a prediction names."""
+
+
+@dataclass(repr=False)
 class Prediction:
     """What a model finds in one image. Metrics, drawing and results files know nothing else about a model.
 
@@ -251,6 +256,42 @@ class Prediction:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.to_coco()
+
+    def __repr__(self) -> str:
+        height, width = self.meta.size
+        name = repr(self.meta.path) if self.meta.path else f"image {self.meta.image_id}"
+        return f"Prediction({name}, {width} x {height} pixels, {self._found()})"
+
+    def _found(self) -> str:
+        """What was found, the best or largest first, in a few words."""
+        names = self.categories.names
+        if self.semantic is not None:
+            found, noun = [names[label] for label in _labels_in(self.semantic) if label < len(names)], "classes"
+        elif self.panoptic is not None:
+            segments = sorted(self.panoptic.segments, key=lambda s: -s.score)
+            found, noun = [f"{names[s.label]} {s.score:.2f}" for s in segments], "segments"
+        elif self.instances is not None:
+            pairs = zip(self.instances.labels.tolist(), self.instances.scores.tolist(), strict=True)
+            found, noun = [f"{names[label]} {score:.2f}" for label, score in pairs], "objects"
+        else:
+            return "nothing"
+        more = ", ..." if len(found) > _SHOWN else ""
+        return f"{len(found)} {noun}" + (f": {', '.join(found[:_SHOWN])}{more}" if found else "")
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "n h w"]:
+        """Dense masks ``(N, H, W)``, one for each row of `to_coco`: of objects, segments, or classes that occur.
+
+        They take N times the image's pixels in bytes; ``instances.masks`` keeps run lengths. Raises `MaskkitError` for
+        a model that finds boxes alone.
+        """
+        if self.semantic is not None:
+            return self.semantic == np.array(_labels_in(self.semantic), np.uint8)[:, None, None]
+        if self.panoptic is not None:
+            return self.panoptic.ids == np.array([s.id for s in self.panoptic.segments], np.int64)[:, None, None]
+        if self.instances is None or self.instances.masks is None:
+            raise MaskkitError("this model finds boxes without masks; they are in prediction.instances.boxes")
+        return self.instances.masks.dense()
 
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.

@@ -19,6 +19,7 @@ def evaluate(
     split: str | None = None,
     allow_outside: bool = False,
     out: Path = Path("runs/eval"),
+    device: str | None = None,
     batch: Count = 1,
     workers: Workers = 0,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
@@ -37,6 +38,7 @@ def evaluate(
         split: Split of a folder: train, val or test. By default val where there is one, else all images.
         allow_outside: Use images outside of the data set's folder too.
         out: Folder to write to.
+        device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
         tta: Test-time augmentation, for semantic models.
@@ -60,7 +62,7 @@ def evaluate(
     if model is not None:
         from maskkit.api import load
 
-        segmenter = load(model).with_tta(tta)
+        segmenter = load(model, device).with_tta(tta)
         chosen = segmenter.task
         with progress() as bars:
             bar = bars.add_task("predicting", total=len(dataset))

@@ -18,6 +18,7 @@ def pseudo_masks(
     out: Path = Path("runs/pseudo-masks"),
     weights: str | None = None,
     steps: Count | None = None,
+    device: str | None = None,
     tta: PseudoMasks = PseudoMasks(),  # noqa: B008 (frozen)
 ) -> int:
     """Make pseudo masks from image tags and saliency maps (EPS), as a data set that any semantic model trains on.
@@ -35,6 +36,7 @@ def pseudo_masks(
         out: Folder to write to.
         weights: Initial weights, as in maskkit train.
         steps: Optimizer steps of the training; by default those of the preset.
+        device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         tta: Scales of each image, and the score of the background.
     """
     from maskkit.checkpoints.checkpoint import load_model
@@ -43,20 +45,21 @@ def pseudo_masks(
     from maskkit.engine.pseudo import train_on_tags
     from maskkit.eval.semantic.metric import evaluate
     from maskkit.infer.pseudo_labels import learns_from_tags, write_pseudo_masks
-    from maskkit.infer.torch_runtime import best_device
+    from maskkit.infer.torch_runtime import find_device
 
+    found_device = find_device(device)
     dataset = open_dataset(data, "train" if "train" in find_splits(data) else None)
     checkpoint = Path(model)
     if not checkpoint.is_file():
         if saliency is None:
             wrong_usage("pseudo-masks takes --saliency to train a preset, or --model with a checkpoint")
         start = initial_weights(weights, model)
-        checkpoint = train_on_tags(model, data, saliency, out, start, steps)
+        checkpoint = train_on_tags(model, data, saliency, out, start, steps, device)
     found = load_model(checkpoint)
     if not learns_from_tags(found.model):
         raise MaskkitError(f"{checkpoint}: does not train on tags; give a checkpoint of EPS")
     dataset = dataset.as_semantic().with_categories(found.categories)
-    found.model.to(best_device())
+    found.model.to(found_device)
     with progress() as bars:
         bar = bars.add_task("making masks", total=len(dataset))
         rows = write_pseudo_masks(found.model, dataset, found.config.input, tta, out, lambda n: bars.advance(bar, n))

@@ -13,7 +13,13 @@ from maskkit.infer.saliency import write_saliency
 
 
 def train_on_tags(
-    preset: str, data: Path, saliency: Path, out: Path, weights: str | Path = AUTO, steps: int | None = None
+    preset: str,
+    data: Path,
+    saliency: Path,
+    out: Path,
+    weights: str | Path = AUTO,
+    steps: int | None = None,
+    device: str | None = None,
 ) -> Path:
     """Train ``preset`` on the tags of the images at ``data``, in ``out/run``; returns the file of its best weights.
 
@@ -29,4 +35,4 @@ def train_on_tags(
     given = DataConfig(str(data), labels="tags", saliency=str(saliency))
     settings = replace(chosen.train, steps=steps or chosen.train.steps)
     config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, settings, given)
-    return train(config, out / "run", resume=True, weights=weights).best
+    return train(config, out / "run", resume=True, weights=weights, device=device).best
