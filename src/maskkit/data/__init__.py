@@ -83,7 +83,7 @@ def open_splits(
 
 def _format(path: Path) -> Format:
     """The format of ``path``."""
-    from maskkit.data.formats import FORMATS  # imported on demand: it imports torch
+    from maskkit.data.formats import FORMATS, foreign  # imported on demand: it imports torch
 
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
@@ -91,6 +91,8 @@ def _format(path: Path) -> Format:
         named = [f for f in FORMATS if path.suffix.lower() in f.suffixes]
         found = named[0] if len(named) == 1 else next((f for f in named if f.recognise(path)), None)
         if found is None:
+            if (known := foreign.of_file(path)) is not None:
+                raise DataError(f"{path}: {known}")
             raise DataError(
                 f"{path}: is neither a COCO .json nor a YOLO .yaml nor a .csv of boxes or tags; give one of them, "
                 "or a folder"
@@ -98,6 +100,8 @@ def _format(path: Path) -> Format:
         return found
     found = next((f for f in FORMATS if f.recognise(path)), None)
     if found is None:
+        if (known := foreign.of_folder(path)) is not None:
+            raise DataError(f"{path}: {known}")
         layouts = "\n".join(f"  {f.layout}" for f in FORMATS)
         raise DataError(f"{path}: no data set is recognised in this folder. Looked for\n{layouts}")
     return found

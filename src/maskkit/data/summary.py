@@ -12,7 +12,7 @@ from rich.text import Text
 
 from maskkit.data.class_files import EXAMPLE
 from maskkit.data.dataset import Dataset
-from maskkit.data.label_map import BACKGROUND, IGNORE
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile
 from maskkit.data.records import Record, area_of
 from maskkit.data.rules import counted
 
@@ -83,8 +83,9 @@ def summarise(dataset: Dataset, pixels: Mapping[Record, Pixels | None]) -> Summa
     per_image = [sum(not a.crowd for a in r.annotations) for r in dataset.records]
     crowds = sum(a.crowd for r in dataset.records for a in r.annotations)
     sources = [r.semantic for r in dataset.records if r.semantic is not None]
-    known = any(s.known for s in sources)
-    labels = _summarise_maps(dataset, pixels) if known else None
+    files = bool(sources) and all(isinstance(s, LabelFile) for s in sources)
+    mapped = files or any(s.known for s in sources)
+    labels = _summarise_maps(dataset, pixels) if mapped else None
     tagged = Counter(c for s in sources for c in s.classes)
     return Summary(
         images=len(dataset),
@@ -97,8 +98,8 @@ def summarise(dataset: Dataset, pixels: Mapping[Record, Pixels | None]) -> Summa
         sizes=Counter(r.size for r in dataset.records),
         per_image=per_image,
         labels=labels,
-        tags={name: tagged[i] for i, name in enumerate(dataset.categories.titles)} if sources and not known else None,
-        fault=_fault(dataset, labels) if labels is not None and not pairs and not crowds else None,
+        tags={name: tagged[i] for i, name in enumerate(dataset.categories.titles)} if sources and not mapped else None,
+        fault=_fault(dataset, labels) if labels is not None and files and not pairs and not crowds else None,
     )
 
 

@@ -1,15 +1,20 @@
+import base64
+import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from maskkit.data import find_splits, open_dataset, open_splits
 from maskkit.errors import DataError
-from tests.data.written import JSON, SIZE, areas, messages, places, spoil, write_image, write_json
+from tests.data.written import JSON, SIZE, areas, messages, pixels, places, spoil, write_image, write_json
 
 SQUARE = [[10, 10], [30, 10], [30, 30], [10, 30]]
 BLOCK = [[40, 5], [50, 5], [50, 20], [40, 20]]
@@ -132,3 +137,70 @@ def test_whatever_one_value_is_reading_gives_a_data_set_or_a_clear_error(tmp_pat
     dataset = open_dataset(tmp_path)
     assert len(dataset) + len(messages(dataset.problems, "error")) >= 2
     json.dumps(dataset.coco())
+
+
+def mask_shape(pixels: np.ndarray, left: int, top: int, label: str = "cat", group: Any = None) -> dict:
+    """As LabelMe writes a mask of pixels: a PNG of its box, whose last row and column are included."""
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8) * 255).save(out, "PNG")
+    corners = [[left, top], [left + pixels.shape[1] - 1, top + pixels.shape[0] - 1]]
+    text = base64.b64encode(out.getvalue()).decode()
+    return shape(label, corners, "mask", group) | {"mask": text}
+
+
+def test_masks_of_pixels(tmp_path):
+    drawn = np.random.default_rng(0).random((12, 17)) < 0.5
+    parts = [mask_shape(drawn, 30, 20, "dog", 1), shape("dog", BLOCK, group=1)]
+    write_labelme(tmp_path, "a", mask_shape(drawn, 5, 7), *parts)
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == []
+    cat, dog = dataset.records[0].annotations
+    expected = np.zeros(SIZE, bool)
+    expected[7:19, 5:22] = drawn
+    assert np.array_equal(pixels(cat), expected)
+    assert int(pixels(dog).sum()) == drawn.sum() + 150
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mask": None}, "not a PNG"),
+        ({"mask": "!!"}, "not a PNG"),
+        ({"mask": base64.b64encode(b"cat").decode()}, "not a PNG"),
+        ({"mask": 7}, "not a PNG"),
+        ({"points": []}, "two corners"),
+        ({"points": [[1e99, 0], [1, 1]]}, "two corners"),
+        ({"points": [[500, 500], [501, 501]]}, "covers no pixel"),
+        ({"points": [["a", 0], [1, 1]]}, "no number: 'a'"),
+        ({"points": [[0, 0, 0], [1, 1]]}, r"list of \[x, y\]"),
+    ],
+)
+def test_masks_that_cannot_be_read(tmp_path, change, reason):
+    write_labelme(tmp_path, "a", mask_shape(np.ones((4, 4), bool), 5, 5) | change, shape("dog"))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset.records[0].annotations) == 1
+    (message,) = messages(dataset.problems, "error")
+    assert re.search(reason, message), message
+
+
+@pytest.mark.parametrize(("left", "top"), [(-3, -2), (55, 35), (-3, 36)])
+def test_a_mask_over_the_border_is_cut(tmp_path, left, top):
+    write_labelme(tmp_path, "a", mask_shape(np.ones((8, 8), bool), left, top))
+    dataset = open_dataset(tmp_path)
+    expected = np.zeros((60, 80), bool)
+    expected[top + 10 : top + 18, left + 10 : left + 18] = True
+    assert np.array_equal(pixels(dataset.records[0].annotations[0]), expected[10:50, 10:70])
+    assert "crosses the border" in messages(dataset.problems, "warning")[0]
+
+
+def test_an_empty_group_is_none(tmp_path):
+    write_labelme(tmp_path, "a", shape("cat") | {"group_id": ""}, shape("cat", BLOCK) | {"group_id": ""})
+    assert len(open_dataset(tmp_path).records[0].annotations) == 2
+
+
+@pytest.mark.parametrize("name", ["test", "train", "val", "annotations", "result"])
+def test_an_image_may_be_called_as_a_split(tmp_path, name):
+    write_labelme(tmp_path, "car", shape("cat"))
+    write_labelme(tmp_path, name, shape("cat"))
+    dataset = open_dataset(tmp_path)
+    assert (dataset.format, len(dataset)) == ("labelme", 2)

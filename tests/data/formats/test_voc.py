@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,9 @@ import pytest
 from PIL import Image
 
 from maskkit.data import find_splits, open_dataset, open_splits
+from maskkit.data.check import check
 from maskkit.errors import DataError
+from maskkit.infer.samples import save_samples
 from maskkit.zoo.class_names import VOC
 from tests.data.written import SIZE, messages, pixels, write_image
 
@@ -164,3 +167,129 @@ def test_images_that_are_missing_or_without_labels(folder):
     assert [r.path.stem for r in dataset.records] == ["b", "c"]
     assert messages(dataset.problems, "error")[0].startswith("nowhere: there is no such image")
     assert "neither masks nor an xml" in messages(dataset.problems, "warning")[0]
+
+
+def write_plain(folder: Path, kind: type = np.uint8) -> Path:
+    """The three folders of VOC and nothing else: no list, no xml."""
+    for i in range(3):
+        write_image(folder / "JPEGImages" / f"p{i}.png", i)
+        values = np.zeros(SIZE, kind)
+        values[5:15, 5:25], values[20:30, 30:40] = 1, 2
+        for name, shown in (("SegmentationObject", values), ("SegmentationClass", np.where(values, 3, 0).astype(kind))):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(shown).save(folder / name / f"p{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_plain_folder(tmp_path, kind):
+    report = check(write_plain(tmp_path, kind))
+    assert report.errors == []
+    summary = report.summaries["all"]
+    assert (summary.images, summary.objects, summary.classes["bird"]) == (3, 6, 6)
+    assert summary.labels is not None
+    assert (summary.labels.classes["bird"], summary.labels.background) == (900, 6300)
+    dataset = report.datasets["all"]
+    assert len(dataset.as_instances().load(0)[1]) == 2
+    semantic = dataset.as_semantic().load(0)[1].semantic
+    assert semantic is not None
+    assert np.bincount(semantic.flatten().numpy()).tolist() == [2100, 0, 0, 300]
+    assert save_samples(dataset, tmp_path / "samples", 1)
+
+
+def test_label_maps_without_objects(tmp_path):
+    write_plain(tmp_path)
+    shutil.rmtree(tmp_path / "SegmentationObject")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.format, len(dataset), dataset.problems) == ("voc", 3, [])
+    assert check(tmp_path).errors == []
+
+
+@pytest.mark.parametrize("broken", ["SegmentationClass", "SegmentationObject"])
+@pytest.mark.parametrize("fault", ["cut", "ids", "folder"])
+def test_one_bad_label_image_is_named_and_the_rest_is_read(tmp_path, broken, fault):
+    file = write_plain(tmp_path) / broken / "p1.png"
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:50])
+    elif fault == "ids":
+        Image.fromarray(np.full(SIZE, 1000, np.uint16)).save(file)
+    else:
+        file.unlink()
+        file.mkdir()
+    report = check(tmp_path)
+    there = [r.path.stem for r in report.datasets["all"].records]
+    assert there == ["p0", "p2"] or (fault == "folder" and broken == "SegmentationObject")
+    assert report.errors or there == ["p0", "p1", "p2"]
+    assert all("p1" in str(error) for error in report.errors)
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "{} 1", "{}  -1", "{}.png", "JPEGImages/{}.png", "JPEGImages/{}.png SegmentationClass/{}.png", "  {}\t"],
+)
+@pytest.mark.parametrize("name", ["a", "left gate", "left gate 1", "2008_0001", "v1.2"])
+def test_lines_of_lists(tmp_path, start, line, name):
+    if name.startswith("left") and "Seg" in line:
+        return  # two paths with spaces cannot be told apart
+    write_image(tmp_path / "JPEGImages" / f"{name}.png")
+    write_image(tmp_path / "JPEGImages" / "other.png", 1)
+    write_xml(tmp_path / "Annotations" / f"{name}.xml", [("bolt", (1, 1, 20, 20))])
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text(start + line.format(name, name) + "\r\n", encoding="utf-8")
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.path.stem for r in dataset.records] == [name]
+    assert dataset.problems == []
+
+
+def test_a_list_in_another_encoding_loses_that_line_alone(folder):
+    (folder / "ImageSets" / "Segmentation" / "train.txt").write_bytes(b"a\ncaf\xe9\n")
+    dataset = open_dataset(folder, "train")
+    assert [r.path.stem for r in dataset.records] == ["a"]
+    assert "line 2 is not UTF-8" in messages(dataset.problems, "warning")[0]
+    assert "no such image" in messages(dataset.problems, "error")[0]
+    (folder / "class_names.txt").write_bytes(b"__ignore__\n_background_\n" + b"caf\xe9\n" * 12)
+    assert any("class_names" in p.file for p in open_dataset(folder, "train").problems)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "GBK", "Shift_JIS", "utf-16"])
+def test_xml_in_any_encoding(tmp_path, encoding):
+    write_image(tmp_path / "JPEGImages" / "p.png")
+    (tmp_path / "Annotations").mkdir()
+    text = f'<?xml version="1.0" encoding="{encoding}"?><annotation><object><name>猫</name><bndbox><xmin>2</xmin>'
+    text += "<ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox></object></annotation>"
+    (tmp_path / "Annotations" / "p.xml").write_bytes(text.replace("猫", "車").encode(encoding, "replace"))
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == []
+    assert dataset.records[0].annotations[0].box == (1, 1, 20, 20)
+
+
+def test_the_size_of_the_xml_is_compared(folder):
+    file = folder / "Annotations" / "b.xml"
+    plain = file.read_text()
+    for size, faulty in ((SIZE, False), ((0, 0), False), (("x", ""), False), (SIZE[::-1], True), ((80, 120), True)):
+        stated = f"<annotation><size><width>{size[1]}</width><height>{size[0]}</height></size>"
+        file.write_text(plain.replace("<annotation>", stated))
+        errors = [e.message for e in check(folder).errors]
+        assert ["the image has 60 x 40" in e for e in errors] == [True] * faulty, size
+
+
+def test_folders_among_files_and_two_images_of_one_name(folder):
+    (folder / "Annotations" / "p2.xml").mkdir()
+    (folder / "JPEGImages" / "p3.png").mkdir()
+    shutil.rmtree(folder / "ImageSets")
+    assert [r.path.stem for r in open_dataset(folder).records] == ["a", "b"]
+    write_image(folder / "JPEGImages" / "b.bmp")
+    errors = messages(open_dataset(folder).problems, "error")
+    assert ["has the same name" in e for e in errors] == [True]
+
+
+def test_a_box_without_numbers_is_named_in_our_words(folder):
+    file = folder / "Annotations" / "b.xml"
+    plain = file.read_text()
+    for value, reason in (("ten", "no number: 'ten'"), ("", "the box has no xmin"), ("1e999", "no numbers")):
+        file.write_text(plain.replace("<xmin>1<", f"<xmin>{value}<", 1))
+        dataset = open_dataset(folder, "val")
+        assert len(dataset.records[0].annotations) == 1
+        assert reason in messages(dataset.problems, "error")[0]

@@ -229,6 +229,8 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
     corners = next((c for c in _CORNERS if set(c) <= set(names)), None)
     extent = next((c for c in _CORNER_AND_SIZE if set(c) <= set(names)), None) if corners is None else None
     box = corners or extent
+    if "region_shape_attributes" in names:
+        raise DataError(f"{file}: this is a VIA (VGG Image Annotator) table, which is not read: export it as COCO")
     if image is None or box is None:
         raise DataError(
             f"{file}: the columns {', '.join(head)} are not understood; name them "

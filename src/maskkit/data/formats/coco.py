@@ -17,6 +17,7 @@ import numpy as np
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset, join
 from maskkit.data.files import SPLITS, image_folders, load_json
+from maskkit.data.formats import foreign
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
@@ -141,6 +142,9 @@ def read_truth(path: Path, split: str | None = None) -> Dataset:
 def read_json(file: Path, images: bool = True) -> Dataset:
     """The data set of one COCO ground-truth file. Raises `DataError` as `read` does."""
     content = load_json(file)
+    listed = isinstance(content, dict) and isinstance(content.get("images"), list)
+    if not listed and (known := foreign.of_json(content)) is not None:
+        raise DataError(f"{file}: {known}")
     if not isinstance(content, dict):
         raise DataError(
             f"{file}: holds {kind_of(content)}; ground truth is an object with images, annotations, categories"

@@ -19,7 +19,7 @@ from maskkit.data.files import image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
 from maskkit.data.places import locate, unseen
 from maskkit.data.records import Annotation, Box, Record, Segment
-from maskkit.data.rules import Problems, Warn, sound_box, stated_size
+from maskkit.data.rules import Problems, Warn, sound_box, stated_size, to_numbers
 from maskkit.errors import DataError
 from maskkit.prediction import Categories, ImageId
 
@@ -41,7 +41,7 @@ def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset
             rows.setdefault(ids.key(row["image_id"]), row)
         annotated = Counter(ids.key(row["image_id"]) for row in content["annotations"])
     except MALFORMED as error:
-        raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({error!r})") from error
+        raise DataError(f"{file}: its lists do not follow COCO's panoptic format ({reason_of(error)})") from error
     files = locate([_name(image) for image in content["images"]], images_beside(file))
     if not images:
         there = (unseen(file.parent, _name(image)) for image in content["images"])
@@ -59,7 +59,7 @@ def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset
             if annotated[key] > 1:
                 raise ValueError(f"image {record.image_id} has two annotations; the first one counts")
         except MALFORMED as error:
-            reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            reason = reason_of(error)
             name = image.get("file_name") if isinstance(image, dict) else None
             reader.problems.error(file, f"image {name or place}", reason)
     return Dataset(list(records.values()), categories, file, "panoptic", reader.problems)
@@ -108,6 +108,13 @@ class _Reader:
         return Record(own, path, size, objects, LabelFile(pixels, values))
 
 
+def reason_of(error: Exception) -> str:
+    """What one of `MALFORMED` says about the file, in words of the file."""
+    if isinstance(error, KeyError):
+        return f"has no {error.args[0]!r}" if error.args else "lacks a value"
+    return str(error) if type(error) is ValueError else "a value is of another kind than the format has it"
+
+
 def _name(row: Any) -> str:
     """The name of a file, empty where there is none."""
     name = row.get("file_name") if isinstance(row, dict) else None
@@ -139,9 +146,12 @@ def _box(segment: Mapping[str, Any], size: tuple[int, int], warn: Warn) -> Box |
     if not segment.get("bbox"):
         return None
     try:
-        x, y, width, height = segment["bbox"]
+        sides = to_numbers(segment["bbox"], "the box").tolist()
+        if len(sides) != 4:
+            raise ValueError("the box is not [x, y, width, height]")
+        x, y, width, height = sides
         return sound_box((x, y, x + width, y + height), size, warn)
-    except (ValueError, TypeError, OverflowError) as error:
+    except ValueError as error:
         warn(f"{error}; the box of the mask is taken")
         return None
 

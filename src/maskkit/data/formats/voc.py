@@ -36,7 +36,8 @@ _LISTS = ("ImageSets/Segmentation", "ImageSets/Main", "")
 
 def recognise(folder: Path) -> bool:
     """Whether the folder has images beside VOC's masks or xml files."""
-    labelled = (folder / "SegmentationObject").is_dir() or any((folder / "Annotations").glob("*.xml"))
+    labelled = any((folder / name).is_dir() for name in ("SegmentationObject", "SegmentationClass"))
+    labelled = labelled or any((folder / "Annotations").glob("*.xml"))
     return labelled and _images(folder) is not None
 
 

@@ -1,0 +1,151 @@
+"""Formats that are known and not read: what a file or folder looks like, and how to convert it.
+
+Nothing here raises: what is not known is None.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskkit.data.text_files import beginning_of
+from maskkit.errors import DataError
+
+_LARGEST = 64 << 20
+"""Bytes of the largest json that is read to tell its format."""
+_FILES = 20
+"""So many files of a folder are looked at."""
+
+
+class _Known(NamedTuple):
+    """A format by the look of its json."""
+
+    name: str
+    remedy: str
+    looks: Callable[[Any], bool]
+    """Whether a json object is of this format, or the first object of a list."""
+
+
+def _has(*keys: str) -> Callable[[Any], bool]:
+    return lambda row: isinstance(row, dict) and all(key in row for key in keys)
+
+
+def _via(content: Any) -> bool:
+    rows = list(islice(content.values(), 3)) if isinstance(content, dict) else []
+    return _has("_via_img_metadata")(content) or (bool(rows) and all(map(_has("filename", "regions"), rows)))
+
+
+_LABELBOX = "convert it to COCO by Labelbox's Python library"
+_OBJECTS = (
+    _Known("a VIA (VGG Image Annotator) json", "in VIA choose Annotation, Export Annotations (COCO format)", _via),
+    _Known(
+        "a Datumaro json",
+        "convert it by: datum convert -if datumaro -i FOLDER -f coco",
+        lambda c: _has("items", "categories")(c) and isinstance(c["categories"], dict),
+    ),
+    _Known("Cityscapes polygons", "make label images by cityscapesScripts", _has("imgHeight", "imgWidth", "objects")),
+    _Known(
+        "a Supervisely annotation",
+        "in Supervisely run Export to COCO",
+        lambda c: _has("size", "objects")(c) and isinstance(c["size"], dict),
+    ),
+    _Known("a file of one LabelMe image", "give the folder that it lies in", _has("shapes")),
+    _Known("a VoTT json", "in VoTT choose the export format Pascal VOC", _has("asset", "regions")),
+    _Known("a VoTT project", "in VoTT choose the export format Pascal VOC", _has("assets", "tags")),
+    _Known("a Labelbox export", _LABELBOX, _has("data_row")),
+    _Known("GeoJSON", "convert it to COCO, in pixels of the images", lambda c: _has("features", "type")(c)),
+)
+_ROWS = (
+    _Known("a Label Studio json", "in Label Studio choose Export, COCO", _has("data", "annotations")),
+    _Known("a Label Studio json", "in Label Studio choose Export, COCO", _has("data", "completions")),
+    _Known("a Labelbox export", _LABELBOX, _has("data_row")),
+    _Known("a Labelbox export", "export it again as COCO", _has("Labeled Data")),
+    _Known("a COCO results file", "give the ground truth; this is for eval --predictions", _has("image_id", "score")),
+    _Known("a Scalabel (BDD100K) json", "convert it by: python -m scalabel.label.to_coco", _has("name", "labels")),
+    _Known("a CreateML json", "export it again as COCO", _has("image", "annotations")),
+    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, COCO", _has("image", "label")),
+    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, COCO", _has("image", "annotator")),
+)  # fmt: skip
+_ENDINGS = {
+    ".tfrecord": ("TFRecord", "export the data set again as COCO or Pascal VOC"),
+    ".tfrec": ("TFRecord", "export the data set again as COCO or Pascal VOC"),
+    ".record": ("TFRecord", "export the data set again as COCO or Pascal VOC"),
+    ".parquet": ("a Parquet table", "save the images as files and the annotations as COCO"),
+    ".zip": ("an archive", "unpack it and give the folder"),
+    ".tar": ("an archive", "unpack it and give the folder"),
+    ".gz": ("an archive", "unpack it and give the folder"),
+    ".mat": ("a MATLAB file", "save the label maps as PNG"),
+}
+_CVAT = ("CVAT XML", "in CVAT choose Export, COCO 1.0 (or Segmentation mask 1.1 for label maps)")
+
+
+def of_json(content: Any) -> str | None:
+    """The sentence about a json, parsed, that is of a known format."""
+    one = next(iter(content), None) if isinstance(content, list) else content
+    known: Sequence[_Known] = _ROWS if isinstance(content, list) else _OBJECTS
+    return next((_sentence(k.name, k.remedy) for k in known if k.looks(one)), None)
+
+
+def of_file(file: Path) -> str | None:
+    """The sentence about a file of a known format."""
+    suffix = file.suffix.lower()
+    if re.search(r"\.tfrecord(-\d+-of-\d+)?$|\.tfrec$", file.name):
+        suffix = ".tfrecord"
+    if suffix in _ENDINGS:
+        return _sentence(*_ENDINGS[suffix])
+    try:
+        if suffix == ".xml":
+            return _of_xml(beginning_of(file, 1 << 16))
+        if suffix in (".jsonl", ".ndjson"):
+            lines = beginning_of(file, 1 << 16).splitlines()
+            return of_json([json.loads(lines[0])]) if lines else None
+        if suffix == ".json" and file.stat().st_size <= _LARGEST:
+            return of_json(json.loads(beginning_of(file, _LARGEST)))
+        if suffix == ".txt" and _of_dota(beginning_of(file, 4096).decode("utf-8", "replace")):
+            return _sentence("DOTA text with oriented boxes", "write a polygon for each object, as YOLO or COCO has it")
+    except (DataError, OSError, ValueError, RecursionError):
+        pass
+    return None
+
+
+def of_folder(folder: Path) -> str | None:
+    """The sentence about a folder of a known format."""
+    try:
+        if (folder / "gtFine").is_dir() or (folder / "gtCoarse").is_dir():
+            return _sentence(
+                "Cityscapes",
+                "make *_labelTrainIds.png by cityscapesScripts, then put the images into images/train and images/val "
+                "and the labels, under the same names, into masks/train and masks/val",
+            )
+        if (folder / "meta.json").is_file() and any(folder.glob("*/ann")):
+            return _sentence("a Supervisely project", "in Supervisely run Export to COCO")
+        inside = (f for sub in ("", "annotations", "ann", "train", "labels") for f in (folder / sub).glob("*.*"))
+        named = (f for f in inside if f.suffix.lower() in {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"})
+        for file in islice(named, _FILES):
+            if (sentence := of_file(file)) is not None:
+                return f"{file.relative_to(folder)}: {sentence}"
+    except OSError:
+        pass
+    return None
+
+
+def _of_xml(beginning: bytes) -> str | None:
+    if re.search(rb"<annotations>", beginning) and re.search(rb"<(image|track|meta|version)\b", beginning):
+        return _sentence(*_CVAT)
+    if re.search(rb"<annotation\b", beginning):
+        return _sentence("a Pascal VOC file of one image", "give the folder that Annotations/ and JPEGImages/ lie in")
+    return None
+
+
+def _of_dota(text: str) -> bool:
+    rows = [line.split() for line in text.splitlines()[:5] if ":" not in line]
+    number = re.compile(r"-?[0-9.]+")
+    return bool(rows) and all(
+        len(row) == 10 and all(map(number.fullmatch, row[:8])) and not number.fullmatch(row[8]) for row in rows
+    )
+
+
+def _sentence(name: str, remedy: str) -> str:
+    return f"this is {name}, which is not read: {remedy}"
