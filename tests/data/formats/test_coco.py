@@ -327,7 +327,7 @@ def test_no_text_of_counts_does_more_than_raise_value_error(counts):
 
 def test_json_of_other_tools_is_not_taken_for_coco(tmp_path):
     write_json(tmp_path / "a.json", json.loads('{"version": "5.0", "shapes": []}'))
-    with pytest.raises(DataError, match="not COCO ground truth"):
+    with pytest.raises(DataError, match="a file of one LabelMe image"):
         open_dataset(tmp_path / "a.json")
 
 
@@ -354,3 +354,51 @@ def test_one_bad_image_record_leaves_the_ids_of_the_others(tmp_path):
     dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, 9)], [None, image_row(9, file_name="2.png")]))
     assert [(r.image_id, len(r.annotations)) for r in dataset.records] == [(9, 1)]
     assert len(dataset.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("bbox", "said"),
+    [
+        ([10, 10, 20, 20], False),
+        ([8, 8, 23, 23], False),  # drawn by hand
+        ([10, 10, 30, 20], False),  # around a hidden part
+        ([40, 25, 10, 10], True),
+        ([10, 10, 30, 30], True),  # x2 and y2 in place of width and height
+        ([10, 10, 4, 4], True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["polygon", "run lengths"])
+def test_a_box_that_is_not_around_its_mask_is_said(tmp_path, bbox, said, kind):
+    rle = polygons.to_rle([SQUARE], SIZE)
+    shape = [SQUARE] if kind == "polygon" else {"size": [*SIZE], "counts": rle["counts"].decode()}
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, bbox=bbox, segmentation=shape)]))
+    assert ["not around the mask" in w for w in messages(dataset.problems, "warning")] == [True] * said
+    assert len(dataset.records[0].annotations) == 1
+
+
+def test_many_boxes_that_contradict_their_masks_are_counted(tmp_path):
+    rows = [object_row(i, bbox=[40, 25, 10, 10]) for i in range(1, 51)]
+    warnings = messages(read_json(write_coco(tmp_path / "a.json", rows)).problems, "warning")
+    assert len(warnings) == 21
+    assert warnings[-1].startswith("30 other annotations: the same")
+
+
+PYTHON = re.compile(
+    r"NoneType|could not convert|unpack|not iterable|unhashable|argument must|has no attribute|object is not|"
+    r"object of type|not supported between|Error\(|invalid literal|<class|inhomogeneous|sequence"
+)
+"""Words of Python's own messages."""
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+def test_problems_are_in_words_of_the_file(tmp_path, data):
+    content = json.loads(write_coco(tmp_path / "a.json", [object_row(1), object_row(2, 2)]).read_text())
+    content["annotations"].append(object_row(3, segmentation={"size": [*SIZE], "counts": [100, 10, 2290]}))
+    place = data.draw(st.sampled_from(places(content)))
+    (tmp_path / "a.json").write_text(json.dumps(spoil(content, place, data.draw(JSON))))
+    try:
+        said = [str(p) for p in read_json(tmp_path / "a.json").problems]
+    except DataError as error:
+        said = [str(error)]
+    assert not [text for text in said if PYTHON.search(text)]

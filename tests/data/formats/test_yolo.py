@@ -1,5 +1,8 @@
+import itertools
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -144,3 +147,59 @@ def test_no_line_does_more_than_raise_value_error(line):
     assert found.box is not None
     assert found.box[2] > found.box[0]
     assert 0 <= found.label < 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_costs_no_object(tmp_path, end):
+    write_yolo(tmp_path, "")
+    labels = tmp_path / "labels/train/a.txt"
+    labels.write_bytes(b"\xef\xbb\xbf" + end.join(["0 0.5 0.5 0.5 0.5", f"1 {POLYGON}"]).encode())
+    yaml = tmp_path / "data.yaml"
+    yaml.write_bytes(b"\xef\xbb\xbf" + yaml.read_bytes())
+    dataset = open_dataset(tmp_path, "train")
+    assert len(dataset.records[0].annotations) == 2
+    assert not [p for p in dataset.problems if p.level == "error"]
+
+
+def test_names_are_what_is_written(tmp_path):
+    write_yolo(tmp_path, "0 0.5 0.5 0.5 0.5")
+    for names in ("[no, 1.0, 007]", "{0: no, 1: 1.0, 2: 007}"):
+        (tmp_path / "data.yaml").write_text(f"names: {names}\ntrain: images/train\nval:\ntest: null\n")
+        dataset = open_dataset(tmp_path)
+        assert dataset.categories.names == ("no", "1.0", "007")
+        assert find_splits(tmp_path) == ["train"]
+
+
+def test_aliases_do_not_fill_the_memory(tmp_path):
+    write_yolo(tmp_path, "")
+    rows = ["a: &a [x,x,x,x,x,x,x,x,x,x]"]
+    rows += [f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]" for a, b in itertools.pairwise("abcdefghi")]
+    (tmp_path / "data.yaml").write_text("\n".join([*rows, "train: images/train", "names: *i"]))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"data\.yaml: has more than"):
+        open_dataset(tmp_path / "data.yaml")
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["names: [[a]]", "names: ['']", "names: [a]\ntrain: {a: b}", "names: [a]\npath: [[b]]"]
+)
+def test_values_of_another_kind_are_one_clear_error(tmp_path, text):
+    write_yolo(tmp_path, "")
+    (tmp_path / "data.yaml").write_text(f"train: images/train\n{text}" if "train" not in text else text)
+    with pytest.raises(DataError, match=r"data\.yaml: (class 0 of names|train is neither|path is neither)"):
+        open_dataset(tmp_path)
+
+
+def test_oriented_boxes_are_said(tmp_path):
+    # ten rectangles, turned by 30 degrees in pixels, and the same ones upright
+    for angle, warned in ((30, 1), (0, 0)):
+        cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        corners = np.array([[-8, -4], [8, -4], [8, 4], [-8, 4]]) @ [[cos, sin], [-sin, cos]]
+        lines = [
+            f"0 {' '.join(map(str, ((corners + np.array([20 + i, 20])) / SIZE[::-1]).ravel()))}" for i in range(10)
+        ]
+        write_yolo(tmp_path / str(angle), "\n".join(lines))
+        dataset = open_dataset(tmp_path / str(angle), "train")
+        assert sum("oriented boxes" in p.message for p in dataset.problems) == warned

@@ -45,8 +45,6 @@ LAYOUT = (
     '(with "images", "annotations" and "categories")'
 )
 
-_UNUSABLE = (ValueError, TypeError, OverflowError)
-"""What the values of a bad annotation lead to."""
 
 _LARGEST = 1e300
 """Numbers beyond are none that anyone measured."""
@@ -345,12 +343,12 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
             shape = sound_rle(shape, size if size != UNKNOWN_SIZE else tuple(shape["size"]), allow_empty=True)
         elif shape is not None and size != UNKNOWN_SIZE:
             polygons.as_stated(shape, size)
-    except (*_UNUSABLE, KeyError):
+    except (ValueError, TypeError, OverflowError, KeyError):
         shape = None
     try:
         x, y, width, height = stated = _numbers(row.get("bbox"))
         box = (x, y, x + width, y + height)
-    except _UNUSABLE:
+    except ValueError:
         box, stated = extent(shape) if isinstance(shape, list) else None, None
     if shape is None and box is None:
         return None
@@ -361,7 +359,7 @@ def _inexact(bbox: Any, box: Box | None) -> Box | None:
     """``bbox``, where its width and height do not follow from the corners of ``box`` to the last bit."""
     try:
         x, y, width, height = _numbers(bbox)
-    except _UNUSABLE:
+    except ValueError:
         return None
     if box is None:
         return None

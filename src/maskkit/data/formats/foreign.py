@@ -78,6 +78,7 @@ _ENDINGS = {
     ".gz": ("an archive", "unpack it and give the folder"),
     ".mat": ("a MATLAB file", "save the label maps as PNG"),
 }
+_LOOKED_AT = {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"}
 _CVAT = ("CVAT XML", "in CVAT choose Export, COCO 1.0 (or Segmentation mask 1.1 for label maps)")
 
 
@@ -122,7 +123,7 @@ def of_folder(folder: Path) -> str | None:
         if (folder / "meta.json").is_file() and any(folder.glob("*/ann")):
             return _sentence("a Supervisely project", "in Supervisely run Export to COCO")
         inside = (f for sub in ("", "annotations", "ann", "train", "labels") for f in (folder / sub).glob("*.*"))
-        named = (f for f in inside if f.suffix.lower() in {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"})
+        named = (f for f in inside if f.suffix.lower() in _LOOKED_AT or ".tfrecord-" in f.name)
         for file in islice(named, _FILES):
             if (sentence := of_file(file)) is not None:
                 return f"{file.relative_to(folder)}: {sentence}"

@@ -1,0 +1,67 @@
+"""Formats that are known and not read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskkit.data import open_dataset
+from maskkit.errors import DataError
+from tests.data.written import write_image
+
+FILES = {
+    "annotations.xml": ("<annotations><version>1.1</version><meta/><image id='0'/></annotations>", "CVAT XML"),
+    "a.xml": ("<annotation><object/></annotation>", "Pascal VOC file of one image"),
+    "export.json": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "Label Studio"),
+    "min.json": ([{"image": "a.png", "annotator": 1, "label": []}], "JSON-MIN"),
+    "via.json": ({"_via_settings": {}, "_via_img_metadata": {}}, "VIA"),
+    "regions.json": ({"a.png12": {"filename": "a.png", "size": 12, "regions": []}}, "VIA"),
+    "a.png.json": ({"description": "", "size": {"height": 1, "width": 1}, "objects": []}, "Supervisely"),
+    "gt.json": ({"imgHeight": 1, "imgWidth": 1, "objects": []}, "Cityscapes"),
+    "default.json": ({"info": {}, "categories": {"label": {}}, "items": []}, "Datumaro"),
+    "old.json": ([{"ID": "x", "Labeled Data": "a.png", "Label": {}}], "Labelbox"),
+    "new.ndjson": ({"data_row": {"id": "x"}, "projects": {}}, "Labelbox"),
+    "results.json": ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], "COCO results"),
+    "frames.json": ([{"name": "a.png", "labels": []}], "Scalabel"),
+    "shape.json": ({"shapes": [], "imagePath": "a.png"}, "give the folder"),
+    "train.tfrecord": ("x", "TFRecord"),
+    "train.tfrecord-00000-of-00002": ("x", "TFRecord"),
+    "P0001.txt": ("imagesource:x\n1 1 9 1 9 9 1 9 plane 0\n", "DOTA"),
+    "data.zip": ("x", "unpack it"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_answered_by_what_it_looks_like(tmp_path: Path, name: str) -> None:
+    content, answer = FILES[name]
+    file = tmp_path / name
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    write_image(tmp_path / "a.png")
+    with pytest.raises(DataError) as caught:
+        open_dataset(file)
+    assert f"{name}: this is " in str(caught.value)
+    assert answer in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if name not in ("shape.json", "a.png.json"):  # a folder of these is read, or no layout by itself
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            open_dataset(tmp_path)
+
+
+def test_folders(tmp_path: Path) -> None:
+    for sub in ("gtFine/train", "leftImg8bit/train"):
+        (tmp_path / "city" / sub).mkdir(parents=True)
+    with pytest.raises(DataError, match="this is Cityscapes"):
+        open_dataset(tmp_path / "city")
+    (tmp_path / "project/ds0/ann").mkdir(parents=True)
+    (tmp_path / "project/meta.json").write_text("{}")
+    with pytest.raises(DataError, match="a Supervisely project"):
+        open_dataset(tmp_path / "project")
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", "7", "null", '"a"', "[[]]", "[7]", "\xff", '{"a": {"b": 1}}'])
+@pytest.mark.parametrize("name", ["a.json", "a.xml", "a.ndjson", "a.txt", "a.tfrecord"])
+def test_what_is_not_known_is_the_ordinary_error(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError):
+            open_dataset(path)
