@@ -78,11 +78,11 @@ def source(tmp_path):
         "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog: or not"}, {"id": 8, "name": "nobody"}],
         "annotations": [
             object_row(11, 7),
-            object_row(12, 7, category_id=7, segmentation=[SQUARE, [40.0, 3.3, 55.21, 3.3, 47.77, 19.03]]),
-            object_row(13, 7, segmentation=[SQUARE, BLOCK]),  # parts that overlap
-            object_row(14, 7, segmentation={"size": [*SIZE], "counts": RING_RLE["counts"].decode()}),
+            object_row(12, 7, bbox=None, category_id=7, segmentation=[SQUARE, [40.0, 3.3, 55.21, 3.3, 47.77, 19.03]]),
+            object_row(13, 7, bbox=None, segmentation=[SQUARE, BLOCK]),  # parts that overlap
+            object_row(14, 7, bbox=None, segmentation={"size": [*SIZE], "counts": RING_RLE["counts"].decode()}),
             object_row(15, 9, category_id=7, segmentation=[], bbox=[3.25, 4.5, 20.125, 9]),
-            object_row(16, 9, iscrowd=1, segmentation={"size": [*SIZE], "counts": [100, 50, 2250]}),
+            object_row(16, 9, bbox=None, iscrowd=1, segmentation={"size": [*SIZE], "counts": [100, 50, 2250]}),
         ],
     }
     for name in ("1.png", "x/1.png"):
