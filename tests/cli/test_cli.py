@@ -15,6 +15,7 @@ from PIL import Image
 
 from maskkit import api, cli
 from maskkit.checkpoints import find
+from maskkit.checkpoints.header import read_header
 from maskkit.data import shapes
 from maskkit.zoo import list_models
 from maskkit.zoo.class_names import COCO
@@ -552,25 +553,32 @@ def test_as_a_module(photos, checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_training(drawn, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_training(drawn, tmp_path, workers, number):
+    """It goes to all processes of the terminal, as Ctrl-C does."""
     command = [sys.executable, "-m", "maskkit", "train", "--model", PRESET, "--data", drawn, "--out", tmp_path / "run"]
+    options = ["--weights", "random", "--train.steps", "100000", "--train.batch", "2", "--train.workers", str(workers)]
     process = subprocess.Popen(
-        [*command, *TINY, "--train.steps", "100000", "--train.workers", "0"],
+        [*command, *TINY, *options, "--train.eval-every", "0"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # a suite that runs in the background of a shell hands down an ignored SIGINT, which nobody at a terminal has
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    started = tmp_path / "run" / "last.safetensors"
-    while process.poll() is None and not started.exists():
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text()):  # ten steps are done
         time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode in (130, -signal.SIGINT), said  # a shell shows both as 130
-    assert "interrupted" in said
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    line = said.splitlines()[-1]
+    assert line.startswith(f"maskkit: interrupted; {tmp_path / 'run' / 'last.safetensors'} holds step ")
+    assert line.endswith("go on with the same command and --resume")
     assert "Traceback" not in said
+    assert read_header(tmp_path / "run" / "last.safetensors")["info"]["step"] >= 10
 
 
 @pytest.mark.slow

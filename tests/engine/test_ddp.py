@@ -4,7 +4,10 @@ The methods tried have no batch norm that is trained: that sees the images of it
 """
 
 import json
+import os
+import signal
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from maskkit import zoo
+from maskkit.checkpoints.header import read_header
 from maskkit.config import AugmentConfig, DataConfig, RunConfig, change
 from maskkit.data import shapes
 from tests.engine import runner
@@ -93,3 +97,29 @@ def test_two_processes_lose_what_one_loses(tmp_path: Path, preset: str, boxes_to
         assert a.keys() == b.keys()
         for name, value in a.items():
             assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-5), f"{name} of step {step + 1}"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path: Path, run: RunConfig) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    shared |= {"LOCAL_WORLD_SIZE": "2"}
+    config = replace(run, train=replace(run.train, steps=100_000, eval_every=0.0, save_every=100_000))
+    out = tmp_path / "run"
+    both = [runner.start(config, out, environment=shared | {"RANK": r, "LOCAL_RANK": r}) for r in "01"]
+    while all(p.is_alive() for p in both) and not ((out / "metrics.jsonl").exists() and log_lines(out)):
+        time.sleep(0.05)
+    os.kill(both[1].pid, signal.SIGTERM)  # type: ignore[arg-type]
+    for process in both:
+        process.join(60)
+    assert [p.exitcode for p in both] == [1, 1], "the error of the training, which these processes do not handle"
+    assert not (out / "run.lock").exists()
+    done = read_header(out / "last.safetensors")["info"]["step"]
+    assert done >= 10
+    assert all(row["step"] <= done for row in log_lines(out))
+
+
+def log_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
