@@ -94,12 +94,13 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         ((train_module, "update_average"), 3, [signal.SIGTERM], 3, signal.SIGTERM),
         ((train_module, "update_average"), 4, [signal.SIGINT], 4, signal.SIGINT),
         ((train_module, "update_average"), 6, [signal.SIGINT, signal.SIGINT], 4, signal.SIGINT),
+        ((train_module, "update_average"), 7, [signal.SIGHUP], 7, signal.SIGHUP),
         ((validate, "detect"), 2, [signal.SIGINT], 8, signal.SIGINT),
         ((validate, "save_model"), 1, [signal.SIGTERM], 4, signal.SIGTERM),
         ((validate, "write_json"), 1, [signal.SIGINT], 4, signal.SIGINT),
         (("maskkit.data.loader", "collate"), 6, [signal.SIGINT], 5, signal.SIGINT),
     ],
-    ids=["step", "term", "before-an-evaluation", "twice", "evaluation", "best", "predictions", "loader"],
+    ids=["step", "term", "before-an-evaluation", "twice", "hangup", "evaluation", "best", "predictions", "loader"],
 )
 def test_a_signal_saves_and_the_run_goes_on(
     tmp_path: Path,

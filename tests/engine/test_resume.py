@@ -118,7 +118,7 @@ def test_killed_at_every_renaming(tmp_path, run, undisturbed):
         kills += 1
         runner.run_to_end(config, out, resume=True)
         assert_same_run(out, undisturbed(config))
-        assert not [p.name for p in out.iterdir() if p.name.startswith(".")], "nothing is left behind"
+        assert not list(out.rglob(".*")), "nothing is left behind"
     assert kills > 20
 
 

@@ -302,7 +302,8 @@ def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = 
         run._saved, run._saved_at = start, time.monotonic()
         run.notes.append(f"continuing after step {start} of {run.total}")
     if run.main:
-        remove_leftovers(run.out)
+        for folder in (run.out, *(run.out / "samples").glob("*/")):
+            remove_leftovers(folder)
         write_json(run.out / "config.json", config)
         truncate(run.out / "metrics.jsonl", start, evaluated)
         remove_samples(run.out / "samples", start if evaluated is None else evaluated)
