@@ -17,7 +17,7 @@ from maskkit import zoo
 from maskkit.checkpoints.foreign import read_tensors, write_tensors
 from maskkit.checkpoints.header import MAX_CLASSES, categories_of, decoder_of, header_in, make_header
 from maskkit.checkpoints.listing import one_line, read_listing
-from maskkit.checkpoints.outline import build, check_outline
+from maskkit.checkpoints.outline import build, is_meta, outline
 from maskkit.config import DataConfig, RunConfig, from_dict
 from maskkit.errors import DataError, MaskkitError
 from maskkit.models.base import Model
@@ -65,13 +65,13 @@ def load_model(path: str | Path) -> Checkpoint:
         raise DataError(
             f"{path}: its description is damaged: {len(categories)} class names for {config.model.num_classes} classes"
         )
-    outline = check_outline(config, {n: t for n, t in listing.tensors.items() if "/" not in n}, path)
-    if decoder != outline.decoder:
+    model = outline(config, {n: t for n, t in listing.tensors.items() if "/" not in n}, path)
+    if decoder != model.decoder:
         raise DataError(
             f"{path}: written by maskkit {header['version']} to be decoded by {decoder}, while this version decodes "
-            f"{config.preset} by {outline.decoder}; use the version that wrote it"
+            f"{config.preset} by {model.decoder}; use the version that wrote it"
         )
-    model = build(config)
+    model = build(config) if is_meta(model) else model
     fill(model, {n: t for n, t in read_tensors(path).items() if "/" not in n}, path)
     config = replace(config, model=config.model.portable(), data=DataConfig())  # a file does not name further files
     return Checkpoint(model.eval(), config, categories, header["info"])

@@ -7,6 +7,7 @@ built on the meta device, where tensors have shapes and no values, and within li
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from maskkit.models.base import Model
 _PARTS_PER_TENSOR, _PARTS_AT_LEAST = 8, 5_000
 """How many modules and parameters may be made: a backbone is made twice, and has modules without weights."""
 
+_FEW_CLASSES = 200
+
 _MAX_TABLES = 256 << 20
 """Largest size, in bytes, of what a model computes when it is built and does not store."""
 
@@ -35,25 +38,14 @@ class _TooLarge(Exception):
     """A model with more parts than its file can fill."""
 
 
-def check_outline(config: RunConfig, tensors: Mapping[str, TensorInfo], path: Path) -> Model:
-    """The model of ``config`` on the meta device, whose names and shapes are those of ``tensors``.
+def outline(config: RunConfig, tensors: Mapping[str, TensorInfo], path: Path) -> Model:
+    """The model of ``config``, whose names and shapes are those of ``tensors``, with undefined weights.
 
-    Raises `DataError`, which names the file and the first differences, where they are not, and where the model cannot
-    be built.
+    It is on the meta device, but for a small preset as it is in the zoo: that has the room of its few weights at once.
+    Raises `DataError`, which names the file and the first differences, where names or shapes differ, and where the
+    model cannot be built.
     """
-    kind = zoo.model_class(config.preset)
-    try:
-        with torch.device("meta"), _limited(_PARTS_AT_LEAST + _PARTS_PER_TENSOR * len(tensors)):
-            model: Model = kind(config.model)
-    except _TooLarge:
-        raise DataError(
-            f"{path}: its description asks for many more parts than its {len(tensors)} tensors can fill; copy or "
-            "download it again"
-        ) from None
-    except Exception as error:  # what a wrong size makes of the constructors of a network can be any error
-        reason = one_line(error, 300)
-        problem = reason if isinstance(error, MaskkitError) else f"{type(error).__name__}: {reason}"
-        raise DataError(f"{path}: its description is of a model that cannot be built ({problem})") from error
+    model = build(config) if _is_small(config) else _on_meta(config, tensors, path)
     wanted = model.state_dict()
     problems = [f"{name!r} has no place" for name in tensors if name not in wanted]
     problems += [f"there is no {name!r}" for name in wanted if name not in tensors]
@@ -72,6 +64,33 @@ def check_outline(config: RunConfig, tensors: Mapping[str, TensorInfo], path: Pa
     if tables > _MAX_TABLES + sum(t.numel() * t.element_size() for t in wanted.values()):
         raise DataError(f"{path}: its description is of a model that needs {tables / 2**30:.1f} GiB beside its weights")
     return model
+
+
+def is_meta(model: Model) -> bool:
+    """Whether the weights of a model have shapes alone."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def _is_small(config: RunConfig) -> bool:
+    """Whether this is a small preset as it is in the zoo, for some tens of classes."""
+    preset, classes = zoo.preset(config.preset), config.model.num_classes
+    return preset.small and classes <= _FEW_CLASSES and replace(preset.model, num_classes=classes) == config.model
+
+
+def _on_meta(config: RunConfig, tensors: Mapping[str, TensorInfo], path: Path) -> Model:
+    kind = zoo.model_class(config.preset)
+    try:
+        with torch.device("meta"), _limited(_PARTS_AT_LEAST + _PARTS_PER_TENSOR * len(tensors)):
+            return kind(config.model)
+    except _TooLarge:
+        raise DataError(
+            f"{path}: its description asks for many more parts than its {len(tensors)} tensors can fill; copy or "
+            "download it again"
+        ) from None
+    except Exception as error:  # what a wrong size makes of the constructors of a network can be any error
+        reason = one_line(error, 300)
+        problem = reason if isinstance(error, MaskkitError) else f"{type(error).__name__}: {reason}"
+        raise DataError(f"{path}: its description is of a model that cannot be built ({problem})") from error
 
 
 def build(config: RunConfig) -> Model:

@@ -26,4 +26,4 @@ def check_name(name: str, noun: str = "backbone", family: str = "") -> None:
         )
     near = difflib.get_close_matches(text, timm.list_models(family), n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ";"
-    raise MaskkitError(f"timm has no {noun} {text!r}{hint} timm.list_models({family!r}) lists them all")
+    raise MaskkitError(f"timm has no {noun} {text!r}{hint} timm.list_models({family and repr(family)}) lists them all")
