@@ -1,6 +1,7 @@
 """Results of many images on disk: complete lines, going on, what an earlier run left."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -114,3 +115,22 @@ def test_stored_rows_are_read_again_each_time(tmp_path):
     assert named == [("x", 1), ("2-x", 2), ("c", 3)]
     write_json(tmp_path / "none.json", StoredRows(lambda: iter([]), 0))
     assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_rows_of_many_images_are_never_in_memory_together(tmp_path):
+    """300 images with 100 kB of masks each."""
+    tracemalloc.start()
+    try:
+        with Results(tmp_path, {}) as results:
+            for number in range(1, 301):
+                meta = ImageMeta(number, f"{number}.jpg", (30, 40), (30, 40))
+                results.add(meta, tmp_path / f"{number}.jpg", [{"image_id": number, "counts": "x" * 1000}] * 100)
+        rows = StoredRows(lambda: (found for _, found in results.read()), results.rows)
+        write_json(tmp_path / "predictions.json", rows)
+        assert sum(len(found) for _, _, found in named_rows(rows, results.images())) == 30_000
+        again = Results(tmp_path, {}, resume=True)
+        assert len(again) == 300
+        assert tracemalloc.get_traced_memory()[1] < 3e6
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "predictions.json").stat().st_size > 30e6
