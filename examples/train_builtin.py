@@ -48,8 +48,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--choose-score", type=Path, help="no training: write the best score threshold into this file")
     parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their results")
     given = parser.parse_args()
+
+    if given.choose_score:
+        return choose_score(given.choose_score, merge(given.data, "val", given.classes, given.out))
 
     from maskkit.engine.optim import precision_for
     from maskkit.engine.train import train
@@ -89,7 +93,9 @@ def main() -> None:
             eval_every=given.eval_every,
             save_every=100,
         ),
-        data=DataConfig(train=str(files["train"]), val=str(files["val"]), labels=given.labels, on_bad="skip"),
+        data=DataConfig(
+            train=str(files["train"]), val=str(files["val"]), labels=given.labels, on_bad="skip", allow_outside=True
+        ),
     )
     result = train(config, given.out, resume=given.resume)
     print(result.metrics)
@@ -103,12 +109,14 @@ def ship(best: Path, val: Path, out: Path) -> None:
     from maskkit.checkpoints.checkpoint import load_model, save_model
     from maskkit.data import open_dataset
     from maskkit.eval.instance.metric import evaluate
+    from maskkit.eval.task import TASKS
 
     trained = load_model(best)
     save_model(out, trained.model.half(), trained.config, trained.categories, trained.info)
-    dataset = open_dataset(val)
+    dataset = open_dataset(val, allow_outside=True)
     rows, _ = load(out).detect(dataset, batch=8)
     result = evaluate(rows, dataset.truth())
+    threshold = TASKS["instance"].threshold(result, rows, dataset)
     assert result.segm is not None
     classes = ", ".join(f"{name} {numbers['segm_AP']:.3f}" for name, numbers in result.per_class.items())
     info = {
@@ -116,10 +124,29 @@ def ship(best: Path, val: Path, out: Path) -> None:
         f"AP50 {result.segm['AP50']:.3f}, large objects {result.segm['APl']:.3f}",
         "licence": "Apache-2.0; its training photographs: docs/builtin.md",
         **trained.info,
-    }
+    } | ({} if threshold is None else {"score": threshold.score})
     save_model(out, trained.model, trained.config, trained.categories, info)
     result.save(best.with_name("shipped.json"))
     print(json.dumps(info, indent=2))
+
+
+def choose_score(file: Path, val: Path) -> None:
+    """Write the score threshold with the highest F1 on the validation images into a checkpoint, whose tensors stay."""
+    from maskkit import load
+    from maskkit.checkpoints.checkpoint import write_checkpoint
+    from maskkit.checkpoints.foreign import read_tensors
+    from maskkit.checkpoints.header import read_header
+    from maskkit.data import open_dataset
+
+    segmenter, dataset = load(file), open_dataset(val, allow_outside=True)
+    rows, _ = segmenter.detect(dataset, batch=8)
+    result = segmenter.task.evaluate(rows, dataset)
+    threshold = segmenter.task.threshold(result, rows, dataset)
+    assert threshold is not None
+    header = read_header(file)
+    header["info"]["score"] = threshold.score
+    write_checkpoint(file, read_tensors(file), header)
+    print(f"{len(dataset)} images, mask AP {result.metrics['AP']}: {threshold}, {threshold.score}")
 
 
 if __name__ == "__main__":

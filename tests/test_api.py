@@ -290,3 +290,24 @@ def test_texts_of_a_segmenter(segmenter):
     assert "2 classes: disc, ring" in text
     assert "input 64 x 64" in text
     assert len(text) < 200
+
+
+def test_the_score_threshold_is_that_of_the_checkpoint_unless_another_is_given(segmenter, image_path):
+    everything = objects(segmenter.predict(image_path, 0.0)).scores
+    assert segmenter.score == 0.3
+    for chosen, used in (
+        (0.0, 0.0),
+        (float(everything[1]), everything[1]),
+        (1, 1),
+        ("x", 0.3),
+        (2.0, 0.3),
+        (None, 0.3),
+    ):
+        mine = replace(segmenter, info={"score": chosen})
+        assert mine.score == pytest.approx(used)
+        assert len(objects(mine.predict(image_path))) == (everything > used).sum()
+        assert len(objects(mine.predict(image_path, 0.0))) == len(everything)
+
+
+def test_the_built_in_model_has_a_threshold():
+    assert load().score == pytest.approx(0.503, abs=1e-3)

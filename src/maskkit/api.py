@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from maskkit.models.base import Model
 
 
+DEFAULT_SCORE = 0.3
+"""The score threshold of weights for which none was chosen on validation images."""
+
+
 def create_model(preset: str, num_classes: int | None = None, **overrides: Any) -> Model:
     """A model with random weights; never downloads anything.
 
@@ -66,7 +70,7 @@ class Segmenter:
     task_name: str
     """A key of `maskkit.eval.task.TASKS`."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """What is known about the weights: ``step``, ``metrics``, ``licence``."""
+    """What is known about the weights: ``step``, ``metrics``, ``score``, ``licence``."""
 
     @classmethod
     def of(
@@ -121,19 +125,28 @@ class Segmenter:
 
         return TASKS[self.task_name]
 
-    def predict(self, source: Source, score: float = 0.3) -> Prediction:
+    @property
+    def score(self) -> float:
+        """The score threshold of predictions, unless another is given: that of the highest F1 on the validation images.
+
+        Trainings choose it and checkpoints carry it; for weights from elsewhere it is `DEFAULT_SCORE`.
+        """
+        chosen = self.info.get("score")
+        return float(chosen) if isinstance(chosen, int | float) and 0 <= chosen <= 1 else DEFAULT_SCORE
+
+    def predict(self, source: Source, score: float | None = None) -> Prediction:
         """The prediction for one image: a file, its content (bytes or an open binary file), a PIL image, or a uint8 RGB
         array ``(H, W, 3)`` or tensor ``(3, H, W)``. Several images are for `predict_many`.
 
-        Objects below ``score`` are left out. Raises `DataError` when the image cannot be read, and for a list, a folder
-        or an address.
+        Objects below ``score`` are left out; None means `score` of the segmenter. Raises `DataError` when the image
+        cannot be read, and for a list, a folder or an address.
         """
         return next(self.predict_many([source], score))
 
     def predict_many(
         self,
         sources: Iterable[Source],
-        score: float = 0.3,
+        score: float | None = None,
         batch: int = 1,
         failed: Callable[[Failure], None] | None = None,
     ) -> Iterator[Prediction]:
@@ -144,7 +157,8 @@ class Segmenter:
         """
         if isinstance(sources, str | bytes | Path):
             raise DataError("predict_many takes a list of images; put the image into a list, or use predict")
-        return self.predictor.images(sources, batch=batch, score=score, failed=failed)
+        least = self.score if score is None else score
+        return self.predictor.images(sources, batch=batch, score=least, failed=failed)
 
     def with_tta(self, tta: Tta) -> Segmenter:
         """The same model with test-time augmentation (semantic models only).
@@ -165,7 +179,8 @@ class Segmenter:
         from maskkit.data import find_splits, open_dataset
 
         if isinstance(data, str | Path):
-            data = open_dataset(data, "val" if "val" in find_splits(data) else None)
+            split = "val" if "val" in find_splits(data) else None
+            data = open_dataset(self.task.data_file(data, split), split)
         rows, known = self.detect(data, batch, workers)
         return self.task.evaluate(rows, known)
 

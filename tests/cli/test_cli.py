@@ -310,7 +310,30 @@ def test_eval_of_a_results_file(drawn, tmp_path, capsys):
     numbers = json.loads((out / "metrics.json").read_text())
     assert numbers["bbox"]["AP"] == pytest.approx(1)
     assert numbers["segm"]["AP"] == pytest.approx(1)
-    assert "100.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1.000" in said
+    assert "the highest F1, 1.000, is at score 0.50: precision 1.000, recall 1.000" in said
+    assert numbers["threshold"] == {"score": 0.5, "f1": 1, "precision": 1, "recall": 1}
+
+
+def test_eval_of_what_cannot_be_measured(drawn, tmp_path, capsys):
+    truth = json.loads((drawn / "val.json").read_text()) | {"annotations": []}
+    for content, reason in ((truth, "has no objects of the classes"), (truth | {"images": []}, "has no usable image")):
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        (tmp_path / "results.json").write_text("[]")
+        given = [
+            "--predictions",
+            tmp_path / "results.json",
+            "--data",
+            tmp_path / "truth.json",
+            "--out",
+            tmp_path / "out",
+        ]
+        assert run("eval", *given) == 1
+        said = capsys.readouterr()
+        assert reason in said.err
+        assert said.out == ""
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"image_id": 999, "category_id": 1, "score": 1}]'])

@@ -26,7 +26,7 @@ def test_a_run_writes_every_tenth_step_the_last_one_and_every_evaluation(tmp_pat
     assert [row["seconds"] for row in steps] == sorted(row["seconds"] for row in steps)
     said = capsys.readouterr().err
     assert "step 25/25  loss 1.500" in said
-    assert "AP 25.0" in said
+    assert "AP 0.250" in said
     assert "\x1b" not in said, "no terminal, no escape codes"
 
 

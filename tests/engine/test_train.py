@@ -51,6 +51,8 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, run, capsys)
     assert Path(resolved.data.train).is_absolute()
     assert replace(resolved, data=DataConfig()) == best.config, "weights do not tell of the machine's folders"
     assert best.info["metrics"] == result.metrics
+    assert best.info["score"] in [row.get("val/score") for row in evaluations]
+    assert f"takes objects above {best.info['score']:.2f}" in (out / "report.html").read_text()
     rows = json.loads((out / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == {17, 18, 19, 20}
     assert "16 images to train on, 4 to validate, 2 classes" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,11 @@ def drawn(seed: int, images: int = 8, classes: int = 3) -> tuple[list[dict[str, 
                 rows[-1]["bbox"] = (np.array(rows[-1]["bbox"]) + rng.normal(0, 1, 4)).tolist()
     order = rng.permutation(len(rows))
     return [rows[i] for i in order], truth_of(sizes, annotations, {k: f"class {k}" for k in range(1, classes + 1)})
+
+
+def numbers(measured: Mapping[str, float | None]) -> list[float]:
+    """Metrics with pycocotools' word for none."""
+    return [-1 if v is None else v for v in measured.values()]
 
 
 def official(rows: list[dict[str, Any]], truth: dict[str, Any], kind: Kind) -> COCOeval:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import Tta
+from maskkit.errors import DataError
 from maskkit.ranges import Count, Workers
 from maskkit.terminal import complain, say
 
@@ -45,39 +46,40 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         wrong_usage("eval takes either --model or --predictions")
+    from maskkit.api import load
     from maskkit.data import find_splits, open_dataset, open_truth
     from maskkit.eval.page import attempt
     from maskkit.eval.task import TASKS
+    from maskkit.files import write_json
 
-    splits = find_splits(data)
-    chosen_split = split or ("val" if "val" in splits else None)
-    # results are measured without images
-    dataset = (
-        open_truth(data, chosen_split, allow_outside)
-        if model is None
-        else open_dataset(data, chosen_split, allow_outside)
-    )
+    segmenter = load(model, device).with_tta(tta) if model is not None else None
+    chosen = segmenter.task if segmenter is not None else TASKS[task]
+    split = split or ("val" if "val" in find_splits(data) else None)
+    read = open_truth if segmenter is None else open_dataset  # results are measured without images
+    dataset = read(chosen.data_file(data, split), split, allow_outside)
     if left_out := [p for p in dataset.problems if p.level == "error" and not p.measured]:
         complain(f"{len(left_out)} bad records were left out; list them: maskkit check {data}")
-    if model is not None:
-        from maskkit.api import load
-
-        segmenter = load(model, device).with_tta(tta)
-        chosen = segmenter.task
+    if len(dataset) == 0:
+        raise DataError(f"{data}: has no usable image, so that nothing can be measured; maskkit check {data} lists why")
+    if segmenter is not None:
         with progress() as bars:
             bar = bars.add_task("predicting", total=len(dataset))
             rows, dataset = segmenter.detect(dataset, batch, workers, lambda done: bars.advance(bar, done))
         chosen.write_results(out, rows, dataset.coco_images(), dataset.categories)
     else:
         assert predictions is not None
-        chosen = TASKS[task]
         dataset = chosen.view(dataset)
         rows = chosen.read_results(predictions, dataset)
     result = chosen.evaluate(rows, dataset)
-    result.save(out / "metrics.json")
+    if next(iter(result.metrics.values())) is None:
+        raise DataError(f"{data}: has no {chosen.noun} of the classes that are measured, so that there is no result")
+    best = chosen.threshold(result, rows, dataset)
+    write_json(out / "metrics.json", result.to_json() | ({"threshold": best._asdict()} if best is not None else {}))
     report, title = out / "report.html", f"{model or predictions} on {data}"
     failed = attempt(report, lambda: chosen.write_report(report, result, rows, dataset, title=title))
     stdout().print(result.table())
+    if best is not None:
+        say(f"{best}; use it with maskkit predict --score {best.score:.2f}")
     say(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'metrics.json' if failed else report}")
     if failed:
         complain(failed)

@@ -39,7 +39,7 @@ def predict(
     data: Path | None = None,
     resume: bool = False,
     device: str | None = None,
-    score: Share = 0.3,
+    score: Share | None = None,
     classes: tuple[str, ...] = (),
     max_objects: Count | None = None,
     max_overlap: Share = 1.0,
@@ -69,7 +69,8 @@ def predict(
             that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
         resume: Go on with the run in the folder: images that are done are left out.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
-        score: Leave out objects below this score.
+        score: Leave out objects below this score. By default the threshold that the training of the model chose on its
+            validation images, with the highest F1; 0.3 for weights from elsewhere.
         classes: Keep only objects of these classes.
         max_objects: Keep the best so many objects of each image.
         max_overlap: Of objects that overlap more than this (intersection over union) keep the best, whatever their
@@ -94,6 +95,7 @@ def predict(
     if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     segmenter = load(model, device).with_tta(tta)
+    score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
     truth = _truth_ids(data, paths, segmenter) if data is not None else None
@@ -134,7 +136,7 @@ class _Run:
         self.truth, self.results, self.failures = truth, results, failures
         self.kept = len(results)
         """Images that an earlier run has done."""
-        self.seconds = 0.0
+        self.seconds = self.score = 0.0
         if results.removed:
             say(f"{results.removed} overlays of an earlier run were removed from {results.overlays}")
         if others := results.foreign():
@@ -143,6 +145,7 @@ class _Run:
     def images(self, paths: list[Path], score: float, batch: int) -> None:
         """Predict and write what is not done. Raises ``KeyboardInterrupt`` that says how to go on."""
         began = time.monotonic()
+        self.score = score
         try:
             with self.results, progress() as bars:
                 bar = bars.add_task("predicting", total=len(paths))
@@ -191,8 +194,9 @@ class _Run:
         done = len(results) - self.kept
         speed = f", {done / self.seconds:.1f} images/s" if done and self.seconds else ""
         earlier = f" ({self.kept} of them done before)" if self.kept else ""
+        above = f" with a score above {self.score:.2f}" if task.noun == "objects" else ""
         say(
-            f"{count} {task.noun} in {len(results)} images{earlier}{speed}: {results.overlays} and "
+            f"{count} {task.noun} in {len(results)} images{above}{earlier}{speed}: {results.overlays} and "
             f"{results.folder / 'predictions.json'}"
         )
         for failure in self.failures[:_NAMED]:
@@ -238,7 +242,8 @@ def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:
     from maskkit.data import find_splits, open_truth
     from maskkit.eval.truth_ids import TruthIds
 
-    dataset = open_truth(data, "val" if "val" in find_splits(data) else None)
+    split = "val" if "val" in find_splits(data) else None
+    dataset = open_truth(segmenter.task.data_file(data, split), split)
     return TruthIds.of(segmenter.task.view(dataset), paths, segmenter.categories)
 
 

@@ -55,7 +55,7 @@ def train(options: TrainOptions) -> int:
     """
     from maskkit.checkpoints.find import initial_weights
     from maskkit.engine.train import train
-    from maskkit.eval.instance.metric import percent
+    from maskkit.eval.numbers import shown
 
     weights = initial_weights(options.weights, options.preset)
     config = RunConfig(options.preset, options.model, options.input, options.augment, options.train, options.data)
@@ -63,8 +63,8 @@ def train(options: TrainOptions) -> int:
     for line in summary(config, out):
         say(line)
     result = train(config, out, options.resume, weights, options.device)
-    numbers = ", ".join(f"{name} {percent(value)}" for name, value in result.metrics.items())
-    say(f"{result.best}, in %: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
+    numbers = ", ".join(f"{name} {shown(value)}" for name, value in result.metrics.items())
+    say(f"{result.best}: {numbers}; see {result.out / 'report.html'} and {result.out / 'samples'}")
     return 0
 
 

@@ -150,7 +150,17 @@ class Dataset:
         return replace(self, records=records, categories=ONE_CLASS)
 
     def as_instances(self) -> "Dataset":
-        """The data set for instance segmentation: things only, without stuff segments and their classes."""
+        """The data set for instance segmentation: things only, without stuff segments and their classes.
+
+        Raises `DataError` when there are only label maps or tags, which do not separate objects.
+        """
+        if any(r.semantic is not None for r in self.records) and not any(
+            r.annotations or r.truth for r in self.records
+        ):
+            raise DataError(
+                f"{self.source}: has label maps or tags without objects; instance segmentation requires masks or boxes "
+                "of objects, a semantic model learns from these"
+            )
         if all(self.categories.things):
             return self
         things = self.only(np.flatnonzero(self.categories.things).tolist())

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from maskkit import zoo
-from maskkit.config import SUPERVISION, RunConfig
+from maskkit.config import SUPERVISION, DataConfig, RunConfig
 from maskkit.data import open_splits
 from maskkit.data.check import CheckReport, check_datasets
 from maskkit.data.dataset import Dataset
 from maskkit.data.rules import counted
 from maskkit.errors import DataError
-from maskkit.eval.task import TASKS
+from maskkit.eval.task import TASKS, Task
 
 
 def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset, list[str]]:
@@ -20,8 +20,9 @@ def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset
     of the data.
     """
     data, kind = config.data, zoo.model_class(config.preset)
-    view = TASKS[kind.task_of(config.model)].view
-    train_set, val_set = map(view, open_splits(data.train, data.val, data.val_split, allow_outside=data.allow_outside))
+    task = TASKS[kind.task_of(config.model)]
+    splits = open_splits(*_files(data, task), data.val_split, allow_outside=data.allow_outside)
+    train_set, val_set = map(task.view, splits)
     report = check_datasets({"train": train_set, "val": val_set}, data.train)
     if fault := report.summaries["train"].fault:
         raise DataError(f"{data.train}: {fault}")
@@ -39,6 +40,15 @@ def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset
     return train_set, val_set, notes
 
 
+def _files(data: DataConfig, task: Task) -> tuple[Path, Path | None]:
+    """What to open for the training and the validation images; None: what belongs to the former."""
+    train = task.data_file(data.train, "train")
+    if data.val is not None:
+        return train, task.data_file(data.val, "val")
+    val = task.data_file(data.train, "val")
+    return train, val if train.is_file() and val.is_file() and val != train else None
+
+
 def try_measure(config: RunConfig, val_set: Dataset) -> None:
     """Measure the validation images as if nothing had been found in them.
 
@@ -50,7 +60,7 @@ def try_measure(config: RunConfig, val_set: Dataset) -> None:
         name, value = next(iter(task.evaluate([], val_set).metrics.items()))
     except DataError as error:
         raise DataError(f"the validation images cannot be measured: {error}, or give others with --data.val") from None
-    if not value >= 0:
+    if value is None:
         raise DataError(
             f"{val_set.source}: the validation images have no {task.noun}, so that {name} cannot be measured; "
             "give others with --data.val"

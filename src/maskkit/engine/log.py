@@ -14,7 +14,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Column
 
 from maskkit.errors import FileError, MaskkitError, explain
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import Metric, shown
 from maskkit.files import replacing
 from maskkit.terminal import Console
 
@@ -103,9 +103,9 @@ class RunLog:
     def line(self, step: int, width: int = 80) -> str:
         """Where the run is after ``step``, in at most ``width`` columns: what matters least is left out first."""
         left = (time.monotonic() - self._began) / max(step - self.start, 1) * (self.total - step)
-        metric = f"{self._metric} {percent(self._value)}" if self._metric else ""
+        metric = f"{self._metric} {shown(self._value)}" if self._metric else ""
         if self._metric and self._best > self._value:
-            metric += f" (best {percent(self._best)})"
+            metric += f" (best {shown(self._best)})"
         epochs = math.ceil(self.total / self.epoch) if self.epoch else 0
         parts = [  # and how much they matter
             (f"epoch {math.ceil(step / self.epoch)}/{epochs}" if epochs else "", 2),
@@ -120,22 +120,21 @@ class RunLog:
             parts.remove(min(parts, key=lambda part: part[1]))
         return "  ".join(text for text, _ in parts)
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, Metric]) -> None:
         """Log the metrics of an evaluation after step ``step``, shares from 0 to 1; the first one is the decisive."""
         row = {f"val/{name}": value for name, value in metrics.items()}
         self._keep(row)
         self._write(step, row)
-        best = f"; best {self._metric} {percent(self._best)}" if self._best > self._value else ""
-        self.note(
-            f"step {step}/{self.total}, in %: " + ", ".join(f"{n} {percent(v)}" for n, v in metrics.items()) + best
-        )
+        best = f"; best {self._metric} {shown(self._best)}" if self._best > self._value else ""
+        self.note(f"step {step}/{self.total} " + ", ".join(f"{n} {shown(v)}" for n, v in metrics.items()) + best)
         self._counted_from, self._images = time.monotonic(), 0
 
     def _keep(self, row: Mapping[str, Any]) -> None:
         """Note the decisive metric of an evaluation."""
         name = next((n for n in row if n.startswith("val/")), None)
         if name is not None:
-            self._metric, self._value = name.removeprefix("val/"), row[name]
+            self._metric = name.removeprefix("val/")
+            self._value = math.nan if row[name] is None else row[name]
             self._best = self._value if math.isnan(self._best) else max(self._best, self._value)
 
     def note(self, text: str) -> None:
@@ -161,7 +160,8 @@ class RunLog:
                 raise FileError(explain(error, self._file.name)) from None
         if self._curves is not None:
             for name, value in values.items():
-                self._curves.add_scalar(name, value, step)
+                if value is not None:
+                    self._curves.add_scalar(name, value, step)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

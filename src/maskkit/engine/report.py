@@ -57,18 +57,18 @@ def commands(config: RunConfig, out: Path) -> list[tuple[str, str]]:
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Loss with its terms, and metrics in percent, by step, as the source of an image; empty where there are none."""
+    """Loss with its terms, and metrics, by step, as the source of an image; empty where there are none."""
     losses = sorted({n for row in rows for n in row if n == "loss" or n.startswith("loss/")})
     metrics = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("val/")][:7]
-    groups = [("loss", losses, 1), ("%", metrics, 100)]
+    groups = [("loss", losses), ("metric", metrics)]
     groups = [group for group in groups if group[1]]
     if not groups:
         return ""
     figure = Figure(figsize=(5 * len(groups), 3.4), layout="constrained")
-    for i, (unit, names, factor) in enumerate(groups, 1):
+    for i, (unit, names) in enumerate(groups, 1):
         axes = figure.add_subplot(1, len(groups), i, xlabel="step", ylabel=unit)
         for name, colour in zip(names, _COLOURS, strict=False):
-            points = [(row["step"], factor * row[name]) for row in rows if _shown(row.get(name))]
+            points = [(row["step"], row[name]) for row in rows if _shown(row.get(name))]
             if not any(value for _, value in points):
                 continue  # a term that this model does not have
             marker = "." if len(points) < 30 else None

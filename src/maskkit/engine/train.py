@@ -36,6 +36,7 @@ from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
 from maskkit.engine.validate import evaluate, evaluation_due, keep_best, write_report
 from maskkit.errors import DataError
+from maskkit.eval.numbers import Metric
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
 from maskkit.ranges import check_ranges
@@ -50,7 +51,7 @@ class TrainResult:
     best: Path
     last: Path
     steps: int
-    metrics: dict[str, float]
+    metrics: dict[str, Metric]
     """Of the best weights: `maskkit.eval.task.Result.metrics`. The first one decided which weights are best."""
 
 

@@ -1,6 +1,7 @@
 """Evaluation during a training: when it is due, what is kept of it, and the report at the end."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.engine.report import training_section
 from maskkit.engine.run import Run
+from maskkit.eval.numbers import Metric
 from maskkit.eval.page import attempt
 from maskkit.eval.rows import Row, rows_of
 from maskkit.eval.task import TASKS
@@ -26,7 +28,7 @@ SAMPLES = 4
 """Validation images that are drawn at each evaluation."""
 
 SAMPLE_SCORE = 0.3
-"""Objects with a lower score are not drawn there."""
+"""Objects with a lower score are not drawn there, where the validation images do not give a threshold."""
 
 
 def evaluation_due(done: int, total: int, period: float) -> bool:
@@ -39,15 +41,21 @@ def evaluate(
 ) -> None:
     """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``."""
     step = info["step"]
-    rows = detect(run, model, config, categories, val_set, run.out / "samples" / f"{step:07}")
+    rows, samples = detect(run, model, config, categories, val_set)
     if run.main:
-        metrics = TASKS[model.task].evaluate(rows, val_set).metrics
-        decisive = next(iter(metrics.values()))
+        task = TASKS[model.task]
+        result = task.evaluate(rows, val_set)
+        metrics, threshold = result.metrics, task.threshold(result, rows, val_set)
+        folder, score = run.out / "samples" / f"{step:07}", SAMPLE_SCORE if threshold is None else threshold.score
+        if failed := attempt(folder, lambda: [draw(prediction, folder, score) for prediction in samples]):
+            run.log.note(failed)
+        decisive = _decisive(metrics)
         if info["best"] is None or decisive >= info["best"]:
+            facts = {"step": step, "metrics": metrics} | ({} if threshold is None else {"score": threshold.score})
             write_json(run.out / "predictions.json", rows)
-            save_model(run.out / "best.safetensors", model, config, categories, {"step": step, "metrics": metrics})
+            save_model(run.out / "best.safetensors", model, config, categories, facts)
             info |= {"best": decisive, "metrics": metrics}
-        run.log.evaluation(step, metrics)
+        run.log.evaluation(step, metrics if threshold is None else metrics | {"score": threshold.score})
     info["evaluated"] = step  # the last change: what is stopped before is done again
 
 
@@ -62,37 +70,39 @@ def keep_best(run: Run, info: dict[str, Any]) -> None:
         info["evaluated"] = min(info["evaluated"], max(info["step"] - 1, 0))
         return
     metrics = read_header(best)["info"]["metrics"]
-    decisive = next(iter(metrics.values()))
+    decisive = _decisive(metrics)
     if info["best"] is None or decisive > info["best"]:
         info |= {"best": decisive, "metrics": metrics}
 
 
+def _decisive(metrics: Mapping[str, Metric]) -> float:
+    """The metric that decides which weights are best; what cannot be measured counts as 0."""
+    return next(iter(metrics.values())) or 0.0
+
+
 def detect(
-    run: Run, model: Model, config: RunConfig, categories: Categories, val_set: Dataset, samples: Path
-) -> list[Row]:
-    """Result rows of all processes for ``val_set``; its first images are drawn into the folder ``samples``."""
+    run: Run, model: Model, config: RunConfig, categories: Categories, val_set: Dataset
+) -> tuple[list[Row], list[Prediction]]:
+    """Result rows of all processes for ``val_set``, and the predictions of its first images."""
     part = val_set.subset(range(run.rank, len(val_set), run.world))
     found = predictor(model, config.input, categories)
     predictions = found.dataset(part, batch=config.train.batch, workers=config.train.workers)
 
-    failures: list[str] = []
+    first: list[Prediction] = []
 
-    def draw_first(i: int, prediction: Prediction) -> None:
-        if i < SAMPLES and run.main and not failures:
-            failed = attempt(samples, lambda: draw(prediction, samples))
-            failures.extend([failed] if failed else [])
+    def keep_first(i: int, prediction: Prediction) -> None:
+        if i < SAMPLES and run.main:
+            first.append(prediction)
 
-    rows = rows_of(run.log.track(predictions, len(part), "evaluating"), draw_first)
-    for failed in failures:
-        run.log.note(failed)
-    return gather_object(rows)
+    rows = rows_of(run.log.track(predictions, len(part), "evaluating"), keep_first)
+    return gather_object(rows), first
 
 
-def draw(prediction: Prediction, folder: Path) -> None:
-    """Save the image of a prediction with its objects of a high score drawn over it."""
+def draw(prediction: Prediction, folder: Path, score: float) -> None:
+    """Save the image of a prediction with its objects of at least ``score`` drawn over it."""
     found = prediction.instances
     if found is not None:
-        prediction = replace(prediction, instances=found[found.scores >= SAMPLE_SCORE])
+        prediction = replace(prediction, instances=found[found.scores >= score])
     prediction.save(folder / f"{in_file_name(prediction.meta.image_id)}_{Path(prediction.meta.path).stem}.jpg")
 
 
@@ -102,8 +112,13 @@ def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Datas
     def write() -> None:
         task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
         rows = json.loads((run.out / "predictions.json").read_bytes())
-        step = read_header(run.out / "best.safetensors")["info"]["step"]
-        notes = [f"weights of step {step} of {run.total}, trained on {len(train_set)} images of {train_set.source}"]
+        info = read_header(run.out / "best.safetensors")["info"]
+        facts = f"weights of step {info['step']} of {run.total}, trained on {len(train_set)} images"
+        notes = [f"{facts} of {train_set.source}"]
+        if "score" in info:
+            notes.append(
+                f"maskkit predict takes objects above {info['score']:.2f}, the score threshold of best F1 below"
+            )
         notes.append(training_section(run, config, len(train_set)))
         task.write_report(run.out / "report.html", task.evaluate(rows, val_set), rows, val_set, config.preset, notes)
 

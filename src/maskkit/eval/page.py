@@ -21,7 +21,7 @@ from PIL import Image
 
 from maskkit.data.images import read_pixels
 from maskkit.errors import DataError
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import shown
 from maskkit.files import replacing
 from maskkit.geometry.paint import tint
 from maskkit.infer.draw import one_line
@@ -178,5 +178,5 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("maskkit.eval"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["percent"] = percent
+    environment.filters["shown"] = shown
     return environment

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from maskkit.data.dataset import Dataset
 from maskkit.eval.instance import files as instance_files
+from maskkit.eval.instance import match, report
 from maskkit.eval.instance import metric as coco
-from maskkit.eval.instance import report
 from maskkit.eval.instance.metric import CocoResult, ProposalResult
+from maskkit.eval.numbers import Metric, Threshold
 from maskkit.eval.panoptic import files as panoptic_files
 from maskkit.eval.panoptic import metric as panoptic
 from maskkit.eval.panoptic import report as panoptic_report
@@ -26,21 +27,25 @@ class Result(Protocol):
     """The result of an evaluation."""
 
     @property
-    def main(self) -> dict[str, float]:
+    def main(self) -> dict[str, Metric]:
         """The main metrics of the task."""
         ...
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Metric]:
         """The metrics shown during training; the first one decides which weights are best."""
         ...
 
     def table(self) -> Table:
-        """The metrics in percent."""
+        """The metrics, between 0 and 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as JSON types; null where there is nothing to measure."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write all metrics as JSON."""
+        """Write `to_json` to a file."""
         ...
 
 
@@ -81,6 +86,11 @@ class Task:
     """Rows of a results file of any tool. Raises `DataError`."""
     write_results: WriteResults
     write_report: WriteReport
+    data_file: Callable[[str | Path, str | None], Path] = lambda path, split: Path(path)
+    """What to open for a split of the data set at a path, where the task wants one of several files."""
+    threshold: Callable[[Any, Unchecked, Dataset], Threshold | None] = lambda result, rows, dataset: None
+    """The score threshold with the highest F1 for a result with its rows and data; None: nothing has a score, or no row
+    is right."""
 
 
 def _measure_objects(rows: Unchecked, dataset: Dataset) -> CocoResult:
@@ -93,6 +103,11 @@ def _measure_boxes(rows: Unchecked, dataset: Dataset) -> CocoResult:
 
 def _measure_proposals(rows: Unchecked, dataset: Dataset) -> ProposalResult:
     return ProposalResult(**vars(coco.evaluate(rows, dataset.truth(), max_dets=coco.PROPOSALS)))
+
+
+def _best_threshold(result: CocoResult, rows: Unchecked, dataset: Dataset) -> Threshold | None:
+    best = match.best_threshold(list(match.scenes(rows, dataset.truth(), result.kind)))
+    return best if best.f1 > 0 else None
 
 
 def _read_objects(path: Path, dataset: Dataset) -> list[Row]:
@@ -115,6 +130,7 @@ INSTANCE = Task(
     _read_objects,
     instance_files.write_results,
     _report_objects,
+    threshold=_best_threshold,
 )
 DETECTION = replace(INSTANCE, name="detection", supervision=frozenset({"boxes"}), evaluate=_measure_boxes)
 PROPOSALS = replace(
@@ -143,6 +159,7 @@ PANOPTIC = Task(
     panoptic_files.read_results,
     panoptic_files.write_results,
     panoptic_report.write_report,
+    panoptic_files.data_file,
 )
 
 TASKS: dict[str, Task] = {t.name: t for t in (INSTANCE, DETECTION, PROPOSALS, SEMANTIC, PANOPTIC)}

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskkit.eval.instance.match import (
     FALSE,
@@ -102,7 +104,7 @@ def test_threshold_by_hand():
     assert [t.score for t in curve] == [0.9, 0.8, 0.7, 0.3]  # equal scores are one threshold
     assert [t.f1 for t in curve] == pytest.approx([2 / 5, 2 / 6, 6 / 8, 6 / 9])
     best = best_threshold([case])
-    assert best == pytest.approx((0.7, 0.75, 3 / 4, 3 / 4))
+    assert best == pytest.approx((0.5, 0.75, 3 / 4, 3 / 4))  # halfway between 0.7 and 0.3
     assert tally(case, best.score).f1 == pytest.approx(best.f1)
 
 
@@ -158,3 +160,25 @@ def test_hits_are_those_that_average_precision_counts(kind: Kind):
     assert (answers >= 0).sum() == hits
     assert (answers == IGNORED).sum() == ignored
     assert sum(tally(s, 0).hits for s in seen) == hits
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from([0.2, 0.4, 0.5, 0.5, 0.8]), st.booleans()), max_size=5), max_size=4))
+def test_the_best_threshold_is_the_best_by_both_readings_of_a_limit(images):
+    seen = [
+        scene(
+            [0] * 3,
+            [(0, s) for s, _ in sorted(found, reverse=True)],
+            [[float(hit)] * 3 for _, hit in sorted(found, reverse=True)],
+        )
+        for found in images
+    ]
+
+    def f1(score: float) -> float:
+        parts = [tally(one, score) for one in seen]
+        hits, wrong = sum(p.hits for p in parts), sum(p.missed + p.false for p in parts)
+        return 2 * hits / (2 * hits + wrong) if hits else 0.0
+
+    best = best_threshold(seen)
+    assert best.f1 == pytest.approx(max(map(f1, [0.2, 0.4, 0.5, 0.8])))
+    assert best.f1 == pytest.approx(f1(best.score) if best.f1 else 0)
+    assert best.f1 == 0 or all(s != best.score for one in seen for s in one.scores), "no score lies on it"

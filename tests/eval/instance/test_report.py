@@ -67,7 +67,7 @@ def test_report_is_one_complete_page(tmp_path):
     for part in ("Discs & more", "a note", "Average precision", "Score threshold", "Sizes", "Classes", "Confusion"):
         assert part in page.text
     assert result.segm is not None
-    assert f"{100 * result.segm['AP']:.1f}" in page.text
+    assert f"{result.segm['AP']:.3f}" in page.text
     images = [s for s in sources if "jpeg" in s]
     assert 2 <= len(images) <= 24
     for source in images:

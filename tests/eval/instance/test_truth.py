@@ -1,7 +1,6 @@
 """Ground truth is measured as the file has it: through the reader, with the numbers of pycocotools."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from maskkit import cli
 from maskkit.data import open_dataset, open_truth
 from maskkit.eval.instance.metric import Kind, evaluate
 from maskkit.eval.task import TASKS
-from tests.eval.cases import official, text_rle
+from tests.eval.cases import numbers, official, text_rle
 
 HEIGHT, WIDTH = 48, 64
 COORDINATES = st.integers(-40, 90) | st.sampled_from([0, 10, 10.5, 0.1, 48, 64])
@@ -68,11 +67,6 @@ def files(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "categories": [{"id": i, "name": f"class {i}"} for i in (1, 2)],
     }
     return rows, truth
-
-
-def numbers(measured: Mapping[str, float | None]) -> list[float]:
-    """With pycocotools' word for none."""
-    return [-1 if v is None else v for v in measured.values()]
 
 
 @given(files())

@@ -66,8 +66,11 @@ _SHOWN = 20
 """Boxes that contradict their masks, of one file, that are named one by one."""
 
 
-def find(folder: Path) -> dict[str | None, Path]:
-    """Annotation files of a folder by split; None stands for the file with all images."""
+def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
+    """Annotation files of a folder by split; None stands for the file with all images.
+
+    Of several for one split it is the first of the patterns below; with ``segments`` panoptic files come first.
+    """
     found: dict[str | None, Path] = {}
     for split, names in SPLITS.items():
         for name in names:
@@ -81,7 +84,8 @@ def find(folder: Path) -> dict[str | None, Path]:
                 f"annotations/panoptic_{name}*.json",
                 f"panoptic_{name}*.json",
             )
-            candidates = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not of_one_image(p)]
+            ranked = sorted(patterns, key=lambda pattern: not segments or "panoptic_" not in pattern)
+            candidates = [p for pattern in ranked for p in sorted(folder.glob(pattern)) if not of_one_image(p)]
             if candidates:
                 found.setdefault(split, candidates[0])
     for name in _WHOLE:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from maskkit.eval.instance.metric import Kind, class_names, counted_rows, sound_objects
+from maskkit.eval.numbers import Threshold
 from maskkit.eval.rows import Unchecked
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry import rle as mask_math
@@ -53,15 +54,6 @@ class Tally(NamedTuple):
         """Harmonic mean of precision and recall; 1 for an image without objects and detections."""
         total = 2 * self.hits + self.missed + self.false
         return 2 * self.hits / total if total else 1.0
-
-
-class Threshold(NamedTuple):
-    """A score threshold, and F1, precision and recall over all images at it."""
-
-    score: float
-    f1: float
-    precision: float
-    recall: float
 
 
 def scenes(rows: Unchecked, truth: Mapping[str, Any], kind: Kind) -> Iterator[Scene]:
@@ -130,11 +122,16 @@ def tally(scene: Scene, score: float) -> Tally:
 def best_threshold(scenes: Sequence[Scene]) -> Threshold:
     """The score threshold with the highest F1 over all images and classes; of equal ones the higher.
 
-    Without any hit it is 0, with an F1 of 0.
+    It lies halfway between the lowest score that counts and the highest that does not (0 where all count). Without any
+    hit it is 0, with an F1 of 0.
     """
     curve = threshold_curve(scenes)
     f1 = [t.f1 for t in curve]
-    return curve[int(np.argmax(f1))] if any(f1) else Threshold(0.0, 0.0, 0.0, 0.0)
+    if not any(f1):
+        return Threshold(0.0, 0.0, 0.0, 0.0)
+    best = int(np.argmax(f1))
+    below = curve[best + 1].score if best + 1 < len(curve) else 0.0
+    return curve[best]._replace(score=(curve[best].score + below) / 2)
 
 
 def threshold_curve(scenes: Sequence[Scene]) -> list[Threshold]:

@@ -21,6 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit.errors import DataError
+from maskkit.eval.numbers import Metric, mean, shown
 from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows
 from maskkit.files import write_json
 from maskkit.geometry import polygons
@@ -38,16 +39,17 @@ PROPOSALS = (10, 100, 1000)
 
 @dataclass(frozen=True, eq=False)
 class CocoResult:
-    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that there are no such objects, as in COCO."""
+    """The result of `evaluate`. Metrics are between 0 and 1; None means that there are no such objects."""
 
-    bbox: dict[str, float] | None
+    bbox: dict[str, Metric] | None
     """``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` of the boxes, None when not evaluated."""
-    segm: dict[str, float] | None
+    segm: dict[str, Metric] | None
     """The same of the masks."""
-    per_class: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, Metric]]
     """For each class name ``objects`` (without crowds), and for each evaluated kind ``bbox_AP``, ``bbox_AP50``, ..."""
     precision: dict[Kind, Float[np.ndarray, "10 101 k"]]
-    """Precision by IoU (`IOUS`), recall (`RECALLS`) and class, for objects of every size; the PR curves."""
+    """Precision by IoU (`IOUS`), recall (`RECALLS`) and class, for objects of every size; the PR curves. It is -1
+    for a class without objects."""
     recall: dict[Kind, Float[np.ndarray, "10 k"]]
     """Highest recall by IoU and class."""
 
@@ -57,14 +59,14 @@ class CocoResult:
         return "segm" if self.segm is not None else "bbox"
 
     @property
-    def main(self) -> dict[str, float]:
+    def main(self) -> dict[str, Metric]:
         """The metrics of `kind`."""
         numbers = self.segm or self.bbox
         assert numbers is not None
         return numbers
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Metric]:
         """The metrics shown during training; the first one, ``AP``, decides which weights are best."""
         parts = (("mask", self.segm), ("box", self.bbox))
         named = {f"{kind}_{n}": v[n] for kind, v in parts if v for n in ("AP", "AP50", "AP75")}
@@ -79,11 +81,11 @@ class CocoResult:
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The metrics in percent, one row per kind."""
-        table = Table("%", *self.main, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
+        """The metrics, one row per kind."""
+        table = Table("", *self.main, box=SIMPLE_HEAD, padding=0)  # fits 80 columns
         for name, numbers in (("box", self.bbox), ("mask", self.segm)):
             if numbers is not None:
-                table.add_row(name, *map(percent, numbers.values()))
+                table.add_row(name, *map(shown, numbers.values()))
         return table
 
 
@@ -91,14 +93,9 @@ class ProposalResult(CocoResult):
     """The result of `evaluate` for class-agnostic proposals with the limits `PROPOSALS`; the main metric is recall."""
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Metric]:
         """The metrics shown during training; the recall of the best hundred decides which weights are best."""
         return {name: self.main[name] for name in ("AR100", "AR10", "AR1000", "AP")}
-
-
-def percent(value: float) -> str:
-    """A share as text in percent; a dash for -1."""
-    return f"{100 * value:.1f}" if value >= 0 else "–"
 
 
 def evaluate(
@@ -124,7 +121,7 @@ def evaluate(
         kinds = [k for k in KINDS if k == "bbox" or (_have_masks(rows) and _have_masks(truth["annotations"]))]
     precision: dict[Kind, np.ndarray] = {}
     recall: dict[Kind, np.ndarray] = {}
-    numbers: dict[Kind, dict[str, float]] = {}
+    numbers: dict[Kind, dict[str, Metric]] = {}
     if "segm" in kinds and not _have_masks(truth["annotations"]):
         raise DataError("the ground truth has boxes only, so masks cannot be evaluated; evaluate boxes only")
     found = counted_rows(rows, truth, "segm" in kinds)
@@ -133,11 +130,11 @@ def evaluate(
         numbers[kind] = _summary(*counts, limits)
         precision[kind], recall[kind] = counts[0][..., 0, -1], counts[1][..., 0, -1]
     objects = Counter(a["category_id"] for a in truth["annotations"] if not a.get("iscrowd"))
-    per_class: dict[str, dict[str, float]] = {}
+    per_class: dict[str, dict[str, Metric]] = {}
     for k, (category_id, name) in enumerate(class_names(truth).items()):
         per_class[name] = {"objects": objects[category_id]}
         for kind, values in precision.items():
-            per_class[name] |= {f"{kind}_AP": _mean(values[..., k]), f"{kind}_AP50": _mean(values[0, :, k])}
+            per_class[name] |= {f"{kind}_AP": mean(values[..., k]), f"{kind}_AP50": mean(values[0, :, k])}
     return CocoResult(numbers.get("bbox"), numbers.get("segm"), per_class, precision, recall)
 
 
@@ -248,14 +245,9 @@ def _accumulate(
 
 def _summary(
     precision: Float[np.ndarray, "10 101 k 4 m"], recall: Float[np.ndarray, "10 k 4 m"], limits: list[int]
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     numbers = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
     numbers |= {f"AP{size}": precision[..., i, -1] for i, size in enumerate("sml", 1)}
     numbers |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate(limits)}
     numbers |= {f"AR{size}": recall[..., i, -1] for i, size in enumerate("sml", 1)}
-    return {name: _mean(values) for name, values in numbers.items()}
-
-
-def _mean(values: np.ndarray) -> float:
-    measured = values[values > -1]
-    return float(measured.mean()) if measured.size else -1.0
+    return {name: mean(values) for name, values in numbers.items()}

@@ -18,7 +18,6 @@ from maskkit.eval.instance.match import (
     IGNORED,
     Scene,
     Tally,
-    Threshold,
     best_threshold,
     confusion,
     match_classes,
@@ -26,7 +25,8 @@ from maskkit.eval.instance.match import (
     threshold_curve,
     worst,
 )
-from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, class_names, percent
+from maskkit.eval.instance.metric import RECALLS, CocoResult, Kind, class_names
+from maskkit.eval.numbers import Threshold, rank, shown
 from maskkit.eval.rows import Unchecked
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.paint import Region
@@ -92,7 +92,7 @@ def _facts(truth: Mapping[str, Any], rows: Unchecked) -> str:
 
 def _summary(result: CocoResult) -> page.Table:
     measured = [(name, n) for name, n in (("Boxes", result.bbox), ("Masks", result.segm)) if n is not None]
-    return page.Table(["COCO, %", *measured[0][1]], [[name, *map(percent, n.values())] for name, n in measured])
+    return page.Table(["COCO", *measured[0][1]], [[name, *map(shown, n.values())] for name, n in measured])
 
 
 def _threshold(best: Threshold, curve: Sequence[Threshold]) -> str:
@@ -119,7 +119,7 @@ def _curves(result: CocoResult) -> str:
         for values, label, colour in zip(
             (mean[0], mean[5], mean.mean(0)), ("IoU 0.50", "IoU 0.75", "0.50 to 0.95"), _LINES, strict=True
         ):
-            axes.plot(RECALLS, values, color=colour, label=f"{label}: {100 * values.mean():.1f}")
+            axes.plot(RECALLS, values, color=colour, label=f"{label}: {values.mean():.3f}")
         axes.legend(frameon=False)
     return page.svg(figure)
 
@@ -131,16 +131,16 @@ def _sizes(result: CocoResult, seen: Sequence[Scene]) -> page.Table:
     body = []
     for letter, (name, low, high) in _SIZES.items():
         count = int(((areas >= low) & (areas < high)).sum())
-        body.append([name, str(count), *(percent(n[f"{m}{letter}"]) for _, n in measured for m in ("AP", "AR"))])
+        body.append([name, str(count), *(shown(n[f"{m}{letter}"]) for _, n in measured for m in ("AP", "AR"))])
     return page.Table(header, body)
 
 
 def _classes(result: CocoResult) -> page.Table:
     columns = [f"{kind}_{m}" for kind in result.precision for m in ("AP", "AP50")]
     header = ["Class", "Objects", *(f"{m} {_KIND_NAMES[kind]}" for kind in result.precision for m in ("AP", "AP50"))]
-    ranked = sorted(result.per_class.items(), key=lambda item: -item[1][f"{result.kind}_AP"])
-    body = [[name, str(v["objects"]), *(percent(v[c]) for c in columns)] for name, v in ranked]
-    return page.Table(header, body, [v[f"{result.kind}_AP"] for _, v in ranked])
+    ranked = sorted(result.per_class.items(), key=lambda item: -rank(item[1][f"{result.kind}_AP"]))
+    body = [[name, str(v["objects"]), *(shown(v[c]) for c in columns)] for name, v in ranked]
+    return page.Table(header, body, [rank(v[f"{result.kind}_AP"]) for _, v in ranked])
 
 
 def _worst(

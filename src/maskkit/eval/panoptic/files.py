@@ -9,6 +9,7 @@ from PIL import Image
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
+from maskkit.data.formats import coco
 from maskkit.data.formats.coco_panoptic import MALFORMED, id_folders, segments_by_id
 from maskkit.data.label_map import IdImage
 from maskkit.data.places import locate
@@ -20,6 +21,13 @@ from maskkit.geometry import rle as rle_codec
 from maskkit.prediction import Categories
 
 NEEDED = ("segmentation",)
+
+
+def data_file(path: str | Path, split: str | None) -> Path:
+    """The panoptic file of a split in a folder that has one, beside which files of objects may lie; else ``path``."""
+    path = Path(path)
+    file = coco.find(path, segments=True).get(split) if path.is_dir() else None
+    return file if file is not None and file.name.startswith("panoptic_") else path
 
 
 def read_results(path: Path, dataset: Dataset) -> list[Row]:

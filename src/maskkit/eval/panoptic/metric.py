@@ -19,7 +19,7 @@ from rich.table import Table
 from maskkit.data.dataset import Dataset
 from maskkit.data.records import Record
 from maskkit.errors import DataError
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import Metric, known, shown
 from maskkit.eval.rows import Unchecked, rows_by_image
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
@@ -29,7 +29,10 @@ QUALITIES = ("PQ", "SQ", "RQ")
 
 @dataclass(frozen=True, eq=False)
 class PanopticResult:
-    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that a class neither occurs nor is predicted."""
+    """The result of `evaluate`. Metrics are between 0 and 1.
+
+    None, in arrays -1, means that a class neither occurs nor is predicted.
+    """
 
     names: tuple[str, ...]
     things: tuple[bool, ...]
@@ -53,16 +56,16 @@ class PanopticResult:
         return np.where(weight[:, None] > 0, np.stack([pq, sq, rq], 1), -1.0)
 
     @property
-    def main(self) -> dict[str, float]:
+    def main(self) -> dict[str, Metric]:
         """PQ, SQ and RQ, averaged over all classes, over things, and over stuff."""
         qualities, things = self.qualities, np.array(self.things, bool)
         measured = qualities[:, 0] >= 0
         groups = {"": measured, "_things": measured & things, "_stuff": measured & ~things}
         means = {end: qualities[chosen].mean(0) if chosen.any() else np.full(3, -1.0) for end, chosen in groups.items()}
-        return {name + end: float(v) for end, mean in means.items() for name, v in zip(QUALITIES, mean, strict=True)}
+        return {name + end: known(v) for end, mean in means.items() for name, v in zip(QUALITIES, mean, strict=True)}
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Metric]:
         """The metrics shown during training; the first one decides which weights are best."""
         main = self.main
         return {name: main[name] for name in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff")}
@@ -72,7 +75,8 @@ class PanopticResult:
         """Qualities, whether it is a thing, and ``hit``, ``false`` and ``missed`` segments of each class."""
         counts = zip(self.things, self.hit.tolist(), self.false.tolist(), self.missed.tolist(), strict=True)
         return {
-            name: dict(zip(QUALITIES, values, strict=True)) | {"thing": t, "hit": h, "false": f, "missed": m}
+            name: dict(zip(QUALITIES, map(known, values), strict=True))
+            | {"thing": t, "hit": h, "false": f, "missed": m}
             for name, values, (t, h, f, m) in zip(self.names, self.qualities.tolist(), counts, strict=True)
         }
 
@@ -85,14 +89,14 @@ class PanopticResult:
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The metrics in percent: the means, then a row per class."""
-        table = Table("%", *QUALITIES, "hit", "false", "missed", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        """The metrics: the means, then a row per class."""
+        table = Table("", *QUALITIES, "hit", "false", "missed", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         main = self.main
         for title, end in (("all", ""), ("things", "_things"), ("stuff", "_stuff")):
-            table.add_row(title, *(percent(main[name + end]) for name in QUALITIES), end_section=title == "stuff")
+            table.add_row(title, *(shown(main[name + end]) for name in QUALITIES), end_section=title == "stuff")
         for name, numbers in self.per_class.items():
             counts = (str(numbers[key]) for key in ("hit", "false", "missed"))
-            table.add_row(name, *(percent(numbers[key]) for key in QUALITIES), *counts)
+            table.add_row(name, *(shown(numbers[key]) for key in QUALITIES), *counts)
         return table
 
 
@@ -180,11 +184,11 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
 def _painted(record: Record) -> Int[np.ndarray, "h w"]:
     """The index of the annotation, from 1, at each pixel; where objects overlap, that of the smallest."""
     rles = [a.rle(record.size) for a in record.annotations]
-    known = [rle for rle in rles if rle is not None]
-    if len(known) < len(rles):
+    masks = [rle for rle in rles if rle is not None]
+    if len(masks) < len(rles):
         raise DataError(f"{record.path}: has objects without a mask; panoptic quality requires all masks")
     painted = np.zeros(record.size, np.int64)
-    areas = mask_math.area(known)
-    for i in sorted(range(len(known)), key=lambda i: (not record.annotations[i].crowd, -areas[i])):
-        painted[mask_math.decode([known[i]], record.size)[0]] = i + 1
+    areas = mask_math.area(masks)
+    for i in sorted(range(len(masks)), key=lambda i: (not record.annotations[i].crowd, -areas[i])):
+        painted[mask_math.decode([masks[i]], record.size)[0]] = i + 1
     return painted

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from maskkit.data.dataset import Dataset
 from maskkit.eval import page
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import shown
 from maskkit.eval.panoptic.metric import QUALITIES, Matches, Pair, PanopticResult, match, pairs
 from maskkit.eval.rows import Unchecked
 from maskkit.geometry.paint import paint_segments
@@ -40,15 +40,15 @@ def write_report(
 def _summary(result: PanopticResult) -> page.Table:
     main = result.main
     groups = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
-    body = [[title, *(percent(main[name + end]) for name in QUALITIES)] for title, end in groups]
-    return page.Table(["%", *QUALITIES], body)
+    body = [[title, *(shown(main[name + end]) for name in QUALITIES)] for title, end in groups]
+    return page.Table(["", *QUALITIES], body)
 
 
 def _classes(result: PanopticResult) -> page.Table:
-    measured = {name: v for name, v in result.per_class.items() if v["PQ"] >= 0}
+    measured = {name: v for name, v in result.per_class.items() if v["PQ"] is not None}
     ranked = sorted(measured.items(), key=lambda item: -item[1]["PQ"])
     body = [
-        [name, "thing" if v["thing"] else "stuff", *(percent(v[q]) for q in QUALITIES)]
+        [name, "thing" if v["thing"] else "stuff", *(shown(v[q]) for q in QUALITIES)]
         + [str(v[count]) for count in ("hit", "false", "missed")]
         for name, v in ranked
     ]
@@ -62,7 +62,7 @@ def _worst(rows: Unchecked, dataset: Dataset) -> Iterable[page.Shown]:
     for pair, (quality, _) in zip(pairs([r for r in rows if r["image_id"] in ids], chosen), rated, strict=True):
         found = match(pair)
         counts = f"{len(found.hits)} hit, {len(found.false)} false, {len(found.missed)} missed"
-        caption = f"{pair.record.path.name}: quality {percent(quality)} %, {counts}"
+        caption = f"{pair.record.path.name}: quality {shown(quality)}, {counts}"
         yield page.show(caption, lambda pair=pair, found=found: _drawn(pair, found, classes))
 
 

@@ -20,7 +20,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.records import Record
 from maskkit.errors import DataError
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import Metric, known, mean, shown
 from maskkit.eval.rows import Unchecked, rows_by_image
 from maskkit.files import write_json
 from maskkit.geometry import rle as mask_math
@@ -31,7 +31,10 @@ BAND = 0.02
 
 @dataclass(frozen=True, eq=False)
 class SemanticResult:
-    """The result of `evaluate`. Metrics are between 0 and 1; -1 means that a class neither occurs nor is predicted."""
+    """The result of `evaluate`. Metrics are between 0 and 1.
+
+    None, in arrays -1, means that a class neither occurs nor is predicted.
+    """
 
     names: tuple[str, ...]
     confusion: Int[np.ndarray, "k k+1"]
@@ -57,27 +60,27 @@ class SemanticResult:
         return _share(np.diagonal(self.confusion), self.confusion.sum(1))
 
     @property
-    def main(self) -> dict[str, float]:
+    def main(self) -> dict[str, Metric]:
         """Means over the classes; ``accuracy`` is over all pixels."""
         hits = np.diagonal(self.confusion).sum(keepdims=True)
         return {
-            "mIoU": _mean(self.iou),
-            "boundary_mIoU": _mean(self.boundary_iou),
-            "accuracy": float(_share(hits, self.confusion.sum(keepdims=True).ravel())[0]),
-            "class_accuracy": _mean(self.accuracy),
+            "mIoU": mean(self.iou),
+            "boundary_mIoU": mean(self.boundary_iou),
+            "accuracy": known(_share(hits, self.confusion.sum(keepdims=True).ravel())[0]),
+            "class_accuracy": mean(self.accuracy),
         }
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Metric]:
         """The metrics shown during training; the first one decides which weights are best."""
         return self.main
 
     @property
-    def per_class(self) -> dict[str, dict[str, float]]:
+    def per_class(self) -> dict[str, dict[str, Metric]]:
         """``pixels``, ``IoU``, ``boundary_IoU`` and ``accuracy`` of each class."""
         rows = zip(self.confusion.sum(1).tolist(), self.iou, self.boundary_iou, self.accuracy, strict=True)
         return {
-            name: {"pixels": n, "IoU": float(i), "boundary_IoU": float(b), "accuracy": float(a)}
+            name: {"pixels": n, "IoU": known(i), "boundary_IoU": known(b), "accuracy": known(a)}
             for name, (n, i, b, a) in zip(self.names, rows, strict=True)
         }
 
@@ -90,13 +93,13 @@ class SemanticResult:
         write_json(path, self.to_json())
 
     def table(self) -> Table:
-        """The metrics in percent: the means, then a row per class."""
-        table = Table("%", "IoU", "boundary IoU", "accuracy", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        """The metrics: the means, then a row per class."""
+        table = Table("", "IoU", "boundary IoU", "accuracy", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         main = self.main
-        table.add_row("mean", *(percent(main[k]) for k in ("mIoU", "boundary_mIoU", "class_accuracy")))
-        table.add_row("all pixels", "", "", percent(main["accuracy"]), end_section=True)
+        table.add_row("mean", *(shown(main[k]) for k in ("mIoU", "boundary_mIoU", "class_accuracy")))
+        table.add_row("all pixels", "", "", shown(main["accuracy"]), end_section=True)
         for name, numbers in self.per_class.items():
-            table.add_row(name, *(percent(numbers[k]) for k in ("IoU", "boundary_IoU", "accuracy")))
+            table.add_row(name, *(shown(numbers[k]) for k in ("IoU", "boundary_IoU", "accuracy")))
         return table
 
 
@@ -139,8 +142,8 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
 
 def count(truth: UInt8[np.ndarray, "h w"], found: UInt8[np.ndarray, "h w"], classes: int) -> Int[np.ndarray, "k k+1"]:
     """Confusion matrix over pixels of known class; the prediction ``classes`` means no class."""
-    known = truth != IGNORE
-    cells = truth[known].astype(np.int64) * (classes + 1) + found[known]
+    seen = truth != IGNORE
+    cells = truth[seen].astype(np.int64) * (classes + 1) + found[seen]
     return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
@@ -149,8 +152,8 @@ def count_band(
 ) -> Int[np.ndarray, "k 3"]:
     """Pixels of each class in the `contour_band` of the truth, of the prediction, and in both with the same class."""
     width = max(1, round(BAND * float(np.hypot(*truth.shape))))
-    known = truth != IGNORE
-    near_truth, near_found = (contour_band(m, width) & known for m in (truth, found))
+    seen = truth != IGNORE
+    near_truth, near_found = (contour_band(m, width) & seen for m in (truth, found))
     both = near_truth & near_found & (truth == found)
     columns = [truth[near_truth], found[near_found], truth[both]]
     return np.stack([np.bincount(values, minlength=classes + 1)[:classes] for values in columns], 1)
@@ -167,8 +170,3 @@ def contour_band(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarra
 
 def _share(part: Int[np.ndarray, "k"], whole: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
     return np.divide(part, whole, out=np.full(len(part), -1.0), where=whole > 0)
-
-
-def _mean(values: Float[np.ndarray, "k"]) -> float:
-    measured = values[values >= 0]
-    return float(measured.mean()) if measured.size else -1.0

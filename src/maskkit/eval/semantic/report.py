@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.eval import page
-from maskkit.eval.instance.metric import percent
+from maskkit.eval.numbers import rank, shown
 from maskkit.eval.rows import Unchecked
 from maskkit.eval.semantic.metric import Pair, SemanticResult, pairs
 from maskkit.geometry.paint import class_colours, paint_classes
@@ -49,18 +49,18 @@ def _summary(result: SemanticResult) -> page.Table:
         "accuracy": "Pixels",
         "class_accuracy": "Pixels, mean of classes",
     }
-    return page.Table(["%", *names.values()], [["all", *(percent(result.main[n]) for n in names)]])
+    return page.Table(["", *names.values()], [["all", *(shown(result.main[n]) for n in names)]])
 
 
 def _classes(result: SemanticResult) -> page.Table:
-    ranked = sorted(result.per_class.items(), key=lambda item: -item[1]["IoU"])
+    ranked = sorted(result.per_class.items(), key=lambda item: -rank(item[1]["IoU"]))
     total = max(result.confusion.sum(), 1)
     body = [
-        [name, percent(v["pixels"] / total), *(percent(v[n]) for n in ("IoU", "boundary_IoU", "accuracy"))]
+        [name, shown((v["pixels"] or 0) / total), *(shown(v[n]) for n in ("IoU", "boundary_IoU", "accuracy"))]
         for name, v in ranked
     ]
-    header = ["Class", "% of the pixels", "IoU", "boundary IoU", "found"]
-    return page.Table(header, body, [v["IoU"] for _, v in ranked])
+    header = ["Class", "share of the pixels", "IoU", "boundary IoU", "found"]
+    return page.Table(header, body, [rank(v["IoU"]) for _, v in ranked])
 
 
 def _worst(rows: Unchecked, dataset: Dataset) -> Iterable[page.Shown]:
@@ -68,7 +68,7 @@ def _worst(rows: Unchecked, dataset: Dataset) -> Iterable[page.Shown]:
     chosen = dataset.subset(i for _, i in rated)
     ids, classes = {r.image_id for r in chosen.records}, len(dataset.categories)
     for pair, (wrong, _) in zip(pairs([r for r in rows if r["image_id"] in ids], chosen), rated, strict=True):
-        caption = f"{pair.record.path.name}: {percent(wrong)} % of the pixels are wrong"
+        caption = f"{pair.record.path.name}: {shown(wrong)} of the pixels are wrong"
         yield page.show(caption, lambda pair=pair: _drawn(pair, classes))
 
 
