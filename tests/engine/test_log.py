@@ -82,12 +82,12 @@ def test_a_line_says_where_the_run_is_and_fits(tmp_path, monkeypatch):
         log.evaluation(1000, {"AP": 0.353, "AP50": 0.6})
         log.step(12345, {"mask": 2.0}, 0.1, 8)
         line = log.line(12345, 200)
-        assert "epoch 25/40  step 12345/20000  loss 2.000  AP 35.3 (best 36.0)  " in line
+        assert "epoch 25/40  step 12345/20000  loss 2.000  AP 0.353 (best 0.360)  " in line
         assert line.endswith(" left")
         assert "images/s" in line
         for width in range(20, 130):
             assert len(log.line(12345, width)) < width
-        assert "AP 35.3" in log.line(12345, 80)
+        assert "AP 0.353" in log.line(12345, 80)
 
 
 def test_a_continued_run_remembers_its_best_and_its_time(tmp_path):
@@ -96,7 +96,7 @@ def test_a_continued_run_remembers_its_best_and_its_time(tmp_path):
         log.evaluation(10, {"AP": 0.5})
         log.evaluation(20, {"AP": 0.4})
     with RunLog(tmp_path, 20, 40) as log:
-        assert "AP 40.0 (best 50.0)" in log.line(21, 200)
+        assert "AP 0.400 (best 0.500)" in log.line(21, 200)
         assert 100 <= log.seconds < 110
 
 

@@ -1,7 +1,7 @@
 """Evaluation during a training: when it is due, what is kept of it, and the report at the end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def evaluate(
         result = task.evaluate(rows, val_set)
         metrics, threshold = result.metrics, task.threshold(result, rows, val_set)
         folder, score = run.out / "samples" / f"{step:07}", SAMPLE_SCORE if threshold is None else threshold.score
-        if failed := attempt(folder, lambda: [draw(prediction, folder, score) for prediction in samples]):
+        if failed := attempt(folder, lambda: draw(samples, folder, score)):
             run.log.note(failed)
         decisive = _decisive(metrics)
         if info["best"] is None or decisive >= info["best"]:
@@ -98,12 +98,13 @@ def detect(
     return gather_object(rows), first
 
 
-def draw(prediction: Prediction, folder: Path, score: float) -> None:
-    """Save the image of a prediction with its objects of at least ``score`` drawn over it."""
-    found = prediction.instances
-    if found is not None:
-        prediction = replace(prediction, instances=found[found.scores >= score])
-    prediction.save(folder / f"{in_file_name(prediction.meta.image_id)}_{Path(prediction.meta.path).stem}.jpg")
+def draw(predictions: Iterable[Prediction], folder: Path, score: float) -> None:
+    """Save the images of predictions with their objects of at least ``score`` drawn over them."""
+    for prediction in predictions:
+        found = prediction.instances
+        if found is not None:
+            prediction = replace(prediction, instances=found[found.scores >= score])
+        prediction.save(folder / f"{in_file_name(prediction.meta.image_id)}_{Path(prediction.meta.path).stem}.jpg")
 
 
 def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:

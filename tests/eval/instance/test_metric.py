@@ -246,7 +246,7 @@ def test_ground_truth_is_not_taken_for_results(tmp_path):
     path.write_text(json.dumps(TRUTH))
     with pytest.raises(DataError, match="looks like ground truth"):
         read_results(path, TRUTH)
-    with pytest.raises(DataError, match=r"gone\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.json: there is no such file"):
         read_results(tmp_path / "gone.json", TRUTH)
 
 

@@ -317,9 +317,10 @@ def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, i
     elif shape is not None:
         raise ValueError(f"the segmentation is {kind_of(shape)}; it is a list of polygons or a run-length record")
     around = extent(shape) if isinstance(shape, list) else None
-    box = around
+    box, stated = around, None
     try:
         box = _box(row.get("bbox"), size, warn)
+        stated = _inexact(_numbers(row["bbox"]), box)
     except ValueError as error:
         if shape is None:
             raise
@@ -332,7 +333,7 @@ def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, i
             warn(_CONTRADICTION)
     area = _area(row)
     area = area if area is None or area >= 0 else None
-    return Annotation(number, label, box, shape, _is_crowd(row), area, _inexact(row.get("bbox"), box))
+    return Annotation(number, label, box, shape, _is_crowd(row), area, stated)
 
 
 def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, int]) -> Annotation | None:
@@ -359,15 +360,9 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
     return Annotation(number, label, box, shape, _is_crowd(row), _area(row), stated)
 
 
-def _inexact(bbox: Any, box: Box | None) -> Box | None:
+def _inexact(bbox: Box, box: Box) -> Box | None:
     """``bbox``, where its width and height do not follow from the corners of ``box`` to the last bit."""
-    try:
-        x, y, width, height = _numbers(bbox)
-    except ValueError:
-        return None
-    if box is None:
-        return None
-    x1, y1, x2, y2 = box
+    (x, y, width, height), (x1, y1, x2, y2) = bbox, box
     exact = (x1, y1, x2 - x1, y2 - y1) == (x, y, width, height)
     return None if exact or (x2, y2) != (x + width, y + height) else (x, y, width, height)
 
