@@ -158,8 +158,8 @@ class Dataset:
             r.annotations or r.truth for r in self.records
         ):
             raise DataError(
-                f"{self.source}: has label maps or tags, which do not separate objects; take a semantic preset (maskkit "
-                "models --task semantic), or add masks or boxes of objects"
+                f"{self.source}: has label maps or tags, which do not separate objects; take a semantic preset "
+                "(maskkit models --task semantic), or add masks or boxes of objects"
             )
         if all(self.categories.things):
             return self
