@@ -280,6 +280,25 @@ def test_every_folder_is_entered_once(tmp_path, rgb):
     assert [p.name for p in matching(f"{tmp_path}/data/*.png")] == ["a.png"]
 
 
+def test_links_to_themselves_and_deep_folders_are_walked(tmp_path, rgb):
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "self.png").symlink_to("self.png")
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1200):  # deeper than Python's limit of calls; the whole path would be too long for the system
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+    Image.fromarray(rgb).save(tmp_path / "d" / "d" / "a.png")
+    listing = list_images(tmp_path, recursive=True)
+    assert [p.name for p in listing.images] == ["a.png"]
+    assert [p.name for p in listing.left_out] == ["self.png"]
+    listing.images[0].unlink()
+    for depth in range(1200, 0, -1):  # shutil.rmtree, which would clean up, calls itself for every folder
+        os.rmdir(tmp_path / ("d/" * depth))
+
+
 def test_patterns_match_as_those_of_the_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b/a.png", "b/c/a.png", "b/c/[x].png", ".d/a.png", "b/.a.png"):

@@ -42,25 +42,31 @@ def walk(folder: Path, recursive: bool = True) -> Iterator[Path]:
     `DataError` when a folder cannot be listed.
     """
     seen: set[tuple[int, int]] = set()
+    waiting = [_entries(folder, seen)]  # of the folders that are being walked, the innermost last
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+        elif not entry[1]:
+            yield entry[0]
+        elif recursive:
+            waiting.append(_entries(entry[0], seen))
 
-    def inside(place: Path) -> Iterator[Path]:
-        try:
-            status = place.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                return
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(place) as entries:
-                found = sorted((entry.name, entry.is_dir()) for entry in entries)
-        except OSError as error:
-            reason = error.strerror or error
-            raise DataError(f"{place}: cannot be listed ({reason}); check the path and its permissions") from error
-        for name, is_folder in found:
-            if not is_folder:
-                yield place / name
-            elif recursive:
-                yield from inside(place / name)
 
-    return inside(folder)
+def _entries(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """What a folder holds, by name, and whether each is a folder; nothing for a folder that was ``seen``."""
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return iter(())
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            # a link to itself cannot be followed: os.path.isdir is False then, entry.is_dir would raise
+            found = sorted((e.name, os.path.isdir(e.path) if e.is_symlink() else e.is_dir()) for e in entries)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{folder}: cannot be listed ({reason}); check the path and its permissions") from error
+    return ((folder / name, is_folder) for name, is_folder in found)
 
 
 def matching(pattern: str) -> list[Path]:
@@ -70,12 +76,14 @@ def matching(pattern: str) -> list[Path]:
     """
     parts = Path(pattern).parts
     if "**" not in parts:
-        return sorted(p for p in map(Path, glob.glob(pattern)) if p.is_file())
+        return sorted(p for p in map(Path, glob.glob(pattern)) if os.path.isfile(p))
     cut = parts.index("**")
     found = set()
     for start in glob.glob(str(Path(*parts[:cut]))) if cut else ["."]:
         if os.path.isdir(start):
-            found |= {p for p in walk(Path(start)) if _matches(p.relative_to(start).parts, parts[cut:]) and p.is_file()}
+            found |= {
+                p for p in walk(Path(start)) if _matches(p.relative_to(start).parts, parts[cut:]) and os.path.isfile(p)
+            }
     return sorted(found)
 
 

@@ -218,7 +218,7 @@ def list_images(folder: str | Path, recursive: bool = False) -> Listing:
         if any(part.startswith(".") for part in path.relative_to(root).parts):
             if suffix in SUFFIXES and not path.name.startswith("._") and _is_image(path):  # "._": made by macOS
                 found.left_out.append(path)
-        elif suffix in _NOT_READ or (suffix in SUFFIXES and not path.is_file()):
+        elif suffix in _NOT_READ or (suffix in SUFFIXES and not os.path.isfile(path)):
             found.left_out.append(path)
         elif suffix in SUFFIXES or (suffix not in _OTHER and _is_image(path)):
             found.images.append(path)
