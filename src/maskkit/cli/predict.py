@@ -196,7 +196,7 @@ class _Run:
         earlier = f" ({self.kept} of them done before)" if self.kept else ""
         above = f" with a score above {self.score:.2f}" if task.noun == "objects" else ""
         say(
-            f"{count} {task.noun} in {len(results)} images{above}{earlier}{speed}: {results.overlays} and "
+            f"{count} {task.noun} in {len(results)} images{earlier}{above}{speed}: {results.overlays} and "
             f"{results.folder / 'predictions.json'}"
         )
         for failure in self.failures[:_NAMED]:

@@ -87,7 +87,7 @@ def sound_rows(
     for number, row in enumerate(rows, 1):
         try:
             sound.append(_sound_row(row, known, need, masks))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(f"{source}, row {number} of {len(rows)}: {error}") from None
     return sound
 

@@ -173,7 +173,7 @@ def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
     for place_in_file, annotation in enumerate(truth["annotations"], 1):
         try:
             sound.append({"id": place_in_file, **_sound_object(annotation, known, kind)})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"ground truth, annotation {annotation.get('id', place_in_file)}: {error}") from None
     return sound
 
