@@ -19,8 +19,8 @@ from maskkit import zoo
 from maskkit.config import BoxOnly, DataConfig, RunConfig, change
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
+from maskkit.engine.initial import load_backbone
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
-from maskkit.engine.start import load_backbone
 from maskkit.models.base import Model
 
 CALIBRATION = 6

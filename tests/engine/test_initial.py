@@ -223,6 +223,17 @@ def test_a_class_takes_the_weights_of_its_own_name(tmp_path: Path) -> None:
     assert torch.equal(after[[0, 2]], before[[0, 2]])
 
 
+def test_weights_that_cannot_fit_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("segnet-thin", PLAIN)
+    model = build(config)
+    monkeypatch.setattr(type(model.backbone), "download", None)
+    start = start_weights(model, config, PLAIN)
+    assert start.source == "random"
+    assert "no published weights have the sizes of its vgg16_bn" in start.note
+    assert build(config_of("segnet-vgg16", PLAIN)).backbone.is_of_timm
+    assert build(config_of("condinst-resnet50-1x", PLAIN)).backbone.is_of_timm
+
+
 @pytest.mark.slow
 def test_every_small_preset_finds_a_start_or_says_why_not(offline: None) -> None:
     for preset in zoo.presets():

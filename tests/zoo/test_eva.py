@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskkit.checkpoints import convert as published
 from maskkit.checkpoints.foreign import write_tensors
-from maskkit.engine.start import load_backbone
+from maskkit.engine.initial import load_backbone
 from maskkit.errors import DataError
 from maskkit.models.eva import Eva
 from maskkit.nn.backbones.backbone import Backbone

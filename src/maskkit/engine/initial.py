@@ -87,7 +87,10 @@ def _best(model: Model, config: RunConfig, categories: Categories) -> Start:
             return _from_checkpoint(model, config, categories, file, hub.published_name(config.preset))
         except DataError as error:
             reasons.append(str(error))
-    if isinstance(_backbone(model), Pretrained):
+    backbone = _backbone(model)
+    if isinstance(backbone, Pretrained) and not backbone.is_of_timm:
+        reasons.append(f"no published weights have the sizes of its {backbone.timm_name}")
+    elif isinstance(backbone, Pretrained):
         try:
             return _from_backbone(model, config, hub.HUB)
         except DataError as error:

@@ -120,6 +120,11 @@ class Backbone(Pretrained):
         """Whether timm's network is not taken apart: a plain transformer is not."""
         return isinstance(self.body, plain.VitPyramid)
 
+    @property
+    def is_of_timm(self) -> bool:
+        """Whether timm's weights fit; those of a plain transformer are resampled (`resize`)."""
+        return self.whole or super().is_of_timm
+
     def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Positions and patches of a plain transformer in the sizes of this one; other weights as they are."""
         return plain.fit(state, self.body.net) if self.whole else state

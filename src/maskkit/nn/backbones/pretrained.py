@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
@@ -46,6 +47,14 @@ class Pretrained(nn.Module, ABC):
     def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights in the sizes of this backbone; by default they are left as they are."""
         return state
+
+    @property
+    def is_of_timm(self) -> bool:
+        """Whether the tensors have the shapes of timm's network of this name, so that its weights fit."""
+        with torch.device("meta"):
+            theirs = timm.create_model(self.timm_name, features_only=not self.whole).state_dict()
+        shapes = {_LISTS.sub(r"\1_\2", n): t.shape for n, t in theirs.items()}
+        return all(shapes.get(n) == t.shape for n, t in self.timm_part.state_dict().items())
 
     def download(self) -> dict[str, Tensor]:
         """timm's own weights of this network. Raises `DataError` without a network connection."""
