@@ -132,7 +132,7 @@ TRAIN = ("train", "--model", "yolact-mobilenetv2-256", "--data", "nowhere")
         ((*TRAIN, "--data.val-split", "1"), "--data.val-split 1.0: must be between 0 and 1, without these two"),
         (("pretrain", "nowhere", "--lr", "inf"), "--lr inf: must be above 0"),
         (("pretrain", "nowhere", "--size", "0"), "--size 0: must be between 1 and 65536"),
-        (("eval", "--data", "x", "--model", "y", "--batch", "0"), "--batch 0: must be at least 1"),
+        (("eval", "--data", "x", "--model", "y", "--batch", "0"), "--batch 0: must be between 1 and 65536"),
         (("eval", "--data", "x", "--model", "y", "--workers", "-1"), "--workers -1: must be between 0 and 1024"),
         (("eval", "--data", "x", "--model", "y", "--tta.overlap", "7"), "--tta.overlap 7.0: must be between 0 and 1"),
         (("check", "x", "--samples", "-1"), "--samples -1: must be at least 0"),

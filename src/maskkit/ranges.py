@@ -40,6 +40,8 @@ Count = Annotated[int, Range(1)]
 """At least one."""
 Whole = Annotated[int, Range(0)]
 """Zero or more."""
+Batch = Annotated[int, Range(1, 65_536)]
+"""A number of images that are processed together."""
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Pixels = Annotated[int, Range(1, 65_536)]
 """A side of an image."""

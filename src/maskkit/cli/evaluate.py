@@ -8,7 +8,7 @@ from typing import Literal
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError
-from maskkit.ranges import Count, Workers
+from maskkit.ranges import Batch, Workers
 from maskkit.terminal import complain, say
 
 
@@ -21,7 +21,7 @@ def evaluate(
     allow_outside: bool = False,
     out: Path = Path("runs/eval"),
     device: str | None = None,
-    batch: Count = 1,
+    batch: Batch = 1,
     workers: Workers = 0,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:

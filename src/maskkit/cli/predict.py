@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
-from maskkit.ranges import Count, Share
+from maskkit.ranges import Batch, Count, Share
 from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def predict(
     boxes: bool = True,
     labels: bool = True,
     colours: Literal["object", "class"] = "object",
-    batch: Count = 1,
+    batch: Batch = 1,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
 ) -> int:
     """Segment images: write overlays, predictions.json (COCO results), images.json and categories.json (its ids).

@@ -38,6 +38,8 @@ from maskkit.infer.torch_runtime import find_device
 
 T = TypeVar("T")
 
+_MOST = 65_536
+"""Images of a batch: lists of more take longer to make than anybody waits."""
 _SAVE_SECONDS = 60.0
 """Time between saves of the state, where ``save_every`` steps take longer."""
 _SAVE_SHARE = 0.05
@@ -280,9 +282,11 @@ def refuse_other_run(out: Path, resume: bool) -> None:
 def plan_steps(run: Run, images: int) -> None:
     """Set the number of steps for a training set of so many images.
 
-    Raises `MaskkitError` for a batch that the processes cannot share evenly.
+    Raises `MaskkitError` for a batch that no memory holds, or that the processes cannot share evenly.
     """
     settings = run.settings
+    if settings.batch > _MOST:
+        raise MaskkitError(f"{run.flags}batch {settings.batch}: must be between 1 and {_MOST}")
     if settings.batch % run.world:
         raise MaskkitError(
             f"{run.flags}batch {settings.batch} cannot be shared by {run.world} processes; give a multiple"

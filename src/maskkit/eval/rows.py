@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
-from maskkit.data.rules import sound_rle
+from maskkit.data.rules import brief, sound_rle
 from maskkit.errors import DataError
 from maskkit.files import in_file_name, read_bytes, write_json
 from maskkit.geometry import rle as rle_codec
@@ -88,7 +88,7 @@ def sound_rows(
         try:
             sound.append(_sound_row(row, known, need, masks))
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DataError(f"{source}, row {number} of {len(rows)}: {error}") from None
+            raise DataError(f"{source}, row {number} of {len(rows)}: {brief(str(error))}") from None
     return sound
 
 
@@ -118,7 +118,7 @@ def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[ImageId, list[Mappi
         try:
             image_id, category_id = place(row, known)
         except ValueError as error:
-            raise DataError(f"predictions, row {number} of {len(rows)}: {error}") from None
+            raise DataError(f"predictions, row {number} of {len(rows)}: {brief(str(error))}") from None
         found[image_id].append({**row, "image_id": image_id, "category_id": category_id})
     return found
 

@@ -149,13 +149,13 @@ def tags(folder: Path) -> None:
     (folder / "val.csv").write_text("c.jpg,dog,cat\n")
 
 
-def boxes_table(folder: Path) -> None:
+def csv_of_boxes(folder: Path) -> None:
     _image_files(folder, "a.jpg", "b.jpg")
     rows = ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.jpg,16,12,cat,2,2,9,8", "b.jpg,16,12,dog,1,1,5,6"]
     (folder / "train.csv").write_text("\n".join([*rows, "a.jpg,16,12,dog,10,3,14,6"]) + "\n")
 
 
 SAMPLES: dict[str, Callable[[Path], None]] = {
-    f.__name__: f for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, boxes_table)
+    f.__name__: f for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes)
 }
 """Writers of a data set into a folder, by name."""

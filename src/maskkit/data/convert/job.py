@@ -1,5 +1,6 @@
 """One conversion: where it writes, and what it counts; images are checked, named and copied here."""
 
+import errno
 import re
 import shutil
 from collections import Counter
@@ -79,7 +80,9 @@ class Copier:
         suffix = record.path.suffix
         name = stem + (suffix if suffix.lower() in SUFFIXES else _suffix(record.path))
         try:
-            shutil.copyfile(record.path, self.folder / name)
+            copied = Path(shutil.copyfile(record.path, self.folder / name)).stat().st_size
+            if copied != (size := record.path.stat().st_size):
+                raise OSError(errno.EIO, f"{copied} of {size} bytes could be read")
         except OSError as error:
             where = f"{record.path}: cannot be copied to {self.folder.parent}"
             raise DataError(

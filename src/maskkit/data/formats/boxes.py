@@ -19,7 +19,7 @@ from maskkit.data.files import SPLITS, image_folders
 from maskkit.data.images import image_size
 from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, Warn, sound_box, stated_size, to_number
+from maskkit.data.rules import Problems, Warn, brief, sound_box, stated_size, to_number
 from maskkit.data.text_files import read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
@@ -233,7 +233,7 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
         raise DataError(f"{file}: this is a VIA (VGG Image Annotator) table, which is not read: export it as COCO")
     if image is None or box is None:
         raise DataError(
-            f"{file}: the columns {', '.join(head)} are not understood; name them "
+            f"{file}: the columns {brief(', '.join(head))} are not understood; name them "
             "filename, class, xmin, ymin, xmax, ymax"
         )
     sides = ("height", "width")

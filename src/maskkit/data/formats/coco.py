@@ -346,8 +346,10 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
     try:
         if isinstance(shape, dict):
             shape = sound_rle(shape, size if size != UNKNOWN_SIZE else tuple(shape["size"]), allow_empty=True)
-        elif shape is not None and size != UNKNOWN_SIZE:
-            polygons.as_stated(shape, size)
+        elif shape is not None:
+            extent(shape)  # raises for what is no list of points
+            if size != UNKNOWN_SIZE:
+                polygons.as_stated(shape, size)
     except (ValueError, TypeError, OverflowError, KeyError):
         shape = None
     try:
