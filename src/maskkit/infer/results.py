@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from maskkit.errors import MaskkitError
-from maskkit.files import in_file_name, replacing
+from maskkit.files import in_file_name, remove_leftovers, replacing
 from maskkit.prediction import ImageId, ImageMeta
 
 NAME = "predictions.jsonl"
@@ -24,7 +24,7 @@ _LONGEST = 150
 
 
 class Results:
-    """Predictions in ``folder``, which belongs to the caller; a context manager.
+    """Predictions in ``folder``, which belongs to the caller, who has locked it; a context manager.
 
     With ``resume``, what an earlier run with the same ``settings`` has done is kept, else the files that it made are
     removed. Raises `MaskkitError` when the earlier run had other settings, or its file is damaged.
@@ -39,6 +39,8 @@ class Results:
         self._done: dict[ImageId, str] = {}
         self._taken: set[str] = set()
         self._file: IO[str] | None = None
+        for place in (folder, self.overlays, folder / "labels", folder / "panoptic"):
+            remove_leftovers(place)
         if resume and self.path.exists():
             self._continue(settings)
         else:
