@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import coco, coco_panoptic, labelme, png, voc, yolo
 from maskkit.data.convert.job import Job, Splits
+from maskkit.data.convert.leftovers import mark, remove_abandoned, unmark
 from maskkit.data.convert.outlines import bridge, trace
 from maskkit.data.convert.regions import same_classes
 from maskkit.errors import DataError, FileError, explain
@@ -55,9 +56,12 @@ def convert(
     datasets = same_classes(opened)
     try:
         job.root.mkdir(parents=True)
+        remove_abandoned(dst)
+        mark(job.root)
         _WRITERS[to](job, datasets)
         if not job.counts["images"]:
             raise DataError(f"{src}: has no usable image, {len(job.problems)} problems; list them: maskkit check {src}")
+        unmark(job.root)
         os.replace(job.root, dst)
     except FileError:
         raise
