@@ -66,7 +66,8 @@ def is_whole(path: Path) -> bool:
     if path.suffix == ".json":
         json.loads(path.read_text())
     elif path.suffix == ".jsonl":
-        return all(json.loads(line) for line in path.read_text().splitlines())
+        lines = path.read_text().splitlines(keepends=True)  # a last line without an end is cut by a resume
+        return all(json.loads(line) for line in lines if line.endswith("\n"))
     elif path.suffix in (".png", ".jpg"):
         with Image.open(path) as image:
             image.load()

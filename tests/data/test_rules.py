@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskkit.data.rules import brief, sound_rle
+from maskkit.data.rules import brief, sound_rle, stated_size
 
 
 @pytest.mark.parametrize("counts", [[2**70, 1], [2**63 - 1, 2**63 - 1, 8], [-1, 7], [5], ["a"], [[6]]])
@@ -21,3 +21,9 @@ def test_long_messages_lose_their_middle():
     assert cut.startswith("begin")
     assert cut.endswith("end")
     assert len(cut) < 700
+
+
+@pytest.mark.parametrize("height", [True, 0, -1, 2**31, "12", 1.5, None])
+def test_sizes_that_no_image_has(height):
+    assert stated_size(height, 16) is None
+    assert stated_size(12, 16) == (12, 16)

@@ -109,7 +109,8 @@ def brief(text: str, most: int = 600) -> str:
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(H, W) given in a file; None when the values cannot be the size of an image."""
-    known = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 and height * width < 2**31
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in (height, width))
+    known = whole and height > 0 and width > 0 and height * width < 2**31
     return (height, width) if known else None
 
 
