@@ -233,8 +233,12 @@ class _Run:
 
 
 def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    """The checksum of a file. Raises `FileError`, which names it, where it cannot be read."""
+    try:
+        with open(file, "rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(explain(error, file)) from error
 
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:

@@ -18,7 +18,7 @@ from maskkit.data.images import image_size, read_pixels
 from maskkit.data.records import Record, Segment
 from maskkit.data.rules import Problem, Problems, counted, size_mismatch
 from maskkit.data.summary import Pixels, Summary, doubts, summarise, tables
-from maskkit.errors import DataError
+from maskkit.errors import DataError, explain
 from maskkit.terminal import Console
 
 MANY = 5000
@@ -157,5 +157,8 @@ def _groups(items: Iterable[T], key) -> Iterator[list[T]]:
 
 
 def _digest(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError as error:
+        raise DataError(explain(error, path)) from error

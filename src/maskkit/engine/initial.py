@@ -16,7 +16,7 @@ from maskkit.checkpoints import find, hub
 from maskkit.checkpoints.foreign import read_checkpoint, read_tensors
 from maskkit.checkpoints.header import categories_of, is_checkpoint, read_header
 from maskkit.config import InputConfig, RunConfig, change
-from maskkit.errors import DataError
+from maskkit.errors import DataError, explain
 from maskkit.models.base import Model
 from maskkit.nn.backbones.pretrained import Pretrained
 from maskkit.nn.finite import check_finite
@@ -204,8 +204,11 @@ def _has_backbone_of(model: Model, path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(explain(error, path)) from error
 
 
 def _digest_of(state: Mapping[str, Tensor]) -> str:

@@ -110,7 +110,13 @@ class Results:
 
     def _lines(self) -> Iterator[Record]:
         with open(self.path, encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            for number, text in enumerate(file, 1):
+                try:
+                    yield json.loads(text)
+                except ValueError as error:
+                    raise MaskkitError(
+                        f"{self.path}, line {number}: is damaged ({error}); run the same command with --resume"
+                    ) from None
 
     def _continue(self, settings: Mapping[str, Any]) -> None:
         """Keep what is complete: a process that was killed may leave a part of a line."""
