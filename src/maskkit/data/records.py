@@ -133,6 +133,14 @@ def extent(polygons: Polygons) -> Box:
     return x1, y1, x2, y2
 
 
+def extent_or_none(shape: Any) -> Box | None:
+    """The box around ``shape`` where it is a list of flat polygons, each of whole points."""
+    try:
+        return extent(shape) if isinstance(shape, list) else None
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def extent_of_rle(rle: Rle) -> Box:
     """The box around a run-length mask."""
     x1, y1, x2, y2 = mask_math.boxes([rle])[0].tolist()

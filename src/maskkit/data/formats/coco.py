@@ -21,7 +21,7 @@ from maskkit.data.formats import foreign
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
-from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent, extent_of_rle
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent, extent_of_rle, extent_or_none
 from maskkit.data.rules import (
     Problems,
     Warn,
@@ -346,18 +346,16 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
     try:
         if isinstance(shape, dict):
             shape = sound_rle(shape, size if size != UNKNOWN_SIZE else tuple(shape["size"]), allow_empty=True)
-        elif shape is not None:
-            extent(shape)  # raises for what is no list of points
-            if size != UNKNOWN_SIZE:
-                polygons.as_stated(shape, size)
+        elif shape is not None and size != UNKNOWN_SIZE:
+            polygons.as_stated(shape, size)
     except (ValueError, TypeError, OverflowError, KeyError):
         shape = None
     try:
         x, y, width, height = stated = _numbers(row.get("bbox"))
         box = (x, y, x + width, y + height)
     except ValueError:
-        box, stated = extent(shape) if isinstance(shape, list) else None, None
-    if shape is None and box is None:
+        box, stated = extent_or_none(shape), None
+    if box is None and (shape is None or size == UNKNOWN_SIZE):
         return None
     return Annotation(number, label, box, shape, _is_crowd(row), _area(row), stated)
 
