@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maskkit import zoo
 from maskkit.checkpoints.find import BUILT_IN, find_weights, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
 from maskkit.ranges import check_ranges
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maskkit.decode import Decoder
     from maskkit.eval.rows import Row
     from maskkit.eval.task import Result, Task
+    from maskkit.export.write import ExportConfig, Exported
     from maskkit.infer.runtimes import Runtime
     from maskkit.infer.sources import Source
     from maskkit.models.base import Model
@@ -45,21 +46,51 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
     return zoo.model_class(preset)(config)
 
 
-def load(source: str | Path = BUILT_IN, device: torch.device | str | None = None) -> Segmenter:
+def load(
+    source: str | Path = BUILT_IN, device: torch.device | str | None = None, threads: int | None = None
+) -> Segmenter:
     """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, or of a preset whose weights can be fetched.
 
-    ``device`` None uses an accelerator where there is one. For speed it predicts with a copy whose batch norm is folded
-    into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be trained further.
-    Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device that is not there.
+    An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch; ``threads`` limits the cores that it
+    uses. ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose
+    batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be
+    trained further. Raises `DataError` for a file that is missing or is not a
+    checkpoint, `MaskkitError` for a device that is not there.
     """
+    from maskkit.infer.runtimes import FILES
+
+    if (suffix := Path(source).suffix) in (*FILES, ".pt2"):
+        return _load_exported(Path(source), suffix, str(device) if device is not None else None, threads)
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.infer.torch_runtime import find_device
 
     found = find_device(device)  # before the file is read or downloaded
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     checkpoint = load_model(find_weights(source))
-    return Segmenter.of(
+    segmenter = Segmenter.of(
         checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, found, fold=True
     )
+    return replace(segmenter, config=checkpoint.config)
+
+
+def _load_exported(path: Path, suffix: str, device: str | None, threads: int | None) -> Segmenter:
+    from maskkit.checkpoints.exported import input_of
+    from maskkit.checkpoints.header import categories_of, decoder_of
+    from maskkit.infer.runtimes import FILES, FileRuntime
+
+    runtime: FileRuntime
+    if suffix in FILES:
+        runtime = FILES[suffix](path, device, threads)
+    else:
+        from maskkit.infer.torch_runtime import PackageRuntime
+
+        runtime = PackageRuntime(path, device, threads)
+    found = runtime.description
+    predictor = Predictor(runtime, decoder_of(found, path), input_of(found, path), categories_of(found))
+    return Segmenter(predictor, found["export"]["task"], found["info"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +102,8 @@ class Segmenter:
     """A key of `maskkit.eval.task.TASKS`."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """What is known about the weights: ``step``, ``metrics``, ``score``, ``licence``."""
+    config: RunConfig | None = None
+    """How a PyTorch model was trained; None for an exported file."""
 
     @classmethod
     def of(
@@ -198,6 +231,20 @@ class Segmenter:
         each = (lambda i, prediction: progress(1)) if progress is not None else None
         rows = rows_of(self.predictor.dataset(known, batch=batch, workers=workers), each)
         return translated(rows, ids), known
+
+    def export(self, path: str | Path, config: ExportConfig | None = None, **options: Any) -> Exported:
+        """Write the model as ``.onnx``, ``.xml`` (OpenVINO) or ``.pt2``; see `maskkit.export.write.export`.
+
+        Raises `MaskkitError` for a model that is an exported file already.
+        """
+        from maskkit.checkpoints.checkpoint import Checkpoint
+        from maskkit.export.write import ExportConfig, export
+        from maskkit.infer.torch_runtime import TorchRuntime
+
+        if self.config is None or not isinstance(self.runtime, TorchRuntime):
+            raise MaskkitError("only a model that was loaded from a checkpoint can be exported")
+        checkpoint = Checkpoint(self.runtime.model, self.config, self.categories, dict(self.info))
+        return export(checkpoint, Path(path), config or ExportConfig(), **options)
 
     @classmethod
     def train(

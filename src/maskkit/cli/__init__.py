@@ -20,6 +20,7 @@ from maskkit.cli.check import check
 from maskkit.cli.convert import convert
 from maskkit.cli.demo import demo
 from maskkit.cli.evaluate import evaluate
+from maskkit.cli.export import export
 from maskkit.cli.import_weights import import_
 from maskkit.cli.models import models
 from maskkit.cli.options import checked
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "check": check,
     "convert": convert,
     "import": import_,
+    "export": export,
     "pseudo-masks": pseudo_masks,
     "pretrain": pretrain,
     "demo": demo,

@@ -4,7 +4,7 @@
 function       of      result                                                   used by
 ============== ======= ======================================================== =================================
 `batched_nms`  boxes   which are kept, image by image and group by group        Faster R-CNN and what is built on it
-`class_nms`    boxes   the same for one image, rounded as torchvision does      FCOS and what is built on it
+`class_nms`    boxes   the same by class, rounded as torchvision does           FCOS and what is built on it
 `greedy_nms`   boxes   indices of the kept boxes                                YOLACT, traditional
 `fast_nms`     boxes   which of a ranked list are kept, without a loop          YOLACT
 `soft_nms`     boxes   order and decayed scores, nothing is removed             EVA
@@ -19,7 +19,6 @@ and the cost is proportional to the number of cells.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
@@ -41,34 +40,47 @@ def batched_nms(
         boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
     real = has_area(boxes)
     if groups is not None:  # each group gets a place of its own
-        boxes = boxes + (groups * (boxes.amax() + 1))[..., None]
+        boxes = boxes + (groups * (boxes.max() + 1))[..., None]
     # boxes without area share one place and vanish at the first of them, so that NMS compares them with nothing else
     boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))
-    none = torch.zeros_like(real[0])
-    kept = [none.index_fill(0, nms(b, s.to(b.dtype), threshold), True) for b, s in zip(boxes, scores, strict=True)]
-    return torch.stack(kept) & real
+    return _nms_mask(boxes, scores.to(boxes.dtype), threshold) & real
 
 
 def class_nms(
-    boxes: Float[Tensor, "m 4"], labels: Int[Tensor, "m"], scores: Float[Tensor, "m"], threshold: float
-) -> Float[Tensor, "m"]:
-    """1 for the boxes of one image that greedy NMS within each class keeps, 0 for the others.
+    boxes: Float[Tensor, "b m 4"], labels: Int[Tensor, "b m"], scores: Float[Tensor, "b m"], threshold: float
+) -> Float[Tensor, "b m"]:
+    """1 for the boxes of each image that greedy NMS within each class keeps, 0 for the others.
 
     Unlike `batched_nms` it moves the classes apart in float32, as ``torchvision.ops.batched_nms`` does and the results
     of FCOS's official code depend on, and it keeps boxes without area as long as they have a score.
     """
-    real = (scores > 0)[:, None]
+    real = (scores > 0)[..., None]
     boxes = torch.where(real, boxes, 0)
-    apart = labels[:, None] * (boxes.max() + 1)
-    far = boxes.abs().max() + 1
+    apart = labels[..., None] * (boxes.amax((1, 2), keepdim=True) + 1)
+    far = boxes.abs().amax((1, 2), keepdim=True) + 1
     # rows without a score share one place, far from everything, and vanish at the first of them
-    nowhere, beyond = (
-        far * boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]),
-        far * boxes.new_tensor([[-5.0, -5.0, -4.0, -4.0]]),
-    )
-    # an exported graph asserts that NMS keeps two boxes at least: one more, beyond all others, sees to it
-    kept = nms(torch.cat([torch.where(real, boxes + apart, nowhere), beyond]), F.pad(scores, [0, 1]), threshold)
-    return F.pad(torch.zeros_like(scores), [0, 1]).index_fill(0, kept, 1)[:-1]
+    nowhere = far * boxes.new_tensor([-3.0, -3.0, -2.0, -2.0])
+    return _nms_mask(torch.where(real, boxes + apart, nowhere), scores, threshold).to(scores.dtype)
+
+
+def _nms_mask(boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], threshold: float) -> Bool[Tensor, "b n"]:
+    """Which boxes greedy NMS keeps, image by image; one node in an exported graph, for any number of images."""
+    if torch.compiler.is_exporting():
+        return torch.ops.maskkit.nms_mask(boxes, scores, threshold)
+    return _nms_by_image(boxes, scores, threshold)
+
+
+def _nms_by_image(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for mask, b, s in zip(kept, boxes, scores, strict=True):
+        mask[nms(b, s, threshold)] = True
+    return kept
+
+
+# `maskkit.export.onnx` translates it to ONNX's NonMaxSuppression, which takes all images at once
+torch.library.custom_op(
+    "maskkit::nms_mask", mutates_args=(), schema="(Tensor boxes, Tensor scores, float threshold) -> Tensor"
+)(_nms_by_image).register_fake(lambda boxes, scores, threshold: torch.empty_like(scores, dtype=torch.bool))
 
 
 def greedy_nms(
@@ -137,7 +149,7 @@ def mask_iou(masks: Bool[Tensor, "*b n h w"]) -> Float[Tensor, "*b n n"]:
     """Intersection over union of every pair, by one matrix product; zero for a pair of empty masks."""
     cells = masks.flatten(-2).float()  # (..., N, h w)
     inter = cells @ cells.transpose(-1, -2)  # (..., N, N)
-    area = inter.diagonal(dim1=-2, dim2=-1)
+    area = cells.sum(-1)
     return inter / (area[..., :, None] + area[..., None, :] - inter).clamp(min=1)
 
 

@@ -1,9 +1,21 @@
-"""The interface of everything that runs a network: normalised images in, the decoder's arrays out."""
+"""The interface of everything that runs a network, and the runtimes of exported files. No torch.
 
-from typing import Protocol
+A `Runtime` takes normalised images and gives the decoder's arrays. `OnnxRuntime` and `OpenVinoRuntime` run files that
+`maskkit export` wrote; each file describes itself in its metadata (`maskkit.checkpoints.exported`).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from maskkit.errors import DataError, MaskkitError
 
 
 class Runtime(Protocol):
@@ -15,3 +27,145 @@ class Runtime(Protocol):
         ``images`` are normalised, in any memory order; ``sizes`` are the (height, width) of each inside its padding.
         """
         ...
+
+
+class FileRuntime(ABC):
+    """What the runtimes of exported files share: batches of the size that the file has, and the names of outputs."""
+
+    def __init__(self, path: Path, text: str | None) -> None:
+        """``text`` is the description in the file's metadata. Raises `DataError` for a file without one."""
+        from maskkit.checkpoints.exported import read_description
+
+        self.path = path
+        self.description = read_description(path, text)
+        self.inputs: list[str] = self.description["export"]["inputs"]
+        self.outputs: list[str] = self.description["export"]["outputs"]
+        self._same: dict[str, str] = self.description["export"]["same"]
+        self._batch: int | None = self.description["export"]["batch"]
+        self._size: list[int] | None = self.description["export"]["size"]
+
+    def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
+        """See `Runtime.run`. Raises `MaskkitError` for images of a size that the file does not take."""
+        if self._size is not None and list(images.shape[2:]) != self._size:
+            height, width = self._size
+            raise MaskkitError(
+                f"{self.path}: takes inputs of {height} x {width} (height x width), not {images.shape[2]} x "
+                f"{images.shape[3]}; export with --size, or with --dynamic size"
+            )
+        count = self._batch or len(images)
+        parts = [self._part(images[i : i + count], sizes[i : i + count], count) for i in range(0, len(images), count)]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return found | {name: found[first] for name, first in self._same.items()}
+
+    def _part(self, images: np.ndarray, sizes: np.ndarray, count: int) -> dict[str, np.ndarray]:
+        """The outputs for at most ``count`` images; a file of a fixed batch gets copies of the last one."""
+        real = len(images)
+        if real < count:
+            index = np.minimum(np.arange(count), real - 1)
+            images, sizes = images[index], sizes[index]
+        given = {"images": np.ascontiguousarray(images), "sizes": np.ascontiguousarray(sizes, np.int64)}
+        arrays = self._infer({name: given[name] for name in self.inputs})
+        return {n: np.asarray(a, np.float32)[:real] for n, a in zip(self.outputs, arrays, strict=True)}
+
+    @abstractmethod
+    def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in the order of ``outputs``."""
+
+
+class OnnxRuntime(FileRuntime):
+    """An ONNX file in ONNX Runtime.
+
+    ``device`` None or ``cpu`` runs on the processor, ``cuda`` on an NVIDIA GPU (package onnxruntime-gpu). ``threads``
+    None uses all cores.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+        ort = require("onnxruntime", "onnxruntime")
+        path = regular_file(path)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # warnings are about the graph's insides
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = ["CPUExecutionProvider"]
+        if device not in (None, "cpu"):
+            providers.insert(0, "CUDAExecutionProvider")
+            if device != "cuda" or providers[0] not in ort.get_available_providers():
+                raise MaskkitError(
+                    f"{device}: this ONNX Runtime has {', '.join(ort.get_available_providers())}; leave the device "
+                    "out, or install onnxruntime-gpu and name cuda"
+                )
+        try:
+            self._session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+        except Exception as error:  # pybind raises RuntimeError and a dozen kinds of its own
+            raise DataError(f"{path}: ONNX Runtime cannot open it ({_line(error)}); export it again") from None
+        super().__init__(path, self._session.get_modelmeta().custom_metadata_map.get("maskkit"))
+
+    def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(self.outputs, dict(feeds))
+
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""OpenVINO's name for the precision of what is not quantised."""
+
+
+class OpenVinoRuntime(FileRuntime):
+    """An OpenVINO file (``.xml`` with its ``.bin``).
+
+    Runs in the precision that the file was exported for; without this, OpenVINO takes bfloat16 on processors that have
+    it, and gives other masks there. ``device`` is OpenVINO's name, ``CPU`` by default.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+        openvino = require("openvino", "openvino")
+        path = regular_file(path)
+        core = openvino.Core()
+        if not path.with_suffix(".bin").is_file():
+            raise DataError(f"{path}: its weights are missing: {path.with_suffix('.bin')}; copy both files")
+        try:
+            model = core.read_model(os.fspath(path))
+        except RuntimeError as error:
+            raise DataError(f"{path}: OpenVINO cannot open it ({_line(error)}); export it again") from None
+        text = str(model.get_rt_info("maskkit").value) if model.has_rt_info("maskkit") else None
+        super().__init__(path, text)
+        wanted = self.description["export"]["precision"]
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[wanted], "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = core.compile_model(model, (device or "CPU").upper(), config)
+        except RuntimeError as error:
+            raise MaskkitError(
+                f"{path}: OpenVINO cannot run it on {device or 'CPU'} ({_line(error)}); it has "
+                f"{', '.join(core.available_devices)}"
+            ) from None
+        self._request = compiled.create_infer_request()
+
+    def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        found = self._request.infer(dict(feeds))
+        return [found[name].copy() for name in self.outputs]
+
+
+FILES: dict[str, type[FileRuntime]] = {".onnx": OnnxRuntime, ".xml": OpenVinoRuntime}
+"""The runtime of each kind of exported file that needs no torch, by suffix."""
+
+
+def require(module: str, extra: str) -> Any:
+    """The module, imported. Raises `MaskkitError` with the command that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MaskkitError(f"{module} is not installed ({error}); pip install 'maskkit[{extra}]'") from None
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path of a file that can be opened. Raises `DataError` for a missing one, a folder, a pipe or a device."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; check the path")
+    return path
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,10 +1,11 @@
 """A PyTorch model as a `Runtime`, with or without test-time augmentation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from maskkit.config import InputConfig, Tta
 from maskkit.decode.outputs import ClassLogits
-from maskkit.errors import MaskkitError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Predictor
+from maskkit.infer.runtimes import FileRuntime, regular_file
 from maskkit.infer.tta import probabilities
 from maskkit.models.base import Model, to_arrays
 from maskkit.nn.backbones.backbone import fold_batch_norm
@@ -65,6 +67,30 @@ class TorchRuntime:
             self._copy, self._copied = copy, now
             return copy
         return self._copy
+
+
+class PackageRuntime(FileRuntime):
+    """A ``.pt2`` package, compiled ahead of time by AOTInductor for the kind of machine that exported it."""
+
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+        path = regular_file(path)
+        if device not in (None, "cpu"):
+            raise MaskkitError(f"{path}: was compiled for the CPU; it does not run on {device}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            self._package: Any = torch._inductor.aoti_load_package(str(path))
+            text = self._package.get_metadata().get("maskkit")
+        except Exception as error:  # of the loader of shared libraries, of zip, of torch
+            raise DataError(
+                f"{path}: cannot be loaded ({' '.join(str(error).split())[:200]}); export it here"
+            ) from None
+        super().__init__(path, text)
+
+    def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            found = self._package(*(torch.from_numpy(feeds[name]) for name in self.inputs))
+        return [found[name].float().numpy() for name in self.outputs]
 
 
 class TtaRuntime:

@@ -154,7 +154,7 @@ def lay_out(
         low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
         axes.append(2 * (centre - low) / (high - low).clamp(min=1e-6) - 1)  # -1 to 1 from side to side
     x, y = axes
-    shape = (len(boxes), *grid)
+    shape = (boxes.shape[0], *grid)
     at = torch.stack([x[:, None].expand(shape), y[..., None].expand(shape)], 3)
     spread = F.grid_sample(masks[:, None], at, padding_mode="border", align_corners=False)[:, 0]
     return spread.masked_fill((at.abs() > 1).any(3), OUTSIDE)

@@ -227,7 +227,7 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         config = self.config.regions
         scores = torch.stack([stage.class_logits.float().softmax(1) for stage in stages]).mean(0)
         given = (scores.clamp(min=1e-30).log(), stages[-1].box_deltas, stages[-1].sampled.rois[:, 1:])
-        logits, deltas, boxes = (t.unflatten(0, (len(extents), -1)) for t in given)
+        logits, deltas, boxes = (t.unflatten(0, (extents.shape[0], -1)) for t in given)
         found = refine(logits, deltas, boxes, extents, config, box_weights(len(stages) - 1))
         if self.config.soft_nms:
             return reordered(found, *soft_nms(*found, config.nms_threshold, config.detections))

@@ -179,7 +179,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
             first = self.read(maps, boxes, as_rois(proposals.boxes))
             refined = self.refine(proposals.boxes, first.box_deltas, extents)
             second = self.read(maps, boxes, as_rois(refined))
-            b = len(images)
+            b = images.shape[0]
             found = Regions(*(join(x, y, b) for x, y in zip(first, second, strict=True)))
             sampled = all_rois(torch.cat([proposals.boxes, refined], 1))
         else:
@@ -260,7 +260,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
 
     def select(self, raw: FcisRaw) -> RegionVotes[Tensor]:
         """The best boxes after NMS within each class, and who votes on their masks."""
-        config, b = self.config.regions, len(raw.extents)
+        config, b = self.config.regions, raw.extents.shape[0]
         regions = raw.sampled.rois[:, 1:].unflatten(0, (b, -1))  # (B, R, 4)
         masks = raw.read.mask_logits.float().sigmoid().unflatten(0, (b, -1))
         scores = raw.read.class_logits.float().softmax(1)[:, :-1].unflatten(0, (b, -1)) * has_area(regions)[..., None]

@@ -30,6 +30,7 @@ windows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -46,6 +47,7 @@ from maskkit.geometry.nms import batched_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
+from maskkit.nn.blocks import image_of
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
@@ -118,8 +120,8 @@ def part_edges(cells: int, parts: int, rounding: Literal["floor", "round"] = "fl
 
 def part_of(cells: int, parts: int, rounding: Literal["floor", "round"] = "floor") -> Int[Tensor, "m"]:
     """The part that each cell along one side of a window belongs to."""
-    edges = torch.tensor(part_edges(cells, parts, rounding))
-    return torch.repeat_interleave(edges.diff(), output_size=cells)
+    edges = part_edges(cells, parts, rounding)
+    return torch.cat([torch.full((end - start,), part) for part, (start, end) in enumerate(pairwise(edges))])
 
 
 def assemble(
@@ -130,7 +132,7 @@ def assemble(
     ``scores`` are the maps of each image as a row of numbers; map ``row k + column`` tells about part (row, column).
     ``places`` (`window_places`) say where in it each window begins, and how many numbers a map and a line of it have.
     """
-    cell = torch.arange(len(part), device=part.device)
+    cell = torch.arange(part.shape[0], device=part.device)
     maps = part[:, None] * (part.max() + 1) + part  # (m, m)
     first, plane, line = places[:, :, None, None].unbind(1)
     return scores[image[:, None, None], first + maps * plane + cell[:, None] * line + cell]
@@ -297,10 +299,10 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
     def select(self, raw: InstanceFcnRaw) -> ObjectMasks[Tensor]:
         """The windows most like objects, after NMS of their masks' boxes."""
         config = self.config
-        b, cells = len(raw.objectness), config.window
+        b, cells = raw.objectness.shape[0], config.window
         scores, order = raw.objectness.float().sigmoid().topk(min(config.candidates, raw.objectness.shape[1]))
         places = window_places(_grids(raw.maps), cells, config.parts, order.device)
-        image = torch.arange(b, device=order.device).repeat_interleave(order.shape[1])
+        image = image_of(order)
         rows = in_a_row([m.float() for m in raw.maps], cells)
         masks = assemble(rows, image, places[order.flatten()], self.part).sigmoid()  # (B C, m, m)
         windows = raw.windows[order]  # (B, C, 4)

@@ -214,7 +214,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         sure = (soft * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)  # (B, Q)
         scores, best = (scores * sure.gather(1, order // classes)).sort(descending=True)
         order = order.gather(1, best)
-        query = (torch.arange(len(masks), device=masks.device)[:, None], order // classes)
+        query = (torch.arange(masks.shape[0], device=masks.device)[:, None], order // classes)
         boxes = mask_math.dense_boxes(inside[query].flatten(0, 1)).unflatten(0, order.shape)
         height, width = masks.shape[2:]
         boxes = boxes / boxes.new_tensor([width, height, width, height])

@@ -308,12 +308,12 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         extents: Float[Tensor, "b 2"],
     ) -> RankedBoxes:
         """The final boxes, whose code for their class is read and applied again and again."""
-        config, batch = self.config, (len(extents), -1)
+        config, batch = self.config, (extents.shape[0], -1)
         found = detect(logits.unflatten(0, batch), deltas.unflatten(0, batch), boxes, extents, config.regions)
         labels = found.labels.flatten()
         for _ in range(config.box_passes - 1):
             _, deltas = self.classify(shared, as_rois(found.boxes))
-            code = deltas[torch.arange(len(labels), device=labels.device), labels].float().view_as(found.boxes)
+            code = deltas[torch.arange(labels.shape[0], device=labels.device), labels].float().view_as(found.boxes)
             moved = clip(decode(code.detach(), found.boxes, BOX_WEIGHTS), extents)
             found = found._replace(boxes=torch.where(has_area(moved)[..., None], moved, found.boxes))
         return found
@@ -357,7 +357,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
 
     def select(self, raw: MasklabRaw) -> ObjectMasks[Tensor]:
         """The final boxes and their masks, each cell the mean of the four samples at its corners."""
-        b = len(raw.extents)
+        b = raw.extents.shape[0]
         boxes = (raw.mask_rois[:, 1:] / raw.size.repeat(2)).unflatten(0, (b, -1))
         labels, scores = raw.mask_labels.unflatten(0, (b, -1)), raw.mask_scores.unflatten(0, (b, -1))
         masks = F.avg_pool2d(raw.mask_logits.float().sigmoid(), 2, 1).unflatten(0, (b, -1))  # (B, K, s - 1, s - 1)

@@ -235,7 +235,7 @@ class Panet(TwoStage, Model[MaskRaw, ObjectMasks[Tensor] | Boxes[Tensor]]):
 
     def _masks(self, levels: list[Tensor], regions: MaskRegions) -> Float[Tensor, "m s s"]:
         if not self.config.masks:
-            return regions.rois.new_zeros(len(regions.rois), 0, 0)
+            return regions.rois.new_zeros(regions.rois.shape[0], 0, 0)
         bins = self.config.mask.bins
         return draw(regions, lambda rois, labels: self.mask_head(self.pool(levels, rois, bins), labels))
 

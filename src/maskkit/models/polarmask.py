@@ -236,12 +236,7 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         limit = distances.new_tensor([size[1], size[0]])
         low, high = (torch.minimum(p.clamp(min=0), limit) for p in (xy - distances[..., :2], xy + distances[..., 2:]))
         # NMS counts the last pixel in, as all of mmdetection 1 did
-        kept = torch.stack(
-            [
-                class_nms(*rows, config.nms_threshold)
-                for rows in zip(torch.cat([low, high + 1], 2), labels, score, strict=True)
-            ]
-        )
+        kept = class_nms(torch.cat([low, high + 1], 2), labels, score, config.nms_threshold)
         score, best = (score * kept).topk(min(config.detections, t))
         place, boxes = place.gather(1, best), torch.cat([low, high], 2)
         k = best.shape[1]

@@ -183,7 +183,7 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
     def select_from(self, scores: Float[Tensor, "b k p"], channels: Float[Tensor, "b c h w"]) -> ObjectMasks[Tensor]:
         """The best masks, of the scores of the cells after point NMS and of `soft_masks`."""
         found = grid.find_candidates(scores, self.config.grid)
-        image = torch.arange(len(scores), device=scores.device)[:, None]
+        image = torch.arange(scores.shape[0], device=scores.device)[:, None]
         if self.config.head == "vanilla":
             masks = channels[image, found.cells]  # (B, k, H/4, W/4)
         else:

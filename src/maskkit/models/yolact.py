@@ -137,7 +137,7 @@ class AnchorHead(nn.Module):
         for level in levels:
             y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
             for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
-                row.append(part.permute(0, 2, 3, 1).reshape(len(y), -1, part.shape[1] // self.anchors))
+                row.append(part.permute(0, 2, 3, 1).reshape(y.shape[0], -1, part.shape[1] // self.anchors))
         loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
         return loc, conf, mask.tanh()
 

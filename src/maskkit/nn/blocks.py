@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -83,3 +83,8 @@ def in_pieces(
     if not infers_on_cpu(rows):
         return layer(rows)
     return torch.cat([layer(piece) for piece in rows.flatten(0, -2).split(count)]).view(rows.shape)
+
+
+def image_of(rows: Shaped[Tensor, "b m"]) -> Int[Tensor, "n"]:
+    """The image of each of the B M rows, image by image."""
+    return torch.arange(rows.shape[0], device=rows.device)[:, None].expand(rows.shape).flatten()

@@ -118,7 +118,7 @@ def sample_by_grid(
         grid = places[..., level, :].movedim(0, -1) * (2 / places.new_tensor([w, h])) - 1  # (B, Q, M, P, 2)
         found = F.grid_sample(cells.unflatten(2, (h, w)), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
         total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(3)  # (BM, D, Q)
-    return total.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
+    return total.unflatten(0, (values.shape[0], -1)).permute(0, 3, 1, 2).flatten(2)
 
 
 def sample_by_rows(

@@ -71,7 +71,7 @@ def template(side: int, config: DirectionConfig) -> Int[Tensor, "s s"]:
 
 def pool_directions(crops: Float[Tensor, "n d s s"], template: Int[Tensor, "s s"]) -> Float[Tensor, "n s s"]:
     """Direction pooling: each cell from the channel that the template names."""
-    return crops.gather(1, template.expand(len(crops), 1, -1, -1))[:, 0]
+    return crops.gather(1, template.expand(crops.shape[0], 1, -1, -1))[:, 0]
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from maskkit.config import BackboneConfig
 from maskkit.errors import MaskkitError
 from maskkit.geometry.nms import class_nms
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import image_of
 from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
@@ -180,7 +181,7 @@ def pick(
     levels: Sequence[Float[Tensor, "b d _ _"]], image: Int[Tensor, "n"], location: Int[Tensor, "n"]
 ) -> Float[Tensor, "n d"]:
     """Rows of n locations; reads these alone, which matters where a location has hundreds of channels."""
-    picked = levels[0].new_zeros(len(location), levels[0].shape[1])
+    picked = levels[0].new_zeros(location.shape[0], levels[0].shape[1])
     first = 0
     for level in levels:
         cells = level.shape[2] * level.shape[3]
@@ -281,7 +282,7 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
         first += cells
     location = torch.cat(locations, 1)  # (B, M)
     b, m = location.shape
-    image = torch.arange(b, device=location.device).repeat_interleave(m)
+    image = image_of(location)
     points = locate(raw.logits, config.strides)
     xy, stride = points.xy[location], points.stride[location]
     distances = pick(raw.distances, image, location.flatten()).view(b, m, 4) * stride[..., None]
@@ -292,7 +293,7 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
 def detect(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     """The best boxes of each image after NMS class by class, with what their locations predict besides."""
     found = propose(raw, config)
-    kept = torch.stack([class_nms(*rows, config.nms_threshold) for rows in zip(*found[:3], strict=True)])
+    kept = class_nms(*found[:3], config.nms_threshold)
     return keep_best(found._replace(scores=found.scores * kept), raw, config.detections)
 
 
@@ -304,6 +305,5 @@ def keep_best(found: FcosDetections, raw: FcosRaw, count: int) -> FcosDetections
     extra = boxes.new_zeros(*order.shape, 0)
     if raw.extra:
         b, k = order.shape
-        image = torch.arange(b, device=order.device).repeat_interleave(k)
-        extra = pick(raw.extra, image, locations.flatten()).float().view(b, k, -1)
+        extra = pick(raw.extra, image_of(order), locations.flatten()).float().view(b, k, -1)
     return FcosDetections(boxes, found.labels.gather(1, order), scores, locations, extra)

@@ -125,7 +125,7 @@ def head_levels(levels: list[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b
 
 def cell_levels(grids: Sequence[int]) -> Int[Tensor, "p"]:
     """The level of each cell."""
-    return torch.repeat_interleave(torch.arange(len(grids)), torch.tensor([s * s for s in grids]))
+    return torch.cat([torch.full((side**2,), level) for level, side in enumerate(grids)])
 
 
 def first_cells(grids: Sequence[int]) -> list[int]:
@@ -295,7 +295,7 @@ def rank_masks(found: Candidates, masks: Float[Tensor, "b k h w"], config: GridC
     area = likely.sum((2, 3))
     least = torch.tensor(config.min_area, device=masks.device)[cell_levels(config.grids).to(masks.device)][found.cells]
     scores = found.scores * mask_math.maskness(masks) * (area > least)
-    image = torch.arange(len(masks), device=masks.device)[:, None]
+    image = torch.arange(masks.shape[0], device=masks.device)[:, None]
 
     scores, order = scores.topk(min(config.nms_top, scores.shape[1]))  # (B, n)
     labels = found.labels.gather(1, order)

@@ -89,7 +89,7 @@ def draw(regions: MaskRegions, masks_of: Callable[[Tensor, Tensor], Tensor]) -> 
         return masks_of(rois, labels)
     real = torch.nonzero(scores > 0)[:, 0]
     masks = masks_of(rois[real], labels[real])
-    return masks.new_zeros(len(rois), *masks.shape[1:]).index_copy(0, real, masks)
+    return masks.new_zeros(rois.shape[0], *masks.shape[1:]).index_copy(0, real, masks)
 
 
 # loss -----------------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def loss_from_boxes(
 
 def object_masks(boxes: BoxRaw, regions: MaskRegions, logits: Float[Tensor, "m s s"]) -> ObjectMasks[Tensor]:
     """The final boxes of each image and their masks, ranked by the scores of the boxes."""
-    b = len(boxes.extents)
+    b = boxes.extents.shape[0]
     places = (regions.rois[:, 1:] / boxes.size.repeat(2)).unflatten(0, (b, -1))
     labels, scores = (t.unflatten(0, (b, -1)) for t in (regions.labels, regions.scores))
     return ObjectMasks(places, labels, scores, logits.float().sigmoid().unflatten(0, (b, -1)), scores)

@@ -132,7 +132,7 @@ class MaskedDecoder(nn.Module):
             cells.append(level.flatten(2).transpose(1, 2) + embedding)  # (B, N, C)
             where.append(sine_encoding(size, level.flatten(2).transpose(1, 2)))
             coarse.append(F.interpolate(features.detach(), size=size, mode="bilinear").flatten(2))  # (B, C, N)
-        x = self.queries.weight.expand(len(features), -1, -1)
+        x = self.queries.weight.expand(features.shape[0], -1, -1)
         predictions = [self.predict(x)]
         for i, layer in enumerate(self.layers):
             inside = predictions[-1][1].detach() @ coarse[i % 3] >= 0  # (B, Q, N)

@@ -108,4 +108,4 @@ class PixelDecoder(nn.Module):
 def centres(size: Size, like: Tensor) -> Float[Tensor, "n 2"]:
     """Centres ``x y`` of the cells of a grid that spans 0 to 1."""
     y, x = ((torch.arange(cells, device=like.device) + 0.5) / cells for cells in size)
-    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], 2).flatten(0, 1)
+    return torch.stack([x.expand(y.shape[0], -1), y[:, None].expand(-1, x.shape[0])], 2).flatten(0, 1)

@@ -53,6 +53,6 @@ def class_loss(
 def likeliest(logits: Float[Tensor, "b k _ _"], size: tuple[int, int]) -> Int[Tensor, "b h w"]:
     """Class of the highest logit on a grid of ``size`` (h, w); class 0 where a model of one class has no logits."""
     if logits.shape[1] == 0:
-        return torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)
+        return torch.zeros(logits.shape[0], *size, dtype=torch.int64, device=logits.device)
     best = logits.argmax(1, keepdim=True).float()  # (B, 1, h', w')
     return F.interpolate(best, size, mode="nearest-exact")[:, 0].long()

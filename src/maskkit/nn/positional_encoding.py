@@ -28,7 +28,7 @@ def encode_cells(like: Float[Tensor, "b _ h w"], frequencies: int) -> Float[Tens
     height, width = like.shape[2:]
     y, x = ((torch.arange(cells, device=like.device) + 0.5) / cells for cells in (height, width))
     positions = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], 2)
-    return encode_positions(positions, frequencies).permute(2, 0, 1).to(like.dtype).expand(len(like), -1, -1, -1)
+    return encode_positions(positions, frequencies).permute(2, 0, 1).to(like.dtype).expand(like.shape[0], -1, -1, -1)
 
 
 def sine_encoding(size: tuple[int, int], like: Tensor) -> Float[Tensor, "n c"]:

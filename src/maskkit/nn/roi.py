@@ -93,7 +93,7 @@ class BoxLosses(NamedTuple):
 
 def as_rois(boxes: Float[Tensor, "b r 4"]) -> Float[Tensor, "n 5"]:
     """Boxes of each image as regions, image by image."""
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
     return torch.cat([image.expand(*boxes.shape[:2], 1), boxes], 2).flatten(0, 1)
 
 
@@ -118,7 +118,7 @@ def pool(
     which = pyramid_level(rois, strides)
     if len(levels) == 1:
         return _pooled(levels[0], rois, bins, strides[0], config)
-    shape = (len(rois), levels[0].shape[1], bins, bins)
+    shape = (rois.shape[0], levels[0].shape[1], bins, bins)
     pooled = torch.empty(shape, device=rois.device, memory_format=torch.channels_last)
     for i, (level, stride) in enumerate(zip(levels, strides, strict=True)):
         index = torch.nonzero(which == i)[:, 0]

@@ -133,6 +133,6 @@ class TwoStage(nn.Module):
     def detect(self, raw: BoxRaw) -> RankedBoxes:
         """The final boxes of an inference."""
         logits, deltas, rois = (
-            t.unflatten(0, (len(raw.extents), -1)) for t in (raw.class_logits, raw.box_deltas, raw.sampled.rois)
+            t.unflatten(0, (raw.extents.shape[0], -1)) for t in (raw.class_logits, raw.box_deltas, raw.sampled.rois)
         )
         return detect(logits, deltas, rois[..., 1:], raw.extents, self._regions)

@@ -1,0 +1,98 @@
+"""`maskkit export`: a model as a file for ONNX Runtime, OpenVINO or AOTInductor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from maskkit.cli.console import stdout, wrong_usage
+
+if TYPE_CHECKING:
+    from maskkit.export.write import Exported
+
+
+def export(
+    model: str,
+    out: Path,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: tuple[Literal["batch", "size"], ...] = (),
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    int8: Path | None = None,
+    data: Path | None = None,
+    images: Path | None = None,
+) -> int:
+    """Export a model as ONNX (.onnx), OpenVINO (.xml) or a compiled package (.pt2).
+
+    The file holds the network, its classes and how images become its input: `maskkit predict`, `eval` and
+    `maskkit.load` take it in place of a checkpoint, on machines without PyTorch too (.onnx, .xml). Before it is
+    written it is compared with the checkpoint; a file that disagrees is not written.
+
+    Example: maskkit export --model runs/pets/best.safetensors --out pets.onnx
+
+    Example: maskkit export --model runs/pets/best.safetensors --out pets.xml --int8 pets/
+
+    Args:
+        model: Checkpoint, built-in, or a preset with published weights.
+        out: File to write; its suffix chooses the format.
+        size: Height and width of the network's input; by default as in the checkpoint.
+        batch: Images per call.
+        dynamic: What is left open: batch, size or both. Not every method allows this.
+        precision: Of the arithmetic; bf16 and fp16 are for OpenVINO and take --data.
+        int8: Data set (50 images or more) to quantise the convolutions with, and to measure the loss on.
+        data: Data set on which the model is measured before and after.
+        images: Folder of images to compare on, in place of those of the package.
+    """
+    from maskkit.api import find_weights
+    from maskkit.checkpoints.checkpoint import load_model
+    from maskkit.data import find_splits, open_dataset
+    from maskkit.data.dataset import Dataset
+    from maskkit.data.images import find_images
+    from maskkit.eval.rows import rows_of, shared_classes, translated
+    from maskkit.eval.task import TASKS
+    from maskkit.export.write import ExportConfig
+    from maskkit.export.write import export as write
+    from maskkit.infer.predict import Predictor
+
+    if int8 is not None and precision != "fp32":
+        wrong_usage("--int8 is a precision of its own; leave --precision out")
+    checkpoint = load_model(find_weights(model))
+    task = TASKS[checkpoint.model.task]
+    source = data or int8
+
+    def part(path: Path, split: str) -> Dataset:
+        """The split of a data set where it has one."""
+        return open_dataset(path, split if split in find_splits(path) else None)
+
+    def measure(predictor: Predictor, dataset: Dataset) -> dict[str, float]:
+        ids, known = shared_classes(checkpoint.categories, dataset)
+        return task.evaluate(translated(rows_of(predictor.dataset(known)), ids), known).main
+
+    done = write(
+        checkpoint,
+        out,
+        ExportConfig(size, batch, dynamic, "int8" if int8 is not None else precision),
+        images=find_images(images) if images is not None else (),
+        data=task.view(part(source, "val")) if source is not None else None,
+        calibration=part(int8, "train") if int8 is not None else None,
+        measure=measure,
+        say=lambda line: stdout().print(f"{line} ..."),
+    )
+    _report(done)
+    return 0
+
+
+def _report(done: Exported) -> None:
+    console = stdout()
+    megabytes = sum(f.stat().st_size for f in (done.path, done.path.with_suffix(".bin")) if f.is_file()) / 1e6
+    console.print(f"{done.path}: {megabytes:.1f} MB")
+    if done.agreement is not None:
+        console.print(f"beside the checkpoint: {done.agreement}")
+    if done.resized is not None:
+        console.print(
+            "images are fitted into an input of one size, which the checkpoint does not do; beside its own way: "
+            f"{done.resized}"
+        )
+    if done.before is not None and done.after is not None:
+        for name, value in done.before.items():
+            console.print(f"{name}: {value:.4f} before, {done.after[name]:.4f} after")

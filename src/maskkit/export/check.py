@@ -1,0 +1,102 @@
+"""Whether an exported file finds what the checkpoint finds. No torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from maskkit.geometry import rle as mask_math
+from maskkit.infer.predict import Predictor
+from maskkit.prediction import Prediction
+
+LEAST = 0.95
+"""Share of agreeing objects below which an export has failed. Scores of untrained models are full of near-ties."""
+
+SAME = 0.9
+"""IoU from which on two objects of a class are the same."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the objects (regions, segments) of a reference are found again."""
+
+    images: int
+    objects: int
+    """Those of the reference."""
+    found: int
+    """Those that the other one has too: the same class, and an IoU of `SAME` or more."""
+    more: int
+    """Objects that the other one has and the reference has not."""
+    score: float
+    """Largest difference of the scores of two that are the same."""
+
+    @property
+    def share(self) -> float:
+        """Of all objects of either, the share that both have; 1 where neither has any."""
+        total = self.objects + self.more
+        return self.found / total if total else 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.found} of {self.objects} objects in {self.images} images found again, {self.more} others, scores "
+            f"within {self.score:.2g}"
+        )
+
+
+def compare(reference: Predictor, other: Predictor, images: Sequence[Any], score: float = 0.0) -> Agreement:
+    """How ``other`` agrees with ``reference`` on ``images``, for objects of a score above ``score``.
+
+    Images are anything that `Predictor.images` takes. An object counts from the score up, so that one of them may have
+    it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted.
+    """
+    pairs = zip(reference.images(images, score=score), other.images(images, score=score), strict=True)
+    return total(agreement(a, b, score) for a, b in pairs)
+
+
+def agreement(reference: Prediction, other: Prediction, score: float = 0.0) -> Agreement:
+    """The agreement in one image; see `compare`."""
+    ours, theirs = reference.to_coco(), other.to_coco()
+    overlaps = _overlaps(ours, theirs)
+    left, found, furthest = set(range(len(theirs))), 0, 0.0
+    lost = 0
+    for i, row in enumerate(ours):  # best first
+        mates = [j for j in left if overlaps[i, j] >= SAME and theirs[j]["category_id"] == row["category_id"]]
+        if mates:
+            mate = max(mates, key=lambda j: overlaps[i, j])
+            left.remove(mate)
+            found += 1
+            furthest = max(furthest, abs(row.get("score", 1.0) - theirs[mate].get("score", 1.0)))
+        elif row.get("score", 1.0) < score + 1e-3:
+            lost += 1
+    more = sum(theirs[j].get("score", 1.0) >= score + 1e-3 for j in left)
+    return Agreement(1, len(ours) - lost, found, more, furthest)
+
+
+def total(parts: Iterable[Agreement]) -> Agreement:
+    """The agreement over several images."""
+    every = list(parts)
+    return Agreement(
+        len(every),
+        sum(a.objects for a in every),
+        sum(a.found for a in every),
+        sum(a.more for a in every),
+        max((a.score for a in every), default=0.0),
+    )
+
+
+def _overlaps(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> np.ndarray:
+    """IoU of the masks, or of the boxes where there are none, of every pair."""
+    if not ours or not theirs:
+        return np.zeros((len(ours), len(theirs)))
+    if all("segmentation" in row for row in (*ours, *theirs)):
+        a, b = (
+            [{**r["segmentation"], "counts": r["segmentation"]["counts"].encode()} for r in rows]
+            for rows in (ours, theirs)
+        )
+        return mask_math.iou(a, b)
+    a, b = (np.array([row["bbox"] for row in rows], np.float64) for rows in (ours, theirs))
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
+    inside = (high - low).clip(0).prod(2)
+    return inside / (a[:, 2:].prod(1)[:, None] + b[:, 2:].prod(1)[None] - inside).clip(1e-9)

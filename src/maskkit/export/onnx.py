@@ -1,0 +1,107 @@
+"""An ONNX file of a graph, with its description in the metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from onnxscript import opset20 as op
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from maskkit.errors import MaskkitError
+from maskkit.export.graph import Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+
+FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", "SequenceAt", "ConcatFromSequence"})
+"""Operators that no graph of a method has: runtimes are slow at them or lack them."""
+
+
+def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]) -> onnx.ModelProto:
+    """The graph as ONNX, opset `OPSET`. ``description`` becomes the metadata ``maskkit``; ``names`` are the classes.
+
+    Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`.
+    """
+    # the fused kernels of attention have another memory order than the graph was traced with
+    with _quiet(), sdpa_kernel(SDPBackend.MATH):
+        program = torch.onnx.export(
+            graph.program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            custom_translation_table={torch.ops.maskkit.nms_mask.default: _nms_mask},
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    if found := FORBIDDEN & {node.op_type for node in model.graph.node}:
+        raise MaskkitError(f"the graph has {', '.join(sorted(found))}, which runtimes are slow at or lack")
+    for node in model.graph.node:  # where in the source each node comes from: half of the file
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    write_description(model, description, names)
+    return model
+
+
+def write_description(model: onnx.ModelProto, description: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Set the metadata: ``maskkit`` is read by maskkit, the others by people and other programs."""
+    del model.metadata_props[:]
+    export = description["export"]
+    plain = {
+        "maskkit": json.dumps(description),
+        "task": export["task"],
+        "names": json.dumps(dict(enumerate(names))),
+        "imgsz": json.dumps(export["size"]),
+    }
+    for key, value in plain.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _nms_mask(boxes: Any, scores: Any, threshold: float) -> Any:
+    """`maskkit::nms_mask`: ONNX finds the rows (image, class, box) that are kept, all images at once."""
+    count = op.Shape(scores, start=1, end=2)
+    limit = op.Constant(value_float=float(threshold))
+    rows = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), count, limit)
+    places = op.Gather(rows, op.Constant(value_ints=[0, 2]), axis=1)  # (kept, 2): image, box
+    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(rows, start=0, end=1))
+    zeros = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
+    return op.Cast(op.ScatterND(zeros, places, ones), to=9)  # bool
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's reports, which are about its own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write the file. Raises `MaskkitError` for one that is too large for ONNX to hold its weights."""
+    try:
+        data = model.SerializeToString()
+    except ValueError as error:
+        raise MaskkitError(f"{path}: more than 2 GB, which ONNX cannot hold in one file") from error
+    path.write_bytes(data)

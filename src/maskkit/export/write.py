@@ -1,0 +1,301 @@
+"""`export`: a checkpoint as a file for another runtime, checked against the checkpoint before it gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskkit.checkpoints.checkpoint import Checkpoint
+from maskkit.checkpoints.header import make_header
+from maskkit.config import InputConfig
+from maskkit.data.dataset import Dataset
+from maskkit.errors import MaskkitError
+from maskkit.export.check import LEAST, Agreement, compare
+from maskkit.export.graph import DYNAMIC, Graph, trace
+from maskkit.files import replacing
+from maskkit.infer.predict import Predictor
+from maskkit.infer.preprocess import MULTIPLE
+from maskkit.infer.runtimes import FILES, Runtime, require
+from maskkit.infer.torch_runtime import TorchRuntime, predictor
+
+Say = Callable[[str], None]
+
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
+"""The format of a file by its suffix."""
+
+DEMO_IMAGES = Path(__file__).parents[1] / "demo_images"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is decided when a model leaves PyTorch."""
+
+    size: tuple[int, int] | None = None
+    """Height and width of the network's input; by default that of the checkpoint."""
+    batch: int = 1
+    """Images per call of the file."""
+    dynamic: tuple[Literal["batch", "size"], ...] = ()
+    """What is left open: the number of images, their height and width."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Of the arithmetic. bf16 and fp16 are for OpenVINO alone, int8 takes ``data``."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The result of an export."""
+
+    path: Path
+    agreement: Agreement | None
+    """With the checkpoint, preprocessed in the same way; None for a lower precision, which is measured instead."""
+    resized: Agreement | None
+    """With the checkpoint as it preprocesses images itself, where the file does so otherwise; else None."""
+    before: dict[str, float] | None
+    """Main metrics of the checkpoint on the data given, or None."""
+    after: dict[str, float] | None
+    """The same of the file."""
+
+
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    config: ExportConfig = ExportConfig(),
+    *,
+    images: Sequence[Any] = (),
+    data: Dataset | None = None,
+    calibration: Dataset | None = None,
+    measure: Callable[[Predictor, Dataset], Mapping[str, float]] | None = None,
+    say: Say = lambda line: None,
+) -> Exported:
+    """Write ``path``, an ``.onnx``, ``.xml`` (OpenVINO) or ``.pt2`` file, from ``checkpoint``.
+
+    The file is compared with the checkpoint on ``images`` (by default those of the package) and on an image of noise,
+    and appears only if they agree. With ``data``, both are measured by ``measure``; int8 is calibrated on
+    ``calibration``. ``say`` gets a line for each step. Raises `MaskkitError` when the method cannot be exported so, or
+    when the file disagrees.
+    """
+    kind = _kind(path, config, data, calibration)
+    given = checkpoint.config.input
+    input = _input(given, config)
+    reference = predictor(checkpoint.model, input, checkpoint.categories, "cpu", fold=True)
+    assert isinstance(reference.runtime, TorchRuntime)
+    shown = [*(list(images) or sorted(DEMO_IMAGES.glob("*.jpg"))), _noise()]
+    say("tracing")
+    graph = _trace(reference.runtime, input, config)
+    description = _description(checkpoint, input, config, graph, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+        made = Path(folder) / path.name
+        files = _write(made, kind, graph, description, checkpoint, config, (reference, calibration, say))
+        say("checking")
+        other = replace(reference, runtime=open_runtime(made))
+        found = compare(reference, other, shown) if config.precision == "fp32" else None
+        if found is not None and found.share < LEAST:
+            raise MaskkitError(f"{path}: not written, because it disagrees with the checkpoint: {found}")
+        if config.dynamic and kind != "pt2":
+            _try_other_shapes(path, reference.runtime, other.runtime, input, config)
+        resized = None
+        if input.resize != given.resize:
+            resized = compare(replace(reference, input=given), other, shown)
+        before = after = None
+        if data is not None and measure is not None:
+            say(f"measuring on {len(data)} images")
+            before = dict(measure(replace(reference, input=given), data))
+            after = dict(measure(other, data))
+        checked = {"agreement": _plain(found), "resized": _plain(resized), "before": before, "after": after}
+        description["export"]["checked"] = checked
+        _describe(made, kind, description, checkpoint.categories.names)
+        del other  # Windows does not rename files that are open
+        for file in files:
+            with replacing(path.with_suffix(file.suffix)) as temporary:
+                os.replace(file, temporary)
+    return Exported(path, found, resized, before, after)
+
+
+def open_runtime(path: Path, device: str | None = None, threads: int | None = None) -> Runtime:
+    """The runtime of an exported file."""
+    if path.suffix in FILES:
+        return FILES[path.suffix](path, device, threads)
+    from maskkit.infer.torch_runtime import PackageRuntime
+
+    return PackageRuntime(path)
+
+
+def _kind(path: Path, config: ExportConfig, data: Dataset | None, calibration: Dataset | None) -> str:
+    """The format of ``path``, after a check of what it needs."""
+    kind = SUFFIXES.get(path.suffix)
+    if kind is None:
+        raise MaskkitError(f"{path}: the suffix chooses the format; it is one of {', '.join(SUFFIXES)}")
+    if unknown := [d for d in config.dynamic if d not in DYNAMIC]:
+        raise MaskkitError(f"{unknown[0]!r} cannot be dynamic; {' and '.join(DYNAMIC)} can")
+    if config.batch < 1:
+        raise MaskkitError(f"a file takes at least 1 image per call, not {config.batch}")
+    for module in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript")}.get(kind, ()):
+        require(module, "export")
+    if kind == "openvino":
+        require("openvino", "openvino")
+    allowed = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "fp16", "int8"), "pt2": ("fp32",)}[kind]
+    if config.precision not in allowed:
+        raise MaskkitError(f"{path}: {config.precision} is not for {path.suffix} files; {' or '.join(allowed)} is")
+    if config.precision != "fp32" and data is None:
+        raise MaskkitError(f"{config.precision} changes the masks: name the data on which this is measured")
+    if config.precision == "int8" and (calibration is None or len(calibration) < 50):
+        raise MaskkitError(f"int8 is calibrated on at least 50 images, the data have {len(calibration or ())}")
+    return kind
+
+
+def _input(given: InputConfig, config: ExportConfig) -> InputConfig:
+    """The input of the file: one fixed canvas where the checkpoint's own follows the shape of the image."""
+    if config.size is None and (given.resize != "shorter" or "size" in config.dynamic):
+        return given
+    size = config.size or tuple(-(-side // MULTIPLE) * MULTIPLE for side in given.size)
+    if min(size) < MULTIPLE:
+        raise MaskkitError(f"an input of {size[0]} x {size[1]} is too small; the least is {MULTIPLE} x {MULTIPLE}")
+    resize = "pad" if given.resize == "shorter" and "size" not in config.dynamic else given.resize
+    return replace(given, size=(size[0], size[1]), resize=resize)
+
+
+def _canvas(input: InputConfig) -> tuple[int, int]:
+    """A height and width that the input may have."""
+    if input.resize != "shorter":
+        return input.size
+    short = -(-input.size[0] // MULTIPLE) * MULTIPLE
+    return short, -(-min(input.size[0] * 4 // 3, input.size[1]) // MULTIPLE) * MULTIPLE
+
+
+def _trace(runtime: TorchRuntime, input: InputConfig, config: ExportConfig) -> Graph:
+    count = 2 if "batch" in config.dynamic else config.batch
+    images = torch.zeros(count, 3, *_canvas(input))
+    # tensors that are made in inference mode cannot be exported
+    with runtime.evaluating(images) as network, torch.inference_mode(False):
+        return trace(network, images, config.dynamic, sized=input.resize != "stretch")
+
+
+def _description(
+    checkpoint: Checkpoint, input: InputConfig, config: ExportConfig, graph: Graph, kind: str
+) -> dict[str, Any]:
+    model = checkpoint.model
+    portable = replace(checkpoint.config, model=checkpoint.config.model.portable(), input=input)
+    header = make_header(portable, checkpoint.categories, model.decoder, checkpoint.info)
+    header["config"].pop("data", None)  # paths that are not valid elsewhere
+    header["export"] = {
+        "task": model.task,
+        "format": kind,
+        "size": None if "size" in config.dynamic else list(_canvas(input)),
+        "batch": None if "batch" in config.dynamic else config.batch,
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "same": graph.same,
+        "precision": config.precision,
+        "weights": fingerprint(model),
+        "checked": {},
+    }
+    return header
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 of the names and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _write(
+    made: Path,
+    kind: str,
+    graph: Graph,
+    description: dict[str, Any],
+    checkpoint: Checkpoint,
+    config: ExportConfig,
+    calibrated: tuple[Predictor, Dataset | None, Say],
+) -> list[Path]:
+    """Write the file, and its weights where they are apart; the file itself is the last."""
+    reference, calibration, say = calibrated
+    if kind == "pt2":
+        from maskkit.export.package import to_package
+
+        say("compiling")
+        to_package(graph, made, description)
+        return [made]
+    from maskkit.export.onnx import save, to_onnx
+
+    say("writing ONNX")
+    model = to_onnx(graph, description, checkpoint.categories.names)
+    onnx = made.with_suffix(".onnx")
+    save(model, onnx)
+    if config.precision == "int8":
+        from maskkit.export import quantize
+
+        assert calibration is not None
+        say(f"calibrating on {len(calibration)} images")
+        feeds = quantize.Feeds(reference, calibration, config.batch, graph.inputs)
+        if kind == "openvino":
+            quantize.openvino_int8(onnx, made, description, feeds)
+        else:
+            quantize.onnx_int8(onnx, feeds)
+    elif kind == "openvino":
+        from maskkit.export.openvino import to_openvino
+
+        say("converting to OpenVINO")
+        to_openvino(onnx, made, description, half=config.precision != "fp32")
+    return [onnx] if kind == "onnx" else [made.with_suffix(".bin"), made]
+
+
+def _describe(made: Path, kind: str, description: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Put the description into the file once more, now that the checks are known."""
+    if kind == "onnx":
+        import onnx
+
+        from maskkit.export.onnx import save, write_description
+
+        model = onnx.load(made)
+        write_description(model, description, names)
+        save(model, made)
+    elif kind == "openvino":
+        from xml.etree import ElementTree
+
+        tree = ElementTree.parse(made)
+        entry = tree.getroot().find("rt_info/maskkit")
+        assert entry is not None
+        entry.set("value", json.dumps(description))
+        tree.write(made, encoding="utf-8", xml_declaration=True)
+
+
+def _try_other_shapes(
+    path: Path, ours: TorchRuntime, theirs: Runtime, input: InputConfig, config: ExportConfig
+) -> None:
+    """Run the file on other shapes than it was traced with: a graph that exports may still refuse them."""
+    height, width = _canvas(input)
+    count = 3 if "batch" in config.dynamic else config.batch
+    size = (height + MULTIPLE, width + 2 * MULTIPLE) if "size" in config.dynamic else (height, width)
+    noise = np.random.default_rng(0).normal(size=(count, 3, *size)).astype(np.float32)
+    sizes = np.array([size] * count)
+    try:
+        found = theirs.run(noise, sizes)
+    except Exception as error:  # every runtime has its own
+        raise MaskkitError(
+            f"{path}: not written, because it fails at {count} images of {size[0]} x {size[1]} "
+            f"({' '.join(str(error).split())[:200]}); leave --dynamic out"
+        ) from None
+    wanted = ours.run(noise, sizes)
+    if any(found[name].shape != array.shape for name, array in wanted.items()):
+        raise MaskkitError(f"{path}: not written, because other shapes give outputs of the wrong size")
+
+
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+
+
+def _plain(found: Agreement | None) -> dict[str, Any] | None:
+    return asdict(found) if found is not None else None
