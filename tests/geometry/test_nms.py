@@ -199,7 +199,7 @@ def test_class_nms_is_that_of_torchvision() -> None:
         scores[150:] = 0
         expected = torch.zeros(200)
         expected[ops.batched_nms(boxes[:150], scores[:150], labels[:150], 0.5)] = 1
-        ours = class_nms(boxes, labels, scores, 0.5)
+        ours = class_nms(boxes[None], labels[None], scores[None], 0.5)[0]
         assert torch.equal(ours[:150], expected[:150])
 
 

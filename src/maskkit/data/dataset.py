@@ -1,28 +1,29 @@
-"""`Dataset`: the images of a data set with their objects, whatever their format."""
+"""`Dataset`: the images of a data set with their objects, whatever their format. torch is imported to train only."""
+
+from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 from maskkit.data import ids, saliency
-from maskkit.data.images import read_image
+from maskkit.data.images import read_pixels
 from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE
 from maskkit.data.painted import PaintedObjects
-from maskkit.data.records import UNKNOWN_SIZE, Annotation, Record, box_of, coco_row, number
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Record, Supervision, coco_row, number
 from maskkit.data.rules import Problems, size_mismatch
 from maskkit.errors import DataError
-from maskkit.geometry import rle as mask_math
 from maskkit.prediction import Categories, ImageMeta
-from maskkit.targets import RleMasks, Target
 
-Supervision = Literal["masks", "boxes", "tags"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maskkit.targets import Target
 
 ONE_CLASS = Categories.of(["object"])
 """The classes of class-agnostic methods."""
@@ -48,23 +49,21 @@ class Dataset:
         map, ``tags`` keeps only which classes occur. Raises `DataError` when the image cannot be read or does not have
         the size that the annotations were made for.
         """
-        record = self.records[index]
-        image, meta = self.image(index)
-        target = _target(record, supervision, len(self.categories))
-        if record.saliency is not None:
-            target.saliency = saliency.read(record.saliency, record.size)
-        return image, target, meta
+        from maskkit.data.target import target_of, to_tensor
 
-    def image(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], ImageMeta]:
-        """Image and meta of one record. Raises `DataError` as `load` does."""
-        record = self.records[index]
-        image = self._read(record)
-        if tuple(image.shape[1:]) != record.size:
-            raise DataError(f"{record.path}: {size_mismatch(record.size, (image.shape[1], image.shape[2]))}")
-        return image, ImageMeta(record.image_id, str(record.path), record.size, record.size)
+        pixels, meta = self.pixels(index)
+        return to_tensor(pixels), target_of(self.records[index], supervision, len(self.categories)), meta
 
-    def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
-        return read_image(record.path)
+    def pixels(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], ImageMeta]:
+        """RGB pixels and meta of one record. Raises `DataError` as `load` does."""
+        record = self.records[index]
+        pixels = self._read(record)
+        if pixels.shape[:2] != record.size:
+            raise DataError(f"{record.path}: {size_mismatch(record.size, (pixels.shape[0], pixels.shape[1]))}")
+        return pixels, ImageMeta(record.image_id, str(record.path), record.size, record.size)
+
+    def _read(self, record: Record) -> UInt8[np.ndarray, "h w 3"]:
+        return read_pixels(record.path)
 
     def coco(self) -> dict[str, Any]:
         """COCO ground truth with the ids of the file; an object without a known mask has no ``segmentation``."""
@@ -217,26 +216,3 @@ def join(parts: Sequence[Dataset], source: Path) -> Dataset:
     return Dataset(
         records, first.categories, source, first.format, Problems(p for part in parts for p in part.problems)
     )
-
-
-def _target(record: Record, supervision: Supervision, classes: int) -> Target:
-    objects = record.annotations
-    if supervision == "tags":
-        seen = {a.label for a in objects}
-        if record.semantic is not None:
-            seen |= record.semantic.present(record.size)
-        tags = torch.zeros(classes, dtype=torch.bool)
-        tags[sorted(seen)] = True
-        return Target.of([], [], tags=tags)
-    height, width = record.size
-    boxes = torch.tensor([box_of(a, record.size) for a in objects], dtype=torch.float32).reshape(-1, 4)
-    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    masks, known, semantic = None, None, None
-    if supervision == "masks":
-        if record.semantic is not None and not record.semantic.has_background:
-            semantic = torch.from_numpy(record.semantic.read(record.size))
-        rles = [a.rle(record.size) for a in objects]
-        known = [rle is not None for rle in rles]
-        if any(known) or not objects:
-            masks = RleMasks(record.size, [rle or mask_math.empty(record.size) for rle in rles])
-    return Target.of(boxes, [a.label for a in objects], masks, [a.crowd for a in objects], known, semantic)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelArray
-from maskkit.data.patches import Patches
 from maskkit.data.records import Annotation
-from maskkit.targets import RleMasks
+from maskkit.geometry import rle as rle_codec
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,12 @@ class PaintedObjects:
                 x1, y1, x2, y2 = np.maximum(box, 0)
                 labels[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = IGNORE
         known = [(o, rle) for o, rle in zip(self.objects, rles, strict=True) if rle is not None]
-        masks = Patches.of(RleMasks(size, [rle for _, rle in known]))
-        areas = masks.areas().tolist()
-        order = sorted(range(len(known)), key=lambda i: (not known[i][0].crowd, -areas[i]))
-        masks[order].paint(labels, [IGNORE if known[i][0].crowd else known[i][0].label for i in order])
+        areas = rle_codec.area([rle for _, rle in known]).tolist()
+        for i in sorted(range(len(known)), key=lambda i: (not known[i][0].crowd, -areas[i])):
+            painted, rle = known[i]
+            region, top, left = rle_codec.decode_region(rle)
+            canvas = labels[top : top + region.shape[0], left : left + region.shape[1]]
+            np.copyto(canvas, IGNORE if painted.crowd else painted.label, where=region)
         return labels
 
     def counts(self, size: tuple[int, int]) -> dict[int, int]:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ UNKNOWN_SIZE = (0, 0)
 """The size of an image that is only measured, where neither the file says it nor the image is there."""
 
 Box = tuple[float, float, float, float]
+Supervision = Literal["masks", "boxes", "tags"]
+"""The labels that a target has: all of them, no masks, or only which classes occur."""
 Polygons = Sequence[Any]
 """Flat lists or arrays ``[x0, y0, x1, y1, ...]``, one per part of an object."""
 

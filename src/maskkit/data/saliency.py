@@ -1,14 +1,19 @@
 """Saliency maps: one grey image per image, bright at salient pixels, found by the name of the image."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
-from torch import Tensor
 
 from maskkit.data.images import find_images, read_image
 from maskkit.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def find(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -108,8 +108,8 @@ class ShapesDataset(Dataset):
     images: dict[ImageId, UInt8[Tensor, "3 h w"]] = field(default_factory=dict)
     """Pixels by image id."""
 
-    def _read(self, record: Record) -> UInt8[Tensor, "3 h w"]:
-        return self.images[record.image_id].clone()
+    def _read(self, record: Record) -> UInt8[np.ndarray, "h w 3"]:
+        return self.images[record.image_id].permute(1, 2, 0).numpy()
 
 
 def shapes_dataset(

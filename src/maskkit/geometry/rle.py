@@ -127,6 +127,16 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
     return np.asarray(coco_mask.iou(list(a), list(b), flags)).reshape(len(a), len(b))
 
 
+def box_iou(
+    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], crowd: Sequence[bool] | None = None
+) -> Float[np.ndarray, "n m"]:
+    """The same for boxes ``x y w h``."""
+    if len(a) == 0 or len(b) == 0:
+        return np.zeros((len(a), len(b)))
+    flags = [int(c) for c in crowd] if crowd is not None else [0] * len(b)
+    return np.asarray(coco_mask.iou(np.array(a, np.float64), np.array(b, np.float64), flags)).reshape(len(a), len(b))
+
+
 def to_text(rle: Rle) -> Rle:
     """The record as JSON types: ``counts`` as text."""
     counts = rle["counts"]

@@ -132,5 +132,4 @@ def _loose(source: Source, number: ImageId, path: str, input: InputConfig) -> tu
 
 
 def _of_dataset(dataset: Dataset, index: int, input: InputConfig) -> tuple[Pixels, ImageMeta]:
-    image, meta = dataset.image(index)
-    return image.permute(1, 2, 0).numpy(), meta
+    return dataset.pixels(index)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from maskkit.eval.instance.metric import Kind, class_names, counted_rows, sound_objects
 from maskkit.eval.numbers import Threshold
 from maskkit.eval.rows import Unchecked
-from maskkit.geometry import boxes as box_math
 from maskkit.geometry import rle as mask_math
 from maskkit.prediction import ImageId
 
@@ -83,10 +81,7 @@ def scenes(rows: Unchecked, truth: Mapping[str, Any], kind: Kind) -> Iterator[Sc
 def _overlaps(found: list[Any], objects: list[Any], crowd: Bool[np.ndarray, "g"], kind: Kind) -> np.ndarray:
     if kind == "segm":
         return mask_math.iou([f["segmentation"] for f in found], [o["segmentation"] for o in objects], crowd.tolist())
-    a, b = (torch.tensor([r["bbox"] for r in rs], dtype=torch.float64).reshape(-1, 4) for rs in (found, objects))
-    a, b = (torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1) for xywh in (a, b))
-    inside = box_math.intersection(a, b) / box_math.area(a)[:, None].clamp(min=1e-12)
-    return torch.where(torch.from_numpy(crowd), inside, box_math.iou(a, b)).numpy()
+    return mask_math.box_iou([f["bbox"] for f in found], [o["bbox"] for o in objects], crowd.tolist())
 
 
 def match(iou: Float[np.ndarray, "d g"], crowd: Bool[np.ndarray, "g"], least: float = 0.5) -> Int[np.ndarray, "d"]:
