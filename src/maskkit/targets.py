@@ -254,4 +254,5 @@ class Batch:
 
 def full_sizes(images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b 2"]:
     """`Batch.sizes` of images without padding."""
-    return torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+    sides = [torch.full((), side, dtype=torch.int64, device=images.device) for side in images.shape[2:]]
+    return torch.stack(sides).expand(images.shape[0], 2)

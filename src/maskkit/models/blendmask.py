@@ -39,6 +39,7 @@ from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
+from maskkit.nn.blocks import numbers
 from maskkit.nn.fcos import (
     FcosDetectorConfig,
     FcosHead,
@@ -251,7 +252,7 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         crops = self.crops(raw.basis.bases, as_rois(found.boxes))
         logits = blend(crops, found.extra.flatten(0, 1), self.config.attention)
         height, width = input_size(raw.detector, detector)
-        boxes = found.boxes / found.boxes.new_tensor([width, height, width, height])
+        boxes = found.boxes / numbers((width, height, width, height), found.boxes)
         masks = logits.sigmoid().unflatten(0, found.scores.shape)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 

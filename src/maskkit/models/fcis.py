@@ -50,6 +50,7 @@ from maskkit.geometry.nms import batched_nms
 from maskkit.geometry.resample_tensors import taps
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import numbers
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import in_fp32, normaliser
 from maskkit.nn.position_sensitive import corner_sums, pool
@@ -185,7 +186,7 @@ class Fcis(Model[FcisRaw, RegionVotes[Tensor]]):
         else:
             sampled = self.sample(proposals, targets)
             found = self.read(maps, boxes, sampled.rois, self.labels(sampled, targets))
-        return FcisRaw(level, sampled, found, extents, extents.new_tensor(size[::-1]))
+        return FcisRaw(level, sampled, found, extents, numbers(size[::-1], extents))
 
     def anchored(self, features: Float[Tensor, "b c h w"], size: tuple[int, int]) -> RpnRaw:
         """What the region proposal network says of an input of ``size`` (H, W)."""

@@ -47,7 +47,7 @@ from maskkit.geometry.nms import batched_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
-from maskkit.nn.blocks import image_of
+from maskkit.nn.blocks import image_of, numbers
 from maskkit.nn.dilation import dilate
 from maskkit.nn.losses import OUTSIDE, normaliser
 from maskkit.nn.roi import Sampled, crop_masks
@@ -249,7 +249,7 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
             maps.append(self.segment(y))  # (B, k k, h/8, w/8)
             objectness.append(self.objectness(y).flatten(1))
         windows = window_boxes(_grids(maps), size, self.config.window, images.device)
-        return InstanceFcnRaw(torch.cat(objectness, 1), tuple(maps), windows, windows.new_tensor([size[1], size[0]]))
+        return InstanceFcnRaw(torch.cat(objectness, 1), tuple(maps), windows, numbers((size[1], size[0]), windows))
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         """Features of stride 8: conv5_3 of VGG-16."""

@@ -43,6 +43,7 @@ from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
 from maskkit.geometry import masks as mask_math
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import numbers
 from maskkit.nn.losses import mask_loss_from_boxes, normaliser
 from maskkit.nn.masked_decoder import MaskedDecoder, MaskedDecoderConfig
 from maskkit.nn.pixel_decoder import PixelDecoder, PixelDecoderConfig
@@ -217,7 +218,7 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
         query = (torch.arange(masks.shape[0], device=masks.device)[:, None], order // classes)
         boxes = mask_math.dense_boxes(inside[query].flatten(0, 1)).unflatten(0, order.shape)
         height, width = masks.shape[2:]
-        boxes = boxes / boxes.new_tensor([width, height, width, height])
+        boxes = boxes / numbers((width, height, width, height), boxes)
         return ObjectMasks(boxes, order % classes, scores, soft[query], scores)
 
     def label_map(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> ClassLogits[Tensor]:

@@ -50,6 +50,7 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry.boxes import has_area
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import numbers
 from maskkit.nn.crops import DeformableCrop, corner_to_corner, crop_and_resize, crop_class
 from maskkit.nn.dilation import dilate, last_stage
 from maskkit.nn.directions import DirectionConfig, map_loss, map_targets, pool_directions, template
@@ -279,7 +280,7 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
             return self.mask_head(crop_class(semantic, rois, labels, side, stride), towards, details)
 
         coarse, masks = draw(regions, masks_of).unbind(1)
-        size = extents.new_tensor([images.shape[3], images.shape[2]])
+        size = numbers((images.shape[3], images.shape[2]), extents)
         return MasklabRaw(
             *level, *sampled, logits, deltas, extents, size, semantic, directions, *regions, coarse, masks
         )

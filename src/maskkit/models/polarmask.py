@@ -44,6 +44,7 @@ from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry.nms import class_nms
 from maskkit.models.base import Model
+from maskkit.nn.blocks import numbers
 from maskkit.nn.fcos import FcosDetections, flatten, pick, pyramid, require_whole_cells, tower
 from maskkit.nn.fcos_targets import assign_locations, find_positives, locate
 from maskkit.nn.losses import normaliser
@@ -209,7 +210,7 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         grid = size[0] // self.config.grid_stride, size[1] // self.config.grid_stride
         origins = locate(raw.logits, self.config.detector.strides).xy[found.locations]
         masks = fill(origins, found.extra, grid, self.config.grid_stride)
-        relative = found.boxes / found.boxes.new_tensor([size[1], size[0], size[1], size[0]])
+        relative = found.boxes / numbers((size[1], size[0], size[1], size[0]), found.boxes)
         return ObjectMasks(relative, found.labels, found.scores, masks, found.scores)
 
     def detect(self, raw: PolarMaskRaw, size: tuple[int, int]) -> FcosDetections:
@@ -233,7 +234,7 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
         image = torch.arange(b, device=place.device)[:, None].expand(-1, t)
         xy = locate(raw.logits, config.strides).xy[place]  # (B, T, 2)
         distances = pick(raw.distances, image.flatten(), place.flatten()).view(b, t, 4)
-        limit = distances.new_tensor([size[1], size[0]])
+        limit = numbers((size[1], size[0]), distances)
         low, high = (torch.minimum(p.clamp(min=0), limit) for p in (xy - distances[..., :2], xy + distances[..., 2:]))
         # NMS counts the last pixel in, as all of mmdetection 1 did
         kept = class_nms(torch.cat([low, high + 1], 2), labels, score, config.nms_threshold)

@@ -1,6 +1,6 @@
 """Building blocks of networks: deformable convolution, linear layers that are fast on CPUs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -88,3 +88,10 @@ def in_pieces(
 def image_of(rows: Shaped[Tensor, "b m"]) -> Int[Tensor, "n"]:
     """The image of each of the B M rows, image by image."""
     return torch.arange(rows.shape[0], device=rows.device)[:, None].expand(rows.shape).flatten()
+
+
+def numbers(values: Sequence[int], like: Tensor) -> Float[Tensor, "n"]:
+    """``values`` as a tensor beside ``like``; in an exported graph they may be sizes that it leaves open."""
+    if torch.compiler.is_exporting():
+        return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])
+    return like.new_tensor(values)

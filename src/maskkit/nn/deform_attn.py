@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskkit.nn.blocks import infers_on_cpu, linear
+from maskkit.nn.blocks import infers_on_cpu, linear, numbers
 
 Size = tuple[int, int]
 
@@ -71,7 +71,7 @@ class DeformableAttention(nn.Module):
     def sampler(self, cells: Float[Tensor, "b n c"], sizes: Sequence[Size]) -> Callable[[Tensor, Tensor], Tensor]:
         """Project ``cells`` once; return `forward` as a function of queries and their reference points."""
         values = linear(cells, self.value.weight, self.value.bias).unflatten(2, (self.heads, -1))  # (B, N, M, C / M)
-        extent = cells.new_tensor([(w, h) for h, w in sizes])
+        extent = torch.stack([numbers((w, h), cells) for h, w in sizes])
         # two projections of the same queries are faster as one; x, y and weights of all places lie side by side
         count = self.heads * self.levels * self.points
         place = torch.arange(2 * count, device=cells.device).view(-1, 2).T.flatten()
@@ -115,7 +115,7 @@ def sample_by_grid(
     maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], 2)  # (BM, D, hw) each
     total = values.new_zeros(())
     for level, (cells, (h, w)) in enumerate(zip(maps, sizes, strict=True)):
-        grid = places[..., level, :].movedim(0, -1) * (2 / places.new_tensor([w, h])) - 1  # (B, Q, M, P, 2)
+        grid = places[..., level, :].movedim(0, -1) * (2 / numbers((w, h), places)) - 1  # (B, Q, M, P, 2)
         found = F.grid_sample(cells.unflatten(2, (h, w)), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
         total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(3)  # (BM, D, Q)
     return total.unflatten(0, (values.shape[0], -1)).permute(0, 3, 1, 2).flatten(2)

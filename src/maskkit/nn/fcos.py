@@ -23,7 +23,7 @@ from maskkit.config import BackboneConfig
 from maskkit.errors import MaskkitError
 from maskkit.geometry.nms import class_nms
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.blocks import image_of
+from maskkit.nn.blocks import image_of, numbers
 from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
@@ -261,7 +261,7 @@ def input_size(raw: FcosRaw, config: FcosDetectorConfig) -> tuple[int, int]:
 def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosDetectorConfig) -> Float[Tensor, "b k 4"]:
     """Boxes relative to the network's input, and clipped to it."""
     height, width = input_size(raw, config)
-    return (found.boxes / found.boxes.new_tensor([width, height, width, height])).clamp(0, 1)
+    return (found.boxes / numbers((width, height, width, height), found.boxes)).clamp(0, 1)
 
 
 def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
@@ -277,8 +277,9 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
         score = torch.where(passed > config.min_score, score, 0).flatten(1)  # (B, K h w)
         score, order = score.topk(min(config.candidates, score.shape[1]))
         scores.append(score.sqrt())
-        labels.append(order // cells)
-        locations.append(order % cells + first)
+        label = order // cells
+        labels.append(label)
+        locations.append(order - label * cells + first)
         first += cells
     location = torch.cat(locations, 1)  # (B, M)
     b, m = location.shape

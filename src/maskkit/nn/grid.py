@@ -20,7 +20,7 @@ from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
 from maskkit.geometry.resample_tensors import resize, taps
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.blocks import DeformConv
+from maskkit.nn.blocks import DeformConv, numbers
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser, processes
 from maskkit.ranges import Count, Positive, Share, Weight, Whole
@@ -307,5 +307,5 @@ def rank_masks(found: Candidates, masks: Float[Tensor, "b k h w"], config: GridC
     chosen = order.gather(1, best)
     height, width = masks.shape[2:]
     boxes = mask_math.dense_boxes(likely[image, chosen].flatten(0, 1)).unflatten(0, chosen.shape)
-    boxes = boxes / boxes.new_tensor([width, height, width, height])
+    boxes = boxes / numbers((width, height, width, height), boxes)
     return Ranked(boxes, labels.gather(1, best), scores, masks[image, chosen])

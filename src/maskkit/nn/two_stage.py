@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import numbers
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.roi import (
     PoolingConfig,
@@ -111,7 +112,7 @@ class TwoStage(nn.Module):
         proposals = propose(said, extents, self._proposals, training=targets is not None)
         sampled = all_rois(proposals.boxes) if targets is None else sample_rois(proposals, targets, self._regions)
         class_logits, box_deltas = self.box_head(self.pool(levels, sampled.rois, BINS))
-        size = extents.new_tensor([width, height])
+        size = numbers((width, height), extents)
         return levels, BoxRaw(joined(said), sampled, class_logits, box_deltas, extents, size)
 
     def anchored(self, levels: Sequence[Float[Tensor, "b c _ _"]], size: tuple[int, int]) -> list[RpnRaw]:
