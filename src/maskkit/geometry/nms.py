@@ -112,7 +112,8 @@ def fast_nms(ranked: Float[Tensor, "*b n 4"], threshold: float) -> Bool[Tensor, 
     """
     lists = ranked.flatten(0, -3) if ranked.ndim > 2 else ranked[None]  # (L, N, 4)
     # a few lists at a time, so that their overlaps stay in the cache: a third of the time for 80 lists of 200
-    kept = [~(iou(part, part).triu(1) > threshold).any(-2) for part in lists.split(8)]
+    parts = (lists,) if torch.compiler.is_exporting() else lists.split(8)
+    kept = [~(iou(part, part).triu(1) > threshold).any(-2) for part in parts]
     return torch.cat(kept).reshape(ranked.shape[:-1])
 
 
