@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from maskkit import zoo
-from maskkit.checkpoints.checkpoint import load_model, save_model
+from maskkit.checkpoints.checkpoint import Checkpoint, load_model, save_model
 from maskkit.config import BackboneModelConfig, InputConfig, ModelConfig, RunConfig, change
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import collate
@@ -25,9 +26,14 @@ from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode import from_dict, to_dict
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
+from maskkit.export.check import LEAST, rows_agree, total
+from maskkit.export.write import ExportConfig, export
+from maskkit.infer.torch_runtime import predictor
 from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
+from tests.export.lively import lively
+from tests.export.without_torch import rows_without_torch
 
 
 class Conformance:
@@ -203,14 +209,25 @@ class Conformance:
             assert half[name].dtype == torch.float32
             assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
 
-    def test_forward_and_select_export_as_one_graph(self) -> None:
-        model = self.model().eval()
-        images = self.batch([1]).images
-        program = torch.export.export(Whole(model), (images,))
-        with torch.no_grad():
-            ours, exported = model.select(model(images)), program.module()(images)
-        for a, b in zip(ours, exported, strict=True):
-            assert torch.allclose(a.float(), b.float(), atol=1e-5)
+    def test_onnx_runtime_finds_without_torch_what_pytorch_finds(self, tmp_path: Path) -> None:
+        images, files = [], []
+        for seed in (1, 2):
+            pixels = draw(seed, (100, 120), (3, 6))[0].permute(1, 2, 0).numpy()
+            images.append(pixels)
+            files.append(tmp_path / f"{seed}.png")
+            Image.fromarray(pixels).save(files[-1])
+        model = lively(self.model(), self.batch([1, 2]).images)
+        config = RunConfig(self.preset, model.config, self.input())
+        checkpoint = Checkpoint(model, config, self.categories, {"note": "test"})
+        # the size of an input that follows the image cannot be fixed: it is compared with the same fixed input
+        done = export(checkpoint, tmp_path / "model.onnx", ExportConfig(self.size), images=images)
+        assert done.agreement is not None
+        assert done.agreement.objects > 0, "nothing is compared"
+        there = replace(self.input(), resize="pad" if self.input().resize == "shorter" else self.input().resize)
+        ours = predictor(model, there, self.categories, "cpu", fold=True).images(files)
+        found = total(map(rows_agree, (p.to_coco() for p in ours), rows_without_torch(done.path, files)))
+        assert found.objects > 0
+        assert found.share >= LEAST, found
 
     @pytest.mark.slow
     def test_overfits_two_drawn_images(self) -> None:
@@ -257,17 +274,6 @@ def overfit_batch(model: Model, batch: Batch, steps: int, lr: float) -> None:
         optimizer.step()
         rate.step()
     model.eval()
-
-
-class Whole(torch.nn.Module):
-    """`forward` and `select` in one, as they are exported."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.select(self.model(images)))
 
 
 def tensors(raw: Any) -> list[Tensor]:

@@ -8,9 +8,10 @@ import torch
 
 from maskkit import zoo
 from maskkit.config import change
+from maskkit.export.graph import trace
 from maskkit.models.embedding import Embedding, discriminative_loss
 from maskkit.targets import Batch, Target, full_sizes
-from tests.models.conformance import Conformance, Whole
+from tests.models.conformance import Conformance
 
 
 class TestEmbedding(Conformance):
@@ -96,5 +97,5 @@ def test_one_class_needs_no_class_map() -> None:
     assert raw.classes.shape == (1, 0, 16, 24)
     batch = Batch(images, full_sizes(images), [Target.of([], [])], [])
     assert "classification" not in net.loss_terms(raw, batch)
-    chosen = torch.export.export(Whole(net), (images,)).module()(images)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(chosen, net.select(raw), strict=True))
+    chosen = trace(net, images).program.module()(images)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(chosen.values(), net.select(raw), strict=True))

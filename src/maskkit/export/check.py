@@ -1,6 +1,6 @@
 """Whether an exported file finds what the checkpoint finds. No torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from maskkit.geometry import rle as mask_math
 from maskkit.infer.predict import Predictor
-from maskkit.prediction import Prediction
+
+Row = Mapping[str, Any]
 
 LEAST = 0.95
 """Share of agreeing objects below which an export has failed. Scores of untrained models are full of near-ties."""
@@ -51,12 +52,11 @@ def compare(reference: Predictor, other: Predictor, images: Sequence[Any], score
     it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted.
     """
     pairs = zip(reference.images(images, score=score), other.images(images, score=score), strict=True)
-    return total(agreement(a, b, score) for a, b in pairs)
+    return total(rows_agree(a.to_coco(), b.to_coco(), score) for a, b in pairs)
 
 
-def agreement(reference: Prediction, other: Prediction, score: float = 0.0) -> Agreement:
-    """The agreement in one image; see `compare`."""
-    ours, theirs = reference.to_coco(), other.to_coco()
+def rows_agree(ours: Sequence[Row], theirs: Sequence[Row], score: float = 0.0) -> Agreement:
+    """The agreement of the rows of one image, those of the reference first; see `compare`."""
     overlaps = _overlaps(ours, theirs)
     left, found, furthest = set(range(len(theirs))), 0, 0.0
     lost = 0
@@ -85,7 +85,7 @@ def total(parts: Iterable[Agreement]) -> Agreement:
     )
 
 
-def _overlaps(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> np.ndarray:
+def _overlaps(ours: Sequence[Row], theirs: Sequence[Row]) -> np.ndarray:
     """IoU of the masks, or of the boxes where there are none, of every pair."""
     if not ours or not theirs:
         return np.zeros((len(ours), len(theirs)))
