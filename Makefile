@@ -11,7 +11,7 @@ OLDEST_TESTS := tests/geometry tests/test_prediction.py tests/test_targets.py te
 	tests/data/formats tests/decode tests/checkpoints tests/cli tests/zoo/test_eva.py tests/models/test_segnet.py \
 	tests/models/test_faster_rcnn.py
 
-.PHONY: demo test test-slow test-oldest lint tables install clean
+.PHONY: demo test test-slow test-oldest runtime-test lint tables install clean
 
 demo: install
 	$(BIN)/maskkit demo
@@ -26,6 +26,10 @@ test-slow: install
 # the lower bounds of pyproject.toml, to the letter
 test-oldest: .venv-oldest/installed
 	OMP_NUM_THREADS=1 $(OLDEST_BIN)/pytest -n $(WORKERS) -m "not slow" $(OLDEST_TESTS)
+
+# what runs exported files, in an environment without PyTorch: predict, eval, a size and a time
+runtime-test: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_runtime.py -m slow -s
 
 lint: install
 	$(BIN)/ruff format --check

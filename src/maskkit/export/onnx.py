@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskkit.errors import MaskkitError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
+
+op: Any = opset20  # its own types know no tensors of unknown type
 
 FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", "SequenceAt", "ConcatFromSequence"})
 """Operators that no graph of a method has: runtimes are slow at them or lack them."""

@@ -34,7 +34,7 @@ class Feeds:
         items = iter(dataset_images(self._dataset))
         while group := list(islice(items, self._batch)):
             group += group[-1:] * (self._batch - len(group))
-            prepared = [prepare(*item.read(), self._input) for item in group]
+            prepared = [prepare(*item.read(self._input), self._input) for item in group]
             images, sizes, _ = stack(prepared, self._input)
             given = {"images": np.ascontiguousarray(images), "sizes": sizes}
             yield {name: given[name] for name in self._names}

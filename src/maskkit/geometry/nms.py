@@ -130,7 +130,7 @@ def soft_nms(
     The best box is taken; those of its class whose IoU with it exceeds ``threshold`` have their scores multiplied by
     ``1 - IoU``; then the best of the rest is taken, and so on.
     """
-    overlap = torch.stack([iou(b, b) for b in boxes])  # (B, N, N)
+    overlap = iou(boxes, boxes)  # (B, N, N)
     rivals = (overlap > threshold) & (labels[:, :, None] == labels[:, None])
     left = torch.where(rivals, 1 - overlap, 1)
     chosen, values = [], []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,8 +145,11 @@ class OpenVinoRuntime(FileRuntime):
         return [found[name].copy() for name in self.outputs]
 
 
-FILES: dict[str, type[FileRuntime]] = {".onnx": OnnxRuntime, ".xml": OpenVinoRuntime}
-"""The runtime of each kind of exported file that needs no torch, by suffix."""
+FILES: dict[str, Callable[[Path, str | None, int | None], FileRuntime]] = {
+    ".onnx": OnnxRuntime,
+    ".xml": OpenVinoRuntime,
+}
+"""The runtime of each kind of exported file that needs no torch, by suffix, for a path, a device and threads."""
 
 
 def require(module: str, extra: str) -> Any:

@@ -296,7 +296,8 @@ class Masklab(Model[MasklabRaw, ObjectMasks[Tensor]]):
         self, shared: Float[Tensor, "b c h w"], rois: Float[Tensor, "n 5"]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k 4"]]:
         """Class logits and box codes of regions, some at a time."""
-        found = [self.box_head(shared, some, self.config.output_stride) for some in rois.split(_AT_ONCE)]
+        parts = (rois,) if torch.compiler.is_exporting() else rois.split(_AT_ONCE)
+        found = [self.box_head(shared, some, self.config.output_stride) for some in parts]
         logits, deltas = (torch.cat(each) for each in zip(*found, strict=True))
         return logits, deltas
 

@@ -1,0 +1,122 @@
+"""A checkpoint and what it is exported to: AP, time from the image file to run lengths, size of the files.
+
+    python benchmarks/export.py --data DATA/coco_instances
+    python benchmarks/export.py --data DATA/coco_instances --formats onnx openvino --presets yolact-resnet50
+
+All runtimes take turns on every image, so that other work on the machine affects them alike. ``--presets`` adds models
+with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8 are measured on the
+validation split of ``--data``; int8 is calibrated on its training split.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import describe
+from maskkit import zoo
+from maskkit.api import Segmenter, load
+from maskkit.checkpoints.checkpoint import Checkpoint, load_model
+from maskkit.checkpoints.find import find_weights
+from maskkit.config import RunConfig
+from maskkit.data import open_splits
+from maskkit.data.dataset import Dataset
+from maskkit.export.write import ExportConfig, export
+from maskkit.infer.torch_runtime import predictor
+from maskkit.prediction import Categories
+
+FORMATS = {
+    "onnx": (".onnx", "fp32"),
+    "openvino": (".xml", "fp32"),
+    "openvino bf16": (".xml", "bf16"),
+    "onnx int8": (".onnx", "int8"),
+    "openvino int8": (".xml", "int8"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--checkpoint", default="built-in")
+    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--presets", nargs="*", default=[])
+    parser.add_argument("--images", type=int, default=20, help="images that are timed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    print(describe(given.threads))
+    train_set, val_set = open_splits(str(given.data), None, 0.2, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = load_model(find_weights(given.checkpoint))
+        segmenters = {"torch": load(given.checkpoint, "cpu", given.threads)}
+        sizes = {}
+        for name in given.formats:
+            suffix, precision = FORMATS[name]
+            path = Path(folder, name.replace(" ", "-") + suffix)
+            export(checkpoint, path, ExportConfig(precision=precision), data=val_set, calibration=train_set)
+            segmenters[name] = load(path, threads=given.threads)
+            sizes[name] = sum(f.stat().st_size for f in path.parent.glob(f"{path.stem}.*")) / 1e6
+        table(segmenters, sizes, val_set, given.images, given.rounds)
+        for preset in given.presets:
+            network(preset, Path(folder), [f for f in given.formats if FORMATS[f][1] == "fp32"], given)
+
+
+def table(
+    segmenters: dict[str, Segmenter], sizes: dict[str, float], val_set: Dataset, images: int, rounds: int
+) -> None:
+    """AP and the time of each."""
+    files = [record.path for record in val_set.records[:images]]
+    took = turns({n: lambda s=s: [s.predict(f, score=0.05) for f in files] for n, s in segmenters.items()}, rounds)
+    print(f"{len(val_set)} images measured, {images} timed")
+    print("| runtime | time | ms per image | main metrics | MB |\n| --- | --- | --- | --- | --- |")
+    for name, segmenter in segmenters.items():
+        metrics = ", ".join(f"{n} {v:.4f}" for n, v in segmenter.evaluate(val_set).main.items())
+        ratio, milliseconds = took[name] / took["torch"], 1000 * took[name] / images
+        print(f"| {name} | {ratio:.2f} | {milliseconds:.0f} | {metrics} | {sizes.get(name, 0):.1f} |", flush=True)
+
+
+def network(name: str, folder: Path, formats: list[str], given: argparse.Namespace) -> None:
+    """The time of a random model's network in each runtime."""
+    torch.manual_seed(0)
+    preset = zoo.preset(name)
+    config = RunConfig(name, preset.model, preset.input)
+    categories = Categories.of([str(i) for i in range(preset.model.num_classes)])
+    checkpoint = Checkpoint(zoo.model_class(name)(preset.model).eval(), config, categories, {})
+    runtimes = {}
+    input = preset.input
+    for kind in formats:
+        path = folder / f"{name}{FORMATS[kind][0]}"
+        export(checkpoint, path)
+        runtimes[kind] = load(path, threads=given.threads)
+        input = runtimes[kind].input
+    ours = predictor(checkpoint.model, input, categories, "cpu", fold=True).runtime
+    size = (-(-input.size[0] // 32) * 32, -(-input.size[1] // 32) * 32) if input.resize == "shorter" else input.size
+    noise = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
+    sizes = np.array([size])
+    calls: dict[str, Callable] = {"torch": lambda: ours.run(noise, sizes)}
+    calls |= {kind: lambda s=s: s.runtime.run(noise, sizes) for kind, s in runtimes.items()}
+    took = turns(calls, given.rounds)
+    parts = ", ".join(f"{kind} {took[kind] / took['torch']:.2f}" for kind in runtimes)
+    print(f"{name} {size[0]} x {size[1]}: torch {1000 * took['torch']:.0f} ms; of this {parts}", flush=True)
+
+
+def turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """Median processor seconds of each call; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            begin = time.process_time()
+            call()
+            if number:
+                times[name].append(time.process_time() - begin)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+if __name__ == "__main__":
+    main()

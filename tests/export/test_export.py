@@ -1,0 +1,190 @@
+"""Exported files: what they say about themselves, what they refuse, other shapes, precisions, OpenVINO."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import maskkit
+from maskkit import zoo
+from maskkit.checkpoints.checkpoint import Checkpoint
+from maskkit.cli import main
+from maskkit.config import RunConfig, change
+from maskkit.data.shapes import CATEGORIES, draw
+from maskkit.errors import DataError, MaskkitError
+from maskkit.export import write
+from maskkit.export.check import Agreement, compare, rows_agree
+from maskkit.export.write import ExportConfig, export
+from maskkit.infer.runtimes import OnnxRuntime
+from maskkit.infer.torch_runtime import predictor
+from tests.export.lively import lively
+
+SIZE = (96, 128)
+
+
+def checkpoint_of(preset: str, **knobs: object) -> Checkpoint:
+    """A small random model that finds objects."""
+    torch.manual_seed(0)
+    chosen = zoo.preset(preset)
+    config = change(chosen.model, num_classes=len(CATEGORIES), **knobs)
+    model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
+    pixels = torch.stack([draw(seed, SIZE, (3, 6))[0] for seed in (1, 2)]).float()
+    lively(model, (pixels - pixels.mean()) / pixels.std())
+    return Checkpoint(model, RunConfig(preset, config, replace(chosen.input, size=SIZE)), CATEGORIES, {"step": 7})
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[np.ndarray]:
+    return [draw(seed, (90, 110), (3, 6))[0].permute(1, 2, 0).numpy() for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def fcos() -> Checkpoint:
+    return checkpoint_of("fcos-mobilenetv2-256")
+
+
+@pytest.fixture(scope="module")
+def file(fcos: Checkpoint, drawn: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(fcos, tmp_path_factory.mktemp("export") / "fcos.onnx", images=drawn).path
+
+
+def test_a_file_describes_itself(file: Path, fcos: Checkpoint) -> None:
+    props = {p.key: p.value for p in onnx.load(file).metadata_props}
+    description = json.loads(props["maskkit"])
+    assert description["export"]["weights"] == write.fingerprint(fcos.model)
+    assert description["export"]["checked"]["agreement"]["found"] > 0
+    assert description["categories"]["names"] == list(CATEGORIES.names)
+    assert description["config"]["preset"] == "fcos-mobilenetv2-256"
+    assert "data" not in description["config"]
+    assert json.loads(props["names"]) == {str(i): name for i, name in enumerate(CATEGORIES.names)}
+    assert (props["task"], json.loads(props["imgsz"])) == ("detection", list(SIZE))
+
+    segmenter = maskkit.load(file)
+    assert (segmenter.categories, segmenter.task.name) == (CATEGORIES, "detection")
+    assert segmenter.info["step"] == 7
+
+
+def test_images_are_run_one_by_one_where_the_file_takes_one(file: Path, fcos: Checkpoint, drawn: list) -> None:
+    ours = predictor(fcos.model, fcos.config.input, CATEGORIES, "cpu")
+    theirs = replace(ours, runtime=OnnxRuntime(file))
+    for batch in (1, 2):
+        pairs = zip(ours.images(drawn, batch=batch), theirs.images(drawn, batch=batch), strict=True)
+        assert all(rows_agree(a.to_coco(), b.to_coco()).share == 1 for a, b in pairs)
+
+
+def test_an_image_of_another_size_is_refused(file: Path) -> None:
+    with pytest.raises(MaskkitError, match=r"takes inputs of 96 x 128 .* not 64 x 64; export with --size"):
+        OnnxRuntime(file).run(np.zeros((1, 3, 64, 64), np.float32), np.array([[64, 64]]))
+
+
+def test_files_of_other_programs_are_refused(file: Path, tmp_path: Path) -> None:
+    model = onnx.load(file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(DataError, match=r"foreign.onnx: has no description of maskkit"):
+        maskkit.load(tmp_path / "foreign.onnx")
+    model.metadata_props.add(key="maskkit", value="{")
+    onnx.save(model, tmp_path / "damaged.onnx")
+    with pytest.raises(DataError, match=r"damaged.onnx: its description is damaged"):
+        maskkit.load(tmp_path / "damaged.onnx")
+    (tmp_path / "text.onnx").write_text("no protobuf")
+    with pytest.raises(DataError, match=r"text.onnx: ONNX Runtime cannot open it"):
+        maskkit.load(tmp_path / "text.onnx")
+    with pytest.raises(DataError, match=r"missing.onnx: there is no such file"):
+        maskkit.load(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "reason"),
+    [
+        ("a.tflite", ExportConfig(), r"suffix chooses the format; it is one of .onnx, .xml, .pt2"),
+        ("a.onnx", ExportConfig(precision="bf16"), "bf16 is not for .onnx files; fp32 or int8 is"),
+        ("a.xml", ExportConfig(precision="bf16"), "name the data on which this is measured"),
+        ("a.onnx", ExportConfig(batch=0), "at least 1 image per call"),
+        ("a.onnx", ExportConfig(size=(16, 64)), "too small"),
+        ("a.onnx", ExportConfig(dynamic=("colour",)), "'colour' cannot be dynamic"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_exported_is_said_at_once(
+    fcos: Checkpoint, tmp_path: Path, name: str, config: ExportConfig, reason: str
+) -> None:
+    with pytest.raises(MaskkitError, match=reason):
+        export(fcos, tmp_path / name, config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_disagrees_is_not_written(
+    fcos: Checkpoint, drawn: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "compare", lambda *_: Agreement(2, 10, 5, 5, 0.1))
+    with pytest.raises(MaskkitError, match="not written, because it disagrees"):
+        export(fcos, tmp_path / "a.onnx", images=drawn)
+    assert not list(tmp_path.iterdir())
+
+
+def test_batch_and_size_can_be_left_open(fcos: Checkpoint, drawn: list, tmp_path: Path) -> None:
+    done = export(fcos, tmp_path / "open.onnx", ExportConfig(dynamic=("batch", "size")), images=drawn)
+    runtime = OnnxRuntime(done.path)
+    ours = predictor(fcos.model, fcos.config.input, CATEGORIES, "cpu", fold=True).runtime
+    for shape in ((1, 3, 64, 96), (3, 3, 128, 64)):
+        noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        sizes = np.array([shape[2:]] * shape[0])
+        a, b = ours.run(noise, sizes), runtime.run(noise, sizes)
+        assert a["scores"].shape == b["scores"].shape
+        assert np.allclose(a["scores"], b["scores"], atol=1e-4)
+
+
+def test_an_input_that_follows_the_image_becomes_a_fixed_one_and_what_that_changes_is_said(
+    fcos: Checkpoint, drawn: list, tmp_path: Path
+) -> None:
+    follows = replace(fcos, config=replace(fcos.config, input=replace(fcos.config.input, resize="shorter")))
+    done = export(follows, tmp_path / "fixed.onnx", images=drawn)
+    assert done.resized is not None
+    assert maskkit.load(done.path).input.resize == "pad"
+
+
+def test_agreement_counts_both_sides() -> None:
+    def row(x: float, score: float, label: int = 1) -> dict:
+        return {"category_id": label, "bbox": [x, 0, 10, 10], "score": score}
+
+    assert rows_agree([], []).share == 1
+    assert rows_agree([row(0, 0.9)], [row(0.2, 0.8)]) == Agreement(1, 1, 1, 0, pytest.approx(0.1))
+    assert rows_agree([row(0, 0.9)], [row(5, 0.9)]).share == 0
+    assert rows_agree([row(0, 0.9)], [row(0, 0.9, 2)]).share == 0
+    # one that only one of them has because its score is at the threshold
+    assert rows_agree([row(0, 0.9), row(50, 0.3004)], [row(0, 0.9)], 0.3).share == 1
+
+
+@pytest.mark.parametrize(
+    "preset", ["condinst-mobilenetv2-256", "maskrcnn-mobilenetv2-256", "deeplabv3plus-mobilenetv2-256"]
+)
+def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> None:
+    done = export(checkpoint_of(preset), tmp_path / "model.xml", images=drawn)
+    assert done.agreement is not None
+    assert done.agreement.objects > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    segmenter = maskkit.load(tmp_path / "model.xml")
+    assert segmenter.predict(drawn[0]).meta.size == (90, 110)
+    (tmp_path / "model.bin").unlink()
+    with pytest.raises(DataError, match=r"model.xml: its weights are missing"):
+        maskkit.load(tmp_path / "model.xml")
+
+
+def test_the_command_line_exports_predicts_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    photograph = sorted(write.DEMO_IMAGES.glob("*.jpg"))[0]
+    with Image.open(photograph) as image:
+        image.save(tmp_path / "images" / "a.png")
+    model = str(tmp_path / "built-in.onnx")
+    assert main(["export", "--model", "built-in", "--out", model, "--images", str(tmp_path / "images")]) == 0
+    assert "objects in 2 images found again" in capsys.readouterr().out
+    assert main(["predict", str(tmp_path / "images"), "--model", model, "--out", str(tmp_path / "found")]) == 0
+    rows = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    expected = maskkit.load().predict(tmp_path / "images" / "a.png")
+    assert rows_agree(expected.to_coco(), rows).share == 1
+    assert compare(maskkit.load().predictor, maskkit.load(model).predictor, [photograph]).share == 1
