@@ -45,6 +45,7 @@ from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.transforms import Flip, VerticalFlip, apply
 from maskkit.eval.instance.metric import evaluate
+from maskkit.eval.numbers import shown
 from maskkit.eval.rows import Row, rows_of
 from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Instances, Masks, Prediction
@@ -204,10 +205,8 @@ def main() -> None:
     result = evaluate(rows, val_set.coco())
     assert result.segm is not None
     assert result.bbox is not None
-    facts |= {
-        f"mask {k}": round(v, 4) for k, v in result.segm.items() if k in ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    }
-    facts |= {f"box {k}": round(v, 4) for k, v in result.bbox.items() if k in ("AP", "AP50")}
+    facts |= {f"mask {k}": shown(v) for k, v in result.segm.items() if k in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+    facts |= {f"box {k}": shown(v) for k, v in result.bbox.items() if k in ("AP", "AP50")}
     print(describe(given.threads))
     print(json.dumps(facts))
     if given.out:

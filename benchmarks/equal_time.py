@@ -31,6 +31,7 @@ from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
+from maskkit.eval.numbers import shown
 from maskkit.eval.rows import shared_classes
 from maskkit.eval.task import TASKS
 from maskkit.prediction import Categories
@@ -92,12 +93,12 @@ def main() -> None:
     rows, known = segmenter.detect(val_set, batch=4)
     result = segmenter.task.evaluate(rows, known)
     facts["wall_seconds"] = round(time.perf_counter() - begin)
-    facts |= {name: round(value, 4) for name, value in result.metrics.items()}
+    facts |= {name: shown(value) for name, value in result.metrics.items()}
     for name in given.also:
         other = type(model)(replace(model.config, task=name))  # type: ignore[call-arg]
         other.load_state_dict(model.state_dict())
         segmenter = Segmenter.of(other, config.input, train_set.categories, device="cpu")
-        facts[name] = {k: round(value, 4) for k, value in segmenter.evaluate(val_set, batch=4).metrics.items()}
+        facts[name] = {k: shown(value) for k, value in segmenter.evaluate(val_set, batch=4).metrics.items()}
     print(describe(given.threads))
     print(json.dumps(facts), flush=True)
     if given.out:

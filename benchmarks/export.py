@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from maskkit.checkpoints.find import find_weights
 from maskkit.config import RunConfig
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
+from maskkit.eval.numbers import shown
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Categories
 
-FORMATS = {
+FORMATS: dict[str, tuple[str, Literal["fp32", "bf16", "int8"]]] = {
     "onnx": (".onnx", "fp32"),
     "openvino": (".xml", "fp32"),
     "openvino bf16": (".xml", "bf16"),
@@ -76,7 +78,7 @@ def table(
     print(f"{len(val_set)} images measured, {images} timed")
     print("| runtime | time | ms per image | main metrics | MB |\n| --- | --- | --- | --- | --- |")
     for name, segmenter in segmenters.items():
-        metrics = ", ".join(f"{n} {v:.4f}" for n, v in segmenter.evaluate(val_set).main.items())
+        metrics = ", ".join(f"{n} {shown(v)}" for n, v in segmenter.evaluate(val_set).main.items())
         ratio, milliseconds = took[name] / took["torch"], 1000 * took[name] / images
         print(f"| {name} | {ratio:.2f} | {milliseconds:.0f} | {metrics} | {sizes.get(name, 0):.1f} |", flush=True)
 

@@ -107,6 +107,7 @@ def test_files_of_other_programs_are_refused(file: Path, tmp_path: Path) -> None
         ("a.xml", ExportConfig(precision="bf16"), "name the data on which this is measured"),
         ("a.onnx", ExportConfig(batch=0), "at least 1 image per call"),
         ("a.onnx", ExportConfig(size=(16, 64)), "too small"),
+        ("a.onnx", ExportConfig(dynamic=("size",)), "pad by the size of the image"),
         ("a.onnx", ExportConfig(dynamic=("colour",)), "'colour' cannot be dynamic"),  # type: ignore[arg-type]
     ],
 )
@@ -127,7 +128,9 @@ def test_a_file_that_disagrees_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_batch_and_size_can_be_left_open(fcos: Checkpoint, drawn: list, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_batch_and_size_can_be_left_open(drawn: list, tmp_path: Path) -> None:
+    fcos = checkpoint_of("fcos-resnet50-1x", backbone={"name": "resnet18", "stride_in_1x1": False})
     done = export(fcos, tmp_path / "open.onnx", ExportConfig(dynamic=("batch", "size")), images=drawn)
     runtime = OnnxRuntime(done.path)
     ours = predictor(fcos.model, fcos.config.input, CATEGORIES, "cpu", fold=True).runtime
@@ -139,6 +142,7 @@ def test_batch_and_size_can_be_left_open(fcos: Checkpoint, drawn: list, tmp_path
         assert np.allclose(a["scores"], b["scores"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_input_that_follows_the_image_becomes_a_fixed_one_and_what_that_changes_is_said(
     fcos: Checkpoint, drawn: list, tmp_path: Path
 ) -> None:
@@ -153,7 +157,8 @@ def test_agreement_counts_both_sides() -> None:
         return {"category_id": label, "bbox": [x, 0, 10, 10], "score": score}
 
     assert rows_agree([], []).share == 1
-    assert rows_agree([row(0, 0.9)], [row(0.2, 0.8)]) == Agreement(1, 1, 1, 0, pytest.approx(0.1))
+    near = rows_agree([row(0, 0.9)], [row(0.2, 0.8)])
+    assert (near.objects, near.found, near.more, near.score) == (1, 1, 0, pytest.approx(0.1))
     assert rows_agree([row(0, 0.9)], [row(5, 0.9)]).share == 0
     assert rows_agree([row(0, 0.9)], [row(0, 0.9, 2)]).share == 0
     # one that only one of them has because its score is at the threshold
@@ -161,10 +166,16 @@ def test_agreement_counts_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", ["condinst-mobilenetv2-256", "maskrcnn-mobilenetv2-256", "deeplabv3plus-mobilenetv2-256"]
+    "preset",
+    [
+        pytest.param("condinst-mobilenetv2-256", marks=pytest.mark.slow),
+        pytest.param("maskrcnn-mobilenetv2-256", marks=pytest.mark.slow),
+        "deeplabv3plus-mobilenetv2-256",
+    ],
 )
 def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> None:
-    done = export(checkpoint_of(preset), tmp_path / "model.xml", images=drawn)
+    # masks of random models are full of values near 0.5
+    done = export(checkpoint_of(preset), tmp_path / "model.xml", images=drawn, least=0.8)
     assert done.agreement is not None
     assert done.agreement.objects > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
@@ -175,6 +186,7 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
         maskkit.load(tmp_path / "model.xml")
 
 
+@pytest.mark.slow
 def test_the_command_line_exports_predicts_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     photograph = sorted(write.DEMO_IMAGES.glob("*.jpg"))[0]

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+import maskkit
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint, load_model, save_model
 from maskkit.config import BackboneModelConfig, InputConfig, ModelConfig, RunConfig, change
@@ -26,9 +27,9 @@ from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode import from_dict, to_dict
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
-from maskkit.export.check import LEAST, rows_agree, total
 from maskkit.export.write import ExportConfig, export
-from maskkit.infer.torch_runtime import predictor
+from maskkit.infer.runtimes import OnnxRuntime
+from maskkit.infer.torch_runtime import TorchRuntime
 from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
@@ -209,25 +210,29 @@ class Conformance:
             assert half[name].dtype == torch.float32
             assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
 
-    def test_onnx_runtime_finds_without_torch_what_pytorch_finds(self, tmp_path: Path) -> None:
-        images, files = [], []
+    @pytest.mark.slow
+    def test_onnx_runtime_gives_what_pytorch_gives_and_decodes_without_torch(self, tmp_path: Path) -> None:
+        files = []
         for seed in (1, 2):
-            pixels = draw(seed, (100, 120), (3, 6))[0].permute(1, 2, 0).numpy()
-            images.append(pixels)
             files.append(tmp_path / f"{seed}.png")
-            Image.fromarray(pixels).save(files[-1])
-        model = lively(self.model(), self.batch([1, 2]).images)
-        config = RunConfig(self.preset, model.config, self.input())
-        checkpoint = Checkpoint(model, config, self.categories, {"note": "test"})
-        # the size of an input that follows the image cannot be fixed: it is compared with the same fixed input
-        done = export(checkpoint, tmp_path / "model.onnx", ExportConfig(self.size), images=images)
-        assert done.agreement is not None
-        assert done.agreement.objects > 0, "nothing is compared"
-        there = replace(self.input(), resize="pad" if self.input().resize == "shorter" else self.input().resize)
-        ours = predictor(model, there, self.categories, "cpu", fold=True).images(files)
-        found = total(map(rows_agree, (p.to_coco() for p in ours), rows_without_torch(done.path, files)))
-        assert found.objects > 0
-        assert found.share >= LEAST, found
+            Image.fromarray(draw(seed, (100, 120), (3, 6))[0].permute(1, 2, 0).numpy()).save(files[-1])
+        batch = self.batch([1])
+        model = lively(self.model(), batch.images)
+        checkpoint = Checkpoint(model, RunConfig(self.preset, model.config, self.input()), self.categories, {})
+        # objects of random models are too many near-ties to be compared: the arrays are
+        path = export(checkpoint, tmp_path / "model.onnx", ExportConfig(self.size), images=files, least=0.0).path
+        given = batch.images.numpy(), batch.sizes.numpy()
+        ours, theirs = TorchRuntime(model, "cpu", fold=True).run(*given), OnnxRuntime(path).run(*given)
+        assert {n: a.shape for n, a in ours.items()} == {n: a.shape for n, a in theirs.items()}
+        scores = ours.get("scores")
+        sure = distinct(torch.from_numpy(scores[0])).numpy() if scores is not None and "boxes" in ours else slice(None)
+        for name, array in ours.items():
+            near = np.isclose(array[0][sure], theirs[name][0][sure], atol=2e-3, rtol=1e-3)
+            assert near.mean() > 0.99, (name, near.mean())
+
+        segmenter = maskkit.load(path)
+        rows = [p.to_coco() for p in segmenter.predict_many(files, score=0.0)]
+        assert rows_without_torch(path, files) == json.loads(json.dumps(rows))
 
     @pytest.mark.slow
     def test_overfits_two_drawn_images(self) -> None:
@@ -258,6 +263,7 @@ class Conformance:
         # masks that are never shown cannot be overfitted: a method trained on boxes is evaluated by its boxes
         numbers = result.main if "masks" in model.supervision else result.bbox
         assert numbers is not None
+        assert numbers["AP"] is not None
         return numbers["AP"]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from maskkit.cli.console import stdout, wrong_usage
 
 if TYPE_CHECKING:
+    from maskkit.eval.numbers import Metric
     from maskkit.export.write import Exported
 
 
@@ -64,7 +65,7 @@ def export(
         """The split of a data set where it has one."""
         return open_dataset(path, split if split in find_splits(path) else None)
 
-    def measure(predictor: Predictor, dataset: Dataset) -> dict[str, float]:
+    def measure(predictor: Predictor, dataset: Dataset) -> dict[str, Metric]:
         ids, known = shared_classes(checkpoint.categories, dataset)
         return task.evaluate(translated(rows_of(predictor.dataset(known)), ids), known).main
 
@@ -83,6 +84,8 @@ def export(
 
 
 def _report(done: Exported) -> None:
+    from maskkit.eval.numbers import shown
+
     console = stdout()
     megabytes = sum(f.stat().st_size for f in (done.path, done.path.with_suffix(".bin")) if f.is_file()) / 1e6
     console.print(f"{done.path}: {megabytes:.1f} MB")
@@ -95,4 +98,4 @@ def _report(done: Exported) -> None:
         )
     if done.before is not None and done.after is not None:
         for name, value in done.before.items():
-            console.print(f"{name}: {value:.4f} before, {done.after[name]:.4f} after")
+            console.print(f"{name}: {shown(value)} before, {shown(done.after[name])} after")

@@ -17,6 +17,9 @@ LEAST = 0.95
 SAME = 0.9
 """IoU from which on two objects of a class are the same."""
 
+SPECK = 1e-3
+"""Share of the image below which a mask that only one has is not counted: pixels on the border of two classes."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -49,7 +52,7 @@ def compare(reference: Predictor, other: Predictor, images: Sequence[Any], score
     """How ``other`` agrees with ``reference`` on ``images``, for objects of a score above ``score``.
 
     Images are anything that `Predictor.images` takes. An object counts from the score up, so that one of them may have
-    it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted.
+    it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted, nor is a `SPECK`.
     """
     pairs = zip(reference.images(images, score=score), other.images(images, score=score), strict=True)
     return total(rows_agree(a.to_coco(), b.to_coco(), score) for a, b in pairs)
@@ -67,9 +70,9 @@ def rows_agree(ours: Sequence[Row], theirs: Sequence[Row], score: float = 0.0) -
             left.remove(mate)
             found += 1
             furthest = max(furthest, abs(row.get("score", 1.0) - theirs[mate].get("score", 1.0)))
-        elif row.get("score", 1.0) < score + 1e-3:
+        elif not _counts(row, score):
             lost += 1
-    more = sum(theirs[j].get("score", 1.0) >= score + 1e-3 for j in left)
+    more = sum(_counts(theirs[j], score) for j in left)
     return Agreement(1, len(ours) - lost, found, more, furthest)
 
 
@@ -83,6 +86,17 @@ def total(parts: Iterable[Agreement]) -> Agreement:
         sum(a.more for a in every),
         max((a.score for a in every), default=0.0),
     )
+
+
+def _counts(row: Row, score: float) -> bool:
+    """Whether a row that only one of both has is a difference."""
+    if row.get("score", 1.0) < score + 1e-3:
+        return False
+    shape = row.get("segmentation")
+    if shape is None:
+        return True
+    area = mask_math.area([{**shape, "counts": shape["counts"].encode()}])[0]
+    return bool(area > SPECK * shape["size"][0] * shape["size"][1])
 
 
 def _overlaps(ours: Sequence[Row], theirs: Sequence[Row]) -> np.ndarray:

@@ -82,6 +82,8 @@ def trace(model: Model, images: Float[Tensor, "b 3 h w"], dynamic: Collection[st
                 f"{type(model).__name__} cannot be exported with a dynamic {left} ({_first_line(error)}); leave "
                 "--dynamic out, or choose the batch and the size of the file: --batch, --size"
             ) from error
+    if any(r.upper < 1e6 for r in program.range_constraints.values() if dynamic):
+        raise MaskkitError(f"{type(model).__name__} cannot be exported with a dynamic size: it takes a few sizes only")
     if sized and not _is_read(program, "sizes"):
         return trace(model, images, dynamic)
     return Graph(program, ("images", "sizes") if sized else ("images",), tuple(fields), whole.same, tuple(dynamic))

@@ -17,9 +17,10 @@ from torch import nn
 
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.checkpoints.header import make_header
-from maskkit.config import InputConfig
+from maskkit.config import BackboneModelConfig, InputConfig
 from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
+from maskkit.eval.numbers import Metric
 from maskkit.export.check import LEAST, Agreement, compare
 from maskkit.export.graph import DYNAMIC, Graph, trace
 from maskkit.files import replacing
@@ -32,6 +33,9 @@ Say = Callable[[str], None]
 
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 """The format of a file by its suffix."""
+
+_OPEN = (384, 512)
+"""The least height and width that a graph of open size is traced with: no map of any pyramid has a single row there."""
 
 DEMO_IMAGES = Path(__file__).parents[1] / "demo_images"
 
@@ -59,9 +63,9 @@ class Exported:
     """With the checkpoint, preprocessed in the same way; None for a lower precision, which is measured instead."""
     resized: Agreement | None
     """With the checkpoint as it preprocesses images itself, where the file does so otherwise; else None."""
-    before: dict[str, float] | None
+    before: dict[str, Metric] | None
     """Main metrics of the checkpoint on the data given, or None."""
-    after: dict[str, float] | None
+    after: dict[str, Metric] | None
     """The same of the file."""
 
 
@@ -73,17 +77,18 @@ def export(
     images: Sequence[Any] = (),
     data: Dataset | None = None,
     calibration: Dataset | None = None,
-    measure: Callable[[Predictor, Dataset], Mapping[str, float]] | None = None,
+    measure: Callable[[Predictor, Dataset], Mapping[str, Metric]] | None = None,
+    least: float = LEAST,
     say: Say = lambda line: None,
 ) -> Exported:
     """Write ``path``, an ``.onnx``, ``.xml`` (OpenVINO) or ``.pt2`` file, from ``checkpoint``.
 
     The file is compared with the checkpoint on ``images`` (by default those of the package) and on an image of noise,
-    and appears only if they agree. With ``data``, both are measured by ``measure``; int8 is calibrated on
-    ``calibration``. ``say`` gets a line for each step. Raises `MaskkitError` when the method cannot be exported so, or
-    when the file disagrees.
+    and appears only if at least the share ``least`` of the objects agrees. With ``data``, both are measured by
+    ``measure``; int8 is calibrated on ``calibration``. ``say`` gets a line for each step. Raises `MaskkitError` when
+    the method cannot be exported so, or when the file disagrees.
     """
-    kind = _kind(path, config, data, calibration)
+    kind = _kind(checkpoint, path, config, data, calibration)
     given = checkpoint.config.input
     input = _input(given, config)
     reference = predictor(checkpoint.model, input, checkpoint.categories, "cpu", fold=True)
@@ -99,7 +104,7 @@ def export(
         say("checking")
         other = replace(reference, runtime=open_runtime(made))
         found = compare(reference, other, shown) if config.precision == "fp32" else None
-        if found is not None and found.share < LEAST:
+        if found is not None and found.share < least:
             raise MaskkitError(f"{path}: not written, because it disagrees with the checkpoint: {found}")
         if config.dynamic and kind != "pt2":
             _try_other_shapes(path, reference.runtime, other.runtime, input, config)
@@ -130,7 +135,9 @@ def open_runtime(path: Path, device: str | None = None, threads: int | None = No
     return PackageRuntime(path)
 
 
-def _kind(path: Path, config: ExportConfig, data: Dataset | None, calibration: Dataset | None) -> str:
+def _kind(
+    checkpoint: Checkpoint, path: Path, config: ExportConfig, data: Dataset | None, calibration: Dataset | None
+) -> str:
     """The format of ``path``, after a check of what it needs."""
     kind = SUFFIXES.get(path.suffix)
     if kind is None:
@@ -146,6 +153,12 @@ def _kind(path: Path, config: ExportConfig, data: Dataset | None, calibration: D
     allowed = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "fp16", "int8"), "pt2": ("fp32",)}[kind]
     if config.precision not in allowed:
         raise MaskkitError(f"{path}: {config.precision} is not for {path.suffix} files; {' or '.join(allowed)} is")
+    backbone = checkpoint.config.model
+    if "size" in config.dynamic and isinstance(backbone, BackboneModelConfig) and backbone.backbone.pad_same:
+        raise MaskkitError(
+            f"{path}: the convolutions of {backbone.backbone.name} pad by the size of the image (as in TensorFlow), so "
+            "that this cannot be left open; choose --size"
+        )
     if config.precision != "fp32" and data is None:
         raise MaskkitError(f"{config.precision} changes the masks: name the data on which this is measured")
     if config.precision == "int8" and (calibration is None or len(calibration) < 50):
@@ -174,7 +187,10 @@ def _canvas(input: InputConfig) -> tuple[int, int]:
 
 def _trace(runtime: TorchRuntime, input: InputConfig, config: ExportConfig) -> Graph:
     count = 2 if "batch" in config.dynamic else config.batch
-    images = torch.zeros(count, 3, *_canvas(input))
+    size = _canvas(input)
+    if "size" in config.dynamic:  # a map of one cell would be taken for one that always has one
+        size = tuple(max(side, least) for side, least in zip(size, _OPEN, strict=True))
+    images = torch.zeros(count, 3, *size)
     # tensors that are made in inference mode cannot be exported
     with runtime.evaluating(images) as network, torch.inference_mode(False):
         return trace(network, images, config.dynamic, sized=input.resize != "stretch")
