@@ -42,6 +42,7 @@ from maskkit.data import open_dataset
 from maskkit.data.dataset import Dataset
 from maskkit.engine.optim import precision_for
 from maskkit.engine.train import train
+from maskkit.eval.numbers import rank
 from maskkit.eval.semantic.metric import evaluate
 from maskkit.files import write_json
 from maskkit.infer.pseudo_labels import label_map, localise, write_pseudo_masks
@@ -90,7 +91,7 @@ def by_threshold(found: Checkpoint, dataset: Dataset, file: Path) -> dict[str, f
         for threshold in THRESHOLDS:
             labels = label_map(seen, threshold)
             rows[threshold] += Prediction(meta, dataset.categories, semantic=labels).to_coco()
-    means = {str(t): round(evaluate(rows[t], dataset).main["mIoU"], 4) for t in THRESHOLDS}
+    means = {str(t): round(rank(evaluate(rows[t], dataset).main["mIoU"]), 4) for t in THRESHOLDS}
     write_json(file, means)
     return means
 
@@ -123,7 +124,7 @@ def main() -> None:
         config = configure(preset, data, train=schedule | {"steps": steps}, **sections)
         config = replace(config, data=replace(config.data, val=str(val), on_bad="skip"))
         result = train(config, out / name, resume=True, weights=given.weights / "mobilenetv2_100.safetensors")
-        return result.best, round(result.metrics["mIoU"], 4)
+        return result.best, round(rank(result.metrics["mIoU"]), 4)
 
     salient, table["saliency model"] = learn("salient", PIXELS, rest["train"], rest["val"])
     state = read_checkpoint(given.weights / "deeplabv3_mobilenetv2_voc.safetensors")

@@ -11,6 +11,7 @@ from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, train_ops
 from maskkit.engine.optim import make_optimizer
 from maskkit.eval.instance.metric import evaluate
+from maskkit.eval.numbers import rank
 from maskkit.zoo import preset
 
 
@@ -46,4 +47,4 @@ def test_one_image_from_jpeg_to_ap(tmp_path: Path) -> None:
 
     assert np.isfinite([value.item() for value in losses.values()]).all()
     assert meta.size == (256, 256)
-    assert 0 <= result.main["AP"] <= 1
+    assert 0 <= rank(result.main["AP"]) <= 1

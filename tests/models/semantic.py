@@ -12,6 +12,7 @@ from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode.outputs import ClassLogits
+from maskkit.eval.numbers import rank
 from maskkit.eval.semantic.metric import evaluate
 from maskkit.models.base import Model
 from maskkit.prediction import Categories
@@ -100,4 +101,4 @@ class SemanticConformance(Conformance):
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
         """mIoU of what a trained model says about the images of ``data``, which are those of ``batch``."""
         predictions = model.decode(model(batch.images), batch.metas, CLASSES)
-        return evaluate([row for p in predictions for row in p.to_coco()], data).main["mIoU"]
+        return rank(evaluate([row for p in predictions for row in p.to_coco()], data).main["mIoU"])

@@ -18,6 +18,7 @@ from maskkit.data.records import Annotation, Record
 from maskkit.data.shapes import CATEGORIES
 from maskkit.decode import Segments
 from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
+from maskkit.eval.numbers import rank
 from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model
 from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig, Mask2FormerRaw
@@ -85,7 +86,7 @@ class TestMask2FormerPanoptic(Conformance):
 
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
         predictions = model.decode(model(batch.images), batch.metas, data.categories)
-        return self.task().evaluate([row for p in predictions for row in p.to_coco()], data).main["PQ"]
+        return rank(self.task().evaluate([row for p in predictions for row in p.to_coco()], data).main["PQ"])
 
     def test_shapes_of_what_is_selected(self) -> None:
         model = self.model().eval()
@@ -112,7 +113,7 @@ def ground(record: Record) -> Annotation:
     rles = [rle for a in record.annotations if (rle := a.rle(record.size)) is not None]
     covered = np.any(mask_math.decode(rles, record.size), axis=0)
     (rle,) = mask_math.encode(~covered[None])
-    return Annotation(-record.image_id, len(CATEGORIES), None, rle)
+    return Annotation(-int(record.image_id), len(CATEGORIES), None, rle)
 
 
 def model(**knobs: Any) -> Mask2Former:

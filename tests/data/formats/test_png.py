@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 
 from maskkit import zoo
 from maskkit.config import DataConfig, RunConfig
@@ -21,6 +20,7 @@ from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile
 from maskkit.engine.data import open_data
 from maskkit.errors import DataError
 from maskkit.infer.samples import save_samples
+from maskkit.terminal import Console
 from tests.data.written import SIZE, messages, write_image
 
 CLASSES = {"classes": [{"id": 0, "name": "background"}, {"id": 255, "name": "crack"}]}
