@@ -68,3 +68,14 @@ def test_a_stored_output_is_decoded_where_torch_cannot_be_imported(tmp_path: Pat
     np.testing.assert_allclose(found[1]["bbox"], [0, 16, 8, 16], atol=1e-4)
     assert all(r["segmentation"]["size"] == [32, 40] for r in found)
     assert rows('{"name": "boxes_only"}'.replace("boxes_only", "over_input")) == found
+
+
+def test_a_command_that_takes_torch_says_so(tmp_path: Path) -> None:
+    code = CODE.partition("sys.meta_path.insert(0, Refuse())")[0].replace(
+        'raise ImportError(f"{name} must not be needed")', "raise ModuleNotFoundError(name, name=name)"
+    )
+    code += "sys.meta_path.insert(0, Refuse())\nfrom maskkit.cli import main\nsys.exit(main(['predict', sys.argv[1]]))"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "this takes PyTorch, and torch is not installed; install maskkit in place of maskkit-runtime" in done.stderr
+    assert "Traceback" not in done.stderr

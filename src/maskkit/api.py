@@ -196,10 +196,16 @@ class Segmenter:
     def with_tta(self, tta: Tta) -> Segmenter:
         """The same model with test-time augmentation (semantic models only).
 
-        Raises `MaskkitError` for any other model.
+        Raises `MaskkitError` for any other model, and for an exported file.
         """
         if tta.plain:
             return self
+        from maskkit.infer.runtimes import FileRuntime
+
+        if isinstance(self.runtime, FileRuntime):
+            raise MaskkitError(
+                f"{self.runtime.path}: test-time augmentation takes the checkpoint, not an exported file"
+            )
         from maskkit.infer.torch_runtime import with_tta
 
         return replace(self, predictor=with_tta(self.predictor, tta))

@@ -6,9 +6,17 @@
 import importlib
 
 import pytest
+import torch
 
 from tests.parity.goldens import Case
 
 
 def test_golden(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module(f"tests.parity.{case.method}").run(case, monkeypatch)
+
+
+@pytest.mark.slow
+def test_golden_by_the_paths_of_an_exported_graph(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fast paths that eager PyTorch takes on processors."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     importlib.import_module(f"tests.parity.{case.method}").run(case, monkeypatch)

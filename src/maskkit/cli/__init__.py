@@ -44,6 +44,9 @@ VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 
+TRAINING = ("torch", "torchvision", "timm", "safetensors", "accelerate")
+"""Packages that `maskkit-runtime` does not install."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code. Wrong usage and ``--help`` raise ``SystemExit``, as parsers do."""
@@ -61,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         complain(explain(error))
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        complain(f"this takes PyTorch, and {error.name} is not installed; install maskkit in place of maskkit-runtime")
         return 1
     except KeyboardInterrupt as error:
         complain("interrupted" if not str(error) else error)
