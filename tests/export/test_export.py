@@ -14,7 +14,7 @@ import maskkit
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.cli import main
-from maskkit.config import RunConfig, change
+from maskkit.config import RunConfig, Tta, change
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
@@ -75,6 +75,15 @@ def test_images_are_run_one_by_one_where_the_file_takes_one(file: Path, fcos: Ch
     for batch in (1, 2):
         pairs = zip(ours.images(drawn, batch=batch), theirs.images(drawn, batch=batch), strict=True)
         assert all(rows_agree(a.to_coco(), b.to_coco()).share == 1 for a, b in pairs)
+
+
+def test_threads_are_chosen_and_test_time_augmentation_is_refused(file: Path, drawn: list) -> None:
+    segmenter = maskkit.load(file, threads=1)
+    assert len(segmenter.predict(drawn[0], score=0.0)) > 0
+    with pytest.raises(MaskkitError, match=r"fcos.onnx: test-time augmentation takes the checkpoint, not its export"):
+        segmenter.with_tta(Tta(flip=True))
+    with pytest.raises(MaskkitError, match=r"tpu: this ONNX Runtime has .*CPU"):
+        maskkit.load(file, device="tpu")
 
 
 def test_an_image_of_another_size_is_refused(file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError
-from maskkit.ranges import Batch, Workers
+from maskkit.ranges import Batch, Count, Workers
 from maskkit.terminal import complain, say
 
 
@@ -21,6 +21,7 @@ def evaluate(
     allow_outside: bool = False,
     out: Path = Path("runs/eval"),
     device: str | None = None,
+    threads: Count | None = None,
     batch: Batch = 1,
     workers: Workers = 0,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
@@ -33,13 +34,15 @@ def evaluate(
 
     Args:
         data: Folder or annotation file, in any format.
-        model: Checkpoint, or built-in. Its classes are matched to those of the data by name.
+        model: Checkpoint, exported file (.onnx, .xml, .pt2), or built-in. Its classes are matched to those of the data
+            by name.
         predictions: COCO results file, in place of a model.
         task: Task of a results file; a model has its own.
         split: Split of a folder: train, val or test. By default val where there is one, else all images.
         allow_outside: Use images outside of the data set's folder too.
         out: Folder to write to.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
+        threads: Processor cores of the network; by default all.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
         tta: Test-time augmentation, for semantic models.
@@ -52,7 +55,7 @@ def evaluate(
     from maskkit.eval.task import TASKS
     from maskkit.files import write_json
 
-    segmenter = load(model, device).with_tta(tta) if model is not None else None
+    segmenter = load(model, device, threads).with_tta(tta) if model is not None else None
     chosen = segmenter.task if segmenter is not None else TASKS[task]
     split = split or ("val" if "val" in find_splits(data) else None)
     read = open_truth if segmenter is None else open_dataset  # results are measured without images

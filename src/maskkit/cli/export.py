@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from maskkit.cli.console import stdout, wrong_usage
+from maskkit.ranges import Batch, Pixels
 
 if TYPE_CHECKING:
     from maskkit.eval.numbers import Metric
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def export(
     model: str,
     out: Path,
-    size: tuple[int, int] | None = None,
-    batch: int = 1,
+    size: tuple[Pixels, Pixels] | None = None,
+    batch: Batch = 1,
     dynamic: tuple[Literal["batch", "size"], ...] = (),
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     int8: Path | None = None,

@@ -39,6 +39,7 @@ def predict(
     data: Path | None = None,
     resume: bool = False,
     device: str | None = None,
+    threads: Count | None = None,
     score: Share | None = None,
     classes: tuple[str, ...] = (),
     max_objects: Count | None = None,
@@ -63,12 +64,13 @@ def predict(
 
     Args:
         sources: Images, folders or glob patterns.
-        model: Checkpoint, or built-in for the model in the package.
+        model: Checkpoint, exported file (.onnx, .xml, .pt2), or built-in for the model in the package.
         out: Folder to write to.
         data: Ground truth of the images. The results get its ids, of images by file name and of classes by name, so
             that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
         resume: Go on with the run in the folder: images that are done are left out.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
+        threads: Processor cores of the network; by default all.
         score: Leave out objects below this score. By default the threshold that the training of the model chose on its
             validation images, with the highest F1; 0.3 for weights from elsewhere.
         classes: Keep only objects of these classes.
@@ -94,7 +96,7 @@ def predict(
     overlays = out / "overlays"
     if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
-    segmenter = load(model, device).with_tta(tta)
+    segmenter = load(model, device, threads).with_tta(tta)
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
