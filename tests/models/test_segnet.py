@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -39,3 +40,13 @@ def test_median_frequency_is_that_of_the_images_that_show_a_class() -> None:
     weights = median_frequency(truth, 3)
     middle = (6 / 7 + 1 / 4) / 2
     assert torch.allclose(weights, torch.tensor([middle / (6 / 7), middle * 4, 1.0]))
+
+
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize("size", [(8, 6), (9, 7), (8, 7)])
+def test_unpooling_of_an_exported_graph_is_the_same(size, ceil, monkeypatch) -> None:
+    images = torch.rand(2, 3, *size)
+    pooled, places = F.max_pool2d(images, 2, 2, ceil_mode=ceil, return_indices=True)
+    expected = unpool(pooled, places, size)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(unpool(pooled, places, size), expected)

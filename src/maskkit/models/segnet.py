@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -119,7 +120,9 @@ def unpool(x: Float[Tensor, "b c h w"], places: Int[Tensor, "b c h w"], size: tu
     """Each value at its place in a plane of ``size`` (H, W), zeros elsewhere. Windows are 2 x 2 and do not overlap."""
     height, width = size
     if torch.compiler.is_exporting():  # OpenVINO takes six times as long for a scatter as for all the rest
-        spread, at = (t.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :height, :width] for t in (x, places))
+        # a row or column that the pooling has left out stays empty, one that it has filled up is cut off
+        rest = [0, width - 2 * x.shape[3], 0, height - 2 * x.shape[2]]
+        spread, at = (F.pad(t.repeat_interleave(2, 2).repeat_interleave(2, 3), rest, value=-1) for t in (x, places))
         return torch.where(at == torch.arange(height * width, device=x.device).view(height, width), spread, 0)
     plane = x.new_zeros(x.shape[0], x.shape[1], height * width)
     return plane.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, size)
