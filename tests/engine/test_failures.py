@@ -244,7 +244,7 @@ def test_a_report_never_costs_an_evaluation(
     args = ["--predictions", str(tmp_path / "rows.json"), "--data", str(data / "val.json"), "--out", str(out)]
     assert main(["eval", *args]) == 0
     said = capsys.readouterr()
-    assert "100.0" in said.out
+    assert "1.000" in said.out
     assert said.err.count("\n") == 1
     assert "report.html: not written (IndexError" in said.err
     assert [p.name for p in out.iterdir()] == ["metrics.json"]
