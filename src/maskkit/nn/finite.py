@@ -22,7 +22,7 @@ def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:  # a meta tensor has no values
         return True
     # a finite sum has finite terms; only where it overflows is every value looked at
     return bool(torch.isfinite(tensor.float().sum())) or bool(torch.isfinite(tensor).all())
