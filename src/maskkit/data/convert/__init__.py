@@ -5,7 +5,6 @@ pixels. Whatever a format cannot hold is refused, or counted in the result.
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal, get_args
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import coco, coco_panoptic, labelme, png, voc, yolo
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.leftovers import mark, remove_abandoned, unmark
+from maskkit.data.convert.leftovers import new_folder, remove_abandoned
 from maskkit.data.convert.outlines import bridge, trace
 from maskkit.data.convert.regions import same_classes
 from maskkit.errors import DataError, FileError, explain
@@ -51,17 +50,15 @@ def convert(
     if to not in _WRITERS:
         raise DataError(f"{to!r} is no format to write; choose one of {', '.join(_WRITERS)}")
     opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
-    job = Job(dst.with_name(f".{dst.name}.{secrets.token_hex(6)}.tmp"), to, progress)
+    job = Job(new_folder(dst), to, progress)
     job.problems |= {problem for dataset in opened.values() for problem in dataset.problems}
     datasets = same_classes(opened)
     try:
         job.root.mkdir(parents=True)
         remove_abandoned(dst)
-        mark(job.root)
         _WRITERS[to](job, datasets)
         if not job.counts["images"]:
             raise DataError(f"{src}: has no usable image, {len(job.problems)} problems; list them: maskkit check {src}")
-        unmark(job.root)
         os.replace(job.root, dst)
     except FileError:
         raise

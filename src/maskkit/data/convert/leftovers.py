@@ -1,34 +1,34 @@
-"""Half-made data sets of conversions that were killed: each names its process, and the next conversion removes it."""
+"""Half-made data sets of conversions that were killed: each folder's name names its process, the next one removes it.
+
+The name is there from the first moment to the last, so that a kill at any moment leaves nothing of unknown origin.
+"""
 
 import glob
+import hashlib
 import os
+import re
+import secrets
 import shutil
 import socket
 from pathlib import Path
 
-_MARK = ".made-by-maskkit"
 
-
-def mark(folder: Path) -> None:
-    """Note in ``folder`` that this process makes it."""
-    (folder / _MARK).write_text(f"{socket.gethostname()}\n{os.getpid()}\n", encoding="utf-8")
-
-
-def unmark(folder: Path) -> None:
-    """Remove the note: the folder is complete."""
-    (folder / _MARK).unlink()
+def new_folder(dst: Path) -> Path:
+    """Where this process makes the data set ``dst``: beside it, under a name that nothing has."""
+    return dst.with_name(f".{dst.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_abandoned(dst: Path) -> None:
-    """Remove the half-made folders for ``dst`` whose process has ended. Folders without a note are not ours."""
-    for folder in dst.parent.glob(f".{glob.escape(dst.name)}.????????????.tmp"):
-        try:
-            host, number = (folder / _MARK).read_text(encoding="utf-8").split()
-            ended = host == socket.gethostname() and not _lives(int(number))
-        except (OSError, ValueError, OverflowError):
-            continue
-        if ended:
+    """Remove the half-made folders for ``dst`` whose process on this machine has ended."""
+    for folder in dst.parent.glob(f".{glob.escape(dst.name)}.*.tmp"):
+        name = folder.name.removeprefix(f".{dst.name}.")
+        owner = re.fullmatch(r"([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.tmp", name)
+        if owner is not None and owner[1] == _host() and not _lives(int(owner[2])):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _lives(number: int) -> bool:
@@ -38,6 +38,6 @@ def _lives(number: int) -> bool:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except (OSError, OverflowError):  # of another user; no number of a process
         return True
     return True
