@@ -5,6 +5,7 @@ object; quantised too, they lose most of their accuracy while the boxes keep the
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -73,6 +74,7 @@ def openvino_int8(onnx: Path, xml: Path, description: Mapping[str, Any], feeds: 
     import nncf
     import openvino
 
+    nncf.set_log_level(logging.ERROR)  # it reports every operation that it leaves alone
     model = openvino.convert_model(str(onnx))
     others = sorted({node.get_type_name() for node in model.get_ops()} - {"Convolution", "GroupConvolution"})
     ignored = nncf.IgnoredScope(types=others, validate=False)
