@@ -46,7 +46,14 @@ TORCH_FREE = (
     "geometry.rectangles",
     "infer.predict",
     "infer.preprocess",
+    "infer.runtimes",
     "infer.draw",
+    "data.dataset",
+    "data.formats",
+    "eval",
+    "checkpoints.header",
+    "checkpoints.exported",
+    "export.check",
 )
 """Rooms that work where torch cannot be imported."""
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "safetensors")
