@@ -54,8 +54,8 @@ def load(
     An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch; ``threads`` limits the cores that it
     uses. ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose
     batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be
-    trained further. Raises `DataError` for a file that is missing or is not a
-    checkpoint, `MaskkitError` for a device that is not there.
+    trained further. Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device
+    that is not there.
     """
     from maskkit.infer.runtimes import FILES
 

@@ -26,6 +26,8 @@ SMALL: dict[str, Any] = {
 class TestFcis(Conformance):
     preset = "fcis-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
+    near = 0.9
+    """Regions of random models that tie are ranked by the last digit, and the second pass follows them."""
     floor = 0.7
     """Masks are put together from cells of stride 16: AP 0.79 and AP75 0.82 after 250 steps, 0.87 and 1.0 after 400."""
     overfit: ClassVar[dict[str, Any]] = {"steps": 250, "lr": 3e-3, "size": (320, 320)}

@@ -16,12 +16,11 @@ It is the JSON of `maskkit.checkpoints.header` with one more part, ``export``:
 ============= =======================================================================================================
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskkit.checkpoints.header import FORMAT
+from maskkit.checkpoints.header import sound_header
 from maskkit.config import InputConfig, from_dict
 from maskkit.errors import DataError
 
@@ -35,17 +34,10 @@ def read_description(path: Path, text: str | None) -> dict[str, Any]:
             f"{path}: has no description of maskkit, so its classes, its input and the meaning of its outputs are "
             "unknown; maskkit runs files that maskkit export wrote"
         )
-    try:
-        description = json.loads(text)
-        newer = description["format"] > FORMAT
-        export = description["export"]
-        complete = description.keys() >= {"config", "categories", "decoder", "info"} and export.keys() >= PARTS
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        newer, complete, description = False, False, {}
-    if newer:
-        raise DataError(f"{path}: its layout {description['format']} is newer than this maskkit; upgrade maskkit")
-    if not complete:
-        raise DataError(f"{path}: its description is damaged; export it again")
+    description = sound_header(text, path)
+    export = description.get("export")
+    if not isinstance(export, dict) or not export.keys() >= PARTS:
+        raise DataError(f"{path}: its description does not say how it was exported; export it again")
     return description
 
 

@@ -57,6 +57,11 @@ def header_in(listing: Listing, path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: contains tensors but no maskkit model; convert it: maskkit import {path} --model PRESET"
         )
+    return sound_header(text, path)
+
+
+def sound_header(text: str, path: Path) -> dict[str, Any]:
+    """The description that ``text`` is, each part checked. Raises `DataError`, which names ``path``."""
     try:
         header = parse_json(text)
         layout = header.get("format")

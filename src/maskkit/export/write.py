@@ -17,6 +17,7 @@ from torch import nn
 
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.checkpoints.header import make_header
+from maskkit.checkpoints.listing import one_line
 from maskkit.config import BackboneModelConfig, InputConfig
 from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
@@ -120,6 +121,8 @@ def export(
         description["export"]["checked"] = checked
         _describe(made, kind, description, checkpoint.categories.names)
         del other  # Windows does not rename files that are open
+        if len(files) > 1:  # a process that is killed here must not leave the weights of one model with another's graph
+            path.unlink(missing_ok=True)
         for file in files:
             with replacing(path.with_suffix(file.suffix)) as temporary:
                 os.replace(file, temporary)
@@ -302,7 +305,7 @@ def _try_other_shapes(
     except Exception as error:  # every runtime has its own
         raise MaskkitError(
             f"{path}: not written, because it fails at {count} images of {size[0]} x {size[1]} "
-            f"({' '.join(str(error).split())[:200]}); leave --dynamic out"
+            f"({one_line(error)}); leave --dynamic out"
         ) from None
     wanted = ours.run(noise, sizes)
     if any(found[name].shape != array.shape for name, array in wanted.items()):

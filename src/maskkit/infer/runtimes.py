@@ -15,7 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
+from maskkit.checkpoints.exported import read_description
+from maskkit.checkpoints.listing import one_line
 from maskkit.errors import DataError, MaskkitError
+from maskkit.files import require_file
 
 
 class Runtime(Protocol):
@@ -34,8 +37,6 @@ class FileRuntime(ABC):
 
     def __init__(self, path: Path, text: str | None) -> None:
         """``text`` is the description in the file's metadata. Raises `DataError` for a file without one."""
-        from maskkit.checkpoints.exported import read_description
-
         self.path = path
         self.description = read_description(path, text)
         self.inputs: list[str] = self.description["export"]["inputs"]
@@ -80,8 +81,9 @@ class OnnxRuntime(FileRuntime):
     """
 
     def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
-        ort = require("onnxruntime", "onnxruntime")
-        path = regular_file(path)
+        ort = require("onnxruntime", "export")
+        path = Path(path)
+        require_file(path)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # warnings are about the graph's insides
         if threads is not None:
@@ -97,7 +99,7 @@ class OnnxRuntime(FileRuntime):
         try:
             self._session = ort.InferenceSession(os.fspath(path), options, providers=providers)
         except Exception as error:  # pybind raises RuntimeError and a dozen kinds of its own
-            raise DataError(f"{path}: ONNX Runtime cannot open it ({_line(error)}); export it again") from None
+            raise DataError(f"{path}: ONNX Runtime cannot open it ({one_line(error)}); export it again") from None
         super().__init__(path, self._session.get_modelmeta().custom_metadata_map.get("maskkit"))
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -117,14 +119,15 @@ class OpenVinoRuntime(FileRuntime):
 
     def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         openvino = require("openvino", "openvino")
-        path = regular_file(path)
+        path = Path(path)
+        require_file(path)
         core = openvino.Core()
         if not path.with_suffix(".bin").is_file():
             raise DataError(f"{path}: its weights are missing: {path.with_suffix('.bin')}; copy both files")
         try:
             model = core.read_model(os.fspath(path))
         except RuntimeError as error:
-            raise DataError(f"{path}: OpenVINO cannot open it ({_line(error)}); export it again") from None
+            raise DataError(f"{path}: OpenVINO cannot open it ({one_line(error)}); export it again") from None
         text = str(model.get_rt_info("maskkit").value) if model.has_rt_info("maskkit") else None
         super().__init__(path, text)
         wanted = self.description["export"]["precision"]
@@ -135,7 +138,7 @@ class OpenVinoRuntime(FileRuntime):
             compiled = core.compile_model(model, (device or "CPU").upper(), config)
         except RuntimeError as error:
             raise MaskkitError(
-                f"{path}: OpenVINO cannot run it on {device or 'CPU'} ({_line(error)}); it has "
+                f"{path}: OpenVINO cannot run it on {device or 'CPU'} ({one_line(error)}); it has "
                 f"{', '.join(core.available_devices)}"
             ) from None
         self._request = compiled.create_infer_request()
@@ -160,15 +163,3 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MaskkitError(f"{module} is not installed ({error}); pip install 'maskkit[{extra}]'") from None
-
-
-def regular_file(path: str | Path) -> Path:
-    """The path of a file that can be opened. Raises `DataError` for a missing one, a folder, a pipe or a device."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; check the path")
-    return path
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.checkpoints.listing import one_line
 from maskkit.config import InputConfig, Tta
 from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import DataError, MaskkitError
+from maskkit.files import require_file
 from maskkit.infer.predict import Predictor
-from maskkit.infer.runtimes import FileRuntime, regular_file
+from maskkit.infer.runtimes import FileRuntime
 from maskkit.infer.tta import probabilities
 from maskkit.models.base import Model, to_arrays
 from maskkit.nn.backbones.backbone import fold_batch_norm
@@ -73,7 +75,8 @@ class PackageRuntime(FileRuntime):
     """A ``.pt2`` package, compiled ahead of time by AOTInductor for the kind of machine that exported it."""
 
     def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
-        path = regular_file(path)
+        path = Path(path)
+        require_file(path)
         if device not in (None, "cpu"):
             raise MaskkitError(f"{path}: was compiled for the CPU; it does not run on {device}")
         if threads is not None:
@@ -82,9 +85,7 @@ class PackageRuntime(FileRuntime):
             self._package: Any = torch._inductor.aoti_load_package(str(path))
             text = self._package.get_metadata().get("maskkit")
         except Exception as error:  # of the loader of shared libraries, of zip, of torch
-            raise DataError(
-                f"{path}: cannot be loaded ({' '.join(str(error).split())[:200]}); export it here"
-            ) from None
+            raise DataError(f"{path}: cannot be loaded ({one_line(error)}); export it here") from None
         super().__init__(path, text)
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
