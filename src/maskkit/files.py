@@ -1,5 +1,6 @@
 """Atomic writes: every output of the package is complete or absent. Reads that never wait: only regular files."""
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,15 @@ def require_file(path: Path, noun: str = "file") -> None:
         raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions") from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; put a regular file there")
+
+
+def digest(path: Path, kind: str = "sha256") -> str:
+    """Checksum of a file, in hexadecimal. Raises `DataError`, which names it, where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, kind).hexdigest()
+    except OSError as error:
+        raise DataError(explain(error, path)) from error
 
 
 def read_bytes(path: Path) -> bytes:

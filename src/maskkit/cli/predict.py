@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from tyro.conf import Positional, arg
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
+from maskkit.files import digest
 from maskkit.ranges import Batch, Count, Share
 from maskkit.terminal import complain, say
 
@@ -103,7 +103,7 @@ def predict(
     truth = _truth_ids(data, paths, segmenter) if data is not None else None
     settings = {
         "model": model,
-        "weights": _digest(find_weights(model)),
+        "weights": digest(find_weights(model)),
         "data": str(data) if data is not None else None,
         "score": score,
         "classes": classes,
@@ -232,15 +232,6 @@ class _Run:
             self.failures.append(Failure(prediction.meta.path, error))
             return
         self.results.add(prediction.meta, overlay, prediction.to_coco())
-
-
-def _digest(file: Path) -> str:
-    """The checksum of a file. Raises `FileError`, which names it, where it cannot be read."""
-    try:
-        with open(file, "rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(explain(error, file)) from error
 
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:

@@ -1,6 +1,5 @@
 """Checks a data set: lists all its problems at once and summarises its contents."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,8 @@ from maskkit.data.images import image_size, read_pixels
 from maskkit.data.records import Record, Segment
 from maskkit.data.rules import Problem, Problems, counted, size_mismatch
 from maskkit.data.summary import Pixels, Summary, doubts, summarise, tables
-from maskkit.errors import DataError, explain
+from maskkit.errors import DataError
+from maskkit.files import digest
 from maskkit.terminal import Console
 
 MANY = 5000
@@ -137,7 +137,7 @@ def _note_copies(datasets: Mapping[str, Dataset], problems: Problems) -> None:
     """Warn of images with the same bytes, within a split and between splits."""
     places = [(name, r.path) for name, dataset in datasets.items() for r in dataset.records]
     for same in _groups(places, lambda place: place[1].stat().st_size):  # only files of one size can be equal
-        for copies in _groups(same, lambda place: _digest(place[1])):
+        for copies in _groups(same, lambda place: digest(place[1], "blake2b")):
             (first, original), *others = copies
             for name, path in others:
                 if name == first:
@@ -154,11 +154,3 @@ def _groups(items: Iterable[T], key) -> Iterator[list[T]]:
     for item in items:
         groups[key(item)].append(item)
     return (group for group in groups.values() if len(group) > 1)
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError as error:
-        raise DataError(explain(error, path)) from error

@@ -16,7 +16,8 @@ from maskkit.checkpoints import find, hub
 from maskkit.checkpoints.foreign import read_checkpoint, read_tensors
 from maskkit.checkpoints.header import categories_of, is_checkpoint, read_header
 from maskkit.config import InputConfig, RunConfig, change
-from maskkit.errors import DataError, explain
+from maskkit.errors import DataError
+from maskkit.files import digest as file_digest
 from maskkit.models.base import Model
 from maskkit.nn.backbones.pretrained import Pretrained
 from maskkit.nn.finite import check_finite
@@ -134,7 +135,7 @@ def _from_checkpoint(model: Model, config: RunConfig, categories: Categories, pa
         model.load_state_dict(fitting, strict=False)
     note = f"{len(fitting)} of {len(own)} tensors start from {name}"
     note += f"; random values for {_some(left)}" if left else ""
-    return Start(name, _digest(path), len(fitting), len(own), note + classes)
+    return Start(name, file_digest(path), len(fitting), len(own), note + classes)
 
 
 def _class_tensors(model: Model, config: RunConfig) -> set[str]:
@@ -170,7 +171,7 @@ def _from_backbone(model: Model, config: RunConfig, source: str) -> Start:
         digest, name = _digest_of(state), f"timm: {backbone.timm_name}"
         state = _for_input(state, backbone, config.input)
     else:
-        state, digest, name = read_checkpoint(source), _digest(Path(source)), source
+        state, digest, name = read_checkpoint(source), file_digest(Path(source)), source
     unused = backbone.load_weights(state, source)
     model.adopt_backbone()
     note = f"the backbone starts from {name}" + (f"; not used: {_some(unused)}" if unused else "")
@@ -201,14 +202,6 @@ def _has_backbone_of(model: Model, path: Path) -> bool:
     given = read_tensors(path)
     wanted = {n: t.shape for n, t in model.state_dict().items() if n.startswith("backbone.")}
     return all(n in given and given[n].shape == shape for n, shape in wanted.items())
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(explain(error, path)) from error
 
 
 def _digest_of(state: Mapping[str, Tensor]) -> str:
