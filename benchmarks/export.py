@@ -3,7 +3,7 @@
     python benchmarks/export.py --data DATA/coco_instances
     python benchmarks/export.py --data DATA/coco_instances --formats onnx openvino --presets yolact-resnet50
 
-All runtimes take turns on every image, so that other work on the machine affects them alike. ``--presets`` adds models
+All runtimes take turns, so that other work on the machine affects them alike; times are medians of the rounds. ``--presets`` adds models
 with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8 are measured on the
 validation split of ``--data``; int8 is calibrated on its training split.
 """
@@ -76,11 +76,13 @@ def table(
     files = [record.path for record in val_set.records[:images]]
     took = turns({n: lambda s=s: [s.predict(f, score=0.05) for f in files] for n, s in segmenters.items()}, rounds)
     print(f"{len(val_set)} images measured, {images} timed")
-    print("| runtime | time | ms per image | main metrics | MB |\n| --- | --- | --- | --- | --- |")
+    print("| runtime | time | ms per image | processor ms | main metrics | MB |\n|" + " --- |" * 6)
     for name, segmenter in segmenters.items():
         metrics = ", ".join(f"{n} {shown(v)}" for n, v in segmenter.evaluate(val_set).main.items())
-        ratio, milliseconds = took[name] / took["torch"], 1000 * took[name] / images
-        print(f"| {name} | {ratio:.2f} | {milliseconds:.0f} | {metrics} | {sizes.get(name, 0):.1f} |", flush=True)
+        wall, processor = (1000 * seconds / images for seconds in took[name])
+        ratio = took[name][0] / took["torch"][0]
+        cells = (name, f"{ratio:.2f}", f"{wall:.0f}", f"{processor:.0f}", metrics, f"{sizes.get(name, 0):.1f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def network(name: str, folder: Path, formats: list[str], given: argparse.Namespace) -> None:
@@ -104,20 +106,20 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     calls: dict[str, Callable] = {"torch": lambda: ours.run(noise, sizes)}
     calls |= {kind: lambda s=s: s.runtime.run(noise, sizes) for kind, s in runtimes.items()}
     took = turns(calls, given.rounds)
-    parts = ", ".join(f"{kind} {took[kind] / took['torch']:.2f}" for kind in runtimes)
-    print(f"{name} {size[0]} x {size[1]}: torch {1000 * took['torch']:.0f} ms; of this {parts}", flush=True)
+    parts = ", ".join(f"{kind} {took[kind][0] / took['torch'][0]:.2f}" for kind in runtimes)
+    print(f"{name} {size[0]} x {size[1]}: torch {1000 * took['torch'][0]:.0f} ms; of this {parts}", flush=True)
 
 
-def turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median processor seconds of each call; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def turns(calls: dict[str, Callable], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median seconds of each call, wall and processor; the first round warms up."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
-            begin = time.process_time()
+            begin = time.perf_counter(), time.process_time()
             call()
             if number:
-                times[name].append(time.process_time() - begin)
-    return {name: statistics.median(t) for name, t in times.items()}
+                times[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    return {name: (statistics.median(w for w, _ in t), statistics.median(c for _, c in t)) for name, t in times.items()}
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from safetensors.numpy import load_file
 from maskkit import cli
 from tests.faults import FAULTS, failing, recorded
 from tests.small import save_small
+from tests.thorough import THOROUGH
 
 STEPS = ["--train.steps", "4", "--train.save-every", "2", "--train.batch", "2", "--train.workers", "0"]
 FAST = {"train": 29, "eval --model": 11}
-"""Every so many operations one fails in the fast tests, 7 by default; in the slow ones all do, with every error."""
+"""Every so many operations one fails in the fast tests, 7 by default; in the slow ones every fifth, and all with every error where they are thorough."""
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_some_faults(name: str, world: Path, tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_all_faults(name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    count = run_faults(name, world, tmp_path, 1, capsys)
+def test_more_faults(name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = run_faults(name, world, tmp_path, 1 if THOROUGH else 5, capsys)
     with capsys.disabled():
         print(f"\n{name}: {count} faults")

@@ -21,6 +21,7 @@ from maskkit.config import RunConfig
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import Categories
 from tests.checkpoints.hostile import VALUES, Parts, drop, file_of, judge, mutate, nested, places, put
+from tests.thorough import of
 
 BUILT_IN = Path(maskkit.__file__).parent / "weights" / "builtin.safetensors"
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
@@ -200,12 +201,12 @@ def test_mutated_files_load_rightly_or_end_in_one_line(good) -> None:
 
 
 @pytest.mark.slow
-def test_two_thousand_mutated_files(good, tmp_path) -> None:
+def test_many_mutated_files(good, tmp_path) -> None:
     small = zoo.preset("condinst-mobilenetv2-256")
     other = tmp_path / "other.safetensors"
     config = RunConfig(small.name, small.model, small.input, small.augment, small.train)
     checkpoint.save_model(other, zoo.model_class(small.name)(small.model), config, small.classes, {})
-    for path, times, seed in ((good, 1700, 2), (other, 150, 3), (other, 150, 4)):
+    for path, times, seed in ((good, of(1700), 2), (other, of(150), 3), (other, of(150), 4)):
         content, rng = path.read_bytes(), random.Random(seed)
         for _ in range(times):
             judge_bytes(path.with_name("mutated.safetensors"), mutate(content, rng, 6000), 5)
@@ -219,7 +220,7 @@ def test_fields_of_a_method_are_set_to_anything(tmp_path, preset) -> None:
     checkpoint.save_model(path, zoo.model_class(preset)(small.model), config, small.classes, {})
     parts, rng = Parts(path), random.Random(5)
     fields = [p for p in places(parts.header) if p.startswith("config.model.")]
-    for place, value in rng.sample([(place, value) for place in fields for value in VALUES], 150):
+    for place, value in rng.sample([(place, value) for place in fields for value in VALUES], of(150)):
         judge_bytes(path, parts.with_header(put(place, value)), 10)
 
 

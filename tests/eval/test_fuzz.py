@@ -12,8 +12,9 @@ from maskkit.eval.task import TASKS
 from maskkit.geometry import rle
 from tests.data.formats import samples
 from tests.fuzz import outcomes
+from tests.thorough import of
 
-MANY = 2000
+MANY = of(2000)
 SIZE = samples.SIZE
 
 

@@ -11,8 +11,9 @@ from maskkit.data.formats import FORMATS
 from maskkit.errors import DataError
 from tests.data.formats.samples import SAMPLES
 from tests.fuzz import outcomes
+from tests.thorough import of
 
-MANY = 2000
+MANY = of(2000)
 
 
 def use(folder: Path) -> None:
