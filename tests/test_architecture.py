@@ -3,10 +3,11 @@
 import ast
 import re
 import tomllib
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +16,7 @@ from maskkit import zoo
 from maskkit.checkpoints.checkpoint import run_config
 from maskkit.config import RunConfig, to_dict
 from maskkit.models.base import LOSS_KEYS
+from maskkit.zoo.card import Weights
 
 ROOT = Path(maskkit.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
@@ -178,6 +180,7 @@ def test_every_card_is_complete(preset) -> None:
     assert preset.paper is None or preset.paper.strip()
     assert preset.ours is None or preset.ours.strip()
     assert preset.weights is None or (preset.weights.source and preset.weights.licence)
+    assert preset.weights is None or not mistakes(preset.weights)
     method = zoo.method(preset.name)
     assert method.title
     assert method.paper
@@ -185,6 +188,42 @@ def test_every_card_is_complete(preset) -> None:
     assert method.model.supervision_of(preset.model)
     assert method.model.supervision_of(preset.model) <= {"masks", "boxes", "tags", "label_map"}
     assert method.rename is not None or preset.weights is None
+
+
+RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic|research|no licence|unknown|other", re.IGNORECASE)
+"""What a licence is called that does not allow every use."""
+
+
+def mistakes(weights: Weights) -> list[str]:
+    """What a card says of published weights that cannot be true, or that a download cannot use."""
+    address = urlsplit(weights.url)
+    checks = {
+        "an address and a name in torchvision": not (weights.url and weights.torchvision),
+        "an address without https, host or file": not weights.url
+        or (address.scheme == "https" and address.netloc and PurePosixPath(address.path).suffix),
+        "sha256 is no 8 to 64 hexadecimal digits": re.fullmatch(r"([0-9a-f]{8,64})?", weights.sha256),
+        "a checksum or a size of no address": weights.url or not (weights.sha256 or weights.bytes),
+        "a size that is none": weights.bytes is None or weights.bytes > 0,
+        "non_commercial against the licence": weights.non_commercial == bool(RESTRICTED.search(weights.licence)),
+    }
+    return [name for name, is_fine in checks.items() if not is_fine]
+
+
+def test_what_a_card_cannot_say_of_weights() -> None:
+    file = Weights("a zoo", "MIT").at("https://example.org/zoo/net_20200316-afc5f8a2.pth")
+    assert file.sha256 == "afc5f8a2"
+    assert not mistakes(file)
+    for wrong in (
+        replace(file, torchvision="W.COCO_V1"),
+        replace(file, url="http://example.org/net.pth"),
+        replace(file, url="https://example.org/"),
+        replace(file, sha256="afc5"),
+        replace(file, url=""),
+        replace(file, bytes=0),
+        replace(file, licence="CC-BY-NC-4.0"),
+        replace(file, non_commercial=True),
+    ):
+        assert len(mistakes(wrong)) == 1, wrong
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)

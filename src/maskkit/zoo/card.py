@@ -1,7 +1,8 @@
 """The cards of the zoo: everything that is declared about a method and its presets."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,13 +19,30 @@ Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Weights:
-    """Published weights of a preset."""
+    """Published weights of a preset. Those with an address are fetched, others are downloaded by hand."""
 
     source: str
     """Who publishes them: a repository or a library."""
     licence: str
+    """Its SPDX identifier where it has one, else a short name; ``--accept-licence`` takes it."""
     torchvision: str = ""
-    """Their name in torchvision; such weights can be fetched, others are downloaded by hand."""
+    """Their name in torchvision, which knows the address."""
+    url: str = ""
+    """Address of the file, as its publisher gives it."""
+    sha256: str = ""
+    """Of the file, in hexadecimal: all 64 digits, or the first 8 or more where the publisher gives only those, as in
+    the file names of OpenMMLab and torch.hub. Empty: none is published."""
+    bytes: int | None = None
+    """Size of the file; None: not published."""
+    non_commercial: bool = False
+    """Whether the licence does not allow every use, or there is none: fetched only once it has been accepted."""
+
+    def at(self, url: str, sha256: str = "", bytes: int | None = None) -> "Weights":
+        """The same publisher's weights at an address. Without ``sha256`` it is what a file name of OpenMMLab ends with:
+        ``..._20200316-afc5f8a2.pth``."""
+        if not sha256 and (found := re.search(r"-([0-9a-f]{8,64})\.pth$", url)):
+            sha256 = found.group(1)
+        return replace(self, url=url, sha256=sha256, bytes=bytes)
 
     def __str__(self) -> str:
         return f"{self.source} ({self.licence})"

@@ -61,7 +61,7 @@ METHOD = Method(
             TrainConfig(  # 20,000 steps on VOC train_aug; the momentum is that of the official optimizer
                 epochs=15.12, batch=8, lr=0.1, backbone_lr=0.1, momentum=5e-4, schedule="poly", warmup=0
             ),
-            Weights("github.com/halbielee/EPS", "no licence"),
+            Weights("github.com/halbielee/EPS", "no licence", non_commercial=True),
             VOC_SEMANTIC,
         ).preset(
             "eps-resnet38",

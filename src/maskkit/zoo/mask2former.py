@@ -173,7 +173,7 @@ _COCO = Recipe(
         warmup=0,
         clip=0.01,
     ),
-    Weights("github.com/facebookresearch/Mask2Former, huggingface.co/facebook", "CC BY-NC 4.0"),
+    Weights("github.com/facebookresearch/Mask2Former, huggingface.co/facebook", "CC-BY-NC-4.0", non_commercial=True),
 )
 _ADE20K = replace(
     _COCO,

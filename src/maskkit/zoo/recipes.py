@@ -83,7 +83,7 @@ def detectron2_train(times: int, lr: float = 0.02) -> TrainConfig:
 
 def adelaidet(times: int, augment: AugmentConfig = MULTI_SCALE) -> Recipe:
     """AdelaiDet's zoo: detectron2's schedules at half the learning rate."""
-    weights = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial")
+    weights = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial", non_commercial=True)
     return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), weights)
 
 
@@ -132,7 +132,7 @@ def solo_recipe(times: int, warmup_from: float) -> Recipe:
         warmup_from=warmup_from,
         clip=35.0,
     )
-    weights = Weights("github.com/WXinlong/SOLO", "academic use")
+    weights = Weights("github.com/WXinlong/SOLO", "academic use", non_commercial=True)
     return Recipe(imagenet_input((800, 1333), "shorter"), MULTI_SCALE if times == 3 else FLIP, train, weights)
 
 

@@ -64,7 +64,7 @@ METHOD = Method(
             "refinenet-resnet101",
             RefinenetConfig(num_classes=21, backbone=BackboneConfig("resnet101")),
             "VOC 2012 test mIoU 82.4",
-            weights=Weights("RefineNet by DrSleep/refinenet-pytorch", "academic use"),
+            weights=Weights("RefineNet by DrSleep/refinenet-pytorch", "academic use", non_commercial=True),
         ),
         _OFFICIAL.preset(
             "refinenet-resnet152",
