@@ -3,9 +3,9 @@
     python benchmarks/export.py --data DATA/coco_instances
     python benchmarks/export.py --data DATA/coco_instances --formats onnx openvino --presets yolact-resnet50
 
-All runtimes take turns, so that other work on the machine affects them alike; times are medians of the rounds. ``--presets`` adds models
-with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8 are measured on the
-validation split of ``--data``; int8 is calibrated on its training split.
+All runtimes take turns, so that other work on the machine affects them alike; times are medians of the rounds.
+``--presets`` adds models with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8
+are measured on the validation split of ``--data``; int8 is calibrated on its training split.
 """
 
 import argparse

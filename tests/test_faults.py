@@ -18,7 +18,7 @@ from tests.thorough import THOROUGH
 
 STEPS = ["--train.steps", "4", "--train.save-every", "2", "--train.batch", "2", "--train.workers", "0"]
 FAST = {"train": 29, "eval --model": 11}
-"""Every so many operations one fails in the fast tests, 7 by default; in the slow ones every fifth, and all with every error where they are thorough."""
+"""In the fast tests one operation in so many fails, in 7 by default; in the slow ones one in 5, all where thorough."""
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,6 @@ def test_golden(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_golden_by_the_paths_of_an_exported_graph(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the fast paths that eager PyTorch takes on processors; the first case of every method, all of them where thorough."""
+    """Without the fast paths of eager PyTorch on processors; the first case of every method, all where thorough."""
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     importlib.import_module(f"tests.parity.{case.method}").run(case, monkeypatch)
