@@ -3,7 +3,6 @@
 import os
 import pickle
 import random
-import struct
 import time
 import zipfile
 from collections import OrderedDict
@@ -155,8 +154,7 @@ LOOKS = {
     "m.tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 600, "TensorFlow Lite"),
     "m.pdparams": (pickle.dumps({"a": np.zeros(3)}, 2), "PaddlePaddle"),
     "m.caffemodel": (b"\x0a\x07example" + b"\0" * 600, "Caffe weights"),
-    "m.params": (struct.pack("<QQ", 0x112, 0) + b"\0" * 600, "MXNet"),
-    "R-50.pkl": (pickle.dumps({"model": {"a": np.zeros(3)}, "__author__": "x"}, 2), "detectron2's model zoo"),
+    "m.params": (b"\0" * 600, "MXNet"),
     "m.index": (b"\0" * 600, "TensorFlow checkpoint"),
     "m.data-00000-of-00001": (b"\0" * 600, "TensorFlow checkpoint"),
     "m.pth.tar.gz": (b"\x1f\x8b\x08\0" + b"\0" * 600, "compressed archive"),

@@ -130,3 +130,14 @@ def test_transformers_names_new_and_old() -> None:
     query = next(n for n in state if n.endswith("self_attn.q_proj.weight"))
     with pytest.raises(DataError, match="query, key and value"):
         published.convert({n: t for n, t in state.items() if n != query}, PRESET)
+
+
+def test_transformers_resnets() -> None:
+    transformers = pytest.importorskip("transformers")
+    resnet = transformers.ResNetConfig(out_features=[f"stage{i}" for i in range(1, 5)])
+    config = transformers.Mask2FormerConfig(backbone_config=resnet, num_labels=80)
+    with torch.device("meta"):
+        state = transformers.Mask2FormerForUniversalSegmentation(config).state_dict()
+        ours = zoo.model_class("mask2former-resnet50")(zoo.preset("mask2former-resnet50").model).state_dict()
+    converted = published.convert({name: tensor.to("meta") for name, tensor in state.items()}, "mask2former-resnet50")
+    assert {n: t.shape for n, t in converted.items()} == {n: t.shape for n, t in ours.items()}

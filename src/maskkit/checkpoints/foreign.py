@@ -1,4 +1,4 @@
-"""Weight files from any source: safetensors, and PyTorch pickles, whose code is never run."""
+"""Weight files from any source: safetensors, MXNet's parameters, and pickles, whose code is never run."""
 
 import errno
 import os
@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskkit.checkpoints.listing import is_safetensors, read_listing
+from maskkit.checkpoints.listing import first_bytes, is_safetensors, read_listing
+from maskkit.checkpoints.mxnet import MAGIC, read_mxnet
 from maskkit.checkpoints.pickles import load_pickle
 from maskkit.checkpoints.wrappers import find_state, own_names
 from maskkit.errors import DataError
@@ -18,7 +19,8 @@ from maskkit.files import replacing, scratch_folder
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a weight file: safetensors, or a PyTorch pickle that contains only data.
+    """Named tensors of a weight file: safetensors, a pickle of tensors (PyTorch) or of arrays (the zoos of detectron2
+    and Mask2Former), or parameters of MXNet.
 
     Common wrappers (``state_dict``, ``model``; an EMA of the weights is preferred), the prefixes that they put before
     every name (``module.``, ``model.``, ``_orig_mod.``) and the counter ``n_averaged`` are removed. Raises `DataError`,
@@ -27,6 +29,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if is_safetensors(path):
         return own_names(read_tensors(path), path)
+    if first_bytes(path, len(MAGIC)) == MAGIC:
+        return read_mxnet(path)
     return find_state(load_pickle(path), path)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.convert import convert
-from maskkit.config import RunConfig
+from maskkit.config import InputConfig, ModelConfig, RunConfig
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
@@ -18,14 +18,31 @@ HUB = "hub"
 """The name, in place of a file, of the weights that `fetch` downloads."""
 
 
-def import_state(state: dict[str, Tensor], preset: str, out: Path, source: str) -> Categories:
-    """Convert an official ``state`` and write it to ``out``. Returns the classes. Raises `DataError` (`convert`)."""
+def import_state(
+    state: dict[str, Tensor],
+    preset: str,
+    out: Path,
+    source: str,
+    model: ModelConfig | None = None,
+    input: InputConfig | None = None,
+    classes: Categories | None = None,
+    **facts: str,
+) -> Categories:
+    """Convert an official ``state`` and write it to ``out``. Returns the classes.
+
+    ``model``, ``input`` and ``classes`` are the preset's where they are not given; ``facts`` about the weights are
+    stored with them. Raises `DataError` (`convert`), and where there are not as many names as classes.
+    """
     chosen = zoo.preset(preset)
-    model = zoo.model_class(preset)(chosen.model)
-    model.load_state_dict(convert(state, preset))
-    config = RunConfig(preset, chosen.model, chosen.input, chosen.augment, chosen.train)
-    save_model(out, model, config, chosen.classes, {"imported": source})
-    return chosen.classes
+    config = RunConfig(preset, model or chosen.model, input or chosen.input, chosen.augment, chosen.train)
+    names = chosen.classes if classes is None else classes
+    if len(names) != config.model.num_classes:
+        raise DataError(f"there are {len(names)} names for {config.model.num_classes} classes; give a name for each")
+    converted = convert(state, preset, config.model)
+    network = zoo.model_class(preset)(config.model)
+    network.load_state_dict(converted)
+    save_model(out, network, config, names, {"imported": source, **facts})
+    return names
 
 
 def can_fetch(preset: str) -> bool:

@@ -14,7 +14,6 @@ _AGAIN = "download it again, with the address of the file itself"
 _BY_CONTENT: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     (lambda b: b.startswith(b"\x89HDF\r\n\x1a\n"), "HDF5 weights, as Keras writes them", _EXPORT),
     (lambda b: b[4:8] == b"TFL3", "a TensorFlow Lite model", _GRAPH),
-    (lambda b: b.startswith(b"\x12\x01\x00\x00\x00\x00\x00\x00"), "MXNet parameters", _EXPORT),
     (lambda b: b.startswith(b"GGUF"), "a GGUF file of a language model", "give weights of a segmentation model"),
     (lambda b: b.startswith(b"\x93NUMPY"), "a single NumPy array", "give a file with named tensors"),
     (lambda b: b.startswith(b"version https://git-lfs"), "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
@@ -44,7 +43,6 @@ _BY_NAME: dict[str, tuple[str, str]] = {
     ".pdiparams": ("an exported PaddlePaddle model", _GRAPH),
     ".caffemodel": ("Caffe weights", _EXPORT),
     ".params": ("MXNet parameters", _EXPORT),
-    ".pkl": ("a pickle, as detectron2's model zoo and Caffe2 have", _EXPORT),
     ".npz": ("NumPy arrays", _EXPORT),
     ".mat": ("a MATLAB file, as MatConvNet has", _EXPORT),
     ".msgpack": ("Flax weights", _EXPORT),

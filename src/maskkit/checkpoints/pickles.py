@@ -1,6 +1,8 @@
 """PyTorch's own files: pickles of plain tensors, whose code is never run, and whose sizes are looked at first."""
 
+import logging
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkit.checkpoints.listing import one_line
+from maskkit.checkpoints.array_pickles import globals_of, is_pickle, load_arrays
+from maskkit.checkpoints.inert import Array, is_skipped, stand_in
+from maskkit.checkpoints.listing import first_bytes, one_line
 from maskkit.checkpoints.other_formats import other_format
 from maskkit.errors import DataError
 
@@ -19,31 +23,70 @@ MAX_PICKLE = 16 << 20
 
 _MAX_ENTRIES = 200_000
 
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of PyTorch before 1.6 begin: a pickle of a number."""
+
+_LOCK = threading.Lock()
+"""The names that PyTorch allows are those of the process."""
+
 
 def load_pickle(path: Path) -> Any:
-    """What `torch.load` gives for plain tensors, lists and dicts.
+    """What `torch.load` gives for plain tensors, lists and dicts, and `load_arrays` for a pickle of NumPy arrays.
 
-    Raises `DataError` for a damaged file, a file of another framework, a pickle that would run code, and one that
-    unpacks to more than the file has.
+    Arrays are `maskkit.checkpoints.inert.Array`. Objects of training programs, which some save beside the weights, are
+    left out, and a warning in the log names them. Raises `DataError` for a damaged file, a file of another framework, a
+    pickle that would run code, and one that unpacks to more than the file has.
     """
     is_zip = _check_zip(path)
+    hint = None if is_zip else other_format(path)
+    start = first_bytes(path, len(_LEGACY))
+    if not is_zip and hint is None and is_pickle(start) and start != _LEGACY:
+        return load_arrays(path)
     try:
-        with warnings.catch_warnings():  # about how the file was written, of no use to who reads it
+        names = _names_in(path, is_zip)
+        stand_ins: list[Any] = [(found, name) for name in sorted(names) if (found := stand_in(name)) is not None]
+        with warnings.catch_warnings(), _LOCK:  # about how the file was written, of no use to who reads it
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(stand_ins):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or malicious file can make the unpickler fail in any way
-        hint = other_format(path)
-        if hint is not None and not is_zip:
+        if hint is not None:
             raise DataError(f"{path}: not read: {hint}") from None
         raise DataError(
             f"{path}: not read: it is damaged, or contains more than tensors, and a pickle can run code "
             f"({_reason(error)}); if you trust it, save its state_dict with safetensors"
         ) from None
+    if skipped := sorted(filter(is_skipped, names)):
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        logging.getLogger("maskkit").warning(
+            "%s: left out what is no weight: objects of %s%s", path, ", ".join(skipped[:3]), more
+        )
+    return content
+
+
+def _names_in(path: Path, is_zip: bool) -> set[str]:
+    """What the pickles of a file of PyTorch name and PyTorch itself does not know."""
+    names: set[str] = set()
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    with archive.open(entry) as file:
+                        names |= globals_of(file.read())
+    else:
+        with open(path, "rb") as file:
+            for _ in range(5):  # a number, a version, the machine, the content, the keys of its tensors
+                names |= globals_of(file)
+    return {name for name in names if name not in ("_codecs.encode", "collections.OrderedDict")}
 
 
 def tensors_in(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     """The tensors directly in a mapping. Raises `DataError` for one that is no plain array of what the file holds."""
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    try:
+        plain_values = {n: value.tensor() if isinstance(value, Array) else value for n, value in content.items()}
+    except ValueError as error:
+        raise DataError(f"{path}: not read: it holds {error}; copy or download it again") from None
+    state = {str(name): value for name, value in plain_values.items() if isinstance(value, Tensor)}
     size = path.stat().st_size
     for name, tensor in state.items():
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized

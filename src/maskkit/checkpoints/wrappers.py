@@ -44,6 +44,7 @@ def find_state(content: Any, path: Path) -> dict[str, Tensor]:
         if not any(part in key.lower() for key in place for part in _NO_NETWORK)
         and (tensors := tensors_in(mapping, path))
     }
+    candidates = _without_mmengines_raw(candidates)
     # numbers of epochs and steps may be tensors too
     candidates = {p: s for p, s in candidates.items() if any(t.ndim for t in s.values())} or candidates
     if not candidates:
@@ -57,6 +58,8 @@ def own_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     Raises `DataError` when the names are those of several networks of one kind.
     """
     found = {n: t for n, t in state.items() if n != "n_averaged"} if len(state) > 1 else dict(state)
+    raw = {"ema_" + name.replace(".", "_") for name in found if "." in name}  # mmcv's hook: the average has the names
+    found = {name: tensor for name, tensor in found.items() if name not in raw}
     while True:
         found = {name.replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
         prefix = next((p for p in _PREFIXES if found and all(name.startswith(p) for name in found)), None)
@@ -77,6 +80,19 @@ def own_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         f"{path}: contains {len(wrapped)} networks of one kind, {', '.join(sorted(wrapped))}; save the one to use: "
         f"{{n.removeprefix('NAME.'): t for n, t in state.items() if n.startswith('NAME.')}}"
     )
+
+
+def _without_mmengines_raw(
+    candidates: Mapping[tuple[str, ...], dict[str, Tensor]],
+) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    """Without ``ema_state_dict`` of mmengine, whose hook puts the average into ``state_dict`` and the raw weights here.
+
+    The hook's part is known by its counter ``steps`` and by the prefix ``module.``.
+    """
+    other = candidates.get(("ema_state_dict",), {})
+    swapped = ("state_dict",) in candidates and "steps" in other
+    swapped = swapped and all(name == "steps" or name.startswith("module.") for name in other)
+    return {place: state for place, state in candidates.items() if not swapped or place != ("ema_state_dict",)}
 
 
 def _preferred(candidates: Mapping[tuple[str, ...], Mapping[str, Tensor]], path: Path) -> tuple[str, ...]:

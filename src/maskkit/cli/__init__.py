@@ -15,13 +15,12 @@ from typing import Any, NoReturn
 import tyro
 
 import maskkit
-from maskkit.cli import train
+from maskkit.cli import import_weights, train
 from maskkit.cli.check import check
 from maskkit.cli.convert import convert
 from maskkit.cli.demo import demo
 from maskkit.cli.evaluate import evaluate
 from maskkit.cli.export import export
-from maskkit.cli.import_weights import import_
 from maskkit.cli.models import models
 from maskkit.cli.options import checked
 from maskkit.cli.predict import predict
@@ -37,12 +36,14 @@ VERBS: dict[str, Callable[..., Any]] = {
     "eval": evaluate,
     "check": check,
     "convert": convert,
-    "import": import_,
+    "import": import_weights.import_,
     "export": export,
     "pseudo-masks": pseudo_masks,
     "pretrain": pretrain,
     "demo": demo,
 }
+
+_PARSERS: dict[str, Callable[[list[str]], Any]] = {"train": train.parse, "import": import_weights.parse}
 
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "accelerate")
 """Packages that `maskkit-runtime` does not install."""
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_verbs(args)
     verb, rest = args[0], args[1:]
     try:
-        if verb == "train":  # its options depend on the preset
-            return train.train(train.parse(rest))
+        if verb in _PARSERS:  # their options depend on the preset
+            return VERBS[verb](_PARSERS[verb](rest))
         return tyro.cli(checked(VERBS[verb]), prog=f"maskkit {verb}", args=rest)
     except MaskkitError as error:
         complain(error)

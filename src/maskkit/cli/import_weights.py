@@ -1,37 +1,93 @@
-"""`maskkit import`: convert a published checkpoint."""
+"""`maskkit import`: convert a published checkpoint; every field of the preset's model is an option."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
 from tyro.conf import Positional, arg
 
+from maskkit.cli.console import wrong_usage
+from maskkit.cli.options import refuse_ranges
+from maskkit.cli.train import annotated, preset_in
+from maskkit.config import InputConfig, ModelConfig, change
 from maskkit.errors import DataError
+from maskkit.ranges import Count
 from maskkit.terminal import say
 
 
-def import_(checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")], model: str, out: Path) -> int:
+@dataclass
+class ImportOptions:
     """Convert a checkpoint of a method's official code to a maskkit checkpoint.
 
-    Only the tensors of a pickle are read; a pickle that would run code is refused.
+    Only tensors and arrays of a file are read; a pickle that would run code is refused. Weights that were trained on
+    other classes than the preset's take --classes or --num-classes; those of a model that differs, its --model options.
 
     Example: maskkit import yolact_resnet50_54_800000.pth --model yolact-resnet50 --out yolact-resnet50.safetensors
 
-    Args:
-        checkpoint: File of the official code, .pth or .safetensors.
-        model: Preset that the checkpoint was trained as.
-        out: File to write.
+    Example: maskkit import pets.pth --model solov2-resnet50-3x --classes pets.txt --out pets.safetensors
+
+    Example: maskkit import model_final_f07440.pkl --model mask2former-swin-t --model.task panoptic
+    --classes coco-panoptic --out panoptic.safetensors
+    """
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """File of the official code: .pth, .pkl, .params or .safetensors, whatever its name."""
+    preset: Annotated[str, arg(name="model")]
+    """Preset that the checkpoint was trained as; `maskkit models` lists them."""
+    model: ModelConfig
+    input: InputConfig
+    out: Path
+    """File to write."""
+    num_classes: Count | None = None
+    """Number of classes, without background, where it is not the preset's."""
+    classes: str | None = None
+    """Names of the classes: a text file with a name per line, a .json file (a list of names, COCO's categories,
+    classes.json, transformers' config.json), or coco, coco-91, coco-panoptic, voc, voc-semantic, ade20k, cityscapes,
+    cityscapes-things, cityscapes-panoptic, camvid."""
+
+
+def import_(options: ImportOptions) -> int:
+    """Convert a checkpoint of a method's official code to a maskkit checkpoint.
+
+    Example: maskkit import yolact_resnet50_54_800000.pth --model yolact-resnet50 --out yolact-resnet50.safetensors
     """
     from maskkit import zoo
+    from maskkit.checkpoints.class_lists import numbered, read_classes
     from maskkit.checkpoints.foreign import read_checkpoint
     from maskkit.checkpoints.hub import import_state
 
-    zoo.preset(model)  # an unknown preset is reported before the file is read
+    preset, source, count = zoo.preset(options.preset), options.checkpoint, options.num_classes
+    task = zoo.model_class(preset.name).task_of(options.model)
+    classes, named = preset.classes, True
+    if options.classes is not None:
+        classes = read_classes(options.classes, task)
+        if count not in (None, len(classes)):
+            wrong_usage(f"--num-classes is {count}, --classes names {len(classes)}")
+    elif count not in (None, len(classes)):
+        classes, named = numbered(count, task), False  # type: ignore[arg-type]
+    model = change(options.model, num_classes=len(classes))
     try:
-        categories = import_state(read_checkpoint(checkpoint), model, out, checkpoint.name)
+        state = read_checkpoint(source)
+        import_state(state, preset.name, options.out, source.name, model, options.input, classes)
     except DataError as error:
         message = str(error)
-        raise DataError(message if str(checkpoint) in message else f"{checkpoint}: {message}") from None
-    say(f"{out}: {model} with {len(categories)} classes; try it: maskkit predict IMAGE --model {out}")
+        raise DataError(message if str(source) in message else f"{source}: {message}") from None
+    unnamed = "" if named else "; they are called class 1 and so on, --classes gives them names"
+    say(f"{options.out}: {preset.name} with {len(classes)} classes{unnamed}")
+    say(f"try it: maskkit predict IMAGE --model {options.out}")
     return 0
+
+
+def parse(args: list[str]) -> ImportOptions:
+    """The options of `import_`: the preset named in ``args``, overridden by the rest of ``args``."""
+    name, preset = preset_in(args)
+    model = annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # --num-classes, and --classes
+    default = ImportOptions(tyro.MISSING, name or tyro.MISSING, model, preset.input, tyro.MISSING)
+    options = tyro.cli(ImportOptions, args=args, default=default, prog="maskkit import")
+    options.model = type(preset.model)(**vars(options.model))
+    for section in ("model", "input"):
+        refuse_ranges(getattr(options, section), f"--{section}.")
+    if options.num_classes is not None and options.num_classes < 1:
+        wrong_usage(f"--num-classes {options.num_classes}: not 1 or more")
+    return options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg
@@ -14,6 +14,9 @@ from maskkit.cli.console import wrong_usage
 from maskkit.cli.options import refuse_ranges
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.terminal import say
+
+if TYPE_CHECKING:
+    from maskkit.zoo.card import Preset
 
 T = TypeVar("T")
 
@@ -92,19 +95,14 @@ def summary(config: RunConfig, out: Path) -> list[str]:
 
 def parse(args: list[str]) -> TrainOptions:
     """The options of `train`: the preset named in ``args``, overridden by the rest of ``args``."""
-    from maskkit import zoo
-
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--model")
-    name = peek.parse_known_args(args)[0].model
-    preset = zoo.preset(name or "yolact-mobilenetv2-256")
-    data = _annotated(
+    name, preset = preset_in(args)
+    data = annotated(
         DataConfig(),
         train=Annotated[str, arg(aliases=["--data"])],
         labels=Annotated[Literal["masks", "boxes", "tags"], arg(aliases=["--labels"])],
         allow_outside=Annotated[bool, arg(aliases=["--allow-outside"])],
     )
-    model = _annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # taken from the data
+    model = annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # taken from the data
     default = TrainOptions(name or tyro.MISSING, model, preset.input, preset.augment, preset.train, data)
     options = tyro.cli(TrainOptions, args=args, default=default, prog="maskkit train")
     options.model = type(preset.model)(**vars(options.model))
@@ -116,7 +114,17 @@ def parse(args: list[str]) -> TrainOptions:
     return options
 
 
-def _annotated(section: T, **hints: Any) -> T:
+def preset_in(args: list[str]) -> "tuple[str | None, Preset]":
+    """The name after ``--model``, if any, and its preset, by default a small one."""
+    from maskkit import zoo
+
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--model")
+    name = peek.parse_known_args(args)[0].model
+    return name, zoo.preset(name or "yolact-mobilenetv2-256")
+
+
+def annotated(section: T, **hints: Any) -> T:
     """The config ``section`` as an instance of a subclass whose fields have other type hints, for tyro."""
     kind = type(section)
     changed = [(name, hint, field(default=getattr(section, name))) for name, hint in hints.items()]

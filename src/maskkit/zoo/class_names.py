@@ -76,3 +76,17 @@ TEXT = Categories.of(["text"])
 
 OBJECT = Categories.of(["object"])
 """The single class of class-agnostic methods."""
+
+DATA_SETS = {
+    "coco": COCO,
+    "coco-91": COCO_IDS,
+    "coco-panoptic": COCO_PANOPTIC,
+    "voc": VOC,
+    "voc-semantic": VOC_SEMANTIC,
+    "ade20k": ADE20K,
+    "cityscapes": CITYSCAPES,
+    "cityscapes-things": Categories.of(CITYSCAPES.names[11:]),
+    "cityscapes-panoptic": Categories(CITYSCAPES.names, CITYSCAPES.ids, (False,) * 11 + (True,) * 8),
+    "camvid": CAMVID,
+}
+"""The names by which ``maskkit import --classes`` knows them."""

@@ -82,11 +82,31 @@ _IN_BLOCK = (
     (r"(?:mlp\.fc1|intermediate\.dense)\.(\w+)", r"mlp.fc1.\3"),
     (r"(?:mlp\.fc2|output\.dense)\.(\w+)", r"mlp.fc2.\3"),
 )
+_RESNET = r"model\.pixel_level_module\.encoder\."
+_STAGE = _RESNET + r"encoder\.stages\.(\d)\.layers\.(\d+)\."
+_LEAF = {"convolution": ("conv", "downsample.0"), "normalization": ("bn", "downsample.1")}
+_RESNET_RULES: Rules = (
+    (_RESNET + r"embedder\.embedder\.convolution\.(\w+)", r"backbone.body.conv1.\1"),
+    (_RESNET + r"embedder\.embedder\.normalization\.(\w+)", r"backbone.body.bn1.\1"),
+    *(
+        rule
+        for stage in range(4)
+        for block in [rf"backbone.body.layer{stage + 1}.\1."]
+        for theirs in [_STAGE.replace(r"(\d)", str(stage), 1)]
+        for kind, (ours, down) in _LEAF.items()
+        for rule in (
+            (theirs + rf"shortcut\.{kind}\.(\w+)", block + rf"{down}.\2"),
+            *((theirs + rf"layer\.{i}\.{kind}\.(\w+)", block + rf"{ours}{i + 1}.\2") for i in range(3)),
+        )
+    ),
+)
+"""transformers' own ResNets, with the stride in the 3x3 as in torchvision."""
 _DECODER = r"model\.pixel_level_module\.decoder\."
 _LAYER = _DECODER + r"encoder\.layers\.(\d+)\."
 _MODULE = r"model\.transformer_module\."
 _QUERIES = _MODULE + r"decoder\.layers\.(\d+)\."
 _TRANSFORMERS: Rules = (
+    *_RESNET_RULES,
     (_SWIN + r"embeddings\.patch_embeddings\.projection\.(\w+)", r"backbone.body.patch_embed.proj.\1"),
     (_SWIN + r"embeddings\.norm\.(\w+)", r"backbone.body.patch_embed.norm.\1"),
     *((_BLOCK + theirs, r"backbone.body.layers_\1.blocks.\2." + ours) for theirs, ours in _IN_BLOCK),
