@@ -125,6 +125,8 @@ class InputConfig:
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
+    multiple: Count = 32
+    """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,8 @@ class Tta:
     """Height and width of a sliding window; None: the whole image at once."""
     overlap: Share = 1 / 3
     """Smallest overlap of neighbouring windows, as a share of a window."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged: class probabilities, or logits, with windows cut to the image (mmsegmentation)."""
     base: Pixels | None = None
     """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
     crf: bool = False

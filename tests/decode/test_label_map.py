@@ -33,6 +33,19 @@ def test_logits_are_interpolated_as_torch_does(size: tuple[int, int]) -> None:
     assert (ours == theirs.numpy()).mean() > 0.999
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_logits_may_go_by_way_of_the_input(align_corners: bool) -> None:
+    """As mmsegmentation does: to the network's input, without its padding, and from there to the image."""
+    logits = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0))
+    seen = (40, 60)  # of an input of 48 x 64
+    meta = ImageMeta(1, "", (50, 90), (48, 64), np.array([[90 / 60, 0, 0], [0, 50 / 40, 0]]))
+    (prediction,) = decode(LabelMap(True, align_corners), {"logits": logits[None].numpy()}, [meta], NAMES)
+    theirs = F.interpolate(logits[None], size=(48, 64), mode="bilinear", align_corners=align_corners)
+    theirs = theirs[..., : seen[0], : seen[1]]
+    theirs = F.interpolate(theirs, size=(50, 90), mode="bilinear", align_corners=align_corners)[0].argmax(0)
+    assert (prediction.semantic == theirs.numpy()).mean() > 0.999
+
+
 def test_padding_and_mirrors_are_undone() -> None:
     """Logits of the transformed label map give the original label map back."""
     labels = torch.from_numpy(np.kron(np.random.default_rng(0).integers(0, 3, (5, 8)), np.ones((8, 8)))).to(torch.uint8)

@@ -40,6 +40,18 @@ def test_windows_and_mirrors_change_nothing_for_a_pixelwise_net(window: tuple[in
     assert set(net.seen[:-1]) == {window}
 
 
+def test_logits_are_averaged_over_windows_that_are_cut_to_the_image() -> None:
+    images = torch.randn(1, 3, 20, 30)
+    found, net = look(images, window=(25, 20), flip=True, average="logits")
+    assert torch.allclose(found, net(images), atol=1e-5)
+    assert set(net.seen[:-1]) == {(20, 20)}
+
+
+def test_a_third_of_overlap_is_a_third() -> None:
+    """129 * (1 - 1/3) is more than 86 in floats, but the next window begins there."""
+    assert [x for _, x in window_corners((129, 215), (129, 129), 1 / 3)] == [0, 86]
+
+
 def test_scales_are_multiples_of_the_base() -> None:
     found, net = look(torch.randn(1, 3, 20, 30), scales=(0.5, 2.0), base=60)
     assert net.seen == [(20, 30), (80, 120)]

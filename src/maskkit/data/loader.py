@@ -63,13 +63,13 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
     """Samples with RGB on 0..255 as one normalised batch.
 
     Images of different sizes, and all images of the mode ``shorter``, are padded right and bottom to the largest size,
-    rounded up to a multiple of 32, and so are masks and maps. ``sizes`` are the ``input_size`` of the samples' metas;
-    everything outside them is zero.
+    rounded up to a multiple of ``input.multiple``, and so are masks and maps. ``sizes`` are the ``input_size`` of the
+    samples' metas; everything outside them is zero.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
     height, width = (max(side) for side in zip(*sizes, strict=True))
     if len(sizes) > 1 or input.resize == "shorter":
-        height, width = -(-height // 32) * 32, -(-width // 32) * 32
+        height, width = (-(-side // input.multiple) * input.multiple for side in (height, width))
     images = torch.zeros(len(samples), 3, height, width)
     targets = []
     for i, (image, target, meta) in enumerate(samples):

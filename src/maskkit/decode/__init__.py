@@ -15,6 +15,7 @@ from maskkit.decode.boxes import BoxesOnly, InBoxes, InWindows
 from maskkit.decode.grid import OverInput
 from maskkit.decode.groups import Embeddings, Kernels
 from maskkit.decode.label_map import LabelMap
+from maskkit.decode.queries import Queries
 from maskkit.decode.segments import Segments
 from maskkit.decode.tags import TaggedLabelMap
 from maskkit.decode.votes import Votes
@@ -44,6 +45,7 @@ DECODERS: dict[str, type] = {
     "label_map": LabelMap,
     "tagged_label_map": TaggedLabelMap,
     "segments": Segments,
+    "queries": Queries,
 }
 """Every decoder by its name in files."""
 
@@ -79,6 +81,6 @@ def from_dict(data: Mapping[str, Any]) -> Decoder:
         if key not in defaults:
             raise ValueError(f"decoder {name!r} has no field {key!r}; it has {', '.join(defaults) or 'none'}")
         expected = (int, float) if isinstance(defaults[key], float) else type(defaults[key])
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or isinstance(value, bool) is not isinstance(defaults[key], bool):
             raise ValueError(f"decoder {name!r}: {key} is {value!r}, not a {type(defaults[key]).__name__}")
     return kind(**given)

@@ -1,5 +1,6 @@
 """Masks on a grid over the network's whole input, and the position of original pixels on such grids."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +40,39 @@ def input_taps(cells: int, meta: ImageMeta, axis: int, offset: float = 0.0) -> T
     cell = meta.input_size[axis] / cells  # input pixels per cell
     centre = (np.arange(meta.size[axis]) + 0.5 - start) / (scale * cell) - 0.5
     return taps_at(centre - offset / cell, cells)
+
+
+def in_two_steps(
+    maps: Float[np.ndarray, "c h w"], meta: ImageMeta, align_corners: bool = False
+) -> Iterator[tuple[slice, Float[np.ndarray, "c rows width"]]]:
+    """Maps at the original pixels, strip by strip: interpolated to the network's input first, then, without the
+    padding, to the image, as in detectron2 and mmsegmentation. ``align_corners``: as in `torch`, both times."""
+    y, x = (_through_input(cells, meta, axis, align_corners) for axis, cells in enumerate(maps.shape[1:]))
+    for rows in strips(16 * len(maps) * meta.size[1], meta.size[0]):  # the fewer rows, the fewer cells take part
+        hit = np.flatnonzero(y[rows].any(0))
+        near = slice(hit[0], hit[-1] + 1)
+        yield rows, y[rows, near] @ (maps[:, near] @ x.T)  # (C, H', W)
+
+
+def _through_input(cells: int, meta: ImageMeta, axis: int, align_corners: bool) -> Float[np.ndarray, "n cells"]:
+    """The weight of each cell of one axis in each original pixel after both interpolations."""
+    pixels, size = meta.input_size[axis], meta.size[axis]
+    scale, offset = meta.affine[1 - axis, [1 - axis, 2]]
+    end = max(-offset / scale, (size - offset) / scale)  # of the image in the input
+    seen = min(max(round(end), 1), pixels)
+    if align_corners:
+        first = np.linspace(0, cells - 1, pixels)
+        second = np.linspace(0, seen - 1, size)[:: 1 if scale > 0 else -1]
+    else:
+        first = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
+        second = (np.arange(size) + 0.5 - offset) / scale - 0.5
+    step = taps_at(first, cells)
+    shares = np.zeros((pixels, cells), np.float32)
+    each = np.arange(pixels)
+    shares[each, step.lower] = 1 - step.weight
+    shares[each, step.upper] += step.weight
+    step = taps_at(second, seen)
+    return shares[step.lower] * (1 - step.weight[:, None]) + shares[step.upper] * step.weight[:, None]
 
 
 def over_input(

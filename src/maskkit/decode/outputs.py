@@ -66,6 +66,15 @@ class TagMaps(NamedTuple, Generic[A]):
     present: A  # (B, C): 1 for the classes in the image, else 0
 
 
+class ObjectQueries(NamedTuple, Generic[A]):
+    """Queries with a mask each, and the best pairs of query and class, whose masks are scored in the image."""
+
+    masks: A  # (B, Q, h, w): logits on a grid over the network's whole input
+    queries: A  # (B, K): the pair's query, 0 to Q - 1
+    labels: A  # (B, K)
+    scores: A  # (B, K): probability of that label
+
+
 class SegmentQueries(NamedTuple, Generic[A]):
     """Segments that compete for the pixels of a panoptic image."""
 

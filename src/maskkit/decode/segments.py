@@ -1,16 +1,15 @@
 """Decoder of panoptic segments: each pixel goes to the query with the highest score times mask probability
 (Mask2Former)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
 from scipy.special import expit
 
+from maskkit.decode.grid import in_two_steps
 from maskkit.decode.outputs import SegmentQueries
-from maskkit.geometry.resample import strips, taps_at
+from maskkit.geometry.resample import strips
 from maskkit.prediction import Categories, ImageMeta, Panoptic, PanopticSegment, Prediction
 
 
@@ -33,7 +32,7 @@ class Segments:
         won, own = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.int64)  # pixels
         visible = np.zeros(len(kept), np.int64)
         winner = np.full(meta.size, -1, np.int32)
-        for rows, logits in _in_two_steps(out.masks[kept], meta) if len(kept) else ():
+        for rows, logits in in_two_steps(out.masks[kept], meta) if len(kept) else ():
             best = (scores[:, None, None] * expit(logits)).argmax(0)  # (H', W)
             inside = np.take_along_axis(logits, best[None], 0)[0] >= 0
             winner[rows] = np.where(inside, best, -1)
@@ -57,30 +56,3 @@ class Segments:
         for rows in strips(4 * meta.size[1], meta.size[0]):
             winner[rows] = numbers[winner[rows]]  # in place: a large image has room for one map
         return Prediction(meta, categories, panoptic=Panoptic(winner, segments))
-
-
-def _in_two_steps(
-    maps: Float[np.ndarray, "c h w"], meta: ImageMeta
-) -> Iterator[tuple[slice, Float[np.ndarray, "c rows width"]]]:
-    """Maps at the original pixels, strip by strip: interpolated to the network's input first, then, without the
-    padding, to the image, as in detectron2."""
-    y, x = (_through_input(cells, meta, axis) for axis, cells in enumerate(maps.shape[1:]))
-    for rows in strips(16 * len(maps) * meta.size[1], meta.size[0]):  # the fewer rows, the fewer cells take part
-        hit = np.flatnonzero(y[rows].any(0))
-        near = slice(hit[0], hit[-1] + 1)
-        yield rows, y[rows, near] @ (maps[:, near] @ x.T)  # (C, H', W)
-
-
-def _through_input(cells: int, meta: ImageMeta, axis: int) -> Float[np.ndarray, "n cells"]:
-    """The weight of each cell of one axis in each original pixel after both interpolations."""
-    pixels = meta.input_size[axis]
-    step = taps_at((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, cells)
-    shares = np.zeros((pixels, cells), np.float32)
-    each = np.arange(pixels)
-    shares[each, step.lower] = 1 - step.weight
-    shares[each, step.upper] += step.weight
-    scale, offset = meta.affine[1 - axis, [1 - axis, 2]]
-    end = max(-offset / scale, (meta.size[axis] - offset) / scale)  # of the image in the input
-    seen = min(max(round(end), 1), pixels)
-    step = taps_at((np.arange(meta.size[axis]) + 0.5 - offset) / scale - 0.5, seen)
-    return shares[step.lower] * (1 - step.weight[:, None]) + shares[step.upper] * step.weight[:, None]

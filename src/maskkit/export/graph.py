@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from maskkit.errors import MaskkitError
-from maskkit.infer.preprocess import MULTIPLE
 from maskkit.infer.torch_runtime import evaluating
 from maskkit.models.base import Model
 
 DYNAMIC = ("batch", "size")
 """What can be left open in a graph: the number of images, and their height and width."""
+
+MULTIPLE = 32
+"""Height and width of a graph that leaves them open are multiples of this."""
 
 
 class Whole(nn.Module):

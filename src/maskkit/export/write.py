@@ -23,10 +23,9 @@ from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
 from maskkit.eval.numbers import Metric
 from maskkit.export.check import LEAST, Agreement, compare
-from maskkit.export.graph import DYNAMIC, Graph, trace
+from maskkit.export.graph import DYNAMIC, MULTIPLE, Graph, trace
 from maskkit.files import replacing
 from maskkit.infer.predict import Predictor
-from maskkit.infer.preprocess import MULTIPLE
 from maskkit.infer.runtimes import FILES, Runtime, require
 from maskkit.infer.torch_runtime import TorchRuntime, predictor
 
@@ -171,6 +170,8 @@ def _kind(
 
 def _input(given: InputConfig, config: ExportConfig) -> InputConfig:
     """The input of the file: one fixed canvas where the checkpoint's own follows the shape of the image."""
+    if "size" in config.dynamic:
+        given = replace(given, multiple=MULTIPLE)
     if config.size is None and (given.resize != "shorter" or "size" in config.dynamic):
         return given
     size = config.size or tuple(-(-side // MULTIPLE) * MULTIPLE for side in given.size)

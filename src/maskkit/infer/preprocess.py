@@ -15,9 +15,6 @@ from maskkit.config import InputConfig
 from maskkit.geometry.resample import fitted_size, resize
 from maskkit.prediction import ImageMeta
 
-MULTIPLE = 32
-"""Inputs of ``resize`` ``shorter`` are padded to multiples of this."""
-
 
 class Prepared(NamedTuple):
     """One image, resized and normalised, without padding."""
@@ -61,7 +58,7 @@ def padded_size(prepared: Sequence[Prepared], input: InputConfig) -> tuple[int, 
     if input.resize != "shorter":
         return input.size
     height, width = (max(image.shape[side] for image, _ in prepared) for side in (0, 1))
-    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+    return -(-height // input.multiple) * input.multiple, -(-width // input.multiple) * input.multiple
 
 
 def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:

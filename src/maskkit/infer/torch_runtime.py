@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.checkpoints.listing import one_line
 from maskkit.config import InputConfig, Tta
+from maskkit.decode import LabelMap
 from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import DataError, MaskkitError
 from maskkit.files import require_file
@@ -106,8 +108,16 @@ class TtaRuntime:
         """The mean probabilities, as the logits of `maskkit.decode.outputs.ClassLogits`."""
         tensors = self.runtime.to_tensor(images)
         with self.runtime.evaluating(tensors) as model:
-            mean = probabilities(lambda x: model.select(model(x)).logits, tensors, self.tta, self.input)
+            mean = probabilities(lambda x: _logits(model, x), tensors, self.tta, self.input)
             return to_arrays(ClassLogits(mean))
+
+
+def _logits(model: Model, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k _ _"]:
+    """Class logits; at the size of ``images`` where corners lie on corners, as the decoder says."""
+    logits = model.select(model(images)).logits
+    if isinstance(model.decoder, LabelMap) and model.decoder.align_corners:
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
+    return logits
 
 
 def predictor(

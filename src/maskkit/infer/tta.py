@@ -1,9 +1,11 @@
 """Test-time augmentation of semantic models: scales, horizontal flips, sliding windows, and a CRF at the end.
 
-`probabilities` is a function over a model's logits: it averages class probabilities over all augmented images.
+`probabilities` is a function over a model's logits: it averages class probabilities, or logits, over all augmented
+images.
 `sum_over_scales` sums any maps of one image at its own resolution.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -24,7 +26,7 @@ Logits = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b k _ _"]]
 def probabilities(
     logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta, input: InputConfig
 ) -> Float[Tensor, "b k h w"]:
-    """Class probabilities of normalised ``images`` at their own size, averaged as ``tta`` says."""
+    """Class probabilities of normalised ``images`` at their own size, averaged as ``tta`` says; or mean logits."""
     size = (images.shape[2], images.shape[3])
     base = tta.base or max(size)
     total = images.new_zeros(())
@@ -36,22 +38,27 @@ def probabilities(
     mean = total / len(tta.scales)
     if not tta.crf:
         return mean
+    mean = mean.softmax(1) if tta.average == "logits" else mean
     std, shift = (mean.new_tensor(v)[:, None, None] for v in (input.std, input.mean))
     pixels = (images * std + shift).clamp(0, 255)
     return torch.stack([mean_field(p, x, CrfConfig()) for p, x in zip(mean, pixels, strict=True)])
 
 
 def _windows(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
-    """Class probabilities, averaged where windows overlap; smaller images are padded with the mean colour."""
+    """Class probabilities, or logits, averaged where windows overlap.
+
+    Images smaller than a window are padded with the mean colour; for logits the window is cut to the image instead.
+    """
     if tta.window is None:
         return _mirrored(logits_of, images, tta)
     height, width = images.shape[2:]
-    missing = [max(want - have, 0) for want, have in zip(tta.window, (height, width), strict=True)]
+    window = tta.window if tta.average == "probabilities" else (min(tta.window[0], height), min(tta.window[1], width))
+    missing = [max(want - have, 0) for want, have in zip(window, (height, width), strict=True)]
     top, left = missing[0] // 2, missing[1] // 2
     padded = F.pad(images, [left, missing[1] - left, top, missing[0] - top])
     total, count = images.new_zeros(()), images.new_zeros(1, 1, *padded.shape[2:])
-    for y, x in window_corners((padded.shape[2], padded.shape[3]), tta.window, tta.overlap):
-        rows, columns = slice(y, y + tta.window[0]), slice(x, x + tta.window[1])
+    for y, x in window_corners((padded.shape[2], padded.shape[3]), window, tta.overlap):
+        rows, columns = slice(y, y + window[0]), slice(x, x + window[1])
         found = _mirrored(logits_of, padded[:, :, rows, columns], tta)
         if total.ndim == 0:
             total = images.new_zeros(len(images), found.shape[1], *padded.shape[2:])
@@ -61,12 +68,13 @@ def _windows(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> F
 
 
 def _mirrored(logits_of: Logits, images: Float[Tensor, "b 3 h w"], tta: Tta) -> Float[Tensor, "b k h w"]:
-    """Class probabilities at the size of ``images``, with ``tta.flip`` averaged with those of the flipped images."""
+    """What ``tta`` averages at the size of ``images``; with ``tta.flip`` its mean with that of the flipped images."""
 
-    def soft(pixels: Tensor) -> Tensor:
-        return F.interpolate(logits_of(pixels).float(), size=images.shape[2:], mode="bilinear").softmax(1)
+    def read(pixels: Tensor) -> Tensor:
+        logits = F.interpolate(logits_of(pixels).float(), size=images.shape[2:], mode="bilinear")
+        return logits if tta.average == "logits" else logits.softmax(1)
 
-    return (soft(images) + soft(images.flip(3)).flip(3)) / 2 if tta.flip else soft(images)
+    return (read(images) + read(images.flip(3)).flip(3)) / 2 if tta.flip else read(images)
 
 
 def sum_over_scales(
@@ -101,7 +109,7 @@ def window_corners(size: tuple[int, int], window: Sequence[int], overlap: float)
     """Top left corners (y, x) of windows that cover ``size`` (H, W); the last ones are moved back inside."""
     starts = []
     for side, length in zip(size, window, strict=True):
-        step = -int(-length * (1 - overlap) // 1)
+        step = math.ceil(round(length * (1 - overlap), 6))  # 129 * (1 - 1/3) is more than 86 in floats
         count = -(-(side - length) // step) + 1
         starts.append([min(i * step, side - length) for i in range(count)])
     yield from ((y, x) for y in starts[0] for x in starts[1])

@@ -37,7 +37,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
-from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
+from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, SeparableConv, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.ranges import Count, Decay, Positive, Weight, Whole
 from maskkit.targets import Batch, Target
@@ -65,6 +65,12 @@ class DeeplabConfig(BackboneModelConfig):
     """Weight of the loss of a second head on stride 16; 0 has none."""
     align_corners: bool = False
     """Whether the outermost cells lie on the outermost pixels, as in TensorFlow; the input has 16 n + 1 pixels then."""
+    join: Literal["1x1", "3x3"] = "1x1"
+    """The convolution that joins ASPP's branches; with 3x3 the dropout is just before the scores (mmsegmentation)."""
+    separable: bool = False
+    """Whether ASPP's 3x3 branches and the refinement are depthwise separable (mmsegmentation's v3+)."""
+    via_input: bool = False
+    """Whether scores go to the image by way of the network's input (mmsegmentation), not in one step."""
     pad_first: bool = False
     """Inverted residuals pad before their expansion, so that the border is no zero (a MobileNet port's habit)."""
 
@@ -76,17 +82,21 @@ class DeeplabRaw(NamedTuple):
     others: tuple[Float[Tensor, "b k _ _"], ...]
 
 
-class Aspp(nn.Module):
-    """Atrous spatial pyramid pooling of v3: 1x1, 3x3 at several rates, and the mean of the image, joined by 1x1."""
+def conv(config: DeeplabConfig, before: int, after: int, rate: int = 1) -> nn.Sequential:
+    """A 3x3 convolution with norm and ReLU, of the kind that ``config`` says."""
+    return SeparableConv(before, after, rate) if config.separable else AtrousConv(before, after, 3, rate)
 
-    def __init__(self, channels: int, width: int, rates: Sequence[int], dropout: float) -> None:
+
+class Aspp(nn.Module):
+    """Atrous spatial pyramid pooling of v3: 1x1, 3x3 at several rates, and the mean of the image, joined."""
+
+    def __init__(self, channels: int, config: DeeplabConfig) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            [AtrousConv(channels, width), *(AtrousConv(channels, width, 3, r) for r in rates)]
-        )
+        width, rates, wide = config.width, config.rates, config.join == "3x3"
+        self.branches = nn.ModuleList([AtrousConv(channels, width), *(conv(config, channels, width, r) for r in rates)])
         self.pool = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), LoneBatchNorm(width), nn.ReLU())
-        self.project = AtrousConv((len(rates) + 2) * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.project = AtrousConv((len(rates) + 2) * width, width, 3 if wide else 1)
+        self.dropout = nn.Dropout(0.0 if wide else config.dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b w h w"]:
         """Features that have seen their neighbourhood at every rate."""
@@ -154,12 +164,12 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
     supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
-    decoder = LabelMap()
     config: DeeplabConfig
 
     def __init__(self, config: DeeplabConfig) -> None:
         super().__init__()
         self.config = config
+        self.decoder = LabelMap(config.via_input, config.via_input and config.align_corners)
         self.backbone = self._backbone(config)
         channels, classes, width = self.backbone.channels, config.num_classes, config.width
         self.aspp: nn.Module = nn.Identity()
@@ -171,13 +181,15 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         elif config.version == "v2":
             self.score = SummedAspp(channels[32], classes, config.rates)
         else:
-            self.aspp = Aspp(channels[32], width, config.rates, config.dropout)
+            self.aspp = Aspp(channels[32], config)
             joined = width
             if config.version == "v3+":
                 self.low = AtrousConv(channels[4], config.low_width)
                 joined += config.low_width
             widths = [joined, *[width] * config.refine]
-            self.refine.extend(AtrousConv(a, b, 3) for a, b in pairwise(widths))
+            self.refine.extend(conv(config, a, b) for a, b in pairwise(widths))
+            if config.join == "3x3":
+                self.refine.append(nn.Dropout(config.dropout))
             self.score = nn.Conv2d(widths[-1], classes, 1)
         self.auxiliary = ScoreHead(channels[16], channels[16] // 4, classes) if config.auxiliary else None
 
@@ -222,7 +234,8 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         x = self.aspp(features[32])  # (B, w, H/16, W/16)
         if self.low is not None:
             low = self.low(features[4])  # (B, 48, H/4, W/4)
-            x = torch.cat([low, F.interpolate(x, size=low.shape[2:], mode="bilinear")], 1)
+            corners = self.config.align_corners
+            x = torch.cat([low, F.interpolate(x, size=low.shape[2:], mode="bilinear", align_corners=corners)], 1)
         return self.score(self.refine(x))
 
     # loss ------------------------------------------------------------------------------------------------------------
@@ -235,14 +248,16 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
             return {"semantic": terms[0], **{f"semantic/{i}": term for i, term in enumerate(terms[1:])}}
         losses = {"semantic": pixel_loss(raw.logits, truth, align_corners=config.align_corners)}
         for logits in raw.others:
-            losses["semantic/auxiliary"] = config.auxiliary * pixel_loss(logits, truth)
+            losses["semantic/auxiliary"] = config.auxiliary * pixel_loss(
+                logits, truth, align_corners=config.align_corners
+            )
         return losses
 
     # selection -------------------------------------------------------------------------------------------------------
 
     def select(self, raw: DeeplabRaw) -> ClassLogits[Tensor]:
-        """The logits; enlarged to the input where their corners lie on its corners."""
-        if not self.config.align_corners:
+        """The logits; enlarged to the input where their corners lie on its corners, unless the decoder does that."""
+        if not self.config.align_corners or self.config.via_input:
             return ClassLogits(raw.logits)
         stride = 4 if self.config.version == "v3+" else self.config.output_stride
         size = [stride * (cells - 1) + 1 for cells in raw.logits.shape[2:]]

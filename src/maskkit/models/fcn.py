@@ -5,7 +5,7 @@ Long, Shelhamer, Darrell: "Fully Convolutional Networks for Semantic Segmentatio
 A classification network turned into convolutions scores coarse cells; its scores are enlarged by a bilinear transposed
 convolution, and finer layers add their own: FCN-16s fuses pool4, FCN-8s pool3 too. On VGG-16 the image is padded by
 100 and everything is cropped back, as published; on other backbones sizes are kept and nothing is padded. The same
-"FCN" of torchvision is a 3x3 head on a ResNet dilated to stride 8.
+"FCN" of torchvision is a 3x3 head on a ResNet dilated to stride 8, that of mmsegmentation three such convolutions.
 
 =========  ==================================  ==============================================================
 `Raw`      shape (500 x 500, VOC)              meaning
@@ -33,7 +33,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
-from maskkit.nn.dilation import ScoreHead, dilate
+from maskkit.nn.dilation import JoinedScoreHead, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.ranges import Count, Positive, Weight, Whole
 from maskkit.targets import Batch, Target
@@ -43,8 +43,8 @@ from maskkit.targets import Batch, Target
 class FcnConfig(BackboneModelConfig):
     """Knobs of FCN. ``num_classes`` counts the background where the data have one."""
 
-    head: Literal["skips", "dilated"] = "skips"
-    """``skips`` is the paper's network, ``dilated`` torchvision's."""
+    head: Literal["skips", "dilated", "joined"] = "skips"
+    """``skips`` is the paper's network, ``dilated`` torchvision's, ``joined`` mmsegmentation's, dilated too."""
     skips: Whole = 2
     """Finer layers whose scores are added: 0 is FCN-32s, 1 FCN-16s, 2 FCN-8s."""
     skip_scales: tuple[Positive, Positive] = (1.0, 1.0)
@@ -57,6 +57,8 @@ class FcnConfig(BackboneModelConfig):
     """Caffe's loss is the sum over the pixels, hence its tiny learning rates."""
     auxiliary: Weight = 0.0
     """Weight of the loss of a second head on stride 16 (dilated); 0 has none."""
+    via_input: bool = False
+    """Whether scores go to the image by way of the network's input (mmsegmentation), not in one step."""
 
 
 class FcnRaw(NamedTuple):
@@ -94,7 +96,6 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic",)
     supervision: ClassVar[frozenset[str]] = frozenset({"label_map"})
-    decoder = LabelMap()
     config: FcnConfig
 
     def __init__(self, config: FcnConfig) -> None:
@@ -103,10 +104,11 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
         classes = config.num_classes
         self.on_vgg = config.backbone.name == "vgg16"
         self.auxiliary = None
-        if config.head == "dilated":
+        self.decoder = LabelMap(config.via_input)
+        if config.head != "skips":
             self.backbone = dilate(Backbone.of(config.backbone, (16, 32)), 8)
             deep, middle = self.backbone.channels[32], self.backbone.channels[16]
-            self.score = ScoreHead(deep, deep // 4, classes)
+            self.score = {"dilated": ScoreHead, "joined": JoinedScoreHead}[config.head](deep, deep // 4, classes)
             self.auxiliary = ScoreHead(middle, middle // 4, classes) if config.auxiliary else None
             return
         self.backbone = (
@@ -137,7 +139,7 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
     ) -> FcnRaw:
         """Raw outputs of normalised images."""
         features = self.backbone(images)
-        if self.config.head == "dilated":
+        if self.config.head != "skips":
             others = () if self.auxiliary is None else (self.auxiliary(features[16]),)
             return FcnRaw(self.score(features[32]), others)
         size = (images.shape[2], images.shape[3])
@@ -162,7 +164,7 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
     def loss_terms(self, raw: FcnRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel; of a staged training, that of the stage."""
         truth, config = truth_of(batch), self.config
-        if config.head == "dilated":
+        if config.head != "skips":
             losses = {"semantic": pixel_loss(raw.logits, truth)}
             for logits in raw.others:
                 losses["semantic/auxiliary"] = config.auxiliary * pixel_loss(logits, truth)

@@ -21,8 +21,9 @@ The masks are not part of `Raw`, because few are ever needed: the attention uses
 the features once equals resizing every mask; the loss uses those of the matched queries, the matching some points of
 each (`maskkit.nn.query_loss`). Predictions come from the last layer alone.
 
-Differences from the official code, all deliberate: masks are scored, and summed to class scores, on the grid of stride
-4 instead of in the original image, and are enlarged in one step (panoptic images are made as there); objects get the
+Differences from the official code, all deliberate: unless ``scored_in`` says otherwise, masks are scored, and summed to
+class scores, on the grid of stride 4 instead of in the original image, and are enlarged in one step (panoptic images
+are made as there); objects get the
 boxes of their masks; pixels of unknown class and crowds are ignored in matching and loss, where the official code
 takes them for background; objects of which only the box is known are matched and trained by the box
 (`maskkit.nn.losses`).
@@ -33,13 +34,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskkit.config import BackboneModelConfig, BoxOnly, ModelConfig
 from maskkit.data.label_map import IGNORE
-from maskkit.decode import LabelMap, OverInput, Segments
-from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
+from maskkit.decode import LabelMap, OverInput, Queries, Segments
+from maskkit.decode.outputs import ClassLogits, ObjectMasks, ObjectQueries, SegmentQueries
 from maskkit.geometry import masks as mask_math
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
@@ -75,6 +77,9 @@ class Mask2FormerConfig(BackboneModelConfig):
     """Class probability above which a query becomes a panoptic segment."""
     segment_overlap: Share = 0.8
     """Least share of its mask that a segment keeps next to the others."""
+    scored_in: Literal["cells", "image"] = "cells"
+    """Where masks are scored, and summed to class scores: on the grid of stride 4, or, as in the official codes, in the
+    original image (class scores: in the network's input, whose sides are multiples of 4 then)."""
 
 
 class Mask2FormerRaw(NamedTuple):
@@ -85,7 +90,10 @@ class Mask2FormerRaw(NamedTuple):
     features: Float[Tensor, "b c h w"]
 
 
-class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor] | SegmentQueries[Tensor]]):
+Out = ObjectMasks[Tensor] | ObjectQueries[Tensor] | ClassLogits[Tensor] | SegmentQueries[Tensor]
+
+
+class Mask2Former(Model[Mask2FormerRaw, Out]):
     """Mask2Former on a ResNet or a Swin transformer."""
 
     tasks: ClassVar[tuple[str, ...]] = ("instance", "semantic", "panoptic")
@@ -95,9 +103,10 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
         self.config = config
+        official = config.scored_in == "image"
         self.decoder = {
-            "instance": OverInput(),
-            "semantic": LabelMap(),
+            "instance": Queries() if official else OverInput(),
+            "semantic": LabelMap(via_input=official),
             "panoptic": Segments(config.segment_score, config.segment_overlap),
         }[config.task]
         self.backbone = Backbone.of(config.backbone, STRIDES)
@@ -199,18 +208,22 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
 
     # selection -------------------------------------------------------------------------------------------------------
 
-    def select(self, raw: Mask2FormerRaw) -> ObjectMasks[Tensor] | ClassLogits[Tensor] | SegmentQueries[Tensor]:
+    def select(self, raw: Mask2FormerRaw) -> Out:
         """Predictions of the last layer, in the form of the task."""
         read = {"instance": self.objects, "semantic": self.label_map, "panoptic": self.segments}
         chances = raw.logits[:, -1].float().softmax(2)  # (B, Q, K + 1)
         masks = torch.einsum("bqc,bchw->bqhw", raw.embeddings[:, -1].float(), raw.features.float())
         return read[self.config.task](chances, masks)
 
-    def objects(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> ObjectMasks[Tensor]:
+    def objects(
+        self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]
+    ) -> ObjectMasks[Tensor] | ObjectQueries[Tensor]:
         """The best pairs of query and class; the mean probability inside the mask multiplies the score."""
         classes = chances.shape[2] - 1
         scores = chances[..., :-1].flatten(1)
         scores, order = scores.topk(min(self.config.detections, scores.shape[1]))  # (B, k)
+        if self.config.scored_in == "image":
+            return ObjectQueries(masks, order // classes, order % classes, scores)
         soft, inside = masks.sigmoid(), masks > 0
         sure = (soft * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)  # (B, Q)
         scores, best = (scores * sure.gather(1, order // classes)).sort(descending=True)
@@ -223,6 +236,8 @@ class Mask2Former(Model[Mask2FormerRaw, ObjectMasks[Tensor] | ClassLogits[Tensor
 
     def label_map(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> ClassLogits[Tensor]:
         """For each class, the sum over the queries of its probability times that of the mask."""
+        if self.config.scored_in == "image":
+            masks = F.interpolate(masks, scale_factor=4, mode="bilinear")
         return ClassLogits(torch.einsum("bqk,bqhw->bkhw", chances[..., :-1], masks.sigmoid()))
 
     def segments(self, chances: Float[Tensor, "b q d"], masks: Float[Tensor, "b q h w"]) -> SegmentQueries[Tensor]:

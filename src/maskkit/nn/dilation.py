@@ -135,6 +135,19 @@ class AtrousConv(nn.Sequential):
         )
 
 
+class SeparableConv(nn.Sequential):
+    """A 3x3 convolution of each channel by itself and a 1x1 convolution, without biases, each with norm and ReLU."""
+
+    def __init__(self, before: int, after: int, rate: int = 1) -> None:
+        kind = AtrousDepthwise if rate > 1 else nn.Conv2d
+        super().__init__(
+            kind(before, before, 3, padding=rate, dilation=rate, groups=before, bias=False),
+            nn.BatchNorm2d(before),
+            nn.ReLU(),
+            *AtrousConv(before, after),
+        )
+
+
 class LoneBatchNorm(nn.BatchNorm2d):
     """Batch norm of one value per channel and image: a single image is normalised by the running statistics."""
 
@@ -160,3 +173,17 @@ class ScoreHead(nn.Sequential):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """Logits."""
         return super().forward(x)
+
+
+class JoinedScoreHead(nn.Module):
+    """Two 3x3 convolutions, joined with their input by a third, dropout and a score per class: mmsegmentation's FCN."""
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(AtrousConv(channels, width, 3), AtrousConv(width, width, 3))
+        self.join = AtrousConv(channels + width, width, 3)
+        self.score = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits."""
+        return self.score(self.join(torch.cat([x, self.convs(x)], 1)))

@@ -1,7 +1,7 @@
 """DeepLab v1 to v3+: key maps of published checkpoints, and presets.
 
 kazuto1011/deeplab-pytorch (v1 and v2, Caffe's weights, images in BGR), VainF/DeepLabV3Plus-Pytorch (v3 and v3+),
-torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into its head.
+mmsegmentation (v3 and v3+), torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into its head.
 """
 
 import re
@@ -14,8 +14,10 @@ from torch import Tensor
 from maskkit.config import BackboneConfig, InputConfig, TrainConfig, change
 from maskkit.errors import DataError
 from maskkit.models.deeplab import Deeplab, DeeplabConfig
+from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC_SEMANTIC
+from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import (
     CAFFE_MEAN,
     FLIP,
@@ -36,6 +38,8 @@ _MOBILE_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
+    if mmsegmentation.is_mmsegmentation(state):
+        return _from_mmsegmentation(state)
     if any(".increase." in n for n in state):
         return _from_caffe(state)
     if "image_pooling.weight" in state:
@@ -107,6 +111,32 @@ def _mobile(number: int, rest: str) -> str:
     return f"backbone.body.blocks.{stage}.{block}.{units[unit.removeprefix('conv.')]}.{leaf}"
 
 
+_MMSEGMENTATION: Rules = (
+    *mmsegmentation.unit(r"image_pool\.1", "aspp.pool"),
+    *mmsegmentation.unit(r"aspp_modules\.(\d)", r"aspp.branches.\1"),
+    *mmsegmentation.separable(r"aspp_modules\.(\d)", r"aspp.branches.\1"),
+    *mmsegmentation.unit("bottleneck", "aspp.project"),
+    *mmsegmentation.unit("c1_bottleneck", "low"),
+    *mmsegmentation.separable(r"sep_bottleneck\.(\d)", r"refine.\1"),
+    (r"conv_seg\.(\w+)", r"score.\1"),
+)
+
+
+def _from_mmsegmentation(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """mmsegmentation concatenates the image's mean first and the features of stride 4 last; with us it is the other way
+    round."""
+    renamed = mmsegmentation.rename(state, _MMSEGMENTATION, "DeepLab v3")
+    project = renamed.get("aspp.project.0.weight")
+    if project is not None:
+        renamed["aspp.project.0.weight"] = project.roll(-project.shape[0], 1)  # as many channels as each branch
+    for name in [n for n in renamed if n.startswith(("refine.0.0.", "refine.0.1.", "refine.0.3."))]:
+        low = renamed["low.0.weight"].shape[0]
+        axis = 1 if name.startswith("refine.0.3.") else 0  # the depthwise layers, and what the pointwise one reads
+        if renamed[name].ndim > axis:
+            renamed[name] = renamed[name].roll(low, axis)
+    return renamed
+
+
 def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """TensorFlow's v3 on MobileNetV2: timm's names for the backbone, biases where our head has batch norm.
 
@@ -171,6 +201,27 @@ def _torchvision(layers: int, miou: float) -> Preset:
     return TORCHVISION_SEMANTIC.preset(f"deeplabv3-resnet{layers}-coco", config, paper, train=_VAINF.train)
 
 
+def _mmsegmentation(version: str, data: str, layers: int, miou: float, crop: str = "") -> Preset:
+    plus = version == "v3+"
+    config = DeeplabConfig(
+        version="v3+" if plus else "v3",
+        width=512,
+        output_stride=8,
+        rates=(12, 24, 36),
+        join="3x3",
+        separable=plus,
+        refine=2 if plus else 0,
+        align_corners=bool(crop),
+        **mmsegmentation.fields(layers, data),
+    )
+    recipe, how = mmsegmentation.RECIPES[data], ""
+    if crop:
+        recipe = replace(recipe, input=replace(recipe.input, size=(1025, 2049)))
+        how = "; windows of 769 x 769, logits averaged"
+    name = f"deeplab{version.replace('+', 'plus')}-resnet{layers}-{data}-mmseg{crop}"
+    return recipe.preset(name, config, f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation{how})")
+
+
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
     config = change(DeeplabConfig(num_classes=21, width=128, backbone=MOBILENET), **knobs)
     return small_semantic(name, config, size, ours)
@@ -211,6 +262,16 @@ METHOD = Method(
         _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
         _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
         _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),
+        _mmsegmentation("v3", "ade20k", 50, 42.42),
+        _mmsegmentation("v3", "ade20k", 101, 44.08),
+        _mmsegmentation("v3", "cityscapes", 50, 79.32),
+        _mmsegmentation("v3", "cityscapes", 101, 80.20),
+        _mmsegmentation("v3+", "ade20k", 50, 42.72),
+        _mmsegmentation("v3+", "ade20k", 101, 44.60),
+        _mmsegmentation("v3+", "cityscapes", 50, 80.09),
+        _mmsegmentation("v3+", "cityscapes", 101, 80.97),
+        _mmsegmentation("v3+", "cityscapes", 50, 79.83, "-769"),
+        _mmsegmentation("v3+", "cityscapes", 101, 80.98, "-769"),
         _VAINF.preset(
             "deeplabv3-mobilenetv2-voc",
             DeeplabConfig(num_classes=21, backbone=MOBILENET, rates=(), refine=0, align_corners=True),
@@ -238,5 +299,5 @@ METHOD = Method(
         _small("deeplabv3plus-mobilenetv2-256", (256, 256), version="v3+", rates=(2, 4, 6)),
     ),
     rename=rename,
-    agreement="VainF/DeepLabV3Plus-Pytorch, kazuto1011/deeplab-pytorch, 6 cases; torchvision live",
+    agreement="VainF/DeepLabV3Plus-Pytorch, kazuto1011/deeplab-pytorch, 6 cases; mmsegmentation, 4; torchvision live",
 )

@@ -1,4 +1,4 @@
-"""FCN: key maps of wkentaro/pytorch-fcn (Caffe's layers, images in BGR) and torchvision, and presets."""
+"""FCN: key maps of wkentaro/pytorch-fcn (Caffe's layers, BGR images), torchvision and mmsegmentation, and presets."""
 
 import re
 from dataclasses import replace
@@ -10,13 +10,20 @@ from maskkit.config import BackboneConfig, InputConfig, TrainConfig, change
 from maskkit.errors import DataError
 from maskkit.models.fcn import Fcn, FcnConfig
 from maskkit.nn.backbones.vgg import LAYOUT
+from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC_SEMANTIC
+from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import FLIP, MOBILENET, NO_STD, TORCHVISION_SEMANTIC, Recipe, small_semantic
 
 _SKIPS = {"score_pool4": "skips.0", "score_pool3": "skips.1", "upscore2": "enlarge.0", "upscore_pool4": "enlarge.1"}
 _HEAD = {"fc6": "fc.0", "fc7": "fc.3", "score_fr": "score", "upscore": "last", "upscore16": "last", "upscore8": "last"}
 _LAYERS = _SKIPS | _HEAD
+_MMSEGMENTATION: Rules = (
+    *mmsegmentation.unit(r"convs\.(\d)", r"score.convs.\1"),
+    *mmsegmentation.unit(r"conv_cat", "score.join"),
+    (r"conv_seg\.(\w+)", r"score.score.1.\1"),
+)
 
 
 def vgg_layer(stage: int, number: int, per_conv: int = 2) -> int:
@@ -27,6 +34,8 @@ def vgg_layer(stage: int, number: int, per_conv: int = 2) -> int:
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
+    if mmsegmentation.is_mmsegmentation(state):
+        return mmsegmentation.rename(state, _MMSEGMENTATION, "FCN")
     renamed = {_name(n): t for n, t in state.items()}
     first = "backbone.body.features.0.weight"
     if first in renamed:
@@ -69,6 +78,12 @@ def _torchvision(layers: int, miou: float) -> Preset:
     return TORCHVISION_SEMANTIC.preset(f"fcn-resnet{layers}-coco", config, paper)
 
 
+def _mmsegmentation(data: str, layers: int, miou: float) -> Preset:
+    config = FcnConfig(head="joined", **mmsegmentation.fields(layers, data))
+    paper = f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)"
+    return mmsegmentation.RECIPES[data].preset(f"fcn-resnet{layers}-{data}-mmseg", config, paper)
+
+
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
     config = change(FcnConfig(num_classes=21, backbone=MOBILENET), **knobs)
     return small_semantic(name, config, size, ours)
@@ -86,11 +101,15 @@ METHOD = Method(
         _caffe("fcn8s-vgg16-staged", 65.5, 1e-10, skips=2, staged=True),
         _torchvision(50, 60.5),
         _torchvision(101, 63.7),
+        _mmsegmentation("ade20k", 50, 35.94),
+        _mmsegmentation("ade20k", 101, 39.61),
+        _mmsegmentation("cityscapes", 50, 73.61),
+        _mmsegmentation("cityscapes", 101, 75.13),
         _small("fcn8s-mobilenetv2-320", (320, 320)),
         _small("fcn8s-mobilenetv2-256", (256, 256)),
         _small("fcn8s-mobilenetv2-camvid", (360, 480), "CamVid val mIoU 0.671, 20 min on 1 core", num_classes=11),
         _small("fcn32s-mobilenetv2-camvid", (360, 480), num_classes=11, skips=0),
     ),
     rename=rename,
-    agreement="wkentaro/pytorch-fcn, 4 cases; torchvision live",
+    agreement="wkentaro/pytorch-fcn, 4 cases; mmsegmentation, 1 case; torchvision live",
 )

@@ -1,4 +1,7 @@
-"""Mask2Former: key maps of the official code (MIT; weights CC BY-NC 4.0) and transformers (Apache-2.0), and presets."""
+"""Mask2Former: key maps of the official code (MIT; weights CC BY-NC 4.0) and transformers (Apache-2.0), and presets.
+
+Those of mmdetection and mmsegmentation are in `maskkit.zoo.mask2former_openmmlab`.
+"""
 
 import re
 from dataclasses import replace
@@ -13,6 +16,7 @@ from maskkit.models.mask2former import Mask2Former, Mask2FormerConfig
 from maskkit.nn.masked_decoder import MaskedDecoderConfig
 from maskkit.nn.pixel_decoder import PixelDecoderConfig
 from maskkit.nn.query_loss import QueryLossConfig
+from maskkit.zoo import mask2former_openmmlab
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import ADE20K, COCO, COCO_PANOPTIC
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, rename_by
@@ -152,6 +156,8 @@ _PLACE = {"q_proj": 0, "query": 0, "k_proj": 1, "key": 1, "v_proj": 2, "value": 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names, old or new, or transformers' names to ours. Raises `DataError` for an unknown name."""
     state = {name: tensor for name, tensor in state.items() if not _DROPPED.fullmatch(name)}
+    if mask2former_openmmlab.is_openmmlab(state):
+        return mask2former_openmmlab.rename(state)
     if any(name.startswith("model.") for name in state):
         return rename_by(_TRANSFORMERS, _joined(state), "Mask2Former")
     return rename_by(_OFFICIAL, state, "Mask2Former")
@@ -265,6 +271,7 @@ METHOD = Method(
         _coco("swin-l", 57.8, panoptic=True),
         _ade("resnet50", 47.2),
         _ade("swin-l", 56.1),
+        *mask2former_openmmlab.presets(_COCO, _ADE20K, _BACKBONES),
         *small_presets(
             "mask2former", lambda _: _small("instance"), ours="nuclei mask AP 0.071 at 448 px, 20 min on 1 core"
         ),
@@ -281,5 +288,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="facebookresearch/Mask2Former, 7 cases; transformers live",
+    agreement="facebookresearch/Mask2Former, 7 cases; mmdetection and mmsegmentation, 8; transformers live",
 )

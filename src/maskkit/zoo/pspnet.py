@@ -1,4 +1,4 @@
-"""PSPNet: key map of hszhao/semseg (MIT), and presets."""
+"""PSPNet: key maps of hszhao/semseg (MIT) and mmsegmentation (Apache-2.0), and presets."""
 
 import re
 from dataclasses import replace
@@ -9,8 +9,10 @@ from torch import Tensor
 from maskkit.config import BackboneConfig, TrainConfig
 from maskkit.errors import DataError
 from maskkit.models.pspnet import Pspnet, PspnetConfig
+from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import ADE20K, CITYSCAPES, VOC_SEMANTIC
+from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_semantic
 
 _RULES = [
@@ -22,10 +24,17 @@ _RULES = [
     (r"cls\.([014]\..+)", r"score.\1"),
     (r"aux\.([014]\..+)", r"auxiliary.\1"),
 ]
+_MMSEGMENTATION: Rules = (
+    *mmsegmentation.unit(r"psp_modules\.(\d)\.1", r"pyramid.reduce.\1"),
+    *mmsegmentation.unit("bottleneck", "score"),
+    (r"conv_seg\.(\w+)", r"score.4.\1"),
+)
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
+    if mmsegmentation.is_mmsegmentation(state):
+        return mmsegmentation.rename(state, _MMSEGMENTATION, "PSPNet")
     return {_name(n.removeprefix("module.")): t for n, t in state.items()}
 
 
@@ -62,6 +71,12 @@ _CITYSCAPES: dict[str, Any] = {
 }
 
 
+def _mmsegmentation(data: str, layers: int, miou: float) -> Preset:
+    config = PspnetConfig(align_corners=False, dilate_first=False, **mmsegmentation.fields(layers, data))
+    paper = f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)"
+    return mmsegmentation.RECIPES[data].preset(f"pspnet-resnet{layers}-{data}-mmseg", config, paper)
+
+
 def _small(name: str, size: tuple[int, int], classes: int = 21, ours: str | None = None) -> Preset:
     config = PspnetConfig(num_classes=classes, backbone=MOBILENET, width=128, auxiliary_width=64)
     return small_semantic(name, config, size, ours)
@@ -78,9 +93,13 @@ METHOD = Method(
         _official("voc", 101, "VOC 2012 val mIoU 79.07, 79.63 multi-scale (semseg)", **_VOC),
         _official("cityscapes", 50, "Cityscapes val mIoU 77.30, 78.38 multi-scale (semseg)", **_CITYSCAPES),
         _official("cityscapes", 101, "Cityscapes val mIoU 78.63, 79.29 multi-scale (semseg)", **_CITYSCAPES),
+        _mmsegmentation("ade20k", 50, 41.13),
+        _mmsegmentation("ade20k", 101, 43.57),
+        _mmsegmentation("cityscapes", 50, 78.55),
+        _mmsegmentation("cityscapes", 101, 79.76),
         _small("pspnet-mobilenetv2-321", (321, 321)),
         _small("pspnet-mobilenetv2-camvid", (361, 481), 11, "CamVid val mIoU 0.473, 20 min on 1 core"),
     ),
     rename=rename,
-    agreement="hszhao/semseg, 2 cases",
+    agreement="hszhao/semseg, 2 cases; mmsegmentation, 2 cases",
 )
