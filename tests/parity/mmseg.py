@@ -119,7 +119,9 @@ def check_labels(case: Case, logits: Tensor, decoder: LabelMap, meta: ImageMeta)
         strips = [part for _, part in in_two_steps(arrays, meta, decoder.align_corners)]
         check(case, "final.logits", np.concatenate(strips, 1))
     classes = Categories.of((), [str(i) for i in range(len(arrays))])
-    check_classes(case, "final.classes", decoder(ClassLogits(arrays), meta, classes).semantic)
+    found = decoder(ClassLogits(arrays), meta, classes).semantic
+    assert found is not None
+    check_classes(case, "final.classes", found)
 
 
 def _slide(case: Case) -> None:

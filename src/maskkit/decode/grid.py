@@ -62,7 +62,8 @@ def _through_input(cells: int, meta: ImageMeta, axis: int, align_corners: bool) 
     seen = min(max(round(end), 1), pixels)
     if align_corners:
         first = np.linspace(0, cells - 1, pixels)
-        second = np.linspace(0, seen - 1, size)[:: 1 if scale > 0 else -1]
+        ends = (0, seen - 1) if scale > 0 else (seen - 1, 0)
+        second = np.linspace(*ends, size)
     else:
         first = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
         second = (np.arange(size) + 0.5 - offset) / scale - 0.5

@@ -38,7 +38,7 @@ class Queries:
         found = list(_scored(out.masks[queries], meta))
         scores = out.scores[kept] * np.array([sure for _, sure in found], np.float32)[place]
         order = best_first(scores, score)
-        rles = [found[i][0] for i in place[order]]
+        rles: list[rle_codec.Rle] = [found[int(i)][0] for i in place[order]]
         objects = Instances(rle_codec.boxes(rles), labels[kept][order], scores[order], Masks(meta.size, rles))
         return Prediction(meta, categories, objects)
 

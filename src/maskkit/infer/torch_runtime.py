@@ -114,8 +114,8 @@ class TtaRuntime:
 
 def _logits(model: Model, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k _ _"]:
     """Class logits; at the size of ``images`` where corners lie on corners, as the decoder says."""
-    logits = model.select(model(images)).logits
-    if isinstance(model.decoder, LabelMap) and model.decoder.align_corners:
+    logits, decoder = model.select(model(images)).logits, model.decoder
+    if isinstance(decoder, LabelMap) and decoder.align_corners:
         return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
     return logits
 

@@ -80,7 +80,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _by_neighbour(tensor: Tensor) -> Tensor:
     """A tensor whose last axis (4 C) is ordered by channel, row and column, ordered by column, row and channel."""
-    return tensor.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
+    return tensor.reshape(*tensor.shape[:-1], -1, 2, 2).transpose(-3, -1).reshape(tensor.shape)
 
 
 # presets --------------------------------------------------------------------------------------------------------------
