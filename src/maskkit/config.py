@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 import cattrs
 from cattrs.v import format_exception
 
+from maskkit.errors import MaskkitError
 from maskkit.ranges import Colour, Count, Decay, Factor, Part, Pixels, Positive, Seed, Share, Weight, Whole, Workers
 
 T = TypeVar("T")
@@ -121,12 +122,19 @@ class InputConfig:
     torchvision)."""
     antialias: bool = False
     """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
+    interpolation: Literal["bilinear", "cv2"] = "bilinear"
+    """``bilinear`` does not round; ``cv2`` rounds to bytes as OpenCV's bilinear resize does, without antialiasing
+    (mmdetection, mmsegmentation)."""
     mean: tuple[Colour, Colour, Colour] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
     multiple: Count = 32
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
+
+    def __post_init__(self) -> None:
+        if self.antialias and self.interpolation == "cv2":
+            raise MaskkitError("input.antialias is set, but input.interpolation cv2 has none; set one of them")
 
 
 @dataclass(frozen=True)

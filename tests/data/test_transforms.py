@@ -146,6 +146,11 @@ def test_resize_is_torch_interpolation(size):
     assert (smooth - wanted).abs().max() < 1.2, "Pillow rounds after each of the two directions"
     smooth, _, _ = Resize(size, antialias=True)(image.float(), target, meta, np.random.default_rng(0))
     assert (smooth - wanted).abs().max() < 1e-3
+    rounded, _, _ = Resize(size, interpolation="cv2")(image, target, meta, np.random.default_rng(0))
+    assert torch.equal(rounded, rounded.round())
+    assert (rounded - found).abs().max() < 1.01
+    kept_float, _, _ = Resize(size, interpolation="cv2")(image.float(), target, meta, np.random.default_rng(0))
+    assert torch.equal(kept_float, Resize(size)(image.float(), target, meta, np.random.default_rng(0))[0])
 
 
 def test_large_images_are_shrunk_first():

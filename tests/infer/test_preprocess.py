@@ -8,12 +8,17 @@ from maskkit import zoo
 from maskkit.config import InputConfig
 from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, eval_ops
+from maskkit.errors import MaskkitError
 from maskkit.infer.preprocess import prepare, stack
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 
 INPUTS = sorted({p.input for p in zoo.presets()}, key=repr)
 SIZES = [(31, 57), (90, 41), (64, 64), (1, 7), (200, 333)]
+
+
+def kind(input: InputConfig) -> str:
+    return "antialias" if input.antialias else input.interpolation
 
 
 def compare(sizes: list[tuple[int, int]], input: InputConfig) -> None:
@@ -35,7 +40,7 @@ def compare(sizes: list[tuple[int, int]], input: InputConfig) -> None:
         assert np.array_equal(one.affine, other.affine)
 
 
-@pytest.mark.parametrize("input", INPUTS, ids=lambda i: f"{i.resize}-{i.size[0]}x{i.size[1]}-{i.antialias}-{i.std[0]}")
+@pytest.mark.parametrize("input", INPUTS, ids=lambda i: f"{i.resize}-{i.size[0]}x{i.size[1]}-{kind(i)}-{i.std[0]}")
 def test_every_preset_sees_what_it_was_trained_on(input: InputConfig) -> None:
     compare(SIZES[:2], input)
     compare(SIZES[3:4], input)
@@ -43,8 +48,26 @@ def test_every_preset_sees_what_it_was_trained_on(input: InputConfig) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize", ["stretch", "pad", "shorter"])
-@pytest.mark.parametrize("antialias", [False, True])
-def test_odd_sizes(size: tuple[int, int], resize: str, antialias: bool) -> None:
-    compare([size], InputConfig((64, 80), resize, antialias))  # type: ignore[arg-type]
-    compare([size, (37, 45)], InputConfig((64, 80), resize, antialias))  # type: ignore[arg-type]
-    compare([size, size], InputConfig(size, resize, antialias))  # type: ignore[arg-type]
+@pytest.mark.parametrize("filter", [(False, "bilinear"), (True, "bilinear"), (False, "cv2")])
+def test_odd_sizes(size: tuple[int, int], resize: str, filter: tuple[bool, str]) -> None:
+    compare([size], InputConfig((64, 80), resize, *filter))  # type: ignore[arg-type]
+    compare([size, (37, 45)], InputConfig((64, 80), resize, *filter))  # type: ignore[arg-type]
+    compare([size, size], InputConfig(size, resize, *filter))  # type: ignore[arg-type]
+
+
+def test_opencv_rounds_to_bytes_and_never_antialiases() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (61, 83, 3), np.uint8)
+    for size in [(61, 83), (90, 70), (20, 31), (122, 166)]:
+        plain, cv2 = (
+            prepare(
+                pixels, ImageMeta(0, "", (61, 83), (61, 83)), InputConfig(size, "stretch", False, how, std=(1, 1, 1))
+            )
+            for how in ("bilinear", "cv2")
+        )
+        mean = np.asarray(InputConfig().mean, np.float32)
+        assert np.abs((cv2.image + mean) - np.rint(cv2.image + mean)).max() < 1e-4
+        assert np.abs(cv2.image - plain.image).max() < 1.01
+        assert np.array_equal(cv2.meta.affine, plain.meta.affine)
+    with pytest.raises(MaskkitError, match="set one of them"):
+        InputConfig(antialias=True, interpolation="cv2")

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from maskkit.config import InputConfig
-from maskkit.geometry.resample import fitted_size, resize
+from maskkit.geometry.resample import fitted_size, resize, resize_bytes
 from maskkit.prediction import ImageMeta
 
 
@@ -45,6 +45,8 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
     elif input.antialias:
         image = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         resized = np.asarray(image).astype(np.float32)
+    elif input.interpolation == "cv2":
+        resized = resize_bytes(pixels, size).astype(np.float32)
     else:
         resized = resize(pixels, size)
     resized -= np.asarray(input.mean, np.float32)

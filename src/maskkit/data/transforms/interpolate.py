@@ -1,5 +1,7 @@
 """Resizing of images as tensors."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -7,15 +9,25 @@ from PIL import Image as PilImage
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from maskkit.geometry.resample import resize_taps
+from maskkit.geometry.resample import resize_bytes, resize_taps
 
 Image = UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]
 Size = tuple[int, int]
+Filter = Literal["bilinear", "antialias", "cv2"]
 
 
-def resize_image(image: Image, size: Size, antialias: bool) -> Float[Tensor, "c h w"]:
-    """The image at another ``size`` (H, W), bilinear, not rounded; ``antialias`` widens the filter when shrinking."""
-    return _smooth(image, size) if antialias else bilinear(image, size)
+def resize_image(image: Image, size: Size, filter: Filter) -> Float[Tensor, "c h w"]:
+    """The image at another ``size`` (H, W), bilinear.
+
+    ``bilinear`` does not round; ``antialias`` widens the filter when shrinking; ``cv2`` gives OpenCV's bytes, and of
+    floats, which OpenCV does not round, the same as ``bilinear``.
+    """
+    if filter == "antialias":
+        return _smooth(image, size)
+    if filter == "cv2" and image.dtype == torch.uint8:
+        resized = resize_bytes(image.permute(1, 2, 0).numpy(), size)
+        return torch.from_numpy(resized).permute(2, 0, 1).float()
+    return bilinear(image, size)
 
 
 def bilinear(image: Image, size: Size) -> Float[Tensor, "c h w"]:

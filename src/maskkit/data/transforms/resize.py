@@ -21,19 +21,20 @@ class Resize:
     ``stretch`` fills the input. ``pad`` keeps the aspect ratio and pads right and bottom with zeros;
     ``meta.input_size`` is the size without the padding. ``shorter`` resizes the shorter side to ``size[0]``, or to one
     of ``short_sides``, unless the longer side would exceed ``size[1]``. The interpolation is bilinear, in float and
-    not rounded; without ``antialias`` it is YOLACT's preprocessing.
+    not rounded, as in YOLACT's preprocessing; with ``antialias`` it is Pillow's, with ``cv2`` OpenCV's.
     """
 
     size: Size
     mode: ResizeMode = "stretch"
     antialias: bool = False
     short_sides: tuple[int, ...] = ()
+    interpolation: Literal["bilinear", "cv2"] = "bilinear"
 
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose one of several ``short_sides``."""
         size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
         fitted = fitted_size(image.shape[1:], size, self.mode)
-        image, target, meta = scale(image, target, meta, fitted, self.antialias)
+        image, target, meta = scale(image, target, meta, fitted, "antialias" if self.antialias else self.interpolation)
         if self.mode != "shorter" and fitted != self.size:
             image, target, meta = window(image, target, meta, 0, 0, self.size, (0, 0, 0))
         return image, target, replace(meta, input_size=fitted)
@@ -50,7 +51,7 @@ class Shrink:
         longer = max(image.shape[1:])
         if longer <= self.limit:
             return image, target, meta
-        image, target, meta = scale(image, target, meta, multiplied(image, self.limit / longer), antialias=True)
+        image, target, meta = scale(image, target, meta, multiplied(image, self.limit / longer), "antialias")
         return rounded(image), target, meta
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from maskkit.data.label_map import IGNORE
 from maskkit.data.patches import Patches
-from maskkit.data.transforms.interpolate import bilinear, resize_image
+from maskkit.data.transforms.interpolate import Filter, bilinear, resize_image
 from maskkit.geometry import boxes as box_math
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
@@ -78,7 +78,7 @@ def mirror(image: Tensor, target: Target, meta: ImageMeta, axis: Literal[0, 1]) 
     return image.flip(axis + 1), turned, _moved(meta, size, factors, shift)
 
 
-def scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias: bool = False) -> Sample:
+def scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, filter: Filter = "bilinear") -> Sample:
     """The sample resized to ``size`` (H, W), the image as float."""
     height, width = image.shape[1:]
     if (height, width) == size:
@@ -94,7 +94,7 @@ def scale(image: Tensor, target: Target, meta: ImageMeta, size: Size, antialias:
         semantic=semantic,
         saliency=bilinear(target.saliency[None], size)[0] if target.saliency is not None else None,
     )
-    return resize_image(image, size, antialias), _visible(scaled), _moved(meta, size, (1 / x, 1 / y), (0, 0))
+    return resize_image(image, size, filter), _visible(scaled), _moved(meta, size, (1 / x, 1 / y), (0, 0))
 
 
 def _clipped(boxes: Float[Tensor, "n 4"], size: Size) -> Float[Tensor, "n 4"]:
