@@ -122,9 +122,8 @@ class InputConfig:
     torchvision)."""
     antialias: bool = False
     """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
-    interpolation: Literal["bilinear", "cv2"] = "bilinear"
-    """``bilinear`` does not round; ``cv2`` rounds to bytes as OpenCV's bilinear resize does, without antialiasing
-    (mmdetection, mmsegmentation)."""
+    interpolation: Literal["bilinear", "cv2", "cv2_float"] = "bilinear"
+    """``cv2`` rounds to bytes as OpenCV's bilinear resize does (mmdetection), ``cv2_float`` is OpenCV's of floats."""
     mean: tuple[Colour, Colour, Colour] = (123.68, 116.78, 103.94)
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
@@ -133,8 +132,8 @@ class InputConfig:
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
 
     def __post_init__(self) -> None:
-        if self.antialias and self.interpolation == "cv2":
-            raise MaskkitError("input.antialias is set, but input.interpolation cv2 has none; set one of them")
+        if self.antialias and self.interpolation != "bilinear":
+            raise MaskkitError("input.antialias is set, and input.interpolation does not antialias; set one of them")
 
 
 @dataclass(frozen=True)

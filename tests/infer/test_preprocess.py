@@ -48,7 +48,7 @@ def test_every_preset_sees_what_it_was_trained_on(input: InputConfig) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize", ["stretch", "pad", "shorter"])
-@pytest.mark.parametrize("filter", [(False, "bilinear"), (True, "bilinear"), (False, "cv2")])
+@pytest.mark.parametrize("filter", [(False, "bilinear"), (True, "bilinear"), (False, "cv2"), (False, "cv2_float")])
 def test_odd_sizes(size: tuple[int, int], resize: str, filter: tuple[bool, str]) -> None:
     compare([size], InputConfig((64, 80), resize, *filter))  # type: ignore[arg-type]
     compare([size, (37, 45)], InputConfig((64, 80), resize, *filter))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from tests.parity.goldens import find_cases
 from tests.thorough import THOROUGH
 
 _HERE = Path(__file__).parent
-_METHODS = {p.stem for p in _HERE.glob("*.py")} - {
+_METHODS = {p.stem for p in [*_HERE.glob("*.py"), *(p.parent for p in _HERE.glob("*/__init__.py"))]} - {
     "conftest",
     "goldens",
     "semantic",

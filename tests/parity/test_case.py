@@ -48,6 +48,6 @@ def test_slices_are_those_of_the_manifest(tmp_path: Path, meaning: str, taken: A
 
 def test_runners_have_no_stride_of_their_own() -> None:
     """Beside ``[::2]`` for pairs of names and values: a case of another file may be stored whole."""
-    for runner in Path(__file__).parent.glob("*.py"):
+    for runner in Path(__file__).parent.rglob("*.py"):
         if runner.name not in (Path(__file__).name, "goldens.py"):
             assert not re.search(r"::\s*([3-9]|\d\d)", runner.read_text(encoding="utf-8")), runner.name

@@ -6,7 +6,7 @@ tensors. They follow ``F.interpolate(align_corners=False)``: the value of a cell
 beyond the outermost centres takes the outermost value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -64,13 +64,26 @@ def strips(width: int, height: int, values: int = 1 << 24) -> Iterator[slice]:
         yield slice(start, start + at_once)
 
 
-def resize(pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> Float[np.ndarray, "rows columns c"]:
+def opencv_taps(cells: int, pixels: int, precision: type = np.float64) -> Taps:
+    """Taps of OpenCV's resize, as `resize_taps` but for the last digits: float64 for floats, float32 for bytes.
+
+    Beyond the outermost centres the weight goes on, between that cell and itself.
+    """
+    places = ((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5).astype(precision)
+    lower = np.floor(places)
+    first = lower.astype(np.int64)
+    return Taps(first.clip(0, cells - 1), (first + 1).clip(0, cells - 1), places - lower)
+
+
+def resize(
+    pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int], taps: Callable[[int, int], Taps] = resize_taps
+) -> Float[np.ndarray, "rows columns c"]:
     """uint8 pixels at another ``size`` (H, W), float32 and not rounded, bit for bit equal to ``F.interpolate``.
 
     The network's input has to be the same with and without torch. torch interpolates with fused multiply-adds, which
     round once; here product and sum are exact in float64 and rounded once at the end.
     """
-    y, x = (resize_taps(cells, count) for cells, count in zip(pixels.shape[:2], size, strict=True))
+    y, x = (taps(cells, count) for cells, count in zip(pixels.shape[:2], size, strict=True))
     nearer = np.where(x.weight < 0.5, x.lower, x.upper)
     share = np.where(x.weight < 0.5, x.weight, x.weight - 1)[:, None].astype(np.float64)  # of the step from lower
     out = np.empty((*size, pixels.shape[2]), np.float32)
@@ -89,7 +102,7 @@ def resize_bytes(pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> U
     Weights have 11 bits, the weighted sum of a row is cut to 15 bits, the contribution of either row to quarters, and
     their sum is rounded: OpenCV's vectorised path. Its builds differ from one another by one grey level.
     """
-    down, across = (_opencv_taps(cells, count) for cells, count in zip(pixels.shape[:2], size, strict=True))
+    down, across = (opencv_taps(cells, count, np.float32) for cells, count in zip(pixels.shape[:2], size, strict=True))
     near, far = _weights(across)
     out = np.empty((*size, pixels.shape[2]), np.uint8)
     for rows in strips(size[1] * pixels.shape[2], size[0], 1 << 17):  # few enough to stay in the cache
@@ -103,14 +116,6 @@ def resize_bytes(pixels: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> U
         )
         out[rows] = (total + 2) >> 2
     return out
-
-
-def _opencv_taps(cells: int, pixels: int) -> Taps:
-    """As `resize_taps`, but beyond the outermost centres the weight goes on, between that cell and itself."""
-    places = ((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5).astype(np.float32)
-    lower = np.floor(places)
-    first = lower.astype(np.int64)
-    return Taps(first.clip(0, cells - 1), (first + 1).clip(0, cells - 1), places - lower)
 
 
 def _weights(taps: Taps) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:

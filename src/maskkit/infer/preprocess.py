@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from maskkit.config import InputConfig
-from maskkit.geometry.resample import fitted_size, resize, resize_bytes
+from maskkit.geometry.resample import fitted_size, opencv_taps, resize, resize_bytes, resize_taps
 from maskkit.prediction import ImageMeta
 
 
@@ -48,7 +48,7 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
     elif input.interpolation == "cv2":
         resized = resize_bytes(pixels, size).astype(np.float32)
     else:
-        resized = resize(pixels, size)
+        resized = resize(pixels, size, opencv_taps if input.interpolation == "cv2_float" else resize_taps)
     resized -= np.asarray(input.mean, np.float32)
     resized /= np.asarray(input.std, np.float32)
     scale = np.diag([1 / (size[1] / have[1]), 1 / (size[0] / have[0]), 1.0])

@@ -66,6 +66,8 @@ class Solov2Config(BackboneModelConfig):
     factor: masks start near their cell, which is slow to learn otherwise. 0 for none, as in the paper."""
     deformable_feature: bool = False
     """Deformable convolution in the mask branch too."""
+    deformable_last: bool = False
+    """Of each tower only the last convolution is deformable (mmdetection's light models), not all."""
 
 
 class Solov2Raw(NamedTuple):
@@ -114,7 +116,8 @@ class Solov2(Model[Solov2Raw, ObjectMasks[Tensor]]):
         super().__init__()
         self.config = config
         self.backbone, self.fpn = grid.pyramid(config.backbone, config.width, config.deformable)
-        head = (config.head_width, config.head_convs, config.deformable)
+        first = config.head_convs - 1 if config.deformable_last else 0
+        head = (config.head_width, config.head_convs, config.deformable, first)
         self.category_tower = grid.tower(config.width, *head)
         self.kernel_tower = grid.tower(config.width + 2, *head)
         self.category = grid.output_conv(config.head_width, config.num_classes)

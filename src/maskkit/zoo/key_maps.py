@@ -18,7 +18,29 @@ MMDETECTION_KEYS: Rules = (
     (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", r"fpn.lateral.\1.\2"),
     (r"neck\.fpn_convs\.([0-3])\.conv\.(.+)", r"fpn.output.\1.\2"),
 )
-"""A pyramid from C2 on, without extra convolutions."""
+"""A pyramid from C2 on, without extra convolutions. The names of mmdetection 1, 2 and 3 are the same."""
+
+MMDETECTION_C3_KEYS: Rules = (
+    (r"neck\.fpn_convs\.3\.conv\.(.+)", r"fpn.extra.0.\1"),
+    (r"neck\.fpn_convs\.4\.conv\.(.+)", r"fpn.extra.1.\1"),
+    *MMDETECTION_KEYS,
+)
+"""A pyramid from C3 on, with P6 and P7."""
+
+MMDETECTION_FCOS_KEYS: Rules = (
+    *MMDETECTION_C3_KEYS,
+    *(
+        (rf"bbox_head\.{official}_convs\.{layer}\.{name}\.(.+)", rf"head.{ours}_tower.{3 * layer + part}.\1")
+        for official, ours in (("cls", "class"), ("reg", "box"))
+        for layer in range(8)
+        for part, name in enumerate(("conv", "gn"))
+    ),
+    (r"bbox_head\.(?:conv|fcos)_cls\.(.+)", r"head.logits.\1"),
+    (r"bbox_head\.(?:conv|fcos)_reg\.(.+)", r"head.sides.\1"),
+    (r"bbox_head\.(?:conv|fcos)_centerness\.(.+)", r"head.quality.\1"),
+    (r"bbox_head\.scales\.(\d)\.scale", r"head.scales.\1"),
+)
+"""mmdetection: a pyramid from C3 on with P6 and P7, and the detector's head, ``fcos_*`` in version 1. See `as_rows`."""
 
 DETECTRON2_KEYS: Rules = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.(.+)", r"backbone.body.bn1.\1"),
@@ -71,6 +93,11 @@ def bgr_to_rgb(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A converted state whose backbone was trained on BGR, for RGB: the stem's input channels are reversed."""
     stem = "backbone.body.conv1.weight"
     return {**state, stem: state[stem].flip(1)} if stem in state else state
+
+
+def as_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with its numbers, such as the scales of mmdetection's levels, as tensors of one element."""
+    return {n: t.reshape(1) if t.ndim == 0 and t.is_floating_point() else t for n, t in state.items()}
 
 
 def _name(rules: Rules, name: str, method: str) -> str:

@@ -39,11 +39,15 @@ CAFFE_MEAN = (122.675, 116.669, 104.008)
 VGG_MEAN = (122.68, 116.67, 104.01)
 
 Resize = Literal["stretch", "pad", "shorter"]
+Interpolation = Literal["bilinear", "cv2", "cv2_float"]
 
 
-def imagenet_input(size: tuple[int, int], resize: Resize, *, divide: bool = True) -> InputConfig:
+def imagenet_input(
+    size: tuple[int, int], resize: Resize, *, divide: bool = True, interpolation: Interpolation = "bilinear"
+) -> InputConfig:
     """An input normalised by ImageNet's mean and, unless the weights come from Caffe, its standard deviation."""
-    return InputConfig(size, resize, mean=IMAGENET_MEAN, std=IMAGENET_STD if divide else NO_STD)
+    std = IMAGENET_STD if divide else NO_STD
+    return InputConfig(size, resize, interpolation=interpolation, mean=IMAGENET_MEAN, std=std)
 
 
 FLIP = AugmentConfig(photometric=False, expand=1.0, iou_crop=False)
@@ -116,11 +120,16 @@ TORCHVISION_SEMANTIC = Recipe(
 """torchvision's semantic models, trained on COCO with the classes of VOC."""
 
 
-# SOLO -----------------------------------------------------------------------------------------------------------------
+# mmdetection and what is built on it ----------------------------------------------------------------------------------
+
+MMDETECTION = Weights("github.com/open-mmlab/mmdetection", "Apache-2.0")
+MMDETECTION_INPUT = imagenet_input((800, 1333), "shorter", interpolation="cv2")
+"""Input of mmdetection's models in PyTorch style: shorter side 800, OpenCV's resize of bytes, ImageNet's statistics."""
 
 
 def solo_recipe(times: int, warmup_from: float) -> Recipe:
-    """The zoo of WXinlong/SOLO: ``times`` 12 epochs, with multi-scale training in the 3x schedule."""
+    """The zoo of WXinlong/SOLO, built on mmdetection: ``times`` 12 epochs, with multi-scale training in the 3x
+    schedule."""
     train = TrainConfig(
         epochs=12 * times,
         batch=16,
@@ -133,7 +142,7 @@ def solo_recipe(times: int, warmup_from: float) -> Recipe:
         clip=35.0,
     )
     weights = Weights("github.com/WXinlong/SOLO", "academic use", non_commercial=True)
-    return Recipe(imagenet_input((800, 1333), "shorter"), MULTI_SCALE if times == 3 else FLIP, train, weights)
+    return Recipe(MMDETECTION_INPUT, MULTI_SCALE if times == 3 else FLIP, train, weights)
 
 
 LIGHT_GRID = GridConfig(scale_ranges=((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)))

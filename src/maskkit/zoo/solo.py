@@ -1,4 +1,4 @@
-"""SOLO, vanilla and decoupled: key map of WXinlong/SOLO, and presets."""
+"""SOLO, vanilla and decoupled: key maps of WXinlong/SOLO and mmdetection, and presets."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,21 +24,21 @@ from maskkit.zoo.recipes import (
 
 def _tower(official: str, ours: str) -> Rules:
     return (
-        (rf"bbox_head\.{official}\.(\d)\.conv\.conv_offset\.(.+)", rf"{ours}.\1.0.offset_mask.\2"),
-        (rf"bbox_head\.{official}\.(\d)\.conv\.(.+)", rf"{ours}.\1.0.\2"),
-        (rf"bbox_head\.{official}\.(\d)\.gn\.(.+)", rf"{ours}.\1.1.\2"),
+        (rf"{official}\.(\d)\.conv\.conv_offset\.(.+)", rf"{ours}.\1.0.offset_mask.\2"),
+        (rf"{official}\.(\d)\.conv\.(.+)", rf"{ours}.\1.0.\2"),
+        (rf"{official}\.(\d)\.gn\.(.+)", rf"{ours}.\1.1.\2"),
     )
 
 
+# `bbox_head` in WXinlong/SOLO, `mask_head` in mmdetection
 _RULES: Rules = (
     *MMDETECTION_KEYS,
-    *_tower("cate_convs", "category_tower"),
-    *_tower("ins_convs", "towers.0"),
-    *_tower("ins_convs_x", "towers.0"),
-    *_tower("ins_convs_y", "towers.1"),
-    (r"bbox_head\.d?solo_cate\.(.+)", r"category.\1"),
-    (r"bbox_head\.(?:solo_ins_list|dsolo_ins_list_x)\.(\d)\.(.+)", r"outputs.0.\1.\2"),
-    (r"bbox_head\.dsolo_ins_list_y\.(\d)\.(.+)", r"outputs.1.\1.\2"),
+    *_tower(r"(?:bbox_head\.cate|mask_head\.cls)_convs", "category_tower"),
+    *_tower(r"(?:bbox_head\.ins|mask_head\.mask)_convs(?:_x)?", "towers.0"),
+    *_tower(r"(?:bbox_head\.ins|mask_head\.mask)_convs_y", "towers.1"),
+    (r"(?:bbox_head\.d?solo_cate|mask_head\.conv_cls)\.(.+)", r"category.\1"),
+    (r"(?:bbox_head\.d?solo_ins|mask_head\.conv_mask)_list(?:_x)?\.(\d)\.(.+)", r"outputs.0.\1.\2"),
+    (r"(?:bbox_head\.dsolo_ins|mask_head\.conv_mask)_list_y\.(\d)\.(.+)", r"outputs.1.\1.\2"),
 )
 
 
@@ -67,7 +67,7 @@ def _light(name: str, ap: float, **knobs: Any) -> Preset:
         name,
         config,
         f"COCO val2017 mask AP {ap}",
-        input=imagenet_input((512, 852), "shorter"),
+        input=imagenet_input((512, 852), "shorter", interpolation="cv2"),
         augment=replace(FLIP, short_sides=LIGHT_SHORT_SIDES),
     )
 

@@ -1,4 +1,4 @@
-"""SOLOv2: key maps of WXinlong/SOLO (mmdetection) and AdelaiDet (detectron2), and presets."""
+"""SOLOv2: key maps of WXinlong/SOLO, mmdetection and AdelaiDet (detectron2), and presets."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,25 +35,25 @@ def _tower(official: str, ours: str) -> Rules:
     )
 
 
+def _units(official: str, ours: str) -> Rules:
+    """Convolutions, deformable or not, each with its norm; ``ours`` ends in the unit, which has both."""
+    return (
+        (rf"{official}\.conv\.conv_offset\.(?P<rest>.+)", rf"{ours}.0.offset_mask.\g<rest>"),
+        (rf"{official}\.conv\.(?P<rest>.+)", rf"{ours}.0.\g<rest>"),
+        (rf"{official}\.gn\.(?P<rest>.+)", rf"{ours}.1.\g<rest>"),
+    )
+
+
+# `bbox_head` and `mask_feat_head` in WXinlong/SOLO, `mask_head` and `mask_head.mask_feature_head` in mmdetection
+_FEATURE = r"(?:mask_feat_head|mask_head\.mask_feature_head)"
 _SOLO: Rules = (
     *MMDETECTION_KEYS,
-    (r"bbox_head\.cate_convs\.(\d)\.conv\.conv_offset\.(.+)", r"category_tower.\1.0.offset_mask.\2"),
-    (r"bbox_head\.cate_convs\.(\d)\.conv\.(.+)", r"category_tower.\1.0.\2"),
-    (r"bbox_head\.cate_convs\.(\d)\.gn\.(.+)", r"category_tower.\1.1.\2"),
-    (r"bbox_head\.kernel_convs\.(\d)\.conv\.conv_offset\.(.+)", r"kernel_tower.\1.0.offset_mask.\2"),
-    (r"bbox_head\.kernel_convs\.(\d)\.conv\.(.+)", r"kernel_tower.\1.0.\2"),
-    (r"bbox_head\.kernel_convs\.(\d)\.gn\.(.+)", r"kernel_tower.\1.1.\2"),
-    (r"bbox_head\.solo_cate\.(.+)", r"category.\1"),
-    (r"bbox_head\.solo_kernel\.(.+)", r"kernel.\1"),
-    (
-        r"mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.conv\.conv_offset\.(.+)",
-        r"mask_branch.levels.\1.\2.0.offset_mask.\3",
-    ),
-    (r"mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.conv\.(.+)", r"mask_branch.levels.\1.\2.0.\3"),
-    (r"mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.gn\.(.+)", r"mask_branch.levels.\1.\2.1.\3"),
-    (r"mask_feat_head\.conv_pred\.0\.conv\.conv_offset\.(.+)", r"mask_branch.mix.0.offset_mask.\1"),
-    (r"mask_feat_head\.conv_pred\.0\.conv\.(.+)", r"mask_branch.mix.0.\1"),
-    (r"mask_feat_head\.conv_pred\.0\.gn\.(.+)", r"mask_branch.mix.1.\1"),
+    *_units(r"(?:bbox_head\.cate|mask_head\.cls)_convs\.(\d)", r"category_tower.\1"),
+    *_units(r"(?:bbox|mask)_head\.kernel_convs\.(\d)", r"kernel_tower.\1"),
+    (r"(?:bbox_head\.solo_cate|mask_head\.conv_cls)\.(.+)", r"category.\1"),
+    (r"(?:bbox_head\.solo_kernel|mask_head\.conv_kernel)\.(.+)", r"kernel.\1"),
+    *_units(rf"{_FEATURE}\.convs_all_levels\.(\d)\.conv(\d)", r"mask_branch.levels.\1.\2"),
+    *_units(rf"{_FEATURE}\.conv_pred(?:\.0)?", "mask_branch.mix"),
 )
 
 _ADELAIDET: Rules = (
@@ -99,7 +99,7 @@ def _light(name: str, ap: float, size: tuple[int, int], layers: int = 50, **knob
         name,
         config,
         f"COCO val2017 mask AP {ap}",
-        input=imagenet_input(size, "shorter"),
+        input=imagenet_input(size, "shorter", interpolation="cv2"),
         augment=replace(FLIP, short_sides=LIGHT_SHORT_SIDES),
     )
 

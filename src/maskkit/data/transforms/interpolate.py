@@ -9,25 +9,27 @@ from PIL import Image as PilImage
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from maskkit.geometry.resample import resize_bytes, resize_taps
+from maskkit.geometry.resample import opencv_taps, resize, resize_bytes, resize_taps
 
 Image = UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]
 Size = tuple[int, int]
-Filter = Literal["bilinear", "antialias", "cv2"]
+Filter = Literal["bilinear", "antialias", "cv2", "cv2_float"]
 
 
 def resize_image(image: Image, size: Size, filter: Filter) -> Float[Tensor, "c h w"]:
     """The image at another ``size`` (H, W), bilinear.
 
-    ``bilinear`` does not round; ``antialias`` widens the filter when shrinking; ``cv2`` gives OpenCV's bytes, and of
-    floats, which OpenCV does not round, the same as ``bilinear``.
+    ``bilinear`` does not round; ``antialias`` widens the filter when shrinking; ``cv2`` gives the bytes that OpenCV
+    makes of bytes, ``cv2_float`` the floats that it makes of floats. Images that augmentation has made floats are
+    resized as ``bilinear`` by either.
     """
     if filter == "antialias":
         return _smooth(image, size)
-    if filter == "cv2" and image.dtype == torch.uint8:
-        resized = resize_bytes(image.permute(1, 2, 0).numpy(), size)
-        return torch.from_numpy(resized).permute(2, 0, 1).float()
-    return bilinear(image, size)
+    if filter == "bilinear" or image.dtype != torch.uint8:
+        return bilinear(image, size)
+    pixels = image.permute(1, 2, 0).numpy()
+    resized = resize_bytes(pixels, size) if filter == "cv2" else resize(pixels, size, opencv_taps)
+    return torch.from_numpy(resized).permute(2, 0, 1).float()
 
 
 def bilinear(image: Image, size: Size) -> Float[Tensor, "c h w"]:

@@ -12,6 +12,7 @@ from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 
 ResizeMode = Literal["stretch", "pad", "shorter"]
+Interpolation = Literal["bilinear", "cv2", "cv2_float"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,15 @@ class Resize:
     ``stretch`` fills the input. ``pad`` keeps the aspect ratio and pads right and bottom with zeros;
     ``meta.input_size`` is the size without the padding. ``shorter`` resizes the shorter side to ``size[0]``, or to one
     of ``short_sides``, unless the longer side would exceed ``size[1]``. The interpolation is bilinear, in float and
-    not rounded, as in YOLACT's preprocessing; with ``antialias`` it is Pillow's, with ``cv2`` OpenCV's.
+    not rounded, as in YOLACT's preprocessing; with ``antialias`` it is Pillow's, with another
+    ``interpolation`` OpenCV's.
     """
 
     size: Size
     mode: ResizeMode = "stretch"
     antialias: bool = False
     short_sides: tuple[int, ...] = ()
-    interpolation: Literal["bilinear", "cv2"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose one of several ``short_sides``."""
