@@ -5,15 +5,12 @@ folder and into every checkpoint. Nothing else in the package holds a setting.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
-import cattrs
-from cattrs.v import format_exception
-
 from maskkit.errors import MaskkitError
+from maskkit.plain_types import reasons, strict_converter
 from maskkit.ranges import Colour, Count, Decay, Factor, Part, Pixels, Positive, Seed, Share, Weight, Whole, Workers
 
 T = TypeVar("T")
@@ -347,47 +344,10 @@ def change(config: T, **changes: Any) -> T:
     return replace(config, **values)  # type: ignore[type-var]
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter = strict_converter()
 _converter.register_unstructure_hook_func(  # the fields of the method's own config, not only those of ModelConfig
     lambda kind: kind is ModelConfig, lambda v: {f.name: _converter.unstructure(getattr(v, f.name)) for f in fields(v)}
 )
-
-
-def _whole(value: object, _: object) -> int:
-    if type(value) is not int and not (isinstance(value, float) and value.is_integer()):
-        raise ValueError(f"{_short(value)} is not a whole number")
-    return int(value)
-
-
-def _number(value: object, _: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{_short(value)} is not a number")
-    return float(value)
-
-
-def _flag(value: object, _: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{_short(value)} is neither true nor false")
-    return value
-
-
-def _text(value: object, _: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{_short(value)} is not a text")
-    return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _reason(error: BaseException, kind: type | None) -> str:
-    return str(error) if type(error) is ValueError else format_exception(error, kind)
-
-
-for _kind, _hook in ((int, _whole), (float, _number), (bool, _flag), (str, _text)):
-    _converter.register_structure_hook(_kind, _hook)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -400,5 +360,4 @@ def from_dict(data: dict[str, Any], kind: type[T]) -> T:
     try:
         return _converter.structure(data, kind)
     except Exception as error:
-        reasons = "; ".join(reason[:200] for reason in cattrs.transform_error(error, format_exception=_reason)[:3])
-        raise ValueError(f"configuration of {kind.__name__} cannot be read: {reasons}") from error
+        raise ValueError(f"configuration of {kind.__name__} cannot be read: {reasons(error)}") from error
