@@ -1,152 +1,280 @@
-"""Trains the built-in model of the package.
+"""Trains the built-in model of the package: the masks of NanoInst on a frozen NanoDet-Plus, then everything.
 
-    python examples/train_builtin.py --data DATA --weights WEIGHTS --out runs/builtin
+    python examples/train_builtin.py --data DATA --detector nanodet_plus_m_416.safetensors --out runs/builtin
 
-``--data`` is a folder with ``coco_instances`` and ``coco_panoptic``: small samples of COCO 2017 (cocodataset.org) in
-COCO's format, each with ``images/``, ``train.json`` and ``val.json``. The model is trained on the train splits of both
-(246 photographs of COCO train2017) and evaluated on the val splits. ``--weights`` is a folder with the initial weights:
-a DeepLab v3 on MobileNetV2 trained on Pascal VOC (github.com/google-coral/test_data, Apache-2.0). An interrupted run
-continues with ``--resume``. ``--classes`` chooses the classes, see ``docs/builtin.md``. ``--labels boxes`` trains
-without masks, see ``docs/benchmarks/boxes_only.md``.
+``--data`` is a folder with small samples of COCO 2017 (cocodataset.org) and of photographs of animals in COCO's format,
+each with ``images/`` and ``train.json``: see ``docs/builtin.md``. ``--detector`` is a file with the weights of
+NanoDet-Plus-m (github.com/RangiLyu/nanodet, Apache-2.0), trained on COCO's boxes.
+
+1. Each training image, and random crops of it, go through the frozen detector once; its pyramid is stored in half
+   precision, with what it says where it finds an object that has a mask.
+2. The mask side is trained on what is stored. A step costs a fraction of one with the detector.
+3. ``--finetune STEPS``: everything is trained at a small rate on all labels, and class scores are held near those of
+   the frozen detector, since most images have objects without labels, and most classes few objects.
+
+The same command continues an interrupted run: every part begins where the last file of it ends. ``--minutes`` ends the
+second part early, with a checkpoint.
 """
 
 import argparse
 import json
-from dataclasses import replace
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-import maskkit.zoo
 from common import merge
-from maskkit.config import AugmentConfig, BoxOnly, DataConfig, RunConfig, TrainConfig, change
+from maskkit import zoo
+from maskkit.checkpoints.checkpoint import save_model
+from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.config import AugmentConfig, RunConfig
+from maskkit.data import open_dataset
+from maskkit.data.dataset import Dataset
+from maskkit.data.loader import collate
+from maskkit.data.transforms import apply, eval_ops, train_ops
+from maskkit.engine.optim import update_average
+from maskkit.geometry import boxes as box_math
+from maskkit.models.nanoinst import NanoInst
+from maskkit.nn.box_masks import box_masks
+from maskkit.nn.dynamic_mask import mask_targets
+from maskkit.nn.fcos import flatten
+from maskkit.nn.losses import dice_loss
+from maskkit.nn.nanodet import NanoDetRaw, all_boxes, extent, priors
+from maskkit.zoo.class_names import COCO
+from maskkit.zoo.nanodet import rename
+
+PRESET = "nanoinst-416"
+PARTS = ("coco_instances", "coco_panoptic", "coco128_extra", "coco_person", "animals")
+SIDES = (52, 26, 13)
+"""Cells of a side of the levels that the mask branch reads, for 416 pixels."""
+VERSIONS = 2
+"""Of each training image: as it is, and random crops."""
+POSITIVES = 6
+"""Locations of an object whose masks are learnt, at most."""
+_LOCATIONS = 20
+
+
+def from_detector(file: Path) -> NanoInst:
+    """A new model with a trained detector."""
+    torch.manual_seed(0)
+    preset = zoo.preset(PRESET)
+    model = NanoInst(preset.model)  # type: ignore[arg-type]
+    missing, unexpected = model.load_state_dict(rename(read_checkpoint(file)), strict=False)
+    assert not unexpected
+    assert all(name.startswith(("dynamic.", "mask_branch.")) for name in missing)
+    return model
+
+
+# 1. what the frozen detector sees -------------------------------------------------------------------------------------
+
+
+def operations(version: int) -> list[Any]:
+    """How a version of an image is made."""
+    input = zoo.preset(PRESET).input
+    return train_ops(AugmentConfig(expand=1.5), input) if version else eval_ops(input)
+
+
+class Cache:
+    """The pyramid of every version of every image in one file, and the objects of each in another."""
+
+    WIDTHS = (24 * 104 * 104, *(96 * side * side for side in SIDES))
+
+    def __init__(self, folder: Path, count: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        file = folder / "features.f16"
+        mode = "r+" if file.exists() else "w+"
+        self.features = np.memmap(file, np.float16, mode, shape=(count, sum(self.WIDTHS)))
+
+    def file(self, block: int) -> Path:
+        """The objects of a block of images."""
+        return self.folder / f"objects-{block:03d}.pt"
+
+    def levels(self, rows: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """Features of stride 4 and the levels of the pyramid of some versions, in fp32."""
+        flat = torch.from_numpy(self.features[rows]).float()
+        fine, *levels = flat.split(self.WIDTHS, 1)
+        return fine.view(-1, 24, 104, 104), [
+            level.view(-1, 96, side, side) for level, side in zip(levels, SIDES, strict=True)
+        ]
+
+
+@torch.inference_mode()
+def store(model: NanoInst, dataset: Dataset, folder: Path, block: int = 32) -> tuple[Cache, list[dict[str, Tensor]]]:
+    """Features and objects of all versions of every image; those that are stored already are read."""
+    count = VERSIONS * len(dataset)
+    cache = Cache(folder, count)
+    found: list[dict[str, Tensor]] = []
+    model.eval()
+    for first in range(0, len(dataset), block):
+        file = cache.file(first // block)
+        if file.exists():
+            found += torch.load(file, weights_only=True)
+            continue
+        rows = []
+        for i in range(first, min(first + block, len(dataset))):
+            image = dataset.load(i)
+            for v in range(VERSIONS):
+                sample = apply(operations(v), image, np.random.default_rng([0, i, v]))
+                batch = collate([sample], zoo.preset(PRESET).input)
+                features = model.backbone(batch.images.contiguous(memory_format=torch.channels_last))
+                levels = model.fpn([features[s] for s in (8, 16, 32)])
+                flat = torch.cat([part.flatten() for part in (features[4], *levels[:3])])
+                cache.features[VERSIONS * i + v] = flat.half().numpy()
+                towers = model.head.features(levels)
+                rows.append(objects(model.head.predict(towers), towers, batch.targets[0]))
+        cache.features.flush()
+        torch.save(rows, file)
+        found += rows
+        print(f"stored {first + block} of {len(dataset)} images", flush=True)
+    return cache, found
+
+
+def objects(raw: NanoDetRaw, towers: list[Tensor], target: Any) -> dict[str, Tensor]:
+    """For each object with a mask: where the detector finds it, what it sees and says there, and the mask at stride 4.
+
+    The best are those that would win in an evaluation: of high class score and IoU. Objects that it finds nowhere are
+    left out, since their masks are never asked for.
+    """
+    places = priors(raw)
+    boxes = torch.minimum(all_boxes(raw, places)[0].clamp(min=0), extent(raw))  # (P, 4)
+    sure = flatten(raw.logits)[0].amax(1).sigmoid()
+    known = torch.nonzero(target.has_mask & ~target.crowd)[:, 0]
+    iou = box_math.iou(boxes, target.boxes[known])  # (P, N)
+    best = (iou * sure[:, None].sqrt() * (iou > 0.4)).topk(POSITIVES, 0)  # (6, N)
+    row, column = torch.nonzero(best.values.T > 0.02, as_tuple=True)  # object by object, best first
+    location = best.indices.T[row, column]
+    masks = mask_targets(target, known, (104, 104)).bool().numpy()
+    packed = torch.from_numpy(np.packbits(masks.reshape(len(masks), 104 * 104), axis=1))
+    seen = flatten(towers)[0][location]
+    return {"level": places.level[location], "object": row, "seen": seen, "boxes": boxes[location], "masks": packed}
+
+
+# 2. the mask side -----------------------------------------------------------------------------------------------------
+
+
+def batches(found: list[dict[str, Tensor]], size: int, seed: int) -> Iterator[list[int]]:
+    """Rows of the cache that have objects, in a new order every epoch; of each image one version at a time."""
+    rng = np.random.default_rng(seed)
+    waiting: list[int] = []
+    while True:
+        for i in rng.permutation(len(found) // VERSIONS):
+            row = VERSIONS * int(i) + int(rng.integers(VERSIONS))
+            if len(found[row]["level"]):
+                waiting.append(row)
+            if len(waiting) == size:
+                yield waiting
+                waiting = []
+
+
+def mask_loss(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], rows: list[int], bf16: bool) -> Tensor:
+    """Dice of the masks of a batch: the mean over locations, at most ``_LOCATIONS`` of each image."""
+    fine, levels = cache.levels(rows)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = model.mask_branch(fine, levels).float()
+    total, count = features.sum() * 0.0, 0
+    for b, row in enumerate(rows):
+        stored = found[row]
+        kept = torch.randperm(len(stored["level"]))[:_LOCATIONS]
+        filters = parameters_of(model, stored["seen"][kept], stored["level"][kept])
+        logits = box_masks(filters, stored["boxes"][kept], features[b], model.config.masks)
+        bits = np.unpackbits(stored["masks"][stored["object"][kept]].numpy(), axis=1, count=104 * 104)
+        truth = torch.from_numpy(bits).view(-1, 104, 104).float()
+        losses = dice_loss(logits.sigmoid(), truth, 1.0)
+        total, count = total + losses.sum(), count + len(losses)
+    return total / max(count, 1)
+
+
+def parameters_of(model: NanoInst, seen: Tensor, level: Tensor) -> Tensor:
+    """Parameters of the dynamic heads of n locations, (n, P), from what their towers see."""
+    filters = seen.new_zeros(len(seen), model.config.masks.head_parameters)
+    for i, heads in enumerate(model.dynamic):
+        mine = level == i
+        filters[mine] = heads(seen[mine][..., None, None])[..., 0, 0]
+    return filters
+
+
+def train_masks(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], given: argparse.Namespace) -> NanoInst:
+    """Train the dynamic heads and the mask branch; returns the moving average of the weights."""
+    file = given.out / "masks.pt"
+    for p in model.parameters():
+        p.requires_grad_(False)
+    parts = [model.dynamic, model.mask_branch]
+    parameters = [p for part in parts for p in part.requires_grad_(True).parameters()]
+    optimizer = torch.optim.AdamW(parameters, given.lr, weight_decay=given.weight_decay)
+    average, first = deepcopy(model), 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+
+    def save(step: int) -> None:
+        state = {"model": model.state_dict(), "average": average.state_dict(), "step": step}
+        torch.save(state | {"optimizer": optimizer.state_dict()}, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").replace(file)
+
+    start, shown = time.monotonic(), []
+    rows_of = batches(found, given.batch, seed=first)
+    for part in parts:
+        part.train()
+    step = first
+    while step < given.steps:
+        warm = min(1.0, (step + 1) / 100)
+        rate = given.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / given.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = mask_loss(model, cache, found, next(rows_of), given.bf16)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+        update_average(average, model, 0.998, step)
+        step += 1
+        shown.append(loss.item())
+        if step % 50 == 0:
+            took = time.monotonic() - start
+            print(f"step {step} dice {np.mean(shown):.4f} rate {rate:.2e} {took:.0f} s", flush=True)
+            shown = []
+        late = given.minutes and time.monotonic() - start > 60 * given.minutes
+        if step % 200 == 0 or late:
+            save(step)
+            if late:
+                break
+    save(step)
+    return average
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with coco_instances and coco_panoptic")
-    parser.add_argument("--weights", type=Path, required=True, help="folder with the pretrained backbones")
-    parser.add_argument("--model", default="condinst-mobilenetv2-320", help="preset with a MobileNetV2 backbone")
-    parser.add_argument("--backbone", default="deeplabv3_mobilenetv2_voc", help="file of --weights to start from")
-    parser.add_argument("--classes", choices=["person", "everyday", "voc", "super", "coco"], default="everyday")
-    parser.add_argument(
-        "--labels", choices=["masks", "boxes"], default="masks", help="boxes: masks are used for evaluation only"
-    )
-    parser.add_argument(
-        "--dilation", type=int, default=2, help="distance of neighbours in the pairwise loss, for --labels boxes"
-    )
-    parser.add_argument("--pairwise", type=float, default=1.0, help="weight of that loss")
-    parser.add_argument(
-        "--warmup", type=float, default=0.1, help="share of the training over which that weight is warmed up"
-    )
-    parser.add_argument("--steps", type=int, default=1100)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--eval-every", type=float, default=0, help="epochs between evaluations; 0: only at the end")
-    parser.add_argument("--frozen-stride", type=int, default=4, help="backbone layers up to this stride are frozen")
-    parser.add_argument("--copy-paste", type=float, default=0.0)
-    parser.add_argument("--jitter", type=float, nargs=2, default=None, help="range of the scale jitter")
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--detector", type=Path, required=True, help="weights of NanoDet-Plus-m")
+    parser.add_argument("--steps", type=int, default=2400, help="steps of the mask side")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.02)
+    parser.add_argument("--minutes", type=float, default=0, help="end the training of the masks after so many minutes")
+    parser.add_argument("--bf16", action="store_true", help="half precision, where the processor has it")
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--choose-score", type=Path, help="no training: write the best score threshold into this file")
-    parser.add_argument("--ship", type=Path, help="file to write the weights to, in half precision, with their results")
     given = parser.parse_args()
 
-    if given.choose_score:
-        return choose_score(given.choose_score, merge(given.data, "val", given.classes, given.out))
-
-    from maskkit.engine.optim import precision_for
-    from maskkit.engine.train import train
-
-    folder = given.out.with_name(f"{given.out.name}-data")
-    files = {split: merge(given.data, split, given.classes, folder) for split in ("train", "val")}
-    preset = maskkit.zoo.preset(given.model)
-    config = RunConfig(
-        preset=preset.name,
-        model=change(
-            preset.model,
-            backbone={
-                "weights": str(given.weights / f"{given.backbone}.safetensors"),
-                "frozen_stride": given.frozen_stride,
-            },
-            box_only=BoxOnly(dilation=given.dilation, pairwise=given.pairwise, warmup=given.warmup),
-        ),
-        input=replace(preset.input, size=(given.size, given.size)),
-        augment=AugmentConfig(
-            expand=1.0 if given.jitter else 2.0,
-            iou_crop=not given.jitter,
-            copy_paste=given.copy_paste,
-            scale_jitter=given.jitter and tuple(given.jitter),
-        ),
-        train=TrainConfig(
-            steps=given.steps,
-            batch=given.batch,
-            optimizer="adamw",
-            lr=1e-3,
-            backbone_lr=0.3,
-            weight_decay=0.02,
-            warmup=100,
-            clip=10.0,
-            ema=0.998,
-            precision=precision_for(torch.device("cpu")),
-            workers=1,
-            eval_every=given.eval_every,
-            save_every=100,
-        ),
-        data=DataConfig(
-            train=str(files["train"]), val=str(files["val"]), labels=given.labels, on_bad="skip", allow_outside=True
-        ),
-    )
-    result = train(config, given.out, resume=given.resume)
-    print(result.metrics)
-    if given.ship:
-        ship(result.best, files["val"], given.ship)
-
-
-def ship(best: Path, val: Path, out: Path) -> None:
-    """Store the weights in half precision, evaluate the stored file, and write the results into it."""
-    from maskkit import load
-    from maskkit.checkpoints.checkpoint import load_model, save_model
-    from maskkit.data import open_dataset
-    from maskkit.eval.instance.metric import evaluate
-    from maskkit.eval.task import TASKS
-
-    trained = load_model(best)
-    save_model(out, trained.model.half(), trained.config, trained.categories, trained.info)
-    dataset = open_dataset(val, allow_outside=True)
-    rows, _ = load(out).detect(dataset, batch=8)
-    result = evaluate(rows, dataset.truth())
-    threshold = TASKS["instance"].threshold(result, rows, dataset)
-    assert result.segm is not None
-    classes = ", ".join(f"{name} {numbers['segm_AP']:.3f}" for name, numbers in result.per_class.items())
-    info = {
-        "ours": f"{len(dataset)} COCO val2017 photographs: mask AP {result.segm['AP']:.3f} ({classes}), "
-        f"AP50 {result.segm['AP50']:.3f}, large objects {result.segm['APl']:.3f}",
-        "licence": "Apache-2.0; its training photographs: docs/builtin.md",
-        **trained.info,
-    } | ({} if threshold is None else {"score": threshold.score})
-    save_model(out, trained.model, trained.config, trained.categories, info)
-    result.save(best.with_name("shipped.json"))
-    print(json.dumps(info, indent=2))
-
-
-def choose_score(file: Path, val: Path) -> None:
-    """Write the score threshold with the highest F1 on the validation images into a checkpoint, whose tensors stay."""
-    from maskkit import load
-    from maskkit.checkpoints.checkpoint import write_checkpoint
-    from maskkit.checkpoints.foreign import read_tensors
-    from maskkit.checkpoints.header import read_header
-    from maskkit.data import open_dataset
-
-    segmenter, dataset = load(file), open_dataset(val, allow_outside=True)
-    rows, _ = segmenter.detect(dataset, batch=8)
-    result = segmenter.task.evaluate(rows, dataset)
-    threshold = segmenter.task.threshold(result, rows, dataset)
-    assert threshold is not None
-    header = read_header(file)
-    header["info"]["score"] = threshold.score
-    write_checkpoint(file, read_tensors(file), header)
-    print(f"{len(dataset)} images, mask AP {result.metrics['AP']}: {threshold}, {threshold.score}")
+    torch.set_num_threads(1)
+    model = from_detector(given.detector).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    files = merge(given.data, "train", "all", given.out / "data", PARTS)
+    dataset = open_dataset(files, allow_outside=True)
+    cache, found = store(model, dataset, given.out / "cache")
+    average = train_masks(model, cache, found, given)
+    preset = zoo.preset(PRESET)
+    config = RunConfig(PRESET, preset.model, preset.input, preset.augment, preset.train)
+    save_model(given.out / "masks.safetensors", average.eval(), config, COCO, {"preset": PRESET})
+    print(json.dumps({"objects": sum(len(f["masks"]) for f in found[::VERSIONS])}))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         root = _root(metafunc.config)
         cases = find_cases(root, _METHODS)
+        if not metafunc.config.getoption("--goldens"):
+            for folder in sorted(root.parent.glob("weights/*/goldens")):
+                cases += find_cases(folder, _METHODS)
         if not cases:
             raise pytest.UsageError(f"no golden case of {sorted(_METHODS)} below {root}")
         if metafunc.function.__name__ == "test_golden_by_the_paths_of_an_exported_graph" and not THOROUGH:

@@ -1,7 +1,8 @@
 """Cases computed by official implementations: where they lie, what they hold, how numbers are compared.
 
 A folder of goldens holds ``recipe.py`` (weights and images from seeds), ``METHOD/inputs.py`` (raw predictions and
-targets from seeds) and ``METHOD/CASE/{manifest.json, outputs.safetensors}``.
+targets from seeds) and ``METHOD/CASE/{manifest.json, outputs.safetensors}``. Cases of a weight file are beside it, in
+the folder ``goldens``.
 """
 
 import importlib.util
@@ -29,6 +30,10 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
+BESIDE_WEIGHTS = "goldens"
+"""The folder of the cases that lie beside a weight file; their manifests name the method."""
+
+
 @dataclass
 class Case:
     """One golden: its manifest, its stored outputs, and the means to make its inputs again."""
@@ -41,7 +46,8 @@ class Case:
 
     @property
     def method(self) -> str:
-        return self.path.parent.name
+        name = self.path.parent.name
+        return self.manifest["method"] if name == BESIDE_WEIGHTS else name
 
     @property
     def id(self) -> str:
@@ -57,8 +63,8 @@ class Case:
 
     @cached_property
     def recipe(self) -> ModuleType:
-        root = next(p for p in self.path.parents if (p / "recipe.py").exists())
-        module = _load(root / "recipe.py", "recipe")
+        places = (place for p in self.path.parents for place in (p / "recipe.py", p / "goldens" / "recipe.py"))
+        module = _load(next(place for place in places if place.exists()), "recipe")
         sys.modules["recipe"] = module  # the inputs of a method import it by this name
         return module
 

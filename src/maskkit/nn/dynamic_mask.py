@@ -161,14 +161,15 @@ def split_parameters(
 def dynamic_masks(
     parameters: Float[Tensor, "*b n p"],
     xy: Float[Tensor, "*b n 2"],
-    stride: Float[Tensor, "*b n"],
+    stride: Float[Tensor, "*b n"] | Float[Tensor, "*b n 2"],
     features: Float[Tensor, "*b c h w"],
     cell: int,
     widths: list[int],
 ) -> Float[Tensor, "*b n h w"]:
     """Mask logits, on the grid of ``features``, of the n objects of an image, or of several, found at locations ``xy``.
 
-    ``cell`` is the side, in pixels, of a cell of that grid, ``widths`` are `DynamicMaskConfig.head_widths`.
+    ``cell`` is the side, in pixels, of a cell of that grid, ``widths`` are `DynamicMaskConfig.head_widths`. ``stride``
+    may differ in x and y.
 
     The two coordinate channels are the offset from each cell to the location, divided by eight strides of the
     location's level. They differ from object to object, but only by a constant: what a head makes of the cell's own
@@ -181,19 +182,20 @@ def dynamic_masks(
     x = torch.arange(width, device=xy.device, dtype=xy.dtype) * cell + cell // 2
     cells = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, h, w)
     shared = torch.cat([cells.expand(*batch, -1, -1, -1), features], -3).flatten(-2)  # (*B, 2 + c, h w)
-    rows = zip(parameters.split(_TOGETHER, -2), xy.split(_TOGETHER, -2), stride.split(_TOGETHER, -1), strict=True)
+    unit = stride if stride.ndim == xy.ndim else stride[..., None]  # (*B, n, 1 or 2)
+    rows = zip(parameters.split(_TOGETHER, -2), xy.split(_TOGETHER, -2), unit.split(_TOGETHER, -2), strict=True)
     return torch.cat([_run(*row, shared, widths) for row in rows], -2).unflatten(-1, (height, width))
 
 
 def _run(
     parameters: Float[Tensor, "*b n p"],
     xy: Float[Tensor, "*b n 2"],
-    stride: Float[Tensor, "*b n"],
+    stride: Float[Tensor, "*b n _"],
     shared: Float[Tensor, "*b c m"],
     widths: list[int],
 ) -> Float[Tensor, "*b n m"]:
     weights, biases = split_parameters(parameters, widths)
-    per_pixel = weights[0][..., :2] / (8 * stride[..., None, None])  # (*B, n, d, 2)
+    per_pixel = weights[0][..., :2] / (8 * stride[..., None, :])  # (*B, n, d, 2)
     first = torch.cat([-per_pixel, weights[0][..., 2:]], -1)
     bias = biases[0] + (per_pixel * xy[..., None, :]).sum(-1)  # (*B, n, d)
     maps = (first.flatten(-3, -2) @ shared).unflatten(-2, first.shape[-3:-1]) + bias[..., None]  # (*B, n, d, h w)
@@ -234,17 +236,27 @@ def mask_terms(
 
     Their sum is a mean over the positives: in a mixture every one counts alike, whatever is known of it.
     """
-    logits, known, truth, boxes = [], [], [], []
+    drawn = []
     locations = locate(raw.detector.logits, strides)
     parameters = pick(raw.detector.extra, positives.image, positives.location)
-    for b, target in enumerate(batch.targets):
+    for b in range(len(batch)):
         mine = positives.image == b
-        where, objects = positives.location[mine], positives.object[mine]
+        where = positives.location[mine]
         at = locations.xy[where], locations.stride[where]
         maps = dynamic_masks(parameters[mine], *at, raw.branch.features[b], strides[0], config.head_widths)  # (n, h, w)
-        logits.append(aligned_upsample(maps[:, None], 2)[:, 0])  # (n, 2h, 2w)
+        drawn.append(aligned_upsample(maps[:, None], 2)[:, 0])  # (n, 2h, 2w)
+    return terms_of_logits(drawn, positives, batch, box_only)
+
+
+def terms_of_logits(
+    logits: list[Float[Tensor, "_ h w"]], positives: Positives, batch: Batch, box_only: BoxOnly
+) -> dict[str, Float[Tensor, ""]]:
+    """`mask_terms` of the masks that were drawn for the positives of each image, on a grid over the input."""
+    known, truth, boxes = [], [], []
+    for b, target in enumerate(batch.targets):
+        objects = positives.object[positives.image == b]
         known.append(target.has_mask[objects] if target.masks is not None else torch.zeros_like(objects).bool())
-        truth.append(mask_targets(target, objects[known[-1]], (logits[-1].shape[1], logits[-1].shape[2])))
+        truth.append(mask_targets(target, objects[known[-1]], (logits[b].shape[1], logits[b].shape[2])))
         boxes.append(target.boxes[objects])
     drawn, is_known = torch.cat(logits), torch.cat(known)
     n = normaliser(len(drawn))

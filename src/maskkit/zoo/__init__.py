@@ -40,6 +40,8 @@ METHODS: dict[str, str] = {
     "mask2former": "mask2former",
     "masklab": "masklab",
     "maskrcnn": "mask_rcnn",
+    "nanodet": "nanodet",
+    "nanoinst": "nanoinst",
     "panet": "panet",
     "polarmask": "polarmask",
     "psenet": "psenet",

@@ -1,0 +1,241 @@
+"""NanoDet-Plus, a one-stage detector of a million parameters (RangiLyu/nanodet, 2021).
+
+ShuffleNetV2, a pyramid of ghost modules (Han et al., "GhostNet", CVPR 2020) down and up again, and a small head for
+each of four levels. Every location predicts its classes, whose scores estimate the IoU of its box too, and for each
+side of the box a distribution over 0 to 7 strides, whose mean is the distance ("Generalized Focal Loss"; Li et al.,
+NeurIPS 2020). Location (i, j) of stride s lies at pixel ``(j s, i s)``.
+
+`NanoDetHead` gives `NanoDetRaw`; `maskkit.nn.nanodet_loss` trains it, `detect` finds objects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskkit.geometry.nms import class_nms
+from maskkit.nn.backbones.shufflenet import Conv
+from maskkit.nn.blocks import image_of, numbers
+from maskkit.nn.fcos import FcosDetections, flatten, pick
+from maskkit.nn.fcos_targets import Locations, locate
+from maskkit.ranges import Count, Share, Weight
+
+STRIDES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class NanoDetConfig:
+    """The detector; the defaults are the published NanoDet-Plus-m for COCO."""
+
+    stage_widths: tuple[Count, Count, Count] = (116, 232, 464)
+    """Channels of the backbone at strides 8, 16 and 32."""
+    stage_units: tuple[Count, Count, Count] = (4, 8, 4)
+    """Blocks of the backbone's stages."""
+    width: Count = 96
+    """Channels of the pyramid and of the towers."""
+    tower_convs: Count = 2
+    """Pairs of a depthwise and a pointwise convolution in the tower of each level."""
+    bins: Count = 8
+    """Distances over which each side's distribution lies: 0 to ``bins - 1`` strides."""
+    batch_norm: bool = False
+    """Whether batch norm follows the convolutions, as a training from random weights needs. Without it they have
+    biases, into which it is folded in trained weights."""
+    assigned: Count = 13
+    """Best boxes of an object whose IoUs sum up to the number of its positives."""
+    classification_weight: Weight = 1.0
+    overlap_weight: Weight = 2.0
+    """Weight of the GIoU loss."""
+    distribution_weight: Weight = 0.25
+    """Weight of the distribution focal loss."""
+    min_score: Share = 0.05
+    candidates: Count = 1000
+    """Pairs of location and class of an image that enter NMS."""
+    nms_threshold: Share = 0.6
+    detections: Count = 100
+    """Objects kept per image."""
+
+
+class NanoDetRaw(NamedTuple):
+    """What the head says on each level, finest first."""
+
+    logits: tuple[Float[Tensor, "b k _ _"], ...]
+    sides: tuple[Float[Tensor, "b _ _ _"], ...]
+    """Logits of the distances to left, top, right, bottom: ``bins`` each."""
+    extra: tuple[Float[Tensor, "b d _ _"], ...]
+    """What a method predicts besides; no levels at all for the plain detector."""
+
+
+# network -------------------------------------------------------------------------------------------------------------
+
+
+class Separable(nn.Sequential):
+    """A depthwise 5x5 and a pointwise convolution, both with activation."""
+
+    def __init__(self, width: int, stride: int, norm: bool) -> None:
+        super().__init__(Conv(width, width, 5, stride, depthwise=True, norm=norm), Conv(width, width, norm=norm))
+
+
+class Ghost(nn.Module):
+    """Half of the channels by a pointwise convolution, the other half by a depthwise one of the first."""
+
+    def __init__(self, before: int, after: int, norm: bool, active: bool) -> None:
+        super().__init__()
+        half = after // 2
+        self.primary = Conv(before, half, norm=norm, active=active)
+        self.cheap = Conv(half, half, 3, depthwise=True, norm=norm, active=active)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Features."""
+        first = self.primary(x)
+        return torch.cat([first, self.cheap(first)], 1)
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost modules beside a shortcut of convolutions; nothing is activated after the sum."""
+
+    def __init__(self, before: int, after: int, norm: bool) -> None:
+        super().__init__()
+        self.ghost1 = Ghost(before, after, norm, active=True)
+        self.ghost2 = Ghost(after, after, norm, active=False)
+        self.shortcut = nn.Sequential(
+            Conv(before, before, 5, depthwise=True, norm=norm, active=False),
+            Conv(before, after, norm=norm, active=False),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Features."""
+        return self.ghost2(self.ghost1(x)) + self.shortcut(x)
+
+
+class GhostPan(nn.Module):
+    """Levels of strides 8, 16, 32 and 64 and one width, from features of strides 8, 16 and 32."""
+
+    def __init__(self, channels: Sequence[int], width: int, norm: bool) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList(Conv(c, width, norm=norm) for c in channels)
+        self.top_down = nn.ModuleList(GhostBottleneck(2 * width, width, norm) for _ in range(2))
+        self.down = nn.ModuleList(Separable(width, 2, norm) for _ in range(2))
+        self.bottom_up = nn.ModuleList(GhostBottleneck(2 * width, width, norm) for _ in range(2))
+        self.extra_in = Separable(width, 2, norm)
+        self.extra_out = Separable(width, 2, norm)
+
+    def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """Four levels, finest first."""
+        fine, middle, coarse = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
+        middle = self.top_down[0](torch.cat([double(coarse), middle], 1))
+        p3 = self.top_down[1](torch.cat([double(middle), fine], 1))
+        p4 = self.bottom_up[0](torch.cat([self.down[0](p3), middle], 1))
+        p5 = self.bottom_up[1](torch.cat([self.down[1](p4), coarse], 1))
+        return [p3, p4, p5, self.extra_in(coarse) + self.extra_out(p5)]
+
+
+def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
+    """Twice as large, bilinear."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class NanoDetHead(nn.Module):
+    """Classes and sides of every location: a tower and an output convolution for each level of its own."""
+
+    def __init__(self, config: NanoDetConfig, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(Separable(config.width, 1, config.batch_norm) for _ in range(config.tower_convs)))
+            for _ in STRIDES
+        )
+        self.out = nn.ModuleList(nn.Conv2d(config.width, num_classes + 4 * config.bins, 1) for _ in STRIDES)
+        for conv in self.out:
+            nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.constant_(conv.bias[:num_classes], -4.595)  # type: ignore[index]  # a probability of 0.01
+
+    def features(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """What the towers make of the levels."""
+        return [tower(level) for tower, level in zip(self.towers, levels, strict=True)]
+
+    def predict(
+        self, features: Sequence[Float[Tensor, "b c _ _"]], extra: Sequence[Float[Tensor, "b d _ _"]] = ()
+    ) -> NanoDetRaw:
+        """Predictions on every level, from `features`, beside the ``extra`` ones."""
+        maps = [out(x) for out, x in zip(self.out, features, strict=True)]
+        logits, sides = (m[:, : self.num_classes] for m in maps), (m[:, self.num_classes :] for m in maps)
+        return NanoDetRaw(tuple(logits), tuple(sides), tuple(extra))
+
+    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> NanoDetRaw:
+        """Predictions on every level."""
+        return self.predict(self.features(levels))
+
+
+# locations -----------------------------------------------------------------------------------------------------------
+
+
+def priors(raw: NanoDetRaw) -> Locations:
+    """The locations of all levels: corners of cells, not their centres."""
+    found = locate(raw.logits, STRIDES)
+    return found._replace(xy=found.xy - found.stride[:, None] // 2)
+
+
+def mean_distances(sides: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 4"]:
+    """Mean of each side's distribution, in strides."""
+    spread = sides.unflatten(-1, (4, sides.shape[-1] // 4)).softmax(-1)
+    bins = torch.arange(spread.shape[-1], device=spread.device, dtype=spread.dtype)
+    return spread @ bins
+
+
+def boxes_around(xy: Float[Tensor, "*n 2"], distances: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Boxes of points and their distances to the sides, pixels."""
+    return torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], -1)
+
+
+def all_boxes(raw: NanoDetRaw, locations: Locations) -> Float[Tensor, "b p 4"]:
+    """The box of every location, pixels of the input, not clipped to it."""
+    return boxes_around(locations.xy, mean_distances(flatten(raw.sides)) * locations.stride[:, None])
+
+
+def boxes_at(raw: NanoDetRaw, image: Int[Tensor, "n"], location: Int[Tensor, "n"]) -> Float[Tensor, "n 4"]:
+    """The boxes of n locations, pixels, clipped to the input."""
+    points = priors(raw)
+    distances = mean_distances(pick(raw.sides, image, location)) * points.stride[location][:, None]
+    return torch.minimum(boxes_around(points.xy[location], distances).clamp(min=0), extent(raw))
+
+
+# inference -----------------------------------------------------------------------------------------------------------
+
+
+def extent(raw: NanoDetRaw) -> Float[Tensor, "4"]:
+    """Width, height, width, height of the network's input in pixels."""
+    rows, columns = raw.logits[0].shape[2:]
+    height, width = rows * STRIDES[0], columns * STRIDES[0]
+    return numbers((width, height, width, height), raw.logits[0])
+
+
+def detect(raw: NanoDetRaw, config: NanoDetConfig) -> FcosDetections:
+    """The best boxes of each image after NMS class by class, clipped to the input, with their locations' `extra`."""
+    logits = flatten(raw.logits)  # (B, P, K)
+    classes = logits.shape[2]
+    best, order = logits.flatten(1).topk(min(config.candidates, logits.shape[1] * classes))
+    location = order // classes
+    label = order - location * classes
+    scores = best.sigmoid()
+    scores = torch.where(scores > config.min_score, scores, 0)
+    b, m = location.shape
+    boxes = boxes_at(raw, image_of(location), location.flatten()).view(b, m, 4)
+    scores = scores * class_nms(boxes, label, scores, config.nms_threshold)
+    return _keep(FcosDetections(boxes, label, scores, location, boxes.new_zeros(b, m, 0)), raw, config.detections)
+
+
+def _keep(found: FcosDetections, raw: NanoDetRaw, count: int) -> FcosDetections:
+    """The ``count`` best rows, best first, with the `extra` of their locations."""
+    scores, order = found.scores.topk(min(count, found.scores.shape[1]))
+    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    location: Int[Tensor, "b k"] = found.locations.gather(1, order)
+    extra = boxes.new_zeros(*order.shape, 0)
+    if raw.extra:
+        b, k = order.shape
+        extra = pick(raw.extra, image_of(order), location.flatten()).view(b, k, -1)
+    return FcosDetections(boxes, found.labels.gather(1, order), scores, location, extra)
