@@ -54,7 +54,9 @@ PARTS = ("coco_instances", "coco_panoptic", "coco128_extra", "coco_person", "ani
 SIDES = (52, 26, 13)
 """Cells of a side of the levels that the mask branch reads, for 416 pixels."""
 VERSIONS = 2
-"""Of each training image: as it is, and random crops."""
+"""Of a training image: as it is, and random crops."""
+FEW = 2
+"""Images with at most so many objects are stored as they are only."""
 POSITIVES = 6
 """Locations of an object whose masks are learnt, at most."""
 _LOCATIONS = 20
@@ -121,6 +123,9 @@ def store(model: NanoInst, dataset: Dataset, folder: Path, block: int = 32) -> t
         for i in range(first, min(first + block, len(dataset))):
             image = dataset.load(i)
             for v in range(VERSIONS):
+                if v and len(image[1]) <= FEW:
+                    rows.append({"level": torch.zeros(0)})
+                    continue
                 sample = apply(operations(v), image, np.random.default_rng([0, i, v]))
                 batch = collate([sample], zoo.preset(PRESET).input)
                 features = model.backbone(batch.images.contiguous(memory_format=torch.channels_last))
@@ -208,7 +213,7 @@ def train_masks(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], g
     parts = [model.dynamic, model.mask_branch]
     parameters = [p for part in parts for p in part.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(parameters, given.lr, weight_decay=given.weight_decay)
-    average, first = deepcopy(model), 0
+    average, first, state = deepcopy(model), 0, {}
     if file.exists():
         state = torch.load(file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -216,19 +221,24 @@ def train_masks(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], g
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    def save(step: int) -> None:
-        state = {"model": model.state_dict(), "average": average.state_dict(), "step": step}
+    def save(step: int, seconds: float) -> None:
+        state = {"model": model.state_dict(), "average": average.state_dict(), "step": step, "seconds": seconds}
         torch.save(state | {"optimizer": optimizer.state_dict()}, file.with_suffix(".tmp"))
         file.with_suffix(".tmp").replace(file)
 
-    start, shown = time.monotonic(), []
     rows_of = batches(found, given.batch, seed=first)
     for part in parts:
         part.train()
-    step = first
-    while step < given.steps:
-        warm = min(1.0, (step + 1) / 100)
-        rate = given.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / given.steps)))
+    step, shown, start = first, [], time.monotonic()
+    before = state["seconds"] if first else 0.0
+
+    def done() -> float:
+        """The share of the training that is done, by steps or by time."""
+        seconds = before + time.monotonic() - start
+        return seconds / (60 * given.minutes) if given.minutes else step / given.steps
+
+    while (share := done()) < 1:
+        rate = given.lr * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = mask_loss(model, cache, found, next(rows_of), given.bf16)
@@ -236,19 +246,15 @@ def train_masks(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], g
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
-        update_average(average, model, 0.998, step)
+        update_average(average, model, 0.995, step)
         step += 1
         shown.append(loss.item())
         if step % 50 == 0:
-            took = time.monotonic() - start
-            print(f"step {step} dice {np.mean(shown):.4f} rate {rate:.2e} {took:.0f} s", flush=True)
+            seconds = before + time.monotonic() - start
+            print(f"step {step} dice {np.mean(shown):.4f} rate {rate:.2e} {seconds:.0f} s", flush=True)
             shown = []
-        late = given.minutes and time.monotonic() - start > 60 * given.minutes
-        if step % 200 == 0 or late:
-            save(step)
-            if late:
-                break
-    save(step)
+            save(step, seconds)
+    save(step, before + time.monotonic() - start)
     return average
 
 
@@ -257,10 +263,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--detector", type=Path, required=True, help="weights of NanoDet-Plus-m")
     parser.add_argument("--steps", type=int, default=2400, help="steps of the mask side")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.02)
-    parser.add_argument("--minutes", type=float, default=0, help="end the training of the masks after so many minutes")
+    parser.add_argument("--minutes", type=float, default=0, help="length of that training in place of steps")
     parser.add_argument("--bf16", action="store_true", help="half precision, where the processor has it")
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
     given = parser.parse_args()

@@ -89,7 +89,9 @@ class NanoInst(Model[NanoInstRaw, ObjectMasks[Tensor]]):
         require_whole_cells(images)
         features = self.backbone(images)
         levels = self.fpn([features[s] for s in (8, 16, 32)])
-        return NanoInstRaw(self.head.predict(levels, self.dynamic(levels)), self.mask_branch(features[4], levels[:3]))
+        towers = self.head.features(levels)
+        found = self.head.predict(towers, self.dynamic(towers))
+        return NanoInstRaw(found, self.mask_branch(features[4], levels[:3]))
 
     def loss_terms(self, raw: NanoInstRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others."""

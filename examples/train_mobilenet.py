@@ -1,6 +1,6 @@
-"""Trains the built-in model of the package.
+"""Trains small models on a MobileNetV2 with photographs of COCO; so the built-in model was trained.
 
-    python examples/train_builtin.py --data DATA --weights WEIGHTS --out runs/builtin
+    python examples/train_mobilenet.py --data DATA --weights WEIGHTS --out runs/builtin
 
 ``--data`` is a folder with ``coco_instances`` and ``coco_panoptic``: small samples of COCO 2017 (cocodataset.org) in
 COCO's format, each with ``images/``, ``train.json`` and ``val.json``. The model is trained on the train splits of both
