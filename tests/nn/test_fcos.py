@@ -156,6 +156,35 @@ def test_the_threshold_may_be_on_the_product() -> None:
         assert int((detect(raw, config).scores > 0).sum()) == count
 
 
+def test_the_score_may_be_the_product_of_candidates_that_are_best_by_class() -> None:
+    first, second = at(12, 12, 8), at(76, 44, 8)
+    raw = scored((first, 0, 2.0), (second, 0, 1.0))
+    quality = maps(1, 20)
+    quality[0].view(-1)[first] = -2.0  # the better class has the worse box
+    raw = raw._replace(quality=quality)
+    for score, best in (("root", second), ("product", first)):
+        config = replace(CONFIG, candidates=1, score=score)
+        found = detect(raw, config)
+        assert found.locations[0, 0] == best
+    assert found.scores[0, 0].item() == pytest.approx(float(torch.tensor(2.0).sigmoid() * torch.tensor(-2.0).sigmoid()))
+
+
+def test_boxes_may_be_cut_at_the_image_before_nms() -> None:
+    """Two boxes that overlap little are the same inside the image; one lies in the padding."""
+    inside, beside, outside = at(60, 28, 8), at(68, 28, 8), at(92, 28, 8)
+    distances = maps(4, 0.5)
+    distances[0].view(4, 96)[:, inside] = torch.tensor([2.0, 2, 4, 2])
+    distances[0].view(4, 96)[:, beside] = torch.tensor([3.0, 2, 40, 2])
+    raw = scored((inside, 0, 3.0), (beside, 0, 2.0), (outside, 0, 1.0))._replace(distances=distances)
+    assert int((detect(raw, CONFIG).scores > 0).sum()) == 3
+    for extents, kept in ((torch.tensor([[80.0, 64.0]]), [inside]), (None, [inside, outside])):
+        config = replace(CONFIG, clip=True, nms_threshold=0.6)
+        found = detect(raw._replace(extents=extents), config)
+        assert found.locations[0, found.scores[0] > 0].tolist() == kept
+        assert found.boxes[0, 0].tolist() == [44, 12, 80 if extents is not None else 92, 44]
+        assert raw._replace(extents=extents).float().extents is extents
+
+
 def test_candidates_are_counted_level_by_level() -> None:
     found = propose(scored(*((n, 0, 1.0) for n in range(96))), replace(CONFIG, candidates=10))
     assert found.scores.shape == (1, 20)
@@ -178,6 +207,23 @@ def test_the_head_starts_with_a_foreground_of_one_percent() -> None:
     assert raw.logits[0].sigmoid().mean().item() == pytest.approx(0.01, rel=1e-3)
     assert raw.extra[1].shape == (1, 7, 2, 2)
     assert FcosHead(replace(CONFIG, width=32, level_scales=False), 3).state_dict().keys().isdisjoint({"scales.0"})
+
+
+def test_the_first_edition_reads_the_quality_beside_the_classes_and_counts_in_pixels() -> None:
+    config = replace(CONFIG, width=32, distance_activation="exp")
+    head = FcosHead(config, 3)
+    first = replace(config, distance_unit="pixels", quality_tower="class", tower_bias=False)
+    other = FcosHead(first, 3)
+    other.load_state_dict({n: t for n, t in head.state_dict().items() if n in other.state_dict()})
+    assert set(head.state_dict()) - set(other.state_dict()) == {
+        f"{kind}_tower.{3 * i}.bias" for kind in ("class", "box") for i in range(4)
+    }
+    levels = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
+    with torch.no_grad():
+        raw, found = head(levels), other(levels)
+        assert torch.allclose(found.quality[0], head.quality(head.class_tower(levels[0])), atol=1e-6)
+    for stride, ours, theirs in zip(CONFIG.strides, raw.distances, found.distances, strict=True):
+        assert torch.allclose(ours, theirs * stride, atol=1e-5)
 
 
 def test_an_input_that_levels_do_not_divide_is_refused() -> None:

@@ -45,6 +45,7 @@ from maskkit.nn.fcos import (
     FcosHead,
     FcosRaw,
     detect,
+    extents_inside,
     fcos_loss,
     input_size,
     pick,
@@ -187,7 +188,8 @@ class BlendMask(Model[BlendMaskRaw, ObjectMasks[Tensor]]):
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
-        return BlendMaskRaw(self.head(levels), self.basis(levels[:3]))
+        found = self.head(levels, extents_inside(images, sizes, self.config.detector))
+        return BlendMaskRaw(found, self.basis(levels[:3]))
 
     # loss ------------------------------------------------------------------------------------------------------------
 

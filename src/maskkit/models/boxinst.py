@@ -44,6 +44,7 @@ from maskkit.nn.fcos import (
     FcosDetectorConfig,
     FcosHead,
     FcosRaw,
+    extents_inside,
     fcos_loss,
     pick,
     pyramid,
@@ -90,7 +91,8 @@ class BoxInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
-        return DynamicMaskRaw(self.head(levels), self.mask_branch(levels[:3]))
+        found = self.head(levels, extents_inside(images, sizes, self.config.detector))
+        return DynamicMaskRaw(found, self.mask_branch(levels[:3]))
 
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, ``mask/projection`` and ``mask/pairwise``."""

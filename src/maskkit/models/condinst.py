@@ -45,7 +45,15 @@ from maskkit.nn.dynamic_mask import (
     mask_terms,
     semantic_loss,
 )
-from maskkit.nn.fcos import FcosDetectorConfig, FcosHead, fcos_loss, pyramid, relative_boxes, require_whole_cells
+from maskkit.nn.fcos import (
+    FcosDetectorConfig,
+    FcosHead,
+    extents_inside,
+    fcos_loss,
+    pyramid,
+    relative_boxes,
+    require_whole_cells,
+)
 from maskkit.nn.fcos_targets import Positives
 from maskkit.ranges import Weight, Whole
 from maskkit.targets import Batch, Target
@@ -88,7 +96,8 @@ class CondInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
         levels = self.fpn(list(self.backbone(images).values()))
-        return DynamicMaskRaw(self.head(levels), self.mask_branch(levels[:3]))
+        found = self.head(levels, extents_inside(images, sizes, self.config.detector))
+        return DynamicMaskRaw(found, self.mask_branch(levels[:3]))
 
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""

@@ -33,6 +33,7 @@ from maskkit.nn.fcos import (
     FcosHead,
     FcosRaw,
     detect,
+    extents_inside,
     fcos_loss,
     pyramid,
     relative_boxes,
@@ -71,7 +72,8 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
     ) -> FcosRaw:
         """Raw outputs of normalised images, whose sides must be multiples of 32."""
         require_whole_cells(images)
-        return self.head(self.fpn(list(self.backbone(images).values())))
+        levels = self.fpn(list(self.backbone(images).values()))
+        return self.head(levels, extents_inside(images, sizes, self.config.detector))
 
     def loss_terms(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal, GIoU and quality terms."""

@@ -27,6 +27,7 @@ from maskkit.nn.blocks import image_of, numbers
 from maskkit.nn.fcos_targets import Positives, assign_locations, box_centres, find_positives, locate
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser
+from maskkit.nn.rpn import clip, extents_of
 from maskkit.ranges import Count, Positive, Share, Whole
 from maskkit.targets import Batch
 
@@ -49,15 +50,26 @@ class FcosDetectorConfig:
     distance_activation: Literal["relu", "exp"] = "relu"
     """Keeps distances positive: ReLU, as in the official code, which can die in a short training with a high learning
     rate; or the exponential, as in the paper."""
+    distance_unit: Literal["strides", "pixels"] = "strides"
+    """What the box output counts in; pixels where the exponential is that of FCOS's first edition (mmdetection)."""
+    tower_bias: bool = True
+    """Whether the towers' convolutions have biases before their group norms."""
     radius: Positive = 1.5
     """Half side, in strides, of the square around an object's centre whose locations are positive."""
     quality: Literal["centerness", "iou"] = "centerness"
     """What the third output predicts: how central the location is in its box, or the IoU of the box."""
+    quality_tower: Literal["box", "class"] = "box"
+    """The tower that the third output reads."""
+    score: Literal["root", "product"] = "root"
+    """``root``: candidates are the best by class times quality, whose square root is their score (AdelaiDet);
+    ``product``: they are the best by class alone, and class times quality is their score (mmdetection)."""
     score_with_quality: bool = False
     """Whether ``min_score`` is asked of class times quality instead of the class alone."""
     min_score: Share = 0.05
     candidates: Count = 1000
     """Pairs of location and class per level that enter NMS."""
+    clip: bool = False
+    """Whether boxes are cut at the image's border before NMS, and dropped where nothing is left (mmdetection)."""
     nms_threshold: Share = 0.6
     detections: Count = 100
     """Objects kept per image."""
@@ -73,17 +85,20 @@ class FcosRaw(NamedTuple):
     """Logits."""
     extra: tuple[Float[Tensor, "b d _ _"], ...]
     """What the method predicts besides; no levels at all for the plain detector."""
+    extents: Float[Tensor, "b 2"] | None = None
+    """Width and height of each image inside the input; None where the whole input is image."""
 
     def float(self) -> "FcosRaw":
         """The same in fp32."""
-        return FcosRaw(*(tuple(level.float() for level in levels) for levels in self))
+        logits, distances, quality, extra = (tuple(level.float() for level in levels) for levels in self[:4])
+        return FcosRaw(logits, distances, quality, extra, self.extents)
 
 
 class FcosDetections(NamedTuple):
     """The K best boxes of each image after NMS, best first; a padding row has score 0."""
 
     boxes: Float[Tensor, "b k 4"]
-    """``x1 y1 x2 y2`` in pixels of the input, not clipped to it."""
+    """``x1 y1 x2 y2`` in pixels of the input, clipped only where `FcosDetectorConfig.clip` says so."""
     labels: Int[Tensor, "b k"]
     scores: Float[Tensor, "b k"]
     locations: Int[Tensor, "b k"]
@@ -113,6 +128,13 @@ def pyramid(config: BackboneConfig, width: int, levels: int) -> tuple[Backbone, 
     return backbone, fpn
 
 
+def extents_inside(
+    images: Float[Tensor, "b 3 h w"], sizes: Int[Tensor, "b 2"] | None, config: FcosDetectorConfig
+) -> Float[Tensor, "b 2"] | None:
+    """`FcosRaw.extents` of images, for the detectors that look at them."""
+    return extents_of(images, sizes) if config.clip and sizes is not None else None
+
+
 def require_whole_cells(images: Float[Tensor, "b 3 h w"]) -> None:
     """Raise `MaskkitError` for an input that P3 to P5 do not divide: their maps would not lie on each other."""
     height, width = images.shape[2:]
@@ -138,13 +160,13 @@ class FcosHead(nn.Module):
     def __init__(self, config: FcosDetectorConfig, num_classes: int, extra: int = 0) -> None:
         super().__init__()
         width = config.width
-        self.class_tower = tower(width, config.tower_convs)
-        self.box_tower = tower(width, config.tower_convs)
+        self.class_tower = tower(width, config.tower_convs, config.tower_bias)
+        self.box_tower = tower(width, config.tower_convs, config.tower_bias)
         self.logits = nn.Conv2d(width, num_classes, 3, padding=1)
         self.sides = nn.Conv2d(width, 4, 3, padding=1)
         self.quality = nn.Conv2d(width, 1, 3, padding=1)
         self.extra = nn.Conv2d(width, extra, 3, padding=1) if extra else None
-        self.exponential = config.distance_activation == "exp"
+        self.config = config
         scaled = config.strides if config.level_scales else ()
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in scaled)
         for module in self.modules():
@@ -155,18 +177,22 @@ class FcosHead(nn.Module):
         assert self.logits.bias is not None
         nn.init.constant_(self.logits.bias, -4.595)  # a foreground probability of 0.01 (focal loss, section 4.1)
 
-    def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> FcosRaw:
-        """Predictions on every level."""
+    def forward(
+        self, levels: Sequence[Float[Tensor, "b c _ _"]], extents: Float[Tensor, "b 2"] | None = None
+    ) -> FcosRaw:
+        """Predictions on every level. ``extents`` are those of `FcosRaw`."""
+        config = self.config
         logits, distances, quality, extra = [], [], [], []
         for i, level in enumerate(levels):
-            boxes = self.box_tower(level)
+            classes, boxes = self.class_tower(level), self.box_tower(level)
             distance = self.sides(boxes) * (self.scales[i] if self.scales else 1)
-            logits.append(self.logits(self.class_tower(level)))
-            distances.append(distance.float().exp() if self.exponential else F.relu(distance))
-            quality.append(self.quality(boxes))
+            distance = distance.float().exp() if config.distance_activation == "exp" else F.relu(distance)
+            logits.append(self.logits(classes))
+            distances.append(distance / config.strides[i] if config.distance_unit == "pixels" else distance)
+            quality.append(self.quality(boxes if config.quality_tower == "box" else classes))
             if self.extra is not None:
                 extra.append(self.extra(boxes))
-        return FcosRaw(tuple(logits), tuple(distances), tuple(quality), tuple(extra))
+        return FcosRaw(tuple(logits), tuple(distances), tuple(quality), tuple(extra), extents)
 
 
 # locations -----------------------------------------------------------------------------------------------------------
@@ -274,9 +300,9 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
         of_class = logits.sigmoid()
         score = of_class * quality.sigmoid()  # (B, K, h, w)
         passed = score if config.score_with_quality else of_class
-        score = torch.where(passed > config.min_score, score, 0).flatten(1)  # (B, K h w)
-        score, order = score.topk(min(config.candidates, score.shape[1]))
-        scores.append(score.sqrt())
+        rank = torch.where(passed > config.min_score, score if config.score == "root" else of_class, 0).flatten(1)
+        best, order = rank.topk(min(config.candidates, rank.shape[1]))
+        scores.append(best.sqrt() if config.score == "root" else score.flatten(1).gather(1, order) * (best > 0))
         label = order // cells
         labels.append(label)
         locations.append(order - label * cells + first)
@@ -288,7 +314,12 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     xy, stride = points.xy[location], points.stride[location]
     distances = pick(raw.distances, image, location.flatten()).view(b, m, 4) * stride[..., None]
     boxes = torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], 2)
-    return FcosDetections(boxes, torch.cat(labels, 1), torch.cat(scores, 1), location, boxes.new_zeros(b, m, 0))
+    score = torch.cat(scores, 1)
+    if config.clip:
+        width_height = numbers(input_size(raw, config)[::-1], boxes).expand(b, 2)
+        boxes = clip(boxes, width_height if raw.extents is None else raw.extents)
+        score = score * (boxes[..., 2:] > boxes[..., :2]).all(2)
+    return FcosDetections(boxes, torch.cat(labels, 1), score, location, boxes.new_zeros(b, m, 0))
 
 
 def detect(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:

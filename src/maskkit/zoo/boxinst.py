@@ -1,10 +1,24 @@
 """BoxInst: presets. The network, and so the key map, is that of CondInst."""
 
-from maskkit.config import BoxOnly, change
+from dataclasses import replace
+
+from maskkit.config import BackboneConfig, BoxOnly, change
 from maskkit.models.boxinst import BoxInst, BoxInstConfig
+from maskkit.nn.dynamic_mask import DynamicMaskConfig
+from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.condinst import rename
-from maskkit.zoo.recipes import FROZEN_MOBILENET, SMALL_FCOS, adelaidet, caffe_resnet, small_presets
+from maskkit.zoo.recipes import (
+    FROZEN_MOBILENET,
+    MMDETECTION_FCOS,
+    MULTI_SCALE,
+    SMALL_FCOS,
+    adelaidet,
+    caffe_resnet,
+    detectron2_train,
+    mmdetection,
+    small_presets,
+)
 
 __all__ = ["rename"]
 
@@ -19,6 +33,18 @@ def _official(name: str, paper: str, times: int, layers: int = 50) -> Preset:
     return adelaidet(times).preset(name, config, f"COCO {paper}")
 
 
+def _mmdetection(layers: int, ap: float) -> Preset:
+    config = BoxInstConfig(
+        backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4),
+        detector=FcosDetectorConfig(**MMDETECTION_FCOS),
+        masks=DynamicMaskConfig(mask_channels=16, head_width=16),
+        box_only=BoxOnly(warmup=1 / 9, skip_bottom=10),
+    )
+    train = replace(detectron2_train(1, 0.01), decay_norm=True)
+    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train)
+    return recipe.preset(f"boxinst-resnet{layers}-1x-mmdet", config, f"COCO val2017 mask AP {ap}")
+
+
 METHOD = Method(
     title="BoxInst",
     paper="Tian, Shen, Wang, Chen: BoxInst: High-Performance Instance Segmentation with Box Annotations. CVPR 2021",
@@ -28,6 +54,8 @@ METHOD = Method(
         _official("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
         _official("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, 101),
         _official("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, 101),
+        _mmdetection(50, 31.1),
+        _mmdetection(101, 32.7),
         *small_presets(
             "boxinst",
             lambda _: change(
@@ -38,5 +66,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="AdelaiDet, 2 cases",
+    agreement="AdelaiDet, 2 cases; mmdetection, 2 cases",
 )

@@ -1,12 +1,25 @@
-"""CondInst: key map of AdelaiDet's checkpoints (also for BoxInst), and presets."""
+"""CondInst: key maps of AdelaiDet and mmdetection (also for BoxInst), and presets."""
+
+from dataclasses import replace
 
 from torch import Tensor
 
-from maskkit.config import BoxOnly, change
+from maskkit.config import BackboneConfig, BoxOnly, change
 from maskkit.models.condinst import CondInst, CondInstConfig
+from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
-from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, Rules, bgr_to_rgb, rename_by
-from maskkit.zoo.recipes import FROZEN_MOBILENET, SMALL_FCOS, adelaidet, caffe_resnet, small_presets
+from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, MMDETECTION_FCOS_KEYS, Rules, as_rows, bgr_to_rgb, rename_by
+from maskkit.zoo.recipes import (
+    FROZEN_MOBILENET,
+    MMDETECTION_FCOS,
+    MULTI_SCALE,
+    SMALL_FCOS,
+    adelaidet,
+    caffe_resnet,
+    detectron2_train,
+    mmdetection,
+    small_presets,
+)
 
 _RULES: Rules = (
     *ADELAIDET_FCOS_KEYS,
@@ -15,12 +28,28 @@ _RULES: Rules = (
     (r"mask_branch\.seg_head\.(.+)", r"mask_branch.semantic.\1"),
     (r"mask_branch\.logits\.(.+)", r"mask_branch.semantic.2.\1"),
 )
+_FEATURE = r"mask_head\.mask_feature_head"
+_MMDETECTION: Rules = (
+    *MMDETECTION_FCOS_KEYS,
+    (r"bbox_head\.controller\.(.+)", r"head.extra.\1"),
+    (rf"{_FEATURE}\.convs_all_levels\.(\d)\.conv\d\.conv\.(.+)", r"mask_branch.refine.\1.0.\2"),
+    (rf"{_FEATURE}\.convs_all_levels\.(\d)\.conv\d\.bn\.(.+)", r"mask_branch.refine.\1.1.\2"),
+    (rf"{_FEATURE}\.conv_branch\.(\d)\.conv\.(.+)", r"mask_branch.tower.\1.0.\2"),
+    (rf"{_FEATURE}\.conv_branch\.(\d)\.bn\.(.+)", r"mask_branch.tower.\1.1.\2"),
+    (rf"{_FEATURE}\.conv_pred\.(.+)", r"mask_branch.tower.4.\1"),
+)
 _CONSTANTS = ("mask_head.sizes_of_interest", "mask_head._iter")
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From official names to ours. Raises `DataError` for an unknown name."""
-    return bgr_to_rgb(rename_by(_RULES, {n: t for n, t in state.items() if n not in _CONSTANTS}, "CondInst"))
+    """From official names to ours. Raises `DataError` for an unknown name.
+
+    AdelaiDet's ResNets come from Caffe and read BGR, mmdetection's RGB.
+    """
+    state = {n: t for n, t in state.items() if n not in _CONSTANTS}
+    if any(name.startswith("backbone.bottom_up.") for name in state):
+        return bgr_to_rgb(rename_by(_RULES, state, "CondInst"))
+    return as_rows(rename_by(_MMDETECTION, state, "CondInst"))
 
 
 # presets --------------------------------------------------------------------------------------------------------------
@@ -30,6 +59,18 @@ def _official(name: str, paper: str, times: int, layers: int = 50, semantic_weig
     box_only = BoxOnly(skip_bottom=10)
     config = CondInstConfig(backbone=caffe_resnet(layers), box_only=box_only, semantic_weight=semantic_weight)
     return adelaidet(times).preset(name, config, f"COCO {paper}")
+
+
+def _mmdetection() -> Preset:
+    config = CondInstConfig(
+        backbone=BackboneConfig(frozen_stride=4),
+        detector=FcosDetectorConfig(**MMDETECTION_FCOS),
+        box_only=BoxOnly(skip_bottom=10),
+        masks_to_train=300,
+    )
+    train = replace(detectron2_train(1, 0.01), decay_norm=True)
+    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train)
+    return recipe.preset("condinst-resnet50-1x-mmdet", config, "COCO val2017 mask AP 36.0")
 
 
 METHOD = Method(
@@ -42,6 +83,7 @@ METHOD = Method(
         _official("condinst-resnet101-3x", "val mask AP 38.6", 3, 101),
         _official("condinst-semantic-resnet50-3x", "test-dev mask AP 38.7, val 38.2", 3, semantic_weight=1.0),
         _official("condinst-semantic-resnet101-3x", "test-dev mask AP 40.1, val 39.8", 3, 101, semantic_weight=1.0),
+        _mmdetection(),
         *small_presets(
             "condinst",
             lambda _: change(
@@ -53,5 +95,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="AdelaiDet, 9 cases",
+    agreement="AdelaiDet, 9 cases; mmdetection, 2 cases",
 )

@@ -127,6 +127,27 @@ MMDETECTION_INPUT = imagenet_input((800, 1333), "shorter", interpolation="cv2")
 """Input of mmdetection's models in PyTorch style: shorter side 800, OpenCV's resize of bytes, ImageNet's statistics."""
 
 
+def mmdetection(times: int, input: InputConfig = MMDETECTION_INPUT) -> Recipe:
+    """mmdetection's zoo: ``times`` 12 epochs of 16 images, with multi-scale training in the 2x schedule. The rate is
+    that of the one-stage methods."""
+    train = TrainConfig(
+        epochs=12 * times,
+        batch=16,
+        lr=0.01,
+        weight_decay=1e-4,
+        schedule="steps",
+        milestones=(8 / 12, 11 / 12),
+        warmup=500,
+        warmup_from=1 / 3,
+        clip=35.0,
+    )
+    return Recipe(input, FLIP if times == 1 else MULTI_SCALE, train, MMDETECTION)
+
+
+MMDETECTION_FCOS: dict[str, Any] = {"score": "product", "clip": True}
+"""Fields of mmdetection's anchor-free detectors, of which the score of class times quality is no square root."""
+
+
 def solo_recipe(times: int, warmup_from: float) -> Recipe:
     """The zoo of WXinlong/SOLO, built on mmdetection: ``times`` 12 epochs, with multi-scale training in the 3x
     schedule."""

@@ -12,6 +12,9 @@ _RUNNERS = {
     "solo_": "solo",
     "decoupled_solo_": "solo",
     "solov2_": "solo",
+    "fcos_": "fcos",
+    "condinst_": "fcos",
+    "boxinst_": "fcos",
 }
 """The beginning of a case's name, and the module that runs it."""
 
