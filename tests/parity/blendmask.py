@@ -99,7 +99,7 @@ def _forward(case: Case) -> None:
     close = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
     for i, level in enumerate(levels):
         case.compare(f"fpn.p{i + 3}", level, *close)
-    for name, parts in zip(("logits", "reg", "ctrness", "top_feats"), raw.detector, strict=True):
+    for name, parts in zip(("logits", "reg", "ctrness", "top_feats"), raw.detector[:4], strict=True):
         for i, part in enumerate(parts):
             case.compare(f"fcos.{name}.{i}", part, *close)
     case.compare("bases", raw.basis.bases, *close)

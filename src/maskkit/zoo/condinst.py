@@ -21,7 +21,7 @@ from maskkit.zoo.recipes import (
     small_presets,
 )
 
-_RULES: Rules = (
+_ADELAIDET: Rules = (
     *ADELAIDET_FCOS_KEYS,
     (r"controller\.(.+)", r"head.extra.\1"),
     (r"mask_branch\.(refine|tower)\.(.+)", r"mask_branch.\1.\2"),
@@ -47,9 +47,8 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     AdelaiDet's ResNets come from Caffe and read BGR, mmdetection's RGB.
     """
     state = {n: t for n, t in state.items() if n not in _CONSTANTS}
-    if any(name.startswith("backbone.bottom_up.") for name in state):
-        return bgr_to_rgb(rename_by(_RULES, state, "CondInst"))
-    return as_rows(rename_by(_MMDETECTION, state, "CondInst"))
+    found = as_rows(rename_by((*_ADELAIDET, *_MMDETECTION), state, "CondInst"))
+    return bgr_to_rgb(found) if any(name.startswith("backbone.bottom_up.") for name in state) else found
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -32,9 +32,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The ResNets of both zoos come from Caffe and read BGR.
     """
-    official = any(name.startswith("backbone.bottom_up.") for name in state)
-    rules = ADELAIDET_FCOS_KEYS if official else MMDETECTION_FCOS_KEYS
-    return bgr_to_rgb(as_rows(rename_by(rules, state, "FCOS")))
+    return bgr_to_rgb(as_rows(rename_by((*ADELAIDET_FCOS_KEYS, *MMDETECTION_FCOS_KEYS), state, "FCOS")))
 
 
 # presets --------------------------------------------------------------------------------------------------------------
