@@ -127,10 +127,17 @@ class InputConfig:
     """RGB divisor on 0..255."""
     multiple: Count = 32
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
+    padding: Colour | None = None
+    """Grey level of the padding on 0..255, 114 in the YOLO family; None: the mean colour."""
 
     def __post_init__(self) -> None:
         if self.antialias and self.interpolation != "bilinear":
             raise MaskkitError("input.antialias is set, and input.interpolation does not antialias; set one of them")
+
+    @property
+    def surround(self) -> tuple[float, float, float]:
+        """RGB, on 0..255, of what is around an image in the input."""
+        return self.mean if self.padding is None else (self.padding, self.padding, self.padding)
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,10 @@ class TrainConfig:
     """``poly`` is the remaining share of the run to the power of 0.9."""
     milestones: tuple[Share, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Shares of the run after which ``steps`` divides the learning rate by ten."""
+    flat: Decay = 0.0
+    """Share of the run before ``cosine`` begins to fall (RTMDet: half)."""
+    least: Share = 0.0
+    """Share of the learning rate at which ``cosine`` ends."""
     warmup: Whole = 500
     """Steps of linear warm-up."""
     warmup_from: Share = 0.1
@@ -188,6 +199,9 @@ class TrainConfig:
     """Largest gradient norm; 0 switches clipping off."""
     ema: Decay = 0.0
     """Decay of the EMA of the weights, which is evaluated and saved; 0 switches it off."""
+    ema_warmup: Weight = 0.0
+    """Steps over which the decay of the EMA grows, as ``1 - exp(-steps / ema_warmup)``; 0: it grows within the first
+    few, as ``(1 + steps) / (10 + steps)``."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass; losses are always fp32."""
     channels_last: bool = True

@@ -207,7 +207,7 @@ class Target:
 
 @dataclass
 class Batch:
-    """Normalised images, padded on the right and below with zeros (the mean colour), and their targets.
+    """Normalised images, padded on the right and below by `InputConfig.surround`, and their targets.
 
     ``sizes`` are the (height, width) of the images inside their padding; nothing else says what is padding.
     """

@@ -97,3 +97,29 @@ def test_nothing_found_is_a_prediction_without_objects() -> None:
     prediction = decode(OverInput(), selected(np.zeros((3, 4, 4)), scores=np.zeros(3, np.float32)), [meta], NAMES)[0]
     assert len(prediction) == 0
     assert prediction.to_coco() == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    seed=st.integers(0, 10_000),
+)
+def test_logits_in_two_steps_are_torchs(grid: tuple[int, int], size: tuple[int, int], seed: int) -> None:
+    """Enlarged to the network's input, from there to the original, and cut off where that ends in the padding."""
+    rng = np.random.default_rng(seed)
+    logits = 4 * rng.standard_normal((3, *grid)).astype(np.float32)
+    logits[2] = 0  # a logit of 0 is background
+    inputs = (8 * grid[0], 8 * grid[1])
+    factor = min(inputs[0] / size[0], inputs[1] / size[1])
+    meta = ImageMeta(1, "", size, inputs, np.array([[1 / factor, 0, 0], [0, 1 / factor, 0]]))
+    found = decode(OverInput(threshold=0.0, steps=2), selected(logits), [meta], NAMES)[0].instances
+    assert found is not None
+    assert found.masks is not None
+    large = F.interpolate(torch.from_numpy(logits)[None], size=inputs, mode="bilinear")
+    at = [(torch.arange(n) + 0.5) * factor / side * 2 - 1 for n, side in zip(size, inputs, strict=True)]
+    places = torch.stack([at[1].expand(size[0], -1), at[0][:, None].expand(-1, size[1])], -1)[None].float()
+    expected = F.grid_sample(large, places, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    sure = expected.abs() > 1e-3
+    sure[2] = True
+    assert np.array_equal(found.masks.dense() & sure.numpy(), ((expected > 0) & sure).numpy())

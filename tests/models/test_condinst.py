@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import torch
 
 from maskkit import zoo
-from maskkit.models.condinst import CondInst, some
+from maskkit.models.condinst import CondInst
+from maskkit.nn.dynamic_mask import some
 from maskkit.nn.fcos_targets import Positives
 from tests.models.conformance import Conformance
 

@@ -9,7 +9,6 @@ from maskkit.decode import decode
 from maskkit.engine.optim import learning_rate, param_groups
 from maskkit.geometry import polygons
 from maskkit.models.base import to_arrays
-from maskkit.models.condinst import some
 from maskkit.nn.dynamic_mask import (
     DynamicMaskRaw,
     MaskBranchRaw,
@@ -19,6 +18,7 @@ from maskkit.nn.dynamic_mask import (
     mask_centres,
     mask_targets,
     semantic_loss,
+    some,
     split_parameters,
 )
 from maskkit.nn.fcos import fcos_loss, pick

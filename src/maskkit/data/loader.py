@@ -64,13 +64,14 @@ def collate(samples: Sequence[Sample], input: InputConfig) -> Batch:
 
     Images of different sizes, and all images of the mode ``shorter``, are padded right and bottom to the largest size,
     rounded up to a multiple of ``input.multiple``, and so are masks and maps. ``sizes`` are the ``input_size`` of the
-    samples' metas; everything outside them is zero.
+    samples' metas; everything outside them is zero, or the grey of ``input.padding``.
     """
     sizes = {(image.shape[1], image.shape[2]) for image, _, _ in samples}
     height, width = (max(side) for side in zip(*sizes, strict=True))
     if len(sizes) > 1 or input.resize == "shorter":
         height, width = (-(-side // input.multiple) * input.multiple for side in (height, width))
-    images = torch.zeros(len(samples), 3, height, width)
+    around = normalise(torch.tensor(input.surround)[:, None, None], input)
+    images = around.expand(len(samples), -1, height, width).clone()
     targets = []
     for i, (image, target, meta) in enumerate(samples):
         h, w = meta.input_size

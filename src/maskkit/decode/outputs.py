@@ -19,12 +19,12 @@ class Boxes(NamedTuple, Generic[A]):
 
 
 class ObjectMasks(NamedTuple, Generic[A]):
-    """Objects with mask probabilities each; the decoder knows where their grid lies."""
+    """Objects with a mask each; the decoder knows where their grid lies."""
 
     boxes: A  # (B, K, 4)
     labels: A  # (B, K)
     scores: A  # (B, K)
-    masks: A  # (B, K, h, w)
+    masks: A  # (B, K, h, w): probabilities, or logits where the decoder's threshold is 0
     mask_scores: A  # (B, K): equal to the scores unless a method scores masks separately
 
 

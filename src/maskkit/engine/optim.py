@@ -71,7 +71,8 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
         return config.lr * warm * 0.1 ** sum(step >= share * total for share in config.milestones)
     if config.schedule == "poly":
         return config.lr * warm * (1 - step / total) ** 0.9
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+    fallen = max(0.0, step / total - config.flat) / (1 - config.flat)  # share of the cosine, 0 to 1
+    return config.lr * warm * (config.least + (1 - config.least) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -80,10 +81,20 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
+def average_decay(step: int, config: TrainConfig) -> float:
+    """Share of the old average that stays after step ``step`` (0 is the first).
+
+    With ``ema_warmup`` the first step gives the weights themselves (``ExpMomentumEMA`` of mmdetection).
+    """
+    if config.ema_warmup:
+        return config.ema * (1 - math.exp(-(1 + step) / config.ema_warmup)) if step else 0.0
+    return min(config.ema, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, config: TrainConfig, step: int) -> None:
     """Update the moving average after step ``step``; the decay is lower in the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
+    decay = average_decay(step, config)
     for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if old.is_floating_point():
             old.lerp_(new, 1 - decay)

@@ -113,7 +113,7 @@ def train(
             run.backward(losses)
             run.update(model, optimizer)
             if average is not None:
-                update_average(average, model, settings.ema, step)
+                update_average(average, model, settings, step)
 
             done = learner.info["step"] = step + 1
             run.log.step(done, values, rate, settings.batch)

@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     """A batch for a runtime, and what its outputs are decoded with."""
 
     images: Float[np.ndarray, "b 3 h w"]
-    """Padded on the right and below with zeros, the mean colour."""
+    """Padded on the right and below with zeros, the mean colour, unless ``input.padding`` says otherwise."""
     sizes: Int[np.ndarray, "b 2"]
     """(Height, width) of each image inside its padding."""
     metas: list[ImageMeta]
@@ -67,7 +67,9 @@ def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:
     """Images as one batch of their `padded_size`."""
     sizes = np.array([image.shape[:2] for image, _ in prepared], np.int64)
     height, width = padded_size(prepared, input)
-    images = np.zeros((len(prepared), height, width, 3), np.float32)
+    mean, std = np.asarray(input.mean, np.float32), np.asarray(input.std, np.float32)
+    around = (np.asarray(input.surround, np.float32) - mean) / std
+    images = np.broadcast_to(around, (len(prepared), height, width, 3)).copy()
     for canvas, (image, _) in zip(images, prepared, strict=True):
         canvas[: image.shape[0], : image.shape[1]] = image
     metas = [replace(meta, input_size=(height, width)) for _, meta in prepared]

@@ -28,7 +28,6 @@ error; background inside a crowd is ignored; masks go from a quarter of the inpu
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -44,6 +43,7 @@ from maskkit.nn.dynamic_mask import (
     mask_centres,
     mask_terms,
     semantic_loss,
+    some,
 )
 from maskkit.nn.fcos import (
     FcosDetectorConfig,
@@ -54,7 +54,6 @@ from maskkit.nn.fcos import (
     relative_boxes,
     require_whole_cells,
 )
-from maskkit.nn.fcos_targets import Positives
 from maskkit.ranges import Weight, Whole
 from maskkit.targets import Batch, Target
 
@@ -117,12 +116,3 @@ class CondInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
         found, masks = find(raw, self.config.detector, self.config.masks)
         boxes = relative_boxes(found, raw.detector, self.config.detector)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
-
-
-def some(positives: Positives, count: int) -> Positives:
-    """At most ``count`` of the positives, at random."""
-    found = len(positives.label)
-    if found <= count:
-        return positives
-    kept = torch.randperm(found, device="cpu")[:count].sort().values.to(positives.label.device)
-    return Positives(*(column[kept] for column in positives))

@@ -8,7 +8,7 @@ that network draws the mask of its object and of no other.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,29 +27,27 @@ from maskkit.nn.fcos import (
     pick,
     propose,
 )
-from maskkit.nn.fcos_targets import Positives, locate
+from maskkit.nn.fcos_targets import locate
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
 from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
+P = TypeVar("P", bound=tuple[Tensor, ...])
+
 
 @dataclass(frozen=True)
-class DynamicMaskConfig:
-    """The mask branch, the dynamic heads and which masks are kept; the defaults are the published CondInst for COCO."""
+class DynamicHeadConfig:
+    """The mask branch and the dynamic heads."""
 
     branch_width: Count = 128
     """Channels inside the mask branch."""
     branch_convs: Whole = 4
-    """Convolutions of the mask branch after the levels are added up."""
+    """Convolutions of the mask branch after the levels are put together."""
     mask_channels: Count = 8
     """What the mask branch gives to every dynamic head."""
     head_width: Count = 8
     """Channels of the dynamic convolutions."""
     head_convs: Whole = 3
-    nms: Literal["boxes", "masks"] = "boxes"
-    """What must not overlap. With ``masks`` no box has a part in the result."""
-    mask_candidates: Count = 500
-    """Best candidates of an image whose masks are compared, for ``nms`` ``masks``."""
 
     @property
     def head_widths(self) -> list[int]:
@@ -60,6 +58,16 @@ class DynamicMaskConfig:
     def head_parameters(self) -> int:
         """Numbers that make up one dynamic head: weights and biases."""
         return sum(before * after + after for before, after in pairwise(self.head_widths))
+
+
+@dataclass(frozen=True)
+class DynamicMaskConfig(DynamicHeadConfig):
+    """Both, and which masks are kept; the defaults are the published CondInst for COCO."""
+
+    nms: Literal["boxes", "masks"] = "boxes"
+    """What must not overlap. With ``masks`` no box has a part in the result."""
+    mask_candidates: Count = 500
+    """Best candidates of an image whose masks are compared, for ``nms`` ``masks``."""
 
 
 class MaskBranchRaw(NamedTuple):
@@ -165,11 +173,13 @@ def dynamic_masks(
     features: Float[Tensor, "*b c h w"],
     cell: int,
     widths: list[int],
+    corners: bool = False,
 ) -> Float[Tensor, "*b n h w"]:
     """Mask logits, on the grid of ``features``, of the n objects of an image, or of several, found at locations ``xy``.
 
-    ``cell`` is the side, in pixels, of a cell of that grid, ``widths`` are `DynamicMaskConfig.head_widths`. ``stride``
-    may differ in x and y.
+    ``cell`` is the side, in pixels, of a cell of that grid, ``widths`` are `DynamicHeadConfig.head_widths`. ``stride``
+    may differ in x and y. The offset is measured from the middle of a cell or, with ``corners``, from its upper left
+    corner.
 
     The two coordinate channels are the offset from each cell to the location, divided by eight strides of the
     location's level. They differ from object to object, but only by a constant: what a head makes of the cell's own
@@ -178,8 +188,9 @@ def dynamic_masks(
     processor core takes an eighth of the time of the official grouped convolution, with a twelfth of the memory.
     """
     *batch, _, height, width = features.shape
-    y = torch.arange(height, device=xy.device, dtype=xy.dtype) * cell + cell // 2
-    x = torch.arange(width, device=xy.device, dtype=xy.dtype) * cell + cell // 2
+    start = 0 if corners else cell // 2
+    y = torch.arange(height, device=xy.device, dtype=xy.dtype) * cell + start
+    x = torch.arange(width, device=xy.device, dtype=xy.dtype) * cell + start
     cells = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, h, w)
     shared = torch.cat([cells.expand(*batch, -1, -1, -1), features], -3).flatten(-2)  # (*B, 2 + c, h w)
     unit = stride if stride.ndim == xy.ndim else stride[..., None]  # (*B, n, 1 or 2)
@@ -224,32 +235,64 @@ def mask_centres(target: Target, size: tuple[int, int]) -> Float[Tensor, "n 2"]:
     return centres
 
 
+class Assigned(Protocol):
+    """The n locations of a batch that have an object."""
+
+    @property
+    def image(self) -> Int[Tensor, "n"]:
+        """Number of the image in the batch."""
+        ...
+
+    @property
+    def location(self) -> Int[Tensor, "n"]:
+        """Index into `maskkit.nn.fcos_targets.Locations`."""
+        ...
+
+    @property
+    def object(self) -> Int[Tensor, "n"]:
+        """Index into the image's target."""
+        ...
+
+
+def some(positives: P, count: int) -> P:
+    """At most ``count`` of the positives, a named tuple of n-rowed tensors, at random."""
+    found = len(positives[0])
+    if found <= count:
+        return positives
+    kept = torch.randperm(found, device="cpu")[:count].sort().values.to(positives[0].device)
+    return type(positives)(*(column[kept] for column in positives))
+
+
 def mask_terms(
     raw: DynamicMaskRaw,
-    positives: Positives,
+    positives: Assigned,
     batch: Batch,
     strides: Sequence[int],
-    config: DynamicMaskConfig,
+    config: DynamicHeadConfig,
     box_only: BoxOnly,
+    corners: bool = False,
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms ``mask`` (dice of known masks), ``mask/projection`` and ``mask/pairwise`` (masks known by box).
 
-    Their sum is a mean over the positives: in a mixture every one counts alike, whatever is known of it.
+    Their sum is a mean over the positives: in a mixture every one counts alike, whatever is known of it. With
+    ``corners`` (RTMDet) locations lie there, and masks are enlarged as images are, not by `aligned_upsample`.
     """
     drawn = []
-    locations = locate(raw.detector.logits, strides)
+    locations = locate(raw.detector.logits, strides, corners)
     parameters = pick(raw.detector.extra, positives.image, positives.location)
     for b in range(len(batch)):
         mine = positives.image == b
         where = positives.location[mine]
         at = locations.xy[where], locations.stride[where]
-        maps = dynamic_masks(parameters[mine], *at, raw.branch.features[b], strides[0], config.head_widths)  # (n, h, w)
-        drawn.append(aligned_upsample(maps[:, None], 2)[:, 0])  # (n, 2h, 2w)
+        features, widths = raw.branch.features[b], config.head_widths
+        maps = dynamic_masks(parameters[mine], *at, features, strides[0], widths, corners)[:, None]  # (n, 1, h, w)
+        doubled = F.interpolate(maps, scale_factor=2.0, mode="bilinear") if corners else aligned_upsample(maps, 2)
+        drawn.append(doubled[:, 0])  # (n, 2h, 2w)
     return terms_of_logits(drawn, positives, batch, box_only)
 
 
 def terms_of_logits(
-    logits: list[Float[Tensor, "_ h w"]], positives: Positives, batch: Batch, box_only: BoxOnly
+    logits: list[Float[Tensor, "_ h w"]], positives: Assigned, batch: Batch, box_only: BoxOnly
 ) -> dict[str, Float[Tensor, ""]]:
     """`mask_terms` of the masks that were drawn for the positives of each image, on a grid over the input."""
     known, truth, boxes = [], [], []
@@ -315,20 +358,21 @@ def find(
     """
     raw = raw.float()
     found = detect(raw.detector, detector) if config.nms == "boxes" else _detect_by_masks(raw, detector, config)
-    return found, aligned_upsample(_logits(raw, found, detector.strides, config.head_widths), 2).sigmoid()
+    return found, aligned_upsample(mask_logits(raw, found, detector.strides, config.head_widths), 2).sigmoid()
 
 
-def _logits(
-    raw: DynamicMaskRaw, found: FcosDetections, strides: Sequence[int], widths: list[int]
+def mask_logits(
+    raw: DynamicMaskRaw, found: FcosDetections, strides: Sequence[int], widths: list[int], corners: bool = False
 ) -> Float[Tensor, "b k h w"]:
-    locations = locate(raw.detector.logits, strides)
+    """Mask logits, on the grid of P3, of what was found in an fp32 ``raw``."""
+    locations = locate(raw.detector.logits, strides, corners)
     xy, stride = locations.xy[found.locations], locations.stride[found.locations]
-    return dynamic_masks(found.extra, xy, stride, raw.branch.features, strides[0], widths)
+    return dynamic_masks(found.extra, xy, stride, raw.branch.features, strides[0], widths, corners)
 
 
 def _detect_by_masks(raw: DynamicMaskRaw, detector: FcosDetectorConfig, config: DynamicMaskConfig) -> FcosDetections:
     """Greedy NMS on the IoU of masks, class by class, among the best candidates: the box has no part in it."""
     found = keep_best(propose(raw.detector, detector), raw.detector, config.mask_candidates)
-    masks = _logits(raw, found, detector.strides, config.head_widths) > 0  # (B, M, h, w)
+    masks = mask_logits(raw, found, detector.strides, config.head_widths) > 0  # (B, M, h, w)
     alive = mask_nms(masks, found.labels, detector.nms_threshold) & masks.flatten(2).any(2)
     return keep_best(found._replace(scores=found.scores * alive), raw.detector, detector.detections)

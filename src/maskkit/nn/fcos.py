@@ -11,7 +11,7 @@ of the stride inside the network and in `FcosRaw`, in pixels elsewhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,15 @@ class FcosDetectorConfig:
     """Objects kept per image."""
 
 
+class Strided(Protocol):
+    """The config of a detector of this kind, as far as its levels go."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the levels, finest first."""
+        ...
+
+
 class FcosRaw(NamedTuple):
     """What the head says on each level, finest first."""
 
@@ -82,7 +91,7 @@ class FcosRaw(NamedTuple):
     distances: tuple[Float[Tensor, "b 4 _ _"], ...]
     """Distances to left, top, right, bottom in strides, never negative."""
     quality: tuple[Float[Tensor, "b 1 _ _"], ...]
-    """Logits."""
+    """Logits; no levels at all for a detector without them (RTMDet)."""
     extra: tuple[Float[Tensor, "b d _ _"], ...]
     """What the method predicts besides; no levels at all for the plain detector."""
     extents: Float[Tensor, "b 2"] | None = None
@@ -278,13 +287,13 @@ def fcos_loss(
 # inference -----------------------------------------------------------------------------------------------------------
 
 
-def input_size(raw: FcosRaw, config: FcosDetectorConfig) -> tuple[int, int]:
+def input_size(raw: FcosRaw, config: Strided) -> tuple[int, int]:
     """Height and width of the network's input, which the finest level divides."""
     rows, columns = raw.logits[0].shape[2:]
     return rows * config.strides[0], columns * config.strides[0]
 
 
-def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosDetectorConfig) -> Float[Tensor, "b k 4"]:
+def relative_boxes(found: FcosDetections, raw: FcosRaw, config: Strided) -> Float[Tensor, "b k 4"]:
     """Boxes relative to the network's input, and clipped to it."""
     height, width = input_size(raw, config)
     return (found.boxes / numbers((width, height, width, height), found.boxes)).clamp(0, 1)
@@ -292,34 +301,55 @@ def relative_boxes(found: FcosDetections, raw: FcosRaw, config: FcosDetectorConf
 
 def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS."""
-    raw = raw.float()
-    scores, labels, locations = [], [], []
-    first = 0
+    raw, ranks, scores = raw.float(), [], []
     for logits, quality in zip(raw.logits, raw.quality, strict=True):
-        cells = logits.shape[2] * logits.shape[3]
         of_class = logits.sigmoid()
         score = of_class * quality.sigmoid()  # (B, K, h, w)
         passed = score if config.score_with_quality else of_class
-        rank = torch.where(passed > config.min_score, score if config.score == "root" else of_class, 0).flatten(1)
-        best, order = rank.topk(min(config.candidates, rank.shape[1]))
-        scores.append(best.sqrt() if config.score == "root" else score.flatten(1).gather(1, order) * (best > 0))
+        ranks.append(torch.where(passed > config.min_score, score if config.score == "root" else of_class, 0))
+        scores.append(score)
+    found = best_pairs(ranks, raw, config.strides, config.candidates, scores)
+    if config.score == "root":
+        found = found._replace(scores=found.scores.sqrt())
+    if config.clip:
+        whole = numbers(input_size(raw, config)[::-1], found.boxes).expand(len(found.boxes), 2)
+        boxes = clip(found.boxes, whole if raw.extents is None else raw.extents)
+        score = found.scores * (boxes[..., 2:] > boxes[..., :2]).all(2)
+        found = found._replace(boxes=boxes, scores=score)
+    return found
+
+
+def best_pairs(
+    ranks: Sequence[Float[Tensor, "b k _ _"]],
+    raw: FcosRaw,
+    strides: Sequence[int],
+    count: int,
+    scores: Sequence[Float[Tensor, "b k _ _"]] | None = None,
+    corners: bool = False,
+) -> FcosDetections:
+    """The ``count`` pairs of location and class of the highest ``ranks`` of every level, with the boxes of an fp32
+    ``raw``.
+
+    Pairs of rank 0 have the score 0, others that of ``scores``, or the rank itself. ``corners`` says where locations
+    lie (`maskkit.nn.fcos_targets.locate`). The `extra` have no columns.
+    """
+    values, labels, locations = [], [], []
+    first = 0
+    for i, rank in enumerate(ranks):
+        cells = rank.shape[2] * rank.shape[3]
+        best, order = rank.flatten(1).topk(min(count, rank.shape[1] * cells))  # of K h w pairs
+        values.append(best if scores is None else scores[i].flatten(1).gather(1, order) * (best > 0))
         label = order // cells
         labels.append(label)
         locations.append(order - label * cells + first)
         first += cells
     location = torch.cat(locations, 1)  # (B, M)
     b, m = location.shape
-    image = image_of(location)
-    points = locate(raw.logits, config.strides)
+    points = locate(raw.logits, strides, corners)
     xy, stride = points.xy[location], points.stride[location]
-    distances = pick(raw.distances, image, location.flatten()).view(b, m, 4) * stride[..., None]
+    distances = pick(raw.distances, image_of(location), location.flatten()).view(b, m, 4) * stride[..., None]
     boxes = torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], 2)
-    score = torch.cat(scores, 1)
-    if config.clip:
-        width_height = numbers(input_size(raw, config)[::-1], boxes).expand(b, 2)
-        boxes = clip(boxes, width_height if raw.extents is None else raw.extents)
-        score = score * (boxes[..., 2:] > boxes[..., :2]).all(2)
-    return FcosDetections(boxes, torch.cat(labels, 1), score, location, boxes.new_zeros(b, m, 0))
+    return FcosDetections(boxes, torch.cat(labels, 1), torch.cat(values, 1), location, boxes.new_zeros(b, m, 0))
 
 
 def detect(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:

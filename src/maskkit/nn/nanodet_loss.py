@@ -8,7 +8,7 @@ focal loss; Li et al., "Generalized Focal Loss", NeurIPS 2020), its box learns b
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
@@ -17,10 +17,8 @@ from maskkit.nn.fcos import flatten
 from maskkit.nn.fcos_targets import Assignment, Locations, Positives, distances_to_sides, find_positives
 from maskkit.nn.losses import normaliser
 from maskkit.nn.nanodet import NanoDetConfig, NanoDetRaw, all_boxes, priors
+from maskkit.nn.soft_labels import match_costs, shares_of
 from maskkit.targets import Batch, Target
-
-_IOU_COST = 3.0
-"""Weight of the boxes in the cost of a match, beside the classes."""
 
 
 @torch.no_grad()
@@ -47,9 +45,8 @@ def assign(
         return Assignment(classes, objects)
     cost, iou = match_costs(logits[near], boxes[near], target.labels[real], target.boxes[real])
     cost = torch.where(inside[near][:, real], cost, torch.inf)
-    counts = iou.topk(min(assigned, len(near)), 0).values.sum(0).long().clamp(min=1)  # (N,)
     chosen = torch.zeros_like(cost, dtype=torch.bool)
-    for j, count in enumerate(counts.tolist()):
+    for j, count in enumerate(shares_of(iou, assigned).tolist()):
         chosen[cost[:, j].topk(count, largest=False).indices, j] = True
     chosen &= cost < torch.inf
     best = torch.where(chosen, cost, torch.inf).argmin(1)  # (near,)
@@ -58,20 +55,6 @@ def assign(
     objects[where] = real[best[found]]
     classes[where] = target.labels[objects[where]] + 1
     return Assignment(classes, objects)
-
-
-def match_costs(
-    logits: Float[Tensor, "p k"], boxes: Float[Tensor, "p 4"], labels: Int[Tensor, "n"], truth: Float[Tensor, "n 4"]
-) -> tuple[Float[Tensor, "p n"], Float[Tensor, "p n"]]:
-    """Cost and IoU of every pair of a location and an object."""
-    iou = box_math.iou(boxes, truth)
-    # binary cross-entropy of all classes: that of no object, and what the object's own class changes in it
-    scores = logits.sigmoid()
-    none = F.softplus(logits) * scores.square()  # (P, K)
-    own, score = logits[:, labels], scores[:, labels]  # (P, N)
-    cross = F.binary_cross_entropy_with_logits(own, iou, reduction="none") * (iou - score).square()
-    classes = none.sum(1, keepdim=True) - none[:, labels] + cross
-    return classes - _IOU_COST * (iou + 1e-7).log(), iou
 
 
 def nanodet_loss(

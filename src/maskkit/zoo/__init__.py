@@ -47,6 +47,7 @@ METHODS: dict[str, str] = {
     "psenet": "psenet",
     "pspnet": "pspnet",
     "refinenet": "refinenet",
+    "rtmdet": "rtmdet_ins",
     "segnet": "segnet",
     "solo": "solo",
     "solov2": "solov2",

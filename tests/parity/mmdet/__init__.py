@@ -15,6 +15,7 @@ _RUNNERS = {
     "fcos_": "fcos",
     "condinst_": "fcos",
     "boxinst_": "fcos",
+    "rtmdet_ins_": "rtmdet_ins",
 }
 """The beginning of a case's name, and the module that runs it."""
 

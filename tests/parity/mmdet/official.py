@@ -104,9 +104,9 @@ def meta_of(case: Case) -> ImageMeta:
     return ImageMeta(0, "", original, padded, np.array([[1 / x, 0, 0], [0, 1 / y, 0]]))
 
 
-def decoded(case: Case, model: Any, selected: Any) -> Instances:
+def decoded(case: Case, model: Any, selected: Any, meta: ImageMeta | None = None) -> Instances:
     """What the model's decoder makes of the selected objects of one image."""
-    found = decode(model.decoder, to_arrays(selected), [meta_of(case)], CATEGORIES)[0].instances
+    found = decode(model.decoder, to_arrays(selected), [meta or meta_of(case)], CATEGORIES)[0].instances
     assert found is not None
     return found
 

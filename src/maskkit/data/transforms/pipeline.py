@@ -30,7 +30,7 @@ def train_ops(
     if augment.photometric:
         ops.append(Photometric())
     if augment.expand > 1:
-        ops.append(Expand(augment.expand, input.mean, limit=limit))
+        ops.append(Expand(augment.expand, input.surround, limit=limit))
     if augment.iou_crop:
         ops.append(IoUCrop())
     if augment.flip > 0:
@@ -38,7 +38,7 @@ def train_ops(
     if augment.vertical_flip > 0:
         ops.append(VerticalFlip(augment.vertical_flip))
     if augment.scale_jitter is not None:
-        ops.append(ScaleJitter(augment.scale_jitter, input.size, input.resize, input.mean))
+        ops.append(ScaleJitter(augment.scale_jitter, input.size, input.resize, input.surround))
     else:
         ops.append(Resize(input.size, input.resize, input.antialias, augment.short_sides, input.interpolation))
     ops.append(DropSmall())

@@ -1,5 +1,6 @@
-"""Backbones: any timm model as ``{stride: feature}``, with local weights, frozen batch norm and batch-norm folding."""
+"""Backbones: any timm model, or CSPNeXt, as ``{stride: feature}``, with local weights; batch norm frozen or folded."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import MaskkitError
-from maskkit.nn.backbones import swin
+from maskkit.nn.backbones import cspnext, swin
 from maskkit.nn.backbones import vit as plain
 from maskkit.nn.backbones.names import check_name
 from maskkit.nn.backbones.pretrained import Pretrained
@@ -25,8 +26,9 @@ class Backbone(Pretrained):
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
     maps each stride to its channels. Layers up to ``frozen_stride`` are frozen. ``stride_in_1x1`` moves the stride of
     ResNet's stages into their first 1x1 convolution, as weights from Caffe need. ``vit`` configures the plain
-    transformers of `maskkit.nn.backbones.vit`. `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises
-    `MaskkitError` for a name, stride or option that the network does not have.
+    transformers of `maskkit.nn.backbones.vit`. Names of `maskkit.nn.backbones.cspnext.SIZES` give a CSPNeXt.
+    `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises `MaskkitError` for a name, stride or option that
+    the network does not have.
     """
 
     channels: dict[int, int]
@@ -45,11 +47,14 @@ class Backbone(Pretrained):
         vit: PlainVit | None = None,
     ) -> None:
         super().__init__()
-        check_name(name)
         self.strides = tuple(strides)
         self.norm = norm
         self.norms: nn.ModuleList | None = None
         """Layer norms of Swin's features."""
+        if name in cspnext.SIZES:
+            self._take_cspnext(name, bool(frozen_stride or stride_in_1x1 or pad_same))
+            return
+        check_name(name)
         if plain.is_plain(name):
             if frozen_stride or stride_in_1x1:
                 raise MaskkitError(
@@ -82,9 +87,7 @@ class Backbone(Pretrained):
         if swin.is_swin(name):
             swin.replace_blocks(self.body)
             self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels.values())
-        if norm == "frozen":
-            for module in self._norms():
-                module.requires_grad_(False)
+        self._freeze_norms()
         if frozen_stride:
             if frozen_stride < min(reductions):
                 raise MaskkitError(f"frozen_stride is {frozen_stride}; {name} has strides {reductions}, 0 freezes none")
@@ -105,9 +108,29 @@ class Backbone(Pretrained):
             vit=config.vit,
         )
 
+    def _take_cspnext(self, name: str, unknown_option: bool) -> None:
+        if unknown_option:
+            raise MaskkitError(
+                f"{name} is trained as a whole and has no bottlenecks: set --model.backbone.frozen-stride 0, "
+                "--model.backbone.no-stride-in-1x1 and --model.backbone.no-pad-same"
+            )
+        if lacking := [s for s in self.strides if s not in cspnext.STRIDES]:
+            raise MaskkitError(f"{name} has features at strides {[*cspnext.STRIDES]}, not at {lacking}")
+        self.body = cspnext.CspNext(name, self.strides)
+        self.channels = self.body.channels
+        self._freeze_norms()
+        self.train()
+
+    def _freeze_norms(self) -> None:
+        if self.norm == "frozen":
+            for module in self._norms():
+                module.requires_grad_(False)
+
     @property
     def timm_name(self) -> str:
-        """timm's name of the network."""
+        """timm's name of the network, or that of a CSPNeXt, which timm does not have."""
+        if isinstance(self.body, cspnext.CspNext):
+            return self.body.name
         return self.timm_part.default_cfg["architecture"]
 
     @property
@@ -123,7 +146,7 @@ class Backbone(Pretrained):
     @property
     def is_of_timm(self) -> bool:
         """Whether timm's weights fit; those of a plain transformer are resampled (`resize`)."""
-        return self.whole or super().is_of_timm
+        return self.whole or (self.timm_name not in cspnext.SIZES and super().is_of_timm)
 
     def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Positions and patches of a plain transformer in the sizes of this one; other weights as they are."""
@@ -168,8 +191,8 @@ class Backbone(Pretrained):
 def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.Module:
     """Fold every batch norm that follows a convolution into it: the same function in inference, but faster.
 
-    One forward pass of ``example`` finds out which norm reads the output of which convolution. Changes ``model`` in
-    place.
+    One forward pass of ``example`` finds out which norm reads the output of which convolution. A convolution with
+    several norms, one for each level of a pyramid, say, stays as it is. Changes ``model`` in place.
     """
     model.eval()
     made_by: dict[int, nn.Conv2d] = {}
@@ -195,7 +218,11 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
         hook.remove()
 
     names = {module: name for name, module in model.named_modules()}
-    for conv, norm in dict.fromkeys(pairs):  # each once, however often the model has used it
+    once = list(dict.fromkeys(pairs))  # each once, however often the model has used it
+    norms = Counter(conv for conv, _ in once)
+    for conv, norm in once:
+        if norms[conv] > 1:
+            continue
         fused = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
         conv.weight, conv.bias = fused.weight, fused.bias
         rest = nn.Sequential(*norm.children()) if isinstance(norm, BatchNormAct2d) else nn.Identity()  # dropout, ReLU
