@@ -202,7 +202,8 @@ def mistakes(weights: Weights) -> list[str]:
         "an address without https, host or file": not weights.url
         or (address.scheme == "https" and address.netloc and PurePosixPath(address.path).suffix),
         "sha256 is no 8 to 64 hexadecimal digits": re.fullmatch(r"([0-9a-f]{8,64})?", weights.sha256),
-        "a checksum or a size of no address": weights.url or not (weights.sha256 or weights.bytes),
+        "md5 is no 6 to 32 hexadecimal digits": re.fullmatch(r"([0-9a-f]{6,32})?", weights.md5),
+        "a checksum or a size of no address": weights.url or not (weights.sha256 or weights.md5 or weights.bytes),
         "a size that is none": weights.bytes is None or weights.bytes > 0,
         "non_commercial against the licence": weights.non_commercial == bool(RESTRICTED.search(weights.licence)),
     }
@@ -211,7 +212,9 @@ def mistakes(weights: Weights) -> list[str]:
 
 def test_what_a_card_cannot_say_of_weights() -> None:
     file = Weights("a zoo", "MIT").at("https://example.org/zoo/net_20200316-afc5f8a2.pth")
-    assert file.sha256 == "afc5f8a2"
+    assert (file.sha256, file.md5) == ("afc5f8a2", "")
+    other = Weights("another", "MIT").at("https://example.org/137260431/model_final_a54504.pkl")
+    assert (other.sha256, other.md5) == ("", "a54504")
     assert not mistakes(file)
     for wrong in (
         replace(file, torchvision="W.COCO_V1"),

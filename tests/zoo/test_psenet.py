@@ -54,5 +54,5 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         rename({"fc.weight": torch.zeros(1)})
     with pytest.raises(DataError, match="get none"):
         published.convert({n: t for n, t in state.items() if "smooth1_" not in n}, "psenet-resnet50")
-    with pytest.raises(DataError, match="has shape"):
+    with pytest.raises(DataError, match="this checkpoint has 2 classes"):
         published.convert(state, "psenet-resnet50", kernels=5)

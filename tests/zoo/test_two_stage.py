@@ -72,21 +72,25 @@ def test_what_does_not_fit_is_refused_by_name():
         published.convert({**state, "roi_heads.keypoint_head.0.weight": torch.zeros(1)}, "maskrcnn-resnet50")
     with pytest.raises(DataError, match="get none"):
         published.convert({n: t for n, t in state.items() if "conv5_mask" not in n}, "maskrcnn-resnet50")
-    with pytest.raises(DataError, match="number of classes"):
+    with pytest.raises(DataError, match="this checkpoint has 90 classes"):
         published.convert(state, "maskrcnn-resnet50", num_classes=3)
     with pytest.raises(DataError, match="does not fit"):
         published.convert(state, "maskrcnn-resnet101-d2-3x")
 
 
-def test_published_weights_are_fetched_by_torchvision(tmp_path, monkeypatch):
-    """A file in torchvision's own cache stands for the network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
+def test_published_weights_of_torchvision_are_converted(tmp_path, monkeypatch):
+    """A file that was downloaded before stands for the network."""
+    monkeypatch.setenv("MASKKIT_HOME", str(tmp_path))
     state = torchvision_state(old=True)
-    torch.save(state, cache / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    weights = zoo.preset("maskrcnn-resnet50").weights
+    assert weights is not None
+    url = hub.address(weights).url
+    file = hub.download_folder(url) / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(state, file)
     path = hub.fetch("maskrcnn-resnet50")
     assert path.is_relative_to(tmp_path)
+    assert not file.exists()
     loaded = load_model(path)
     bias = loaded.model.state_dict()["mask_head.predictor.bias"]
     assert torch.equal(bias, state["roi_heads.mask_predictor.mask_fcn_logits.bias"][1:])
@@ -99,13 +103,14 @@ def test_without_a_network_the_error_tells_what_to_do(tmp_path, monkeypatch, cap
     def no_network(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setenv("MASKKIT_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     image = Path(hub.__file__).parents[1] / "demo_images" / "coffee.jpg"
     assert cli.main(["predict", str(image), "--model", "fasterrcnn-resnet50", "--out", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
     assert "no route to host" in message
-    assert "maskkit import fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --model fasterrcnn-resnet50" in message
+    assert "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth: cannot be reached" in message
+    assert "then: maskkit import FILE --model fasterrcnn-resnet50" in message
 
 
 def test_presets_that_nobody_publishes_say_so():
@@ -113,4 +118,4 @@ def test_presets_that_nobody_publishes_say_so():
     with pytest.raises(DataError, match="no published weights"):
         hub.fetch("maskrcnn-mobilenetv2-256")
     with pytest.raises(DataError, match="cannot be fetched: download them from"):
-        hub.fetch("maskrcnn-resnet50-d2-3x")
+        hub.fetch("yolact-resnet50")

@@ -23,7 +23,8 @@ RANDOM = "random"
 def find_weights(source: str | Path, preset: str | None = None) -> Path:
     """The weight file of ``source``: a path, ``"built-in"``, or a preset with published weights, which are downloaded.
 
-    ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails.
+    ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails,
+    `MaskkitError` for weights whose licence has to be accepted.
     """
     if source == "hub" and preset is not None:
         from maskkit.checkpoints import hub
@@ -33,18 +34,15 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
     if not path.is_file():
         if path.exists():
             require_file(path, "weight file")
-        is_preset = str(source) in zoo.list_models()
-        if is_preset:
-            from maskkit.checkpoints import hub
+        if str(source) not in zoo.list_models():
+            raise DataError(f"{path}: there is no such weight file; give a .safetensors file or {BUILT_IN!r}")
+        if zoo.preset(str(source)).weights is None:
+            raise DataError(
+                f"{path}: there is no such weight file; this is a preset without weights to fetch, train it first"
+            )
+        from maskkit.checkpoints import hub
 
-            if hub.can_fetch(str(source)):
-                return hub.fetch(str(source))
-        hint = (
-            "this is a preset without weights to fetch, train it first"
-            if is_preset
-            else f"give a .safetensors file or {BUILT_IN!r}"
-        )
-        raise DataError(f"{path}: there is no such weight file; {hint}")
+        return hub.fetch(str(source))
     return path
 
 

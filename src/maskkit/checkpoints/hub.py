@@ -1,18 +1,29 @@
 """Published weights as maskkit checkpoints: converted from a file, or downloaded first."""
 
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 import torchvision
 from torch import Tensor
 
 from maskkit import zoo
+from maskkit.checkpoints import cache
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.convert import convert
-from maskkit.config import InputConfig, ModelConfig, RunConfig
+from maskkit.checkpoints.download import Published, Unreachable, download
+from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.config import InputConfig, ModelConfig, RunConfig, to_dict
 from maskkit.errors import DataError
+from maskkit.files import digest
 from maskkit.prediction import Categories
+from maskkit.zoo.card import Weights
+
+CONVERSION = 1
+"""Changes when a key map is corrected, so that what was converted before is converted anew."""
 
 HUB = "hub"
 """The name, in place of a file, of the weights that `fetch` downloads."""
@@ -26,7 +37,7 @@ def import_state(
     model: ModelConfig | None = None,
     input: InputConfig | None = None,
     classes: Categories | None = None,
-    **facts: str,
+    facts: Mapping[str, str] | None = None,
 ) -> Categories:
     """Convert an official ``state`` and write it to ``out``. Returns the classes.
 
@@ -41,47 +52,84 @@ def import_state(
     converted = convert(state, preset, config.model)
     network = zoo.model_class(preset)(config.model)
     network.load_state_dict(converted)
-    save_model(out, network, config, names, {"imported": source, **facts})
+    save_model(out, network, config, names, {"imported": source, **(facts or {})})
     return names
 
 
 def can_fetch(preset: str) -> bool:
     """Whether `fetch` can download weights of the preset."""
     weights = zoo.preset(preset).weights
-    return weights is not None and weights.torchvision != ""
+    return weights is not None and weights.fetched
 
 
 def published_name(preset: str) -> str:
     """What the weights that `fetch` downloads are called."""
     weights = zoo.preset(preset).weights
-    return f"torchvision: {weights.torchvision}" if weights is not None else preset
+    if weights is None:
+        return preset
+    return f"torchvision: {weights.torchvision}" if weights.torchvision else f"{weights.source}: {weights.url}"
+
+
+def address(weights: Weights) -> Published:
+    """The file of published weights. torchvision knows the addresses of its own."""
+    if not weights.torchvision:
+        return Published(weights.url, weights.sha256, weights.md5, weights.bytes)
+    url = torchvision.models.get_weight(weights.torchvision).url
+    digits = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    return Published(url, digits.group(1) if digits else "")
+
+
+def size_in_bytes(weights: Weights) -> int | None:
+    """The size of the download, rounded where torchvision gives it; None where nobody does."""
+    if not weights.torchvision:
+        return weights.bytes
+    megabytes = torchvision.models.get_weight(weights.torchvision).meta.get("_file_size")
+    return round(megabytes * 1e6) if isinstance(megabytes, int | float) else None
+
+
+def converted_file(preset: str) -> Path:
+    """Where `fetch` puts the checkpoint of ``preset``: its name changes with the file and with what it becomes."""
+    chosen = zoo.preset(preset)
+    weights = chosen.weights
+    assert weights is not None
+    parts = [CONVERSION, weights.url, weights.torchvision, weights.sha256, to_dict(chosen.model), chosen.classes.names]
+    digest = hashlib.sha256(json.dumps([*parts, to_dict(chosen.input)]).encode()).hexdigest()
+    return cache.home() / "converted" / f"{preset}-{digest[:12]}.safetensors"
+
+
+def download_folder(url: str) -> Path:
+    """Where the download of an address is until it has been converted: zoos give different files the same name."""
+    return cache.home() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:12]
 
 
 def fetch(preset: str) -> Path:
-    """A checkpoint with the weights that torchvision publishes for ``preset``, by torchvision's own download.
+    """A checkpoint with the weights that are published for ``preset``: downloaded, verified and converted once.
 
-    The download and the converted checkpoint are cached in the folder of `torch.hub`. Raises `DataError` when there are
-    no such weights, or no network.
+    It stays in the folder of `cache.home`. Raises `DataError` when there are no such weights, and without a network,
+    with the file to fetch by hand; `MaskkitError` for a licence that does not allow every use and was not accepted.
     """
-    published = zoo.preset(preset).weights
-    if published is None:
+    weights = zoo.preset(preset).weights
+    if weights is None:
         raise DataError(f"there are no published weights of {preset!r} that could be loaded; train it")
-    if not published.torchvision:
+    by_hand = f"maskkit import FILE --model {preset} --out {preset}.safetensors"
+    if not weights.fetched:
+        raise DataError(f"weights of {preset!r} cannot be fetched: download them from {weights}, then: {by_hand}")
+    cache.require_licence(weights.licence, weights.source, weights.non_commercial)
+    converted = converted_file(preset)
+    if converted.is_file():
+        return converted
+    published = address(weights)
+    if cache.is_offline():
         raise DataError(
-            f"weights of {preset!r} cannot be fetched: download them from {published}, then: "
-            f"maskkit import FILE --model {preset} --out {preset}.safetensors"
+            f"weights of {preset!r} are not in {converted.parent}, and downloads are switched off (--offline, "
+            f"HF_HUB_OFFLINE); on a machine with a network download {published.url}, then: {by_hand}"
         )
-    weights = torchvision.models.get_weight(published.torchvision)
-    name = Path(weights.url).stem
-    cached = Path(torch.hub.get_dir()) / "maskkit" / f"{preset}-{name}.safetensors"
-    if not cached.is_file():
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError, UnpicklingError) as error:  # no network, or another file than was published
-            raise DataError(
-                f"torchvision's weights for {preset!r} could not be fetched ({error}); on a machine with a network, "
-                f"download {weights.url}, then: maskkit import {name}.pth --model {preset} --out {preset}.safetensors"
-            ) from error
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        import_state(dict(state), preset, cached, weights.url)
-    return cached
+    file = download_folder(published.url) / published.name
+    try:
+        download(published, file)
+    except Unreachable as error:
+        raise DataError(f"weights of {preset!r}: {error}; or download it on another machine, then: {by_hand}") from None
+    facts = {"licence": weights.licence, "source": weights.source, "sha256": digest(file)}
+    import_state(read_checkpoint(file), preset, converted, published.url, facts=facts)
+    shutil.rmtree(file.parent, ignore_errors=True)
+    return converted

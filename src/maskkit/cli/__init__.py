@@ -7,6 +7,7 @@ need when they run, so that `maskkit --help` does not load torch.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import tyro
 
 import maskkit
+from maskkit.checkpoints.cache import OFFLINE
 from maskkit.cli import import_weights, train
 from maskkit.cli.check import check
 from maskkit.cli.convert import convert
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] not in VERBS:
         _show_verbs(args)
     verb, rest = args[0], args[1:]
+    environment = {name: os.environ.get(name) for name in OFFLINE}
     try:
         if verb in _PARSERS:  # their options depend on the preset
             return VERBS[verb](_PARSERS[verb](rest))
@@ -74,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         complain("interrupted" if not str(error) else error)
         return 128 + getattr(error, "number", signal.SIGINT)
+    finally:  # --offline is for one command
+        for name, value in environment.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def _show_verbs(args: list[str]) -> NoReturn:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from maskkit.cli.console import progress, stdout, wrong_usage
+from maskkit.cli.options import Fetch
 from maskkit.config import Tta
 from maskkit.errors import DataError
 from maskkit.ranges import Batch, Count, Workers
@@ -25,6 +28,7 @@ def evaluate(
     batch: Batch = 1,
     workers: Workers = 0,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
+    fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
     """Evaluate a model, or a COCO results file of any tool: AP, mIoU or PQ, metrics.json and report.html.
 
@@ -34,8 +38,8 @@ def evaluate(
 
     Args:
         data: Folder or annotation file, in any format.
-        model: Checkpoint, exported file (.onnx, .xml, .pt2), or built-in. Its classes are matched to those of the data
-            by name.
+        model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in, or a preset with published weights. Its classes
+            are matched to those of the data by name.
         predictions: COCO results file, in place of a model.
         task: Task of a results file; a model has its own.
         split: Split of a folder: train, val or test. By default val where there is one, else all images.
@@ -46,9 +50,11 @@ def evaluate(
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
         tta: Test-time augmentation, for semantic models.
+        fetch: Downloads.
     """
     if (model is None) == (predictions is None):
         wrong_usage("eval takes either --model or --predictions")
+    fetch.apply()
     from maskkit.api import load
     from maskkit.data import find_splits, open_dataset, open_truth
     from maskkit.eval.page import attempt

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
 
 from maskkit.cli.console import stdout, wrong_usage
+from maskkit.cli.options import Fetch
 from maskkit.ranges import Batch, Pixels
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ def export(
     int8: Path | None = None,
     data: Path | None = None,
     images: Path | None = None,
+    fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
     """Export a model as ONNX (.onnx), OpenVINO (.xml) or a compiled package (.pt2).
 
@@ -44,7 +48,9 @@ def export(
         int8: Data set (50 images or more) to quantise the convolutions with, and to measure the loss on.
         data: Data set on which the model is measured before and after.
         images: Folder of images to compare on, in place of those of the package.
+        fetch: Downloads.
     """
+    fetch.apply()
     from maskkit.api import find_weights
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.data import find_splits, open_dataset

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from maskkit.checkpoints.cache import accept_licence
 from maskkit.cli.console import wrong_usage
 from maskkit.errors import MaskkitError
 from maskkit.ranges import check_ranges, misfit
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What may be downloaded."""
+
+    offline: bool = False
+    """Download nothing; HF_HUB_OFFLINE=1 does the same. What was downloaded before is in ~/.cache/maskkit, or where
+    MASKKIT_HOME says."""
+    accept_licence: str | None = None
+    """Accept a licence of published weights that does not allow every use, by its name, for this and later commands."""
+
+    def apply(self) -> None:
+        """Do what the options say, before anything is downloaded."""
+        if self.offline:
+            os.environ["MASKKIT_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
+        if self.accept_licence is not None:
+            accept_licence(self.accept_licence)
 
 
 def checked(verb: Callable[..., int]) -> Callable[..., int]:

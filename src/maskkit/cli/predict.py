@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import progress, wrong_usage
+from maskkit.cli.options import Fetch
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.files import digest
@@ -49,6 +50,7 @@ def predict(
     colours: Literal["object", "class"] = "object",
     batch: Batch = 1,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
+    fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
     """Segment images: write overlays, predictions.json (COCO results), images.json and categories.json (its ids).
 
@@ -64,7 +66,8 @@ def predict(
 
     Args:
         sources: Images, folders or glob patterns.
-        model: Checkpoint, exported file (.onnx, .xml, .pt2), or built-in for the model in the package.
+        model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in for the model in the package, or a preset whose
+            published weights are downloaded: maskkit models --weights.
         out: Folder to write to.
         data: Ground truth of the images. The results get its ids, of images by file name and of classes by name, so
             that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
@@ -82,9 +85,11 @@ def predict(
         colours: Whether each object is drawn in a colour of its own, or in that of its class.
         batch: Images per forward pass.
         tta: Test-time augmentation, for semantic models.
+        fetch: Downloads.
     """
     if not sources:
         wrong_usage("predict takes at least one image, folder or pattern")
+    fetch.apply()
     from maskkit.api import find_weights, load
     from maskkit.engine.lock import Lock
     from maskkit.infer.draw import Style

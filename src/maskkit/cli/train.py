@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import arg
 
 from maskkit.cli.console import wrong_usage
-from maskkit.cli.options import refuse_ranges
+from maskkit.cli.options import Fetch, refuse_ranges
 from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.terminal import say
 
@@ -46,6 +46,7 @@ class TrainOptions:
     """Continue the run in the folder, or start it where there is none."""
     device: str = "auto"
     """auto for an accelerator where there is one, cpu, cuda, cuda:1 or mps."""
+    fetch: Annotated[Fetch, arg(name="")] = Fetch()  # noqa: RUF009 (frozen)
     weights: str = "auto"
     """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
     or auto for the best of built-in, published ones and timm's backbone."""
@@ -56,6 +57,7 @@ def train(options: TrainOptions) -> int:
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
     """
+    options.fetch.apply()
     from maskkit.checkpoints.find import initial_weights
     from maskkit.engine.train import train
     from maskkit.eval.numbers import shown

@@ -16,7 +16,7 @@ from maskkit.checkpoints import find, hub
 from maskkit.checkpoints.foreign import read_checkpoint, read_tensors
 from maskkit.checkpoints.header import categories_of, is_checkpoint, read_header
 from maskkit.config import InputConfig, RunConfig, change
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.files import digest as file_digest
 from maskkit.models.base import Model
 from maskkit.nn.backbones.pretrained import Pretrained
@@ -86,7 +86,7 @@ def _best(model: Model, config: RunConfig, categories: Categories) -> Start:
         try:
             file = hub.fetch(config.preset)
             return _from_checkpoint(model, config, categories, file, hub.published_name(config.preset))
-        except DataError as error:
+        except MaskkitError as error:  # no network, or a licence that was not accepted
             reasons.append(str(error))
     backbone = _backbone(model)
     if isinstance(backbone, Pretrained) and not backbone.is_of_timm:

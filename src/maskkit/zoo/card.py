@@ -32,17 +32,24 @@ class Weights:
     sha256: str = ""
     """Of the file, in hexadecimal: all 64 digits, or the first 8 or more where the publisher gives only those, as in
     the file names of OpenMMLab and torch.hub. Empty: none is published."""
+    md5: str = ""
+    """The same of a zoo that publishes only this: detectron2's file names end with its first six digits."""
     bytes: int | None = None
     """Size of the file; None: not published."""
     non_commercial: bool = False
     """Whether the licence does not allow every use, or there is none: fetched only once it has been accepted."""
 
     def at(self, url: str, sha256: str = "", bytes: int | None = None) -> "Weights":
-        """The same publisher's weights at an address. Without ``sha256`` it is what a file name of OpenMMLab ends with:
-        ``..._20200316-afc5f8a2.pth``."""
-        if not sha256 and (found := re.search(r"-([0-9a-f]{8,64})\.pth$", url)):
-            sha256 = found.group(1)
-        return replace(self, url=url, sha256=sha256, bytes=bytes)
+        """The same publisher's weights at an address. Without ``sha256`` it is what a file name of OpenMMLab ends with,
+        ``..._20200316-afc5f8a2.pth``, and ``md5`` what one of detectron2 ends with, ``model_final_a54504.pkl``."""
+        found = re.search(r"-([0-9a-f]{8,64})\.pth$|_final_([0-9a-f]{6})\.pkl$", url)
+        sha, md5 = found.groups("") if found is not None else ("", "")
+        return replace(self, url=url, sha256=sha256 or sha, md5=md5, bytes=bytes)
+
+    @property
+    def fetched(self) -> bool:
+        """Whether they can be downloaded by a program."""
+        return bool(self.url or self.torchvision)
 
     def __str__(self) -> str:
         return f"{self.source} ({self.licence})"

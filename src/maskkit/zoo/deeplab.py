@@ -25,6 +25,7 @@ from maskkit.zoo.recipes import (
     MOBILENET,
     NO_STD,
     TORCHVISION_SEMANTIC,
+    TORCHVISION_WEIGHTS,
     Recipe,
     imagenet_input,
     small_semantic,
@@ -174,11 +175,12 @@ _VAINF = Recipe(
     Weights("github.com/VainF/DeepLabV3Plus-Pytorch", "MIT"),
     VOC_SEMANTIC,
 )
+_KAZUTO = Weights("github.com/kazuto1011/deeplab-pytorch", "MIT")
 _CAFFE = replace(
     _VAINF,
     input=InputConfig((513, 513), "pad", mean=CAFFE_MEAN, std=NO_STD),
     train=TrainConfig(epochs=18.9, batch=10, lr=2.5e-3, backbone_lr=0.1),  # 20,000 steps
-    weights=Weights("github.com/kazuto1011/deeplab-pytorch", "MIT"),
+    weights=_KAZUTO,
 )
 _CAFFE_RESNET101 = BackboneConfig("resnet101", stride_in_1x1=True)
 
@@ -198,7 +200,9 @@ def _torchvision(layers: int, miou: float) -> Preset:
         auxiliary=0.5,
     )
     paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision), stride 8"
-    return TORCHVISION_SEMANTIC.preset(f"deeplabv3-resnet{layers}-coco", config, paper, train=_VAINF.train)
+    weights = replace(TORCHVISION_WEIGHTS, torchvision=f"DeepLabV3_ResNet{layers}_Weights.COCO_WITH_VOC_LABELS_V1")
+    recipe = replace(TORCHVISION_SEMANTIC, train=_VAINF.train, weights=weights)
+    return recipe.preset(f"deeplabv3-resnet{layers}-coco", config, paper)
 
 
 def _mmsegmentation(version: str, data: str, layers: int, miou: float, crop: str = "") -> Preset:
@@ -254,6 +258,10 @@ METHOD = Method(
                 scales=(0.5, 0.75),
             ),
             "VOC 2012 val mIoU 76.35, 77.69 with CRF",
+            weights=_KAZUTO.at(
+                "https://github.com/kazuto1011/deeplab-pytorch/releases/download/v1.0/"
+                "deeplabv2_resnet101_msc-vocaug-20000.pth"
+            ),
         ),
         _official("deeplabv3-resnet50", "resnet50", 76.9),
         _official("deeplabv3-resnet101", "resnet101", 77.3),

@@ -121,12 +121,16 @@ METHOD = Method(
             "fasterrcnn-resnet50", FasterRcnnConfig(**TORCHVISION), "COCO val box AP 37.0"
         ),
         *(
-            detectron2(times).preset(
+            detectron2(times, f"COCO-Detection/faster_rcnn_R_{layers}_FPN_{times}x/{file}.pkl").preset(
                 f"fasterrcnn-resnet{layers}-d2-{times}x",
                 FasterRcnnConfig(backbone=caffe_resnet(layers)),
                 f"COCO val box AP {ap}",
             )
-            for layers, times, ap in ((50, 1, 37.9), (50, 3, 40.2), (101, 3, 42.0))
+            for layers, times, ap, file in (
+                (50, 1, 37.9, "137257794/model_final_b275ba"),
+                (50, 3, 40.2, "137849458/model_final_280758"),
+                (101, 3, 42.0, "137851257/model_final_f6e8b1"),
+            )
         ),
         *small_presets("fasterrcnn", lambda size: change(FasterRcnnConfig(), **small_two_stage(size))),
     ),

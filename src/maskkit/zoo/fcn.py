@@ -14,7 +14,15 @@ from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC_SEMANTIC
 from maskkit.zoo.key_maps import Rules
-from maskkit.zoo.recipes import FLIP, MOBILENET, NO_STD, TORCHVISION_SEMANTIC, Recipe, small_semantic
+from maskkit.zoo.recipes import (
+    FLIP,
+    MOBILENET,
+    NO_STD,
+    TORCHVISION_SEMANTIC,
+    TORCHVISION_WEIGHTS,
+    Recipe,
+    small_semantic,
+)
 
 _SKIPS = {"score_pool4": "skips.0", "score_pool3": "skips.1", "upscore2": "enlarge.0", "upscore_pool4": "enlarge.1"}
 _HEAD = {"fc6": "fc.0", "fc7": "fc.3", "score_fr": "score", "upscore": "last", "upscore16": "last", "upscore8": "last"}
@@ -75,7 +83,8 @@ def _caffe(name: str, miou: float, lr: float, **knobs: Any) -> Preset:
 def _torchvision(layers: int, miou: float) -> Preset:
     config = FcnConfig(num_classes=21, backbone=BackboneConfig(f"resnet{layers}"), head="dilated", auxiliary=0.5)
     paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision)"
-    return TORCHVISION_SEMANTIC.preset(f"fcn-resnet{layers}-coco", config, paper)
+    weights = replace(TORCHVISION_WEIGHTS, torchvision=f"FCN_ResNet{layers}_Weights.COCO_WITH_VOC_LABELS_V1")
+    return TORCHVISION_SEMANTIC.preset(f"fcn-resnet{layers}-coco", config, paper, weights=weights)
 
 
 def _mmsegmentation(data: str, layers: int, miou: float) -> Preset:

@@ -182,6 +182,29 @@ def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # presets --------------------------------------------------------------------------------------------------------------
 
+_WEIGHTS = Weights("github.com/facebookresearch/Mask2Former", "CC-BY-NC-4.0", non_commercial=True)
+_FILES = {
+    "mask2former-resnet50": "coco/instance/maskformer2_R50_bs16_50ep/model_final_3c8ec9",
+    "mask2former-resnet101": "coco/instance/maskformer2_R101_bs16_50ep/model_final_eba159",
+    "mask2former-swin-t": "coco/instance/maskformer2_swin_tiny_bs16_50ep/model_final_86143f",
+    "mask2former-swin-s": "coco/instance/maskformer2_swin_small_bs16_50ep/model_final_1e7f22",
+    "mask2former-swin-b": "coco/instance/maskformer2_swin_base_IN21k_384_bs16_50ep/model_final_83d103",
+    "mask2former-swin-l": "coco/instance/maskformer2_swin_large_IN21k_384_bs16_100ep/model_final_e5f453",
+    "mask2former-resnet50-panoptic": "coco/panoptic/maskformer2_R50_bs16_50ep/model_final_94dc52",
+    "mask2former-resnet101-panoptic": "coco/panoptic/maskformer2_R101_bs16_50ep/model_final_b807bd",
+    "mask2former-swin-l-panoptic": "coco/panoptic/maskformer2_swin_large_IN21k_384_bs16_100ep/model_final_f07440",
+    "mask2former-resnet50-semantic": "ade20k/semantic/maskformer2_R50_bs16_160k/model_final_500878",
+    "mask2former-swin-l-semantic": (
+        "ade20k/semantic/maskformer2_swin_large_IN21k_384_bs16_160k_res640/model_final_6b4a3a"
+    ),
+}
+"""Where MODEL_ZOO.md has the files, below the folder of `_weights`."""
+
+
+def _weights(preset: str) -> Weights:
+    return _WEIGHTS.at(f"https://dl.fbaipublicfiles.com/maskformer/mask2former/{_FILES[preset]}.pkl")
+
+
 _COCO = Recipe(
     imagenet_input((1024, 1024), "pad"),
     replace(FLIP, scale_jitter=(0.1, 2.0)),
@@ -199,7 +222,7 @@ _COCO = Recipe(
         warmup=0,
         clip=0.01,
     ),
-    Weights("github.com/facebookresearch/Mask2Former, huggingface.co/facebook", "CC-BY-NC-4.0", non_commercial=True),
+    _WEIGHTS,
 )
 _ADE20K = replace(
     _COCO,
@@ -225,18 +248,21 @@ def _coco(backbone: str, number: float, *, panoptic: bool = False) -> Preset:
         backbone=BackboneConfig(_BACKBONES[backbone]),
         query_decoder=MaskedDecoderConfig(queries=200 if backbone == "swin-l" else 100),
     )
+    name = f"mask2former-{backbone}{'-panoptic' if panoptic else ''}"
     return _COCO.preset(
-        f"mask2former-{backbone}{'-panoptic' if panoptic else ''}",
+        name,
         config,
         f"COCO val2017 {'PQ' if panoptic else 'mask AP'} {number}",
         train=replace(_COCO.train, epochs=100) if backbone == "swin-l" else _COCO.train,
         classes=COCO_PANOPTIC if panoptic else COCO,
+        weights=_weights(name),
     )
 
 
 def _ade(backbone: str, miou: float) -> Preset:
     config = Mask2FormerConfig(task="semantic", num_classes=150, backbone=BackboneConfig(_BACKBONES[backbone]))
-    return _ADE20K.preset(f"mask2former-{backbone}-semantic", config, f"ADE20K val mIoU {miou}")
+    name = f"mask2former-{backbone}-semantic"
+    return _ADE20K.preset(name, config, f"ADE20K val mIoU {miou}", weights=_weights(name))
 
 
 def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80) -> Mask2FormerConfig:

@@ -46,12 +46,16 @@ METHOD = Method(
             "COCO val mask AP 34.6",
         ),
         *(
-            detectron2(times).preset(
+            detectron2(times, f"COCO-InstanceSegmentation/mask_rcnn_R_{layers}_FPN_{times}x/{file}.pkl").preset(
                 f"maskrcnn-resnet{layers}-d2-{times}x",
                 MaskRcnnConfig(backbone=caffe_resnet(layers)),
                 f"COCO val mask AP {ap}",
             )
-            for layers, times, ap in ((50, 1, 35.2), (50, 3, 37.2), (101, 3, 38.6))
+            for layers, times, ap, file in (
+                (50, 1, 35.2, "137260431/model_final_a54504"),
+                (50, 3, 37.2, "137849600/model_final_f10217"),
+                (101, 3, 38.6, "138205316/model_final_a3ec72"),
+            )
         ),
         *small_presets(
             "maskrcnn",

@@ -91,9 +91,10 @@ def adelaidet(times: int, augment: AugmentConfig = MULTI_SCALE) -> Recipe:
     return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), weights)
 
 
-def detectron2(times: int) -> Recipe:
-    """detectron2's zoo."""
-    weights = Weights("github.com/facebookresearch/detectron2", "Apache-2.0")
+def detectron2(times: int, file: str) -> Recipe:
+    """detectron2's zoo; ``file`` is the path of the weights in it, as MODEL_ZOO.md and model_zoo.py give it."""
+    weights = Weights("github.com/facebookresearch/detectron2", "CC-BY-SA-3.0")  # the code is Apache-2.0
+    weights = weights.at(f"https://dl.fbaipublicfiles.com/detectron2/{file}")
     augment = FLIP if times == 1 else MULTI_SCALE
     return Recipe(replace(CAFFE_INPUT, antialias=True), augment, detectron2_train(times), weights)
 
@@ -110,11 +111,12 @@ def torchvision_detection(weights: str) -> Recipe:
     return Recipe(imagenet_input((800, 1333), "shorter"), FLIP, train, source, COCO_IDS)
 
 
+TORCHVISION_WEIGHTS = Weights("torchvision", "BSD-3-Clause")
 TORCHVISION_SEMANTIC = Recipe(
     imagenet_input((520, 520), "pad"),
     replace(FLIP, scale_jitter=(0.5, 2.0)),
     TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
-    Weights("torchvision", "BSD-3-Clause"),
+    TORCHVISION_WEIGHTS,
     VOC_SEMANTIC,
 )
 """torchvision's semantic models, trained on COCO with the classes of VOC."""
