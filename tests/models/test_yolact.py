@@ -80,3 +80,37 @@ def test_nms_variants_keep_one_of_two_copies() -> None:
         found = net.detect(raw)
         assert int((found.scores > 0.1).sum()) == kept, nms
         assert int(found.labels[0, 0]) == 0
+
+
+def test_clipped_boxes_compete_inside_of_the_image() -> None:
+    """Two anchors at the right edge overlap little as a whole, and are the same box inside of the image."""
+    priors = torch.tensor([[0.95, 0.5, 0.2, 0.2], [0.985, 0.5, 0.27, 0.2]])
+    conf = torch.tensor([[[0.0, 5, -9, -9], [0.0, 4.5, -9, -9]]])
+    code = torch.zeros(1, 2, 4)
+    code[0, 1, 2] = 100.0  # limited to 62.5 times the anchor
+    raw = YolactRaw(code, conf, torch.zeros(1, 2, 16), priors, torch.zeros(1, 8, 8, 16), torch.zeros(1, 3, 4, 4))
+    wide = model(clip=True, nms_threshold=0.05).eval().detect(raw)
+    assert wide.boxes[0, :, 0].min() == 0
+    assert wide.boxes[0, :, 2].max() == 1
+    for clip, kept in ((False, 2), (True, 1)):
+        found = model(clip=clip, nms_threshold=0.75).eval().detect(raw._replace(loc=torch.zeros(1, 2, 4)))
+        assert int((found.scores > 0.1).sum()) == kept
+
+
+def test_the_best_anchors_of_each_level_are_candidates_and_objects_may_need_a_score() -> None:
+    net = model(level_candidates=2, min_score=0.0, nms_threshold=1.0).eval()
+    counts = [side * side * 3 for side in (16, 8, 4, 2, 1)]
+    priors = net.priors([(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)], (128, 128))
+    conf = torch.randn(1, len(priors), 4, generator=torch.Generator().manual_seed(0))
+    proto = torch.zeros(1, 32, 32, 16)
+    raw = YolactRaw(
+        torch.zeros(1, len(priors), 4), conf, torch.zeros(1, len(priors), 16), priors, proto, torch.zeros(1, 3, 16, 16)
+    )
+    found = net.detect(raw)
+    assert int((found.scores > 0).sum()) == 5 * 2 * 3  # classes
+    foreground = conf.softmax(2)[0, :, 1:]
+    best = [level.amax(1).topk(2).values for level in foreground.split(counts)]
+    assert torch.allclose(found.scores[0].max(), torch.cat(best).max())
+    least = float(found.scores[0, 5])
+    strict = model(level_candidates=2, min_score=0.0, nms_threshold=1.0, final_score=least).eval().detect(raw)
+    assert int((strict.scores > 0).sum()) == 5

@@ -23,6 +23,15 @@ def test_a_coarse_feature_reaches_the_finest_level() -> None:
     assert features[2].grad.abs().sum() > 0
 
 
+def test_the_first_extra_level_may_be_made_of_the_last_feature() -> None:
+    net = Fpn((8, 12, 16), 4, 2, relu=False, extra_from_input=True)
+    features = [torch.randn(2, c, s, s) for c, s in ((8, 20), (12, 10), (16, 5))]
+    levels = net(features)
+    assert [conv.in_channels for conv in net.extra] == [16, 4]
+    assert torch.equal(levels[3], net.extra[0](features[2]))
+    assert torch.equal(levels[4], net.extra[1](levels[3]))
+
+
 def test_deformable_convolution_starts_as_half_of_the_ordinary_one() -> None:
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 5, 3, stride=2, padding=1, bias=False)

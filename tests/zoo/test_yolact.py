@@ -7,6 +7,7 @@ from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.errors import DataError
 from maskkit.models.yolact import Yolact
+from maskkit.zoo.yolact import rename
 
 
 def official(preset: str) -> dict[str, torch.Tensor]:
@@ -67,3 +68,22 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         published.convert(state, "yolact-resnet50", num_classes=3)
     with pytest.raises(DataError, match="does not fit"):
         published.convert(state, "yolact-resnet101")
+
+
+def test_mmdetection_has_the_background_last_and_two_names_for_the_semantic_branch() -> None:
+    classes, anchors = 3, 2
+    rows = torch.arange(anchors * (classes + 1)).float()
+    state = {
+        "bbox_head.conv_reg.bias": torch.zeros(anchors * 4),
+        "bbox_head.conv_cls.bias": rows,
+        "bbox_head.conv_cls.weight": rows[:, None, None, None].expand(-1, 2, 3, 3),
+        "segm_head.segm_conv.bias": torch.ones(3),
+        "neck.fpn_convs.3.conv.weight": torch.zeros(1),
+    }
+    found = rename(state)
+    assert found["head.conf.bias"].tolist() == [3, 0, 1, 2, 7, 4, 5, 6]
+    assert torch.equal(found["head.conf.weight"][:, 0, 0, 0], found["head.conf.bias"])
+    assert set(found) == {"head.box.bias", "head.conf.bias", "head.conf.weight", "semantic.bias", "fpn.extra.0.weight"}
+    with pytest.raises(DataError, match="new_layer"):
+        rename({**state, "bbox_head.new_layer.weight": rows})
+    assert "semantic.bias" in rename({"mask_head.segm_branch.segm_conv.bias": rows, "bbox_head.conv_reg.bias": rows})

@@ -24,12 +24,14 @@ only the box is known are learnt from the box (`maskkit.nn.losses`), and do not 
 of the COCO models are three squares, as released.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskkit.config import BackboneModelConfig, BoxOnly
@@ -43,7 +45,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
-from maskkit.nn.prototypes import MaskIouNet, Protonet, crop_window, semantic_loss
+from maskkit.nn.prototypes import AnchorHead, MaskIouNet, Protonet, crop_window, semantic_loss
 from maskkit.ranges import Count, Positive, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
@@ -63,6 +65,10 @@ class YolactConfig(BackboneModelConfig):
     """Width to height of the anchors."""
     square_anchors: bool = True
     """Anchors are squares of side scale * sqrt(ratio): an early slip that the released COCO weights depend on."""
+    level_relu: bool = True
+    """Whether a ReLU follows the output convolutions of the pyramid."""
+    extra_from_input: bool = False
+    """Whether P6 is made of C5 (mmdetection) instead of P5."""
     leaky_slope: Weight | None = None
     """Slope of the backbone's leaky ReLUs where it differs from timm's 0.01 (the original Darknet: 0.1)."""
     head_norm: bool = False
@@ -80,6 +86,13 @@ class YolactConfig(BackboneModelConfig):
     """An anchor whose best class scores no more is not a candidate."""
     detections: Count = 100
     """Objects kept per image."""
+    clip: bool = False
+    """Whether boxes are at most 62.5 times as wide or high as their anchor, and are cut at the image's border before
+    NMS (mmdetection)."""
+    level_candidates: Whole = 0
+    """Anchors of each level, best first, that are candidates (mmdetection: 1000); 0 for all."""
+    final_score: Share = 0.0
+    """Objects need a higher score than this after NMS (mmdetection: 0.05)."""
     positive_iou: Share = 0.5
     negative_iou: Share = 0.4
     crowd_overlap: Share = 0.7
@@ -93,6 +106,10 @@ class YolactConfig(BackboneModelConfig):
     rescore_weight: Weight = 25.0
     rescore_min_area: Weight = 25.0
     """Objects of no more prototype pixels do not train the rescoring."""
+
+
+LARGEST = math.log(1000 / 16) / 0.2
+"""Of the two numbers of a box code that stand for its size, where boxes are clipped."""
 
 
 class YolactRaw(NamedTuple):
@@ -116,32 +133,6 @@ class YolactDetections(NamedTuple):
     coefficients: Float[Tensor, "b n k"]
 
 
-class AnchorHead(nn.Module):
-    """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
-
-    def __init__(self, width: int, anchors: int, classes: int, prototypes: int, norm: bool) -> None:
-        super().__init__()
-        self.shared = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = nn.GroupNorm(width // 4, width) if norm else nn.Identity()
-        self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
-        self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
-        self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
-        self.anchors = anchors
-
-    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Box code (B, P, 4), logits (B, P, C) and coefficients (B, P, k) of the P anchors of all levels."""
-        branches = (self.box, self.conf, self.mask)
-        # the three convolutions read the same map: as one they are faster
-        weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
-        rows: list[list[Tensor]] = [[], [], []]
-        for level in levels:
-            y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
-            for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
-                row.append(part.permute(0, 2, 3, 1).reshape(y.shape[0], -1, part.shape[1] // self.anchors))
-        loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
-        return loc, conf, mask.tanh()
-
-
 class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
     """YOLACT, and YOLACT++ with ``deformable`` and ``rescore``."""
 
@@ -161,7 +152,13 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
             for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
                 for block in stage[:: config.deformable]:
                     block.conv2 = DeformConv(block.conv2)
-        self.fpn = Fpn(list(self.backbone.channels.values()), config.width, extra=len(config.scales) - 3)
+        self.fpn = Fpn(
+            list(self.backbone.channels.values()),
+            config.width,
+            extra=len(config.scales) - 3,
+            relu=config.level_relu,
+            extra_from_input=config.extra_from_input,
+        )
         self.protonet = Protonet(config.width, config.prototypes, config.head_norm)
         anchors = len(config.scales[0]) * len(config.ratios)
         self.head = AnchorHead(config.width, anchors, config.num_classes + 1, config.prototypes, config.head_norm)
@@ -329,8 +326,15 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         """The best boxes of each image, best first, after the configured NMS."""
         config = self.config
         scores = raw.conf.float().softmax(2)[..., 1:]  # (B, P, K)
-        boxes = box_math.decode(raw.loc.float(), raw.priors)  # (B, P, 4)
-        scores = torch.where(scores.amax(2, keepdim=True) > config.min_score, scores, 0).transpose(1, 2)  # (B, K, P)
+        code = raw.loc.float()  # of sizes, a fifth of the logarithm
+        code = torch.cat([code[..., :2], code[..., 2:].clamp(-LARGEST, LARGEST)], 2) if config.clip else code
+        boxes = box_math.decode(code, raw.priors)  # (B, P, 4)
+        boxes = boxes.clamp(0, 1) if config.clip else boxes
+        best = scores.amax(2, keepdim=True)  # (B, P, 1)
+        able = best > config.min_score
+        if config.level_candidates:
+            able = able & self._best_of_levels(best[..., 0], raw.proto.shape[1:3])[..., None]
+        scores = torch.where(able, scores, 0).transpose(1, 2)  # (B, K, P)
         if config.nms == "traditional":
             kept, anchors, limit = *self._traditional_nms(boxes, scores, raw.priors), config.detections
         else:
@@ -350,6 +354,19 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
         labels = torch.arange(kept.shape[1], device=kept.device)[None, :, None].expand_as(kept)
         return self._gather(boxes, raw.mask, kept.flatten(1), anchors.flatten(1), labels.flatten(1), limit)
 
+    def _best_of_levels(self, best: Float[Tensor, "b p"], proto: Sequence[int]) -> Bool[Tensor, "b p"]:
+        """Which anchors are among the ``level_candidates`` of their level with the highest ``best``."""
+        config, counts = self.config, []
+        rows, columns = proto[0] // 2, proto[1] // 2  # P3; every further level has half of them, rounded up
+        for scales in config.scales:
+            counts.append(rows * columns * len(scales) * len(config.ratios))
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        parts = []
+        for level in best.split(counts, 1):
+            chosen = level.topk(min(config.level_candidates, level.shape[1])).indices
+            parts.append(torch.zeros_like(level, dtype=torch.bool).scatter(1, chosen, True))
+        return torch.cat(parts, 1)
+
     def _traditional_nms(self, boxes: Tensor, scores: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
         """Greedy NMS class by class, in pixels with the +1 of old. Not exportable: its result has no fixed shape."""
         config = self.config
@@ -362,12 +379,11 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
             kept[b, k, candidates[best]] = scores[b, k, candidates[best]]
         return kept, torch.arange(scores.shape[2], device=scores.device).expand_as(scores)
 
-    @staticmethod
     def _gather(
-        boxes: Tensor, mask: Tensor, scores: Tensor, anchors: Tensor, labels: Tensor, limit: int
+        self, boxes: Tensor, mask: Tensor, scores: Tensor, anchors: Tensor, labels: Tensor, limit: int
     ) -> YolactDetections:
         """The ``limit`` best of scored (B, M) candidates that point to anchors."""
-        best, order = scores.topk(min(limit, scores.shape[1]))
+        best, order = (scores * (scores > self.config.final_score)).topk(min(limit, scores.shape[1]))
         anchors = anchors.gather(1, order)
         return YolactDetections(take(boxes, anchors), labels.gather(1, order), best, take(mask.float(), anchors))
 

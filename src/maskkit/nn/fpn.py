@@ -14,7 +14,8 @@ class Fpn(nn.Module):
     Top-down maps are resized to the exact size of the level below, so any input size works. With ``relu`` a ReLU
     follows the 3x3 output convolutions. Extra levels are made, each from the one before, by a strided 3x3 convolution
     (``conv``), by one with a ReLU before all but the first (``relu-conv``, FCOS and RetinaNet), or by dropping every
-    second row and column (``pool``, Mask R-CNN). ``norm`` makes a normalisation of so many channels, which follows
+    second row and column (``pool``, Mask R-CNN); with ``extra_from_input`` the first of them is made of the backbone's
+    last feature. ``norm`` makes a normalisation of so many channels, which follows
     lateral and output convolutions in place of their biases.
     """
 
@@ -27,15 +28,17 @@ class Fpn(nn.Module):
         interpolation: Literal["bilinear", "nearest"] = "bilinear",
         relu: bool = True,
         extra_kind: Literal["conv", "relu-conv", "pool"] = "conv",
+        extra_from_input: bool = False,
         norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(_conv(c, width, 1, norm) for c in channels)
         self.output = nn.ModuleList(_conv(width, width, 3, norm) for _ in channels)
         self.extra = nn.ModuleList(
-            nn.MaxPool2d(1, 2) if extra_kind == "pool" else nn.Conv2d(width, width, 3, stride=2, padding=1)
-            for _ in range(extra)
+            nn.MaxPool2d(1, 2) if extra_kind == "pool" else nn.Conv2d(before, width, 3, stride=2, padding=1)
+            for before in [channels[-1] if extra_from_input else width, *[width] * extra][:extra]
         )
+        self.extra_from_input = extra_from_input
         self.interpolation = interpolation
         self.relu = relu
         self.relu_between = extra_kind == "relu-conv"
@@ -49,7 +52,8 @@ class Fpn(nn.Module):
         if self.relu:
             levels = [F.relu(level) for level in levels]
         for i, down in enumerate(self.extra):
-            levels.append(down(F.relu(levels[-1]) if self.relu_between and i else levels[-1]))
+            before = features[-1] if self.extra_from_input and i == 0 else levels[-1]
+            levels.append(down(F.relu(before) if self.relu_between and i else before))
         return levels
 
     def _resize(self, level: Tensor, size: tuple[int, int]) -> Tensor:

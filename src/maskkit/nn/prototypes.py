@@ -1,4 +1,4 @@
-"""Masks from prototypes, as in YOLACT: the prototype branch, the crop, and the rescoring of YOLACT++.
+"""Masks from prototypes, as in YOLACT: the two branches, the crop, and the rescoring of YOLACT++.
 
 Bolya, Zhou, Xiao, Lee: "YOLACT: Real-time Instance Segmentation" (ICCV 2019) and "YOLACT++: Better Real-time Instance
 Segmentation" (TPAMI 2020).
@@ -32,6 +32,32 @@ class Protonet(nn.Sequential):
             nn.Conv2d(width, prototypes, 1),
             nn.ReLU(),
         )
+
+
+class AnchorHead(nn.Module):
+    """The prediction head, one for all levels: a shared convolution, then boxes, classes, coefficients in parallel."""
+
+    def __init__(self, width: int, anchors: int, classes: int, prototypes: int, norm: bool) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(width // 4, width) if norm else nn.Identity()
+        self.box = nn.Conv2d(width, anchors * 4, 3, padding=1)
+        self.conf = nn.Conv2d(width, anchors * classes, 3, padding=1)
+        self.mask = nn.Conv2d(width, anchors * prototypes, 3, padding=1)
+        self.anchors = anchors
+
+    def forward(self, levels: list[Float[Tensor, "b c _ _"]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Box code (B, P, 4), logits (B, P, C) and coefficients (B, P, k) of the P anchors of all levels."""
+        branches = (self.box, self.conf, self.mask)
+        # the three convolutions read the same map: as one they are faster
+        weight, bias = (torch.cat(parts) for parts in zip(*((c.weight, c.bias) for c in branches), strict=True))
+        rows: list[list[Tensor]] = [[], [], []]
+        for level in levels:
+            y = F.conv2d(F.relu(self.norm(self.shared(level))), weight, bias, padding=1)  # (B, a(4 + C + k), h, w)
+            for row, part in zip(rows, y.split([c.out_channels for c in branches], 1), strict=True):
+                row.append(part.permute(0, 2, 3, 1).reshape(y.shape[0], -1, part.shape[1] // self.anchors))
+        loc, conf, mask = (torch.cat(parts, 1) for parts in rows)
+        return loc, conf, mask.tanh()
 
 
 class MaskIouNet(nn.Sequential):

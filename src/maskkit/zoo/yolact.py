@@ -1,4 +1,4 @@
-"""YOLACT and YOLACT++: key map of dbolya/yolact (MIT) with ResNet or Darknet-53, and presets."""
+"""YOLACT and YOLACT++: key maps of dbolya/yolact (MIT) with ResNet or Darknet-53 and of mmdetection, and presets."""
 
 import re
 from dataclasses import replace
@@ -11,7 +11,8 @@ from maskkit.errors import DataError
 from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC
-from maskkit.zoo.recipes import FROZEN_MOBILENET, Recipe, small_presets
+from maskkit.zoo.key_maps import MMDETECTION_C3_KEYS, Rules, rename_by
+from maskkit.zoo.recipes import FROZEN_MOBILENET, MMDETECTION, Recipe, small_presets
 
 _FPN = {"lat_layers": "lateral", "pred_layers": "output"}
 _HEAD = {"upfeature.0": "shared", "bbox_layer": "box", "conf_layer": "conf", "mask_layer": "mask"}
@@ -34,10 +35,35 @@ _RULES: list[tuple[str, str]] = [
 ]
 
 
+_MMDETECTION: Rules = (
+    *MMDETECTION_C3_KEYS,
+    (r"bbox_head\.head_convs\.0\.conv\.(.+)", r"head.shared.\1"),
+    (r"bbox_head\.conv_reg\.(.+)", r"head.box.\1"),
+    (r"bbox_head\.conv_cls\.(.+)", r"head.conf.\1"),
+    (r"bbox_head\.conv_coeff\.(.+)", r"head.mask.\1"),
+    (r"mask_head\.protonet\.(\d+)\.(.+)", r"protonet.\1.\2"),
+    # mmdetection 3 and 2
+    (r"(?:mask_head\.segm_branch|segm_head)\.segm_conv\.(.+)", r"semantic.\1"),
+)
+
+
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
+    if any(n.startswith("bbox_head.") for n in state):
+        return _background_first(rename_by(_MMDETECTION, state, "YOLACT"))
     darknet = any(n.startswith("backbone._preconv") for n in state)
     return {_name(n, darknet): t for n, t in state.items() if not _DROPPED.match(n)}
+
+
+def _background_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The classes of every anchor in our order: mmdetection has the background last."""
+    turned, coordinates = dict(state), state.get("head.box.bias")
+    anchors = len(coordinates) // 4 if coordinates is not None else 0
+    for name in ("head.conf.weight", "head.conf.bias"):
+        if anchors and name in state and len(state[name]) % anchors == 0:
+            tensor = state[name]
+            turned[name] = tensor.reshape(anchors, -1, *tensor.shape[1:]).roll(1, 1).reshape(tensor.shape)
+    return turned
 
 
 def _name(name: str, darknet: bool) -> str:
@@ -103,6 +129,24 @@ def _plus(layers: int, ap: float, deformable: int) -> Preset:
     return _OFFICIAL.preset(f"yolact-plus-resnet{layers}", config, f"COCO test-dev mask AP {ap}")
 
 
+def _mmdetection(layers: int, ap: float) -> Preset:
+    config = YolactConfig(
+        backbone=BackboneConfig(f"resnet{layers}", norm="train"),
+        ratios=(2, 1, 0.5),
+        square_anchors=False,
+        level_relu=False,
+        extra_from_input=True,
+        clip=True,
+        level_candidates=1000,
+        min_score=0.0,
+        final_score=0.05,
+    )
+    train = replace(_OFFICIAL.train, epochs=55, milestones=(20 / 55, 42 / 55, 49 / 55, 52 / 55))
+    return replace(_OFFICIAL, input=InputConfig(interpolation="cv2"), train=train, weights=MMDETECTION).preset(
+        f"yolact-resnet{layers}-mmdet", config, f"COCO val2017 mask AP {ap}"
+    )
+
+
 METHOD = Method(
     title="YOLACT, YOLACT++",
     paper="Bolya, Zhou, Xiao, Lee: YOLACT. ICCV 2019; YOLACT++. TPAMI 2020",
@@ -127,6 +171,8 @@ METHOD = Method(
         ),
         _plus(50, 34.1, deformable=1),
         _plus(101, 34.6, deformable=3),
+        _mmdetection(50, 29.0),
+        _mmdetection(101, 30.4),
         *small_presets(
             "yolact",
             lambda _: YolactConfig(
@@ -141,5 +187,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="dbolya/yolact, 15 cases",
+    agreement="dbolya/yolact, 15 cases; mmdetection, 3 cases",
 )

@@ -12,6 +12,7 @@ _RUNNERS = {
     "solo_": "solo",
     "decoupled_solo_": "solo",
     "solov2_": "solo",
+    "yolact_": "yolact",
     "fcos_": "fcos",
     "condinst_": "fcos",
     "boxinst_": "fcos",
