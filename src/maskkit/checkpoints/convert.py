@@ -9,6 +9,7 @@ from maskkit import zoo
 from maskkit.config import ModelConfig, change
 from maskkit.errors import DataError
 from maskkit.nn.finite import check_finite
+from maskkit.zoo.key_maps import bgr_to_rgb, is_mmdetection
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -27,6 +28,8 @@ def convert(
     if method.rename is None:
         raise DataError(f"no foreign weights of {method.title} are known ({method.agreement}); train it")
     renamed = method.rename(state)
+    if found.weights is not None and found.weights.bgr and is_mmdetection(state):
+        renamed = bgr_to_rgb(renamed)
     config = change(config or found.model, **knobs)
     with torch.device("meta"):
         wanted = method.model(config).state_dict()

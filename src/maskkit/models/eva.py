@@ -40,6 +40,7 @@ from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import soft_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.cascade import Stage, box_weights, corrected
 from maskkit.nn.losses import in_fp32
 from maskkit.nn.mask_stage import (
     MaskConfig,
@@ -51,7 +52,6 @@ from maskkit.nn.mask_stage import (
     positive_regions,
 )
 from maskkit.nn.roi import (
-    BOX_WEIGHTS,
     MaskHead,
     PoolingConfig,
     RankedBoxes,
@@ -62,7 +62,7 @@ from maskkit.nn.roi import (
     refine,
     reordered,
 )
-from maskkit.nn.rpn import NEITHER, ProposalConfig, RpnHead, Weights, decode, match_boxes
+from maskkit.nn.rpn import NEITHER, ProposalConfig, RpnHead, match_boxes
 from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage
 from maskkit.ranges import Count, Share, Whole
 from maskkit.targets import Batch, Target
@@ -89,14 +89,6 @@ class EvaConfig(BackboneModelConfig):
     """Whether copies lose score in proportion to their overlap (linear Soft-NMS) instead of being dropped."""
     maskness: bool = True
     """Whether masks are ranked by their score times the mean probability of their foreground."""
-
-
-class Stage(NamedTuple):
-    """One stage of the cascade: its regions and what its head says of them."""
-
-    sampled: Sampled
-    class_logits: Float[Tensor, "n c"]
-    box_deltas: Float[Tensor, "n k 4"]
 
 
 class EvaRaw(NamedTuple):
@@ -154,12 +146,6 @@ class ConvBoxHead(nn.Module):
         return self.label(y), self.deltas(y).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
 
 
-def box_weights(stage: int) -> Weights:
-    """Of the box code of a stage: the corrections become smaller from one to the next."""
-    x, y, w, h = BOX_WEIGHTS
-    return ((stage + 1) * x, (stage + 1) * y, (stage + 1) * w, (stage + 1) * h)
-
-
 class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     """A (cascade of) box heads and a mask head on the simple pyramid of a plain transformer."""
 
@@ -207,13 +193,10 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     @torch.no_grad()
     def refined(self, stages: list[Stage], extents: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
         """The regions of the next stage: those of the last one with their boxes corrected, and matched anew."""
-        before, matched = stages[-1].sampled
-        owner = before[:, 0].long()
-        boxes = decode(stages[-1].box_deltas[:, 0].float(), before[:, 1:], box_weights(len(stages) - 1))
-        boxes = torch.minimum(boxes.clamp(min=0), extents.repeat(1, 2)[owner])
-        rois = torch.cat([before[:, :1], boxes], 1)
+        rois, matched = corrected(stages[-1], extents, box_weights(len(stages) - 1)), stages[-1].sampled.matched
         if targets is None:
             return Sampled(rois, matched)
+        owner, boxes = rois[:, 0].long(), rois[:, 1:]
         iou, crowd = self.config.stages[len(stages)], self.config.regions.crowd_overlap
         matched = torch.empty_like(matched)
         for b, target in enumerate(targets):

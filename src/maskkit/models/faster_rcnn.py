@@ -50,6 +50,8 @@ class FasterRcnnConfig(BackboneModelConfig):
 
     width: Count = 256
     """Channels of the pyramid."""
+    bottom_up: bool = False
+    """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
@@ -72,7 +74,7 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
         backbone = Backbone.of(config.backbone, STRIDES[:-1])
         super().__init__(
             backbone,
-            feature_pyramid(list(backbone.channels.values()), config.width),
+            feature_pyramid(list(backbone.channels.values()), config.width, config.bottom_up),
             RpnHead(config.width, config.proposals.anchors_per_cell),
             BoxHead(config.width, BINS, config.box_width, config.num_classes),
             proposals=config.proposals,

@@ -62,6 +62,31 @@ class Fpn(nn.Module):
         return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
 
 
+class Pafpn(Fpn):
+    """mmdetection's path aggregation: behind the output convolutions a path climbs up again from the finest level.
+
+    Each level is added to the stride-2 convolution of the sum below it, then a 3x3 convolution smooths each sum; there
+    is no ReLU. Further levels are every second row and column of the one before. The finest level stays as it is.
+    (PANet's own neck has group norm and ReLU, and smooths each level before the next one is made of it.)
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 256, extra: int = 1) -> None:
+        super().__init__(channels, width, 0, interpolation="nearest", relu=False)
+        self.down = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in channels[1:])
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, 1, 1) for _ in channels[1:])
+        self.coarser = extra
+
+    def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """Levels from fine to coarse."""
+        sums = super().forward(features)
+        for i, down in enumerate(self.down):
+            sums[i + 1] = sums[i + 1] + down(sums[i])
+        levels = [sums[0], *(smooth(level) for smooth, level in zip(self.smooth, sums[1:], strict=True))]
+        for _ in range(self.coarser):
+            levels.append(F.max_pool2d(levels[-1], 1, 2))
+        return levels
+
+
 def _conv(before: int, width: int, kernel: int, norm: Callable[[int], nn.Module] | None) -> nn.Module:
     conv = nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=norm is None)
     return conv if norm is None else nn.Sequential(conv, norm(width))

@@ -66,6 +66,8 @@ class RegionConfig:
     nms_threshold: Share = 0.5
     detections: Count = 100
     """Objects kept per image."""
+    bounded_shrink: bool = False
+    """Whether no side shrinks by more than a factor of 62.5, as none grows by more (mmdetection)."""
 
 
 class Sampled(NamedTuple):
@@ -178,14 +180,18 @@ def _bin_taps(
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then class logits, background last, and a box code for every class."""
+    """Two fully connected layers, then class logits, background last, and a box code for every class.
 
-    def __init__(self, channels: int, bins: int, width: int, num_classes: int) -> None:
+    With ``alike`` one code serves all classes.
+    """
+
+    def __init__(self, channels: int, bins: int, width: int, num_classes: int, alike: bool = False) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.fc1 = nn.Linear(channels * bins * bins, width)
         self.fc2 = nn.Linear(width, width)
         self.label = nn.Linear(width, num_classes + 1)
-        self.deltas = nn.Linear(width, num_classes * 4)
+        self.deltas = nn.Linear(width, 4 if alike else num_classes * 4)
         for layer in (self.fc1, self.fc2):
             nn.init.kaiming_uniform_(layer.weight, a=1)
         nn.init.normal_(self.label.weight, std=0.01)
@@ -197,7 +203,7 @@ class BoxHead(nn.Module):
         """Class logits (N, K + 1) and codes (N, K, 4)."""
         y = linear(pooled.flatten(1), self.fc1.weight, self.fc1.bias, "relu")
         y = linear(y, self.fc2.weight, self.fc2.bias, "relu")
-        return self.label(y), self.deltas(y).unflatten(1, (-1, 4))
+        return self.label(y), self.deltas(y).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
 
 
 def all_rois(boxes: Float[Tensor, "b r 4"]) -> Sampled:
@@ -209,14 +215,21 @@ def all_rois(boxes: Float[Tensor, "b r 4"]) -> Sampled:
 @torch.no_grad()
 def sample_rois(proposals: Proposals, targets: Sequence[Target], config: RegionConfig) -> Sampled:
     """Sample ``config.sampled`` regions of each image, from its proposals and the boxes of its objects, to train the
-    second stage.
+    second stage."""
+    real = [boxes[scores.isfinite()] for boxes, scores in zip(*proposals, strict=True)]
+    return sample_boxes(real, targets, config)
+
+
+@torch.no_grad()
+def sample_boxes(boxes_of: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target], config: RegionConfig) -> Sampled:
+    """Sample ``config.sampled`` regions of each image, from some boxes and from those of its objects.
 
     At most the share ``config.positive`` of them is positive: they have an IoU of at least ``config.iou`` with their
     object.
     """
     rois, matched = [], []
-    for b, (boxes, scores, target) in enumerate(zip(*proposals, targets, strict=True)):
-        boxes = torch.cat([boxes[scores.isfinite()], target.boxes[~target.crowd]])
+    for b, (boxes, target) in enumerate(zip(boxes_of, targets, strict=True)):
+        boxes = torch.cat([boxes, target.boxes[~target.crowd]])
         mine = match_boxes(boxes, target, config.iou, config.iou, crowd_overlap=config.crowd_overlap)
         chosen = torch.cat(sample(mine, config.sampled, config.positive))
         rois.append(F.pad(boxes[chosen], (1, 0), value=b))
@@ -264,7 +277,8 @@ def refine(
     """The ``config.candidates`` best refined boxes of all classes above ``config.min_score``, before NMS."""
     classes = deltas.shape[2]
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
-    refined = clip(decode(deltas.float(), boxes[:, :, None], weights), extents)  # (B, R, K, 4)
+    refined = decode(deltas.float(), boxes[:, :, None], weights, config.bounded_shrink)  # (B, R, K, 4)
+    refined = clip(refined, extents)
     scores = torch.where((scores > config.min_score) & has_area(refined), scores, 0).flatten(1)
     scores, order = scores.topk(min(config.candidates, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]

@@ -54,6 +54,8 @@ class ProposalConfig:
     after: tuple[Count, Count] = (1000, 1000)
     """Proposals of each image, in training and in inference."""
     nms_threshold: Share = 0.7
+    bounded_shrink: bool = False
+    """Whether no side shrinks by more than a factor of 62.5, as none grows by more (mmdetection)."""
 
     @property
     def anchors_per_cell(self) -> int:
@@ -166,13 +168,20 @@ def encode(
 
 
 def decode(
-    deltas: Float[Tensor, "*n 4"], references: Float[Tensor, "*m 4"], weights: Weights = ONES
+    deltas: Float[Tensor, "*n 4"],
+    references: Float[Tensor, "*m 4"],
+    weights: Weights = ONES,
+    bounded_shrink: bool = False,
 ) -> Float[Tensor, "*n 4"]:
-    """Boxes of a code, the inverse of `encode`. No side grows by more than a factor of 62.5."""
+    """Boxes of a code, the inverse of `encode`.
+
+    No side grows, or with ``bounded_shrink`` shrinks, by more than a factor of 62.5.
+    """
     shift, growth = (deltas / deltas.new_tensor(weights)).split(2, -1)
     at, extent = box_math.to_centres(references).split(2, -1)
     centre = at + shift * extent
-    half = 0.5 * extent * growth.clamp(max=_LARGEST_GROWTH).exp()
+    least = -_LARGEST_GROWTH if bounded_shrink else None
+    half = 0.5 * extent * growth.clamp(min=least, max=_LARGEST_GROWTH).exp()
     return torch.cat([centre - half, centre + half], -1)
 
 
@@ -301,7 +310,7 @@ def propose(
     for objectness, deltas, anchors in levels:
         scores, order = objectness.float().topk(min(before, objectness.shape[1]))  # (B, k)
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
-        boxes = clip(decode(deltas, anchors[order]), extents)
+        boxes = clip(decode(deltas, anchors[order], bounded_shrink=config.bounded_shrink), extents)
         good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, config.nms_threshold)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))

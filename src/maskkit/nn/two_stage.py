@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import numbers
-from maskkit.nn.fpn import Fpn
+from maskkit.nn.fpn import Fpn, Pafpn
 from maskkit.nn.roi import (
     PoolingConfig,
     RankedBoxes,
@@ -66,10 +66,16 @@ class BoxRaw(NamedTuple):
     """Width and height of the input."""
 
 
-def feature_pyramid(channels: Sequence[int], width: int) -> Fpn:
-    """Detectron2's pyramid: P2 to P5 of C2 to C5, and P6, which is every second row and column of P5."""
-    fpn = Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool")
-    for conv in (*fpn.lateral, *fpn.output):
+def feature_pyramid(channels: Sequence[int], width: int, bottom_up: bool = False) -> Fpn:
+    """Detectron2's pyramid: P2 to P5 of C2 to C5, and P6, which is every second row and column of P5.
+
+    With ``bottom_up`` it is mmdetection's `Pafpn`.
+    """
+    if bottom_up:
+        fpn: Fpn = Pafpn(channels, width, 1)
+    else:
+        fpn = Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool")
+    for conv in (m for m in fpn.modules() if isinstance(m, nn.Conv2d)):
         nn.init.kaiming_uniform_(conv.weight, a=1)  # type: ignore[arg-type]
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return fpn

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "blendmask": "blendmask",
     "boxinst": "boxinst",
+    "cascadercnn": "cascade_rcnn",
     "condinst": "condinst",
     "deeplabv1": "deeplab",
     "deeplabv2": "deeplab",

@@ -39,6 +39,9 @@ class Weights:
     non_commercial: bool = False
     """Whether the licence does not allow every use, or there is none: fetched only once it has been accepted."""
 
+    bgr: bool = False
+    """Whether they were trained on images in BGR, which names of mmdetection do not tell (its caffe style)."""
+
     def at(self, url: str, sha256: str = "", bytes: int | None = None) -> "Weights":
         """The same publisher's weights at an address. Without ``sha256`` it is what a file name of OpenMMLab ends with,
         ``..._20200316-afc5f8a2.pth``, and ``md5`` what one of detectron2 ends with, ``model_final_a54504.pkl``."""

@@ -1,4 +1,4 @@
-"""Faster R-CNN: key maps of detectron2 (Apache-2.0) and torchvision (BSD-3-Clause), and presets.
+"""Faster R-CNN: key maps of detectron2, mmdetection (both Apache-2.0), torchvision (BSD-3-Clause), and presets.
 
 Besides the names, these differ: detectron2's images are BGR. torchvision's first class is background; its box and mask
 outputs for background are never read and are dropped. torchvision's published files predate the epsilon of its frozen
@@ -15,12 +15,21 @@ from maskkit.config import BackboneConfig, change
 from maskkit.models.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from maskkit.nn.roi import PoolingConfig, RegionConfig
 from maskkit.nn.rpn import ProposalConfig
-from maskkit.zoo.card import Method
-from maskkit.zoo.key_maps import DETECTRON2_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.key_maps import (
+    DETECTRON2_KEYS,
+    MMDETECTION_TWO_STAGE_KEYS,
+    Rules,
+    bgr_to_rgb,
+    is_mmdetection,
+    rename_by,
+)
 from maskkit.zoo.recipes import (
     FROZEN_MOBILENET,
     caffe_resnet,
     detectron2,
+    mmdetection_resnet,
+    mmdetection_two_stage,
     small_presets,
     torchvision_detection,
 )
@@ -54,14 +63,16 @@ _TORCHVISION: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From detectron2's or torchvision's names to ours. Raises `DataError` for an unknown name."""
+    """From detectron2's, mmdetection's or torchvision's names to ours. Raises `DataError` for an unknown name."""
     return rename_two_stage(state, "Faster R-CNN")
 
 
 def rename_two_stage(
     state: dict[str, Tensor], method: str, detectron2: Rules = (), torchvision: Rules = ()
 ) -> dict[str, Tensor]:
-    """From the names of a ``method`` that extends Faster R-CNN, of either source, to ours."""
+    """From the names of a ``method`` that extends Faster R-CNN, of any source, to ours."""
+    if is_mmdetection(state):
+        return rename_by(MMDETECTION_TWO_STAGE_KEYS, state, method)
     if any(name.startswith("rpn.") for name in state):
         renamed = rename_by((*_TORCHVISION, *torchvision), state, method)
         if "rpn.head.conv.weight" in state:
@@ -99,6 +110,21 @@ TORCHVISION: dict[str, Any] = {
 """The fields in which torchvision's two-stage detectors differ from detectron2's."""
 
 
+MMDETECTION: dict[str, Any] = {
+    "proposals": ProposalConfig(bounded_shrink=True),
+    "regions": RegionConfig(bounded_shrink=True),
+}
+"""The fields in which mmdetection's two-stage detectors differ from detectron2's."""
+
+
+def _mmdetection(layers: int, times: int, ap: float, *, style: str = "", **knobs: Any) -> Preset:
+    """A preset; ``style`` is ``caffe``, ``pafpn`` or empty."""
+    caffe = style == "caffe"
+    config = FasterRcnnConfig(backbone=mmdetection_resnet(layers, caffe), **MMDETECTION, **knobs)
+    name = "-".join(filter(None, ("fasterrcnn", f"resnet{layers}", style, "mmdet", f"{times}x")))
+    return mmdetection_two_stage(times, caffe).preset(name, config, f"COCO val box AP {ap} (mmdetection)")
+
+
 def small_two_stage(size: int, width: int = 96) -> dict[str, Any]:
     """Changes that make a small model for an input of ``size``: a third of the width, a quarter of the regions."""
     anchors = tuple((size * share,) for share in (0.045, 0.09, 0.18, 0.36, 0.72))
@@ -132,8 +158,15 @@ METHOD = Method(
                 (101, 3, 42.0, "137851257/model_final_f6e8b1"),
             )
         ),
+        _mmdetection(50, 1, 37.4),
+        _mmdetection(50, 2, 38.4),
+        _mmdetection(101, 1, 39.4),
+        _mmdetection(101, 2, 39.8),
+        _mmdetection(50, 1, 37.8, style="caffe"),
+        _mmdetection(101, 1, 39.8, style="caffe"),
+        _mmdetection(50, 1, 37.5, style="pafpn", bottom_up=True),
         *small_presets("fasterrcnn", lambda size: change(FasterRcnnConfig(), **small_two_stage(size))),
     ),
     rename=rename,
-    agreement="detectron2, 2 cases; torchvision live",
+    agreement="detectron2, 2 cases; mmdetection, 2 cases; torchvision live",
 )

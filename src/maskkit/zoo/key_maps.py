@@ -20,6 +20,22 @@ MMDETECTION_KEYS: Rules = (
 )
 """A pyramid from C2 on, without extra convolutions. The names of mmdetection 1, 2 and 3 are the same."""
 
+MMDETECTION_TWO_STAGE_KEYS: Rules = (
+    *MMDETECTION_KEYS,
+    (r"neck\.downsample_convs\.(\d)\.conv\.(.+)", r"fpn.down.\1.\2"),
+    (r"neck\.pafpn_convs\.(\d)\.conv\.(.+)", r"fpn.smooth.\1.\2"),
+    (r"rpn_head\.rpn_conv\.(.+)", r"rpn.conv.\1"),
+    (r"rpn_head\.rpn_cls\.(.+)", r"rpn.objectness.\1"),
+    (r"rpn_head\.rpn_reg\.(.+)", r"rpn.deltas.\1"),
+    *((rf"roi_head\.bbox_head\.shared_fcs\.{i}\.(.+)", rf"box_head.fc{i + 1}.\1") for i in range(2)),
+    (r"roi_head\.bbox_head\.fc_cls\.(.+)", r"box_head.label.\1"),
+    (r"roi_head\.bbox_head\.fc_reg\.(.+)", r"box_head.deltas.\1"),
+    (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(.+)", r"mask_head.convs.\1.\2"),
+    (r"roi_head\.mask_head\.upsample\.(.+)", r"mask_head.deconv.\1"),
+    (r"roi_head\.mask_head\.conv_logits\.(.+)", r"mask_head.predictor.\1"),
+)
+"""Faster and Mask R-CNN of mmdetection, also with its PAFPN. Of the caffe style images are BGR: see `Weights.bgr`."""
+
 MMDETECTION_C3_KEYS: Rules = (
     (r"neck\.fpn_convs\.3\.conv\.(.+)", r"fpn.extra.0.\1"),
     (r"neck\.fpn_convs\.4\.conv\.(.+)", r"fpn.extra.1.\1"),
@@ -93,6 +109,11 @@ def bgr_to_rgb(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A converted state whose backbone was trained on BGR, for RGB: the stem's input channels are reversed."""
     stem = "backbone.body.conv1.weight"
     return {**state, stem: state[stem].flip(1)} if stem in state else state
+
+
+def is_mmdetection(state: dict[str, Tensor]) -> bool:
+    """Whether a state dict has the names of a detector of mmdetection."""
+    return any(name.startswith(("rpn_head.", "bbox_head.", "mask_head.", "panoptic_head.")) for name in state)
 
 
 def as_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:

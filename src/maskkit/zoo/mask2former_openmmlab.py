@@ -13,10 +13,10 @@ from maskkit.config import BackboneConfig
 from maskkit.models.mask2former import Mask2FormerConfig
 from maskkit.nn.masked_decoder import MaskedDecoderConfig
 from maskkit.zoo import mmsegmentation
-from maskkit.zoo.card import Preset, Weights
+from maskkit.zoo.card import Preset
 from maskkit.zoo.class_names import CITYSCAPES, COCO, COCO_PANOPTIC
 from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, rename_by
-from maskkit.zoo.recipes import Recipe, imagenet_input
+from maskkit.zoo.recipes import MMDETECTION, Recipe, imagenet_input
 
 _BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
 _PIXEL = r"pixel_decoder\."
@@ -85,17 +85,19 @@ def _by_neighbour(tensor: Tensor) -> Tensor:
 
 # presets --------------------------------------------------------------------------------------------------------------
 
-_MMDETECTION = Weights("github.com/open-mmlab/mmdetection", "Apache-2.0")
-
 
 def presets(coco: Recipe, ade20k: Recipe, backbones: dict[str, str]) -> tuple[Preset, ...]:
     """The presets; the recipes are those of the official code, which these zoos follow in training."""
-    coco = replace(coco, input=imagenet_input((800, 1333), "shorter"), weights=_MMDETECTION)
+    coco = replace(coco, input=imagenet_input((800, 1333), "shorter", interpolation="cv2_float"), weights=MMDETECTION)
     semantic = {
-        "ade20k": replace(ade20k, weights=mmsegmentation.WEIGHTS),
+        "ade20k": replace(
+            ade20k,
+            input=imagenet_input((512, 2048), "shorter", interpolation="cv2"),
+            weights=mmsegmentation.WEIGHTS,
+        ),
         "cityscapes": replace(
             ade20k,
-            input=imagenet_input((1024, 2048), "shorter"),
+            input=imagenet_input((1024, 2048), "shorter", interpolation="cv2"),
             augment=mmsegmentation.RECIPES["cityscapes"].augment,
             train=replace(ade20k.train, epochs=484.0),  # 90,000 steps of 16
             weights=mmsegmentation.WEIGHTS,

@@ -1,16 +1,18 @@
-"""Mask R-CNN: key maps of detectron2 (Apache-2.0) and torchvision (BSD-3-Clause), and presets."""
+"""Mask R-CNN: key maps of detectron2, mmdetection (both Apache-2.0) and torchvision (BSD-3-Clause), and presets."""
 
 from torch import Tensor
 
 from maskkit.config import change
 from maskkit.models.mask_rcnn import MaskRcnn, MaskRcnnConfig
 from maskkit.nn.mask_stage import MaskConfig
-from maskkit.zoo.card import Method
-from maskkit.zoo.faster_rcnn import TORCHVISION, rename_two_stage, small_two_stage
+from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.faster_rcnn import MMDETECTION, TORCHVISION, rename_two_stage, small_two_stage
 from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import (
     caffe_resnet,
     detectron2,
+    mmdetection_resnet,
+    mmdetection_two_stage,
     small_presets,
     torchvision_detection,
 )
@@ -27,11 +29,18 @@ _TORCHVISION: Rules = (
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From detectron2's or torchvision's names to ours. Raises `DataError` for an unknown name."""
+    """From detectron2's, mmdetection's or torchvision's names to ours. Raises `DataError` for an unknown name."""
     return rename_two_stage(state, "Mask R-CNN", _DETECTRON2, _TORCHVISION)
 
 
 # presets --------------------------------------------------------------------------------------------------------------
+
+
+def _mmdetection(layers: int, times: int, ap: float, *, caffe: bool = False) -> Preset:
+    config = MaskRcnnConfig(backbone=mmdetection_resnet(layers, caffe), **MMDETECTION)
+    name = f"maskrcnn-resnet{layers}{'-caffe' if caffe else ''}-mmdet-{times}x"
+    return mmdetection_two_stage(times, caffe).preset(name, config, f"COCO val mask AP {ap} (mmdetection)")
+
 
 METHOD = Method(
     title="Mask R-CNN",
@@ -57,6 +66,16 @@ METHOD = Method(
                 (101, 3, 38.6, "138205316/model_final_a3ec72"),
             )
         ),
+        _mmdetection(50, 1, 34.7),
+        _mmdetection(50, 2, 35.4),
+        _mmdetection(50, 3, 37.1),
+        _mmdetection(101, 1, 36.1),
+        _mmdetection(101, 2, 36.6),
+        _mmdetection(101, 3, 38.5),
+        _mmdetection(50, 1, 34.4, caffe=True),
+        _mmdetection(50, 3, 37.0, caffe=True),
+        _mmdetection(101, 1, 36.4, caffe=True),
+        _mmdetection(101, 3, 38.5, caffe=True),
         *small_presets(
             "maskrcnn",
             lambda size: change(MaskRcnnConfig(mask_width=96, mask_convs=2), **small_two_stage(size)),
@@ -64,5 +83,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="detectron2, 10 cases; torchvision live",
+    agreement="detectron2, 10 cases; mmdetection, 3 cases; torchvision live",
 )

@@ -63,14 +63,14 @@ _TRAIN = TrainConfig(
 
 RECIPES = {
     "ade20k": Recipe(
-        replace(imagenet_input((512, 2048), "shorter"), multiple=1),
+        replace(imagenet_input((512, 2048), "shorter", interpolation="cv2"), multiple=1),
         AugmentConfig(expand=1.0, iou_crop=False, short_sides=(256, 384, 512, 640, 768, 896, 1024)),
         _TRAIN,
         WEIGHTS,
         ADE20K,
     ),
     "cityscapes": Recipe(
-        replace(imagenet_input((1024, 2048), "shorter"), multiple=1),
+        replace(imagenet_input((1024, 2048), "shorter", interpolation="cv2"), multiple=1),
         AugmentConfig(expand=1.0, iou_crop=False, short_sides=(512, 768, 1024, 1280, 1536, 1792, 2048)),
         replace(_TRAIN, epochs=215.1, batch=8),
         WEIGHTS,

@@ -150,6 +150,30 @@ MMDETECTION_FCOS: dict[str, Any] = {"score": "product", "clip": True}
 """Fields of mmdetection's anchor-free detectors, of which the score of class times quality is no square root."""
 
 
+def mmdetection_two_stage(times: int, caffe: bool = False) -> Recipe:
+    """mmdetection's two-stage detectors: ``times`` 12 epochs, with multi-scale training in the 3x schedule.
+
+    The ``caffe`` style has BGR images and Caffe's ResNets.
+    """
+    train = TrainConfig(
+        epochs=12 * times,
+        batch=16,
+        lr=0.02,
+        weight_decay=1e-4,
+        schedule="steps",
+        milestones=(8 / 12, 11 / 12) if times < 3 else (27 / 36, 33 / 36),
+        warmup=500,
+        warmup_from=0.001,
+    )
+    input = replace(MMDETECTION_INPUT, std=NO_STD) if caffe else MMDETECTION_INPUT
+    return Recipe(input, MULTI_SCALE if times == 3 else FLIP, train, replace(MMDETECTION, bgr=caffe))
+
+
+def mmdetection_resnet(layers: int, caffe: bool = False) -> BackboneConfig:
+    """A ResNet of mmdetection's detectors, with its first stage frozen; ``caffe`` strides in the first 1x1."""
+    return BackboneConfig(f"resnet{layers}", frozen_stride=4, stride_in_1x1=caffe)
+
+
 def solo_recipe(times: int, warmup_from: float) -> Recipe:
     """The zoo of WXinlong/SOLO, built on mmdetection: ``times`` 12 epochs, with multi-scale training in the 3x
     schedule."""

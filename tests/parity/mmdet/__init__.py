@@ -17,6 +17,10 @@ _RUNNERS = {
     "condinst_": "fcos",
     "boxinst_": "fcos",
     "rtmdet_ins_": "rtmdet_ins",
+    "faster_rcnn_": "rcnn",
+    "mask_rcnn_": "rcnn",
+    "cascade_mask_rcnn_": "rcnn",
+    "mask2former_": "mask2former",
 }
 """The beginning of a case's name, and the module that runs it."""
 
