@@ -49,7 +49,8 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 def load(
     source: str | Path = BUILT_IN, device: torch.device | str | None = None, threads: int | None = None
 ) -> Segmenter:
-    """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, or of a preset whose weights can be fetched.
+    """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, of a preset whose weights can be fetched, or of a
+    repository of the Hugging Face Hub: ``"hf://user/name"``.
 
     An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch; ``threads`` limits the cores that it
     uses. ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose
@@ -251,6 +252,39 @@ class Segmenter:
             raise MaskkitError("only a model that was loaded from a checkpoint can be exported")
         checkpoint = Checkpoint(self.runtime.model, self.config, self.categories, dict(self.info))
         return export(checkpoint, Path(path), config or ExportConfig(), **options)
+
+    def push(
+        self,
+        address: str,
+        *,
+        licence: str | None = None,
+        data: str = "",
+        sample: Source | None = None,
+        private: bool = True,
+    ) -> str:
+        """Publish the model as the repository ``hf://user/name`` of the Hugging Face Hub; returns its page.
+
+        `load` takes the same address. The repository gets the weights, a model card (``licence``, by default that of
+        the weights it was made from; ``data``, a text about what it was trained on; metrics, preprocessing) and an
+        overlay of ``sample``, by default an image of the package. huggingface_hub has to be logged in. Raises
+        `MaskkitError` where there is no licence, for an exported file, and for what the Hub refuses.
+        """
+        import tempfile
+
+        from maskkit.checkpoints.checkpoint import Checkpoint
+        from maskkit.checkpoints.push import push_checkpoint
+        from maskkit.infer.torch_runtime import TorchRuntime
+
+        if self.config is None or not isinstance(self.runtime, TorchRuntime):
+            raise MaskkitError("only a model that was loaded from a checkpoint can be pushed")
+        licence = licence or self.info.get("licence")
+        if not licence:
+            raise MaskkitError(f"{address}: say under which licence: push({address!r}, licence='apache-2.0')")
+        image = Path(__file__).parent / "demo_images" / "coffee.jpg" if sample is None else sample
+        checkpoint = Checkpoint(self.runtime.model, self.config, self.categories, dict(self.info))
+        with tempfile.TemporaryDirectory() as folder:
+            overlay = self.predict(image).save(Path(folder) / "sample.jpg")
+            return push_checkpoint(checkpoint, address, licence, data, overlay, private)
 
     @classmethod
     def train(

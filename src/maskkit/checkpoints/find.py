@@ -21,7 +21,8 @@ RANDOM = "random"
 
 
 def find_weights(source: str | Path, preset: str | None = None) -> Path:
-    """The weight file of ``source``: a path, ``"built-in"``, or a preset with published weights, which are downloaded.
+    """The weight file of ``source``: a path, ``"built-in"``, or what is downloaded: a preset with published weights, or
+    a repository of the Hugging Face Hub, ``"hf://user/name"``.
 
     ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails,
     `MaskkitError` for weights whose licence has to be accepted.
@@ -30,6 +31,10 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
         from maskkit.checkpoints import hub
 
         return hub.fetch(preset)
+    if str(source).startswith("hf:/"):
+        from maskkit.checkpoints import repositories
+
+        return repositories.fetch_repository(str(source))
     path = BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
         if path.exists():

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import wrong_usage
-from maskkit.cli.options import refuse_ranges
+from maskkit.cli.options import Fetch, refuse_ranges
 from maskkit.cli.train import annotated, preset_in
 from maskkit.config import InputConfig, ModelConfig, change
 from maskkit.errors import DataError
@@ -31,8 +31,8 @@ class ImportOptions:
     --classes coco-panoptic --out panoptic.safetensors
     """
 
-    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """File of the official code: .pth, .pkl, .params or .safetensors, whatever its name."""
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """File of the official code: .pth, .pkl, .params or .safetensors, whatever its name; or hf://user/name[/FILE]."""
     preset: Annotated[str, arg(name="model")]
     """Preset that the checkpoint was trained as; `maskkit models` lists them."""
     model: ModelConfig
@@ -41,6 +41,7 @@ class ImportOptions:
     """File to write."""
     num_classes: Count | None = None
     """Number of classes, without background, where it is not the preset's."""
+    fetch: Annotated[Fetch, arg(name="")] = Fetch()  # noqa: RUF009 (frozen)
     classes: str | None = None
     """Names of the classes: a text file with a name per line, a .json file (a list of names, COCO's categories,
     classes.json, transformers' config.json), or coco, coco-91, coco-panoptic, voc, voc-semantic, ade20k, cityscapes,
@@ -57,6 +58,7 @@ def import_(options: ImportOptions) -> int:
     from maskkit.checkpoints.foreign import read_checkpoint
     from maskkit.checkpoints.hub import import_state
 
+    options.fetch.apply()
     preset, source, count = zoo.preset(options.preset), options.checkpoint, options.num_classes
     task = zoo.model_class(preset.name).task_of(options.model)
     classes, named = preset.classes, True
@@ -68,15 +70,24 @@ def import_(options: ImportOptions) -> int:
         classes, named = numbered(count, task), False  # type: ignore[arg-type]
     model = change(options.model, num_classes=len(classes))
     try:
-        state = read_checkpoint(source)
-        import_state(state, preset.name, options.out, source.name, model, options.input, classes)
+        state = read_checkpoint(_file(source))
+        name = source if source.startswith("hf://") else Path(source).name
+        import_state(state, preset.name, options.out, name, model, options.input, classes)
     except DataError as error:
         message = str(error)
-        raise DataError(message if str(source) in message else f"{source}: {message}") from None
+        raise DataError(message if source in message else f"{source}: {message}") from None
     unnamed = "" if named else "; they are called class 1 and so on, --classes gives them names"
     say(f"{options.out}: {preset.name} with {len(classes)} classes{unnamed}")
     say(f"try it: maskkit predict IMAGE --model {options.out}")
     return 0
+
+
+def _file(source: str) -> Path:
+    if not source.startswith("hf://"):
+        return Path(source)
+    from maskkit.checkpoints.repositories import fetch_weights
+
+    return fetch_weights(source)
 
 
 def parse(args: list[str]) -> ImportOptions:

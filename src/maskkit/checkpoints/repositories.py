@@ -1,0 +1,231 @@
+"""Weights in repositories of the Hugging Face Hub, by ``hf://user/name``; huggingface_hub fetches them.
+
+``hf://user/name@REVISION/FILE`` names a branch, tag or commit, and a file; both may be left out. Files are kept in
+``huggingface/`` of `cache.home`, and compared with the checksum that the Hub gives for them whenever they are used.
+"""
+
+import hashlib
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from maskkit.checkpoints import cache
+from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.checkpoints.header import is_checkpoint, read_header
+from maskkit.checkpoints.hub import import_state
+from maskkit.checkpoints.listing import is_safetensors
+from maskkit.checkpoints.transformers_config import recognise
+from maskkit.errors import DataError, FileError, MaskkitError, explain
+from maskkit.files import digest
+
+SCHEME = "hf://"
+WEIGHTS = "model.safetensors"
+"""The file of weights in a repository of ours, and in those of transformers."""
+
+_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
+_RESTRICTED = re.compile(r"\bnc\b|non-?commercial|academic|research|^other$", re.IGNORECASE)
+_MASK2FORMER = ("facebook/mask2former-", "CC-BY-NC-4.0")
+"""Whose cards say ``other``; Mask2Former's MODEL_ZOO.md has the licence."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository, or a file in it."""
+
+    name: str
+    revision: str | None = None
+    file: str | None = None
+
+    @classmethod
+    def of(cls, address: str) -> "Repository":
+        """What ``hf://...`` means. Raises `DataError` for anything else."""
+        found = _ADDRESS.fullmatch(address)
+        if found is None:
+            raise DataError(f"{address}: not an address of a repository; it is hf://user/name, or hf://user/name/FILE")
+        return cls(*found.groups())
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.name}"
+
+
+def endpoint() -> str:
+    """The address of the Hub; ``HF_ENDPOINT`` moves it."""
+    return (os.environ.get("HF_ENDPOINT", "").strip() or constants.ENDPOINT).rstrip("/")
+
+
+def fetch_repository(address: str) -> Path:
+    """A checkpoint of ours from a repository: as it is there, or converted from weights of transformers.
+
+    Raises `DataError` without a network, for a repository or file that is not there, for another checksum than the Hub
+    gives, for pickles, and for weights of a network that nobody recognises; `MaskkitError` for a licence that does not
+    allow every use and was not accepted.
+    """
+    repository = Repository.of(address)
+    path = fetch_file(repository, repository.file or WEIGHTS)
+    if not is_safetensors(path):
+        raise DataError(
+            f"{address}: {path.name} is no safetensors file, and pickles of the Hub are not loaded; if it holds "
+            f"weights of a preset: maskkit import {repository}/{path.name} --model PRESET"
+        )
+    if is_checkpoint(path):
+        licence = read_header(path)["info"].get("licence")
+        _require_licence(repository, licence if isinstance(licence, str) else None)
+        return path
+    return _converted(repository, path)
+
+
+def fetch_weights(address: str) -> Path:
+    """The weight file of a repository, for `maskkit import`: the file that is named, or that of transformers."""
+    repository = Repository.of(address)
+    if repository.file is not None:
+        return fetch_file(repository, repository.file)
+    found = _optional(repository, WEIGHTS)
+    return found if found is not None else fetch_file(repository, "pytorch_model.bin")
+
+
+def fetch_file(repository: Repository, name: str) -> Path:
+    """A file of a repository in the folder of downloads, complete and verified. Raises `DataError`."""
+    where = f"{repository}/{name}"
+    folder = cache.home() / "huggingface"
+    offline = cache.is_offline() or not _reachable()
+    try:
+        found = hf_hub_download(
+            repository.name,
+            name,
+            revision=repository.revision,
+            cache_dir=folder,
+            endpoint=endpoint(),
+            local_files_only=offline,
+        )
+    except HFValidationError as error:
+        raise DataError(f"{where}: not an address of a repository ({error})") from None
+    except LocalEntryNotFoundError:
+        raise DataError(
+            f"{where}: not in {folder}, and {endpoint()} cannot be reached or --offline forbids it; with a network "
+            f"download {endpoint()}/{repository.name}/resolve/{repository.revision or 'main'}/{name} and use its path"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise DataError(
+            f"{where}: there is no such repository or revision, or it is private; check the name, or log in: "
+            "hf auth login"
+        ) from None
+    except EntryNotFoundError:
+        raise DataError(f"{where}: the repository has no such file") from None
+    except HfHubHTTPError as error:
+        raise DataError(f"{where}: the Hub refuses it ({str(error).splitlines()[0]}); try again later") from None
+    except OSError as error:
+        raise FileError(explain(error, folder)) from error
+    except Exception as error:  # of the client's own http library, whose name changes with its version
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise
+        raise DataError(f"{where}: the download broke off ({error}); try again") from None
+    return _verified(Path(found), where)
+
+
+def _verified(path: Path, where: str) -> Path:
+    """The file, whose content is what its name in the cache says: a sha256, or git's checksum for small files."""
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        right = digest(blob) == blob.name
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        right = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name
+    else:
+        right = True  # a system without links: the client has checked the size
+    if not right:
+        for part in (path, blob):
+            part.unlink(missing_ok=True)
+        raise DataError(f"{where}: the download has another checksum than the Hub gives; it was deleted: try again")
+    return path
+
+
+def _reachable() -> bool:
+    """Whether the Hub answers; its client would try for a minute."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint(), method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _optional(repository: Repository, name: str) -> Path | None:
+    """The file, or None where the repository has none."""
+    try:
+        return fetch_file(repository, name)
+    except DataError as error:
+        if "has no such file" in str(error):
+            return None
+        raise
+
+
+def _converted(repository: Repository, path: Path) -> Path:
+    """A checkpoint made of weights of transformers."""
+    config = _json(repository, "config.json")
+    try:
+        network = recognise(config, _json(repository, "preprocessor_config.json"), repository.name)
+    except MaskkitError as error:
+        raise DataError(
+            f"{repository}: {error}; name its preset: maskkit import {repository} --model PRESET --out FILE.safetensors"
+        ) from None
+    start, licence = _MASK2FORMER
+    _require_licence(repository, licence if repository.name.startswith(start) else _licence_of(repository))
+    key = hashlib.sha256(json.dumps([path.resolve().name, config], sort_keys=True).encode()).hexdigest()[:12]
+    out = cache.home() / "converted" / f"{repository.name.replace('/', '--')}-{key}.safetensors"
+    if not out.is_file():
+        facts = {"licence": licence if repository.name.startswith(start) else str(_licence_of(repository))}
+        import_state(
+            read_checkpoint(path),
+            network.preset,
+            out,
+            str(repository),
+            network.model,
+            network.input,
+            network.classes,
+            facts,
+        )
+    return out
+
+
+def _json(repository: Repository, name: str) -> Mapping[str, Any]:
+    """A JSON file of a repository; nothing where there is none, or it is damaged."""
+    path = _optional(repository, name)
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _licence_of(repository: Repository) -> str | None:
+    """What the card of a repository says, or None."""
+    path = _optional(repository, "README.md")
+    if path is None:
+        return None
+    head = re.match(r"\s*---\s*\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*[\"']?([\w. -]{1,60}?)[\"']?\s*$", head.group(1), re.MULTILINE) if head else None
+    return found.group(1) if found is not None else None
+
+
+def _require_licence(repository: Repository, licence: str | None) -> None:
+    name = licence or "not stated"
+    cache.require_licence(name, str(repository), bool(_RESTRICTED.search(name)))

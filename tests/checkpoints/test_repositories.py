@@ -1,0 +1,236 @@
+"""Repositories of the Hugging Face Hub: pushed, loaded again bit for bit, refused where they are not what they say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+import maskkit
+from maskkit import zoo
+from maskkit.api import Segmenter
+from maskkit.checkpoints import cache
+from maskkit.checkpoints.checkpoint import save_model
+from maskkit.checkpoints.find import find_weights
+from maskkit.checkpoints.repositories import Repository
+from maskkit.cli import main
+from maskkit.errors import DataError, MaskkitError
+from maskkit.prediction import Categories
+from maskkit.zoo.class_names import COCO_PANOPTIC
+from tests.checkpoints.stub_hub import StubHub, hub
+from tests.checkpoints.test_import_options import mask2former
+
+TINY = "tinynet"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with hub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def stub(server: StubHub, tmp_path, monkeypatch) -> StubHub:
+    for part in (server.repositories, server.stored, server.served, server.requests):
+        part.clear()
+    server.refuses = False
+    monkeypatch.setenv("MASKKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    for name in cache.OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    return server
+
+
+@pytest.fixture
+def pets(tmp_path, tiny) -> Path:
+    """A checkpoint with metrics."""
+    torch.manual_seed(3)
+    model = zoo.model_class(TINY)(tiny.model)
+    path = tmp_path / "pets.safetensors"
+    info = {"metrics": {"AP": 0.25}, "score": 0.4}
+    save_model(path, model, tiny, Categories.of(["cat", "dog", "fish"]), info)
+    return path
+
+
+def pushed(path: Path, **options) -> Segmenter:
+    segmenter = maskkit.load(path, device="cpu")
+    photo = Image.fromarray(np.full((64, 80, 3), 90, np.uint8))
+    segmenter.push("hf://me/pets", **{"licence": "apache-2.0", "sample": photo, **options})
+    return segmenter
+
+
+def test_a_pushed_model_is_loaded_bit_for_bit_and_offline_the_second_time(stub, pets, monkeypatch, caplog) -> None:
+    first = pushed(pets, data="Oxford-IIIT Pets, 3 classes")
+    assert set(stub.repositories["me/pets"]) == {"model.safetensors", "README.md", "sample.jpg"}
+    again = maskkit.load("hf://me/pets", device="cpu")
+    before, after = (s.runtime.model.state_dict() for s in (first, again))  # type: ignore[attr-defined]
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (again.categories, again.input, again.score) == (first.categories, first.input, first.score)
+    assert again.info == {**first.info, "licence": "apache-2.0"}
+    assert "weights of hf://me/pets, licence apache-2.0" in caplog.text
+    count = len(stub.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    maskkit.load("hf://me/pets", device="cpu")
+    assert len(stub.requests) == count
+    with pytest.raises(MaskkitError, match=r"hf://me/pets: not pushed: --offline"):
+        pushed(pets)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers
+    maskkit.load("hf://me/pets", device="cpu")
+    with pytest.raises(DataError, match=r"hf://me/dogs/model\.safetensors: not in .* cannot be reached .*resolve/main"):
+        maskkit.load("hf://me/dogs", device="cpu")
+    with pytest.raises(MaskkitError, match=r"hf://me/pets: .*cannot be reached .*nothing was pushed"):
+        pushed(pets)
+
+
+def test_the_model_card_says_what_a_user_needs(stub, pets) -> None:
+    pushed(pets, data="Oxford-IIIT Pets, 3 classes", licence="cc-by-4.0")
+    card = stub.repositories["me/pets"]["README.md"].decode()
+    for part in (
+        '---\nlicense: "cc-by-4.0"\nlibrary_name: maskkit\npipeline_tag: image-segmentation\n',
+        "cat, dog, fish",
+        "Oxford-IIIT Pets, 3 classes",
+        "| AP | 0.2500 |",
+        "`maskkit eval --model hf://me/pets --data DATA`",
+        "RGB images; ",
+        "(height x width)",
+        'maskkit.load("hf://me/pets")',
+        "![Predictions of this model](sample.jpg)",
+        "preset `tinynet`",
+    ):
+        assert part in card, part
+    assert Image.open(__import__("io").BytesIO(stub.repositories["me/pets"]["sample.jpg"])).size == (80, 64)
+
+
+def test_push_asks_for_a_licence_and_says_what_the_hub_refuses(stub, pets) -> None:
+    with pytest.raises(MaskkitError, match=r"say under which licence: push\('hf://me/pets', licence='apache-2.0'\)"):
+        pushed(pets, licence=None)
+    with pytest.raises(DataError, match="push writes a whole repository"):
+        maskkit.load(pets, device="cpu").push("hf://me/pets/file", licence="mit")
+    stub.refuses = True
+    with pytest.raises(MaskkitError, match=r"hf://me/pets: the Hub refuses it .*hf auth login"):
+        pushed(pets)
+    assert not stub.repositories
+
+
+def test_another_content_than_the_hub_announces_is_refused_and_deleted(stub, pets, tmp_path) -> None:
+    pushed(pets)
+    content = stub.repositories["me/pets"]["model.safetensors"]
+    stub.served["model.safetensors"] = content[:-4] + b"\0\0\0\1"
+    with pytest.raises(DataError, match="the download has another checksum than the Hub gives; it was deleted"):
+        find_weights("hf://me/pets")
+    stub.served.clear()
+    assert find_weights("hf://me/pets").read_bytes() == content
+
+
+def test_pickles_and_what_is_not_there_are_refused(stub, pets, tmp_path) -> None:
+    import pickle
+
+    stub.repositories["me/pets"] = {"model.safetensors": pickle.dumps({"a": 1}), "pytorch_model.bin": b"x"}
+    with pytest.raises(DataError, match=r"model\.safetensors is no safetensors file, and pickles of the Hub are not"):
+        find_weights("hf://me/pets")
+    with pytest.raises(DataError, match="pickles of the Hub are not loaded"):
+        find_weights("hf://me/pets/pytorch_model.bin")
+    with pytest.raises(DataError, match="the repository has no such file"):
+        find_weights("hf://me/pets/other.safetensors")
+    with pytest.raises(DataError, match="there is no such repository or revision"):
+        find_weights("hf://me/nobody")
+    stub.repositories["me/net"] = {"model.safetensors": save({"a": torch.zeros(1)}), "config.json": b"{}"}
+    with pytest.raises(DataError, match=r"recognises; name its preset: maskkit import hf://me/net --model PRESET"):
+        find_weights("hf://me/net")
+    for address in ("hf://me", "hf://", "hf://me/pets@", "hf:/me/pets"):
+        with pytest.raises(DataError, match="not an address of a repository"):
+            find_weights(address)
+    assert Repository.of("hf://me/pets@v2/a/b.pth") == Repository("me/pets", "v2", "a/b.pth")
+
+
+def test_a_restricted_licence_of_a_repository_is_asked_for(stub, pets) -> None:
+    pushed(pets, licence="cc-by-nc-4.0")
+    with pytest.raises(MaskkitError, match=r"hf://me/pets: the licence of these weights is 'cc-by-nc-4.0'"):
+        find_weights("hf://me/pets")
+    cache.accept_licence("cc-by-nc-4.0")
+    assert find_weights("hf://me/pets").is_file()
+
+
+def transformers_repository(stub: StubHub, name: str, classes: int, **changes) -> None:
+    """A small Mask2Former as its library saves it."""
+    theirs = mask2former(classes)
+    config = {**theirs.config.to_dict(), "model_type": "mask2former", **changes}
+    processor = {"size": {"shortest_edge": 96, "longest_edge": 160}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    stub.repositories[name] = {
+        "model.safetensors": save({n: t.contiguous() for n, t in theirs.state_dict().items()}, {"format": "pt"}),
+        "config.json": json.dumps(config).encode(),
+        "preprocessor_config.json": json.dumps(processor).encode(),
+        "README.md": b"---\nlicense: mit\ntags:\n- vision\n---\n# A network\n",
+    }
+
+
+def test_mask2former_of_transformers_by_the_name_of_its_repository(stub, monkeypatch, caplog) -> None:
+    """A ResNet-18 stands for the published Swins; the table of backbones is looked through with real sizes below."""
+    from maskkit.checkpoints import transformers_config
+
+    monkeypatch.setitem(transformers_config._RESNETS, (2, 2, 2, 2), "mask2former-small")
+    preset = zoo.preset("mask2former-resnet50")
+    small = replace(preset, model=replace(preset.model, backbone=replace(preset.model.backbone, name="resnet18")))  # type: ignore[attr-defined]
+    find = zoo.preset
+    monkeypatch.setattr(zoo, "preset", lambda name: small if name == "mask2former-small" else find(name))
+    monkeypatch.setattr(transformers_config, "_backbone", lambda config: "mask2former-small")
+    transformers_repository(stub, "someone/mask2former-coco-panoptic", 133)
+    path = find_weights("hf://someone/mask2former-coco-panoptic")
+    from maskkit.checkpoints.header import categories_of, read_header
+
+    header = read_header(path)
+    assert categories_of(header).things == COCO_PANOPTIC.things
+    assert header["config"]["model"]["task"] == "panoptic"
+    assert header["config"]["input"]["size"] == [96, 160]
+    assert header["config"]["input"]["resize"] == "shorter"
+    assert header["config"]["input"]["mean"] == [127.5] * 3
+    assert header["info"]["licence"] == "mit"
+    assert "licence mit" in caplog.text
+    transformers_repository(stub, "facebook/mask2former-x-ade-semantic", 9)
+    with pytest.raises(MaskkitError, match=r"facebook/mask2former-x-ade-semantic: the licence .* 'CC-BY-NC-4.0'"):
+        find_weights("hf://facebook/mask2former-x-ade-semantic")
+    transformers_repository(stub, "someone/mask2former", 9)
+    with pytest.raises(DataError, match="does not say whether it is for instances, label maps or panoptic images"):
+        find_weights("hf://someone/mask2former")
+
+
+def test_every_backbone_of_the_presets_is_recognised() -> None:
+    from maskkit.checkpoints.transformers_config import recognise
+
+    transformers = pytest.importorskip("transformers")
+    swins = {"t": (96, [2, 2, 6, 2], 7), "s": (96, [2, 2, 18, 2], 7), "b": (128, [2, 2, 18, 2], 12)}
+    swins["l"] = (192, [2, 2, 18, 2], 12)
+    for letter, (width, depths, window) in swins.items():
+        swin = transformers.SwinConfig(embed_dim=width, depths=depths, window_size=window)
+        queries = 200 if letter == "l" else 100
+        config = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=80, num_queries=queries).to_dict()
+        found = recognise(config, {}, "facebook/mask2former-coco-instance")
+        assert found.preset == f"mask2former-swin-{letter}"
+        assert found.model == zoo.preset(found.preset).model
+    with pytest.raises(DataError, match="none of the Swin transformers and ResNets"):
+        recognise({"model_type": "mask2former", "backbone_config": {"model_type": "dinov2"}}, {}, "x-instance")
+
+
+def test_import_takes_files_of_repositories(stub, tmp_path, monkeypatch, capsys) -> None:
+    method = replace(zoo.method(TINY), rename=dict)
+    monkeypatch.setattr(zoo, "method", lambda name: method)
+    import io
+
+    state = {n: torch.rand(t.shape).to(t.dtype) for n, t in maskkit.create_model(TINY).state_dict().items()}
+    file = io.BytesIO()
+    torch.save({"state_dict": state}, file)
+    stub.repositories["me/zoo"] = {"nets/tiny.pth": file.getvalue(), "pytorch_model.bin": file.getvalue()}
+    for address in ("hf://me/zoo/nets/tiny.pth", "hf://me/zoo"):
+        out = tmp_path / "out.safetensors"
+        assert main(["import", address, "--model", TINY, "--out", str(out)]) == 0
+        assert maskkit.load(out).info["imported"] == address
+    assert main(["import", "hf://me/zoo/no.pth", "--model", TINY, "--out", str(tmp_path / "x")]) == 1
+    assert "hf://me/zoo/no.pth: the repository has no such file" in capsys.readouterr().err
