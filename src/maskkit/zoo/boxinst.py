@@ -17,6 +17,7 @@ from maskkit.zoo.recipes import (
     caffe_resnet,
     detectron2_train,
     mmdetection,
+    mmdetection_file,
     small_presets,
 )
 
@@ -33,7 +34,7 @@ def _official(name: str, paper: str, times: int, layers: int = 50) -> Preset:
     return adelaidet(times).preset(name, config, f"COCO {paper}")
 
 
-def _mmdetection(layers: int, ap: float) -> Preset:
+def _mmdetection(layers: int, ap: float, end: str) -> Preset:
     config = BoxInstConfig(
         backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4),
         detector=FcosDetectorConfig(**MMDETECTION_FCOS),
@@ -41,7 +42,8 @@ def _mmdetection(layers: int, ap: float) -> Preset:
         box_only=BoxOnly(warmup=1 / 9, skip_bottom=10),
     )
     train = replace(detectron2_train(1, 0.01), decay_norm=True)
-    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train)
+    file = mmdetection_file(f"v3.0/boxinst/boxinst_r{layers}_fpn_ms-90k_coco", f"_{end}")
+    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
     return recipe.preset(f"boxinst-resnet{layers}-1x-mmdet", config, f"COCO val2017 mask AP {ap}")
 
 
@@ -54,8 +56,8 @@ METHOD = Method(
         _official("boxinst-resnet50-3x", "test-dev mask AP 32.1, val 31.8", 3),
         _official("boxinst-resnet101-1x", "test-dev mask AP 32.5, val 32.2", 1, 101),
         _official("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, 101),
-        _mmdetection(50, 31.1),
-        _mmdetection(101, 32.7),
+        _mmdetection(50, 31.1, "20221228_163052-6add751a"),
+        _mmdetection(101, 32.7, "20221229_145106-facf375b"),
         *small_presets(
             "boxinst",
             lambda _: change(

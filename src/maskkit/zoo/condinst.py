@@ -18,6 +18,7 @@ from maskkit.zoo.recipes import (
     caffe_resnet,
     detectron2_train,
     mmdetection,
+    mmdetection_file,
     small_presets,
 )
 
@@ -68,7 +69,8 @@ def _mmdetection() -> Preset:
         masks_to_train=300,
     )
     train = replace(detectron2_train(1, 0.01), decay_norm=True)
-    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train)
+    file = mmdetection_file("v3.0/condinst/condinst_r50_fpn_ms-poly-90k_coco_instance", "_20221129_125223-4c186406")
+    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
     return recipe.preset("condinst-resnet50-1x-mmdet", config, "COCO val2017 mask AP 36.0")
 
 

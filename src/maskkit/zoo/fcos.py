@@ -23,6 +23,7 @@ from maskkit.zoo.recipes import (
     adelaidet,
     caffe_resnet,
     mmdetection,
+    mmdetection_file,
     small_presets,
 )
 
@@ -46,12 +47,20 @@ def _official(
 
 
 def _mmdetection(
-    name: str, ap: float, times: int, mean: tuple[float, float, float], layers: int = 50, **knobs: Any
+    name: str, ap: float, file: str, mean: tuple[float, float, float], layers: int = 50, **knobs: Any
 ) -> Preset:
     """mmdetection's models. Training takes our box loss, GIoU, for all of them."""
-    input = replace(MMDETECTION_INPUT, mean=mean, std=NO_STD)
+    times = 2 if "_2x_" in file else 1
+    recipe = mmdetection(times, replace(MMDETECTION_INPUT, mean=mean, std=NO_STD))
     config = FcosConfig(backbone=caffe_resnet(layers), detector=FcosDetectorConfig(**MMDETECTION_FCOS, **knobs))
-    return mmdetection(times, input).preset(f"{name}-mmdet", config, f"COCO val2017 box AP {ap}")
+    folder, _, end = file.rpartition("-")
+    weights = mmdetection_file(f"v2.0/fcos/{folder}", f"-{end}")
+    return recipe.preset(f"{name}-{times}x-mmdet", config, f"COCO val2017 box AP {ap}", weights=weights)
+
+
+def _plain(layers: int, ap: float, kind: str, end: str) -> Preset:
+    file = f"fcos_r{layers}_caffe_fpn_gn-head_{kind}_coco-{end}"
+    return _mmdetection(f"fcos-plain-resnet{layers}", ap, file, PANET_MEAN, layers, **_PLAIN)
 
 
 _PLAIN: dict[str, Any] = {
@@ -75,11 +84,16 @@ METHOD = Method(
         _official("fcos-iou-resnet50-1x", 39.4, 1, quality="iou"),
         _official("fcos-iou-resnet50-2x", 41.5, 2, quality="iou"),
         _official("fcos-iou-resnet101-2x", 43.5, 2, 101, quality="iou"),
-        _mmdetection("fcos-plain-resnet50-1x", 36.6, 1, PANET_MEAN, **_PLAIN),
-        _mmdetection("fcos-plain-resnet50-2x", 38.5, 2, PANET_MEAN, **_PLAIN),
-        _mmdetection("fcos-plain-resnet101-1x", 39.1, 1, PANET_MEAN, 101, **_PLAIN),
-        _mmdetection("fcos-plain-resnet101-2x", 40.8, 2, PANET_MEAN, 101, **_PLAIN),
-        _mmdetection("fcos-resnet50-1x", 38.7, 1, IMAGENET_MEAN),
+        _plain(50, 36.6, "1x", "821213aa"),
+        _plain(50, 38.5, "mstrain_640-800_2x", "d92ceeea"),
+        _plain(101, 39.1, "1x", "0e37b982"),
+        _plain(101, 40.8, "mstrain_640-800_2x", "511424d6"),
+        _mmdetection(
+            "fcos-resnet50",
+            38.7,
+            "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco-0a0d75a8",
+            IMAGENET_MEAN,
+        ),
         *small_presets("fcos", lambda _: change(FcosConfig(backbone=FROZEN_MOBILENET), detector=SMALL_FCOS)),
     ),
     rename=rename,

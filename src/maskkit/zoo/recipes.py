@@ -129,6 +129,12 @@ MMDETECTION_INPUT = imagenet_input((800, 1333), "shorter", interpolation="cv2")
 """Input of mmdetection's models in PyTorch style: shorter side 800, OpenCV's resize of bytes, ImageNet's statistics."""
 
 
+def mmdetection_file(folder: str, end: str) -> Weights:
+    """mmdetection's weights in ``folder`` of OpenMMLab's server; the file is called like the folder, plus ``end``."""
+    name = folder.rpartition("/")[2]
+    return MMDETECTION.at(f"https://download.openmmlab.com/mmdetection/{folder}/{name}{end}.pth")
+
+
 def mmdetection(times: int, input: InputConfig = MMDETECTION_INPUT) -> Recipe:
     """mmdetection's zoo: ``times`` 12 epochs of 16 images, with multi-scale training in the 2x schedule. The rate is
     that of the one-stage methods."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from maskkit.config import BackboneConfig
 from maskkit.models.solov2 import Solov2, Solov2Config
 from maskkit.nn.grid import GridConfig
-from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.key_maps import DETECTRON2_KEYS, MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
 from maskkit.zoo.recipes import (
     FLIP,
@@ -20,6 +20,7 @@ from maskkit.zoo.recipes import (
     adelaidet,
     caffe_resnet,
     imagenet_input,
+    mmdetection_file,
     small_grid,
     small_presets,
     solo_recipe,
@@ -82,12 +83,19 @@ _LIGHT_GRIDS = {
 }
 
 
-def _official(name: str, ap: float, times: int = 3, layers: int = 50, **knobs: Any) -> Preset:
+def _file(name: str, end: str) -> Weights:
+    return mmdetection_file(f"v2.0/solov2/solov2_{name}_coco", f"_{end}")
+
+
+def _official(name: str, ap: float, file: Weights, times: int = 3, layers: int = 50, **knobs: Any) -> Preset:
+    """Weights of mmdetection; the function of WXinlong/SOLO's is the same."""
     config = Solov2Config(backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4), **knobs)
-    return solo_recipe(times, warmup_from=0.01).preset(name, config, f"COCO val2017 mask AP {ap}")
+    return solo_recipe(times, warmup_from=0.01).preset(name, config, f"COCO val2017 mask AP {ap}", weights=file)
 
 
-def _light(name: str, ap: float, size: tuple[int, int], layers: int = 50, **knobs: Any) -> Preset:
+def _light(
+    name: str, ap: float, size: tuple[int, int], layers: int = 50, *, file: Weights | None = None, **knobs: Any
+) -> Preset:
     config = Solov2Config(
         backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4),
         grid=_LIGHT_GRIDS[size[0]],
@@ -95,10 +103,12 @@ def _light(name: str, ap: float, size: tuple[int, int], layers: int = 50, **knob
         kernel=128,
         **knobs,
     )
-    return solo_recipe(3, warmup_from=0.01).preset(
+    recipe = solo_recipe(3, warmup_from=0.01)
+    return recipe.preset(
         name,
         config,
         f"COCO val2017 mask AP {ap}",
+        weights=file or recipe.weights,
         input=imagenet_input(size, "shorter", interpolation="cv2"),
         augment=replace(FLIP, short_sides=LIGHT_SHORT_SIDES),
     )
@@ -117,13 +127,32 @@ METHOD = Method(
     paper="Wang, Zhang, Kong, Li, Shen: SOLOv2: Dynamic and Fast Instance Segmentation. NeurIPS 2020",
     model=Solov2,
     presets=(
-        _official("solov2-resnet50-1x", 34.8, 1),
-        _official("solov2-resnet50-3x", 37.5),
-        _official("solov2-resnet101-3x", 39.1, layers=101),
-        _official("solov2-dcn-resnet101-3x", 41.4, layers=101, deformable="v2", deformable_feature=True),
-        _light("solov2-light-resnet18-448", 29.6, (448, 768), 18, head_convs=2),
-        _light("solov2-light-resnet34-448", 32.0, (448, 768), 34, head_convs=2),
-        _light("solov2-light-resnet50-448", 33.7, (448, 768), head_convs=2),
+        _official("solov2-resnet50-1x", 34.8, _file("r50_fpn_1x", "20220512_125858-a357fa23"), 1),
+        _official("solov2-resnet50-3x", 37.5, _file("r50_fpn_3x", "20220512_125856-fed092d4")),
+        _official("solov2-resnet101-3x", 39.1, _file("r101_fpn_3x", "20220511_095119-c559a076"), layers=101),
+        _official(
+            "solov2-dcn-resnet101-3x",
+            41.2,
+            _file("r101_dcn_fpn_3x", "20220513_214734-16c966cb"),
+            layers=101,
+            deformable="v2",
+            deformable_feature=True,
+        ),
+        *(
+            _light(
+                f"solov2-light-resnet{layers}-448",
+                ap,
+                (448, 768),
+                layers,
+                file=_file(f"light_r{layers}_fpn_3x", end),
+                head_convs=2,
+            )
+            for layers, ap, end in (
+                (18, 29.7, "20220511_083717-75fa355b"),
+                (34, 31.9, "20220511_091839-e51659d3"),
+                (50, 33.7, "20220512_165256-c93a6074"),
+            )
+        ),
         _light("solov2-light-dcn-resnet50-512", 36.4, (512, 852), head_convs=3, deformable="v1"),
         _caffe(50, 37.6),
         _caffe(101, 39.0),
@@ -142,5 +171,5 @@ METHOD = Method(
         ),
     ),
     rename=rename,
-    agreement="WXinlong/SOLO, 15 cases with SOLO; AdelaiDet, 6 cases",
+    agreement="WXinlong/SOLO, 15 cases with SOLO; AdelaiDet, 6 cases; mmdetection, 5 cases",
 )

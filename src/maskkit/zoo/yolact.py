@@ -12,7 +12,7 @@ from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC
 from maskkit.zoo.key_maps import MMDETECTION_C3_KEYS, Rules, rename_by
-from maskkit.zoo.recipes import FROZEN_MOBILENET, MMDETECTION, Recipe, small_presets
+from maskkit.zoo.recipes import FROZEN_MOBILENET, Recipe, mmdetection_file, small_presets
 
 _FPN = {"lat_layers": "lateral", "pred_layers": "output"}
 _HEAD = {"upfeature.0": "shared", "bbox_layer": "box", "conf_layer": "conf", "mask_layer": "mask"}
@@ -129,7 +129,7 @@ def _plus(layers: int, ap: float, deformable: int) -> Preset:
     return _OFFICIAL.preset(f"yolact-plus-resnet{layers}", config, f"COCO test-dev mask AP {ap}")
 
 
-def _mmdetection(layers: int, ap: float) -> Preset:
+def _mmdetection(layers: int, ap: float, end: str) -> Preset:
     config = YolactConfig(
         backbone=BackboneConfig(f"resnet{layers}", norm="train"),
         ratios=(2, 1, 0.5),
@@ -142,7 +142,8 @@ def _mmdetection(layers: int, ap: float) -> Preset:
         final_score=0.05,
     )
     train = replace(_OFFICIAL.train, epochs=55, milestones=(20 / 55, 42 / 55, 49 / 55, 52 / 55))
-    return replace(_OFFICIAL, input=InputConfig(interpolation="cv2"), train=train, weights=MMDETECTION).preset(
+    file = mmdetection_file(f"v2.0/yolact/yolact_r{layers}_1x8_coco", f"_{end}")
+    return replace(_OFFICIAL, input=InputConfig(interpolation="cv2"), train=train, weights=file).preset(
         f"yolact-resnet{layers}-mmdet", config, f"COCO val2017 mask AP {ap}"
     )
 
@@ -171,8 +172,8 @@ METHOD = Method(
         ),
         _plus(50, 34.1, deformable=1),
         _plus(101, 34.6, deformable=3),
-        _mmdetection(50, 29.0),
-        _mmdetection(101, 30.4),
+        _mmdetection(50, 29.0, "20200908-f38d58df"),
+        _mmdetection(101, 30.4, "20200908-4cbe9101"),
         *small_presets(
             "yolact",
             lambda _: YolactConfig(

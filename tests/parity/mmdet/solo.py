@@ -48,7 +48,7 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
         knobs |= {
             "kernel": feature["out_channels"],
             "feature_width": feature["feat_channels"],
-            "deformable_last": "dcn" in backbone and not given["dcn_apply_to_all_conv"],
+            "deformable_last": "dcn" in backbone and not given.get("dcn_apply_to_all_conv", True),
             "deformable_feature": "conv_cfg" in feature,
         }
     return _PRESETS[given["type"]], knobs
