@@ -11,7 +11,7 @@ OLDEST_TESTS := tests/geometry tests/test_prediction.py tests/test_targets.py te
 	tests/data/formats tests/decode tests/checkpoints tests/cli tests/zoo/test_eva.py tests/models/test_segnet.py \
 	tests/models/test_faster_rcnn.py
 
-.PHONY: demo test test-slow test-oldest runtime-test lint tables install clean
+.PHONY: demo test test-slow test-oldest runtime-test lint tables support install clean
 
 demo: install
 	$(BIN)/maskkit demo
@@ -39,6 +39,11 @@ lint: install
 # docs/models.md and the table of methods in the README, from the cards of the zoo
 tables: install
 	$(BIN)/python -m maskkit.zoo.tables
+
+# docs/support.md, from the tests that all methods share
+support: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/models -k Test --junitxml .pytest_cache/support.xml
+	$(BIN)/python -m tests.support .pytest_cache/support.xml
 
 install: .venv/installed
 

@@ -1,7 +1,7 @@
 """A checkpoint and what it is exported to: AP, time from the image file to run lengths, size of the files.
 
     python benchmarks/export.py --data DATA/coco_instances
-    python benchmarks/export.py --data DATA/coco_instances --formats onnx openvino --presets yolact-resnet50
+    python benchmarks/export.py --formats onnx openvino --presets yolact-resnet50 maskrcnn-resnet50
 
 All runtimes take turns, so that other work on the machine affects them alike; times are medians of the rounds.
 ``--presets`` adds models with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8
@@ -9,9 +9,7 @@ are measured on the validation split of ``--data``; int8 is calibrated on its tr
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from common import describe
+from common import describe, in_turn
 from maskkit import zoo
 from maskkit.api import Segmenter, load
 from maskkit.checkpoints.checkpoint import Checkpoint, load_model
@@ -43,7 +41,7 @@ FORMATS: dict[str, tuple[str, Literal["fp32", "bf16", "int8"]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="without it, no checkpoint is measured")
     parser.add_argument("--checkpoint", default="built-in")
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--presets", nargs="*", default=[])
@@ -53,20 +51,28 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(describe(given.threads))
-    train_set, val_set = open_splits(str(given.data), None, 0.2, 0)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = load_model(find_weights(given.checkpoint))
-        segmenters = {"torch": load(given.checkpoint, "cpu", given.threads)}
-        sizes = {}
-        for name in given.formats:
-            suffix, precision = FORMATS[name]
-            path = Path(folder, name.replace(" ", "-") + suffix)
-            export(checkpoint, path, ExportConfig(precision=precision), data=val_set, calibration=train_set)
-            segmenters[name] = load(path, threads=given.threads)
-            sizes[name] = sum(f.stat().st_size for f in path.parent.glob(f"{path.stem}.*")) / 1e6
-        table(segmenters, sizes, val_set, given.images, given.rounds)
+        if given.data is not None:
+            whole(given, Path(folder))
+        if given.presets:
+            print("| network | runtime | processor time | time | ms |\n|" + " --- |" * 5)
         for preset in given.presets:
             network(preset, Path(folder), [f for f in given.formats if FORMATS[f][1] == "fp32"], given)
+
+
+def whole(given: argparse.Namespace, folder: Path) -> None:
+    """The checkpoint with its data: from the image file to run lengths."""
+    train_set, val_set = open_splits(str(given.data), None, 0.2, 0)
+    checkpoint = load_model(find_weights(given.checkpoint))
+    segmenters = {"torch": load(given.checkpoint, "cpu", given.threads)}
+    sizes = {}
+    for name in given.formats:
+        suffix, precision = FORMATS[name]
+        path = Path(folder, name.replace(" ", "-") + suffix)
+        export(checkpoint, path, ExportConfig(precision=precision), data=val_set, calibration=train_set)
+        segmenters[name] = load(path, threads=given.threads)
+        sizes[name] = sum(f.stat().st_size for f in path.parent.glob(f"{path.stem}.*")) / 1e6
+    table(segmenters, sizes, val_set, given.images, given.rounds)
 
 
 def table(
@@ -74,13 +80,13 @@ def table(
 ) -> None:
     """AP and the time of each."""
     files = [record.path for record in val_set.records[:images]]
-    took = turns({n: lambda s=s: [s.predict(f, score=0.05) for f in files] for n, s in segmenters.items()}, rounds)
+    _, took = in_turn({n: lambda s=s: [s.predict(f, score=0.05) for f in files] for n, s in segmenters.items()}, rounds)
     print(f"{len(val_set)} images measured, {images} timed")
     print("| runtime | time | ms per image | processor ms | main metrics | MB |\n|" + " --- |" * 6)
     for name, segmenter in segmenters.items():
         metrics = ", ".join(f"{n} {shown(v)}" for n, v in segmenter.evaluate(val_set).main.items())
-        wall, processor = (1000 * seconds / images for seconds in took[name])
-        ratio = took[name][0] / took["torch"][0]
+        processor, wall = (1000 * seconds / images for seconds in took[name])
+        ratio = took[name][1] / took["torch"][1]
         cells = (name, f"{ratio:.2f}", f"{wall:.0f}", f"{processor:.0f}", metrics, f"{sizes.get(name, 0):.1f}")
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -105,21 +111,10 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     sizes = np.array([size])
     calls: dict[str, Callable] = {"torch": lambda: ours.run(noise, sizes)}
     calls |= {kind: lambda s=s: s.runtime.run(noise, sizes) for kind, s in runtimes.items()}
-    took = turns(calls, given.rounds)
-    parts = ", ".join(f"{kind} {took[kind][0] / took['torch'][0]:.2f}" for kind in runtimes)
-    print(f"{name} {size[0]} x {size[1]}: torch {1000 * took['torch'][0]:.0f} ms; of this {parts}", flush=True)
-
-
-def turns(calls: dict[str, Callable], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of each call, wall and processor; the first round warms up."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begin = time.perf_counter(), time.process_time()
-            call()
-            if number:
-                times[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-    return {name: (statistics.median(w for w, _ in t), statistics.median(c for _, c in t)) for name, t in times.items()}
+    _, took = in_turn(calls, given.rounds)
+    for kind, (processor, wall) in took.items():
+        ratios = f"{processor / took['torch'][0]:.2f} | {wall / took['torch'][1]:.2f}"
+        print(f"| {name} {size[0]} x {size[1]} | {kind} | {ratios} | {1000 * wall:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The model must be cheap: a small input, few channels, the classes of the drawn d
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,10 +26,12 @@ from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.decode import from_dict, to_dict
+from maskkit.errors import MaskkitError
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
+from maskkit.export.openvino import to_openvino
 from maskkit.export.write import ExportConfig, export
-from maskkit.infer.runtimes import OnnxRuntime
+from maskkit.infer.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime
 from maskkit.infer.torch_runtime import TorchRuntime
 from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
@@ -52,7 +55,11 @@ class Conformance:
     floor: ClassVar[float] = 0.9
     """What `agreement` has to exceed then."""
     near: ClassVar[float] = 0.99
-    """Share of the values that ONNX Runtime and PyTorch have to agree on."""
+    """Share of the values that exported files and PyTorch have to agree on."""
+    open_batch: ClassVar[bool] = True
+    """Whether an exported file can take any number of images."""
+    openvino: ClassVar[bool] = True
+    """Whether OpenVINO has all that the method needs."""
 
     @classmethod
     def model_config(cls, **knobs: Any) -> ModelConfig:
@@ -214,28 +221,49 @@ class Conformance:
             assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
 
     @pytest.mark.slow
-    def test_onnx_runtime_gives_what_pytorch_gives_and_decodes_without_torch(self, tmp_path: Path) -> None:
+    def test_exported_files_give_what_pytorch_gives_and_decode_without_torch(
+        self, tmp_path: Path, record_property: Callable[[str, str], None]
+    ) -> None:
+        """What is recorded here is a column of docs/support.md."""
         files = []
         for seed in (1, 2):
             files.append(tmp_path / f"{seed}.png")
             Image.fromarray(draw(seed, (100, 120), (3, 6))[0].permute(1, 2, 0).numpy()).save(files[-1])
-        batch = self.batch([1])
-        model = lively(self.model(), batch.images)
+        batch = self.batch([1, 2])
+        model = lively(self.model(), batch.images[:1])
         checkpoint = Checkpoint(model, RunConfig(self.preset, model.config, self.input()), self.categories, {})
         # objects of random models are too many near-ties to be compared: the arrays are
-        path = export(checkpoint, tmp_path / "model.onnx", ExportConfig(self.size), images=files, least=0.0).path
-        given = batch.images.numpy(), batch.sizes.numpy()
-        ours, theirs = TorchRuntime(model, "cpu", fold=True).run(*given), OnnxRuntime(path).run(*given)
-        assert {n: a.shape for n, a in ours.items()} == {n: a.shape for n, a in theirs.items()}
-        scores = ours.get("scores")
-        sure = distinct(torch.from_numpy(scores[0])).numpy() if scores is not None and "boxes" in ours else slice(None)
-        for name, array in ours.items():
-            near = np.isclose(array[0][sure], theirs[name][0][sure], atol=2e-3, rtol=1e-3)
-            assert near.mean() > self.near, (name, near.mean())
+        config = ExportConfig(self.size, dynamic=("batch",) if self.open_batch else ())
+        path = export(checkpoint, tmp_path / "model.onnx", config, images=files, least=0.0).path
+        ours, theirs = TorchRuntime(model, "cpu", fold=True), OnnxRuntime(path)
+        self.check_equal(ours, theirs, batch)
+        record_property("support", "ONNX")
+        if self.open_batch:
+            assert theirs.description["export"]["batch"] is None
+            record_property("support", "open batch")
+        if self.openvino:
+            to_openvino(path, path.with_suffix(".xml"), theirs.description)
+            self.check_equal(ours, OpenVinoRuntime(path.with_suffix(".xml")), batch)
+            record_property("support", "OpenVINO")
+        else:
+            with pytest.raises(MaskkitError, match=r"no deformable convolution; export it as .onnx"):
+                to_openvino(path, path.with_suffix(".xml"), theirs.description)
 
         segmenter = maskkit.load(path)
         rows = [p.to_coco() for p in segmenter.predict_many(files, score=0.0)]
         assert rows_without_torch(path, files) == json.loads(json.dumps(rows))
+
+    def check_equal(self, ours: Runtime, theirs: Runtime, batch: Batch) -> None:
+        """Both give the same arrays, up to the order of rows with scores alike."""
+        given = batch.images.numpy(), batch.sizes.numpy()
+        a, b = ours.run(*given), theirs.run(*given)
+        assert {n: x.shape for n, x in a.items()} == {n: x.shape for n, x in b.items()}
+        for image in range(len(batch)):
+            scores = torch.from_numpy(a["scores"][image]) if "boxes" in a else None
+            sure = slice(None) if scores is None else distinct(scores).numpy()
+            for name, array in a.items():
+                near = np.isclose(array[image][sure], b[name][image][sure], atol=2e-3, rtol=1e-3)
+                assert near.mean() > self.near, (name, near.mean())
 
     @pytest.mark.slow
     def test_overfits_two_drawn_images(self) -> None:

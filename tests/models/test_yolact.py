@@ -22,6 +22,7 @@ class TestYolactPlus(Conformance):
     """Deformable convolution and rescoring, on the smallest ResNet with bottleneck blocks."""
 
     preset = "yolact-plus-resnet50"
+    openvino = False
     knobs: ClassVar[dict[str, Any]] = {
         "backbone": {"name": "resnet26"},
         "width": 32,

@@ -42,8 +42,9 @@ def weighted_sums(
     A map with its channels last is a table of such rows. On CPUs, reading whole rows is many times as fast as
     operators with the channels outermost, above all in the backward pass.
     """
-    if torch.compiler.is_exporting():  # a bag is a loop in ONNX
-        return (rows[index] * weights[..., None]).sum(-2)
+    if torch.compiler.is_exporting():  # a bag is a loop in ONNX; one row after the other holds no table of all k
+        pairs = zip(index.unbind(-1), weights.unbind(-1), strict=True)
+        return sum((rows[i] * w[..., None] for i, w in pairs), rows.new_zeros(()))
     sums = F.embedding_bag(index.flatten(0, -2), rows, per_sample_weights=weights.flatten(0, -2), mode="sum")
     return sums.view(*index.shape[:-1], rows.shape[1])
 
