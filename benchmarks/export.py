@@ -4,11 +4,13 @@
     python benchmarks/export.py --formats onnx openvino --presets yolact-resnet50 maskrcnn-resnet50
 
 All runtimes take turns, so that other work on the machine affects them alike; times are medians of the rounds.
-``--presets`` adds models with random weights, of which only the network is timed: `forward` and `select`. bf16 and int8
+``--presets`` adds models with random weights, scaled so that they find objects, of which only the network is timed:
+`forward` and `select`. bf16 and int8
 are measured on the validation split of ``--data``; int8 is calibrated on its training split.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,9 @@ from maskkit.eval.numbers import shown
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Categories
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.export.lively import lively
 
 FORMATS: dict[str, tuple[str, Literal["fp32", "bf16", "int8"]]] = {
     "onnx": (".onnx", "fp32"),
@@ -97,17 +102,18 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     preset = zoo.preset(name)
     config = RunConfig(name, preset.model, preset.input)
     categories = Categories.of([str(i) for i in range(preset.model.num_classes)])
-    checkpoint = Checkpoint(zoo.model_class(name)(preset.model).eval(), config, categories, {})
-    runtimes = {}
     input = preset.input
+    size = (-(-input.size[0] // 32) * 32, -(-input.size[1] // 32) * 32) if input.resize == "shorter" else input.size
+    noise = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
+    model = lively(zoo.model_class(name)(preset.model), torch.from_numpy(noise))
+    checkpoint = Checkpoint(model, config, categories, {})
+    runtimes = {}
     for kind in formats:
         path = folder / f"{name}{FORMATS[kind][0]}"
-        export(checkpoint, path)
+        export(checkpoint, path, ExportConfig(size=size), least=0)
         runtimes[kind] = load(path, threads=given.threads)
         input = runtimes[kind].input
     ours = predictor(checkpoint.model, input, categories, "cpu", fold=True).runtime
-    size = (-(-input.size[0] // 32) * 32, -(-input.size[1] // 32) * 32) if input.resize == "shorter" else input.size
-    noise = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
     sizes = np.array([size])
     calls: dict[str, Callable] = {"torch": lambda: ours.run(noise, sizes)}
     calls |= {kind: lambda s=s: s.runtime.run(noise, sizes) for kind, s in runtimes.items()}

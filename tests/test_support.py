@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from maskkit.errors import MaskkitError
+from tests.models import test_fcos
 from tests.models.conformance import Conformance
-from tests.models.test_fcos import TestFcos
 from tests.support import PAGE, TESTS, page
 
 CASE = '<testcase classname="tests.models.test_fcos.TestFcos" name="{}">{}</testcase>'
@@ -24,13 +24,14 @@ def report(path: Path, **inside: str) -> Path:
 def test_a_cell_says_yes_where_its_test_passed(tmp_path: Path) -> None:
     inside = {EXPORTED: PROPERTIES, "test_boxes_alone_teach_masks": "<skipped/>"}
     row = page(report(tmp_path / "a.xml", **inside)).splitlines()[-1]
-    assert row == f"| [FCOS](../tests/models/test_fcos.py) | `{TestFcos.preset}` | yes | - | yes | yes | - | - |"
+    preset = test_fcos.TestFcos.preset
+    assert row == f"| [FCOS](../tests/models/test_fcos.py) | `{preset}` | yes | - | yes | yes | - | - |"
 
 
 def test_a_test_that_failed_or_was_not_run_leaves_no_page(tmp_path: Path) -> None:
     with pytest.raises(MaskkitError, match="test_bf16_loss_is_near_fp32 failed"):
         page(report(tmp_path / "a.xml", test_bf16_loss_is_near_fp32="<failure/>"))
-    with pytest.raises(MaskkitError, match="exported files of .*TestFcos were not tried"):
+    with pytest.raises(MaskkitError, match=r"exported files of .*TestFcos were not tried"):
         page(report(tmp_path / "a.xml", **{EXPORTED: "<skipped/>"}))
 
 

@@ -91,7 +91,7 @@ def _load_exported(path: Path, suffix: str, device: str | None, threads: int | N
         runtime = PackageRuntime(path, device, threads)
     found = runtime.description
     predictor = Predictor(runtime, decoder_of(found, path), input_of(found, path), categories_of(found))
-    return Segmenter(predictor, found["export"]["task"], found["info"])
+    return Segmenter(predictor, runtime.exported.task, found["info"])
 
 
 @dataclass(frozen=True, repr=False)

@@ -239,7 +239,7 @@ class Conformance:
         self.check_equal(ours, theirs, batch)
         record_property("support", "ONNX")
         if self.open_batch:
-            assert theirs.description["export"]["batch"] is None
+            assert theirs.exported.batch is None
             record_property("support", "open batch")
         if self.openvino:
             to_openvino(path, path.with_suffix(".xml"), theirs.description)

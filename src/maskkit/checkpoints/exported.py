@@ -1,30 +1,43 @@
 """The description in an exported file: that of a checkpoint, and what the export decided. No torch.
 
-It is the JSON of `maskkit.checkpoints.header` with one more part, ``export``:
-
-============= =======================================================================================================
-``task``      a key of `maskkit.eval.task.TASKS`
-``format``    ``onnx``, ``openvino`` or ``pt2``
-``size``      height and width of the network's input; null: any multiples of 32
-``batch``     images per call; null: any number
-``inputs``    ``images``, and ``sizes`` for methods that look at the size of each image inside its padding
-``outputs``   names of the outputs, which are fields of the decoder's outputs
-``same``      fields that are not given because they equal another one
-``precision`` ``fp32``, ``bf16``, ``fp16`` or ``int8``
-``weights``   sha256 of the tensors that were exported
-``checked``   what the export compared with the checkpoint, and what it found
-============= =======================================================================================================
+It is the JSON of `maskkit.checkpoints.header` with one more part, ``export``, which is an `ExportedAs`.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from maskkit.checkpoints.header import sound_header
 from maskkit.config import InputConfig, from_dict
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
+from maskkit.ranges import Batch, Pixels, check_ranges
 
-PARTS = {"task", "format", "size", "batch", "inputs", "outputs", "same", "precision", "weights", "checked"}
+Format = Literal["onnx", "openvino", "pt2"]
+
+
+@dataclass(frozen=True)
+class ExportedAs:
+    """What the export decided, and what it compared."""
+
+    task: str
+    """A key of `maskkit.eval.task.TASKS`."""
+    format: Format
+    size: tuple[Pixels, Pixels] | None
+    """Height and width of the network's input; None: any multiples of 32."""
+    batch: Batch | None
+    """Images per call; None: any number."""
+    inputs: tuple[str, ...]
+    """``images``, and ``sizes`` for methods that look at the size of each image inside its padding."""
+    outputs: tuple[str, ...]
+    """Names of the outputs, which are fields of the decoder's outputs."""
+    same: dict[str, str]
+    """Fields that are not given because they equal another one."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    weights: str
+    """sha256 of the tensors that were exported."""
+    checked: dict[str, Any]
+    """What the export compared with the checkpoint, and what it found."""
 
 
 def read_description(path: Path, text: str | None) -> dict[str, Any]:
@@ -35,10 +48,25 @@ def read_description(path: Path, text: str | None) -> dict[str, Any]:
             "unknown; maskkit runs files that maskkit export wrote"
         )
     description = sound_header(text, path)
-    export = description.get("export")
-    if not isinstance(export, dict) or not export.keys() >= PARTS:
-        raise DataError(f"{path}: its description does not say how it was exported; export it again")
+    exported_as(description, path)
     return description
+
+
+def exported_as(description: Mapping[str, Any], path: Path) -> ExportedAs:
+    """The part ``export`` of a description. Raises `DataError` for one that is missing or wrong."""
+    part = description.get("export")
+    if not isinstance(part, dict) or not part.keys() >= {f.name for f in fields(ExportedAs)}:
+        raise DataError(f"{path}: its description does not say how it was exported; export it again")
+    try:
+        found = from_dict(part, ExportedAs)
+        check_ranges(found, "")
+    except (ValueError, MaskkitError) as error:
+        raise DataError(
+            f"{path}: its description says wrongly how it was exported ({error}); export it again"
+        ) from None
+    if "images" not in found.inputs or not set(found.same.values()) <= set(found.outputs):
+        raise DataError(f"{path}: its description names inputs and outputs that do not fit; export it again")
+    return found
 
 
 def input_of(description: Mapping[str, Any], path: Path) -> InputConfig:

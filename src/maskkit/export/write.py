@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from maskkit.checkpoints.checkpoint import Checkpoint
+from maskkit.checkpoints.exported import ExportedAs, Format
 from maskkit.checkpoints.header import make_header
 from maskkit.checkpoints.listing import one_line
-from maskkit.config import BackboneModelConfig, InputConfig
+from maskkit.config import BackboneModelConfig, InputConfig, to_dict
 from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
 from maskkit.eval.numbers import Metric
@@ -31,7 +32,7 @@ from maskkit.infer.torch_runtime import TorchRuntime, predictor
 
 Say = Callable[[str], None]
 
-SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 """The format of a file by its suffix."""
 
 _OPEN = (384, 512)
@@ -139,7 +140,7 @@ def open_runtime(path: Path, device: str | None = None, threads: int | None = No
 
 def _kind(
     checkpoint: Checkpoint, path: Path, config: ExportConfig, data: Dataset | None, calibration: Dataset | None
-) -> str:
+) -> Format:
     """The format of ``path``, after a check of what it needs."""
     kind = SUFFIXES.get(path.suffix)
     if kind is None:
@@ -201,25 +202,25 @@ def _trace(runtime: TorchRuntime, input: InputConfig, config: ExportConfig) -> G
 
 
 def _description(
-    checkpoint: Checkpoint, input: InputConfig, config: ExportConfig, graph: Graph, kind: str
+    checkpoint: Checkpoint, input: InputConfig, config: ExportConfig, graph: Graph, kind: Format
 ) -> dict[str, Any]:
     model = checkpoint.model
     portable = replace(checkpoint.config, model=checkpoint.config.model.portable(), input=input)
     header = make_header(portable, checkpoint.categories, model.decoder, checkpoint.info)
     header["config"].pop("data", None)  # paths that are not valid elsewhere
-    header["export"] = {
-        "task": model.task,
-        "format": kind,
-        "size": None if "size" in config.dynamic else list(_canvas(input)),
-        "batch": None if "batch" in config.dynamic else config.batch,
-        "inputs": list(graph.inputs),
-        "outputs": list(graph.outputs),
-        "same": graph.same,
-        "precision": config.precision,
-        "weights": fingerprint(model),
-        "checked": {},
-    }
-    return header
+    exported = ExportedAs(
+        task=model.task,
+        format=kind,
+        size=None if "size" in config.dynamic else _canvas(input),
+        batch=None if "batch" in config.dynamic else config.batch,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        same=graph.same,
+        precision=config.precision,
+        weights=fingerprint(model),
+        checked={},
+    )
+    return {**header, "export": to_dict(exported)}
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -233,7 +234,7 @@ def fingerprint(model: nn.Module) -> str:
 
 def _write(
     made: Path,
-    kind: str,
+    kind: Format,
     graph: Graph,
     description: dict[str, Any],
     checkpoint: Checkpoint,
@@ -272,7 +273,7 @@ def _write(
     return [onnx] if kind == "onnx" else [made.with_suffix(".bin"), made]
 
 
-def _describe(made: Path, kind: str, description: dict[str, Any], names: tuple[str, ...]) -> None:
+def _describe(made: Path, kind: Format, description: dict[str, Any], names: tuple[str, ...]) -> None:
     """Put the description into the file once more, now that the checks are known."""
     if kind == "onnx":
         import onnx

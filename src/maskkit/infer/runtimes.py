@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from maskkit.checkpoints.exported import read_description
+from maskkit.checkpoints.exported import exported_as, read_description
 from maskkit.checkpoints.listing import one_line
 from maskkit.errors import DataError, MaskkitError
 from maskkit.files import require_file
@@ -39,24 +39,20 @@ class FileRuntime(ABC):
         """``text`` is the description in the file's metadata. Raises `DataError` for a file without one."""
         self.path = path
         self.description = read_description(path, text)
-        self.inputs: list[str] = self.description["export"]["inputs"]
-        self.outputs: list[str] = self.description["export"]["outputs"]
-        self._same: dict[str, str] = self.description["export"]["same"]
-        self._batch: int | None = self.description["export"]["batch"]
-        self._size: list[int] | None = self.description["export"]["size"]
+        self.exported = exported_as(self.description, path)
 
     def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
         """See `Runtime.run`. Raises `MaskkitError` for images of a size that the file does not take."""
-        if self._size is not None and list(images.shape[2:]) != self._size:
-            height, width = self._size
+        if self.exported.size not in (None, images.shape[2:]):
+            height, width = self.exported.size
             raise MaskkitError(
                 f"{self.path}: takes inputs of {height} x {width} (height x width), not {images.shape[2]} x "
                 f"{images.shape[3]}; export with --size, or with --dynamic size"
             )
-        count = self._batch or len(images)
+        count = self.exported.batch or len(images)
         parts = [self._part(images[i : i + count], sizes[i : i + count], count) for i in range(0, len(images), count)]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
-        return found | {name: found[first] for name, first in self._same.items()}
+        found = {name: np.concatenate([part[name] for part in parts]) for name in self.exported.outputs}
+        return found | {name: found[first] for name, first in self.exported.same.items()}
 
     def _part(self, images: np.ndarray, sizes: np.ndarray, count: int) -> dict[str, np.ndarray]:
         """The outputs for at most ``count`` images; a file of a fixed batch gets copies of the last one."""
@@ -65,12 +61,12 @@ class FileRuntime(ABC):
             index = np.minimum(np.arange(count), real - 1)
             images, sizes = images[index], sizes[index]
         given = {"images": np.ascontiguousarray(images), "sizes": np.ascontiguousarray(sizes, np.int64)}
-        arrays = self._infer({name: given[name] for name in self.inputs})
-        return {n: np.asarray(a, np.float32)[:real] for n, a in zip(self.outputs, arrays, strict=True)}
+        arrays = self._infer({name: given[name] for name in self.exported.inputs})
+        return {n: np.asarray(a, np.float32)[:real] for n, a in zip(self.exported.outputs, arrays, strict=True)}
 
     @abstractmethod
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in the order of ``outputs``."""
+        """The outputs in the order of ``exported.outputs``."""
 
 
 class OnnxRuntime(FileRuntime):
@@ -103,7 +99,7 @@ class OnnxRuntime(FileRuntime):
         super().__init__(path, self._session.get_modelmeta().custom_metadata_map.get("maskkit"))
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return self._session.run(self.outputs, dict(feeds))
+        return self._session.run(list(self.exported.outputs), dict(feeds))
 
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -130,8 +126,8 @@ class OpenVinoRuntime(FileRuntime):
             raise DataError(f"{path}: OpenVINO cannot open it ({one_line(error)}); export it again") from None
         text = str(model.get_rt_info("maskkit").value) if model.has_rt_info("maskkit") else None
         super().__init__(path, text)
-        wanted = self.description["export"]["precision"]
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[wanted], "PERFORMANCE_HINT": "LATENCY"}
+        precision = PRECISIONS[self.exported.precision]
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -145,7 +141,7 @@ class OpenVinoRuntime(FileRuntime):
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         found = self._request.infer(dict(feeds))
-        return [found[name].copy() for name in self.outputs]
+        return [found[name].copy() for name in self.exported.outputs]
 
 
 FILES: dict[str, Callable[[Path, str | None, int | None], FileRuntime]] = {

@@ -92,8 +92,8 @@ class PackageRuntime(FileRuntime):
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            found = self._package(*(torch.from_numpy(feeds[name]) for name in self.inputs))
-        return [found[name].float().numpy() for name in self.outputs]
+            found = self._package(*(torch.from_numpy(feeds[name]) for name in self.exported.inputs))
+        return [found[name].float().numpy() for name in self.exported.outputs]
 
 
 class TtaRuntime:
