@@ -34,24 +34,24 @@ PyTorch gives, and is decoded without PyTorch; *open batch*: so it does for any 
 method does not have this."""
 
 
-def page(report: Path) -> str:
-    """The page of a JUnit report. Raises `MaskkitError` where a test failed or a method's tests were not run."""
+def page(*reports: Path) -> str:
+    """The page of JUnit reports. Raises `MaskkitError` where a test failed or a method's tests were not run."""
     done: dict[tuple[str, str], set[str]] = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
-        key = case.get("classname", ""), case.get("name", "")
+    for case in (c for report in reports for c in ElementTree.parse(report).getroot().iter("testcase")):
+        name, test = case.get("classname", ""), case.get("name", "")
+        if not name.startswith("tests.models."):
+            continue
         if case.find("failure") is not None or case.find("error") is not None:
-            raise MaskkitError(f"{report}: {'.'.join(key)} failed; there is no page without it")
+            raise MaskkitError(f"{name}.{test} failed; there is no page without it")
         if case.find("skipped") is None:
-            done[key] = {p.get("value", "") for p in case.iter("property") if p.get("name") == "support"}
+            done[name, test] = {p.get("value", "") for p in case.iter("property") if p.get("name") == "support"}
     rows = []
     for name in sorted({name for name, test in done if test == TESTS["learns"]}):
         module, _, kind = name.rpartition(".")
-        if not module.startswith("tests.models."):
-            continue  # a method of another package
         tested: type[Conformance] = getattr(importlib.import_module(module), kind)
         exported = next((v for (n, t), v in done.items() if n == name and t.startswith("test_exported_files")), None)
         if exported is None:
-            raise MaskkitError(f"{report}: the exported files of {name} were not tried; run the slow tests too")
+            raise MaskkitError(f"the exported files of {name} were not tried; run the slow tests too")
         cells = [(name, test) in done for test in TESTS.values()] + [column in exported for column in RECORDED]
         title = f"[{zoo.method(tested.preset).title}](../{module.replace('.', '/')}.py)"
         rows.append((title, f"`{tested.preset}`", *("yes" if cell else "-" for cell in cells)))
@@ -61,4 +61,4 @@ def page(report: Path) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(Path(sys.argv[1])))
+    PAGE.write_text(page(*map(Path, sys.argv[1:])))

@@ -6,8 +6,7 @@ import pytest
 
 from maskkit.errors import MaskkitError
 from tests.models import test_fcos
-from tests.models.conformance import Conformance
-from tests.support import PAGE, TESTS, page
+from tests.support import TESTS, page
 
 CASE = '<testcase classname="tests.models.test_fcos.TestFcos" name="{}">{}</testcase>'
 EXPORTED = "test_exported_files_give_what_pytorch_gives_and_decode_without_torch"
@@ -33,10 +32,3 @@ def test_a_test_that_failed_or_was_not_run_leaves_no_page(tmp_path: Path) -> Non
         page(report(tmp_path / "a.xml", test_bf16_loss_is_near_fp32="<failure/>"))
     with pytest.raises(MaskkitError, match=r"exported files of .*TestFcos were not tried"):
         page(report(tmp_path / "a.xml", **{EXPORTED: "<skipped/>"}))
-
-
-def test_the_page_has_every_method() -> None:
-    text = PAGE.read_text()
-    for path in sorted((Path(__file__).parent / "models").glob("test_*.py")):
-        if f"({Conformance.__name__})" in path.read_text() or "Conformance" in path.read_text():
-            assert f"(../tests/models/{path.name})" in text, path.name
