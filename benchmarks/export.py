@@ -10,7 +10,6 @@ are measured on the validation split of ``--data``; int8 is calibrated on its tr
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +27,10 @@ from maskkit.config import RunConfig
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset
 from maskkit.eval.numbers import shown
+from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.torch_runtime import predictor
 from maskkit.prediction import Categories
-
-sys.path.append(str(Path(__file__).parents[1]))
-from tests.export.lively import lively
 
 FORMATS: dict[str, tuple[str, Literal["fp32", "bf16", "int8"]]] = {
     "onnx": (".onnx", "fp32"),
@@ -105,7 +102,7 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     input = preset.input
     size = (-(-input.size[0] // 32) * 32, -(-input.size[1] // 32) * 32) if input.resize == "shorter" else input.size
     noise = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
-    model = lively(zoo.model_class(name)(preset.model), torch.from_numpy(noise))
+    model = unit_variance(zoo.model_class(name)(preset.model), torch.from_numpy(noise))
     checkpoint = Checkpoint(model, config, categories, {})
     runtimes = {}
     for kind in formats:

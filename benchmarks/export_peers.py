@@ -31,6 +31,7 @@ from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.checkpoints.listing import one_line
 from maskkit.config import RunConfig
+from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.prediction import Categories
 
@@ -106,7 +107,7 @@ def ours(folder: Path, name: str, size: int) -> Path:
         preset = zoo.preset(name)
         categories = Categories.of([str(i) for i in range(preset.model.num_classes)])
         config = RunConfig(name, preset.model, preset.input)
-        model = zoo.model_class(name)(preset.model).eval()
+        model = unit_variance(zoo.model_class(name)(preset.model), torch.randn(1, 3, size, size))
         export(Checkpoint(model, config, categories, {}), path, ExportConfig(size=(size, size)), least=0)
     return path
 

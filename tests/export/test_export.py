@@ -19,10 +19,10 @@ from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, rows_agree
+from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
 from maskkit.infer.torch_runtime import predictor
-from tests.export.lively import lively
 
 SIZE = (96, 128)
 
@@ -34,7 +34,7 @@ def checkpoint_of(preset: str, **knobs: object) -> Checkpoint:
     config = change(chosen.model, num_classes=len(CATEGORIES), **knobs)
     model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
     pixels = torch.stack([draw(seed, SIZE, (3, 6))[0] for seed in (1, 2)]).float()
-    lively(model, (pixels - pixels.mean()) / pixels.std())
+    unit_variance(model, (pixels - pixels.mean()) / pixels.std())
     return Checkpoint(model, RunConfig(preset, config, replace(chosen.input, size=SIZE)), CATEGORIES, {"step": 7})
 
 

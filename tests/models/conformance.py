@@ -30,13 +30,13 @@ from maskkit.errors import MaskkitError
 from maskkit.eval.instance.metric import CocoResult
 from maskkit.eval.task import TASKS, Task
 from maskkit.export.openvino import to_openvino
+from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime
 from maskkit.infer.torch_runtime import TorchRuntime
 from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
-from tests.export.lively import lively
 from tests.export.without_torch import rows_without_torch
 
 
@@ -230,7 +230,7 @@ class Conformance:
             files.append(tmp_path / f"{seed}.png")
             Image.fromarray(draw(seed, (100, 120), (3, 6))[0].permute(1, 2, 0).numpy()).save(files[-1])
         batch = self.batch([1, 2])
-        model = lively(self.model(), batch.images[:1])
+        model = unit_variance(self.model(), batch.images[:1])
         checkpoint = Checkpoint(model, RunConfig(self.preset, model.config, self.input()), self.categories, {})
         # objects of random models are too many near-ties to be compared: the arrays are
         config = ExportConfig(self.size, dynamic=("batch",) if self.open_batch else ())

@@ -1,4 +1,8 @@
-"""Random models that find objects: what an export is compared on where there are no trained weights."""
+"""Layer-sequential unit variance (Mishkin and Matas, All you need is a good init, ICLR 2016).
+
+Random models whose activations neither vanish nor explode find objects in any image: what exports are compared and
+timed with where there are no trained weights.
+"""
 
 from typing import TypeVar
 
@@ -11,8 +15,12 @@ from maskkit.models.base import Model
 M = TypeVar("M", bound=Model)
 
 
-def lively(model: M, images: Float[Tensor, "b 3 h w"], seed: int = 0) -> M:
-    """The model, its layers scaled so that the outputs of each have unit spread on ``images``, with random biases."""
+def unit_variance(model: M, images: Float[Tensor, "b 3 h w"], seed: int = 0) -> M:
+    """The model, its convolutions and linear layers scaled in place so that the outputs of each have a standard
+    deviation of 1 on ``images``; biases become normal with one of 0.3.
+
+    Layers are scaled in the order in which `forward` and `select` run them.
+    """
     generator = torch.Generator().manual_seed(seed)
     done: set[nn.Module] = set()
 
