@@ -41,7 +41,8 @@ def test_every_method_has_an_outline(preset) -> None:
 
 @pytest.mark.slow
 def test_every_preset_has_an_outline() -> None:
-    for preset in zoo.presets():
+    different = {repr(config(preset, 300).model): preset for preset in zoo.presets()}
+    for preset in different.values():
         outlined(preset)
 
 

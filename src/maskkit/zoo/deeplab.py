@@ -205,7 +205,7 @@ def _torchvision(layers: int, miou: float) -> Preset:
     return recipe.preset(f"deeplabv3-resnet{layers}-coco", config, paper)
 
 
-def _mmsegmentation(version: str, data: str, layers: int, miou: float, crop: str = "") -> Preset:
+def _mmsegmentation(version: str, data: str, layers: int, miou: float, end: str, crop: int = 0) -> Preset:
     plus = version == "v3+"
     config = DeeplabConfig(
         version="v3+" if plus else "v3",
@@ -218,12 +218,7 @@ def _mmsegmentation(version: str, data: str, layers: int, miou: float, crop: str
         align_corners=bool(crop),
         **mmsegmentation.fields(layers, data),
     )
-    recipe, how = mmsegmentation.RECIPES[data], ""
-    if crop:
-        recipe = replace(recipe, input=replace(recipe.input, size=(1025, 2049)))
-        how = "; windows of 769 x 769, logits averaged"
-    name = f"deeplab{version.replace('+', 'plus')}-resnet{layers}-{data}-mmseg{crop}"
-    return recipe.preset(name, config, f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation{how})")
+    return mmsegmentation.preset("deeplabv3plus" if plus else "deeplabv3", layers, data, config, miou, end, crop)
 
 
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
@@ -270,16 +265,16 @@ METHOD = Method(
         _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
         _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
         _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),
-        _mmsegmentation("v3", "ade20k", 50, 42.42),
-        _mmsegmentation("v3", "ade20k", 101, 44.08),
-        _mmsegmentation("v3", "cityscapes", 50, 79.32),
-        _mmsegmentation("v3", "cityscapes", 101, 80.20),
-        _mmsegmentation("v3+", "ade20k", 50, 42.72),
-        _mmsegmentation("v3+", "ade20k", 101, 44.60),
-        _mmsegmentation("v3+", "cityscapes", 50, 80.09),
-        _mmsegmentation("v3+", "cityscapes", 101, 80.97),
-        _mmsegmentation("v3+", "cityscapes", 50, 79.83, "-769"),
-        _mmsegmentation("v3+", "cityscapes", 101, 80.98, "-769"),
+        _mmsegmentation("v3", "ade20k", 50, 42.42, "20200614_185028-0bb3f844"),
+        _mmsegmentation("v3", "ade20k", 101, 44.08, "20200615_021256-d89c7fa4"),
+        _mmsegmentation("v3", "cityscapes", 50, 79.32, "20200606_113404-b92cfdd4"),
+        _mmsegmentation("v3", "cityscapes", 101, 80.20, "20200606_113503-9e428899"),
+        _mmsegmentation("v3+", "ade20k", 50, 42.72, "20200614_185028-bf1400d8"),
+        _mmsegmentation("v3+", "ade20k", 101, 44.60, "20200615_014139-d5730af7"),
+        _mmsegmentation("v3+", "cityscapes", 50, 80.09, "20200606_114049-f9fb496d"),
+        _mmsegmentation("v3+", "cityscapes", 101, 80.97, "20200606_114143-068fcfe9"),
+        _mmsegmentation("v3+", "cityscapes", 50, 79.83, "20200606_210233-0e9dfdc4", 769),
+        _mmsegmentation("v3+", "cityscapes", 101, 80.65, "20220406_154720-dfcc0b68", 769),
         _VAINF.preset(
             "deeplabv3-mobilenetv2-voc",
             DeeplabConfig(num_classes=21, backbone=MOBILENET, rates=(), refine=0, align_corners=True),

@@ -28,6 +28,7 @@ from maskkit.zoo.recipes import (
     FROZEN_MOBILENET,
     caffe_resnet,
     detectron2,
+    mmdetection_file,
     mmdetection_resnet,
     mmdetection_two_stage,
     small_presets,
@@ -117,12 +118,16 @@ MMDETECTION: dict[str, Any] = {
 """The fields in which mmdetection's two-stage detectors differ from detectron2's."""
 
 
-def _mmdetection(layers: int, times: int, ap: float, *, style: str = "", **knobs: Any) -> Preset:
-    """A preset; ``style`` is ``caffe``, ``pafpn`` or empty."""
+def _mmdetection(layers: int, times: int, ap: float, end: str, *, style: str = "", **knobs: Any) -> Preset:
+    """A preset, whose published file is called as there, plus ``end``; ``style`` is ``caffe``, ``pafpn`` or empty."""
     caffe = style == "caffe"
+    neck = {"": "fpn", "caffe": "caffe_fpn", "pafpn": "pafpn"}[style]
+    schedule = "mstrain_3x" if times == 3 else f"{times}x"
+    folder = "pafpn" if style == "pafpn" else "faster_rcnn"
+    file = mmdetection_file(f"v2.0/{folder}/faster_rcnn_r{layers}_{neck}_{schedule}_coco", end)
     config = FasterRcnnConfig(backbone=mmdetection_resnet(layers, caffe), **MMDETECTION, **knobs)
     name = "-".join(filter(None, ("fasterrcnn", f"resnet{layers}", style, "mmdet", f"{times}x")))
-    return mmdetection_two_stage(times, caffe).preset(name, config, f"COCO val box AP {ap} (mmdetection)")
+    return mmdetection_two_stage(times, caffe, file).preset(name, config, f"COCO val box AP {ap} (mmdetection)")
 
 
 def small_two_stage(size: int, width: int = 96) -> dict[str, Any]:
@@ -158,13 +163,15 @@ METHOD = Method(
                 (101, 3, 42.0, "137851257/model_final_f6e8b1"),
             )
         ),
-        _mmdetection(50, 1, 37.4),
-        _mmdetection(50, 2, 38.4),
-        _mmdetection(101, 1, 39.4),
-        _mmdetection(101, 2, 39.8),
-        _mmdetection(50, 1, 37.8, style="caffe"),
-        _mmdetection(101, 1, 39.8, style="caffe"),
-        _mmdetection(50, 1, 37.5, style="pafpn", bottom_up=True),
+        _mmdetection(50, 1, 37.4, "_20200130-047c8118"),
+        _mmdetection(50, 2, 38.4, "_bbox_mAP-0.384_20200504_210434-a5d8aa15"),
+        _mmdetection(50, 3, 40.3, "_20210524_110822-e10bd31c"),
+        _mmdetection(101, 1, 39.4, "_20200130-f513f705"),
+        _mmdetection(101, 2, 39.8, "_bbox_mAP-0.398_20200504_210455-1d2dac9c"),
+        _mmdetection(101, 3, 41.8, "_20210524_110822-4d4d2ca8"),
+        _mmdetection(50, 1, 37.8, "_bbox_mAP-0.378_20200504_180032-c5925ee5", style="caffe"),
+        _mmdetection(101, 1, 39.8, "_bbox_mAP-0.398_20200504_180057-b269e9dd", style="caffe"),
+        _mmdetection(50, 1, 37.5, "_bbox_mAP-0.375_20200503_105836-b7b4b9bd", style="pafpn", bottom_up=True),
         *small_presets("fasterrcnn", lambda size: change(FasterRcnnConfig(), **small_two_stage(size))),
     ),
     rename=rename,

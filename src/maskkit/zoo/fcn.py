@@ -87,10 +87,9 @@ def _torchvision(layers: int, miou: float) -> Preset:
     return TORCHVISION_SEMANTIC.preset(f"fcn-resnet{layers}-coco", config, paper, weights=weights)
 
 
-def _mmsegmentation(data: str, layers: int, miou: float) -> Preset:
+def _mmsegmentation(data: str, layers: int, miou: float, end: str) -> Preset:
     config = FcnConfig(head="joined", **mmsegmentation.fields(layers, data))
-    paper = f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)"
-    return mmsegmentation.RECIPES[data].preset(f"fcn-resnet{layers}-{data}-mmseg", config, paper)
+    return mmsegmentation.preset("fcn", layers, data, config, miou, end)
 
 
 def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: Any) -> Preset:
@@ -110,10 +109,10 @@ METHOD = Method(
         _caffe("fcn8s-vgg16-staged", 65.5, 1e-10, skips=2, staged=True),
         _torchvision(50, 60.5),
         _torchvision(101, 63.7),
-        _mmsegmentation("ade20k", 50, 35.94),
-        _mmsegmentation("ade20k", 101, 39.61),
-        _mmsegmentation("cityscapes", 50, 73.61),
-        _mmsegmentation("cityscapes", 101, 75.13),
+        _mmsegmentation("ade20k", 50, 35.94, "20200614_144016-f8ac5082"),
+        _mmsegmentation("ade20k", 101, 39.61, "20200615_014143-bc1809f7"),
+        _mmsegmentation("cityscapes", 50, 73.61, "20200606_113019-03aa804d"),
+        _mmsegmentation("cityscapes", 101, 75.13, "20200606_113038-3fb937eb"),
         _small("fcn8s-mobilenetv2-320", (320, 320)),
         _small("fcn8s-mobilenetv2-256", (256, 256)),
         _small("fcn8s-mobilenetv2-camvid", (360, 480), "CamVid val mIoU 0.671, 20 min on 1 core", num_classes=11),

@@ -6,6 +6,7 @@ in timm by column, row and channel.
 
 import re
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,10 +14,10 @@ from maskkit.config import BackboneConfig
 from maskkit.models.mask2former import Mask2FormerConfig
 from maskkit.nn.masked_decoder import MaskedDecoderConfig
 from maskkit.zoo import mmsegmentation
-from maskkit.zoo.card import Preset
+from maskkit.zoo.card import Preset, Weights
 from maskkit.zoo.class_names import CITYSCAPES, COCO, COCO_PANOPTIC
 from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, rename_by
-from maskkit.zoo.recipes import MMDETECTION, Recipe, imagenet_input
+from maskkit.zoo.recipes import Recipe, imagenet_input, mmdetection_file
 
 _BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
 _PIXEL = r"pixel_decoder\."
@@ -88,77 +89,82 @@ def _by_neighbour(tensor: Tensor) -> Tensor:
 
 def presets(coco: Recipe, ade20k: Recipe, backbones: dict[str, str]) -> tuple[Preset, ...]:
     """The presets; the recipes are those of the official code, which these zoos follow in training."""
-    coco = replace(coco, input=imagenet_input((800, 1333), "shorter", interpolation="cv2_float"), weights=MMDETECTION)
+    coco = replace(coco, input=imagenet_input((800, 1333), "shorter", interpolation="cv2_float"))
     semantic = {
-        "ade20k": replace(
-            ade20k,
-            input=imagenet_input((512, 2048), "shorter", interpolation="cv2"),
-            weights=mmsegmentation.WEIGHTS,
-        ),
+        "ade20k": replace(ade20k, input=imagenet_input((512, 2048), "shorter", interpolation="cv2")),
         "cityscapes": replace(
             ade20k,
             input=imagenet_input((1024, 2048), "shorter", interpolation="cv2"),
             augment=mmsegmentation.RECIPES["cityscapes"].augment,
             train=replace(ade20k.train, epochs=484.0),  # 90,000 steps of 16
-            weights=mmsegmentation.WEIGHTS,
             classes=CITYSCAPES,
         ),
     }
 
-    def config(backbone: str, task: str, classes: int) -> Mask2FormerConfig:
+    def config(backbone: str, task: Literal["instance", "semantic", "panoptic"], classes: int) -> Mask2FormerConfig:
         queries = 200 if backbone == "swin-l" and task == "panoptic" else 100
         return Mask2FormerConfig(
-            task=task,  # type: ignore[arg-type]
+            task=task,
             num_classes=classes,
             backbone=BackboneConfig(backbones[backbone]),
             query_decoder=MaskedDecoderConfig(queries=queries),
             scored_in="image",
         )
 
-    return (
-        *(
-            coco.preset(
-                f"mask2former-{backbone}-mmdet",
-                config(backbone, "instance", len(COCO)),
-                f"COCO val2017 mask AP {ap} (mmdetection)",
-            )
-            for backbone, ap in (("resnet50", 42.9), ("resnet101", 44.0), ("swin-t", 44.7), ("swin-s", 46.1))
-        ),
-        *(
-            coco.preset(
-                f"mask2former-{backbone}-panoptic-mmdet",
-                config(backbone, "panoptic", len(COCO_PANOPTIC)),
-                f"COCO val2017 PQ {pq} (mmdetection)",
-                train=replace(coco.train, epochs=100) if backbone == "swin-l" else coco.train,
-                classes=COCO_PANOPTIC,
-            )
-            for backbone, pq in (
-                ("resnet50", 52.0),
-                ("resnet101", 52.4),
-                ("swin-t", 53.4),
-                ("swin-s", 54.5),
-                ("swin-b", 56.3),
-                ("swin-l", 57.6),
-            )
-        ),
-        *(
-            semantic[data].preset(
-                f"mask2former-{backbone}-{data}-mmseg",
-                config(backbone, "semantic", len(semantic[data].classes)),
-                f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)",
-            )
-            for data, backbone, miou in _SEMANTIC
-        ),
-    )
+    made: list[Preset] = []
+    for backbone, ap, name, end in _INSTANCE:
+        model, weights = config(backbone, "instance", len(COCO)), _mmdetection(name, end)
+        paper = f"COCO val2017 mask AP {ap} (mmdetection)"
+        made.append(coco.preset(f"mask2former-{backbone}-mmdet", model, paper, weights=weights))
+    for backbone, pq, name, end in _PANOPTIC:
+        model = config(backbone, "panoptic", len(COCO_PANOPTIC))
+        recipe = replace(coco, train=replace(coco.train, epochs=100)) if backbone == "swin-l" else coco
+        recipe = replace(recipe, classes=COCO_PANOPTIC, weights=_mmdetection(name, end))
+        paper = f"COCO val2017 PQ {pq} (mmdetection)"
+        made.append(recipe.preset(f"mask2former-{backbone}-panoptic-mmdet", model, paper))
+    for data, backbone, miou, name, end in _SEMANTIC:
+        recipe = semantic[data]
+        if name.endswith("640x640"):
+            augment = replace(recipe.augment, short_sides=tuple(64 * n for n in range(5, 21)))
+            recipe = replace(recipe, input=replace(recipe.input, size=(640, 2560)), augment=augment)
+        model = config(backbone, "semantic", len(recipe.classes))
+        weights = mmsegmentation.file("mask2former", f"mask2former_{name}", end)
+        paper = f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)"
+        made.append(recipe.preset(f"mask2former-{backbone}-{data}-mmseg", model, paper, weights=weights))
+    return tuple(made)
 
 
+def _mmdetection(name: str, end: str) -> Weights:
+    return mmdetection_file(f"v3.0/mask2former/mask2former_{name}", f"_{end}")
+
+
+_INSTANCE = (
+    ("resnet50", 42.9, "r50_8xb2-lsj-50e_coco", "20220506_191028-41b088b6"),
+    ("resnet101", 44.0, "r101_8xb2-lsj-50e_coco", "20220426_100250-ecf181e2"),
+    ("swin-t", 44.7, "swin-t-p4-w7-224_8xb2-lsj-50e_coco", "20220508_091649-01b0f990"),
+    ("swin-s", 46.1, "swin-s-p4-w7-224_8xb2-lsj-50e_coco", "20220504_001756-c9d0c4f2"),
+)
+"""Backbone, result, the name of the published configuration, and the end of the file's name."""
+_PANOPTIC = (
+    ("resnet50", 52.0, "r50_8xb2-lsj-50e_coco-panoptic", "20230118_125535-54df384a"),
+    ("resnet101", 52.4, "r101_8xb2-lsj-50e_coco-panoptic", "20220329_225104-c74d4d71"),
+    ("swin-t", 53.4, "swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic", "20220326_224553-3ec9e0ae"),
+    ("swin-s", 54.5, "swin-s-p4-w7-224_8xb2-lsj-50e_coco-panoptic", "20220329_225200-4a16ded7"),
+    ("swin-b", 56.3, "swin-b-p4-w12-384-in21k_8xb2-lsj-50e_coco-panoptic", "20220329_230021-05ec7315"),
+    ("swin-l", 57.6, "swin-l-p4-w12-384-in21k_16xb1-lsj-100e_coco-panoptic", "20220407_104949-82f8d28d"),
+)
+_LARGE = "in22k-384x384-pre_8xb2"
 _SEMANTIC = (
-    ("ade20k", "resnet50", 47.87),
-    ("ade20k", "resnet101", 48.60),
-    ("ade20k", "swin-t", 48.66),
-    ("ade20k", "swin-s", 51.24),
-    ("cityscapes", "resnet50", 80.44),
-    ("cityscapes", "resnet101", 80.80),
-    ("cityscapes", "swin-t", 81.71),
-    ("cityscapes", "swin-s", 82.57),
+    ("ade20k", "resnet50", 47.87, "r50_8xb2-160k_ade20k-512x512", "20221204_000055-2d1f55f1"),
+    ("ade20k", "resnet101", 48.60, "r101_8xb2-160k_ade20k-512x512", "20221203_233905-b7135890"),
+    ("ade20k", "swin-t", 48.66, "swin-t_8xb2-160k_ade20k-512x512", "20221203_234230-7d64e5dd"),
+    ("ade20k", "swin-s", 51.24, "swin-s_8xb2-160k_ade20k-512x512", "20221204_143905-e715144e"),
+    ("ade20k", "swin-b", 53.90, f"swin-b-{_LARGE}-160k_ade20k-640x640", "20221203_235230-7ec0f569"),
+    ("ade20k", "swin-l", 56.01, f"swin-l-{_LARGE}-160k_ade20k-640x640", "20221203_235933-7120c214"),
+    ("cityscapes", "resnet50", 80.44, "r50_8xb2-90k_cityscapes-512x1024", "20221202_140802-ffd9d750"),
+    ("cityscapes", "resnet101", 80.80, "r101_8xb2-90k_cityscapes-512x1024", "20221130_031628-43e68666"),
+    ("cityscapes", "swin-t", 81.71, "swin-t_8xb2-90k_cityscapes-512x1024", "20221127_144501-36c59341"),
+    ("cityscapes", "swin-s", 82.57, "swin-s_8xb2-90k_cityscapes-512x1024", "20221127_143802-9ab177f6"),
+    ("cityscapes", "swin-b", 83.52, f"swin-b-{_LARGE}-90k_cityscapes-512x1024", "20221203_045030-9a86a225"),
+    ("cityscapes", "swin-l", 83.65, f"swin-l-{_LARGE}-90k_cityscapes-512x1024", "20221202_141901-28ad20f1"),
 )

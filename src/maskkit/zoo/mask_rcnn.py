@@ -11,6 +11,7 @@ from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import (
     caffe_resnet,
     detectron2,
+    mmdetection_file,
     mmdetection_resnet,
     mmdetection_two_stage,
     small_presets,
@@ -36,10 +37,15 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 # presets --------------------------------------------------------------------------------------------------------------
 
 
-def _mmdetection(layers: int, times: int, ap: float, *, caffe: bool = False) -> Preset:
+def _mmdetection(layers: int, times: int, ap: float, end: str, *, caffe: bool = False) -> Preset:
+    """A preset, whose published file is called as there, plus ``end``."""
     config = MaskRcnnConfig(backbone=mmdetection_resnet(layers, caffe), **MMDETECTION)
-    name = f"maskrcnn-resnet{layers}{'-caffe' if caffe else ''}-mmdet-{times}x"
-    return mmdetection_two_stage(times, caffe).preset(name, config, f"COCO val mask AP {ap} (mmdetection)")
+    style = "-caffe" if caffe else ""
+    schedule = "mstrain-poly_3x" if times == 3 else f"{times}x"
+    file = f"v2.0/mask_rcnn/mask_rcnn_r{layers}{style.replace('-', '_')}_fpn_{schedule}_coco"
+    return mmdetection_two_stage(times, caffe, mmdetection_file(file, end)).preset(
+        f"maskrcnn-resnet{layers}{style}-mmdet-{times}x", config, f"COCO val mask AP {ap} (mmdetection)"
+    )
 
 
 METHOD = Method(
@@ -66,16 +72,16 @@ METHOD = Method(
                 (101, 3, 38.6, "138205316/model_final_a3ec72"),
             )
         ),
-        _mmdetection(50, 1, 34.7),
-        _mmdetection(50, 2, 35.4),
-        _mmdetection(50, 3, 37.1),
-        _mmdetection(101, 1, 36.1),
-        _mmdetection(101, 2, 36.6),
-        _mmdetection(101, 3, 38.5),
-        _mmdetection(50, 1, 34.4, caffe=True),
-        _mmdetection(50, 3, 37.0, caffe=True),
-        _mmdetection(101, 1, 36.4, caffe=True),
-        _mmdetection(101, 3, 38.5, caffe=True),
+        _mmdetection(50, 1, 34.7, "_20200205-d4b0c5d6"),
+        _mmdetection(50, 2, 35.4, "_bbox_mAP-0.392__segm_mAP-0.354_20200505_003907-3e542a40"),
+        _mmdetection(50, 3, 37.1, "_20210524_201154-21b550bb"),
+        _mmdetection(101, 1, 36.1, "_20200204-1efe0ed5"),
+        _mmdetection(101, 2, 36.6, "_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7"),
+        _mmdetection(101, 3, 38.5, "_20210524_200244-5675c317"),
+        _mmdetection(50, 1, 34.4, "_bbox_mAP-0.38__segm_mAP-0.344_20200504_231812-0ebd1859", caffe=True),
+        _mmdetection(50, 3, 37.0, "_bbox_mAP-0.408__segm_mAP-0.37_20200504_163245-42aa3d00", caffe=True),
+        _mmdetection(101, 1, 36.4, "_20200601_095758-805e06c1", caffe=True),
+        _mmdetection(101, 3, 38.5, "_20210526_132339-3c33ce02", caffe=True),
         *small_presets(
             "maskrcnn",
             lambda size: change(MaskRcnnConfig(mask_width=96, mask_convs=2), **small_two_stage(size)),

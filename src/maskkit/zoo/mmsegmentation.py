@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from maskkit.config import AugmentConfig, BackboneConfig, TrainConfig
-from maskkit.zoo.card import Weights
+from maskkit.config import AugmentConfig, BackboneConfig, ModelConfig, TrainConfig
+from maskkit.zoo.card import Preset, Weights
 from maskkit.zoo.class_names import ADE20K, CITYSCAPES
 from maskkit.zoo.key_maps import Rules, rename_by
 from maskkit.zoo.recipes import Recipe, imagenet_input
@@ -81,6 +81,31 @@ RECIPES = {
 there, whole images here."""
 
 NAMES = {"ade20k": "ADE20K", "cityscapes": "Cityscapes"}
+_CROPS = {"ade20k": "512x512", "cityscapes": "512x1024"}
+
+
+def file(folder: str, name: str, end: str) -> Weights:
+    """Published weights in ``folder`` of OpenMMLab's server; the file is called ``name``, plus ``end``."""
+    return WEIGHTS.at(f"https://download.openmmlab.com/mmsegmentation/v0.5/{folder}/{name}/{name}_{end}.pth")
+
+
+def preset(method: str, layers: int, data: str, model: ModelConfig, miou: float, end: str, crop: int = 0) -> Preset:
+    """A preset on a ResNetV1c of so many ``layers`` at stride 8, trained for 80,000 steps.
+
+    ``end`` is that of the published file's name. With ``crop`` it is evaluated in windows of that side.
+    """
+    recipe, how, last = RECIPES[data], "", ""
+    if crop:
+        size = recipe.input.size
+        recipe = replace(recipe, input=replace(recipe.input, size=(size[0] + 1, size[1] + 1)))
+        how, last = f"; windows of {crop} x {crop}, logits averaged", f"-{crop}"
+    square = f"{crop}x{crop}" if crop else _CROPS[data]
+    return recipe.preset(
+        f"{method}-resnet{layers}-{data}-mmseg{last}",
+        model,
+        f"{NAMES[data]} val mIoU {miou} (mmsegmentation{how})",
+        weights=file(method, f"{method}_r{layers}-d8_{square}_80k_{data}", end),
+    )
 
 
 def fields(layers: int, data: str) -> dict[str, Any]:

@@ -71,10 +71,9 @@ _CITYSCAPES: dict[str, Any] = {
 }
 
 
-def _mmsegmentation(data: str, layers: int, miou: float) -> Preset:
+def _mmsegmentation(data: str, layers: int, miou: float, end: str) -> Preset:
     config = PspnetConfig(align_corners=False, dilate_first=False, **mmsegmentation.fields(layers, data))
-    paper = f"{mmsegmentation.NAMES[data]} val mIoU {miou} (mmsegmentation)"
-    return mmsegmentation.RECIPES[data].preset(f"pspnet-resnet{layers}-{data}-mmseg", config, paper)
+    return mmsegmentation.preset("pspnet", layers, data, config, miou, end)
 
 
 def _small(name: str, size: tuple[int, int], classes: int = 21, ours: str | None = None) -> Preset:
@@ -93,10 +92,10 @@ METHOD = Method(
         _official("voc", 101, "VOC 2012 val mIoU 79.07, 79.63 multi-scale (semseg)", **_VOC),
         _official("cityscapes", 50, "Cityscapes val mIoU 77.30, 78.38 multi-scale (semseg)", **_CITYSCAPES),
         _official("cityscapes", 101, "Cityscapes val mIoU 78.63, 79.29 multi-scale (semseg)", **_CITYSCAPES),
-        _mmsegmentation("ade20k", 50, 41.13),
-        _mmsegmentation("ade20k", 101, 43.57),
-        _mmsegmentation("cityscapes", 50, 78.55),
-        _mmsegmentation("cityscapes", 101, 79.76),
+        _mmsegmentation("ade20k", 50, 41.13, "20200615_014128-15a8b914"),
+        _mmsegmentation("ade20k", 101, 43.57, "20200614_031423-b6e782f0"),
+        _mmsegmentation("cityscapes", 50, 78.55, "20200606_112131-2376f12b"),
+        _mmsegmentation("cityscapes", 101, 79.76, "20200606_112211-e1e1100f"),
         _small("pspnet-mobilenetv2-321", (321, 321)),
         _small("pspnet-mobilenetv2-camvid", (361, 481), 11, "CamVid val mIoU 0.473, 20 min on 1 core"),
     ),

@@ -156,7 +156,7 @@ MMDETECTION_FCOS: dict[str, Any] = {"score": "product", "clip": True}
 """Fields of mmdetection's anchor-free detectors, of which the score of class times quality is no square root."""
 
 
-def mmdetection_two_stage(times: int, caffe: bool = False) -> Recipe:
+def mmdetection_two_stage(times: int, caffe: bool, weights: Weights) -> Recipe:
     """mmdetection's two-stage detectors: ``times`` 12 epochs, with multi-scale training in the 3x schedule.
 
     The ``caffe`` style has BGR images and Caffe's ResNets.
@@ -172,7 +172,7 @@ def mmdetection_two_stage(times: int, caffe: bool = False) -> Recipe:
         warmup_from=0.001,
     )
     input = replace(MMDETECTION_INPUT, std=NO_STD) if caffe else MMDETECTION_INPUT
-    return Recipe(input, MULTI_SCALE if times == 3 else FLIP, train, replace(MMDETECTION, bgr=caffe))
+    return Recipe(input, MULTI_SCALE if times == 3 else FLIP, train, replace(weights, bgr=caffe))
 
 
 def mmdetection_resnet(layers: int, caffe: bool = False) -> BackboneConfig:
