@@ -168,14 +168,18 @@ class Segmenter:
         chosen = self.info.get("score")
         return float(chosen) if isinstance(chosen, int | float) and 0 <= chosen <= 1 else DEFAULT_SCORE
 
-    def predict(self, source: Source, score: float | None = None) -> Prediction:
+    def predict(
+        self, source: Source, score: float | None = None, *, tile: int | None = None, overlap: float = 0.2
+    ) -> Prediction:
         """The prediction for one image: a file, its content (bytes or an open binary file), a PIL image, or a uint8 RGB
         array ``(H, W, 3)`` or tensor ``(3, H, W)``. Several images are for `predict_many`.
 
-        Objects below ``score`` are left out; None means `score` of the segmenter. Raises `DataError` when the image
-        cannot be read, and for a list, a folder or an address.
+        Objects below ``score`` are left out; None means `score` of the segmenter. ``tile`` cuts a large image into
+        tiles of so many pixels, see `with_tiles`. Raises `DataError` when the image cannot be read, and for a list, a
+        folder or an address.
         """
-        return next(self.predict_many([source], score))
+        segmenter = self if tile is None else self.with_tiles(tile, overlap)
+        return next(segmenter.predict_many([source], score))
 
     def predict_many(
         self,
@@ -193,6 +197,17 @@ class Segmenter:
             raise DataError("predict_many takes a list of images; put the image into a list, or use predict")
         least = self.score if score is None else score
         return self.predictor.images(sources, batch=batch, score=least, failed=failed)
+
+    def with_tiles(self, tile: int, overlap: float = 0.2) -> Segmenter:
+        """The same model for large images: each is predicted in tiles of ``tile`` rows and columns, and the results are
+        put together.
+
+        Neighbouring tiles share the part ``overlap`` of their size, which should be as large as most objects. Raises
+        `MaskkitError` for an overlap of half a tile or more.
+        """
+        from maskkit.infer.tiles import with_tiles
+
+        return replace(self, predictor=with_tiles(self.predictor, tile, overlap))
 
     def with_tta(self, tta: Tta) -> Segmenter:
         """The same model with test-time augmentation (semantic models only).

@@ -11,7 +11,7 @@ from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.cli.options import Fetch
 from maskkit.config import Tta
 from maskkit.errors import DataError
-from maskkit.ranges import Batch, Count, Workers
+from maskkit.ranges import Batch, Count, Pixels, Share, Workers
 from maskkit.terminal import complain, say
 
 
@@ -27,6 +27,8 @@ def evaluate(
     threads: Count | None = None,
     batch: Batch = 1,
     workers: Workers = 0,
+    tile: Pixels | None = None,
+    overlap: Share = 0.2,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
@@ -49,6 +51,8 @@ def evaluate(
         threads: Processor cores of the network; by default all.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
+        tile: Predict large images in tiles of so many rows and columns.
+        overlap: Part of a tile that its neighbours see too, below 0.5.
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """
@@ -62,6 +66,10 @@ def evaluate(
     from maskkit.files import write_json
 
     segmenter = load(model, device, threads).with_tta(tta) if model is not None else None
+    if tile is not None:
+        if segmenter is None:
+            wrong_usage("--tile is for a model; results of any tool are measured as they are")
+        segmenter = segmenter.with_tiles(tile, overlap)
     chosen = segmenter.task if segmenter is not None else TASKS[task]
     split = split or ("val" if "val" in find_splits(data) else None)
     read = open_truth if segmenter is None else open_dataset  # results are measured without images

@@ -15,7 +15,7 @@ from maskkit.cli.options import Fetch
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.files import digest
-from maskkit.ranges import Batch, Count, Share
+from maskkit.ranges import Batch, Count, Pixels, Share
 from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def predict(
     labels: bool = True,
     colours: Literal["object", "class"] = "object",
     batch: Batch = 1,
+    tile: Pixels | None = None,
+    overlap: Share = 0.2,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
@@ -63,6 +65,8 @@ def predict(
     Example: maskkit predict photo.jpg holiday/ "scans/*.png" --out found --score 0.5
 
     Example: maskkit predict crates/ --out found --max-overlap 0.7 --colours class --no-boxes
+
+    Example: maskkit predict slide.tif --model runs/nuclei/best.safetensors --tile 1024
 
     Args:
         sources: Images, folders or glob patterns.
@@ -83,7 +87,9 @@ def predict(
         boxes: Draw boxes.
         labels: Draw names and scores.
         colours: Whether each object is drawn in a colour of its own, or in that of its class.
-        batch: Images per forward pass.
+        batch: Images per forward pass; tiles of one image with --tile.
+        tile: Cut large images into tiles of so many rows and columns, and put the results together.
+        overlap: Part of a tile that its neighbours see too, below 0.5. Objects larger than it are joined from parts.
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """
@@ -102,6 +108,8 @@ def predict(
     if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     segmenter = load(model, device, threads).with_tta(tta)
+    if tile is not None:
+        segmenter = segmenter.with_tiles(tile, overlap)
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
@@ -114,6 +122,8 @@ def predict(
         "classes": classes,
         "max_objects": max_objects,
         "max_overlap": max_overlap,
+        "tile": tile,
+        "overlap": overlap if tile is not None else None,
         "tta": str(tta),
     }
     lock = Lock(out)

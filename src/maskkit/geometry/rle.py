@@ -101,6 +101,11 @@ def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
     return numbers
 
 
+def union(rles: Sequence[Rle]) -> Rle:
+    """The record of all pixels that any of the masks has."""
+    return coco_mask.merge(list(rles))  # type: ignore[return-value]
+
+
 def empty(size: tuple[int, int]) -> Rle:
     """The record of an empty mask."""
     return from_counts([size[0] * size[1]], size)

@@ -40,8 +40,8 @@ class Item(NamedTuple):
 
     name: str
     """Its name in messages."""
-    read: Callable[[InputConfig], tuple[Pixels, ImageMeta]]
-    """Returns RGB pixels for such an input, and their meta. Raises `DataError`."""
+    read: Callable[[InputConfig | None], tuple[Pixels, ImageMeta]]
+    """Returns RGB pixels for such an input, all pixels for None, and their meta. Raises `DataError`."""
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:
@@ -124,12 +124,12 @@ def _in_memory(source: object) -> Pixels:
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def _loose(source: Source, number: ImageId, path: str, input: InputConfig) -> tuple[Pixels, ImageMeta]:
+def _loose(source: Source, number: ImageId, path: str, input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
     pixels, size = read_source(source, input if path else None)  # pixels without a file stay with the prediction
     have = (pixels.shape[0], pixels.shape[1])
     affine = np.diag([size[1] / have[1], size[0] / have[0], 1.0])[:2]
     return pixels, ImageMeta(number, path, size, have, affine)
 
 
-def _of_dataset(dataset: Dataset, index: int, input: InputConfig) -> tuple[Pixels, ImageMeta]:
+def _of_dataset(dataset: Dataset, index: int, input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
     return dataset.pixels(index)
