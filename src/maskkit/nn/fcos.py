@@ -312,7 +312,7 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
     if config.score == "root":
         found = found._replace(scores=found.scores.sqrt())
     if config.clip:
-        whole = numbers(input_size(raw, config)[::-1], found.boxes).expand(len(found.boxes), 2)
+        whole = numbers(input_size(raw, config)[::-1], found.boxes).expand(found.boxes.shape[0], 2)
         boxes = clip(found.boxes, whole if raw.extents is None else raw.extents)
         score = found.scores * (boxes[..., 2:] > boxes[..., :2]).all(2)
         found = found._replace(boxes=boxes, scores=score)

@@ -26,10 +26,16 @@ CATEGORIES = Categories.of(map(str, range(80)))
 
 def model_of(case: Case, preset: str, *, fill: bool = True, **knobs: Any) -> Any:
     """The preset's model with ``knobs``, in evaluation, with the case's weights or, for decoding, without any."""
-    with torch.device("cpu" if fill else "meta"):
-        model = zoo.model_class(preset)(change(zoo.preset(preset).model, **knobs))  # type: ignore[call-arg]
-    if fill:
-        model.load_state_dict(published.convert(case.weights(), preset, **knobs))
+    config = change(zoo.preset(preset).model, **knobs)
+    with torch.device("meta"):  # no random weights first
+        model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
+    if not fill:
+        return model.eval()
+    state = published.convert(case.weights(), preset, **knobs)
+    model.load_state_dict(state, assign=True)
+    if any(buffer.is_meta for buffer in model.buffers()):  # constants that no file carries
+        model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
+        model.load_state_dict(state)
     return model.eval()
 
 
