@@ -19,6 +19,7 @@ from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, rows_agree
+from maskkit.export.onnx import save
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
@@ -75,6 +76,21 @@ def test_images_are_run_one_by_one_where_the_file_takes_one(file: Path, fcos: Ch
     for batch in (1, 2):
         pairs = zip(ours.images(drawn, batch=batch), theirs.images(drawn, batch=batch), strict=True)
         assert all(rows_agree(a.to_coco(), b.to_coco()).share == 1 for a, b in pairs)
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(
+    file: Path, drawn: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskkit.export.onnx.LARGEST", 1_000_000)
+    apart = tmp_path / "apart.onnx"
+    for _ in range(2):
+        assert save(onnx.load(file), apart) == [tmp_path / "apart.data", apart]
+    assert apart.stat().st_size < 1_000_000 < (tmp_path / "apart.data").stat().st_size < 1.1 * file.stat().st_size
+    rows = [maskkit.load(f).predict(drawn[0], score=0.0).to_coco() for f in (file, apart)]
+    assert rows[0] == rows[1]
+    (tmp_path / "apart.data").unlink()
+    with pytest.raises(DataError, match=r"apart.onnx: its weights are missing: .*apart.data; copy both files"):
+        maskkit.load(apart)
 
 
 def test_threads_are_chosen_and_test_time_augmentation_is_refused(file: Path, drawn: list) -> None:

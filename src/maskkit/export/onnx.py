@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 OPSET = 20
 
+LARGEST = 1_900_000_000
+"""Bytes of weights that an ONNX file holds itself; protobuf ends at 2 GiB."""
+
 op: Any = opset20  # its own types know no tensors of unknown type
 
 FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", "SequenceAt", "ConcatFromSequence"})
@@ -100,10 +103,15 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write the file. Raises `MaskkitError` for one that is too large for ONNX to hold its weights."""
-    try:
-        data = model.SerializeToString()
-    except ValueError as error:
-        raise MaskkitError(f"{path}: more than 2 GB, which ONNX cannot hold in one file") from error
-    path.write_bytes(data)
+def save(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write the file, with its weights in a second one, ``.data``, where they are more than `LARGEST` bytes.
+
+    Returns the files, the ``.onnx`` file last. ``model`` is not of use afterwards.
+    """
+    import onnx
+
+    data = path.with_suffix(".data")
+    data.unlink(missing_ok=True)  # an earlier one would be written on
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
+    onnx.save_model(model, str(path), save_as_external_data=large, location=data.name)
+    return [data, path] if large else [path]

@@ -254,7 +254,7 @@ def _write(
     say("writing ONNX")
     model = to_onnx(graph, description, checkpoint.categories.names)
     onnx = made.with_suffix(".onnx")
-    save(model, onnx)
+    files = save(model, onnx)
     if config.precision == "int8":
         from maskkit.export import quantize
 
@@ -270,7 +270,7 @@ def _write(
 
         say("converting to OpenVINO")
         to_openvino(onnx, made, description, half=config.precision != "fp32")
-    return [onnx] if kind == "onnx" else [made.with_suffix(".bin"), made]
+    return files if kind == "onnx" else [made.with_suffix(".bin"), made]
 
 
 def _describe(made: Path, kind: Format, description: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -282,7 +282,7 @@ def _describe(made: Path, kind: Format, description: dict[str, Any], names: tupl
 
         model = onnx.load(made)
         write_description(model, description, names)
-        save(model, made)
+        save(model, made)  # in as many files as before
     elif kind == "openvino":
         from xml.etree import ElementTree
 
