@@ -1,26 +1,55 @@
-"""Milliseconds per image of several checkpoints, from the image file to run-length masks.
+"""Milliseconds per image of several models, from the image file to run-length masks.
 
     python benchmarks/latency.py --data DATA/nuclei_dsb2018 runs/condinst.safetensors runs/yolact.safetensors
+    python benchmarks/latency.py --data DATA/building_facades rtmdet-ins-tiny condinst-resnet50-3x yolact-resnet50
 
 ``--data`` is any data set that `maskkit check` accepts. The models take turns on every image, so that other work on the
-machine affects all of them alike.
+machine affects all of them alike; processor time is affected least. A name of a preset instead of a checkpoint is that
+model with random weights, whose class logits are spread so that it finds as many objects as it may, a hundred in most
+methods: the most expensive case.
 """
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from common import describe
-from maskkit.api import load
+from common import describe, seconds
+from maskkit import zoo
+from maskkit.api import Segmenter, create_model, load
 from maskkit.data import open_splits
+
+
+@torch.no_grad()
+def of_preset(name: str) -> Segmenter:
+    """The preset with random weights, whose class logits have a mean of 0 and a standard deviation of 10 on noise."""
+    preset = zoo.preset(name)
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    classes = preset.model.num_classes
+
+    def spread(layer: nn.Module, _: object, logits: torch.Tensor) -> None:
+        layer.weight *= 10 / logits.std()  # type: ignore[operator]
+        layer.bias.zero_()  # type: ignore[union-attr, operator]
+
+    # one output per class, or those of three anchors with background
+    outputs = [
+        m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels in (classes, 3 * (classes + 1))
+    ]
+    hooks = [layer.register_forward_hook(spread) for layer in outputs]
+    noise = 255 * torch.rand(1, 3, 256, 256)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preset.input.mean, preset.input.std))
+    model((noise - mean) / std)
+    for hook in hooks:
+        hook.remove()
+    return Segmenter.of(model, preset.input, preset.classes, device="cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("models", nargs="+", help="checkpoints, or names of presets")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
@@ -28,22 +57,23 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     val_set = open_splits(str(given.data), None, 0.2, 0)[1]
-    models = {path.stem: load(path, "cpu") for path in given.checkpoints}
-    times: dict[str, list[float]] = {name: [] for name in models}
+    models = {Path(m).stem: load(Path(m), "cpu") if Path(m).is_file() else of_preset(m) for m in given.models}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     found = dict.fromkeys(models, 0)
     for number, record in enumerate([val_set.records[0], *val_set.records[: given.images]]):
         for name, model in models.items():
-            begin = time.perf_counter()
-            objects = len(model.predict(record.path, score=given.score))
+            objects, *took = seconds(lambda model=model, record=record: model.predict(record.path, score=given.score))
             if number:  # the first image warms up
-                times[name].append((time.perf_counter() - begin) * 1000)
-                found[name] += objects
+                times[name].append((1000 * took[0], 1000 * took[1]))
+                found[name] += len(objects)
     print(describe(given.threads))
-    fastest = min(statistics.median(t) for t in times.values())
+    fastest = min(statistics.median(spent for spent, _ in t) for t in times.values())
     for name, milliseconds in times.items():
-        middle = statistics.median(milliseconds)
-        objects = found[name] / len(milliseconds)
-        print(f"{name}: {middle:.1f} ms, {middle / fastest:.2f} of the fastest, {objects:.0f} objects per image")
+        spent, clock = (statistics.median(column) for column in zip(*milliseconds, strict=True))
+        print(
+            f"{name}: {spent:.1f} ms of processor time, {clock:.1f} ms by the clock, {spent / fastest:.2f} of the "
+            f"fastest, {found[name] / len(milliseconds):.0f} objects per image"
+        )
 
 
 if __name__ == "__main__":

@@ -103,11 +103,11 @@ def test_the_average_moves_slowly_once_it_knows_something_and_copies_counters():
     with torch.no_grad():
         model.weight.fill_(3.0)
         model.get_buffer("num_batches_tracked").fill_(7)
-    update_average(average, model, TrainConfig(ema=0.9), step=10_000)
+    update_average(average, model, decay=0.9, step=10_000)
     assert torch.allclose(average.weight, torch.tensor([1.2, 1.2]))
     assert average.num_batches_tracked == 7
     early = deepcopy(nn.BatchNorm1d(2))
-    update_average(early, model, TrainConfig(ema=0.9), step=0)
+    update_average(early, model, decay=0.9, step=0)
     assert torch.allclose(early.weight, torch.tensor([2.8, 2.8]))
 
 
@@ -119,8 +119,7 @@ def test_cosine_may_be_flat_at_first_and_end_above_zero():
 
 
 def test_the_average_may_begin_with_the_weights_themselves_and_slow_down_over_many_steps():
-    config = TrainConfig(ema=0.9998, ema_warmup=2000)
-    assert average_decay(0, config) == 0
-    assert average_decay(1, config) == pytest.approx(0.9998 * (1 - math.exp(-2 / 2000)))
-    assert average_decay(100_000, config) == pytest.approx(0.9998)
-    assert average_decay(1, TrainConfig(ema=0.9998)) == pytest.approx(2 / 11)
+    assert average_decay(0, 0.9998, 2000) == 0
+    assert average_decay(1, 0.9998, 2000) == pytest.approx(0.9998 * (1 - math.exp(-2 / 2000)))
+    assert average_decay(100_000, 0.9998, 2000) == pytest.approx(0.9998)
+    assert average_decay(1, 0.9998) == pytest.approx(2 / 11)

@@ -81,20 +81,20 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
-def average_decay(step: int, config: TrainConfig) -> float:
-    """Share of the old average that stays after step ``step`` (0 is the first).
+def average_decay(step: int, decay: float, warmup: float = 0.0) -> float:
+    """Share of the old average that stays after step ``step`` (0 is the first): lower than ``decay`` at first.
 
-    With ``ema_warmup`` the first step gives the weights themselves (``ExpMomentumEMA`` of mmdetection).
+    With a ``warmup``, in steps, the first step gives the weights themselves (``ExpMomentumEMA`` of mmdetection).
     """
-    if config.ema_warmup:
-        return config.ema * (1 - math.exp(-(1 + step) / config.ema_warmup)) if step else 0.0
-    return min(config.ema, (1 + step) / (10 + step))
+    if warmup:
+        return decay * (1 - math.exp(-(1 + step) / warmup)) if step else 0.0
+    return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, config: TrainConfig, step: int) -> None:
-    """Update the moving average after step ``step``; the decay is lower in the first steps."""
-    decay = average_decay(step, config)
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int, warmup: float = 0.0) -> None:
+    """Update the moving average after step ``step`` by its `average_decay`."""
+    decay = average_decay(step, decay, warmup)
     for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if old.is_floating_point():
             old.lerp_(new, 1 - decay)

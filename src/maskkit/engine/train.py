@@ -113,7 +113,7 @@ def train(
             run.backward(losses)
             run.update(model, optimizer)
             if average is not None:
-                update_average(average, model, settings, step)
+                update_average(average, model, settings.ema, step, settings.ema_warmup)
 
             done = learner.info["step"] = step + 1
             run.log.step(done, values, rate, settings.batch)

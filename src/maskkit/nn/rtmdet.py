@@ -20,9 +20,10 @@ from maskkit.geometry.nms import class_nms
 from maskkit.nn.blocks import numbers
 from maskkit.nn.csp import conv_unit
 from maskkit.nn.dynamic_mask import DynamicHeadConfig, MaskBranchRaw
-from maskkit.nn.fcos import FcosDetections, FcosRaw, best_pairs, clip, flatten, input_size, keep_best
+from maskkit.nn.fcos import FcosDetections, FcosRaw, best_pairs, flatten, input_size, keep_best
 from maskkit.nn.fcos_targets import Locations, distances_to_sides, locate
 from maskkit.nn.losses import normaliser
+from maskkit.nn.rpn import clip
 from maskkit.nn.soft_labels import match_costs, shares_of
 from maskkit.ranges import Count, Share, Weight, Whole
 from maskkit.targets import Batch, Target

@@ -11,9 +11,17 @@ from maskkit.errors import DataError
 from maskkit.models.rtmdet_ins import RtmdetIns, RtmdetInsConfig
 from maskkit.nn.dynamic_mask import DynamicHeadConfig
 from maskkit.nn.rtmdet import RtmDetectorConfig
-from maskkit.zoo.card import Method, Preset, Weights
+from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import Rules, rename_by
-from maskkit.zoo.recipes import FLIP, FROZEN_MOBILENET, IMAGENET_MEAN, IMAGENET_STD, Recipe, small_presets
+from maskkit.zoo.recipes import (
+    FLIP,
+    FROZEN_MOBILENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MMDETECTION,
+    Recipe,
+    small_presets,
+)
 
 _LAYER = (
     (r"(main|short|final)_conv\.(.+)", r"\1.\2"),
@@ -103,11 +111,17 @@ _TRAIN = TrainConfig(
     eval_every=10,
 )
 """Without mosaic and mix-up, which are not part of this package, and their end after 280 epochs."""
-_WEIGHTS = Weights("github.com/open-mmlab/mmdetection", "Apache-2.0")
+_FILES = "https://download.openmmlab.com/mmdetection/v3.0/rtmdet"
 
 
 def _official(
-    size: str, width: int, blocks: int, mask_ap: float, box_ap: float, scales: tuple[float, float], batch: int = 256
+    size: str,
+    width: int,
+    blocks: int,
+    results: tuple[float, float],
+    scales: tuple[float, float],
+    file: str,
+    batch: int = 256,
 ) -> Preset:
     config = RtmdetInsConfig(
         backbone=BackboneConfig(f"cspnext_{size}", norm="train"),
@@ -116,8 +130,10 @@ def _official(
     )
     augment: AugmentConfig = replace(FLIP, photometric=True, scale_jitter=scales)
     train = replace(_TRAIN, batch=batch, lr=_TRAIN.lr * batch / 256)
-    recipe = Recipe(_INPUT, augment, train, _WEIGHTS)
-    return recipe.preset(f"rtmdet-ins-{size}", config, f"COCO val mask AP {mask_ap}, box AP {box_ap}")
+    official = f"rtmdet-ins_{size}_8xb{batch // 8}-300e_coco"
+    recipe = Recipe(_INPUT, augment, train, MMDETECTION.at(f"{_FILES}/{official}/{official}_{file}.pth"))
+    masks, boxes = results
+    return recipe.preset(f"rtmdet-ins-{size}", config, f"COCO val mask AP {masks}, box AP {boxes}")
 
 
 METHOD = Method(
@@ -126,11 +142,11 @@ METHOD = Method(
     "Detectors. 2022",
     model=RtmdetIns,
     presets=(
-        _official("tiny", 96, 1, 35.4, 40.5, (0.5, 2.0)),
-        _official("s", 128, 1, 38.7, 44.0, (0.5, 2.0)),
-        _official("m", 192, 2, 42.1, 48.8, (0.1, 2.0)),
-        _official("l", 256, 3, 43.7, 51.2, (0.1, 2.0)),
-        _official("x", 320, 4, 44.6, 52.4, (0.1, 2.0), batch=128),
+        _official("tiny", 96, 1, (35.4, 40.5), (0.5, 2.0), "20221130_151727-ec670f7e"),
+        _official("s", 128, 1, (38.7, 44.0), (0.5, 2.0), "20221121_212604-fdc5d7ec"),
+        _official("m", 192, 2, (42.1, 48.8), (0.1, 2.0), "20221123_001039-6eba602e"),
+        _official("l", 256, 3, (43.7, 51.2), (0.1, 2.0), "20221124_103237-78d1d652"),
+        _official("x", 320, 4, (44.6, 52.4), (0.1, 2.0), "20221124_111313-33d4595b", batch=128),
         *small_presets(
             "rtmdet-ins",
             lambda _: change(RtmdetInsConfig(backbone=FROZEN_MOBILENET), masks_to_train=500),

@@ -193,13 +193,17 @@ def _postprocess(case: Case) -> None:
 def _loss(case: Case) -> None:
     model, given = _model(case), case.manifest["input"]
     size = (given["padded_hw"][0], given["padded_hw"][1])
-    scenes = [case.scenes.make_scene(case.seed + 10 + i, *size, n) for i, n in enumerate((4, 6, 3))]
-    shape = (3, 8, size[0] // 8, size[1] // 8)
+    written = re.search(r"n = \[([\d, ]+)\]", given["targets"])
+    assert written is not None
+    scenes = [case.scenes.make_scene(case.seed + 10 + i, *size, n) for i, n in enumerate(case.numbers_in(written[1]))]
+    shape = (len(scenes), 8, size[0] // 8, size[1] // 8)
     features = torch.from_numpy(case.scenes.maps_raw("mask_feats", shape, case.seed)).requires_grad_()
     raw = DynamicMaskRaw(_detector(case, scenes, size), MaskBranchRaw(features, None))
-    images = torch.zeros(3, 3, *size)
-    targets = [_target(scenes[0], size), _target(scenes[1], size), Target.of([], [], torch.zeros(0, *size))]
-    metas = [ImageMeta(i, "", size, size) for i in range(3)]
+    images = torch.zeros(len(scenes), 3, *size)
+    empty = case.numbers_in(" ".join(re.findall(r"image (\d+) has NO targets", given["targets"])))
+    nothing = Target.of([], [], torch.zeros(0, *size))
+    targets = [nothing if i in empty else _target(scene, size) for i, scene in enumerate(scenes)]
+    metas = [ImageMeta(i, "", size, size) for i in range(len(scenes))]
     batch = Batch(images, full_sizes(images), targets, metas)
 
     config, detector = model.config.detector, raw.detector
@@ -322,7 +326,7 @@ def _optimizer(case: Case) -> None:
     averages = []
     for step in range(max(case.manifest["ema_updates"])):
         nn.init.constant_(value.weight, (step + 1) / 1000)
-        update_average(average, value, train, step)
+        update_average(average, value, train.ema, step, train.ema_warmup)
         if step + 1 in case.manifest["ema_updates"]:
             averages.append(average.weight.item())
     case.compare("ema", np.array(averages), case.manifest["tolerance"]["ema_rtol"])
