@@ -3,9 +3,11 @@
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from maskkit.data.shapes import CATEGORIES
 from maskkit.decode import BoxesOnly, decode
+from maskkit.export.graph import trace
 from maskkit.prediction import ImageMeta
 from tests.models.conformance import Conformance
 
@@ -17,6 +19,21 @@ SMALL: dict[str, Any] = {
 class TestFcos(Conformance):
     preset = "fcos-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
+
+
+def test_boxes_that_are_cut_at_the_image_export_with_any_batch_and_its_sizes() -> None:
+    first = {"clip": True, "score": "product", "distance_activation": "exp", "distance_unit": "pixels"}
+    model = TestFcos.model(detector={**first, "quality_tower": "class", "tower_bias": False}).eval()
+    images, sizes = torch.randn(3, 3, 64, 96), torch.tensor([[40, 70], [64, 96], [64, 30]])
+    graph = trace(model, images[:2], ("batch",), sized=True)
+    assert graph.inputs == ("images", "sizes")
+    with torch.no_grad():
+        found = graph.program.module()(images, sizes)
+        wanted = model.select(model(images, sizes))
+    for name, field in found.items():
+        assert torch.allclose(field.float(), getattr(wanted, name).float(), atol=1e-5)
+    limits = sizes.flip(1) / torch.tensor([96, 64])
+    assert (wanted.boxes[..., 2:] <= limits[:, None] + 1e-6).all()
 
 
 def test_a_detector_predicts_boxes_without_masks() -> None:

@@ -60,8 +60,8 @@ MULTI_SCALE = replace(FLIP, short_sides=SHORT_SIDES)
 
 # detectron2 and what is built on it -----------------------------------------------------------------------------------
 
-CAFFE_INPUT = imagenet_input((800, 1333), "shorter", divide=False)
-"""Input of detectron2's ResNets: shorter side 800, no division by the standard deviation."""
+CAFFE_INPUT = replace(imagenet_input((800, 1333), "shorter", divide=False), antialias=True)
+"""Input of detectron2's ResNets: shorter side 800, Pillow's resize, no division by the standard deviation."""
 
 
 def caffe_resnet(layers: int = 50) -> BackboneConfig:
@@ -96,7 +96,7 @@ def detectron2(times: int, file: str) -> Recipe:
     weights = Weights("github.com/facebookresearch/detectron2", "CC-BY-SA-3.0")  # the code is Apache-2.0
     weights = weights.at(f"https://dl.fbaipublicfiles.com/detectron2/{file}")
     augment = FLIP if times == 1 else MULTI_SCALE
-    return Recipe(replace(CAFFE_INPUT, antialias=True), augment, detectron2_train(times), weights)
+    return Recipe(CAFFE_INPUT, augment, detectron2_train(times), weights)
 
 
 # torchvision ----------------------------------------------------------------------------------------------------------
