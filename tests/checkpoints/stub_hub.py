@@ -44,7 +44,12 @@ def hub() -> Iterator[StubHub]:
             stub.requests.append(f"{self.command} {path}")
             parts = path.strip("/").split("/")
             if parts[0] == "api":
-                self.answer(b"{}", 404, X_Error_Code="RepoNotFound")
+                name = "/".join(parts[2:4])
+                about = {"id": name, "sha": COMMIT, "siblings": [], "private": True}
+                if name in stub.repositories:
+                    self.answer(json.dumps(about).encode())
+                else:
+                    self.answer(b"{}", 404, X_Error_Code="RepoNotFound")
                 return
             if len(parts) < 5 or parts[2] != "resolve":
                 self.answer(b"")

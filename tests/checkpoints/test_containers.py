@@ -115,11 +115,11 @@ def mmengine_file(path: Path, legacy: bool, **parts: object) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_the_log_of_mmengine_is_left_out_and_named(tmp_path, legacy, caplog) -> None:
+def test_the_log_of_mmengine_is_left_out_and_named(tmp_path, legacy, said) -> None:
     path = tmp_path / "epoch_12.pth"
     mmengine_file(path, legacy, state_dict={"bbox_head.weight": torch.ones(2)}, optimizer={"state": {}})
     assert read_checkpoint(path)["bbox_head.weight"].tolist() == [1, 1]
-    assert "left out what is no weight: objects of mmengine.logging.history_buffer.HistoryBuffer" in caplog.text
+    assert "left out what is no weight: objects of mmengine.logging.history_buffer.HistoryBuffer" in said.text
 
 
 def test_mmengine_keeps_the_average_in_the_state_dict(tmp_path) -> None:

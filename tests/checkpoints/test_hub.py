@@ -94,7 +94,7 @@ def forms() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", list(forms()))
 def test_every_published_form_is_fetched_verified_converted_and_predicted_with(
-    publish, stub, name, tmp_path, monkeypatch, caplog
+    publish, stub, name, tmp_path, monkeypatch, said
 ) -> None:
     content = forms()[name]
     publish(content, name, sha256=hashlib.sha256(content).hexdigest()[:8], bytes=len(content))
@@ -105,14 +105,14 @@ def test_every_published_form_is_fetched_verified_converted_and_predicted_with(
     assert segmenter.info["licence"] == "MIT"
     assert segmenter.info["sha256"] == hashlib.sha256(content).hexdigest()
     assert len(segmenter.predict(np.zeros((64, 64, 3), np.uint8), score=0.0)) > 0
-    assert "weights of a zoo, licence MIT" in caplog.text
+    assert "weights of a zoo, licence MIT" in said.text
     assert len(stub.requests) == 1
     # the second time nothing is asked for, and the licence is not shown again
-    caplog.clear()
+    said.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     maskkit.load(TINY, device="cpu")
     assert len(stub.requests) == 1
-    assert not caplog.text
+    assert not said.text
     assert [name.split("/")[0] for name in everything_in(tmp_path / "home")] == ["converted"]
 
 
@@ -137,7 +137,7 @@ def test_the_command_line_fetches_by_name(publish, tmp_path, capsys, monkeypatch
     assert " yes " in capsys.readouterr().out
 
 
-def test_a_licence_that_does_not_allow_every_use_is_accepted_once(publish, stub, capsys, caplog) -> None:
+def test_a_licence_that_does_not_allow_every_use_is_accepted_once(publish, stub, capsys, said) -> None:
     publish(forms()["zip.pth"], licence="CC-BY-NC-4.0", non_commercial=True)
     with pytest.raises(MaskkitError, match=r"a zoo: the licence of these weights is 'CC-BY-NC-4.0', which does not"):
         find_weights(TINY)
@@ -145,7 +145,7 @@ def test_a_licence_that_does_not_allow_every_use_is_accepted_once(publish, stub,
     assert main(["models", "--weights", "--json", "--accept-licence", "CC-BY-NC-4.0"]) == 0
     assert find_weights(TINY).is_file()
     assert find_weights(TINY).is_file()
-    assert caplog.text.count("licence CC-BY-NC-4.0") == 1
+    assert said.text.count("licence CC-BY-NC-4.0") == 1
 
 
 def test_a_broken_connection_is_taken_up_where_it_ended(stub, tmp_path) -> None:

@@ -40,7 +40,11 @@ def stub(server: StubHub, tmp_path, monkeypatch) -> StubHub:
     server.refuses = False
     monkeypatch.setenv("MASKKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for name, value in (("ENDPOINT", server.address), ("HUGGINGFACE_CO_URL_TEMPLATE", template)):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)  # as when it is imported after that
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
     for name in cache.OFFLINE:
         monkeypatch.delenv(name, raising=False)
@@ -65,7 +69,7 @@ def pushed(path: Path, **options) -> Segmenter:
     return segmenter
 
 
-def test_a_pushed_model_is_loaded_bit_for_bit_and_offline_the_second_time(stub, pets, monkeypatch, caplog) -> None:
+def test_a_pushed_model_is_loaded_bit_for_bit_and_offline_the_second_time(stub, pets, monkeypatch, said) -> None:
     first = pushed(pets, data="Oxford-IIIT Pets, 3 classes")
     assert set(stub.repositories["me/pets"]) == {"model.safetensors", "README.md", "sample.jpg"}
     again = maskkit.load("hf://me/pets", device="cpu")
@@ -74,7 +78,7 @@ def test_a_pushed_model_is_loaded_bit_for_bit_and_offline_the_second_time(stub, 
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (again.categories, again.input, again.score) == (first.categories, first.input, first.score)
     assert again.info == {**first.info, "licence": "apache-2.0"}
-    assert "weights of hf://me/pets, licence apache-2.0" in caplog.text
+    assert "weights of hf://me/pets, licence apache-2.0" in said.text
     count = len(stub.requests)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     maskkit.load("hf://me/pets", device="cpu")
@@ -172,7 +176,7 @@ def transformers_repository(stub: StubHub, name: str, classes: int, **changes) -
     }
 
 
-def test_mask2former_of_transformers_by_the_name_of_its_repository(stub, monkeypatch, caplog) -> None:
+def test_mask2former_of_transformers_by_the_name_of_its_repository(stub, monkeypatch, said) -> None:
     """A ResNet-18 stands for the published Swins; the table of backbones is looked through with real sizes below."""
     from maskkit.checkpoints import transformers_config
 
@@ -193,7 +197,7 @@ def test_mask2former_of_transformers_by_the_name_of_its_repository(stub, monkeyp
     assert header["config"]["input"]["resize"] == "shorter"
     assert header["config"]["input"]["mean"] == [127.5] * 3
     assert header["info"]["licence"] == "mit"
-    assert "licence mit" in caplog.text
+    assert "licence mit" in said.text
     transformers_repository(stub, "facebook/mask2former-x-ade-semantic", 9)
     with pytest.raises(MaskkitError, match=r"facebook/mask2former-x-ade-semantic: the licence .* 'CC-BY-NC-4.0'"):
         find_weights("hf://facebook/mask2former-x-ade-semantic")

@@ -1,6 +1,6 @@
-"""Generates docs/models.md and the README's table of methods from the cards of the zoo.
+"""Generates docs/models.md and the tables of README.md and docs/weights.md from the cards of the zoo.
 
-``python -m maskkit.zoo.tables`` writes both; a test fails when they are out of date.
+``python -m maskkit.zoo.tables`` writes them; a test fails when they are out of date.
 """
 
 import sys
@@ -13,6 +13,8 @@ from maskkit.zoo.card import Method, Preset
 
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 """The markers around the README's table."""
+SOURCES_BEGIN, SOURCES_END = "<!-- sources:begin -->", "<!-- sources:end -->"
+"""Those around the table of docs/weights.md."""
 
 
 def models_page() -> str:
@@ -51,13 +53,43 @@ def methods_table() -> str:
     return _table(("method", "supervision", "published preset", "small preset", "paper", "agrees with"), rows)
 
 
-def insert(readme: str) -> str:
-    """The README with its table regenerated. Raises ``ValueError`` when the markers are missing."""
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
+def sources_table() -> str:
+    """The table of docs/weights.md: what is published, where, under which licence, and how it is known to load."""
+    rows: list[tuple[str, ...]] = []
+    for method in _methods():
+        groups: dict[tuple[str, str], list[Preset]] = {}
+        for preset in method.presets:
+            if preset.weights is not None:
+                groups.setdefault((preset.weights.source, preset.weights.licence), []).append(preset)
+        for (source, licence), presets in groups.items():
+            names = ", ".join(f"`{p.name}`{_by_hand(p)}" for p in presets)
+            rows.append((source, licence, method.title, names, proof(method, source) or "-"))
+    rows.sort(key=lambda row: row[0].lower())
+    return _table(("source", "licence", "model", "presets", "loads: proven by"), rows)
+
+
+def proof(method: Method, source: str) -> str:
+    """The part of a method's agreement that is about the weights of ``source``; empty where there is none."""
+    name = source.split(",")[0].rpartition("/")[2]
+    return "; ".join(part.strip() for part in method.agreement.split(";") if name.lower() in part.lower())
+
+
+def insert(page: str, table: str | None = None, begin: str = BEGIN, end: str = END) -> str:
+    """A page with its table regenerated, by default the README. Raises ``ValueError`` when the markers are missing."""
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"the README has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{methods_table()}\n{END}{after}"
+        raise ValueError(f"the page has no {begin} ... {end}")
+    return f"{before}{begin}\n{methods_table() if table is None else table}\n{end}{after}"
+
+
+def weights_page(page: str) -> str:
+    """``docs/weights.md`` with its table regenerated."""
+    return insert(page, sources_table(), SOURCES_BEGIN, SOURCES_END)
+
+
+def _by_hand(preset: Preset) -> str:
+    return "" if preset.weights is not None and preset.weights.fetched else " (by hand)"
 
 
 def _methods() -> Iterator[Method]:
@@ -86,9 +118,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> int:
-    """Write both files in the working directory, the root of the repository."""
+    """Write all three files in the working directory, the root of the repository."""
     readme = Path("README.md")
     readme.write_text(insert(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    weights = Path("docs/weights.md")
+    weights.write_text(weights_page(weights.read_text(encoding="utf-8")), encoding="utf-8")
     Path("docs/models.md").write_text(models_page(), encoding="utf-8")
     return 0
 
