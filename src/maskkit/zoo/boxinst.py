@@ -44,7 +44,7 @@ def _mmdetection(layers: int, ap: float, end: str) -> Preset:
     train = replace(detectron2_train(1, 0.01), decay_norm=True)
     file = mmdetection_file(f"v3.0/boxinst/boxinst_r{layers}_fpn_ms-90k_coco", f"_{end}")
     recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
-    return recipe.preset(f"boxinst-resnet{layers}-1x-mmdet", config, f"COCO val2017 mask AP {ap}")
+    return recipe.preset(f"boxinst-resnet{layers}-mmdet-1x", config, f"COCO val2017 mask AP {ap}")
 
 
 METHOD = Method(

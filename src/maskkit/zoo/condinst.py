@@ -71,7 +71,7 @@ def _mmdetection() -> Preset:
     train = replace(detectron2_train(1, 0.01), decay_norm=True)
     file = mmdetection_file("v3.0/condinst/condinst_r50_fpn_ms-poly-90k_coco_instance", "_20221129_125223-4c186406")
     recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
-    return recipe.preset("condinst-resnet50-1x-mmdet", config, "COCO val2017 mask AP 36.0")
+    return recipe.preset("condinst-resnet50-mmdet-1x", config, "COCO val2017 mask AP 36.0")
 
 
 METHOD = Method(

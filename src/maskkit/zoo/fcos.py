@@ -55,7 +55,7 @@ def _mmdetection(
     config = FcosConfig(backbone=caffe_resnet(layers), detector=FcosDetectorConfig(**MMDETECTION_FCOS, **knobs))
     folder, _, end = file.rpartition("-")
     weights = mmdetection_file(f"v2.0/fcos/{folder}", f"-{end}")
-    return recipe.preset(f"{name}-{times}x-mmdet", config, f"COCO val2017 box AP {ap}", weights=weights)
+    return recipe.preset(f"{name}-mmdet-{times}x", config, f"COCO val2017 box AP {ap}", weights=weights)
 
 
 def _plain(layers: int, ap: float, kind: str, end: str) -> Preset:

@@ -87,9 +87,9 @@ def _file(name: str, end: str) -> Weights:
     return mmdetection_file(f"v2.0/solov2/solov2_{name}_coco", f"_{end}")
 
 
-def _official(name: str, ap: float, file: Weights, times: int = 3, layers: int = 50, **knobs: Any) -> Preset:
+def _official(name: str, ap: float, file: Weights, times: int = 3, network: str = "resnet50", **knobs: Any) -> Preset:
     """Weights of mmdetection; the function of WXinlong/SOLO's is the same."""
-    config = Solov2Config(backbone=BackboneConfig(f"resnet{layers}", frozen_stride=4), **knobs)
+    config = Solov2Config(backbone=BackboneConfig(network, frozen_stride=4), **knobs)
     return solo_recipe(times, warmup_from=0.01).preset(name, config, f"COCO val2017 mask AP {ap}", weights=file)
 
 
@@ -129,14 +129,20 @@ METHOD = Method(
     presets=(
         _official("solov2-resnet50-1x", 34.8, _file("r50_fpn_1x", "20220512_125858-a357fa23"), 1),
         _official("solov2-resnet50-3x", 37.5, _file("r50_fpn_3x", "20220512_125856-fed092d4")),
-        _official("solov2-resnet101-3x", 39.1, _file("r101_fpn_3x", "20220511_095119-c559a076"), layers=101),
-        _official(
-            "solov2-dcn-resnet101-3x",
-            41.2,
-            _file("r101_dcn_fpn_3x", "20220513_214734-16c966cb"),
-            layers=101,
-            deformable="v2",
-            deformable_feature=True,
+        _official("solov2-resnet101-3x", 39.1, _file("r101_fpn_3x", "20220511_095119-c559a076"), network="resnet101"),
+        *(
+            _official(
+                f"solov2-dcn-{network}-3x",
+                ap,
+                _file(file, end),
+                network=timm_name,
+                deformable="v2",
+                deformable_feature=True,
+            )
+            for network, timm_name, ap, file, end in (
+                ("resnet101", "resnet101", 41.2, "r101_dcn_fpn_3x", "20220513_214734-16c966cb"),
+                ("resnext101", "resnext101_64x4d", 42.4, "x101_dcn_fpn_3x", "20220513_214337-aef41095"),
+            )
         ),
         *(
             _light(

@@ -42,7 +42,7 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
         improved = head.get("norm_on_bbox", False)
         for name in ("centerness_on_reg", "center_sampling", "conv_bias"):
             assert head.get(name, improved) == improved
-        return "fcos-resnet50-1x-mmdet" if improved else "fcos-plain-resnet50-1x-mmdet", knobs
+        return "fcos-resnet50-mmdet-1x" if improved else "fcos-plain-resnet50-mmdet-1x", knobs
     mask = model["mask_head"]
     knobs["masks"] = {
         "branch_width": mask["mask_feature_head"]["feat_channels"],
@@ -51,7 +51,7 @@ def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
         "head_width": mask["feat_channels"],
         "head_convs": mask["num_layers"],
     }
-    return f"{model['type'].lower()}-resnet50-1x-mmdet", knobs
+    return f"{model['type'].lower()}-resnet50-mmdet-1x", knobs
 
 
 def _forward(case: Case) -> None:
