@@ -125,6 +125,8 @@ class InputConfig:
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
+    truncate: bool = False
+    """Whether the sides of ``shorter`` are cut to whole pixels (torchvision), not rounded."""
     multiple: Count = 32
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
     padding: Colour | None = None

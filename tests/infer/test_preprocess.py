@@ -55,6 +55,13 @@ def test_odd_sizes(size: tuple[int, int], resize: str, filter: tuple[bool, str])
     compare([size, size], InputConfig(size, resize, *filter))  # type: ignore[arg-type]
 
 
+def test_sides_may_be_cut_to_whole_pixels() -> None:
+    sizes = [prepare(np.zeros((*SIZES[1], 3), np.uint8), ImageMeta(0, "", SIZES[1], SIZES[1]), given).image.shape[:2]
+             for given in (InputConfig((80, 200), "shorter", truncate=cut) for cut in (False, True))]  # fmt: skip
+    assert sizes == [(176, 80), (175, 80)]
+    compare(SIZES, InputConfig((80, 133), "shorter", truncate=True))
+
+
 def test_opencv_rounds_to_bytes_and_never_antialiases() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (61, 83, 3), np.uint8)

@@ -125,13 +125,14 @@ def _weights(taps: Taps) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
 
 
 def fitted_size(
-    have: Sequence[int], size: tuple[int, int], mode: Literal["stretch", "pad", "shorter"]
+    have: Sequence[int], size: tuple[int, int], mode: Literal["stretch", "pad", "shorter"], truncate: bool = False
 ) -> tuple[int, int]:
     """The (height, width) that an image of size ``have`` takes inside ``size``, by the modes of `InputConfig`."""
     if mode == "stretch":
         return size
     if mode == "shorter":
         factor = min(size[0] / min(have), size[1] / max(have))
-        return max(1, int(have[0] * factor + 0.5)), max(1, int(have[1] * factor + 0.5))
+        up = 0 if truncate else 0.5
+        return max(1, int(have[0] * factor + up)), max(1, int(have[1] * factor + up))
     factor = min(size[0] / have[0], size[1] / have[1])
     return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))

@@ -108,7 +108,8 @@ def torchvision_detection(weights: str) -> Recipe:
         epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
     )
     source = Weights("torchvision", "BSD-3-Clause", weights)
-    return Recipe(imagenet_input((800, 1333), "shorter"), FLIP, train, source, COCO_IDS)
+    input = replace(imagenet_input((800, 1333), "shorter"), truncate=True)
+    return Recipe(input, FLIP, train, source, COCO_IDS)
 
 
 TORCHVISION_WEIGHTS = Weights("torchvision", "BSD-3-Clause")

@@ -40,14 +40,18 @@ def train_ops(
     if augment.scale_jitter is not None:
         ops.append(ScaleJitter(augment.scale_jitter, input.size, input.resize, input.surround))
     else:
-        ops.append(Resize(input.size, input.resize, input.antialias, augment.short_sides, input.interpolation))
+        ops.append(_resize(input, augment.short_sides))
     ops.append(DropSmall())
     return ops
 
 
 def eval_ops(input: InputConfig) -> list[Operation]:
     """The operations of evaluation and prediction: only the resize."""
-    return [Resize(input.size, input.resize, input.antialias, interpolation=input.interpolation)]
+    return [_resize(input)]
+
+
+def _resize(input: InputConfig, short_sides: tuple[int, ...] = ()) -> Resize:
+    return Resize(input.size, input.resize, input.antialias, short_sides, input.interpolation, input.truncate)
 
 
 def apply(ops: Sequence[Operation], sample: Sample, rng: np.random.Generator) -> Sample:

@@ -21,9 +21,9 @@ class Resize:
 
     ``stretch`` fills the input. ``pad`` keeps the aspect ratio and pads right and bottom with zeros;
     ``meta.input_size`` is the size without the padding. ``shorter`` resizes the shorter side to ``size[0]``, or to one
-    of ``short_sides``, unless the longer side would exceed ``size[1]``. The interpolation is bilinear, in float and
-    not rounded, as in YOLACT's preprocessing; with ``antialias`` it is Pillow's, with another
-    ``interpolation`` OpenCV's.
+    of ``short_sides``, unless the longer side would exceed ``size[1]``; it rounds both, or cuts them with ``truncate``.
+    The interpolation is bilinear, in float and not rounded, as in YOLACT's preprocessing; with ``antialias`` it is
+    Pillow's, with another ``interpolation`` OpenCV's.
     """
 
     size: Size
@@ -31,11 +31,12 @@ class Resize:
     antialias: bool = False
     short_sides: tuple[int, ...] = ()
     interpolation: Interpolation = "bilinear"
+    truncate: bool = False
 
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose one of several ``short_sides``."""
         size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
-        fitted = fitted_size(image.shape[1:], size, self.mode)
+        fitted = fitted_size(image.shape[1:], size, self.mode, self.truncate)
         image, target, meta = scale(image, target, meta, fitted, "antialias" if self.antialias else self.interpolation)
         if self.mode != "shorter" and fitted != self.size:
             image, target, meta = window(image, target, meta, 0, 0, self.size, (0, 0, 0))
