@@ -50,6 +50,7 @@ TORCH_FREE = (
     "infer.preprocess",
     "infer.runtimes",
     "infer.draw",
+    "infer.track",
     "data.dataset",
     "data.formats",
     "eval",

@@ -192,6 +192,8 @@ class Instances:
     masks: Masks | None = None
     mask_scores: Float[np.ndarray, "n"] | None = None
     """Scores of the masks where a method scores them separately from the boxes (YOLACT++), else None."""
+    track_ids: Int[np.ndarray, "n"] | None = None
+    """The number of each object's track, from 1, the same in all frames of a video; None without tracking."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -203,6 +205,7 @@ class Instances:
             self.scores[index],
             self.masks[index] if self.masks is not None else None,
             self.mask_scores[index] if self.mask_scores is not None else None,
+            self.track_ids[index] if self.track_ids is not None else None,
         )
 
 
@@ -296,7 +299,8 @@ class Prediction:
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO result rows: the ids of the user's file, boxes ``x y w h``, masks as RLE with text counts.
 
-        A row has ``mask_score`` beside ``score`` where the method scores masks separately from boxes. A label map gives
+        A row has ``mask_score`` beside ``score`` where the method scores masks separately from boxes, and ``track_id``
+        where objects were tracked. A label map gives
         one row with a mask per class that occurs, as in COCO's stuff results; a panoptic image gives one row with a
         mask and a score per segment.
         """
@@ -328,6 +332,8 @@ class Prediction:
                 row["segmentation"] = rle_codec.to_text(rle)
             if found.mask_scores is not None:
                 row["mask_score"] = float(found.mask_scores[i])
+            if found.track_ids is not None:
+                row["track_id"] = int(found.track_ids[i])
             rows.append(row)
         return rows
 

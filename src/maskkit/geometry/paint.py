@@ -118,17 +118,19 @@ def paint_segments(
     labels: Sequence[int] | Int[np.ndarray, "n"],
     classes: int,
     opacity: float = 0.55,
+    *,
+    shades: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB image tinted segment by segment, with white lines between them; 0 in ``numbers`` leaves it unchanged.
 
-    Segment 1 has the class ``labels[0]``, and so on. Segments of one class differ in brightness.
+    Segment 1 has the class ``labels[0]``, and so on. With ``shades`` the segments of one class differ in brightness.
     """
     labels = np.asarray(labels, np.int64)
     rank = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)  # within the class
-    shades = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES), None]
+    colours = class_colours(classes)[labels] * _SHADES[rank % len(_SHADES) if shades else rank * 0, None]
     tinted = image.copy()
     for rows in strips(image.shape[1], len(image), STRIP):
-        tint(tinted[rows], numbers[rows] - 1, shades, opacity, copy=False)
+        tint(tinted[rows], numbers[rows] - 1, colours, opacity, copy=False)
     for rows, lines in _borders_in_strips(numbers, max(1, round(min(numbers.shape) / 600))):
         tint(tinted[rows], lines.astype(np.int8) - 1, np.full((1, 3), 255), 2 / 3, copy=False)
     return tinted

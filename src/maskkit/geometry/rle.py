@@ -101,6 +101,52 @@ def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
     return numbers
 
 
+def shifted(rle: Rle, dx: int, dy: int) -> Rle:
+    """The record of the mask moved by ``dx`` columns to the right and ``dy`` rows down; the image cuts it off.
+
+    Where nothing does, only the first and the last run change. No number of the text is a difference to either of them,
+    so their digits are exchanged and the rest is kept.
+    """
+    height, width = rle["size"]
+    x1, y1, w, h = (round(v) for v in np.asarray(coco_mask.toBbox([rle])).reshape(4).tolist())  # type: ignore[arg-type]
+    if (dx, dy) == (0, 0) or 0 in (w, h):
+        return rle
+    left, top, right, bottom = x1 + dx, y1 + dy, x1 + w + dx, y1 + h + dy
+    inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+    last_is_free = (x1 + w < width or y1 + h < height) and (right < width or bottom < height)
+    if inside and last_is_free:  # so that a run without the mask is the last one, before and after
+        counts = rle["counts"]
+        data = counts.encode("ascii") if isinstance(counts, str) else counts
+        first = next(i for i, code in enumerate(data, 1) if not (code - 48) & 32)
+        last = len(data) - 1
+        while (data[last - 1] - 48) & 32:
+            last -= 1
+        step = dx * height + dy
+        moved = _digits(_number(data[:first]) + step) + data[first:last] + _digits(_number(data[last:]) - step)
+        return {"size": rle["size"], "counts": moved}
+    if right <= 0 or bottom <= 0 or left >= width or top >= height:
+        return empty((height, width))
+    region, _, _ = decode_region(rle)
+    part = region[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    return encode_region(part, max(top, 0), max(left, 0), (height, width))
+
+
+def _number(digits: bytes) -> int:
+    """One number of the compressed text: five bits per character, lowest first; the last character has the sign."""
+    value = sum(((code - 48) & 31) << (5 * i) for i, code in enumerate(digits))
+    return value - (1 << (5 * len(digits))) if (digits[-1] - 48) & 16 else value
+
+
+def _digits(number: int) -> bytes:
+    """The characters of one number of the compressed text."""
+    codes = []
+    while True:
+        code, number = number & 31, number >> 5
+        if number == (-1 if code & 16 else 0):
+            return bytes([*codes, code + 48])
+        codes.append((code | 32) + 48)
+
+
 def union(rles: Sequence[Rle]) -> Rle:
     """The record of all pixels that any of the masks has."""
     return coco_mask.merge(list(rles))  # type: ignore[return-value]

@@ -48,7 +48,8 @@ class Style:
     labels: bool = True
     """Name and score of each object, and names of regions."""
     colours: Literal["object", "class"] = "object"
-    """Whether each object has a colour of its own, or that of its class."""
+    """Whether each object has a colour of its own, in a video that of its track, or that of its class. With ``class``,
+    the segments of a class in a panoptic image have the same brightness."""
 
 
 def overlay(
@@ -78,7 +79,7 @@ def _canvas(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, style: St
         order = np.zeros(1 + max((s.id for s in segments), default=0), np.int32)
         order[[s.id for s in segments]] = np.arange(1, len(segments) + 1)
         numbers, labels = order[ids], [s.label for s in segments]
-        tinted = paint_segments(image, numbers, labels, len(names))
+        tinted = paint_segments(image, numbers, labels, len(names), shades=style.colours == "object")
         named = ["", *(names[label] if style.labels else "" for label in labels)]
         return _name_regions(Image.fromarray(tinted), numbers, named)
     if prediction.instances is None or len(prediction.instances) == 0:
@@ -91,7 +92,9 @@ def _canvas_of_objects(
 ) -> Image.Image:
     boxes, side = np.asarray(found.boxes, np.float64), min(image.shape[:2])
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")  # small objects on top of large ones
-    texts = [f"{names[int(found.labels[i])]} {found.scores[i]:.2f}" for i in order.tolist()]
+    tracks = found.track_ids
+    marks = [f" #{number}" for number in tracks.tolist()] if tracks is not None else [""] * len(found)
+    texts = [f"{names[int(found.labels[i])]}{marks[i]} {found.scores[i]:.2f}" for i in order.tolist()]
     few = min(1.0, (20 / len(order)) ** 0.5)  # many objects: smaller text and thinner lines, down to half
     font, line = max(11, round(side / 40 * max(few, 0.5))), max(1, round(side / 300 * max(few, 0.5)))
     areas = (np.array([text_width(text, font) for text in texts]) + font / 2) * 1.5 * font
@@ -99,8 +102,9 @@ def _canvas_of_objects(
     rles = found.masks.rle() if found.masks is not None else []
     masks = (rle.decode_region(rles[i]) for i in order.tolist() if rles)
     shown = [text if there else "" for text, there in zip(texts, labelled, strict=True)]
+    own = (tracks - 1 if tracks is not None else np.arange(len(found)))[order]
     by_class = style.colours == "class"
-    colours = class_colours(len(names))[found.labels[order]] if by_class else _COLOURS[order % len(_COLOURS)]
+    colours = class_colours(len(names))[found.labels[order]] if by_class else _COLOURS[own % len(_COLOURS)]
     tinted = paint_objects(image, masks, colours, contour=line)
     frames = boxes[order] if style.boxes or not rles else None
     return _draw_frames(tinted, boxes[order], frames, colours, shown, font, line)
@@ -250,7 +254,7 @@ def _shrunk(prediction: Prediction, size: tuple[int, int]) -> Prediction:
         found = prediction.instances
         boxes = found.boxes * np.tile(np.divide(size[::-1], meta.size[::-1]), 2).astype(np.float32)
         masks = Masks(size, [_shrunk_mask(r, y, x) for r in found.masks.rle()]) if found.masks is not None else None
-        small.instances = Instances(boxes, found.labels, found.scores, masks)
+        small.instances = replace(found, boxes=boxes, masks=masks)
     return small
 
 

@@ -1,0 +1,224 @@
+"""Tracking: which object of a frame of a video is which of the frames before. numpy and scipy only.
+
+The order of the association is that of ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every
+Detection Box", ECCV 2022, algorithm 1): first all tracks with the detections of high score, then the tracks that are
+left with those of low score, which are often objects that are half hidden. Differences:
+
+- Masks take the place of boxes, by the IoU of their run lengths; boxes are used where a model finds no masks.
+- In place of a Kalman filter, a track expects its last mask where its velocity has moved it to. The velocity is a
+  running average of the shift that is seen, which is measured only while the mask keeps its size: an object that
+  something hides seems to slow down.
+- An object that is hidden, or of which only a part is seen, is also expected in its box as it was before. A part that
+  comes back has a small IoU with the last mask, but lies in that box.
+- A track has the class that most of its detections had, weighted by their scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from maskkit.errors import MaskkitError
+from maskkit.geometry import rle
+from maskkit.geometry.rle import Rle
+from maskkit.prediction import Instances, Prediction
+
+LOW = 1 / 3
+"""Detections of the second round have at least this share of the score of the first (ByteTrack: 0.1 of 0.6)."""
+_OVERLAP = 0.2
+"""Least IoU of a detection with the expected mask in the first round, as in ByteTrack."""
+_OVERLAP_LOW = 0.5
+"""Least IoU in the second round, as in ByteTrack."""
+_INSIDE = 0.5
+"""Least share of a detection's box inside the box where a hidden track is expected."""
+_MARGIN = 0.1
+"""By which share of its size that box is grown on each side."""
+_HIDDEN = 0.7
+"""Factor of the share: it tells less than an IoU."""
+_OTHER_CLASS = 0.8
+"""Factor of the IoU of a detection that has another class than the track."""
+_WHOLE = 0.95
+"""A mask with at least this share of its track's area is whole."""
+_PARTLY = 0.8
+"""A mask with less than this share is partly hidden."""
+_GAIN = 0.3
+"""Share of the last shift in the velocity."""
+_SHRINK = 0.98
+"""How much of a track's area stays from frame to frame where its masks get smaller: objects may move away."""
+
+
+@dataclass
+class _Shape:
+    """A mask, or a box where there are none, and when it was seen."""
+
+    box: Float[np.ndarray, "4"]
+    mask: Rle | None
+    area: float
+    seen: int
+
+    def moved_box(self, velocity: Float[np.ndarray, "2"], now: int) -> Float[np.ndarray, "4"]:
+        """Where its box is at the time ``now`` with this velocity (x, y) in pixels per frame."""
+        return self.box + np.tile(velocity * (now - self.seen), 2)
+
+    def moved_mask(self, velocity: Float[np.ndarray, "2"], now: int) -> Rle | None:
+        """Its mask at that time, moved by whole pixels."""
+        dx, dy = np.round(velocity * (now - self.seen)).astype(int).tolist()
+        return rle.shifted(self.mask, dx, dy) if self.mask is not None else None
+
+
+@dataclass
+class _Track:
+    number: int
+    last: _Shape
+    whole: _Shape
+    """The last shape that was whole."""
+    area: float = 0.0
+    """In pixels, when it is not hidden."""
+    velocity: Float[np.ndarray, "2"] = field(default_factory=lambda: np.zeros(2))
+    times: int = 0
+    """How often it was detected."""
+    votes: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> int:
+        return max(self.votes, key=self.votes.__getitem__)
+
+    def is_partly(self, shape: _Shape) -> bool:
+        """Whether a mask of the track shows only a part of the object."""
+        return shape.area < _PARTLY * self.area
+
+    def add(self, shape: _Shape, label: int, score: float, patience: int) -> None:
+        """The track with one more detection."""
+        self.votes[label] = self.votes.get(label, 0.0) + score
+        self.area = max(shape.area, _SHRINK * self.area)
+        was_partly, is_partly = self.is_partly(self.last), self.is_partly(shape)
+        if self.times and not was_partly and not is_partly:
+            step = _shift(self.last, shape) / (shape.seen - self.last.seen)
+            self.velocity = step if self.times == 1 else self.velocity + _GAIN * (step - self.velocity)
+        if shape.area >= _WHOLE * self.area:
+            self.whole = shape
+        elif shape.seen - self.whole.seen > patience:  # it is smaller now
+            self.whole, self.area = shape, shape.area
+        self.last = shape
+        self.times += 1
+
+
+class Tracker:
+    """Gives the objects of one frame after the other the numbers of their tracks.
+
+    Detections with a score of at least ``score`` begin tracks. Those with a third of it are welcome too: they continue
+    tracks, and are dropped where they do not. A track ends when it was not seen for ``patience`` frames, or was seen
+    only once.
+    """
+
+    def __init__(self, score: float = 0.5, patience: int = 30) -> None:
+        self.score, self.patience = score, patience
+        self._tracks: list[_Track] = []
+        self._now = self._count = 0
+
+    def __call__(self, prediction: Prediction) -> Prediction:
+        """The prediction of the next frame with ``track_ids``, and with the class of its track for each object.
+
+        Raises `MaskkitError` for a prediction without objects, that of a semantic or panoptic model.
+        """
+        if prediction.instances is None:
+            raise MaskkitError("only objects can be tracked; this model gives every pixel a class, predict without it")
+        return replace(prediction, instances=self._follow(prediction.instances))
+
+    def _follow(self, found: Instances) -> Instances:
+        self._now += 1
+        shapes = _shapes(found, self._now)
+        tracks = self._tracks
+        chosen = self._assign(shapes, np.asarray(found.labels), np.asarray(found.scores) >= self.score)
+        for i in np.flatnonzero((chosen < 0) & (found.scores >= self.score)).tolist():
+            self._count += 1
+            chosen[i] = len(tracks)
+            tracks.append(_Track(self._count, shapes[i], shapes[i]))
+        kept = np.flatnonzero(chosen >= 0)
+        for i in kept.tolist():
+            tracks[chosen[i]].add(shapes[i], int(found.labels[i]), float(found.scores[i]), self.patience)
+        numbers = np.array([tracks[chosen[i]].number for i in kept.tolist()], np.int64)
+        labels = np.array([tracks[chosen[i]].label for i in kept.tolist()], np.int64)
+        self._tracks = [t for t in tracks if self._now - t.last.seen < (self.patience if t.times > 1 else 1)]
+        return replace(found[kept], labels=labels, track_ids=numbers)
+
+    def _assign(
+        self, shapes: list[_Shape], labels: Int[np.ndarray, "n"], strong: Bool[np.ndarray, "n"]
+    ) -> Int[np.ndarray, "n"]:
+        """The index of the track of each detection, or -1."""
+        chosen = np.full(len(shapes), -1, np.int64)
+        if not shapes or not self._tracks:
+            return chosen
+        alike = self._alike(shapes, labels)
+        current = np.array([t.last.seen == self._now - 1 for t in self._tracks])
+        for those, least, tracks in ((strong, _OVERLAP, current | True), (~strong, _OVERLAP_LOW, current)):
+            rows = np.flatnonzero(those)
+            columns = np.flatnonzero(tracks & ~np.isin(np.arange(len(tracks)), chosen))
+            score = np.where(alike >= least, alike, 0.0)[np.ix_(rows, columns)]
+            for i, j in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+                if score[i, j] > 0:
+                    chosen[rows[i]] = columns[j]
+        return chosen
+
+    def _alike(self, shapes: list[_Shape], labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n m"]:
+        """How well each detection fits each track, 0 to 1."""
+        tracks, now = self._tracks, self._now
+        alike = _iou(shapes, tracks, now)
+        other = labels[:, None] != np.array([t.label for t in tracks])
+        hidden = [j for j, t in enumerate(tracks) if t.last.seen < now - 1 or t.is_partly(t.last)]
+        if hidden:
+            inside = _inside(shapes, np.array([tracks[j].whole.moved_box(tracks[j].velocity, now) for j in hidden]))
+            inside[(inside < _INSIDE) | other[:, hidden]] = 0
+            alike[:, hidden] = np.maximum(alike[:, hidden], _HIDDEN * inside)
+        return np.where(other, _OTHER_CLASS * alike, alike)
+
+
+def _shift(before: _Shape, after: _Shape) -> Float[np.ndarray, "2"]:
+    """By how much an object has moved (x, y): the shift of its box's centre.
+
+    Where its area becomes smaller it may be on its way behind something, whose border stops one edge of the box: then
+    it is the shift of the edge that moves more, if both move in one direction.
+    """
+    edges = (after.box - before.box).reshape(2, 2)
+    mean = edges.mean(0)
+    more = edges[abs(edges).argmax(0), [0, 1]]
+    return np.where((edges.prod(0) >= 0) & (after.area < _SHRINK * before.area), more, mean)
+
+
+def _shapes(found: Instances, now: int) -> list[_Shape]:
+    if found.masks is None:
+        boxes = np.asarray(found.boxes, np.float64)
+        return [_Shape(b, None, float((b[2:] - b[:2]).prod()), now) for b in boxes]
+    rles, boxes = found.masks.rle(), found.masks.boxes().astype(np.float64)
+    return [_Shape(*given, now) for given in zip(boxes, rles, found.masks.areas().tolist(), strict=True)]
+
+
+def _iou(shapes: list[_Shape], tracks: list[_Track], now: int) -> Float[np.ndarray, "n m"]:
+    """IoU of each detection with the expected mask of each track, or of their boxes."""
+    masks = [mask for t in tracks if (mask := t.last.moved_mask(t.velocity, now)) is not None]
+    if len(masks) == len(tracks):
+        return rle.iou([s.mask for s in shapes if s.mask is not None], masks)
+    given, boxes = np.array([s.box for s in shapes]), np.array([t.last.moved_box(t.velocity, now) for t in tracks])
+    shared = _shared(given, boxes)
+    return shared / np.maximum(_sizes(given)[:, None] + _sizes(boxes) - shared, 1e-9)
+
+
+def _inside(shapes: list[_Shape], boxes: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """The share of each detection's box inside each of ``boxes``, which are grown by a part of their size."""
+    margin = _MARGIN * (boxes[:, 2:] - boxes[:, :2])
+    given = np.array([s.box for s in shapes])
+    return _shared(given, np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], 1)) / np.maximum(
+        _sizes(given)[:, None], 1e-9
+    )
+
+
+def _shared(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """Area that the boxes share."""
+    return (np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])).clip(min=0).prod(2)
+
+
+def _sizes(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
