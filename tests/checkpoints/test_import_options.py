@@ -68,6 +68,19 @@ def test_knobs_of_the_model_and_of_the_input(tmp_path, official, capsys) -> None
     assert segmenter.config.model.width == 24  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("key", ["CLASSES", "dataset_meta"])
+def test_names_in_a_file_of_mmdetection_are_taken(tmp_path, official, capsys, key) -> None:
+    out, source = tmp_path / "out.safetensors", official(num_classes=4)
+    names = ("cat", "dog", "fish", "bird")
+    meta = {"CLASSES": names} if key == "CLASSES" else {"dataset_meta": {"classes": list(names), "palette": None}}
+    torch.save({"meta": {"epoch": 12, **meta}, **torch.load(source, weights_only=True)}, source)
+    assert run("import", source, "--model", TINY, "--out", out) == 0
+    assert "with 4 classes, as the file names them" in capsys.readouterr().out
+    assert api.load(out).categories.names == names
+    assert run("import", source, "--model", TINY, "--out", out, "--classes", "coco") == 1
+    assert "this checkpoint has 4 classes" in capsys.readouterr().err
+
+
 def test_wrong_numbers_are_wrong_usage(tmp_path, official, capsys) -> None:
     source = official()
     (tmp_path / "pets.txt").write_text("cat\ndog\n")

@@ -1,6 +1,6 @@
 """Names of the classes of imported weights: from a file, or of a data set that everyone knows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,11 @@ def read_classes(source: str, task: str) -> Categories:
 
 def numbered(count: int, task: str) -> Categories:
     """Classes whose names are not known: "class 1" and so on."""
-    names = [f"class {i}" for i in range(1, count + 1)]
+    return named_classes([f"class {i}" for i in range(1, count + 1)], task)
+
+
+def named_classes(names: Iterable[str], task: str) -> Categories:
+    """Classes with these names: stuff for label maps, things for everything else."""
     return Categories.of((), names) if task == "semantic" else Categories.of(names)
 
 

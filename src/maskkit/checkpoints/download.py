@@ -5,7 +5,8 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -70,18 +71,33 @@ def download(published: Published, to: Path) -> None:
     if urlsplit(published.url).scheme not in ("https", "http"):
         raise DataError(f"{published.url}: not an address of the web")
     part = to.with_name(f".{to.name}.part")
+    with locked(to.with_name(f".{to.name}.lock")):
+        if to.is_file():
+            return
+        try:
+            _fetch(published, part)
+            _verify(published, part)
+            os.replace(part, to)
+            _etag_file(part).unlink(missing_ok=True)
+        except FileError:
+            raise
+        except OSError as error:
+            raise FileError(explain(error, to)) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process is inside with the same ``path``. Raises `FileError` where it cannot be written."""
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(to.with_name(f".{to.name}.lock")):
-            if not to.is_file():
-                _fetch(published, part)
-                _verify(published, part)
-                os.replace(part, to)
-                _etag_file(part).unlink(missing_ok=True)
-    except FileError:
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire()
     except OSError as error:
-        raise FileError(explain(error, to)) from error
+        raise FileError(explain(error, path)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _verify(published: Published, part: Path) -> None:

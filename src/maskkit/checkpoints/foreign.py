@@ -34,6 +34,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return find_state(load_pickle(path), path)
 
 
+def read_class_names(path: str | Path) -> tuple[str, ...] | None:
+    """The names of the classes in a file of mmdetection or mmsegmentation, by their numbers; None in any other file.
+
+    Raises `DataError` for a file that `read_checkpoint` does not read.
+    """
+    path = Path(path)
+    if is_safetensors(path) or first_bytes(path, len(MAGIC)) == MAGIC:
+        return None
+    content = load_pickle(path, quiet=True)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    places = [meta, meta.get("dataset_meta")] if isinstance(meta, Mapping) else []
+    for place in places:
+        for key in ("CLASSES", "classes"):
+            names = place.get(key) if isinstance(place, Mapping) else None
+            if isinstance(names, tuple | list) and names and all(isinstance(name, str) and name for name in names):
+                return tuple(names)
+    return None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises `DataError` for a damaged file."""
     read_listing(path)

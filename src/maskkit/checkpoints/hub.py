@@ -14,7 +14,7 @@ from maskkit import zoo
 from maskkit.checkpoints import cache
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.convert import convert
-from maskkit.checkpoints.download import Published, Unreachable, download
+from maskkit.checkpoints.download import Published, Unreachable, download, locked
 from maskkit.checkpoints.foreign import read_checkpoint
 from maskkit.config import InputConfig, ModelConfig, RunConfig, to_dict
 from maskkit.errors import DataError
@@ -125,11 +125,15 @@ def fetch(preset: str) -> Path:
             f"HF_HUB_OFFLINE); on a machine with a network download {published.url}, then: {by_hand}"
         )
     file = download_folder(published.url) / published.name
-    try:
-        download(published, file)
-    except Unreachable as error:
-        raise DataError(f"weights of {preset!r}: {error}; or download it on another machine, then: {by_hand}") from None
-    facts = {"licence": weights.licence, "source": weights.source, "sha256": digest(file)}
-    import_state(read_checkpoint(file), preset, converted, published.url, facts=facts)
-    shutil.rmtree(file.parent, ignore_errors=True)
+    with locked(file.parent.with_suffix(".lock")):
+        if converted.is_file():  # by another process in the meantime
+            return converted
+        try:
+            download(published, file)
+        except Unreachable as error:
+            elsewhere = f"or download it on another machine, then: {by_hand}"
+            raise DataError(f"weights of {preset!r}: {error}; {elsewhere}") from None
+        facts = {"licence": weights.licence, "source": weights.source, "sha256": digest(file)}
+        import_state(read_checkpoint(file), preset, converted, published.url, facts=facts)
+        shutil.rmtree(file.parent, ignore_errors=True)
     return converted

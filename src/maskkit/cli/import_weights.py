@@ -54,20 +54,22 @@ def import_(options: ImportOptions) -> int:
     Example: maskkit import yolact_resnet50_54_800000.pth --model yolact-resnet50 --out yolact-resnet50.safetensors
     """
     from maskkit import zoo
-    from maskkit.checkpoints.class_lists import numbered, read_classes
-    from maskkit.checkpoints.foreign import read_checkpoint
+    from maskkit.checkpoints.class_lists import named_classes, numbered, read_classes
+    from maskkit.checkpoints.foreign import read_checkpoint, read_class_names
     from maskkit.checkpoints.hub import import_state
 
     options.fetch.apply()
     preset, source, count = zoo.preset(options.preset), options.checkpoint, options.num_classes
     task = zoo.model_class(preset.name).task_of(options.model)
-    classes, named = preset.classes, True
+    classes, named = preset.classes, ""
     if options.classes is not None:
         classes = read_classes(options.classes, task)
         if count not in (None, len(classes)):
             wrong_usage(f"--num-classes is {count}, --classes names {len(classes)}")
     elif count not in (None, len(classes)):
-        classes, named = numbered(count, task), False  # type: ignore[arg-type]
+        classes, named = numbered(count, task), "; they are called class 1 and so on, --classes gives them names"  # type: ignore[arg-type]
+    elif count is None and (names := read_class_names(_file(source))) and len(names) != len(classes):
+        classes, named = named_classes(names, task), ", as the file names them"
     model = change(options.model, num_classes=len(classes))
     try:
         state = read_checkpoint(_file(source))
@@ -76,8 +78,7 @@ def import_(options: ImportOptions) -> int:
     except DataError as error:
         message = str(error)
         raise DataError(message if source in message else f"{source}: {message}") from None
-    unnamed = "" if named else "; they are called class 1 and so on, --classes gives them names"
-    say(f"{options.out}: {preset.name} with {len(classes)} classes{unnamed}")
+    say(f"{options.out}: {preset.name} with {len(classes)} classes{named}")
     say(f"try it: maskkit predict IMAGE --model {options.out}")
     return 0
 
