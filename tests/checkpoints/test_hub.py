@@ -191,6 +191,11 @@ FAULTS = {
     "no network": ({"url": "http://127.0.0.1:9/t.pth"}, DataError, "cannot be reached .*refused.*maskkit import FILE"),
     "no such host": ({"url": "http://no.invalid/t.pth"}, DataError, "cannot be reached .*maskkit import FILE --model"),
     "no weights": ({"content": b"<!DOCTYPE html><html>Sign in</html>"}, DataError, "it looks like a web page"),
+    "another network": (
+        {"content": saved({"a.weight": torch.zeros(2)})},
+        DataError,
+        "tiny.pth: this checkpoint does not",
+    ),
     "hostile": ({"content": pickle.dumps({"model": np.load})}, DataError, "a pickle can run code"),
     "disk": ({}, FileError, "No space left on device; free some space"),
 }
@@ -212,7 +217,11 @@ def test_every_fault_is_one_line_and_nothing_is_left(publish, stub, fault, tmp_p
     assert "\n" not in str(error.value)
     left = everything_in(tmp_path / "home")
     assert not any(name.startswith("converted") for name in left)
-    assert not left or fault in ("no weights", "hostile")  # the download itself is complete and as published
+    assert not left or fault in (
+        "no weights",
+        "hostile",
+        "another network",
+    )  # the download itself is complete and as published
     assert main(["predict", "x.png", "--model", TINY, "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") <= 2  # with the licence
 
@@ -232,6 +241,11 @@ def test_presets_without_an_address_say_where_to_get_them(tmp_path, monkeypatch)
         hub.fetch("yolact-resnet50")
     with pytest.raises(DataError, match="there are no published weights"):
         hub.fetch("maskrcnn-mobilenetv2-256")
+
+
+def test_a_name_that_is_nearly_a_preset_is_answered_with_it() -> None:
+    with pytest.raises(DataError, match=r"there is no such weight file.*among the presets there is maskrcnn-resnet50"):
+        find_weights("maskrcnn-resnet5")
 
 
 def test_the_folder_of_downloads_can_be_moved(tmp_path, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from maskkit import zoo
@@ -39,8 +40,11 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
     if not path.is_file():
         if path.exists():
             require_file(path, "weight file")
-        if str(source) not in zoo.list_models():
-            raise DataError(f"{path}: there is no such weight file; give a .safetensors file or {BUILT_IN!r}")
+        names = zoo.list_models()
+        if str(source) not in names:
+            near = difflib.get_close_matches(str(source), names, n=3, cutoff=0.7)
+            hint = f"; among the presets there is {', '.join(near)}" if near else ""
+            raise DataError(f"{path}: there is no such weight file; give a .safetensors file or {BUILT_IN!r}{hint}")
         if zoo.preset(str(source)).weights is None:
             raise DataError(
                 f"{path}: there is no such weight file; this is a preset without weights to fetch, train it first"

@@ -134,6 +134,9 @@ def fetch(preset: str) -> Path:
             elsewhere = f"or download it on another machine, then: {by_hand}"
             raise DataError(f"weights of {preset!r}: {error}; {elsewhere}") from None
         facts = {"licence": weights.licence, "source": weights.source, "sha256": digest(file)}
-        import_state(read_checkpoint(file), preset, converted, published.url, facts=facts)
+        try:
+            import_state(read_checkpoint(file), preset, converted, published.url, facts=facts)
+        except DataError as error:
+            raise DataError(f"weights of {preset!r} from {published.url}: {error}") from None
         shutil.rmtree(file.parent, ignore_errors=True)
     return converted

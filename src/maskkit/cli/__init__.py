@@ -47,7 +47,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 _PARSERS: dict[str, Callable[[list[str]], Any]] = {"train": train.parse, "import": import_weights.parse}
 
-TRAINING = ("torch", "torchvision", "timm", "safetensors", "accelerate")
+TRAINING = ("torch", "torchvision", "timm", "safetensors", "accelerate", "huggingface_hub", "filelock")
 """Packages that `maskkit-runtime` does not install."""
 
 
