@@ -117,6 +117,9 @@ class InputConfig:
     """``stretch`` resizes to the input and ignores the aspect ratio (YOLACT); ``pad`` keeps the aspect ratio and pads
     on the right and below; ``shorter`` keeps it too, and the input is as large as the image (detectron2,
     torchvision)."""
+    rounding: Literal["nearest", "down", "longer_down"] = "nearest"
+    """Of the sides in ``shorter``. ``nearest``: to the nearest pixel (detectron2, mmdetection). ``down``: both down, so
+    that 97 x 97 becomes 799 x 799 (torchvision's detectors). ``longer_down``: that of the longer side (its resize)."""
     antialias: bool = False
     """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
     interpolation: Literal["bilinear", "cv2", "cv2_float"] = "bilinear"
@@ -125,8 +128,6 @@ class InputConfig:
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
-    truncate: bool = False
-    """Whether the sides of ``shorter`` are cut to whole pixels (torchvision), not rounded."""
     multiple: Count = 32
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
     padding: Colour | None = None
@@ -146,6 +147,9 @@ class InputConfig:
 class AugmentConfig:
     """Random augmentation of training images, in the order of application; zero or None switches one off."""
 
+    crop: tuple[Pixels, Pixels] | None = None
+    """Height and width of a random part of the image that holds one of its objects whole, where the image is larger:
+    for large images that are predicted in tiles of this size."""
     copy_paste: Share = 0.0
     """Probability of pasting objects of another training image (Ghiasi et al., 2021)."""
     photometric: bool = True
@@ -162,6 +166,9 @@ class AugmentConfig:
     """Range of a random scale of the resized image, which is cropped or padded back to the input size."""
     short_sides: tuple[Pixels, ...] = ()
     """Lengths of the shorter side, one of which is drawn per image; for ``input.resize`` ``shorter``."""
+    canvas: tuple[Pixels, Pixels] | None = None
+    """Height and width of the network's input in training where it is not ``input.size``: the resized image is cropped
+    or padded to it at random, and ``scale_jitter`` refers to it."""
 
 
 @dataclass(frozen=True)

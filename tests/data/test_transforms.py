@@ -18,6 +18,7 @@ from maskkit.config import AugmentConfig, InputConfig
 from maskkit.data import shapes
 from maskkit.data.transforms import (
     CopyPaste,
+    CropObject,
     DropSmall,
     Expand,
     Flip,
@@ -425,6 +426,29 @@ def test_scale_jitter_zooms_both_ways():
     assert max(scales) > 2.6  # 120 / 64 * 2 = 3.75
 
 
+@given(st.integers(0, 1000), st.integers(5, 130), st.integers(5, 130))
+def test_a_crop_holds_one_object_whole(seed: int, height: int, width: int):
+    image, target, meta = drawn(seed % 20)
+    found, seen, after = CropObject((height, width))(image, target, meta, np.random.default_rng(seed))
+    size = min(height, image.shape[1]), min(width, image.shape[2])
+    assert found.shape[1:] == size
+    back = torch.from_numpy(after.to_original(seen.boxes.numpy()))
+    whole = [any(torch.allclose(b, box) for b in back) for box in target.boxes]
+    fits = (target.boxes[:, 2:] - target.boxes[:, :2] <= torch.tensor([width, height])).all(1)
+    assert any(whole) or not fits.all()
+    for box, label in zip(back, seen.labels, strict=True):
+        x1, y1, x2, y2 = box.round().int().tolist()
+        assert torch.equal(image[:, y1:y2, x1:x2], crop_of(found, after, (x1, y1, x2, y2)))
+        assert int(label) in target.labels.tolist()
+
+
+def crop_of(image: torch.Tensor, meta, box: tuple[int, int, int, int]) -> torch.Tensor:
+    """The pixels of a box of the original image, in an image that was only cropped."""
+    x, y = (int(v) for v in meta.affine[:, 2])
+    x1, y1, x2, y2 = box
+    return image[:, y1 - y : y2 - y, x1 - x : x2 - x]
+
+
 def test_small_objects_are_dropped_and_crowds_kept():
     image, target, meta = blocks((0, 0, 20, 20), (1, 1, 2, 9), (1, 1, 9, 2), (5, 5, 6, 6))
     target = replace(target, crowd=torch.tensor([False, False, False, True]))
@@ -483,13 +507,17 @@ def test_every_kind_of_target_passes_the_whole_chain(case, resize, jitter):
 
 def test_config_chooses_the_operations():
     nothing = AugmentConfig(photometric=False, expand=1, iou_crop=False, flip=0)
-    given = InputConfig((10, 20), "pad")
+    to = InputConfig((10, 20), "pad")
     names = lambda ops: [type(op).__name__ for op in ops]  # noqa: E731
-    assert names(train_ops(nothing, given)) == ["Shrink", "Resize", "DropSmall"]
-    full = train_ops(EVERYTHING, given, lambda _: drawn())
+    assert names(train_ops(nothing, to)) == ["Shrink", "Resize", "DropSmall"]
+    full = train_ops(EVERYTHING, to, lambda _: drawn())
     order = ["Shrink", "CopyPaste", "Photometric", "Expand", "IoUCrop", "Flip", "VerticalFlip", "Resize", "DropSmall"]
     assert names(full) == order
-    assert names(train_ops(replace(nothing, scale_jitter=(0.5, 2)), given)) == ["Shrink", "ScaleJitter", "DropSmall"]
-    assert eval_ops(given) == [Resize((10, 20), "pad")]
+    assert names(train_ops(replace(nothing, scale_jitter=(0.5, 2)), to)) == ["Shrink", "ScaleJitter", "DropSmall"]
+    cropped = train_ops(replace(nothing, crop=(8, 8), canvas=(30, 40)), to)
+    assert names(cropped) == ["CropObject", "Shrink", "Resize", "CropOrPad", "DropSmall"]
+    jitter = train_ops(replace(nothing, scale_jitter=(0.5, 2), canvas=(30, 40)), InputConfig((10, 20), "shorter"))[1]
+    assert jitter == ScaleJitter((0.5, 2), (30, 40), "pad", to.surround)
+    assert eval_ops(to) == [Resize((10, 20), "pad")]
     with pytest.raises(ValueError, match="partner"):
-        train_ops(EVERYTHING, given)
+        train_ops(EVERYTHING, to)

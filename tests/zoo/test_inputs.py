@@ -1,12 +1,16 @@
 """Published weights get the input that their zoo evaluates with: its sizes, by its own formula, and its resize."""
 
+import re
+
 import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.functional import resize
 
 from maskkit import zoo
 from maskkit.geometry.resample import fitted_size
 from maskkit.zoo.card import Preset
+from maskkit.zoo.recipes import NO_LIMIT
 
 SIZES = [
     (480, 640), (640, 480), (427, 640), (640, 427), (333, 500), (500, 375), (612, 612), (1200, 800), (100, 1000),
@@ -32,31 +36,38 @@ def of_detectron2(height: int, width: int, short: int, long: int) -> tuple[int, 
 
 
 def of_torchvision(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """By torchvision itself; what the pixels are does not matter."""
-    transform = GeneralizedRCNNTransform(short, long, [0.0] * 3, [1.0] * 3)
-    return transform([torch.zeros(1, 1, 1).expand(3, height, width)])[0].image_sizes[0]
+    """What its detectors do, by themselves."""
+    resize = GeneralizedRCNNTransform(short, long, [0.0] * 3, [1.0] * 3).eval().resize
+    return tuple(resize(torch.zeros(3, height, width, device="meta"), None)[0].shape[1:])  # type: ignore[return-value]
+
+
+def of_torchvision_semantic(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+    """The transforms of its semantic weights: the shorter side, whatever the longer one becomes."""
+    assert long == NO_LIMIT
+    return tuple(resize(torch.zeros(1, height, width), [short]).shape[1:])  # type: ignore[return-value]
 
 
 ZOOS = {
-    "torchvision": (of_torchvision, ("bilinear", False)),
     "github.com/open-mmlab/mmdetection": (of_mmdetection, ("cv2", False)),
     "github.com/WXinlong/SOLO": (of_mmdetection, ("cv2", False)),
     "github.com/aim-uofa/AdelaiDet": (of_detectron2, ("bilinear", True)),
     "github.com/facebookresearch/detectron2": (of_detectron2, ("bilinear", True)),
+    "github.com/facebookresearch/Mask2Former": (of_detectron2, ("bilinear", True)),
+    "torchvision": (of_torchvision, ("bilinear", False)),
+    "torchvision semantic": (of_torchvision_semantic, ("bilinear", True)),
 }
 PRESETS = [
     p
     for p in zoo.presets()
-    if p.weights is not None
-    and p.weights.source in ZOOS
-    and not p.name.startswith(("mask2former", "rtmdet", "fcn", "deeplab"))
+    if p.weights is not None and p.weights.source in ZOOS and not re.match(r"mask2former.*-mmdet|rtmdet", p.name)
 ]
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
 def test_inputs_are_those_of_the_zoo(preset: Preset) -> None:
     assert preset.weights is not None
-    formula, (interpolation, antialias) = ZOOS[preset.weights.source]
+    semantic = " semantic" if preset.weights.source == "torchvision" and len(preset.classes) == 21 else ""
+    formula, (interpolation, antialias) = ZOOS[preset.weights.source + semantic]
     given = preset.input
     assert (given.interpolation, given.antialias) == (interpolation, antialias)
     if given.resize == "stretch":
@@ -64,6 +75,24 @@ def test_inputs_are_those_of_the_zoo(preset: Preset) -> None:
         assert given.size == (550, 550)
         return
     assert given.resize == "shorter"
-    for height, width in SIZES if formula is not of_torchvision else SIZES[:12] + SIZES[14:]:  # it resizes, slowly
-        ours = fitted_size((height, width), given.size, given.resize, given.truncate)
+    for height, width in SIZES:
+        ours = fitted_size((height, width), given.size, given.resize, given.rounding)
         assert ours == formula(height, width, *given.size), (height, width)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size"),
+    [
+        ("mask2former-resnet50", (800, 1333)),
+        ("mask2former-swin-l-panoptic", (800, 1333)),
+        ("mask2former-resnet50-semantic", (512, 2048)),
+        ("mask2former-swin-l-semantic", (640, 2560)),
+        ("fcn-resnet50-coco", (520, NO_LIMIT)),
+        ("deeplabv3-resnet101-coco", (520, NO_LIMIT)),
+        ("maskrcnn-resnet50", (800, 1333)),
+        ("fasterrcnn-resnet50-d2-1x", (800, 1333)),
+    ],
+)
+def test_sizes_of_official_evaluations(preset: str, size: tuple[int, int]) -> None:
+    """INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST of the zoos' configurations; the transforms of torchvision's weights."""
+    assert zoo.preset(preset).input.size == size

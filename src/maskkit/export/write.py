@@ -175,7 +175,10 @@ def _input(given: InputConfig, config: ExportConfig) -> InputConfig:
         given = replace(given, multiple=MULTIPLE)
     if config.size is None and (given.resize != "shorter" or "size" in config.dynamic):
         return given
-    size = config.size or tuple(-(-side // MULTIPLE) * MULTIPLE for side in given.size)
+    short, long = given.size
+    if given.resize == "shorter":  # some have no limit
+        long = min(long, short * 5 // 3)
+    size = config.size or tuple(-(-side // MULTIPLE) * MULTIPLE for side in (short, long))
     if min(size) < MULTIPLE:
         raise MaskkitError(f"an input of {size[0]} x {size[1]} is too small; the least is {MULTIPLE} x {MULTIPLE}")
     resize = "pad" if given.resize == "shorter" and "size" not in config.dynamic else given.resize

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+Rounding = Literal["nearest", "down", "longer_down"]
+
 DENSE = 1 << 22
 """Values of a mask that are computed at once, which bounds the memory for large images."""
 
@@ -125,14 +127,28 @@ def _weights(taps: Taps) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
 
 
 def fitted_size(
-    have: Sequence[int], size: tuple[int, int], mode: Literal["stretch", "pad", "shorter"], truncate: bool = False
+    have: Sequence[int],
+    size: tuple[int, int],
+    mode: Literal["stretch", "pad", "shorter"],
+    rounding: Rounding = "nearest",
 ) -> tuple[int, int]:
-    """The (height, width) that an image of size ``have`` takes inside ``size``, by the modes of `InputConfig`."""
+    """The (height, width) that an image of size ``have`` takes inside ``size``, by the modes and the rounding of
+    `InputConfig`."""
     if mode == "stretch":
         return size
     if mode == "shorter":
-        factor = min(size[0] / min(have), size[1] / max(have))
-        up = 0 if truncate else 0.5
-        return max(1, int(have[0] * factor + up)), max(1, int(have[1] * factor + up))
+        return _by_the_shorter_side(have, size, rounding)
     factor = min(size[0] / have[0], size[1] / have[1])
     return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))
+
+
+def _by_the_shorter_side(have: Sequence[int], size: tuple[int, int], rounding: Rounding) -> tuple[int, int]:
+    short, long = sorted(have)
+    if rounding == "longer_down":
+        new = size[0], size[0] * long // short
+        if new[1] > size[1]:
+            new = max(1, size[1] * new[0] // new[1]), size[1]
+        return new if have[0] <= have[1] else (new[1], new[0])
+    factor = min(size[0] / short, size[1] / long)
+    half = 0.5 if rounding == "nearest" else 0.0
+    return max(1, int(have[0] * factor + half)), max(1, int(have[1] * factor + half))

@@ -39,7 +39,7 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
     They may be those of the image ``meta.size`` at a fraction of its size, to which ``meta.affine`` then refers.
     """
     have = (pixels.shape[0], pixels.shape[1])
-    size = fitted_size(meta.size, input.size, input.resize, input.truncate)
+    size = fitted_size(meta.size, input.size, input.resize, input.rounding)
     if size == have:
         resized = pixels.astype(np.float32)
     elif input.antialias:

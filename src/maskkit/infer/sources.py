@@ -82,7 +82,7 @@ def _reduction(size: tuple[int, int], input: InputConfig | None) -> int:
     """The largest reduction that leaves twice as many rows and columns as the network's input has."""
     if input is None:
         return 1
-    fitted = fitted_size(size, input.size, input.resize, input.truncate)
+    fitted = fitted_size(size, input.size, input.resize, input.rounding)
     return next((f for f in (8, 4, 2) if all(have // f >= 2 * n for have, n in zip(size, fitted, strict=True))), 1)
 
 

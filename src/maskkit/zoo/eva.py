@@ -105,7 +105,7 @@ METHOD = Method(
     model=Eva,
     presets=(
         Recipe(
-            imagenet_input((1280, 1280), "pad"),
+            replace(imagenet_input((1280, 1280), "pad"), antialias=True),
             replace(FLIP, scale_jitter=(0.1, 2.0)),
             TrainConfig(
                 steps=35_000,

@@ -206,8 +206,8 @@ def _weights(preset: str) -> Weights:
 
 
 _COCO = Recipe(
-    imagenet_input((1024, 1024), "pad"),
-    replace(FLIP, scale_jitter=(0.1, 2.0)),
+    replace(imagenet_input((800, 1333), "shorter"), antialias=True),
+    replace(FLIP, scale_jitter=(0.1, 2.0), canvas=(1024, 1024)),
     TrainConfig(
         epochs=50,
         batch=16,
@@ -226,8 +226,10 @@ _COCO = Recipe(
 )
 _ADE20K = replace(
     _COCO,
-    input=imagenet_input((512, 2048), "shorter"),
-    augment=AugmentConfig(expand=1.0, iou_crop=False, short_sides=tuple(int(51.2 * n) for n in range(5, 21))),
+    input=replace(imagenet_input((512, 2048), "shorter"), antialias=True),
+    augment=AugmentConfig(
+        expand=1.0, iou_crop=False, short_sides=tuple(int(51.2 * n) for n in range(5, 21)), canvas=(512, 512)
+    ),
     train=replace(_COCO.train, epochs=126.7, schedule="poly"),  # 160,000 steps of 16
     classes=ADE20K,
 )
@@ -262,7 +264,12 @@ def _coco(backbone: str, number: float, *, panoptic: bool = False) -> Preset:
 def _ade(backbone: str, miou: float) -> Preset:
     config = Mask2FormerConfig(task="semantic", num_classes=150, backbone=BackboneConfig(_BACKBONES[backbone]))
     name = f"mask2former-{backbone}-semantic"
-    return _ADE20K.preset(name, config, f"ADE20K val mIoU {miou}", weights=_weights(name))
+    recipe = _ADE20K
+    if backbone == "swin-l":  # its file is trained and evaluated at 640
+        sides = tuple(64 * n for n in range(5, 21))
+        augment = replace(recipe.augment, short_sides=sides, canvas=(640, 640))
+        recipe = replace(recipe, input=replace(recipe.input, size=(640, 2560)), augment=augment)
+    return recipe.preset(name, config, f"ADE20K val mIoU {miou}", weights=_weights(name))
 
 
 def _small(task: Literal["instance", "semantic", "panoptic"], classes: int = 80) -> Mask2FormerConfig:

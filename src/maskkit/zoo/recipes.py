@@ -108,14 +108,17 @@ def torchvision_detection(weights: str) -> Recipe:
         epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
     )
     source = Weights("torchvision", "BSD-3-Clause", weights)
-    input = replace(imagenet_input((800, 1333), "shorter"), truncate=True)
+    input = replace(imagenet_input((800, 1333), "shorter"), rounding="down")  # GeneralizedRCNNTransform
     return Recipe(input, FLIP, train, source, COCO_IDS)
 
 
 TORCHVISION_WEIGHTS = Weights("torchvision", "BSD-3-Clause")
+NO_LIMIT = 65_536
+"""As the longest side of an input."""
 TORCHVISION_SEMANTIC = Recipe(
-    imagenet_input((520, 520), "pad"),
-    replace(FLIP, scale_jitter=(0.5, 2.0)),
+    # transforms of the weights (SemanticSegmentation, resize_size=520): the shorter side, Pillow's resize, no padding
+    replace(imagenet_input((520, NO_LIMIT), "shorter"), antialias=True, rounding="longer_down", multiple=1),
+    replace(FLIP, scale_jitter=(0.5, 2.0), canvas=(480, 480)),
     TrainConfig(epochs=30, batch=32, lr=0.02, weight_decay=1e-4),
     TORCHVISION_WEIGHTS,
     VOC_SEMANTIC,

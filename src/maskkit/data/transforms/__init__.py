@@ -5,7 +5,7 @@ random numbers come from ``rng``.
 """
 
 from maskkit.data.transforms.copy_paste import CopyPaste
-from maskkit.data.transforms.geometric import DropSmall, Expand, Flip, IoUCrop, VerticalFlip
+from maskkit.data.transforms.geometric import CropObject, CropOrPad, DropSmall, Expand, Flip, IoUCrop, VerticalFlip
 from maskkit.data.transforms.photometric import Photometric
 from maskkit.data.transforms.pipeline import apply, eval_ops, train_ops
 from maskkit.data.transforms.resize import Resize, ScaleJitter, Shrink
@@ -13,6 +13,8 @@ from maskkit.data.transforms.sample import Operation, Sample
 
 __all__ = [
     "CopyPaste",
+    "CropObject",
+    "CropOrPad",
     "DropSmall",
     "Expand",
     "Flip",

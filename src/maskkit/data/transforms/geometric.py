@@ -1,5 +1,6 @@
 """Random flips, expansions and crops, and a limit on the size of objects."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,6 +40,49 @@ class VerticalFlip:
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The sample, mirrored or not."""
         return mirror(image, target, meta, axis=0) if rng.random() < self.p else (image, target, meta)
+
+
+@dataclass(frozen=True)
+class CropObject:
+    """Crops a part of at most ``size`` (H, W) that holds one of the objects whole, as far as it fits.
+
+    An image without objects is cropped anywhere.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+        """The part; a smaller image stays as it is."""
+        have = image.shape[1], image.shape[2]
+        size = min(self.size[0], have[0]), min(self.size[1], have[1])
+        if size == have:
+            return image, target, meta
+        objects = torch.nonzero(~target.crowd).flatten()
+        box = [0.0, 0.0, have[1], have[0]]
+        if len(objects):
+            box = target.boxes[objects[int(rng.integers(len(objects)))]].tolist()
+        x, y = (
+            self._corner(low, high, part, length, rng)
+            for low, high, part, length in ((box[0], box[2], size[1], have[1]), (box[1], box[3], size[0], have[0]))
+        )
+        return window(image, target, meta, x, y, size, (0, 0, 0))
+
+    def _corner(self, low: float, high: float, part: int, length: int, rng: np.random.Generator) -> int:
+        """A first pixel with which the part holds ``low`` to ``high``, or lies inside where that is longer."""
+        first, last = sorted((math.ceil(high) - part, math.floor(low)))
+        return int(rng.integers(max(first, 0), min(last, length - part) + 1))
+
+
+@dataclass(frozen=True)
+class CropOrPad:
+    """Makes the image ``size`` (H, W) by a crop at random, or by ``fill`` around it."""
+
+    size: tuple[int, int]
+    fill: Colour = (0, 0, 0)
+
+    def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
+        """The sample; all of it is image, as after `Expand`."""
+        return window(image, target, meta, *random_corner(image.shape[1:], self.size, rng), self.size, self.fill)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from maskkit.data.transforms.interpolate import rounded
 from maskkit.data.transforms.sample import Colour, Pixels, Sample, Size, multiplied, random_corner, scale, window
-from maskkit.geometry.resample import fitted_size
+from maskkit.geometry.resample import Rounding, fitted_size
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Target
 
@@ -21,8 +21,8 @@ class Resize:
 
     ``stretch`` fills the input. ``pad`` keeps the aspect ratio and pads right and bottom with zeros;
     ``meta.input_size`` is the size without the padding. ``shorter`` resizes the shorter side to ``size[0]``, or to one
-    of ``short_sides``, unless the longer side would exceed ``size[1]``; it rounds both, or cuts them with ``truncate``.
-    The interpolation is bilinear, in float and not rounded, as in YOLACT's preprocessing; with ``antialias`` it is
+    of ``short_sides``, unless the longer side would exceed ``size[1]``; ``rounding`` as in `InputConfig`. The
+    interpolation is bilinear, in float and not rounded, as in YOLACT's preprocessing; with ``antialias`` it is
     Pillow's, with another ``interpolation`` OpenCV's.
     """
 
@@ -31,12 +31,12 @@ class Resize:
     antialias: bool = False
     short_sides: tuple[int, ...] = ()
     interpolation: Interpolation = "bilinear"
-    truncate: bool = False
+    rounding: Rounding = "nearest"
 
     def __call__(self, image: Pixels, target: Target, meta: ImageMeta, rng: np.random.Generator) -> Sample:
         """The resized sample; ``rng`` is used only to choose one of several ``short_sides``."""
         size = (int(rng.choice(self.short_sides)), self.size[1]) if self.short_sides else self.size
-        fitted = fitted_size(image.shape[1:], size, self.mode, self.truncate)
+        fitted = fitted_size(image.shape[1:], size, self.mode, self.rounding)
         image, target, meta = scale(image, target, meta, fitted, "antialias" if self.antialias else self.interpolation)
         if self.mode != "shorter" and fitted != self.size:
             image, target, meta = window(image, target, meta, 0, 0, self.size, (0, 0, 0))
