@@ -117,9 +117,6 @@ class InputConfig:
     """``stretch`` resizes to the input and ignores the aspect ratio (YOLACT); ``pad`` keeps the aspect ratio and pads
     on the right and below; ``shorter`` keeps it too, and the input is as large as the image (detectron2,
     torchvision)."""
-    rounding: Literal["nearest", "down", "longer_down"] = "nearest"
-    """Of the sides in ``shorter``. ``nearest``: to the nearest pixel (detectron2, mmdetection). ``down``: both down, so
-    that 97 x 97 becomes 799 x 799 (torchvision's detectors). ``longer_down``: that of the longer side (its resize)."""
     antialias: bool = False
     """Whether images are downsized with antialiasing (Pillow's bilinear filter, as in detectron2)."""
     interpolation: Literal["bilinear", "cv2", "cv2_float"] = "bilinear"
@@ -128,6 +125,9 @@ class InputConfig:
     """RGB mean on 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB divisor on 0..255."""
+    rounding: Literal["nearest", "down", "longer_down"] = "nearest"
+    """Of the sides in ``shorter``. ``nearest``: to the nearest pixel (detectron2, mmdetection). ``down``: both down, so
+    that 97 x 97 becomes 799 x 799 (torchvision's detectors). ``longer_down``: that of the longer side (its resize)."""
     multiple: Count = 32
     """``shorter`` inputs are padded to multiples of so many pixels; 1 does not pad (mmsegmentation)."""
     padding: Colour | None = None

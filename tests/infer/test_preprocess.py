@@ -56,10 +56,12 @@ def test_odd_sizes(size: tuple[int, int], resize: str, filter: tuple[bool, str])
 
 
 def test_sides_may_be_cut_to_whole_pixels() -> None:
-    sizes = [prepare(np.zeros((*SIZES[1], 3), np.uint8), ImageMeta(0, "", SIZES[1], SIZES[1]), given).image.shape[:2]
-             for given in (InputConfig((80, 200), "shorter", truncate=cut) for cut in (False, True))]  # fmt: skip
-    assert sizes == [(176, 80), (175, 80)]
-    compare(SIZES, InputConfig((80, 133), "shorter", truncate=True))
+    pixels, meta = np.zeros((*SIZES[1], 3), np.uint8), ImageMeta(0, "", SIZES[1], SIZES[1])
+    inputs = [InputConfig((80, 200), "shorter", rounding=r) for r in ("nearest", "down", "longer_down")]
+    sizes = [prepare(pixels, meta, input).image.shape[:2] for input in inputs]
+    assert sizes == [(176, 80), (175, 80), (175, 80)]
+    for rounding in ("down", "longer_down"):
+        compare(SIZES, InputConfig((80, 133), "shorter", rounding=rounding))
 
 
 def test_opencv_rounds_to_bytes_and_never_antialiases() -> None:
