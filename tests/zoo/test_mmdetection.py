@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from maskkit import zoo
 from maskkit.errors import DataError
 from maskkit.zoo import boxinst, condinst, fcos, solo, solov2
 
@@ -27,6 +28,24 @@ def test_resnets_of_fcos_read_bgr_and_those_of_condinst_rgb() -> None:
         assert method.rename(STEM)["backbone.body.conv1.weight"].flatten().tolist() == [0, 1, 2]
     counter = {"mask_head._iter": torch.zeros(1)}
     assert boxinst.rename({**STEM, **counter}).keys() == {"backbone.body.conv1.weight"}
+
+
+def test_deformable_fcos_has_a_place_for_every_offset() -> None:
+    preset = zoo.preset("fcos-dcn-resnet50-mmdet-1x")
+    with torch.device("meta"):
+        model = zoo.model_class(preset.name)(preset.model)  # type: ignore[call-arg]
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {
+        "bbox_head.cls_convs.3.conv.weight": (256, 256, 3, 3),
+        "bbox_head.cls_convs.3.conv.bias": (256,),
+        "bbox_head.reg_convs.3.conv.conv_offset.weight": (27, 256, 3, 3),
+        "bbox_head.reg_convs.3.conv.conv_offset.bias": (27,),
+        "backbone.layer2.0.conv2.conv_offset.weight": (27, 128, 3, 3),
+        "backbone.layer4.2.conv2.conv_offset.bias": (27,),
+    }
+    found = fcos.rename({name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert {name: tuple(t.shape) for name, t in found.items()}.items() <= wanted.items()
+    assert len([name for name in wanted if name.endswith("offset_mask.weight")]) == 4 + 6 + 3 + 2
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,16 @@ background inside a crowd is ignored; the losses of several processes are normal
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskkit.config import BackboneModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
+from maskkit.nn.blocks import DeformConv
 from maskkit.nn.fcos import (
     FcosDetectorConfig,
     FcosHead,
@@ -47,6 +48,8 @@ class FcosConfig(BackboneModelConfig):
     """Knobs of FCOS; the defaults are the published ResNet-50 model for COCO."""
 
     detector: FcosDetectorConfig = field(default_factory=FcosDetectorConfig)
+    deformable: bool = False
+    """Modulated deformable convolution in the stages C3 to C5, and as the last one of each tower (mmdetection)."""
 
 
 class Fcos(Model[FcosRaw, Boxes[Tensor]]):
@@ -63,6 +66,12 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
         detector = config.detector
         self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
         self.head = FcosHead(detector, config.num_classes)
+        if config.deformable:
+            for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
+                for block in stage:
+                    block.conv2 = DeformConv(block.conv2, bias=False)
+            for tower in (self.head.class_tower, self.head.box_tower):
+                tower[-3] = DeformConv(cast(nn.Conv2d, tower[-3]), bias=detector.tower_bias)
 
     def forward(
         self,

@@ -47,12 +47,23 @@ def _official(
 
 
 def _mmdetection(
-    name: str, ap: float, file: str, mean: tuple[float, float, float], layers: int = 50, **knobs: Any
+    name: str,
+    ap: float,
+    file: str,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    layers: int = 50,
+    *,
+    deformable: bool = False,
+    **knobs: Any,
 ) -> Preset:
     """mmdetection's models. Training takes our box loss, GIoU, for all of them."""
     times = 2 if "_2x_" in file else 1
     recipe = mmdetection(times, replace(MMDETECTION_INPUT, mean=mean, std=NO_STD))
-    config = FcosConfig(backbone=caffe_resnet(layers), detector=FcosDetectorConfig(**MMDETECTION_FCOS, **knobs))
+    config = FcosConfig(
+        backbone=caffe_resnet(layers),
+        detector=FcosDetectorConfig(**MMDETECTION_FCOS, **knobs),
+        deformable=deformable,
+    )
     folder, _, end = file.rpartition("-")
     weights = mmdetection_file(f"v2.0/fcos/{folder}", f"-{end}")
     return recipe.preset(f"{name}-mmdet-{times}x", config, f"COCO val2017 box AP {ap}", weights=weights)
@@ -92,7 +103,12 @@ METHOD = Method(
             "fcos-resnet50",
             38.7,
             "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco-0a0d75a8",
-            IMAGENET_MEAN,
+        ),
+        _mmdetection(
+            "fcos-dcn-resnet50",
+            42.3,
+            "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_dcn_1x_coco-ae4d8b3d",
+            deformable=True,
         ),
         *small_presets("fcos", lambda _: change(FcosConfig(backbone=FROZEN_MOBILENET), detector=SMALL_FCOS)),
     ),

@@ -46,6 +46,14 @@ MMDETECTION_C3_KEYS: Rules = (
 MMDETECTION_FCOS_KEYS: Rules = (
     *MMDETECTION_C3_KEYS,
     *(
+        (
+            rf"bbox_head\.{official}_convs\.{layer}\.conv\.conv_offset\.(.+)",
+            rf"head.{ours}_tower.{3 * layer}.offset_mask.\1",
+        )
+        for official, ours in (("cls", "class"), ("reg", "box"))
+        for layer in range(8)
+    ),
+    *(
         (rf"bbox_head\.{official}_convs\.{layer}\.{name}\.(.+)", rf"head.{ours}_tower.{3 * layer + part}.\1")
         for official, ours in (("cls", "class"), ("reg", "box"))
         for layer in range(8)
