@@ -5,14 +5,14 @@
 
 ``--data`` is any data set that `maskkit check` accepts. The models take turns on every image, so that other work on the
 machine affects all of them alike; processor time is affected least. A name of a preset instead of a checkpoint is that
-model with random weights, whose class logits are spread so that it finds as many objects as it may, a hundred in most
-methods: the most expensive case.
+model with random weights, whose class logits are spread so that it finds many objects; the number is printed.
 """
 
 import argparse
 import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,28 +20,36 @@ from common import describe, seconds
 from maskkit import zoo
 from maskkit.api import Segmenter, create_model, load
 from maskkit.data import open_splits
+from maskkit.data.images import read_image
+from maskkit.data.loader import collate
+from maskkit.data.transforms import apply, eval_ops
+from maskkit.prediction import ImageMeta
+from maskkit.targets import Target
 
 
 @torch.no_grad()
-def of_preset(name: str) -> Segmenter:
-    """The preset with random weights, whose class logits have a mean of 0 and a standard deviation of 10 on noise."""
+def of_preset(name: str, file: Path) -> Segmenter:
+    """The preset with random weights, and class logits that differ: by a standard deviation of 5 for the image ``file``
+    where each class is on its own."""
     preset = zoo.preset(name)
     torch.manual_seed(0)
     model = create_model(name).eval()
     classes = preset.model.num_classes
 
     def spread(layer: nn.Module, _: object, logits: torch.Tensor) -> None:
-        layer.weight *= 10 / logits.std()  # type: ignore[operator]
+        layer.weight *= 5 / logits.std()  # type: ignore[operator]
         layer.bias.zero_()  # type: ignore[union-attr, operator]
 
-    # one output per class, or those of three anchors with background
-    outputs = [
-        m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels in (classes, 3 * (classes + 1))
-    ]
-    hooks = [layer.register_forward_hook(spread) for layer in outputs]
-    noise = 255 * torch.rand(1, 3, 256, 256)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (preset.input.mean, preset.input.std))
-    model((noise - mean) / std)
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels == 3 * (classes + 1):  # YOLACT: anchors, background
+            nn.init.normal_(module.weight, std=0.5)
+        elif isinstance(module, nn.Conv2d) and module.out_channels == classes:
+            hooks.append(module.register_forward_hook(spread))
+    image = read_image(file)
+    size = (image.shape[1], image.shape[2])
+    sample = (image, Target.of([], []), ImageMeta(1, str(file), size, size))
+    model(collate([apply(eval_ops(preset.input), sample, np.random.default_rng(0))], preset.input).images)
     for hook in hooks:
         hook.remove()
     return Segmenter.of(model, preset.input, preset.classes, device="cpu")
@@ -57,10 +65,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     val_set = open_splits(str(given.data), None, 0.2, 0)[1]
-    models = {Path(m).stem: load(Path(m), "cpu") if Path(m).is_file() else of_preset(m) for m in given.models}
+    first = val_set.records[0]
+    models = {
+        Path(m).stem: load(Path(m), "cpu") if Path(m).is_file() else of_preset(m, Path(first.path))
+        for m in given.models
+    }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     found = dict.fromkeys(models, 0)
-    for number, record in enumerate([val_set.records[0], *val_set.records[: given.images]]):
+    for number, record in enumerate([first, *val_set.records[: given.images]]):
         for name, model in models.items():
             objects, *took = seconds(lambda model=model, record=record: model.predict(record.path, score=given.score))
             if number:  # the first image warms up

@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
 class TestRtmdetIns(Conformance):
     preset = "rtmdet-ins-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
+    overfit: ClassVar[dict[str, Any]] = {"steps": 130, "lr": 3e-3, "size": (256, 256)}
 
 
 class TestRtmdetInsPublished(Conformance):

@@ -150,6 +150,7 @@ METHOD = Method(
         *small_presets(
             "rtmdet-ins",
             lambda _: change(RtmdetInsConfig(backbone=FROZEN_MOBILENET), masks_to_train=500),
+            ours="nuclei mask AP 0.193 at 256 px, 2 min on 1 core",
         ),
     ),
     rename=rename,
