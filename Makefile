@@ -11,7 +11,7 @@ OLDEST_TESTS := tests/geometry tests/test_prediction.py tests/test_targets.py te
 	tests/data/formats tests/decode tests/checkpoints tests/cli tests/zoo/test_eva.py tests/models/test_segnet.py \
 	tests/models/test_faster_rcnn.py
 
-.PHONY: demo test test-slow test-oldest runtime-test lint tables support install clean
+.PHONY: browser demo test test-slow test-oldest runtime-test lint tables support install clean
 
 demo: install
 	$(BIN)/maskkit demo
@@ -30,6 +30,12 @@ test-oldest: .venv-oldest/installed
 # what runs exported files, in an environment without PyTorch: predict, eval, a size and a time
 runtime-test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_runtime.py -m slow -s
+
+# Chromium for the tests of the page of `maskkit serve`; where it cannot be installed, those tests are skipped
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && test -e /etc/debian_version && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		echo "Chromium cannot be installed here: tests of the page are skipped"
 
 lint: install
 	$(BIN)/ruff format --check

@@ -57,6 +57,7 @@ TORCH_FREE = (
     "checkpoints.header",
     "checkpoints.exported",
     "export.check",
+    "serve",
 )
 """Rooms that work where torch cannot be imported."""
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "safetensors")

@@ -28,6 +28,7 @@ from maskkit.cli.options import checked
 from maskkit.cli.predict import predict
 from maskkit.cli.pretrain import pretrain
 from maskkit.cli.pseudo_masks import pseudo_masks
+from maskkit.cli.serve import serve
 from maskkit.errors import MaskkitError, explain
 from maskkit.terminal import complain, prepare_streams
 
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "import": import_weights.import_,
     "export": export,
+    "serve": serve,
     "pseudo-masks": pseudo_masks,
     "pretrain": pretrain,
     "demo": demo,

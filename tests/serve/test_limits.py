@@ -1,0 +1,188 @@
+"""What the service refuses, and that it goes on: bad images, limits, a full queue, a process that ends."""
+
+import json
+import re
+import socket
+import struct
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from maskkit.cli import main
+from maskkit.serve.limits import Limits
+from tests.serve.conftest import Running, png
+from tests.serve.fake import FAILS, HANGS, KILLS
+
+
+def header_alone(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and has none."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT"
+
+
+def sound(answer: httpx.Response, status: int, code: str) -> str:
+    """The message of an error, which has one form and tells nothing of the server."""
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code), answer.text
+    assert not re.search(r"Traceback|File \"|secret|/home|/work|/tmp|site-packages|Error\b", answer.text)
+    return error["message"]
+
+
+def test_bad_images(service: Running) -> None:
+    good = png()
+    sound(service.predict(b"no image"), 422, "bad_image")
+    sound(service.predict(b""), 422, "empty")
+    sound(service.predict(good[:200]), 422, "bad_image")
+    sound(service.predict(b"%PDF-1.4"), 422, "bad_image")
+    sound(service.predict(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 422, "bad_image")
+    sound(service.predict(header_alone(2000, 2000)), 413, "too_many_pixels")
+    sound(service.predict(header_alone(60_000, 60_000)), 413, "too_many_pixels")
+    sound(service.predict(png((5, 5)) + bytes(300_000)), 413, "too_many_bytes")
+    assert service.predict(good).status_code == 200
+
+
+def test_bad_requests(service: Running) -> None:
+    post, image = service.client.post, png()
+    sound(post("/v1/predict", json={"image": "file:///etc/passwd"}), 415, "media_type")
+    sound(post("/v1/predict", data={"image": "x"}), 415, "media_type")
+    sound(post("/v1/predict", content=b""), 422, "empty")
+    sound(post("/v1/predict", files={"photo": image}), 422, "unknown_field")
+    sound(post("/v1/predict", files=[("image", image)] * 2), 413, "too_many_images")
+    broken = {"Content-Type": "multipart/form-data; boundary=x"}
+    sound(post("/v1/predict", content=b"--y\r\nnothing", headers=broken), 400, "bad_form")
+    sound(post("/v1/predict", content=b"--x", headers={"Content-Type": "multipart/form-data"}), 400, "bad_form")
+    name = ("../../etc/passwd\0", image)
+    assert post("/v1/predict", files={"image": name}).status_code == 200  # names of files are not looked at
+    for params, code in (
+        ({"score": 2}, "invalid"),
+        ({"score": "nan"}, "invalid"),
+        ({"tile": 1}, "invalid"),
+        ({"mask": "dense"}, "invalid"),
+        ({"classes": "disk"}, "unknown_class"),
+        ({"image_id": -1}, "invalid"),
+    ):
+        sound(service.predict(image, **params), 422, code)
+    sound(service.predict(png((60, 9000), colour=(1, 2, 3)), tile=32), 422, "too_many_tiles")
+    sound(service.client.get("/v1/predict"), 405, "http")
+    sound(service.client.get("/nothing"), 404, "http")
+
+
+def test_clients_that_leave_or_talk_nonsense(service: Running) -> None:
+    address = service.socket.getsockname()
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    for message in (
+        head + b"Content-Length: 100000\r\n\r\nabc",
+        head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        head + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000,
+    ):
+        with socket.create_connection(address) as client:
+            client.sendall(message)
+            time.sleep(0.02)
+    deadline = time.monotonic() + 5
+    while service.queue.held and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert service.queue.held == 0
+    assert service.predict(png()).status_code == 200
+
+
+def test_64_clients(service: Running) -> None:
+    images = [png(seed=n) for n in range(8)]
+    alone = [service.predict(image).content for image in images]
+
+    def client(number: int) -> list[tuple[int, bool]]:
+        with httpx.Client(base_url=service.url, timeout=60, trust_env=False, verify=False) as http:
+            answers = []
+            for k in range(3):
+                n = (number + k) % 8
+                answer = http.post("/v1/predict", files={"image": images[n]})
+                answers.append((answer.status_code, answer.status_code != 200 or answer.content == alone[n]))
+            return answers
+
+    with ThreadPoolExecutor(64) as pool:
+        found = [answer for answers in pool.map(client, range(64)) for answer in answers]
+    statuses = Counter(status for status, _ in found)
+    assert set(statuses) <= {200, 503}
+    assert statuses[200] >= 100
+    assert all(same for _, same in found)
+    assert service.queue.held == 0
+    sizes = re.findall(r'maskkit_batch_images_bucket\{le="(\d+)\.0"\} (\d+)', service.client.get("/metrics").text)
+    counts = {int(le): int(count) for le, count in sizes}
+    assert counts[32] > counts[1]  # images of several requests shared a forward pass
+
+
+def test_a_full_queue_a_slow_model_and_the_end(other: Callable[..., Any]) -> None:
+    with other(Limits(queue=2, batch=1, timeout=1.5), seconds=1.0) as service, ThreadPoolExecutor(4) as pool:
+        two = [pool.submit(service.predict, png(seed=n)) for n in range(2)]
+        while service.queue.held < 2:
+            time.sleep(0.01)
+        began = time.monotonic()
+        refused = service.predict(png())
+        assert time.monotonic() - began < 0.5
+        sound(refused, 503, "busy")
+        assert refused.headers["retry-after"] == "1"
+        codes = sorted(answer.result().status_code for answer in two)
+        assert codes == [200, 503]  # the second one took longer than its time
+        sound(next(a.result() for a in two if a.result().status_code == 503), 503, "timeout")
+        # a body that never ends
+        with socket.create_connection(service.socket.getsockname()) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+            assert client.recv(1000).startswith(b"HTTP/1.1 408")
+        # the service stops when what is in hand is done
+        last = pool.submit(service.predict, png())
+        while not service.queue.held:
+            time.sleep(0.01)
+        service.server.should_exit = True
+        assert last.result().status_code == 200
+
+
+def test_the_process_of_the_model_may_fail(other: Callable[..., Any]) -> None:
+    with other(Limits(timeout=2, wait=50), token="a token of a service") as service:
+        sound(service.predict(png()), 401, "unauthorised")
+        service.client.headers["Authorization"] = "Bearer a token of a servicf"
+        assert service.predict(png()).headers["www-authenticate"] == "Bearer"
+        sound(service.client.get("/metrics"), 401, "unauthorised")
+        assert service.client.get("/healthz").status_code == 200
+        service.client.headers["Authorization"] = "Bearer a token of a service"
+        with ThreadPoolExecutor(2) as pool:  # one image of a batch fails, not the other
+            both = [pool.submit(service.predict, png(colour=FAILS)), pool.submit(service.predict, png())]
+            sound(both[0].result(), 500, "internal")
+            assert both[1].result().status_code == 200
+        for colour, code in ((KILLS, "worker_ended"), (HANGS, "timeout")):
+            sound(service.predict(png(colour=colour)), 503, code)
+            deadline = time.monotonic() + 20
+            while (answer := service.predict(png())).status_code == 503 and time.monotonic() < deadline:
+                assert answer.json()["error"]["code"] in ("not_ready", "timeout", "worker_ended")
+                time.sleep(0.1)
+            assert answer.status_code == 200
+        assert "maskkit_worker_restarts_total 2.0" in service.client.get("/metrics").text
+        assert json.dumps(service.records).count("secret") == 0
+
+
+def test_other_origins_read_nothing_unless_named(other: Callable[..., Any], service: Running) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in service.client.get("/v1/model", headers=origin).headers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "nowhere.onnx"), "nowhere.onnx: there is no such file"),
+        (("--token-file", "short.txt"), "short.txt: a token has at least 16"),
+        (("--host", "256.1.1.1"), "--host 256.1.1.1"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why(
+    options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("secret\n")
+    assert main(["serve", "--port", "0", *options]) == 1
+    assert message in capsys.readouterr().err
