@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -126,3 +128,30 @@ def test_what_the_service_says_of_itself(service: Running) -> None:
     assert record.keys() == {"time", "method", "route", "ms", "status", "in", "out", "images", "found"}
     assert record["images"] == 1
     assert record["found"] == 2 + 1
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Refuse())
+import maskkit.cli.serve, maskkit.serve.app
+from maskkit.serve.answers import Ask
+from maskkit.serve.limits import Limits
+from maskkit.serve.worker import Engine
+from tests.serve.fake import load
+
+image = sys.stdin.buffer.read()
+asks = [Ask(image), Ask(image, mask="polygon"), Ask(image, overlay=True)]
+print([answer.status for answer in Engine(load(), Limits()).answers(asks)])
+"""
+
+
+def test_it_serves_without_torch() -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(command, input=png(), capture_output=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.stdout.decode().strip() == "[200, 200, 200]", done.stderr.decode()
