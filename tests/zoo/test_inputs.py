@@ -59,7 +59,7 @@ ZOOS = {
 PRESETS = [
     p
     for p in zoo.presets()
-    if p.weights is not None and p.weights.source in ZOOS and not re.match(r"mask2former.*-mmdet|rtmdet", p.name)
+    if p.weights is not None and p.weights.source in ZOOS and not re.match(r"mask2former.*-mmdet", p.name)
 ]
 
 
@@ -74,10 +74,15 @@ def test_inputs_are_those_of_the_zoo(preset: Preset) -> None:
         assert preset.name.startswith("yolact")
         assert given.size == (550, 550)
         return
-    assert given.resize == "shorter"
+    assert given.resize == ("pad" if preset.name.startswith("rtmdet") else "shorter")
     for height, width in SIZES:
         ours = fitted_size((height, width), given.size, given.resize, given.rounding)
         assert ours == formula(height, width, *given.size), (height, width)
+
+
+def test_half_a_pixel_is_rounded_up_in_padded_inputs() -> None:
+    """An image of 361 x 1280 is 180.5 pixels high at half its size."""
+    assert fitted_size((361, 1280), (640, 640), "pad") == of_mmdetection(361, 1280, 640, 640) == (181, 640)
 
 
 @pytest.mark.parametrize(

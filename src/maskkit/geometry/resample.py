@@ -139,7 +139,9 @@ def fitted_size(
     if mode == "shorter":
         return _by_the_shorter_side(have, size, rounding)
     factor = min(size[0] / have[0], size[1] / have[1])
-    return min(size[0], max(1, round(have[0] * factor))), min(size[1], max(1, round(have[1] * factor)))
+    nearest = (max(1, int(side * factor + 0.5)) for side in have)
+    height, width = (min(most, side) for most, side in zip(size, nearest, strict=True))
+    return height, width
 
 
 def _by_the_shorter_side(have: Sequence[int], size: tuple[int, int], rounding: Rounding) -> tuple[int, int]:
