@@ -28,7 +28,7 @@ from maskkit.config import BackboneModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
-from maskkit.nn.blocks import DeformConv
+from maskkit.nn.blocks import DeformConv, deform_stages
 from maskkit.nn.fcos import (
     FcosDetectorConfig,
     FcosHead,
@@ -67,9 +67,7 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
         self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
         self.head = FcosHead(detector, config.num_classes)
         if config.deformable:
-            for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
-                for block in stage:
-                    block.conv2 = DeformConv(block.conv2, bias=False)
+            deform_stages(self.backbone.body, bias=False)
             for tower in (self.head.class_tower, self.head.box_tower):
                 tower[-3] = DeformConv(cast(nn.Conv2d, tower[-3]), bias=detector.tower_bias)
 

@@ -42,7 +42,7 @@ from maskkit.geometry.nms import fast_nms, greedy_nms
 from maskkit.models.base import Model
 from maskkit.nn.anchor_targets import Matches, assign_anchors, hard_negative_loss
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.blocks import DeformConv
+from maskkit.nn.blocks import deform_stages
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import OUTSIDE, mask_loss_from_boxes, normaliser
 from maskkit.nn.prototypes import AnchorHead, MaskIouNet, Protonet, crop_window, semantic_loss
@@ -149,9 +149,7 @@ class Yolact(Model[YolactRaw, ObjectMasks[Tensor]]):
                 if isinstance(module, nn.LeakyReLU):
                     module.negative_slope = config.leaky_slope
         if config.deformable:
-            for stage in (self.backbone.body.layer2, self.backbone.body.layer3, self.backbone.body.layer4):
-                for block in stage[:: config.deformable]:
-                    block.conv2 = DeformConv(block.conv2)
+            deform_stages(self.backbone.body, every=config.deformable)
         self.fpn = Fpn(
             list(self.backbone.channels.values()),
             config.width,

@@ -1,13 +1,15 @@
 """Building blocks of networks: deformable convolution, linear layers that are fast on CPUs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from maskkit.errors import MaskkitError
 
 
 class DeformConv(nn.Module):
@@ -45,6 +47,21 @@ class DeformConv(nn.Module):
             mask=mask.sigmoid() if self.modulated else None,
             **self.geometry,
         )
+
+
+def deform_stages(body: Any, *, every: int = 1, modulated: bool = True, bias: bool = True) -> None:
+    """Deformable convolution in the stages C3 to C5 of a ResNet: the 3x3 of every ``every``-th block.
+
+    Raises `MaskkitError` for another network.
+    """
+    stages = [getattr(body, f"layer{number}", None) for number in (2, 3, 4)]
+    if None in stages:
+        raise MaskkitError(
+            "deformable convolution is for ResNets: set --model.backbone.name resnet50, or leave --model.deformable out"
+        )
+    for stage in stages:
+        for block in cast(nn.Sequential, stage)[::every]:
+            block.conv2 = DeformConv(cast(nn.Conv2d, block.conv2), modulated=modulated, bias=bias)
 
 
 def linear(

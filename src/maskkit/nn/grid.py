@@ -20,7 +20,7 @@ from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import matrix_nms
 from maskkit.geometry.resample_tensors import resize, taps
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.blocks import DeformConv, numbers
+from maskkit.nn.blocks import DeformConv, deform_stages, numbers
 from maskkit.nn.fpn import Fpn
 from maskkit.nn.losses import normaliser, processes
 from maskkit.ranges import Count, Positive, Share, Weight, Whole
@@ -98,9 +98,7 @@ def pyramid(config: BackboneConfig, width: int, deformable: Deformable) -> tuple
     """The backbone, its stages C3 to C5 ``deformable``, and over it the pyramid of P2 to P6 with ``width`` channels."""
     backbone = Backbone.of(config, strides=(4, 8, 16, 32))
     if deformable != "none":
-        for stage in (backbone.body.layer2, backbone.body.layer3, backbone.body.layer4):
-            for block in stage:
-                block.conv2 = deform(block.conv2, deformable)
+        deform_stages(backbone.body, modulated=deformable == "v2", bias=False)
     channels = list(backbone.channels.values())
     return backbone, Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool")
 
