@@ -15,7 +15,8 @@ from tests.models.test_mask_rcnn import SMALL
 
 class TestCascadeRcnn(Conformance):
     preset = "cascadercnn-mobilenetv2-320"
-    knobs: ClassVar[dict[str, Any]] = SMALL
+    knobs: ClassVar[dict[str, Any]] = {**SMALL, "mask_convs": 1}
+    overfit: ClassVar[dict[str, Any]] = {"steps": 80, "lr": 3e-3, "size": (160, 160)}
 
     def test_each_stage_has_its_own_code_and_its_own_objects(self) -> None:
         model = self.model()

@@ -16,8 +16,8 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.records import Annotation, Record
 from maskkit.data.shapes import CATEGORIES
-from maskkit.decode import Segments
-from maskkit.decode.outputs import ClassLogits, ObjectMasks, SegmentQueries
+from maskkit.decode import LabelMap, Queries, Segments
+from maskkit.decode.outputs import ClassLogits, ObjectMasks, ObjectQueries, SegmentQueries
 from maskkit.eval.numbers import rank
 from maskkit.geometry import rle as mask_math
 from maskkit.models.base import Model
@@ -43,6 +43,30 @@ class TestMask2Former(Conformance):
     preset = "mask2former-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
     overfit: ClassVar[dict[str, Any]] = {"steps": 120, "lr": 1e-3, "size": (320, 320)}
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_masks_may_be_scored_in_the_image(task: str) -> None:
+    """As in the official codes: the decoder gets the masks of all queries, class scores have the size of the input."""
+    config = change(zoo.preset("mask2former-mobilenetv2-256").model, **SMALL, task=task, num_classes=5)
+    with torch.device("meta"):
+        model, cells = (Mask2Former(change(config, scored_in=where)) for where in ("image", "cells"))  # type: ignore[arg-type]
+    raw = Mask2FormerRaw(3 * torch.randn(1, 2, 20, 6), torch.randn(1, 2, 20, 8), torch.randn(1, 8, 16, 24))
+    out, coarse = model.select(raw), cells.select(raw)
+    masks = torch.einsum("bqc,bchw->bqhw", raw.embeddings[:, -1], raw.features)
+    chances = raw.logits[:, -1].softmax(2)[..., :-1]
+    if task == "semantic":
+        assert isinstance(out, ClassLogits)
+        assert model.decoder == LabelMap(via_input=True)
+        large = F.interpolate(masks, size=(64, 96), mode="bilinear").sigmoid()
+        assert torch.allclose(out.logits, torch.einsum("bqk,bqhw->bkhw", chances, large), atol=1e-4)
+        return
+    assert isinstance(out, ObjectQueries)
+    assert isinstance(coarse, ObjectMasks)
+    assert model.decoder == Queries()
+    assert torch.equal(out.masks, masks)
+    assert torch.equal(out.scores, chances[0, out.queries[0], out.labels[0]][None])
+    assert (out.scores >= coarse.scores.amax(1)).any(), "a mask's mean probability only lowers a score"
 
 
 class TestMask2FormerSemantic(SemanticConformance):
