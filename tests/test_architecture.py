@@ -51,6 +51,8 @@ TORCH_FREE = (
     "infer.runtimes",
     "infer.draw",
     "infer.track",
+    "infer.video",
+    "infer.video_writer",
     "data.dataset",
     "data.formats",
     "eval",

@@ -198,6 +198,33 @@ class Segmenter:
         least = self.score if score is None else score
         return self.predictor.images(sources, batch=batch, score=least, failed=failed)
 
+    def predict_video(
+        self,
+        source: str | Path | int,
+        score: float | None = None,
+        *,
+        track: bool = False,
+        every: int = 1,
+        start: float = 0.0,
+        stop: float | None = None,
+        batch: int = 1,
+        failed: Callable[[Failure], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions for the frames of a video file, of a folder of frames, or of a camera (its number), one by one.
+
+        The image id is the number of the frame, from 0; ``prediction.image`` has its pixels. With ``track`` objects
+        have ``instances.track_ids``. One frame of ``every`` is predicted, from ``start`` to ``stop`` seconds. A frame
+        that cannot be read raises `DataError`, or is passed to ``failed`` where that is given. Raises `DataError`
+        for what is no video, `MaskkitError` where the extra ``maskkit[video]`` is not installed.
+        """
+        from maskkit.infer.predict import raise_failure
+        from maskkit.infer.video import Clip, follow, open_video
+
+        clip, video = Clip(every, start, stop), open_video(source)
+        least = self.score if score is None else score
+        pairs = follow(self.predictor, video, clip, failed or raise_failure, score=least, track=track, batch=batch)
+        return (prediction for _, prediction in pairs)
+
     def with_tiles(self, tile: int, overlap: float = 0.2) -> Segmenter:
         """The same model for large images: each is predicted in tiles of ``tile`` rows and columns, and the results are
         put together.

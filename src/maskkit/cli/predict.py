@@ -12,10 +12,11 @@ from tyro.conf import Positional, arg
 
 from maskkit.cli.console import progress, wrong_usage
 from maskkit.cli.options import Fetch
+from maskkit.cli.predict_video import clip_of, predict_video
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.files import digest
-from maskkit.ranges import Batch, Count, Pixels, Share
+from maskkit.ranges import Batch, Count, Pixels, Positive, Share, Weight
 from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ def predict(
     batch: Batch = 1,
     tile: Pixels | None = None,
     overlap: Share = 0.2,
+    track: bool = False,
+    every: Count = 1,
+    start: Weight = 0.0,
+    stop: Positive | None = None,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
@@ -68,8 +73,13 @@ def predict(
 
     Example: maskkit predict slide.tif --model runs/nuclei/best.safetensors --tile 1024
 
+    Example: maskkit predict clip.mp4 --track
+
+    A video, one at a time, gives a video with the objects drawn, clip.mp4, and rows with the number of their frame
+    (and track_id with --track). --track, --every, --start and --stop make a folder of images a video too.
+
     Args:
-        sources: Images, folders or glob patterns.
+        sources: Images, folders or glob patterns; or a video file, or the number of a camera (0).
         model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in for the model in the package, or a preset whose
             published weights are downloaded: maskkit models --weights.
         out: Folder to write to.
@@ -90,6 +100,10 @@ def predict(
         batch: Images per forward pass; tiles of one image with --tile.
         tile: Cut large images into tiles of so many rows and columns, and put the results together.
         overlap: Part of a tile that its neighbours see too, below 0.5. Objects larger than it are joined from parts.
+        track: Follow the objects of a video: each has a track_id and a colour that stay.
+        every: Predict one frame of so many of a video.
+        start: Where to begin in a video, in seconds.
+        stop: Where to end, in seconds.
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """
@@ -103,7 +117,10 @@ def predict(
     from maskkit.infer.selection import Selection
 
     failures: list[Failure] = []
-    paths = _images(sources, failures)
+    clip = clip_of(sources, track, every, start, stop)
+    if clip is not None and (data is not None or resume):
+        wrong_usage("--data and --resume are for images, not for videos")
+    paths = _images(sources, failures) if clip is None else []
     overlays = out / "overlays"
     if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
@@ -113,6 +130,9 @@ def predict(
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
+    if clip is not None:
+        style = Style(boxes, labels, colours)
+        return predict_video(segmenter, sources[0], out, clip, track, selection, style, score, batch)
     truth = _truth_ids(data, paths, segmenter) if data is not None else None
     settings = {
         "model": model,

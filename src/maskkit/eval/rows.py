@@ -42,6 +42,10 @@ class Row(TypedDict):
     score: NotRequired[float]
     mask_score: NotRequired[float]
     """The score of the mask, where a method scores masks separately from boxes."""
+    track_id: NotRequired[int]
+    """The number of the object's track in a video."""
+    frame: NotRequired[int]
+    """The number of the frame in a video, from 0."""
     bbox: NotRequired[list[float]]
     """``x y w h``"""
     segmentation: NotRequired[Rle]

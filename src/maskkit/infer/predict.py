@@ -33,6 +33,11 @@ class Failure(NamedTuple):
     error: DataError
 
 
+def raise_failure(failure: Failure) -> None:
+    """Raise the error of an image, where none may fail."""
+    raise failure.error
+
+
 class Ready(NamedTuple):
     """An image that waits for its forward pass."""
 

@@ -79,10 +79,10 @@ class Results:
             name = f"{in_file_name(meta.image_id)}-{name}"
         return self.overlays / name
 
-    def add(self, meta: ImageMeta, overlay: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write an image whose overlay is complete."""
+    def add(self, meta: ImageMeta, overlay: Path, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
+        """Write an image whose overlay is complete; ``more`` are fields of its record."""
         assert self._file is not None
-        image = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1]}
+        image = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1], **more}
         self._file.write(json.dumps({"image": image, "overlay": overlay.name, "rows": rows}) + "\n")
         self._file.flush()
         self._note(image, overlay.name, rows)

@@ -1,0 +1,367 @@
+"""Frames of a video: of a file, of a folder of images, of a camera. Prediction and tracking frame by frame.
+
+Files and cameras are read by PyAV (the extra ``maskkit[video]``), which is imported when it is needed. Reading, the
+network and what the caller does with a prediction run at the same time, in threads with short queues between them
+(`ahead`), so that memory does not grow with the length of the video.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from heapq import heappop, heappush
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from maskkit.config import InputConfig
+from maskkit.data.images import list_images
+from maskkit.errors import DataError, MaskkitError
+from maskkit.files import require_file
+from maskkit.infer.predict import Failure, Predictor
+from maskkit.infer.runtimes import require
+from maskkit.infer.sources import Item, Pixels, read_source
+from maskkit.infer.track import LOW, Tracker
+from maskkit.prediction import ImageMeta, Prediction
+
+SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".ogv")
+"""Suffixes of video files, in lower case."""
+FOLDER_RATE = Fraction(25)
+"""Frames per second of a folder of images."""
+_AHEAD = 4
+"""Length of the queues between threads, in frames."""
+_WAIT = 0.1
+"""Seconds after which a thread looks whether it is still needed."""
+
+T = TypeVar("T")
+Failed = Callable[[Failure], None]
+
+
+class Frame(NamedTuple):
+    """One frame, upright."""
+
+    number: int
+    """Its place in the whole video, from 0."""
+    seconds: float
+    """Since the beginning of the video."""
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of a video are read. Raises `MaskkitError` where there can be none."""
+
+    every: int = 1
+    """One frame of so many."""
+    start: float = 0.0
+    """In seconds."""
+    stop: float | None = None
+    """In seconds; None is the end."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not self.start >= 0 or (self.stop is not None and not self.stop > self.start):
+            raise MaskkitError(
+                f"no frame lies between {self.start:g} and {self.stop} s in steps of {self.every}; give a stop after "
+                "the start, and a step of at least 1"
+            )
+
+
+class Video(ABC):
+    """Where frames come from."""
+
+    name: str
+    """In messages."""
+    rate: Fraction
+    """Frames per second, the mean where they vary."""
+    count: int | None = None
+    """Frames as the file states them; None where it does not."""
+    sound: Path | None = None
+    """The file whose sound belongs to the frames."""
+
+    @abstractmethod
+    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
+        """The frames of ``clip`` in order. ``failed`` gets each one that cannot be read, and the next one follows."""
+
+
+def is_video(source: str) -> bool:
+    """Whether a source is a video by its name: a file, or the number of a camera."""
+    path = Path(source)
+    return (source.isdecimal() and not path.exists()) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
+
+
+def open_video(source: str | Path | int) -> Video:
+    """A video file, a folder of frames in the natural order of their names, or a camera by its number.
+
+    Raises `DataError` for what is none of these or cannot be opened, `MaskkitError` where PyAV is not installed.
+    """
+    if isinstance(source, int) or (str(source).isdecimal() and not Path(source).exists()):
+        return _Stream(f"camera {source}", partial(_camera, int(str(source))))
+    path = Path(source)
+    return _Folder(path) if path.is_dir() else _Stream(str(path), partial(_file, path), path)
+
+
+class _Stream(Video):
+    """The first video stream of a file or a device."""
+
+    def __init__(self, name: str, open: Callable[[], Any], file: Path | None = None) -> None:
+        self.name, self._open, self.sound = name, open, file
+        with self._stream() as (_, stream):
+            self.rate = Fraction(stream.average_rate or stream.guessed_rate or FOLDER_RATE)
+            if file is not None:
+                length = float(stream.duration * stream.time_base) if stream.duration else 0.0
+                self.count = stream.frames or round(length * self.rate) or None
+
+    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
+        size, taken = None, 0
+        with self._stream() as (container, stream):
+            begin = float((stream.start_time or 0) * stream.time_base)
+            for number, decoded in _decoded(container, stream):
+                if isinstance(decoded, str):
+                    failed(self._failure(number, decoded))
+                    continue
+                seconds = number / float(self.rate) if decoded.time is None else decoded.time - begin
+                if clip.stop is not None and seconds >= clip.stop:
+                    return
+                if seconds < clip.start:
+                    continue
+                taken += 1
+                if (taken - 1) % clip.every:
+                    continue
+                pixels = _upright(decoded.to_ndarray(format="rgb24"), decoded.rotation)
+                size = size or pixels.shape
+                if pixels.shape != size:
+                    failed(self._failure(number, _other_size(pixels, size)))
+                    continue
+                yield Frame(number, seconds, pixels)
+
+    def _failure(self, number: int, reason: str) -> Failure:
+        return Failure(self.name, DataError(f"{self.name}, frame {number}: {reason}"))
+
+    @contextmanager
+    def _stream(self) -> Iterator[tuple[Any, Any]]:
+        """The open container and its first video stream that is no cover."""
+        av = require("av", "video")
+        with self._open() as container:
+            covers = av.stream.Disposition.attached_pic
+            streams = [s for s in container.streams.video if not s.disposition & covers]
+            if not streams or not streams[0].codec_context:
+                kind = "only sound" if container.streams.audio else "nothing that can be decoded"
+                raise DataError(f"{self.name}: has no video stream, {kind}; give a file with one")
+            streams[0].thread_type = "SLICE"  # not of several frames: an error belongs to its frame
+            yield container, streams[0]
+
+
+class _Folder(Video):
+    """Images of one size, each a frame."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.folder, self.rate = str(folder), folder, FOLDER_RATE
+        self.paths = sorted(list_images(folder).images, key=lambda path: natural(path.name))
+        self.count = len(self.paths)
+        if not self.paths:
+            raise DataError(f"{folder}: contains no image; give a folder of frames, or a video file")
+
+    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
+        size, taken = None, 0
+        for number, path in enumerate(self.paths):
+            seconds = number / float(self.rate)
+            if clip.stop is not None and seconds >= clip.stop:
+                return
+            taken += seconds >= clip.start
+            if seconds < clip.start or (taken - 1) % clip.every:
+                continue
+            try:
+                pixels, _ = read_source(path)
+            except DataError as error:
+                if not self.folder.is_dir():
+                    raise DataError(f"{self.folder}: has vanished before frame {number}; restore it") from None
+                failed(Failure(str(path), error))
+                continue
+            size = size or pixels.shape
+            if pixels.shape != size:
+                failed(Failure(str(path), DataError(f"{path}: {_other_size(pixels, size)}")))
+                continue
+            yield Frame(number, seconds, pixels)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people do: 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def ahead(items: Iterable[T], size: int = _AHEAD) -> Iterator[T]:
+    """The same items, made by a thread of its own that is at most ``size`` of them ahead; its errors are raised here.
+
+    When this iterator is closed, the thread ends after the item that it works on.
+    """
+    queue: Queue[tuple[bool, Any]] = Queue(size)
+    left = Event()
+
+    def put(is_item: bool, value: object) -> bool:
+        while not left.is_set():
+            with suppress(Full):
+                queue.put((is_item, value), timeout=_WAIT)
+                return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    break
+            else:
+                put(False, None)
+        except BaseException as error:  # any error is the caller's to see
+            put(False, error)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, value = queue.get()
+            if is_item:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        left.set()
+        with suppress(Empty):
+            while True:
+                queue.get_nowait()
+        thread.join()
+
+
+def follow(
+    predictor: Predictor,
+    video: Video,
+    clip: Clip,
+    failed: Failed,
+    *,
+    score: float,
+    track: bool = False,
+    batch: int = 1,
+) -> Iterator[tuple[Frame, Prediction]]:
+    """Each frame and its prediction, whose image id is the frame's number and which has the frame's pixels.
+
+    With ``track`` objects have ``track_ids`` (`Tracker`); the network's objects from a third of ``score`` on are then
+    used to continue tracks. A track that is not seen for a second ends.
+    """
+    tracker = Tracker(score, max(2, round(video.rate / clip.every))) if track else None
+    read = ahead(video.frames(clip, failed))
+    waiting: deque[Frame] = deque()
+
+    def items() -> Iterator[Item]:
+        for frame in read:
+            waiting.append(frame)
+            yield Item(f"{video.name}, frame {frame.number}", partial(_given, frame))
+
+    try:
+        least = LOW * score if track else score
+        for prediction in predictor.predict(items(), batch=batch, workers=1, score=least):
+            yield waiting.popleft(), prediction if tracker is None else tracker(prediction)
+    finally:
+        read.close()  # type: ignore[attr-defined]
+
+
+def _given(frame: Frame, input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
+    size = (frame.pixels.shape[0], frame.pixels.shape[1])
+    return frame.pixels, ImageMeta(frame.number, "", size, size)
+
+
+def _file(path: Path) -> Any:
+    av = require("av", "video")
+    require_file(path, "video")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes); restore it or remove it")
+    try:  # a playlist must not make it open other files or addresses
+        return av.open(str(path), container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: is no video that can be read ({reason}); restore it, or convert it to MP4") from None
+
+
+def _camera(number: int) -> Any:
+    av = require("av", "video")
+    kinds = {"linux": ("v4l2", f"/dev/video{number}"), "darwin": ("avfoundation", str(number))}
+    kind, device = kinds.get(sys.platform, ("", ""))
+    if kind not in av.formats_available:
+        raise DataError(
+            f"camera {number}: the installed PyAV opens no cameras on {sys.platform}; record a file, or install a PyAV "
+            "that was built with the system's FFmpeg (pip install av --no-binary av)"
+        )
+    try:
+        return av.open(device, format=kind)
+    except av.FFmpegError as error:
+        raise DataError(f"camera {number}: cannot be opened ({error.strerror}); check that it is plugged in") from None
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    """The frames of a stream with their numbers, and for each one that is lost its number and a text that says why.
+
+    Decoders give frames in the order of their times. So a packet has lost its frame when one with a later time comes
+    out. Some packets have none by intention; they are passed over as long as nothing is wrong.
+    """
+    av = require("av", "video")
+    waiting: list[int] = []  # times of packets whose frames have not come out, a heap
+    latest: int | None = None
+    number, reason, packets, is_over = 0, "", container.demux(stream), False
+    while not is_over:
+        frames: list[Any] = []
+        packet = None
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:  # the rest of the file cannot be told apart into packets
+            reason = f"cannot be read ({error.strerror})"
+        try:
+            is_over = packet is None or packet.size == 0
+            if packet is not None and packet.pts is not None and not packet.is_discard:
+                heappush(waiting, packet.pts)
+            frames = stream.decode(packet)
+        except av.EOFError:
+            pass
+        except av.FFmpegError as error:
+            reason = f"cannot be decoded ({error.strerror}); it is skipped"
+            if packet is not None and packet.pts is None:
+                yield number, reason
+                number += 1
+        for frame in frames:
+            if reason and latest is not None and frame.pts is not None and frame.pts <= latest:
+                continue  # behind the others, after an error: its number was given as lost
+            while waiting and frame.pts is not None and waiting[0] < frame.pts:
+                heappop(waiting)
+                if reason:
+                    yield number, reason
+                    number += 1
+            if waiting and waiting[0] == frame.pts:
+                heappop(waiting)
+            latest = frame.pts
+            yield number, "is damaged; it is skipped" if frame.is_corrupt else frame
+            number += 1
+    if reason:
+        yield from ((number + i, reason) for i in range(len(waiting)))
+
+
+def _upright(pixels: Pixels, degrees: int) -> Pixels:
+    """The frame turned counterclockwise, to the next quarter."""
+    return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4))
+
+
+def _other_size(pixels: Pixels, size: tuple[int, ...]) -> str:
+    height, width = pixels.shape[:2]
+    return f"has {width} x {height} pixels, the first frame {size[1]} x {size[0]}; it is skipped"
