@@ -49,6 +49,7 @@ def of_torchvision_semantic(height: int, width: int, short: int, long: int) -> t
 
 ZOOS = {
     "github.com/open-mmlab/mmdetection": (of_mmdetection, ("cv2", False)),
+    "github.com/open-mmlab/mmsegmentation": (of_mmdetection, ("cv2", False)),
     "github.com/WXinlong/SOLO": (of_mmdetection, ("cv2", False)),
     "github.com/aim-uofa/AdelaiDet": (of_detectron2, ("bilinear", True)),
     "github.com/facebookresearch/detectron2": (of_detectron2, ("bilinear", True)),

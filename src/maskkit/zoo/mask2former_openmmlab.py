@@ -125,7 +125,7 @@ def presets(coco: Recipe, ade20k: Recipe, backbones: dict[str, str]) -> tuple[Pr
     for data, backbone, miou, name, end in _SEMANTIC:
         recipe = semantic[data]
         if name.endswith("640x640"):
-            augment = replace(recipe.augment, short_sides=tuple(64 * n for n in range(5, 21)))
+            augment = replace(recipe.augment, short_sides=tuple(64 * n for n in range(5, 21)), canvas=(640, 640))
             recipe = replace(recipe, input=replace(recipe.input, size=(640, 2560)), augment=augment)
         model = config(backbone, "semantic", len(recipe.classes))
         weights = mmsegmentation.file("mask2former", f"mask2former_{name}", end)

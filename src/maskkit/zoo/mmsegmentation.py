@@ -64,21 +64,22 @@ _TRAIN = TrainConfig(
 RECIPES = {
     "ade20k": Recipe(
         replace(imagenet_input((512, 2048), "shorter", interpolation="cv2"), multiple=1),
-        AugmentConfig(expand=1.0, iou_crop=False, short_sides=(256, 384, 512, 640, 768, 896, 1024)),
+        AugmentConfig(expand=1.0, iou_crop=False, short_sides=(256, 384, 512, 640, 768, 896, 1024), canvas=(512, 512)),
         _TRAIN,
         WEIGHTS,
         ADE20K,
     ),
     "cityscapes": Recipe(
         replace(imagenet_input((1024, 2048), "shorter", interpolation="cv2"), multiple=1),
-        AugmentConfig(expand=1.0, iou_crop=False, short_sides=(512, 768, 1024, 1280, 1536, 1792, 2048)),
+        AugmentConfig(
+            expand=1.0, iou_crop=False, short_sides=(512, 768, 1024, 1280, 1536, 1792, 2048), canvas=(512, 1024)
+        ),
         replace(_TRAIN, epochs=215.1, batch=8),
         WEIGHTS,
         CITYSCAPES,
     ),
 }
-"""Of each data set. Images keep their aspect ratio and are not padded; crops of 512 x 512 (512 x 1024) are trained on
-there, whole images here."""
+"""Of each data set. Images keep their aspect ratio and are not padded; crops are trained on."""
 
 NAMES = {"ade20k": "ADE20K", "cityscapes": "Cityscapes"}
 _CROPS = {"ade20k": "512x512", "cityscapes": "512x1024"}
@@ -97,7 +98,8 @@ def preset(method: str, layers: int, data: str, model: ModelConfig, miou: float,
     recipe, how, last = RECIPES[data], "", ""
     if crop:
         size = recipe.input.size
-        recipe = replace(recipe, input=replace(recipe.input, size=(size[0] + 1, size[1] + 1)))
+        augment = replace(recipe.augment, canvas=(crop, crop))
+        recipe = replace(recipe, input=replace(recipe.input, size=(size[0] + 1, size[1] + 1)), augment=augment)
         how, last = f"; windows of {crop} x {crop}, logits averaged", f"-{crop}"
     square = f"{crop}x{crop}" if crop else _CROPS[data]
     return recipe.preset(
