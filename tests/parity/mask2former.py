@@ -350,9 +350,19 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = case.unpacked("instance.masks")
     assert (_ious(found.masks.dense(), wanted) >= close["mask_iou"]).all()
 
+    # the whole way from the grid as the published presets go it: rated in the image
+    place = np.array([[output[1] / w, 0, 0], [0, output[0] / h, 0]])
+    decoder, chosen = _read(case, "instance", logits, masks, "image")
+    whole = ImageMeta(1, "", output, tuple(given["padded_hw"]), place)
+    found = decode(decoder, to_arrays(chosen), [whole], categories)[0].instances
+    assert found is not None
+    assert found.masks is not None
+    sure = case.outputs["instance.scores"][: len(found)]
+    assert np.abs(found.scores - sure).max() <= close["scores"]
+    assert (case.outputs["instance.scores"][len(found) :] == 0).all(), "objects without a pixel"
+    assert (_ious(found.masks.dense()[: len(wanted)], wanted) >= close["mask_iou"]).all()
+
     # the whole way from the grid: rated there, and enlarged in one step
-    scale = np.array([[output[1] / w, 0, 0], [0, output[0] / h, 0]])
-    whole = ImageMeta(1, "", output, tuple(given["padded_hw"]), scale)
     decoder, chosen = _read(case, "instance", logits, masks)
     of_things = ObjectMasks(*(t[:, chosen.labels[0] <= last_thing] for t in chosen))
     found = decode(decoder, to_arrays(of_things), [whole], categories, 0.1)[0].instances
@@ -381,9 +391,9 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (case.stored("sem_seg.argmax").reshape(-1) == best).mean() >= 0.9999
 
 
-def _read(case: Case, task: str, logits: Tensor, masks: Tensor) -> tuple[Decoder, Any]:
+def _read(case: Case, task: str, logits: Tensor, masks: Tensor, scored_in: str = "cells") -> tuple[Decoder, Any]:
     """What a model of ``task`` selects from masks that are given, and its decoder."""
-    model = _model(case, task=task)
+    model = _model(case, task=task, scored_in=scored_in)
     one = torch.eye(masks.shape[1])[None, None]
     return model.decoder, model.select(Mask2FormerRaw(logits[:, None], one, masks))
 

@@ -248,6 +248,7 @@ def _coco(backbone: str, number: float, *, panoptic: bool = False) -> Preset:
         task="panoptic" if panoptic else "instance",
         num_classes=133 if panoptic else 80,
         backbone=BackboneConfig(_BACKBONES[backbone]),
+        scored_in="image",
         query_decoder=MaskedDecoderConfig(queries=200 if backbone == "swin-l" else 100),
     )
     name = f"mask2former-{backbone}{'-panoptic' if panoptic else ''}"
@@ -262,7 +263,9 @@ def _coco(backbone: str, number: float, *, panoptic: bool = False) -> Preset:
 
 
 def _ade(backbone: str, miou: float) -> Preset:
-    config = Mask2FormerConfig(task="semantic", num_classes=150, backbone=BackboneConfig(_BACKBONES[backbone]))
+    config = Mask2FormerConfig(
+        task="semantic", num_classes=150, backbone=BackboneConfig(_BACKBONES[backbone]), scored_in="image"
+    )
     name = f"mask2former-{backbone}-semantic"
     recipe = _ADE20K
     if backbone == "swin-l":  # its file is trained and evaluated at 640
