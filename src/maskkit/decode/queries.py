@@ -52,6 +52,8 @@ def _scored(masks: Float[np.ndarray, "q h w"], meta: ImageMeta) -> Iterator[tupl
         for rows, logits in in_two_steps(some, meta):
             inside = logits > 0
             binary[:, rows] = inside
-            total += [expit(own[drawn]).sum(dtype=np.float64) for own, drawn in zip(logits, inside, strict=True)]
+            for k, drawn in enumerate(inside):
+                likely: np.ndarray = expit(logits[k][drawn])
+                total[k] += likely.sum(dtype=np.float64)
         for mask, sure in zip(binary, total, strict=True):
             yield rle_codec.encode(mask[None])[0], sure / (mask.sum() + 1e-6)
