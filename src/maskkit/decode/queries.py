@@ -53,7 +53,6 @@ def _scored(masks: Float[np.ndarray, "q h w"], meta: ImageMeta) -> Iterator[tupl
             inside = logits > 0
             binary[:, rows] = inside
             for k, drawn in enumerate(inside):
-                likely: np.ndarray = expit(logits[k][drawn])
-                total[k] += likely.sum(dtype=np.float64)
+                total[k] += np.asarray(expit(logits[k][drawn]), np.float64).sum()
         for mask, sure in zip(binary, total, strict=True):
             yield rle_codec.encode(mask[None])[0], sure / (mask.sum() + 1e-6)
