@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=0)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(1920, 1080))
     args = parser.parse_args()
     image, make = drawn(tuple(args.size)), partial(load, args.model)
@@ -108,7 +109,7 @@ def main() -> None:
     from maskkit.serve.app import bound_socket, create_app
     from maskkit.serve.limits import Limits
 
-    app, bound = create_app(make, limits=Limits(timeout=600)), bound_socket("127.0.0.1", 0)
+    app, bound = create_app(make, limits=Limits(timeout=600, batch=args.batch)), bound_socket("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()

@@ -73,7 +73,7 @@ def running(limits: Limits | None = None, seconds: float = 0.0, **options: Any) 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Running]:
     """A service that several tests share."""
-    with running(Limits(max_bytes=300_000, max_pixels=1_000_000, max_images=3, wait=20)) as found:
+    with running(Limits(max_bytes=300_000, max_pixels=1_000_000, max_images=3, batch=8, wait=20)) as found:
         yield found
 
 

@@ -154,7 +154,7 @@ def ends(service: Running, colour: tuple[int, int, int], code: str) -> None:
 
 
 def test_the_process_of_the_model_may_fail(other: Callable[..., Any]) -> None:
-    with other(Limits(timeout=2, wait=50), token="a token of a service") as service:
+    with other(Limits(timeout=2, batch=8, wait=50), token="a token of a service") as service:
         sound(service.predict(png()), 401, "unauthorised")
         service.client.headers["Authorization"] = "Bearer a token of a servicf"
         assert service.predict(png()).headers["www-authenticate"] == "Bearer"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -26,7 +26,7 @@ from maskkit.errors import MaskkitError, explain
 from maskkit.serve.limits import Limits, Refusal
 from maskkit.serve.metrics import Metrics
 from maskkit.serve.queue import Queue
-from maskkit.serve.routes import refused, router
+from maskkit.serve.routes import authorised, refused, router
 from maskkit.serve.worker import Load
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = Service(name, limits, token, metrics, queue, samples)
-    app.include_router(router)
+    app.include_router(router, dependencies=[] if token is None else [Depends(authorised)])
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)

@@ -16,8 +16,9 @@ class Limits:
 
     queue: Count = 64
     """Images that are being read, wait or are in hand; a request beyond them is refused at once."""
-    batch: Batch = 8
-    """Largest number of images, of any requests, that share a forward pass."""
+    batch: Batch = 1
+    """Largest number of images, of any requests, that share a forward pass. A GPU is faster with several; the last
+    digits of scores and the borders of masks then depend on how many there were, as with maskkit predict --batch."""
     wait: Weight = 5.0
     """Milliseconds that an image waits for others to share its forward pass."""
     timeout: Positive = 30.0
@@ -27,7 +28,12 @@ class Limits:
     max_pixels: Count = 1 << 25
     """Pixels of an image, by its header, before it is decoded."""
     max_images: Count = 16
-    """Images of a request to /v1/predict-batch."""
+    """Images of a request to /v1/predict-batch, if the queue has so many places."""
+
+    @property
+    def images(self) -> int:
+        """Largest number of images of a request."""
+        return min(self.max_images, self.queue)
 
 
 class Refusal(Exception):

@@ -156,7 +156,7 @@ class Queue:
                 return
             except MaskkitError as error:
                 log.error("%s; the next attempt is in %d s", error, pause)
-                await asyncio.sleep(pause)
+                await self._more(pause)  # or until the service stops
                 pause = min(2 * pause, 30)
 
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from fastapi import APIRouter, Query, Request, Response, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -19,7 +19,7 @@ from maskkit.serve.worker import Model
 if TYPE_CHECKING:
     from maskkit.serve.app import Service
 
-_bearer = HTTPBearer(auto_error=False, description="The token of the service, where it has one.")
+_bearer = HTTPBearer(auto_error=False, description="The token of the service.")
 
 
 def service_of(request: Request) -> Service:
@@ -29,12 +29,12 @@ def service_of(request: Request) -> Service:
 
 def authorised(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
     """Refuse a request without the token of the service."""
-    token = service_of(request).token
-    if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
+    token = service_of(request).token or ""
+    if not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
         raise Refusal(401, "unauthorised", "send the token of the service: Authorization: Bearer TOKEN")
 
 
-router = APIRouter(dependencies=[Depends(authorised)])
+router = APIRouter()
 
 _ERROR = {
     "type": "object",
@@ -106,6 +106,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Counters and their values.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    401: _REFUSALS[401],
+}
+
 Score = Annotated[float | None, Query(ge=0, le=1, description="Above this score; default: the model's own threshold.")]
 Classes = Annotated[list[str] | None, Query(description="Names of classes; repeat it for several. Default: all.")]
 Tile = Annotated[int | None, Query(ge=32, le=65_536, description="Cut large images into tiles of so many pixels.")]
@@ -163,13 +168,17 @@ async def predict_batch(
 
     An image that cannot be read has an error in place of its rows.
     """
-    most = service_of(request).limits.max_images
+    most = service_of(request).limits.images
     answers = await _answers(request, most, Ask(b"", 1, score, tuple(classes or ()), tile, mask))
     lines = b",\n".join(answer.body for answer in answers)
     return Response(b'{"results": [\n' + lines + b"\n]}", media_type="application/json")
 
 
-@router.get("/v1/model", summary="The model and the limits of the service.", responses={401: _REFUSALS[401]})
+@router.get(
+    "/v1/model",
+    summary="The model and the limits of the service.",
+    responses={401: _REFUSALS[401], 503: _REFUSALS[503]},
+)
 def model(request: Request) -> JSONResponse:
     """Task, classes, input, threshold and licence; the version of the program; the limits; names of sample images."""
     service = service_of(request)
@@ -181,7 +190,7 @@ def model(request: Request) -> JSONResponse:
             "limits": {
                 "bytes": service.limits.max_bytes,
                 "pixels": service.limits.max_pixels,
-                "images": service.limits.max_images,
+                "images": service.limits.images,
                 "seconds": service.limits.timeout,
             },
             "samples": list(service.samples),
@@ -189,13 +198,23 @@ def model(request: Request) -> JSONResponse:
     )
 
 
-@router.get("/metrics", summary="Metrics in Prometheus' text format.", response_class=Response)
+@router.get("/metrics", summary="Metrics in Prometheus' text format.", response_class=Response, responses=_TEXT)
 def metrics(request: Request) -> Response:
     """Requests, times, batches, the queue, the process."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/v1/samples/{name}", summary="A sample image.", response_class=Response, responses={401: _REFUSALS[401]})
+@router.get(
+    "/v1/samples/{name}",
+    summary="A sample image.",
+    response_class=Response,
+    responses={
+        200: {"description": "A JPEG.", "content": {"image/jpeg": {"schema": _BINARY}}},
+        401: _REFUSALS[401],
+        404: {"description": "There is no such sample.", "content": _content(_ERROR)},
+        422: _REFUSALS[422],
+    },
+)
 def sample(request: Request, name: str) -> Response:
     """One of the images of the package, which were read when the service began."""
     content = service_of(request).samples.get(name)

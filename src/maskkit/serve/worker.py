@@ -141,6 +141,9 @@ def run(pipe: Connection, load: Load, limits: Limits) -> None:
     except OSError as error:
         pipe.send(explain(error))
         return
+    except ModuleNotFoundError as error:
+        pipe.send(f"this model takes {error.name}, which is not installed; maskkit-runtime has no PyTorch, maskkit has")
+        return
     while True:
         try:
             asks = pipe.recv()
