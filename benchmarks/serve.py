@@ -3,7 +3,7 @@
     python benchmarks/serve.py --model built-in --requests 2000
 
 The image is drawn: discs on noise, 1920 x 1080 unless --size says otherwise, as a JPEG. The loop runs in this process
-before the service is started, over the same bytes, and makes the same JSON. With --objects, a model without a network
+before and after the service, over the same bytes, and makes the same JSON. With --objects, a model without a network
 takes the place of --model, which finds so many discs in every image: what is measured then is everything around the
 network.
 """
@@ -94,15 +94,17 @@ def main() -> None:
         return len(json.dumps(prediction.to_coco()))
 
     segmenter = make()
-    answer(segmenter)
-    loop, began = 0, time.perf_counter()
-    while time.perf_counter() - began < 20:
-        answer(segmenter)
-        loop += 1
-    bare = loop / (time.perf_counter() - began)
-    found = len(segmenter.predict(image))
-    del segmenter
-    print(f"{len(image) / 1e6:.2f} MB, {found} objects; the loop: {bare:.2f} images/s")
+    found = answer(segmenter) and len(segmenter.predict(image))
+
+    def loop(seconds: float = 20) -> float:
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            answer(segmenter)
+            count += 1
+        return count / (time.perf_counter() - began)
+
+    before = loop()
+    print(f"{len(image) / 1e6:.2f} MB, {found} objects; the loop: {before:.2f} images/s before")
 
     import uvicorn
 
@@ -132,19 +134,23 @@ def main() -> None:
             list(pool.map(client, [requests // args.clients] * args.clients))
         return len(times) / (time.perf_counter() - start)
 
-    load_with(min(args.requests, 100))
-    before = resident(pid)
+    load_with(min(args.requests, 20))
+    memory = resident(pid)
     rate = load_with(args.requests)
+    growth = resident(pid) - memory
+    server.should_exit = True
+    thread.join()
+    after = loop()
+    bare = (before + after) / 2
     cuts = statistics.quantiles(times, n=20)
     print(
-        f"the service, {args.clients} clients, {len(times)} requests: {rate:.2f} images/s ({rate / bare:.2f} of the "
+        f"the loop: {after:.2f} images/s after\n"
+        f"the service, {args.clients} clients, {len(times)} requests: "
+        f"{rate:.2f} images/s ({rate / bare:.2f} of the "
         f"loop), p50 {1000 * cuts[9]:.0f} ms, p95 {1000 * cuts[18]:.0f} ms"
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    growth = resident(pid) - before
-    print(f"the model's process grew by {growth:.0f} MB from {before:.0f} MB; this one has {peak:.0f} MB at most")
-    server.should_exit = True
-    thread.join()
+    print(f"the model's process grew by {growth:.0f} MB from {memory:.0f} MB; this one has {peak:.0f} MB at most")
 
 
 if __name__ == "__main__":
