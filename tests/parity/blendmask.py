@@ -76,12 +76,11 @@ def _predictions(case: Case, scenes: list[dict[str, Any]], seeds: list[int], siz
     """Seeded outputs of the detector for images of ``scenes``, 784 numbers of attention at each location."""
     made = [case.scenes.fcos_raw(n, scene, *size, top=784) for n, scene in zip(seeds, scenes, strict=True)]
     levels = range(len(made[0]["logits"]))
-    return FcosRaw(
-        *(
-            tuple(torch.from_numpy(np.stack([m[name][i] for m in made])).requires_grad_() for i in levels)
-            for name in ("logits", "reg", "ctr", "top")
-        )
+    logits, distances, quality, extra = (
+        tuple(torch.from_numpy(np.stack([m[name][i] for m in made])).requires_grad_() for i in levels)
+        for name in ("logits", "reg", "ctr", "top")
     )
+    return FcosRaw(logits, distances, quality, extra)
 
 
 def _unpack(case: Case, name: str) -> np.ndarray:

@@ -322,7 +322,8 @@ def _optimizer(case: Case) -> None:
     case.compare("factor", np.array(factors), near_by)
 
     value, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    value.double(), average.double()
+    value.double()
+    average.double()
     averages = []
     for step in range(max(case.manifest["ema_updates"])):
         nn.init.constant_(value.weight, (step + 1) / 1000)
