@@ -4,9 +4,10 @@ The order of the association is that of ByteTrack (Zhang et al., "ByteTrack: Mul
 Detection Box", ECCV 2022, algorithm 1): first all tracks with the detections of high score, then the tracks that are
 left with those of low score, which are often objects that are half hidden. Differences:
 
-- Masks take the place of boxes, by the IoU of their run lengths; boxes are used where a model finds no masks.
+- The mean of the IoU of masks, in run lengths, and of that of boxes counts: masks tell apart what has the same box,
+  boxes are steadier where objects are thin. Boxes alone are used where a model finds no masks.
 - In place of a Kalman filter, a track expects its last mask where its velocity has moved it to. The velocity is a
-  running average of the shift that is seen, which is measured only while the mask keeps its size: an object that
+  running average of the shift that is seen, which is measured only while the box keeps its size: an object that
   something hides seems to slow down.
 - An object that is hidden, or of which only a part is seen, is also expected in its box as it was before. A part that
   comes back has a small IoU with the last mask, but lies in that box.
@@ -28,10 +29,10 @@ from maskkit.prediction import Instances, Prediction
 
 LOW = 1 / 3
 """Detections of the second round have at least this share of the score of the first (ByteTrack: 0.1 of 0.6)."""
-_OVERLAP = 0.2
-"""Least IoU of a detection with the expected mask in the first round, as in ByteTrack."""
-_OVERLAP_LOW = 0.5
-"""Least IoU in the second round, as in ByteTrack."""
+_OVERLAP = 0.15
+"""Least IoU in the first round; 0.2 in ByteTrack."""
+_OVERLAP_LOW = 0.35
+"""Least IoU in the second round; 0.5 in ByteTrack, but masks agree less than boxes."""
 _INSIDE = 0.5
 """Least share of a detection's box inside the box where a hidden track is expected."""
 _MARGIN = 0.1
@@ -41,22 +42,23 @@ _HIDDEN = 0.7
 _OTHER_CLASS = 0.8
 """Factor of the IoU of a detection that has another class than the track."""
 _WHOLE = 0.95
-"""A mask with at least this share of its track's area is whole."""
+"""An object whose box has at least this share of its track's area is whole."""
 _PARTLY = 0.8
-"""A mask with less than this share is partly hidden."""
+"""With less than this share it is partly hidden."""
 _GAIN = 0.3
 """Share of the last shift in the velocity."""
 _SHRINK = 0.98
-"""How much of a track's area stays from frame to frame where its masks get smaller: objects may move away."""
+"""How much of a track's area stays from frame to frame where its boxes get smaller: objects may move away."""
 
 
 @dataclass
 class _Shape:
-    """A mask, or a box where there are none, and when it was seen."""
+    """A mask and its box, or a box alone, and when it was seen."""
 
     box: Float[np.ndarray, "4"]
     mask: Rle | None
     area: float
+    """Of the box: where masks are thin, theirs varies more."""
     seen: int
 
     def moved_box(self, velocity: Float[np.ndarray, "2"], now: int) -> Float[np.ndarray, "4"]:
@@ -87,7 +89,7 @@ class _Track:
         return max(self.votes, key=self.votes.__getitem__)
 
     def is_partly(self, shape: _Shape) -> bool:
-        """Whether a mask of the track shows only a part of the object."""
+        """Whether only a part of the object is seen."""
         return shape.area < _PARTLY * self.area
 
     def add(self, shape: _Shape, label: int, score: float, patience: int) -> None:
@@ -189,21 +191,20 @@ def _shift(before: _Shape, after: _Shape) -> Float[np.ndarray, "2"]:
 
 
 def _shapes(found: Instances, now: int) -> list[_Shape]:
-    if found.masks is None:
-        boxes = np.asarray(found.boxes, np.float64)
-        return [_Shape(b, None, float((b[2:] - b[:2]).prod()), now) for b in boxes]
-    rles, boxes = found.masks.rle(), found.masks.boxes().astype(np.float64)
-    return [_Shape(*given, now) for given in zip(boxes, rles, found.masks.areas().tolist(), strict=True)]
+    boxes = np.asarray(found.boxes if found.masks is None else found.masks.boxes(), np.float64)
+    masks = found.masks.rle() if found.masks is not None else [None] * len(boxes)
+    return [_Shape(*given, now) for given in zip(boxes, masks, _sizes(boxes).tolist(), strict=True)]
 
 
 def _iou(shapes: list[_Shape], tracks: list[_Track], now: int) -> Float[np.ndarray, "n m"]:
-    """IoU of each detection with the expected mask of each track, or of their boxes."""
-    masks = [mask for t in tracks if (mask := t.last.moved_mask(t.velocity, now)) is not None]
-    if len(masks) == len(tracks):
-        return rle.iou([s.mask for s in shapes if s.mask is not None], masks)
+    """IoU of each detection with where each track is expected: the mean of that of masks and that of boxes."""
     given, boxes = np.array([s.box for s in shapes]), np.array([t.last.moved_box(t.velocity, now) for t in tracks])
     shared = _shared(given, boxes)
-    return shared / np.maximum(_sizes(given)[:, None] + _sizes(boxes) - shared, 1e-9)
+    of_boxes = shared / np.maximum(_sizes(given)[:, None] + _sizes(boxes) - shared, 1e-9)
+    masks = [mask for t in tracks if (mask := t.last.moved_mask(t.velocity, now)) is not None]
+    if len(masks) < len(tracks):
+        return of_boxes
+    return (of_boxes + rle.iou([s.mask for s in shapes if s.mask is not None], masks)) / 2
 
 
 def _inside(shapes: list[_Shape], boxes: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
