@@ -154,12 +154,16 @@ def ends(service: Running, colour: tuple[int, int, int], code: str) -> None:
 
 
 def test_the_process_of_the_model_may_fail(other: Callable[..., Any]) -> None:
-    with other(Limits(timeout=2, batch=8, wait=50), token="a token of a service") as service:
+    with other(
+        Limits(timeout=2, batch=8, wait=50), token="a token of a service", cors=["https://example.org"]
+    ) as service:
         sound(service.predict(png()), 401, "unauthorised")
         service.client.headers["Authorization"] = "Bearer a token of a servicf"
         assert service.predict(png()).headers["www-authenticate"] == "Bearer"
         sound(service.client.get("/metrics"), 401, "unauthorised")
-        assert service.client.get("/healthz").status_code == 200
+        for origin, allowed in (("https://example.org", "https://example.org"), ("https://example.com", None)):
+            answer = service.client.get("/healthz", headers={"Origin": origin})
+            assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (200, allowed)
         service.client.headers["Authorization"] = "Bearer a token of a service"
         with ThreadPoolExecutor(2) as pool:  # one image of a batch fails, not the other
             both = [pool.submit(service.predict, png(colour=FAILS)), pool.submit(service.predict, png())]
@@ -176,7 +180,7 @@ def test_a_model_that_hangs_is_replaced(other: Callable[..., Any]) -> None:
         ends(service, HANGS, "timeout")
 
 
-def test_other_origins_read_nothing_unless_named(other: Callable[..., Any], service: Running) -> None:
+def test_other_origins_read_nothing_unless_named(service: Running) -> None:
     origin = {"Origin": "https://example.org"}
     assert "access-control-allow-origin" not in service.client.get("/v1/model", headers=origin).headers
 

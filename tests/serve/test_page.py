@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,22 @@ def test_pointer_and_keyboard(page: Any, service: Running, tmp_path: Path) -> No
     page.click("#theme")
     page.click("#theme")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token(browser: Any, other: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    with other(token="a-token-of-a-service") as service:
+        page = browser.new_page()
+        page.goto(service.url)
+        for token in ("wrong", "a-token-of-a-service"):
+            page.wait_for_selector("#login[open]")
+            page.fill("#token", token)
+            page.keyboard.press("Enter")
+        page.wait_for_selector("#samples img >> nth=2")
+        page.set_input_files("#files", [tmp_path / "a.png"])
+        count_of_objects(page, 3)
+        page.close()
 
 
 def test_every_control_has_a_name(page: Any) -> None:
