@@ -9,6 +9,12 @@ from maskkit.zoo.class_names import VOC
 PARTS = ("coco_instances", "coco_panoptic")
 _OWN_IDS = 10**12
 """Ids of images that are not COCO's begin here."""
+SUPER = {
+    "person": "person",
+    **dict.fromkeys(("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"), "vehicle"),
+    **dict.fromkeys(("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"), "animal"),
+}
+"""The super-categories of COCO's classes that ``everyday`` knows."""
 VOC_IN_COCO = {
     "aeroplane": "airplane",
     "diningtable": "dining table",

@@ -82,10 +82,10 @@ def test_the_wheel_holds_the_package_and_no_more(wheel: Path) -> None:
         names = archive.namelist()
         metadata = archive.read(f"maskkit-{maskkit.__version__}.dist-info/METADATA").decode()
     assert "maskkit/py.typed" in names
-    assert "maskkit/weights/builtin.safetensors" in names
+    assert {"maskkit/weights/builtin.safetensors", "maskkit/weights/mobilenetv2.safetensors"} <= set(names)
     for photo in (ROOT / "src" / "maskkit" / "demo_images").iterdir():
         assert f"maskkit/demo_images/{photo.name}" in names
-    assert f"maskkit-{maskkit.__version__}.dist-info/licenses/LICENSE" in names
+    assert {f"maskkit-{maskkit.__version__}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= set(names)
     assert {name.split("/")[0] for name in names} == {"maskkit", f"maskkit-{maskkit.__version__}.dist-info"}
     parts = {part for name in names for part in name.split("/")}
     assert not [part for part in parts if part in ("tests", "__pycache__") or part.startswith("test_")]

@@ -19,10 +19,10 @@ from pathlib import Path
 from maskkit.checkpoints.header import categories_of, decoder_of, read_header
 path = Path({str(BUILT_IN)!r})
 header = read_header(path)
-print(json.dumps([categories_of(header).names, type(decoder_of(header, path)).__name__]))
+print(json.dumps([categories_of(header).names[:2], type(decoder_of(header, path)).__name__]))
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert json.loads(said) == [["person", "vehicle", "animal"], "OverInput"]
+    assert json.loads(said) == [["person", "bicycle"], "OverInput"]
 
 
 def test_texts_are_those_that_safetensors_reads() -> None:

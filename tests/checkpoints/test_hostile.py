@@ -24,6 +24,7 @@ from tests.checkpoints.hostile import VALUES, Parts, drop, file_of, judge, mutat
 from tests.thorough import of
 
 BUILT_IN = Path(maskkit.__file__).parent / "weights" / "builtin.safetensors"
+MOBILENET = BUILT_IN.with_name("mobilenetv2.safetensors")
 CLASSES = Categories(("cat", "dog", "cow"), (3, 17, 4))
 
 
@@ -102,7 +103,7 @@ def test_the_name_of_a_backbone_never_leads_to_a_file_or_the_network(tmp_path, n
         pytest.fail("the network is asked")
 
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-    parts, path = Parts(BUILT_IN), tmp_path / "m.safetensors"
+    parts, path = Parts(MOBILENET), tmp_path / "m.safetensors"
     path.write_bytes(parts.with_header(put("config.model.backbone.name", name)))
     assert "cannot be built" in str(judge(path, 3))
     parts.header["config"]["model"]["backbone"]["weights"] = "hub"

@@ -132,21 +132,29 @@ PLAIN = Categories.of(["truck cab"])
 
 
 @pytest.mark.parametrize(
-    ("preset", "others"),
-    [("yolact-mobilenetv2-320", 0), ("condinst-mobilenetv2-256", 60), ("deeplabv3-mobilenetv2-320", 0)],
+    ("preset", "name", "file", "others"),
+    [
+        ("nanoinst-416", "built-in", find.BUILT_IN_WEIGHTS, 100),
+        ("nanodet-plus-m-416", "built-in", find.BUILT_IN_WEIGHTS, 100),
+        ("yolact-mobilenetv2-320", "built-in mobilenetv2", find.MOBILENET_WEIGHTS, 0),
+        ("condinst-mobilenetv2-256", "built-in mobilenetv2", find.MOBILENET_WEIGHTS, 60),
+        ("deeplabv3-mobilenetv2-320", "built-in mobilenetv2", find.MOBILENET_WEIGHTS, 0),
+    ],
 )
-def test_a_small_model_starts_from_the_built_in_one_unless_told_otherwise(preset: str, others: int) -> None:
+def test_a_small_model_starts_from_a_built_in_one_unless_told_otherwise(
+    preset: str, name: str, file: Path, others: int
+) -> None:
     config = config_of(preset, PLAIN)
     model = build(config)
     start = start_weights(model, config, PLAIN)
-    built_in = read_tensors(find.BUILT_IN_WEIGHTS)
+    built_in = read_tensors(file)
     own = model.state_dict()
     backbone = [n for n in own if n.startswith("backbone.")]
     assert all(torch.equal(own[n], built_in[n].to(own[n].dtype)) for n in backbone)
     assert start.taken >= len(backbone) + others
-    assert start.source == "built-in"
-    assert start.note.startswith(f"{start.taken} of {len(own)} tensors start from built-in; random values for ")
-    assert start.sha256 == hashlib.sha256(find.BUILT_IN_WEIGHTS.read_bytes()).hexdigest()
+    assert start.source == name
+    assert start.note.startswith(f"{start.taken} of {len(own)} tensors start from {name}; random values for ")
+    assert start.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_random_values_on_request_only(offline: None) -> None:
@@ -240,4 +248,4 @@ def test_every_small_preset_finds_a_start_or_says_why_not(offline: None) -> None
         if preset.small:
             config = config_of(preset.name, PLAIN)
             start = start_weights(build(config), config, PLAIN)
-            assert start.source == "built-in" or start.note.startswith("WARNING"), preset.name
+            assert start.source.startswith("built-in") or start.note.startswith("WARNING"), preset.name

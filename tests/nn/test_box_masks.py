@@ -6,7 +6,7 @@ from maskkit.nn.box_masks import BoxMaskConfig, box_masks
 
 
 def test_a_mask_ends_near_its_box() -> None:
-    """Parameters that draw everything draw the box and its margin: 0.1 of a side at either end."""
+    """Parameters that draw everything draw the box and its margin: a tenth of a side at either end."""
     config = BoxMaskConfig(margin=0.2)
     parameters = torch.zeros(1, config.head_parameters)
     parameters[0, -1] = 5.0  # the last bias

@@ -14,6 +14,11 @@ BUILT_IN = "built-in"
 
 BUILT_IN_WEIGHTS = Path(__file__).parents[1] / "weights" / "builtin.safetensors"
 
+MOBILENET = "built-in mobilenetv2"
+"""The name of the start in the package for models with a MobileNetV2."""
+
+MOBILENET_WEIGHTS = BUILT_IN_WEIGHTS.with_name("mobilenetv2.safetensors")
+
 AUTO = "auto"
 """The name of the best initial weights that there are (`maskkit.engine.start`)."""
 

@@ -49,7 +49,7 @@ class TrainOptions:
     fetch: Annotated[Fetch, arg(name="")] = Fetch()  # noqa: RUF009 (frozen)
     weights: str = "auto"
     """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
-    or auto for the best of built-in, published ones and timm's backbone."""
+    or auto for the best of those in the package, published ones and timm's backbone."""
 
 
 def train(options: TrainOptions) -> int:

@@ -29,7 +29,7 @@ class Start:
     """Where the initial weights of a run come from."""
 
     source: str
-    """A file, ``built-in``, ``timm: NETWORK``, ``torchvision: WEIGHTS``, or ``random``."""
+    """A file, ``built-in``, ``built-in mobilenetv2``, ``timm: NETWORK``, ``torchvision: WEIGHTS``, or ``random``."""
     sha256: str | None
     """Of the file, or of the downloaded tensors; None for random weights."""
     taken: int
@@ -51,10 +51,10 @@ def start_weights(
 
     ``weights`` is a maskkit checkpoint, a file with timm's names for the backbone, ``"random"``, or ``"auto"`` (also
     None). A checkpoint gives all tensors of the same name and shape; those that depend on the classes only for classes
-    of the same names. ``"auto"`` takes the backbone's weights that the configuration names, else the built-in model if
-    it has this backbone, else the weights that are published for the preset, else timm's weights of the backbone; where
-    none can be had, for lack of a network, the weights are random and the note is a warning. Raises `DataError` when
-    what is asked for cannot be read or does not fit.
+    of the same names. ``"auto"`` takes the backbone's weights that the configuration names, else the built-in model or
+    the MobileNetV2 in the package if one has this backbone, else the weights that are published for the preset, else
+    timm's weights of the backbone; where none can be had, for lack of a network, the weights are random and the note is
+    a warning. Raises `DataError` when what is asked for cannot be read or does not fit.
     """
     if weights == find.RANDOM:
         return _random(model, "as --weights random asks")
@@ -79,8 +79,9 @@ def load_backbone(backbone: Pretrained, source: str | Path) -> list[str]:
 
 def _best(model: Model, config: RunConfig, categories: Categories) -> Start:
     """The first start that can be had: built-in, published, timm's backbone, random."""
-    if _has_backbone_of(model, find.BUILT_IN_WEIGHTS):
-        return _from_checkpoint(model, config, categories, find.BUILT_IN_WEIGHTS, find.BUILT_IN)
+    for name, file in ((find.BUILT_IN, find.BUILT_IN_WEIGHTS), (find.MOBILENET, find.MOBILENET_WEIGHTS)):
+        if _has_backbone_of(model, file):
+            return _from_checkpoint(model, config, categories, file, name)
     reasons = []
     if hub.can_fetch(config.preset):
         try:
@@ -197,10 +198,10 @@ def _backbone(model: Model) -> nn.Module | None:
 
 def _has_backbone_of(model: Model, path: Path) -> bool:
     """Whether the checkpoint ``path`` has every tensor of the model's backbone."""
-    if not isinstance(_backbone(model), Pretrained) or not path.is_file():
+    wanted = {n: t.shape for n, t in model.state_dict().items() if n.startswith("backbone.")}
+    if not wanted or not path.is_file():
         return False
     given = read_tensors(path)
-    wanted = {n: t.shape for n, t in model.state_dict().items() if n.startswith("backbone.")}
     return all(n in given and given[n].shape == shape for n, shape in wanted.items())
 
 

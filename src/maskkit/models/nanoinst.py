@@ -2,9 +2,10 @@
 
 NanoDet-Plus (RangiLyu/nanodet, 2021) finds the objects. From the tower of its head, every location also predicts the
 weights of a tiny network, which draws the mask of its object on eight maps of the image, as in CondInst (Tian, Shen,
-Chen, ECCV 2020). Unlike CondInst, the network is told the place of a cell in the predicted box
-and not its distance to the location, the maps have stride 4, and masks end near the box. A trained detector can be kept
-as it is: the mask side reads it and does not change it.
+Chen, ECCV 2020). Unlike there, the network is told the place of a cell in the predicted box and not its distance to
+the location, the maps have stride 4, and masks end near the box. As in SOLO, the score of a mask is that of its box
+times the mean probability of its cells. A trained detector can be kept as it is: the mask side reads it and does not
+change it.
 
 ==================  =========================  =========================================================================
 `Raw`               shape (416 x 416), finest  meaning
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -122,8 +124,18 @@ class NanoInst(Model[NanoInstRaw, ObjectMasks[Tensor]]):
         return Positives(*(column[kept] for column in positives))
 
     def select(self, raw: NanoInstRaw) -> ObjectMasks[Tensor]:
-        """NMS of boxes; the masks lie on a grid of a quarter of the input."""
+        """NMS of boxes; the masks lie on a grid of a quarter of the input. Rows of padding have none."""
         raw = in_fp32(raw)
         found = detect(raw.detector, self.config.detector)
-        masks = box_masks(found.extra, found.boxes, raw.features, self.config.masks).sigmoid()
-        return ObjectMasks(found.boxes / extent(raw.detector), found.labels, found.scores, masks, found.scores)
+        rows = found.scores.shape[1]
+        drawn = rows if torch.compiler.is_exporting() else int((found.scores > 0).sum(1).amax())
+        masks = box_masks(found.extra[:, :drawn], found.boxes[:, :drawn], raw.features, self.config.masks).sigmoid()
+        masks = F.pad(masks, [0, 0, 0, 0, 0, rows - drawn])
+        sure = found.scores * certainty(masks)
+        return ObjectMasks(found.boxes / extent(raw.detector), found.labels, found.scores, masks, sure)
+
+
+def certainty(masks: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k"]:
+    """Mean probability of the cells that are in each mask; 0 for an empty one (as SOLO's scores)."""
+    inside = (masks > 0.5).to(masks.dtype)
+    return (masks * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)

@@ -36,7 +36,7 @@ class BoxMaskConfig:
     head_width: Count = 8
     """Channels of the dynamic convolutions."""
     head_convs: Whole = 3
-    margin: Weight = 0.2
+    margin: Weight = 0.1
     """How far a mask may reach beyond its box, as a share of half of the box's side."""
 
     @property

@@ -139,20 +139,20 @@ def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
 
 
 class NanoDetHead(nn.Module):
-    """Classes and sides of every location: a tower and an output convolution for each level of its own."""
+    """Classes and sides of every location: a tower for each level and two output convolutions."""
 
     def __init__(self, config: NanoDetConfig, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.towers = nn.ModuleList(
             nn.Sequential(*(Separable(config.width, 1, config.batch_norm) for _ in range(config.tower_convs)))
             for _ in STRIDES
         )
-        self.out = nn.ModuleList(nn.Conv2d(config.width, num_classes + 4 * config.bins, 1) for _ in STRIDES)
-        for conv in self.out:
-            nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            nn.init.constant_(conv.bias[:num_classes], -4.595)  # type: ignore[index]  # a probability of 0.01
+        self.logits = nn.ModuleList(nn.Conv2d(config.width, num_classes, 1) for _ in STRIDES)
+        self.sides = nn.ModuleList(nn.Conv2d(config.width, 4 * config.bins, 1) for _ in STRIDES)
+        for convs, bias in ((self.logits, -4.595), (self.sides, 0.0)):  # a probability of 0.01
+            for conv in convs:
+                nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
+                nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
 
     def features(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
         """What the towers make of the levels."""
@@ -162,9 +162,10 @@ class NanoDetHead(nn.Module):
         self, features: Sequence[Float[Tensor, "b c _ _"]], extra: Sequence[Float[Tensor, "b d _ _"]] = ()
     ) -> NanoDetRaw:
         """Predictions on every level, from `features`, beside the ``extra`` ones."""
-        maps = [out(x) for out, x in zip(self.out, features, strict=True)]
-        logits, sides = (m[:, : self.num_classes] for m in maps), (m[:, self.num_classes :] for m in maps)
-        return NanoDetRaw(tuple(logits), tuple(sides), tuple(extra))
+        logits, sides = (
+            tuple(conv(x) for conv, x in zip(convs, features, strict=True)) for convs in (self.logits, self.sides)
+        )
+        return NanoDetRaw(logits, sides, tuple(extra))
 
     def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> NanoDetRaw:
         """Predictions on every level."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from maskkit.config import AugmentConfig, TrainConfig
 from maskkit.models.nanodet import NanoDet, NanoDetModelConfig
+from maskkit.nn.nanodet import NanoDetConfig
 from maskkit.zoo.card import Method, Weights
 from maskkit.zoo.key_maps import Rules, rename_by
 from maskkit.zoo.recipes import Recipe, imagenet_input
@@ -74,6 +75,7 @@ _RULES: Rules = (
 _TRAINING = ("aux_fpn.", "aux_head.", "head.distribution_project.")
 """Parts that serve the training alone."""
 _AVERAGE = "avg_model."
+_SIDES = 4 * NanoDetConfig().bins
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,6 +91,9 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     average = {n.removeprefix(_AVERAGE): t for n, t in state.items() if n.startswith(_AVERAGE)}
     state = {n: t for n, t in (average or state).items() if not n.startswith(_TRAINING)}
     ours = rename_by(_RULES, state, "NanoDet-Plus")
+    for name in [n for n in ours if n.startswith("head.out.")]:  # classes and sides are one convolution there
+        tensor, place = ours.pop(name), name.removeprefix("head.out.")
+        ours[f"head.logits.{place}"], ours[f"head.sides.{place}"] = tensor[:-_SIDES], tensor[-_SIDES:]
     stem = "backbone.stem.conv.weight"
     return {**ours, stem: ours[stem].flip(1)} if stem in ours else ours  # trained on BGR
 

@@ -13,7 +13,9 @@ METHOD = Method(
     paper="A method of this project: NanoDet-Plus (RangiLyu, 2021) with the dynamic masks of CondInst (ECCV 2020)",
     model=NanoInst,
     presets=(
-        Recipe(NANODET_INPUT, AugmentConfig(expand=2.0), _TRAIN, small=True).preset("nanoinst-416", NanoInstConfig()),
+        Recipe(NANODET_INPUT, AugmentConfig(expand=2.0), _TRAIN, small=True).preset(
+            "nanoinst-416", NanoInstConfig(), ours="251 COCO val2017 photographs: mask AP 0.246, box AP 0.363"
+        ),
     ),
     agreement="its detector: RangiLyu/nanodet, 2 cases",
 )
