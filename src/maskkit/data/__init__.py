@@ -89,13 +89,13 @@ def _format(path: Path) -> Format:
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():
         named = [f for f in FORMATS if path.suffix.lower() in f.suffixes]
-        found = named[0] if len(named) == 1 else next((f for f in named if f.recognise(path)), None)
+        found = next((f for f in named if f.recognise(path)), None)
         if found is None:
             if (known := foreign.of_file(path)) is not None:
                 raise DataError(f"{path}: {known}")
             raise DataError(
-                f"{path}: is neither a COCO .json nor a YOLO .yaml nor a .csv of boxes or tags; give one of them, "
-                "or a folder"
+                f"{path}: is neither a COCO .json nor a CVAT .xml nor a YOLO .yaml nor a .csv of boxes or tags; give "
+                "one of them, or a folder"
             )
         return found
     found = next((f for f in FORMATS if f.recognise(path)), None)

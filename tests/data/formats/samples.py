@@ -155,7 +155,25 @@ def csv_of_boxes(folder: Path) -> None:
     (folder / "train.csv").write_text("\n".join([*rows, "a.jpg,16,12,dog,10,3,14,6"]) + "\n")
 
 
+def cvat(folder: Path) -> None:
+    shapes = (
+        '<polygon label="cat" points="2,2;9,2;9,8" group_id="1"/><polygon label="cat" points="10,3;14,3;14,6" '
+        'group_id="1" z_order="0"/><box label="dog" xtl="1" ytl="1.5" xbr="5" ybr="6" rotation="10"/><mask label="dog" '
+        'rle="2, 3, 1, 6" left="4" top="5" width="4" height="3"><attribute name="is_crowd">true</attribute></mask>'
+        '<ellipse label="cat" cx="8" cy="6" rx="3" ry="2"/>'
+    )
+    labels = "<meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task></meta>"
+    images = ""
+    for i, (name, subset) in enumerate((("a", "train"), ("b", "train"), ("c", "val"))):
+        _image_files(folder / "images" / subset, f"{name}.jpg")
+        size = f'id="{i}" name="{name}.jpg" subset="{subset}" width="16" height="12"'
+        images += f"<image {size}>{shapes}<tag label='cat'/></image>"
+    text = f'<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>{labels}{images}</annotations>'
+    (folder / "annotations.xml").write_text(text)
+
+
 SAMPLES: dict[str, Callable[[Path], None]] = {
-    f.__name__: f for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes)
+    f.__name__: f
+    for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, cvat)
 }
 """Writers of a data set into a folder, by name."""

@@ -10,7 +10,6 @@ from maskkit.errors import DataError
 from tests.data.written import write_image
 
 FILES = {
-    "annotations.xml": ("<annotations><version>1.1</version><meta/><image id='0'/></annotations>", "CVAT XML"),
     "a.xml": ("<annotation><object/></annotation>", "Pascal VOC file of one image"),
     "export.json": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "Label Studio"),
     "min.json": ([{"image": "a.png", "annotator": 1, "label": []}], "JSON-MIN"),

@@ -1,5 +1,6 @@
 """What a record holds, as another format can hold it: label maps as regions, objects as label maps."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -7,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from maskkit.data import ids
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, ImageTags, LabelFile
 from maskkit.data.records import Annotation, Record, Segment
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
-from maskkit.prediction import Categories
+from maskkit.prediction import Categories, ImageId
 
 MOST = 254
 """Most classes of a label map, and most objects of a VOC image: one value is no class, one is unknown."""
@@ -31,6 +33,24 @@ def same_classes(datasets: Splits) -> dict[str, Dataset]:
             categories.things + added.things,
         )
     return {split: dataset.with_categories(categories) for split, dataset in datasets.items()}
+
+
+def whole_ids(job: Job, datasets: Splits) -> dict[tuple[str, ImageId], int]:
+    """A whole number for every image, by its split and id: its id where that is one, from 0; others are counted."""
+    found: dict[tuple[str, ImageId], int] = {}
+    waiting, taken = [], set()
+    for split, dataset in datasets.items():
+        for record in dataset.records:
+            number = ids.whole(record.image_id)
+            if number is None or not 0 <= number < 2**31 or number in taken:
+                waiting.append((split, record.image_id))
+                continue
+            taken.add(number)
+            found[split, record.image_id] = number
+    fresh = (n for n in itertools.count(1) if n not in taken)
+    found |= {key: next(fresh) for key in waiting}
+    job.counts["ids of images that became others"] += len(waiting)
+    return found
 
 
 def refuse_tags(job: Job, datasets: Splits) -> None:

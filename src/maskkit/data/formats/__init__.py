@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats import boxes, coco, folders, labelme, png, tags, voc, yolo
+from maskkit.data.formats import boxes, coco, cvat, folders, labelme, png, tags, voc, yolo
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Format:
 
 
 FORMATS = (
+    Format("cvat", cvat.LAYOUT, cvat.recognise, cvat.splits, cvat.read, folders.of_cvat, (".xml",)),
     Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, (".json",), coco.read_truth),
     Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, folders.of_yolo, (".yaml", ".yml")),
     Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),

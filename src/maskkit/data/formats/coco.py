@@ -113,9 +113,9 @@ def splits(folder: Path) -> list[str]:
     return [split for split in find(folder) if split is not None]
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder has COCO files."""
-    return bool(find(folder))
+def recognise(path: Path) -> bool:
+    """Whether it is a file, which is COCO's if no other format is, or a folder with COCO files."""
+    return path.is_file() or bool(find(path))
 
 
 def read(path: Path, split: str | None = None, images: bool = True) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskkit.data.files import image_folders
-from maskkit.data.formats import boxes, coco, coco_panoptic, labelme, png, tags, yolo
+from maskkit.data.formats import boxes, coco, coco_panoptic, cvat, labelme, png, tags, yolo
 
 
 class Folders(NamedTuple):
@@ -57,6 +57,11 @@ def of_png(path: Path, split: str | None) -> Folders:
     """The folders of images and of label images."""
     pairs = [pair for key, pair in png.find(path).items() if split in (key, None)]
     return Folders([path, *(f for pair in pairs for f in pair)], [images for images, _ in pairs])
+
+
+def of_cvat(path: Path, split: str | None) -> Folders:
+    """The folders that the names in CVAT's files may mean."""
+    return Folders([_home(path), *(folder for file in cvat.find(path) for folder in image_folders(file))])
 
 
 def of_boxes(path: Path, split: str | None) -> Folders:

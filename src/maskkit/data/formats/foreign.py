@@ -79,7 +79,6 @@ _ENDINGS = {
     ".mat": ("a MATLAB file", "save the label maps as PNG"),
 }
 _LOOKED_AT = {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"}
-_CVAT = ("CVAT XML", "in CVAT choose Export, COCO 1.0 (or Segmentation mask 1.1 for label maps)")
 
 
 def of_json(content: Any) -> str | None:
@@ -133,8 +132,6 @@ def of_folder(folder: Path) -> str | None:
 
 
 def _of_xml(beginning: bytes) -> str | None:
-    if re.search(rb"<annotations>", beginning) and re.search(rb"<(image|track|meta|version)\b", beginning):
-        return _sentence(*_CVAT)
     if re.search(rb"<annotation\b", beginning):
         return _sentence("a Pascal VOC file of one image", "give the folder that Annotations/ and JPEGImages/ lie in")
     return None

@@ -24,9 +24,9 @@ from maskkit.prediction import Categories
 LAYOUT = "YOLO: data.yaml with names, train and val; images/train/*.jpg and labels/train/*.txt"
 
 
-def recognise(folder: Path) -> bool:
-    """Whether the folder has a yaml file that names classes."""
-    return _yaml(folder) is not None
+def recognise(path: Path) -> bool:
+    """Whether it is a file, or a folder with a yaml file that names classes."""
+    return path.is_file() or _yaml(path) is not None
 
 
 def splits(path: Path) -> list[str]:
