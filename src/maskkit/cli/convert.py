@@ -14,7 +14,7 @@ from maskkit.terminal import say
 def convert(
     src: Annotated[Positional[Path], arg(metavar="SRC")],
     dst: Annotated[Positional[Path], arg(metavar="DST")],
-    to: Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat"],
+    to: Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat", "labelstudio", "via", "datumaro"],
     allow_outside: bool = False,
 ) -> int:
     """Convert a data set to another format, with its images, splits and labels; what it cannot hold is counted.

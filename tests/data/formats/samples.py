@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskkit.data.convert.labelstudio import pack
 from maskkit.geometry import rle
 from tests.data.written import write_image, write_json
 
@@ -172,8 +173,92 @@ def cvat(folder: Path) -> None:
     (folder / "annotations.xml").write_text(text)
 
 
+def labelstudio(folder: Path) -> None:
+    brush = np.zeros(SIZE, bool)
+    brush[2:5, 3:9] = True
+    common = {"original_width": 16, "original_height": 12, "image_rotation": 0, "to_name": "image"}
+    regions = [
+        {"id": "1", "type": "polygonlabels", "value": {"points": [[10, 10], [60, 10.5], [60, 70]], "closed": True}},
+        {
+            "id": "x2",
+            "type": "brushlabels",
+            "value": {"format": "rle", "rle": pack(brush)},
+            "meta": {"text": ["crowd"]},
+        },
+        {"id": "x3", "type": "rectanglelabels", "value": {"x": 5, "y": 6, "width": 50, "height": 20, "rotation": 9}},
+        {"id": "x4", "type": "ellipselabels", "value": {"x": 50, "y": 50, "radiusX": 12, "radiusY": 30}},
+    ]
+    for row, name in zip(regions, ("cat", "dog", "cat", "dog"), strict=True):
+        row["value"][row["type"]] = [name]  # type: ignore[index]
+    made = [{"id": 5, "result": [common | row for row in regions], "was_cancelled": False}]
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        _image_files(folder / "images" / split, *(f"{name}.jpg" for name in names))
+        images = [f"/data/upload/1/0a1b2c3d-{names[0]}.jpg", f"/data/local-files/?d=images/{split}/{names[-1]}.jpg"]
+        tasks = [{"id": i, "data": {"image": image}, "annotations": made} for i, image in enumerate(images, 1)]
+        write_json(folder / f"{split}.json", tasks[: len(names)])
+    (folder / "label_config.xml").write_text("<View><PolygonLabels><Label value='dog'/></PolygonLabels></View>")
+
+
+def via(folder: Path) -> None:
+    shapes = [
+        {"name": "polygon", "all_points_x": [2, 9, 9.5], "all_points_y": [2, 2, 8]},
+        {"name": "polygon", "all_points_x": [10, 14, 14], "all_points_y": [3, 3, 6]},
+        {"name": "rect", "x": 1, "y": 1.5, "width": 4, "height": 5},
+        {"name": "circle", "cx": 8, "cy": 6, "r": 3},
+        {"name": "ellipse", "cx": 8, "cy": 6, "rx": 3, "ry": 2, "theta": 0.5},
+    ]
+    kinds = [{"part_of": "1"}, {"part_of": "1"}, {"is_crowd": "true"}, {}, {}]
+    regions = [
+        {"shape_attributes": shape, "region_attributes": {"class": "cat" if i < 3 else "dog"} | kind}
+        for i, (shape, kind) in enumerate(zip(shapes, kinds, strict=True))
+    ]
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        _image_files(folder / split, *(f"{name}.jpg" for name in names))
+        rows = {
+            f"{name}.jpg77": {"filename": f"{name}.jpg", "size": 77, "regions": regions, "file_attributes": {}}
+            for name in names
+        }
+        options = {"region": {"class": {"type": "radio", "options": {"dog": "", "cat": ""}}}}
+        write_json(folder / split / "via.json", {"_via_img_metadata": rows, "_via_attributes": options})
+
+
+def via_of_version_3(folder: Path) -> None:
+    _image_files(folder, "a.jpg", "b.jpg")
+    drawings = [[7, 2, 2, 9, 2, 9, 8], [2, 1, 1, 4, 5], [3, 8, 6, 3], [4, 8, 6, 3, 2]]
+    content = {
+        "project": {"pid": "__VIA_PROJECT_ID__", "pname": "drawn", "vid_list": ["1", "2"]},
+        "attribute": {"1": {"aname": "kind", "type": 4, "options": {"0": "cat", "1": "dog"}}},
+        "file": {str(i): {"fid": i, "fname": f"{n}.jpg", "type": 2, "loc": 1} for i, n in ((1, "a"), (2, "b"))},
+        "metadata": {
+            f"{view}_{i}": {"vid": view, "z": [], "xy": xy, "av": {"1": str(i % 2)}}
+            for view in ("1", "2")
+            for i, xy in enumerate(drawings)
+        },
+        "view": {"1": {"fid_list": ["1"]}, "2": {"fid_list": ["2"]}},
+    }
+    write_json(folder / "project.json", content)
+
+
+def datumaro(folder: Path) -> None:
+    rows = [
+        {"id": 1, "type": "polygon", "label_id": 0, "group": 1, "points": POLYGON, "attributes": {"is_crowd": False}},
+        {"id": 2, "type": "bbox", "label_id": 0, "group": 1, "bbox": [2, 2, 7, 6]},
+        {"id": 3, "type": "bbox", "label_id": 1, "group": 0, "bbox": [1, 1.5, 4, 5]},
+        {"id": 4, "type": "mask", "label_id": 1, "group": 2, "rle": rle.to_text(rle.from_counts([5, 7, 180], SIZE))},
+        {"id": 5, "type": "ellipse", "label_id": 1, "group": 3, "points": [2, 3, 9, 7]},
+        {"id": 6, "type": "label", "label_id": 1, "group": 0},
+    ]
+    labels = [{"name": name, "parent": "", "attributes": []} for name in ("cat", "dog")]
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        _image_files(folder / "images" / split, *(f"{name}.jpg" for name in names))
+        items = [{"id": n, "annotations": rows, "attr": {"id": n}} for n in names]
+        items[0]["image"] = {"path": f"{names[0]}.jpg", "size": [12, 16]}
+        write_json(folder / f"annotations/{split}.json", {"categories": {"label": {"labels": labels}}, "items": items})
+
+
+TOOLS = (cvat, labelstudio, via, via_of_version_3, datumaro)
 SAMPLES: dict[str, Callable[[Path], None]] = {
     f.__name__: f
-    for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, cvat)
+    for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, *TOOLS)
 }
 """Writers of a data set into a folder, by name."""

@@ -11,13 +11,9 @@ from tests.data.written import write_image
 
 FILES = {
     "a.xml": ("<annotation><object/></annotation>", "Pascal VOC file of one image"),
-    "export.json": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "Label Studio"),
     "min.json": ([{"image": "a.png", "annotator": 1, "label": []}], "JSON-MIN"),
-    "via.json": ({"_via_settings": {}, "_via_img_metadata": {}}, "VIA"),
-    "regions.json": ({"a.png12": {"filename": "a.png", "size": 12, "regions": []}}, "VIA"),
     "a.png.json": ({"description": "", "size": {"height": 1, "width": 1}, "objects": []}, "Supervisely"),
     "gt.json": ({"imgHeight": 1, "imgWidth": 1, "objects": []}, "Cityscapes"),
-    "default.json": ({"info": {}, "categories": {"label": {}}, "items": []}, "Datumaro"),
     "old.json": ([{"ID": "x", "Labeled Data": "a.png", "Label": {}}], "Labelbox"),
     "new.ndjson": ({"data_row": {"id": "x"}, "projects": {}}, "Labelbox"),
     "results.json": ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], "COCO results"),

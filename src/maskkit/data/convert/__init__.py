@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.convert import coco, coco_panoptic, cvat, labelme, png, voc, yolo
+from maskkit.data.convert import coco, coco_panoptic, cvat, datumaro, labelme, labelstudio, png, via, voc, yolo
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.leftovers import new_folder, remove_abandoned
 from maskkit.data.convert.outlines import bridge, trace
@@ -20,7 +20,9 @@ from maskkit.errors import DataError, FileError, explain
 
 __all__ = ["TargetFormat", "bridge", "convert", "trace"]
 
-TargetFormat = Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat"]
+TargetFormat = Literal[
+    "coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat", "labelstudio", "via", "datumaro"
+]
 TARGETS: tuple[TargetFormat, ...] = get_args(TargetFormat)
 
 _WRITERS: dict[str, Callable[[Job, Splits], None]] = {
@@ -31,6 +33,9 @@ _WRITERS: dict[str, Callable[[Job, Splits], None]] = {
     "png": png.write,
     "coco-panoptic": coco_panoptic.write,
     "cvat": cvat.write,
+    "labelstudio": labelstudio.write,
+    "via": via.write,
+    "datumaro": datumaro.write,
 }
 
 

@@ -10,7 +10,14 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import label_map, refuse_tags, whole_ids, with_regions, without_background
+from maskkit.data.convert.regions import (
+    label_map,
+    refuse_names,
+    refuse_tags,
+    whole_ids,
+    with_regions,
+    without_background,
+)
 from maskkit.data.records import Annotation, box_of
 from maskkit.errors import DataError
 from maskkit.geometry.rle import decode_region
@@ -26,10 +33,12 @@ def write(job: Job, datasets: Splits) -> None:
     """
     refuse_tags(job, datasets)
     datasets = without_background(datasets)
-    names = next(iter(datasets.values())).categories.titles
+    categories = next(iter(datasets.values())).categories
+    refuse_names(job, categories)
+    names = categories.titles
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    _list(SubElement(SubElement(SubElement(root, "meta"), "task"), "labels"), next(iter(datasets.values())).categories)
+    _list(SubElement(SubElement(SubElement(root, "meta"), "task"), "labels"), categories)
     numbers = whole_ids(job, datasets)
     for split, dataset in datasets.items():
         copy = job.copier(job.root / "images" / split)
@@ -55,8 +64,6 @@ def write(job: Job, datasets: Splits) -> None:
 def _list(labels: Element, categories: Categories) -> None:
     """The classes, each with the attribute that marks crowds."""
     for name in categories.titles:
-        if not name.isprintable():
-            raise DataError(f"CVAT cannot hold the class name {name!r}; rename it, or write coco, yolo or labelme")
         label = SubElement(labels, "label")
         SubElement(label, "name").text = name
         attribute = SubElement(SubElement(label, "attributes"), "attribute")

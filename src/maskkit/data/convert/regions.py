@@ -53,6 +53,13 @@ def whole_ids(job: Job, datasets: Splits) -> dict[tuple[str, ImageId], int]:
     return found
 
 
+def refuse_names(job: Job, categories: Categories) -> None:
+    """Raise `DataError` for names of classes that xml cannot hold."""
+    for name in categories.titles:
+        if not name.isprintable():
+            raise DataError(f"{job.to} cannot hold the class name {name!r}; rename it, or write coco, yolo or labelme")
+
+
 def refuse_tags(job: Job, datasets: Splits) -> None:
     """Raise `DataError` for image tags, which no target format can hold."""
     for dataset in datasets.values():

@@ -2,10 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from maskkit.data.dataset import Dataset
-from maskkit.data.formats import boxes, coco, cvat, folders, labelme, png, tags, voc, yolo
+from maskkit.data.formats import (
+    boxes,
+    coco,
+    cvat,
+    datumaro,
+    folders,
+    labelme,
+    labelstudio,
+    png,
+    tags,
+    via,
+    voc,
+    yolo,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,10 @@ class Format:
 
 FORMATS = (
     Format("cvat", cvat.LAYOUT, cvat.recognise, cvat.splits, cvat.read, folders.of_cvat, (".xml",)),
+    *(
+        Format(name, m.LAYOUT, m.recognise, m.splits, m.read, partial(folders.of_json, m.find), (".json",))
+        for name, m in (("labelstudio", labelstudio), ("via", via), ("datumaro", datumaro))
+    ),
     Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, (".json",), coco.read_truth),
     Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, folders.of_yolo, (".yaml", ".yml")),
     Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),

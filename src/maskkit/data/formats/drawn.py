@@ -1,5 +1,6 @@
 """What people draw in labelling tools, put together to objects: the part that the readers of several tools share."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from jaxtyping import Bool
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
-from maskkit.data.files import SPLITS
+from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import image_size
 from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Box, Record, extent, number
 from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, stated_size, to_number
+from maskkit.data.text_files import beginning_of
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
@@ -26,6 +28,10 @@ from maskkit.prediction import Categories, ImageId
 Size = tuple[int, int]
 
 _CORNERS = 64  # of the polygon that stands for an ellipse
+_OPENING = 1 << 16
+"""Bytes of a file by which it is recognised."""
+_LOOKED_AT = 20
+"""So many files of a folder are looked at, where none of them is of the format."""
 _FAR = 1 << 24  # pixels from the image at which nothing is drawn
 
 
@@ -174,6 +180,47 @@ def _turn(degrees: float) -> np.ndarray:
     """The matrix that turns rows (x, y) clockwise, y pointing down."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[cos, sin], [-sin, cos]])
+
+
+def opening(file: Path) -> str:
+    """The first letters of a json; empty where it cannot be read."""
+    try:
+        beginning = beginning_of(file, _OPENING)
+        return beginning.decode(json.detect_encoding(beginning), "replace")
+    except DataError:
+        return ""
+
+
+def json_files(path: Path, looks: Callable[[str], bool], *folders: str) -> list[tuple[str | None, Path]]:
+    """The json files of a format, each with its split: the file itself, or those of a folder and of some in it.
+
+    A file is of the format where its `opening` ``looks`` so; its split is that which its folder or it is called by.
+    """
+    if path.is_file():
+        return [(None, path)] if path.suffix.lower() == ".json" and looks(opening(path)) else []
+    inside = [(split, name) for split, names in SPLITS.items() for name in names]
+    found = []
+    for split, name in [(None, ""), *((None, folder) for folder in folders), *inside]:
+        candidates = sorted((path / name).glob("*.json"))
+        if any(looks(opening(file)) for file in candidates[:_LOOKED_AT]):
+            found += [(split or split_of(file.stem), file) for file in candidates if looks(opening(file))]
+    return found
+
+
+def load_all(
+    path: Path, files: Iterable[tuple[str | None, Path]], problems: Problems
+) -> list[tuple[str | None, Path, Any]]:
+    """The files with their splits and contents. Raises `DataError` when none can be read."""
+    found, last = [], DataError(f"{path}: has no file that can be read")
+    for split, file in files:
+        try:
+            found.append((split, file, load_json(file)))
+        except DataError as error:
+            last = error
+            problems.error(file, "", str(error))
+    if not found:
+        raise last
+    return found
 
 
 def split_of(name: Any) -> str | None:

@@ -5,7 +5,7 @@ not be a link to elsewhere, see `maskkit.data.places.confined`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +62,11 @@ def of_png(path: Path, split: str | None) -> Folders:
 def of_cvat(path: Path, split: str | None) -> Folders:
     """The folders that the names in CVAT's files may mean."""
     return Folders([_home(path), *(folder for file in cvat.find(path) for folder in image_folders(file))])
+
+
+def of_json(find: Callable[[Path], list[tuple[str | None, Path]]], path: Path, split: str | None) -> Folders:
+    """The folders that the names in the files that ``find`` gives may mean."""
+    return Folders([_home(path), *(folder for _, file in find(path) for folder in image_folders(file))])
 
 
 def of_boxes(path: Path, split: str | None) -> Folders:

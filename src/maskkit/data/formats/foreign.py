@@ -32,19 +32,8 @@ def _has(*keys: str) -> Callable[[Any], bool]:
     return lambda row: isinstance(row, dict) and all(key in row for key in keys)
 
 
-def _via(content: Any) -> bool:
-    rows = list(islice(content.values(), 3)) if isinstance(content, dict) else []
-    return _has("_via_img_metadata")(content) or (bool(rows) and all(map(_has("filename", "regions"), rows)))
-
-
 _LABELBOX = "convert it to COCO by Labelbox's Python library"
 _OBJECTS = (
-    _Known("a VIA (VGG Image Annotator) json", "in VIA choose Annotation, Export Annotations (COCO format)", _via),
-    _Known(
-        "a Datumaro json",
-        "convert it by: datum convert -if datumaro -i FOLDER -f coco",
-        lambda c: _has("items", "categories")(c) and isinstance(c["categories"], dict),
-    ),
     _Known("Cityscapes polygons", "make label images by cityscapesScripts", _has("imgHeight", "imgWidth", "objects")),
     _Known(
         "a Supervisely annotation",
@@ -58,15 +47,13 @@ _OBJECTS = (
     _Known("GeoJSON", "convert it to COCO, in pixels of the images", lambda c: _has("features", "type")(c)),
 )
 _ROWS = (
-    _Known("a Label Studio json", "in Label Studio choose Export, COCO", _has("data", "annotations")),
-    _Known("a Label Studio json", "in Label Studio choose Export, COCO", _has("data", "completions")),
     _Known("a Labelbox export", _LABELBOX, _has("data_row")),
     _Known("a Labelbox export", "export it again as COCO", _has("Labeled Data")),
     _Known("a COCO results file", "give the ground truth; this is for eval --predictions", _has("image_id", "score")),
     _Known("a Scalabel (BDD100K) json", "convert it by: python -m scalabel.label.to_coco", _has("name", "labels")),
     _Known("a CreateML json", "export it again as COCO", _has("image", "annotations")),
-    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, COCO", _has("image", "label")),
-    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, COCO", _has("image", "annotator")),
+    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, JSON", _has("image", "label")),
+    _Known("a reduced Label Studio json (JSON-MIN)", "in Label Studio choose Export, JSON", _has("image", "annotator")),
 )  # fmt: skip
 _ENDINGS = {
     ".tfrecord": ("TFRecord", "export the data set again as COCO or Pascal VOC"),
