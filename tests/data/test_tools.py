@@ -14,7 +14,7 @@ from maskkit.geometry import rle as mask_math
 
 from .written import SIZE, SQUARE, image_row, object_row, write_image, write_json
 
-IDS = {"cvat": "whole", "labelstudio": "text", "via": "text", "datumaro": "text"}
+IDS = {"cvat": "whole", "labelstudio": "text", "via": "text", "datumaro": "text", "supervisely": "text"}
 """Which ids of images a format holds: whole numbers, or texts too."""
 TOOLS = tuple(IDS)
 
@@ -77,7 +77,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _same(before: Dataset, after: Dataset, to: str) -> None:
     assert len(before) == len(after)
-    for old, new in zip(before.records, after.records, strict=True):
+    found = {record.image_id: record for record in after.records}
+    for old, same in zip(before.records, after.records, strict=True):
+        new = found[old.image_id] if IDS[to] == "text" else same
         assert old.path.read_bytes() == new.path.read_bytes()
         assert old.size == new.size
         assert len(old.annotations) == len(new.annotations)
@@ -112,7 +114,7 @@ def test_everything_hard_comes_back(source: Path, tmp_path: Path, to: str) -> No
     _same(open_dataset(source, "train"), open_dataset(tmp_path / "back", "train"), to)
 
 
-@pytest.mark.parametrize("to", TOOLS)
+@pytest.mark.parametrize("to", [to for to in TOOLS if to != "supervisely"])
 def test_a_single_file_is_read_as_its_folder_is(source: Path, tmp_path: Path, to: str) -> None:
     convert(source / "val.json", tmp_path / "out", to)  # type: ignore[arg-type]
     assert find_splits(tmp_path / "out") == []

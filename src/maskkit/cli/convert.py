@@ -14,7 +14,19 @@ from maskkit.terminal import say
 def convert(
     src: Annotated[Positional[Path], arg(metavar="SRC")],
     dst: Annotated[Positional[Path], arg(metavar="DST")],
-    to: Literal["coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat", "labelstudio", "via", "datumaro"],
+    to: Literal[
+        "coco",
+        "yolo",
+        "labelme",
+        "voc",
+        "png",
+        "coco-panoptic",
+        "cvat",
+        "labelstudio",
+        "via",
+        "datumaro",
+        "supervisely",
+    ],
     allow_outside: bool = False,
 ) -> int:
     """Convert a data set to another format, with its images, splits and labels; what it cannot hold is counted.

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,7 +257,27 @@ def datumaro(folder: Path) -> None:
         write_json(folder / f"annotations/{split}.json", {"categories": {"label": {"labels": labels}}, "items": items})
 
 
-TOOLS = (cvat, labelstudio, via, via_of_version_3, datumaro)
+def supervisely(folder: Path) -> None:
+    png = io.BytesIO()
+    Image.fromarray(np.full((4, 5), 255, np.uint8)).save(png, "PNG")
+    bitmap = base64.b64encode(zlib.compress(png.getvalue())).decode()
+    hole = {"exterior": [[2, 2], [12, 2], [12, 9], [2, 9]], "interior": [[[4, 4], [8, 4], [8, 7], [4, 7]]]}
+    objects = [
+        {"id": 1, "classTitle": "cat", "geometryType": "polygon", "points": hole, "tags": []},
+        {"id": 2, "classTitle": "dog", "geometryType": "bitmap", "bitmap": {"data": bitmap, "origin": [3, 5]}},
+        {"id": 3, "classTitle": "dog", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [5, 6]]}}
+        | {"tags": [{"name": "crowd"}]},
+    ]
+    write_json(folder / "meta.json", {"classes": [{"title": "cat"}, {"title": "dog"}], "tags": []})
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        _image_files(folder / split / "img", *(f"{name}.jpg" for name in names))
+        for name in names:
+            content = {"size": {"height": 12, "width": 16}, "objects": objects}
+            tags = [{"name": "image_id", "value": name}]
+            write_json(folder / split / "ann" / f"{name}.jpg.json", content | {"tags": tags})
+
+
+TOOLS = (supervisely, cvat, labelstudio, via, via_of_version_3, datumaro)
 SAMPLES: dict[str, Callable[[Path], None]] = {
     f.__name__: f
     for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, *TOOLS)

@@ -47,10 +47,6 @@ def test_folders(tmp_path: Path) -> None:
         (tmp_path / "city" / sub).mkdir(parents=True)
     with pytest.raises(DataError, match="this is Cityscapes"):
         open_dataset(tmp_path / "city")
-    (tmp_path / "project/ds0/ann").mkdir(parents=True)
-    (tmp_path / "project/meta.json").write_text("{}")
-    with pytest.raises(DataError, match="a Supervisely project"):
-        open_dataset(tmp_path / "project")
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", "7", "null", '"a"', "[[]]", "[7]", "\xff", '{"a": {"b": 1}}'])

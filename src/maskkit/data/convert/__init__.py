@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from maskkit.data import find_splits, open_dataset
-from maskkit.data.convert import coco, coco_panoptic, cvat, datumaro, labelme, labelstudio, png, via, voc, yolo
+from maskkit.data.convert import (
+    coco,
+    coco_panoptic,
+    cvat,
+    datumaro,
+    labelme,
+    labelstudio,
+    png,
+    supervisely,
+    via,
+    voc,
+    yolo,
+)
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.leftovers import new_folder, remove_abandoned
 from maskkit.data.convert.outlines import bridge, trace
@@ -21,7 +33,17 @@ from maskkit.errors import DataError, FileError, explain
 __all__ = ["TargetFormat", "bridge", "convert", "trace"]
 
 TargetFormat = Literal[
-    "coco", "yolo", "labelme", "voc", "png", "coco-panoptic", "cvat", "labelstudio", "via", "datumaro"
+    "coco",
+    "yolo",
+    "labelme",
+    "voc",
+    "png",
+    "coco-panoptic",
+    "cvat",
+    "labelstudio",
+    "via",
+    "datumaro",
+    "supervisely",
 ]
 TARGETS: tuple[TargetFormat, ...] = get_args(TargetFormat)
 
@@ -36,6 +58,7 @@ _WRITERS: dict[str, Callable[[Job, Splits], None]] = {
     "labelstudio": labelstudio.write,
     "via": via.write,
     "datumaro": datumaro.write,
+    "supervisely": supervisely.write,
 }
 
 

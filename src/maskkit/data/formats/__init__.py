@@ -15,6 +15,7 @@ from maskkit.data.formats import (
     labelme,
     labelstudio,
     png,
+    supervisely,
     tags,
     via,
     voc,
@@ -45,6 +46,14 @@ class Format:
 
 FORMATS = (
     Format("cvat", cvat.LAYOUT, cvat.recognise, cvat.splits, cvat.read, folders.of_cvat, (".xml",)),
+    Format(
+        "supervisely",
+        supervisely.LAYOUT,
+        supervisely.recognise,
+        supervisely.splits,
+        supervisely.read,
+        folders.of_supervisely,
+    ),
     *(
         Format(name, m.LAYOUT, m.recognise, m.splits, m.read, partial(folders.of_json, m.find), (".json",))
         for name, m in (("labelstudio", labelstudio), ("via", via), ("datumaro", datumaro))

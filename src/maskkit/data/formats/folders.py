@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskkit.data.files import image_folders
-from maskkit.data.formats import boxes, coco, coco_panoptic, cvat, labelme, png, tags, yolo
+from maskkit.data.formats import boxes, coco, coco_panoptic, cvat, labelme, png, supervisely, tags, yolo
 
 
 class Folders(NamedTuple):
@@ -67,6 +67,12 @@ def of_cvat(path: Path, split: str | None) -> Folders:
 def of_json(find: Callable[[Path], list[tuple[str | None, Path]]], path: Path, split: str | None) -> Folders:
     """The folders that the names in the files that ``find`` gives may mean."""
     return Folders([_home(path), *(folder for _, file in find(path) for folder in image_folders(file))])
+
+
+def of_supervisely(path: Path, split: str | None) -> Folders:
+    """The project, and the images of its datasets."""
+    images = [folder / "img" for key, folder in supervisely.parts(path) if split in (key, None)]
+    return Folders([path, *images], [folder for folder in images if folder.is_dir()])
 
 
 def of_boxes(path: Path, split: str | None) -> Folders:

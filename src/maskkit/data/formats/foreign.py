@@ -36,8 +36,8 @@ _LABELBOX = "convert it to COCO by Labelbox's Python library"
 _OBJECTS = (
     _Known("Cityscapes polygons", "make label images by cityscapesScripts", _has("imgHeight", "imgWidth", "objects")),
     _Known(
-        "a Supervisely annotation",
-        "in Supervisely run Export to COCO",
+        "a file of one Supervisely image",
+        "give the folder of the project, in which meta.json lies",
         lambda c: _has("size", "objects")(c) and isinstance(c["size"], dict),
     ),
     _Known("a file of one LabelMe image", "give the folder that it lies in", _has("shapes")),
@@ -106,8 +106,6 @@ def of_folder(folder: Path) -> str | None:
                 "make *_labelTrainIds.png by cityscapesScripts, then put the images into images/train and images/val "
                 "and the labels, under the same names, into masks/train and masks/val",
             )
-        if (folder / "meta.json").is_file() and any(folder.glob("*/ann")):
-            return _sentence("a Supervisely project", "in Supervisely run Export to COCO")
         inside = (f for sub in ("", "annotations", "ann", "train", "labels") for f in (folder / sub).glob("*.*"))
         named = (f for f in inside if f.suffix.lower() in _LOOKED_AT or ".tfrecord-" in f.name)
         for file in islice(named, _FILES):

@@ -11,7 +11,7 @@ Format: https://www.robots.ox.ac.uk/~vgg/software/via/
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,9 @@ def read(path: Path, split: str | None = None) -> Dataset:
     contents = drawn.load_all(path, find(path), problems)
     found = []
     for part, file, content in contents:
-        try:
-            images = _version_3(content) if _has(content, "metadata", "file") else _version_2(content)
-            found += [(part, file, *image) for image in images]
-        except ValueError as error:
-            problems.error(file, "", str(error))
+        report = partial(problems.error, file)
+        images = _version_3 if _has(content, "metadata", "file") else _version_2
+        found += [(part, file, *image) for image in images(content, report)]
     key = _class_attribute(r.attributes for *_, regions in found for r in regions if isinstance(r, _Region))
     listed = dict.fromkeys(name for _, _, content in contents for name in _options(content, key))
     used = {_name(r.attributes, key) for *_, regions in found for r in regions if isinstance(r, _Region)} - {""}
@@ -100,15 +98,17 @@ def _has(content: Any, *keys: str) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in keys)
 
 
-def _version_2(content: Any) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
-    """Name, attributes and regions of each image. Raises ``ValueError``."""
+def _version_2(content: Any, report: Callable[[str, str], None]) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
+    """Name, attributes and regions of each image."""
     rows = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
     if not isinstance(rows, dict | list):
-        raise ValueError("has no images; save the project again")
+        report("", "has no images; save the project again")
+        return
     for i, row in enumerate(rows.values() if isinstance(rows, dict) else rows, 1):
         name, regions = (row.get("filename"), row.get("regions")) if isinstance(row, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(regions, dict | list):
-            raise ValueError(f"image {i} is {kind_of(row)} without a filename or regions; save the project again")
+            report(f"image {i}", f"is {kind_of(row)} without a filename or regions; save the project again")
+            continue
         listed = list(regions.values()) if isinstance(regions, dict) else regions
         made = [
             _Region(r["shape_attributes"], _dict(r.get("region_attributes")))
@@ -119,14 +119,17 @@ def _version_2(content: Any) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
         yield name, _dict(row.get("file_attributes")), made
 
 
-def _version_3(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
+def _version_3(
+    content: dict[str, Any], report: Callable[[str, str], None]
+) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
     """The same of version 3, whose regions belong to views of files."""
     views = _dict(content.get("view"))
     by_file: dict[str, list[Any]] = {}
-    for row in content["metadata"].values():
+    for name, row in content["metadata"].items():
         files = _dict(views.get(str(_dict(row).get("vid")))).get("fid_list")
         if not isinstance(files, list) or len(files) != 1:
-            raise ValueError("has a region that belongs to no image, or to several; save the project again")
+            report(f"region {name}", "belongs to no image, or to several; save the project again")
+            continue
         if not (_dict(row).get("xy") or _dict(row).get("z")):
             continue  # attributes of the whole image
         values = _dict(_dict(row).get("av"))
@@ -139,7 +142,8 @@ def _version_3(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], l
     for key, row in content["file"].items():
         name = _dict(row).get("fname") or _dict(row).get("src")
         if not isinstance(name, str):
-            raise ValueError(f"file {key} has no name (fname); save the project again")
+            report(f"file {key}", "has no name (fname); save the project again")
+            continue
         yield name, {}, by_file.get(key, [])
 
 
