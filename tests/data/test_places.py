@@ -269,6 +269,9 @@ PIPES = {
     "coco": "train.json", "labelme": "b.json", "yolo": "labels/b.txt", "yolo file": "data.yaml", "tags": "tags.csv",
     "voc": "Annotations/b.xml", "voc names": "class_names.txt", "voc mask": "SegmentationObject/b.png",
     "png": "masks/b.png", "png classes": "classes.json", "png text": "classes.txt",
+    "cvat": "annotations.xml", "labelstudio": "tasks.json", "labelstudio classes": "label_config.xml",
+    "via": "via_project.json", "datumaro": "annotations/default.json", "supervisely": "ds0/ann/b.png.json",
+    "supervisely classes": "meta.json",
 }  # fmt: skip
 
 

@@ -12,7 +12,14 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import label_map, refuse_names, refuse_tags, with_regions, without_background
+from maskkit.data.convert.regions import (
+    label_map,
+    pixels_of,
+    refuse_names,
+    refuse_tags,
+    with_regions,
+    without_background,
+)
 from maskkit.data.records import Annotation, box_of
 from maskkit.errors import DataError
 from maskkit.files import write_json
@@ -38,11 +45,11 @@ def write(job: Job, datasets: Splits) -> None:
         for record in job.records(split, dataset):
             try:
                 found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                regions = [_region(job, a, record.size, names[a.label]) for a in found.annotations]
+                made = [_region(job, a, record.size, names[a.label]) for a in found.annotations]
             except DataError as error:
                 job.fail(record, error)
                 continue
-            number += 1
+            number, regions = number + 1, [region for region in made if region is not None]
             place = quote("/".join(part for part in ("images", split, copy(record)) if part))
             data = {"image": f"/data/local-files/?d={place}", "image_id": record.image_id}
             tasks.append({"id": number, "data": data, "annotations": [{"result": regions, "was_cancelled": False}]})
@@ -62,8 +69,8 @@ def _config(categories: Categories) -> ElementTree:
     return ElementTree(view)
 
 
-def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str) -> dict[str, Any]:
-    """One region: a polygon, a brush, or a rectangle where the mask is unknown."""
+def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str) -> dict[str, Any] | None:
+    """One region: a polygon, a brush, or a rectangle where the mask is unknown; None for a brush without a pixel."""
     shape, percent = annotation.segmentation, 100 / np.array([size[1], size[0]], np.float64)
     if shape is None:
         (x1, y1), (x2, y2) = (np.reshape(box_of(annotation, size), (2, 2)) * percent).tolist()
@@ -73,8 +80,8 @@ def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str) 
         kind, value = "polygon", {"points": points, "closed": True}
     else:
         job.counts["polygons of several parts as pixels"] += isinstance(shape, list | tuple)
-        rle = annotation.rle(size)
-        assert rle is not None
+        if (rle := pixels_of(job, annotation, size)) is None:
+            return None
         kind, value = "brush", {"format": "rle", "rle": pack(decode([rle], size)[0])}
     region = {
         "id": str(annotation.id),

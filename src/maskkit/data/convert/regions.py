@@ -15,6 +15,7 @@ from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, ImageTag
 from maskkit.data.records import Annotation, Record, Segment
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
+from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories, ImageId
 
 MOST = 254
@@ -167,6 +168,16 @@ def _without_object(record: Record, found: LabelMap) -> set[int]:
             window = left[top : top + region.shape[0], first : first + region.shape[1]]
             window[region & (window == annotation.label)] = IGNORE
     return {n for n in np.unique(left).tolist() if n < found.classes}
+
+
+def pixels_of(job: Job, annotation: Annotation, size: tuple[int, int]) -> Rle | None:
+    """The mask as run lengths; None, and counted, where it is known and covers no pixel."""
+    rle = annotation.rle(size)
+    assert rle is not None, "an object without a known mask has no pixels"
+    if mask_math.area([rle])[0]:
+        return rle
+    job.counts["objects without a pixel left out"] += 1
+    return None
 
 
 class Layers(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
+from maskkit.data.convert.regions import label_map, pixels_of, refuse_tags, with_regions, without_background
 from maskkit.data.records import Annotation, box_of
 from maskkit.errors import DataError
 from maskkit.files import write_json
@@ -34,10 +34,11 @@ def write(job: Job, datasets: Splits) -> None:
         for record in job.records(split, dataset):
             try:
                 found = with_regions(job, record, categories, label_map(record, categories))
-                objects = [_object(job, a, record.size, categories) for a in found.annotations]
+                made = [_object(job, a, record.size, categories) for a in found.annotations]
             except DataError as error:
                 job.fail(record, error)
                 continue
+            objects = [row for row in made if row is not None]
             content = {
                 "description": "",
                 "tags": [{"name": "image_id", "value": str(record.image_id)}],
@@ -63,16 +64,16 @@ def _meta(categories: Categories) -> dict[str, Any]:
     }
 
 
-def _object(job: Job, annotation: Annotation, size: tuple[int, int], categories: Categories) -> dict[str, Any]:
-    """A bitmap, or a rectangle where the mask is unknown."""
+def _object(job: Job, annotation: Annotation, size: tuple[int, int], categories: Categories) -> dict[str, Any] | None:
+    """A bitmap, or a rectangle where the mask is unknown; None for a mask without a pixel."""
     shape = annotation.segmentation
     if shape is None:
         x1, y1, x2, y2 = box_of(annotation, size)
         drawn = {"geometryType": "rectangle", "points": {"exterior": [[x1, y1], [x2, y2]], "interior": []}}
     else:
         job.counts["polygons as pixels"] += isinstance(shape, list | tuple)
-        rle = annotation.rle(size)
-        assert rle is not None
+        if (rle := pixels_of(job, annotation, size)) is None:
+            return None
         region, top, left = decode_region(rle)
         drawn = {"geometryType": "bitmap", "bitmap": {"data": _packed(region), "origin": [left, top]}}
     tags = [{"name": "crowd", "value": None}] if annotation.crowd else []
@@ -82,7 +83,7 @@ def _object(job: Job, annotation: Annotation, size: tuple[int, int], categories:
 
 def _packed(region: np.ndarray) -> str:
     """A PNG with one transparent and one white value, packed by zlib, in base64."""
-    image = Image.fromarray(region.astype(np.uint8), "P")
+    image = Image.fromarray(region.astype(np.uint8))
     image.putpalette([0, 0, 0, 255, 255, 255])
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", transparency=0)

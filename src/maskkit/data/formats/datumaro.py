@@ -75,8 +75,8 @@ def _labels(file: Path, content: Any, problems: Problems) -> list[str]:
     """The names of the classes by their numbers; empty for one without a name."""
     rows = _get(_get(_get(content, "categories"), "label"), "labels")
     names = [n if isinstance(n := _get(row, "name"), str) else "" for row in rows] if isinstance(rows, list) else []
-    if not names or "" in names or len(set(names)) < len(names):
-        problems.error(file, "categories", "label has no labels, or one without a name of its own; correct the names")
+    if not isinstance(rows, list) or "" in names or len(set(names)) < len(names):
+        problems.error(file, "categories", "there is no list of labels, or one without a name of its own; correct it")
     return names
 
 

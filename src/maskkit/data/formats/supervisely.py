@@ -55,14 +55,13 @@ def splits(path: Path) -> list[str]:
 def read(path: Path, split: str | None = None) -> Dataset:
     """The images of a project, or of its dataset ``split``, with the classes of ``meta.json``.
 
-    Raises `DataError` when ``meta.json`` cannot be read or lists no classes.
+    Raises `DataError` when ``meta.json`` cannot be read or has no list of classes.
     """
     problems = Problems()
     classes = _get(load_json(path / "meta.json"), "classes")
-    rows = classes if isinstance(classes, list) else []
-    labels = dict.fromkeys(n for row in rows if isinstance(n := _get(row, "title"), str) and n)
-    if not labels:
-        raise DataError(f"{path / 'meta.json'}: has no list of classes with titles; export the project again")
+    if not isinstance(classes, list):
+        raise DataError(f"{path / 'meta.json'}: has no list of classes; export the project again")
+    labels = dict.fromkeys(n for row in classes if isinstance(n := _get(row, "title"), str) and n)
     entries = [entry for part, folder in parts(path) for entry in _entries(part, folder, problems)]
     chosen = drawn.chosen(path, entries, split, problems)
     return drawn.dataset(path, "supervisely", chosen, labels, [path], problems)

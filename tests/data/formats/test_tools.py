@@ -1,0 +1,222 @@
+"""Files as labelling tools write them, and what is wrong with some."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maskkit.data import find_splits, open_dataset
+from maskkit.data.convert.labelstudio import pack
+from maskkit.data.formats.labelstudio import unpack
+from maskkit.errors import DataError
+from tests.data.formats.samples import SAMPLES, SIZE
+from tests.data.written import areas, messages, pixels, spoil, write_image, write_json
+
+
+def _edit(file: Path, *changes: tuple[str, str]) -> None:
+    text = file.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    file.write_text(text)
+
+
+def test_cvat(tmp_path: Path) -> None:
+    SAMPLES["cvat"](tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert [(r.image_id, r.path.parent.name) for r in dataset.records] == [(0, "train"), (1, "train"), (2, "val")]
+    both, box, mask, ellipse = dataset.records[0].annotations
+    assert both.segmentation is not None
+    assert len(both.segmentation) == 2  # shapes of one group
+    assert box.segmentation is None
+    assert mask.crowd
+    # row by row in the box 4 wide and 3 high at (4, 5): two of background, three, one, six
+    expected = np.zeros(SIZE, bool)
+    expected[5:8, 4:8] = [[False, False, True, True], [True, False, True, True], [True] * 4]
+    assert np.array_equal(pixels(mask, SIZE), expected)
+    assert areas([ellipse]) == [pytest.approx(6 * np.pi, abs=3)]
+    warnings = messages(dataset.problems, "warning")
+    assert sum("turned by 10 degrees" in w for w in warnings) == 3
+    assert "3 tags of whole images" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (('rle="2, 3, 1, 6"', 'rle="2, 3, 1, 7"'), "add up to 13 pixels, the box has 12"),
+        (('rle="2, 3, 1, 6"', 'rle="-2, 3, 5, 6"'), "no whole numbers"),
+        (('rle="2, 3, 1, 6"', 'rle="12"'), "covers no pixel"),
+        (('left="4"', 'left="-90"'), "covers no pixel"),
+        (('width="4"', 'width="4000"'), "the mask is 4000 x 3 pixels, the image 16 x 12"),
+        (('<polygon label="cat" points="2,2', '<polygon label="" points="2,2'), "name its class"),
+        (('points="2,2;', 'points="2;'), "x and one for y"),
+        (('xtl="1"', 'xtl="one"'), "no number"),
+        (('xtl="1"', ""), "has no xtl"),
+        (("<ellipse", "<polyline"), "is a polyline, which is not a region"),
+    ],
+)
+def test_a_bad_shape_of_cvat_is_named_and_the_rest_is_read(tmp_path: Path, change: Any, reason: str) -> None:
+    SAMPLES["cvat"](tmp_path)
+    _edit(tmp_path / "annotations.xml", change)
+    dataset = open_dataset(tmp_path)
+    found = messages(dataset.problems, "error") + messages(dataset.problems, "warning")
+    assert sum(reason in message for message in found) == 3
+    assert all(message.startswith("image ") for message in messages(dataset.problems, "error"))
+    assert all(len(r.annotations) >= 3 for r in dataset.records)
+
+
+def test_cvat_for_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text("<annotations><version>1.1</version><track id='0' label='cat'/></annotations>")
+    with pytest.raises(DataError, match=r"a\.xml: is CVAT for video"):
+        open_dataset(tmp_path)
+
+
+def test_an_unknown_subset_is_in_no_split(tmp_path: Path) -> None:
+    SAMPLES["cvat"](tmp_path)
+    _edit(tmp_path / "annotations.xml", ('name="b.jpg" subset="train"', 'name="b.jpg" subset="Default"'))
+    (tmp_path / "images/Default").mkdir()
+    (tmp_path / "images/train/b.jpg").rename(tmp_path / "images/Default/b.jpg")
+    assert find_splits(tmp_path) == ["train", "val"]
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.path.name for r in dataset.records] == ["a.jpg"]
+    assert "1 images are in no split" in messages(dataset.problems, "warning")[0]
+    assert len(open_dataset(tmp_path)) == 3
+
+
+def test_labelstudio(tmp_path: Path) -> None:
+    SAMPLES["labelstudio"](tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert [r.path.name for r in dataset.records] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert dataset.categories.names == ("dog", "cat")  # the order of the labelling interface
+    polygon, brush, box, ellipse = dataset.records[0].annotations
+    assert polygon.box == (1.6, 1.2, 9.6, 8.4)
+    assert brush.crowd
+    assert np.argwhere(pixels(brush, SIZE)).min(0).tolist() == [2, 3]
+    assert box.segmentation is None
+    assert areas([brush, ellipse]) == [18, pytest.approx(np.pi * 1.92 * 3.6, abs=4)]
+
+
+def test_run_lengths_of_a_brush() -> None:
+    """Five values in the words of the format, made by hand: 3 times 7, then 9 and 1 one by one."""
+    text = f"{5:032b}" + f"{7:05b}" + "0010001101111111"
+    text += f"100{2:03b}{7:08b}" + f"001{1:04b}{9:08b}{1:08b}"
+    text += "0" * (-len(text) % 8)
+    packed = np.packbits(np.array([int(bit) for bit in text], np.uint8))
+    assert unpack(packed, 5) == [(0, 3, 7), (3, 4, 9), (4, 5, 1)]
+    for part, reason in ((packed[:6], "end too early"), (packed, "are of 5 values")):
+        with pytest.raises(ValueError, match=reason):
+            unpack(part, 5 if part is not packed else 6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_brush_comes_back(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((40, 500)) < (0.5, 0.001, 0, 1)[seed]
+    runs = unpack(np.array(pack(mask), np.uint8), 4 * mask.size)
+    flat = np.zeros(4 * mask.size, np.uint8)
+    for start, end, value in runs:
+        flat[start:end] = value
+    assert np.array_equal(flat.reshape(40, 500, 4)[..., 3] > 0, mask)
+
+
+def test_tasks_without_an_annotation_are_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / "b.png", 1)
+    write_image(tmp_path / "c.png", 2)
+    region = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["cat"]}}
+    tasks = [
+        {"id": 1, "data": {"image": "s3://bucket/a.png"}, "annotations": [{"result": []}]},
+        {"id": 2, "data": {"image": "b.png"}, "annotations": [{"result": [region], "was_cancelled": True}]},
+        {
+            "id": 3,
+            "data": {"img": "http://host/c.png"},
+            "annotations": [{"result": [region]}, {"result": [region] * 2}],
+        },
+    ]
+    dataset = open_dataset(write_json(tmp_path / "export.json", tasks))
+    assert [(r.image_id, len(r.annotations)) for r in dataset.records] == [(1, 0), (3, 1)]
+    found = messages(dataset.problems, "warning")
+    assert "has 2 annotations; the first is read" in found[0]
+    assert "1 tasks have no annotation" in found[1]
+
+
+def test_via(tmp_path: Path) -> None:
+    SAMPLES["via"](tmp_path)
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.categories.names == ("dog", "cat")  # the order of the project
+    both, box, circle, ellipse = dataset.records[0].annotations
+    assert both.segmentation is not None
+    assert len(both.segmentation) == 2
+    assert (box.box, box.crowd) == ((1, 1.5, 5, 6.5), True)
+    assert areas([circle, ellipse]) == [pytest.approx(9 * np.pi, abs=4), pytest.approx(6 * np.pi, abs=4)]
+
+
+def test_via_of_other_versions(tmp_path: Path) -> None:
+    SAMPLES["via_of_version_3"](tmp_path / "3")
+    third = open_dataset(tmp_path / "3")
+    assert third.categories.names == ("cat", "dog")
+    assert [len(r.annotations) for r in third.records] == [4, 4]
+    shape = {"name": "polygon", "all_points_x": [2, 9, 9], "all_points_y": [2, 2, 8]}
+    region = {"shape_attributes": shape, "region_attributes": {}}
+    write_image(tmp_path / "1" / "train" / "a.png")
+    row = {"fileref": "", "size": 9, "filename": "a.png", "regions": {"0": region}, "file_attributes": {}}
+    write_json(tmp_path / "1" / "train" / "via_region_data.json", {"a.png9": row})
+    first = open_dataset(tmp_path / "1", "train")
+    assert (first.categories.names, areas(first.records[0].annotations)) == (("object",), [pytest.approx(21, abs=2)])
+
+
+def test_datumaro(tmp_path: Path) -> None:
+    SAMPLES["datumaro"](tmp_path)
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.image_id for r in dataset.records] == ["a", "b"]
+    polygon, box, mask, ellipse = dataset.records[0].annotations  # a box of a group with a mask is no other object
+    assert (box.box, box.segmentation) == ((1, 1.5, 5, 6.5), None)
+    assert areas([polygon, mask]) == [42, 7]
+    assert ellipse.label == 1
+
+
+def test_supervisely(tmp_path: Path) -> None:
+    SAMPLES["supervisely"](tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert [(r.image_id, r.path.name) for r in dataset.records] == [("a", "a.jpg"), ("b", "b.jpg"), ("c", "c.jpg")]
+    polygon, bitmap, box = dataset.records[0].annotations
+    assert areas([polygon, bitmap, box]) == [70 - 12, 20, None]
+    assert (box.box, box.crowd) == ((1, 2, 5, 6), True)
+    write_image(tmp_path / "train" / "img" / "new.png", 3, SIZE)
+    assert "1 images have no json" in messages(open_dataset(tmp_path).problems, "warning")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "place", "value", "reason"),
+    [
+        ("labelstudio", "val.json", (0, "annotations", 0, "result", 1, "value", "rle"), [0, 0, 3, 0], "too early"),
+        ("labelstudio", "val.json", (0, "annotations", 0, "result", 0, "image_rotation"), 90, "turned image"),
+        (
+            "labelstudio",
+            "val.json",
+            (0, "annotations", 0, "result", 0, "value", "points"),
+            [[1]],
+            "not a list of [x, y]",
+        ),
+        ("labelstudio", "val.json", (0, "annotations", 0, "result", 0, "type"), "keypointlabels", "is a keypoint"),
+        ("via", "val/via.json", ("_via_img_metadata", "c.jpg77", "regions", 3, "shape_attributes", "r"), 0, "radii 0"),
+        ("via", "val/via.json", ("_via_img_metadata", "c.jpg77", "regions", 3), 7, "without shape_attributes"),
+        ("datumaro", "annotations/val.json", ("items", 0, "annotations", 2, "label_id"), 9, "one of the 2 classes"),
+        ("datumaro", "annotations/val.json", ("items", 0, "annotations", 2, "bbox"), [1], "has 1 numbers, not four"),
+        ("supervisely", "val/ann/c.jpg.json", ("objects", 1, "bitmap", "data"), "eJw=", "not a PNG in zlib and base64"),
+        ("supervisely", "val/ann/c.jpg.json", ("objects", 1, "geometryType"), "point", "is a point"),
+    ],
+)
+def test_a_bad_shape_is_named_and_the_rest_is_read(
+    tmp_path: Path, name: str, file: str, place: tuple[Any, ...], value: Any, reason: str
+) -> None:
+    SAMPLES[name](tmp_path)
+    before = [len(r.annotations) for r in open_dataset(tmp_path).records]
+    path = tmp_path / file
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()), place, value)))
+    dataset = open_dataset(tmp_path)
+    (message,) = messages(dataset.problems, "error")
+    assert reason in message
+    assert [len(r.annotations) for r in dataset.records] == [*before[:-1], before[-1] - 1]
