@@ -45,11 +45,11 @@ from .written import (
 
 TOOLS = ("cvat", "labelstudio", "via", "datumaro", "supervisely")
 """Targets of labelling tools."""
-OBJECTS = ("coco", "yolo", "labelme", "voc", "coco-panoptic", *TOOLS)
+OBJECTS = ("coco", "yolo", "labelme", "voc", "coco-panoptic", "cityscapes", *TOOLS)
 """Targets that keep objects apart."""
 WITHOUT_MAPS = ("coco", "yolo", "labelme", *TOOLS)
 """Targets of which label maps are no part."""
-PAIRS = [(a, b) for a in TARGETS for b in TARGETS if not {a, b} & {*TOOLS} or "coco" in (a, b)]
+PAIRS = [(a, b) for a in TARGETS for b in TARGETS if not {a, b} & {*TOOLS, "cityscapes"} or "coco" in (a, b)]
 """Those of tools with COCO alone, to save time."""
 
 
@@ -96,11 +96,15 @@ def first(source, tmp_path_factory):
     return root
 
 
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix("_leftImg8bit")
+
+
 def _objects(dataset: Dataset) -> dict[str, Counter]:
     """Objects of every image: class name and mask."""
     names = dataset.categories.names
     return {
-        r.path.stem: Counter((names[a.label], str(a.rle(r.size)), a.crowd) for a in r.annotations)
+        _stem(r.path): Counter((names[a.label], str(a.rle(r.size)), a.crowd) for a in r.annotations)
         for r in dataset.records
     }
 
@@ -109,7 +113,7 @@ def _maps(dataset: Dataset) -> dict[str, np.ndarray]:
     """Label maps of names, with "" for unknown pixels."""
     view = dataset.as_semantic()
     names = np.array([*view.categories.names, *[""] * (256 - len(view.categories))])
-    return {r.path.stem: names[r.semantic.read(r.size)] for r in view.records}  # type: ignore[union-attr]
+    return {_stem(r.path): names[r.semantic.read(r.size)] for r in view.records}  # type: ignore[union-attr]
 
 
 def _same_maps(before: Dataset, after: Dataset) -> None:
@@ -169,7 +173,7 @@ def test_regions_of_label_maps_come_back(tmp_path, to, background):
     counts = convert(source, tmp_path / "out", to)
     kind = "segments" if to == "coco-panoptic" else "objects"
     expected = {"images": 3, "objects": 0, "crowds left out": 0, "problems": 0}
-    if to not in ("png", "voc"):
+    if to not in ("png", "voc", "cityscapes"):
         if to == "coco-panoptic":
             regions = 9
         expected |= {"objects": regions, f"regions of label maps as {kind}": regions}
@@ -250,6 +254,7 @@ def test_what_a_format_cannot_hold_is_counted(tmp_path):
         "coco-panoptic": {
             "objects": 3, "boxes without a mask left out": 2, "images whose background became unknown": 2, **covered,
         },
+        "cityscapes": {"objects": 3, "boxes without a mask left out": 2, **covered},
         "png": {
             "objects": 0, "objects merged into label maps": 4, "crowds left out": 1, "boxes without a mask left out": 2,
             **covered,
@@ -317,7 +322,7 @@ def test_images_that_contradict_their_records_are_left_out(tmp_path, to):
     (tmp_path / "images" / "3.png").write_text("no image")
     counts = convert(file, tmp_path / "out", to)
     assert (counts["images"], counts["problems"]) == (1, 2)
-    assert {p.stem for p in (tmp_path / "out").rglob("*.*") if p.stem.isdigit()} == {"1"}
+    assert {s for p in (tmp_path / "out").rglob("*.*") if (s := p.stem.partition("_")[0]).isdigit()} == {"1"}
     bad = write_coco(tmp_path / "b.json", [], [rows[1]])
     with pytest.raises(DataError, match="no usable image, 2 problems"):
         convert(bad, tmp_path / "nothing", to)

@@ -26,6 +26,7 @@ def convert(
         "via",
         "datumaro",
         "supervisely",
+        "cityscapes",
     ],
     allow_outside: bool = False,
 ) -> int:

@@ -277,7 +277,29 @@ def supervisely(folder: Path) -> None:
             write_json(folder / split / "ann" / f"{name}.jpg.json", content | {"tags": tags})
 
 
-TOOLS = (supervisely, cvat, labelstudio, via, via_of_version_3, datumaro)
+def cityscapes(folder: Path) -> None:
+    ids = np.zeros(SIZE, np.uint16)
+    ids[2:8, 2:9], ids[3:6, 10:14], ids[9:11, :] = 2000, 2001, 1
+    polygons = [
+        {"label": "cat", "polygon": [[2, 2], [9, 2], [9, 8], [2, 8]]},
+        {"label": "dog", "polygon": [[10, 3], [14, 3], [14, 6]]},
+        {"label": "catgroup", "polygon": [[4, 4], [6, 4], [6, 6], [4, 6]]},
+    ]
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        _image_files(folder / "leftImg8bit" / split / "city", *(f"{name}_leftImg8bit.png" for name in names))
+        labels = folder / "gtFine" / split / "city"
+        labels.mkdir(parents=True)
+        for name in names:
+            write_json(labels / f"{name}_gtFine_polygons.json", {"imgHeight": 12, "imgWidth": 16, "objects": polygons})
+            if name != "c":
+                Image.fromarray(ids).save(labels / f"{name}_gtFine_instanceIds.png")
+                kinds = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+                Image.fromarray(kinds).save(labels / f"{name}_gtFine_labelIds.png")
+    classes = [{"id": 1, "name": "sky", "isthing": 0}, {"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}]
+    write_json(folder / "classes.json", {"classes": classes})
+
+
+TOOLS = (cityscapes, supervisely, cvat, labelstudio, via, via_of_version_3, datumaro)
 SAMPLES: dict[str, Callable[[Path], None]] = {
     f.__name__: f
     for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, *TOOLS)

@@ -43,7 +43,7 @@ def test_a_file_is_answered_by_what_it_looks_like(tmp_path: Path, name: str) -> 
 
 
 def test_folders(tmp_path: Path) -> None:
-    for sub in ("gtFine/train", "leftImg8bit/train"):
+    for sub in ("gtCoarse/train", "leftImg8bit/train"):
         (tmp_path / "city" / sub).mkdir(parents=True)
     with pytest.raises(DataError, match="this is Cityscapes"):
         open_dataset(tmp_path / "city")

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import (
+    cityscapes,
     coco,
     coco_panoptic,
     cvat,
@@ -44,6 +45,7 @@ TargetFormat = Literal[
     "via",
     "datumaro",
     "supervisely",
+    "cityscapes",
 ]
 TARGETS: tuple[TargetFormat, ...] = get_args(TargetFormat)
 
@@ -59,6 +61,7 @@ _WRITERS: dict[str, Callable[[Job, Splits], None]] = {
     "via": via.write,
     "datumaro": datumaro.write,
     "supervisely": supervisely.write,
+    "cityscapes": cityscapes.write,
 }
 
 

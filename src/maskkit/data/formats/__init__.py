@@ -8,6 +8,7 @@ from pathlib import Path
 from maskkit.data.dataset import Dataset
 from maskkit.data.formats import (
     boxes,
+    cityscapes,
     coco,
     cvat,
     datumaro,
@@ -46,6 +47,14 @@ class Format:
 
 FORMATS = (
     Format("cvat", cvat.LAYOUT, cvat.recognise, cvat.splits, cvat.read, folders.of_cvat, (".xml",)),
+    Format(
+        "cityscapes",
+        cityscapes.LAYOUT,
+        cityscapes.recognise,
+        cityscapes.splits,
+        cityscapes.read,
+        folders.of_cityscapes,
+    ),
     Format(
         "supervisely",
         supervisely.LAYOUT,

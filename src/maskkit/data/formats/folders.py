@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskkit.data.files import image_folders
-from maskkit.data.formats import boxes, coco, coco_panoptic, cvat, labelme, png, supervisely, tags, yolo
+from maskkit.data.formats import boxes, cityscapes, coco, coco_panoptic, cvat, labelme, png, supervisely, tags, yolo
 
 
 class Folders(NamedTuple):
@@ -73,6 +73,12 @@ def of_supervisely(path: Path, split: str | None) -> Folders:
     """The project, and the images of its datasets."""
     images = [folder / "img" for key, folder in supervisely.parts(path) if split in (key, None)]
     return Folders([path, *images], [folder for folder in images if folder.is_dir()])
+
+
+def of_cityscapes(path: Path, split: str | None) -> Folders:
+    """The folders of images and of labels."""
+    images = cityscapes.image_folders(path, split)
+    return Folders([path, *images, path / "leftImg8bit", path / "gtFine"], images, deep=True)
 
 
 def of_boxes(path: Path, split: str | None) -> Folders:

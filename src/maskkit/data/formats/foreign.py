@@ -34,7 +34,9 @@ def _has(*keys: str) -> Callable[[Any], bool]:
 
 _LABELBOX = "convert it to COCO by Labelbox's Python library"
 _OBJECTS = (
-    _Known("Cityscapes polygons", "make label images by cityscapesScripts", _has("imgHeight", "imgWidth", "objects")),
+    _Known(
+        "Cityscapes polygons", "give the folder of gtFine/ and leftImg8bit/", _has("imgHeight", "imgWidth", "objects")
+    ),
     _Known(
         "a file of one Supervisely image",
         "give the folder of the project, in which meta.json lies",
@@ -102,9 +104,7 @@ def of_folder(folder: Path) -> str | None:
     try:
         if (folder / "gtFine").is_dir() or (folder / "gtCoarse").is_dir():
             return _sentence(
-                "Cityscapes",
-                "make *_labelTrainIds.png by cityscapesScripts, then put the images into images/train and images/val "
-                "and the labels, under the same names, into masks/train and masks/val",
+                "Cityscapes without its images or its fine labels", "put gtFine/ and leftImg8bit/ into this folder"
             )
         inside = (f for sub in ("", "annotations", "ann", "train", "labels") for f in (folder / sub).glob("*.*"))
         named = (f for f in inside if f.suffix.lower() in _LOOKED_AT or ".tfrecord-" in f.name)
