@@ -38,8 +38,9 @@ _LARGEST = 1 << 26
 
 
 def parts(path: Path) -> list[tuple[str | None, Path]]:
-    """The folders of the datasets with their splits."""
-    return [(drawn.split_of(ann.parent.name), ann.parent) for ann in sorted(path.glob("*/ann")) if ann.is_dir()]
+    """The folders of the datasets, also of those in others, with their splits."""
+    inside = (ann for ann in sorted(path.rglob("ann")) if ann.is_dir() and ann.parent != path)
+    return [(drawn.split_of(ann.parent.name), ann.parent) for ann in inside]
 
 
 def recognise(path: Path) -> bool:
@@ -62,12 +63,12 @@ def read(path: Path, split: str | None = None) -> Dataset:
     if not isinstance(classes, list):
         raise DataError(f"{path / 'meta.json'}: has no list of classes; export the project again")
     labels = dict.fromkeys(n for row in classes if isinstance(n := _get(row, "title"), str) and n)
-    entries = [entry for part, folder in parts(path) for entry in _entries(part, folder, problems)]
+    entries = [entry for part, folder in parts(path) for entry in _entries(path, part, folder, problems)]
     chosen = drawn.chosen(path, entries, split, problems)
     return drawn.dataset(path, "supervisely", chosen, labels, [path], problems)
 
 
-def _entries(split: str | None, folder: Path, problems: Problems) -> Iterator[Entry]:
+def _entries(path: Path, split: str | None, folder: Path, problems: Problems) -> Iterator[Entry]:
     described = set()
     for file in sorted((folder / "ann").glob("*.json")):
         name = file.name.removesuffix(".json")
@@ -82,7 +83,9 @@ def _entries(split: str | None, folder: Path, problems: Problems) -> Iterator[En
             continue
         size = drawn.size_of(_get(_get(content, "size"), "height"), _get(_get(content, "size"), "width"))
         shapes = partial(_shapes, file, objects)
-        yield Entry(file, "", f"{folder.name}/img/{name}", shapes, size, _own_id(content), split)
+        yield Entry(
+            file, "", f"{folder.relative_to(path).as_posix()}/img/{name}", shapes, size, _own_id(content), split
+        )
     images = find_images(folder / "img") if (folder / "img").is_dir() else []
     if bare := sum(image.name not in described for image in images):
         problems.warn(folder, "", f"{bare} images have no json; they are left out, because they may be unlabelled")

@@ -83,7 +83,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
         )
         for part, file, name, attributes, regions in found
     ]
-    folders = dict.fromkeys(folder for _, file, _ in contents for folder in (*image_folders(file), file.parent.parent))
+    inside = [folder for _, file, _ in contents for folder in image_folders(file)]
+    folders = dict.fromkeys([path, *inside] if path.is_dir() else inside)
     chosen = drawn.chosen(path, entries, split, problems)
     return drawn.dataset(path, "via", chosen, listed | dict.fromkeys(sorted(used)), folders, problems)
 
