@@ -110,6 +110,15 @@ def test_run_lengths_of_a_brush() -> None:
             unpack(part, 5 if part is not packed else 6)
 
 
+def test_a_brush_begins_as_those_of_label_studio_do() -> None:
+    """The first bytes of a published export, of an image of 3332 x 2527 pixels whose upper rows are empty.
+
+    Source: https://huggingface.co/datasets/alkzar90/cell_benchmark
+    """
+    published = [2, 1, 233, 240, 57, 27, 255, 255, 255, 0, 255, 255, 224, 31, 255, 252, 3, 255, 255, 128, 127, 255, 240]
+    assert pack(np.zeros((2527, 3332), bool))[: len(published)] == published
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_brush_comes_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
