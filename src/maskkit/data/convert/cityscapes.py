@@ -105,7 +105,8 @@ def _polygons(
     record: Record, found: LabelMap | None, visible: list[int], categories: Categories
 ) -> list[dict[str, Any]]:
     """The regions of the label map and the objects, later ones in front of earlier ones: crowds first, large first."""
-    rows = [(categories.titles[n], bridge(trace(found.of(n)))) for n in (found.present if found is not None else [])]
+    regions = [(n, found.of(n)) for n in found.present] if found is not None else []
+    rows = [(categories.titles[n], bridge(trace(region))) for n, region in regions]
     shown: list[Annotation] = [record.annotations[i] for i in visible]
     areas = {id(a): mask_math.area([rle])[0] for a in shown if (rle := a.rle(record.size)) is not None}
     for annotation in sorted(shown, key=lambda a: (not a.crowd, -areas[id(a)])):
