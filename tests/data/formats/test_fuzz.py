@@ -9,11 +9,16 @@ import pytest
 from maskkit.data import check, open_dataset
 from maskkit.data.formats import FORMATS
 from maskkit.errors import DataError
-from tests.data.formats.samples import SAMPLES
+from tests.data.formats.samples import SAMPLES, TOOLS
 from tests.fuzz import outcomes
-from tests.thorough import of
+from tests.thorough import THOROUGH, of
 
 MANY = of(2000)
+LATER = {f.__name__ for f in TOOLS}
+"""Formats of which many files are read in thorough runs alone."""
+RUNS = [(name, 60) for name in SAMPLES] + [
+    pytest.param(name, MANY, marks=pytest.mark.slow) for name in SAMPLES if THOROUGH or name not in LATER
+]
 
 
 def use(folder: Path) -> None:
@@ -46,8 +51,7 @@ def test_every_format_has_a_sample() -> None:
     assert {f.name for f in FORMATS} <= {name.partition("_")[0] for name in SAMPLES}
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-@pytest.mark.parametrize("count", [60, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "count"), RUNS)
 def test_mutated_files(name: str, count: int, tmp_path: Path) -> None:
     SAMPLES[name](tmp_path)
     refused, broken = outcomes(tmp_path, lambda: use(tmp_path), range(count))
