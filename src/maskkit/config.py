@@ -5,11 +5,11 @@ folder and into every checkpoint. Nothing else in the package holds a setting.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
 from maskkit.errors import MaskkitError
+from maskkit.plain_types import change as change
 from maskkit.plain_types import reasons, strict_converter
 from maskkit.ranges import Colour, Count, Decay, Factor, Part, Pixels, Positive, Seed, Share, Weight, Whole, Workers
 
@@ -343,28 +343,6 @@ class PseudoMasks:
     """Longer side of the image at scale 1, in pixels; by default that of the network's input."""
     threshold: Share = 0.2
     """Score of the background; the best pixel of each class has the score 1."""
-
-
-def change(config: T, **changes: Any) -> T:
-    """``config`` with some fields changed; a mapping changes fields of a part: ``backbone={"name": "resnet18"}``.
-
-    Raises ``TypeError`` for an unknown field, and for a part that is given neither as a mapping nor as its own type.
-    """
-    known = {f.name: getattr(config, f.name) for f in fields(config)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for name, value in changes.items():
-        if name not in known:
-            raise TypeError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(known)}")
-        part = known[name]
-        if isinstance(value, Mapping):
-            value = change(part, **value)
-        elif is_dataclass(part) and not is_dataclass(value):
-            raise TypeError(
-                f"{name} is a {type(part).__name__}: change its fields by a mapping, {name}={{FIELD: VALUE}}, "
-                f"not by {value!r}"
-            )
-        values[name] = value
-    return replace(config, **values)  # type: ignore[type-var]
 
 
 _converter = strict_converter()

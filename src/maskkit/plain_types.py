@@ -1,9 +1,39 @@
-"""Dataclasses from plain JSON types, strictly: no number is made of a text, no whole number of a fraction."""
+"""Dataclasses: changed by the names of their fields, and made from plain JSON types, strictly.
+
+No number is made of a text, no whole number of a fraction.
+"""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import cattrs
 from cattrs.v import format_exception
+
+T = TypeVar("T")
+
+
+def change(config: T, **changes: Any) -> T:
+    """``config`` with some fields changed; a mapping changes fields of a part: ``backbone={"name": "resnet18"}``.
+
+    Raises ``TypeError`` for an unknown field, and for a part that is given neither as a mapping nor as its own type.
+    """
+    known = {f.name: getattr(config, f.name) for f in fields(config)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise TypeError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(known)}")
+        part = known[name]
+        if isinstance(value, Mapping):
+            value = change(part, **value)
+        elif is_dataclass(part) and not is_dataclass(value):
+            raise TypeError(
+                f"{name} is a {type(part).__name__}: change its fields by a mapping, {name}={{FIELD: VALUE}}, "
+                f"not by {value!r}"
+            )
+        values[name] = value
+    return replace(config, **values)  # type: ignore[type-var]
 
 
 def strict_converter() -> cattrs.Converter:

@@ -78,7 +78,6 @@ def test_every_help_has_an_example(verb, capsys):
         ["eval", "--data", "x", "--model", "a", "--batch", "0"],
         ["eval", "--data", "x", "--model", "a", "--predictions", "b"],
         ["train"],
-        ["train", "--data", "x"],
         ["train", "--model", PRESET],
         ["train", "--model", PRESET, "--data", "x", "--train.epoch", "3"],
         ["train", "--model", PRESET, "--data", "x", "--labels", "points"],
@@ -508,6 +507,33 @@ def test_train_passes_every_option_on(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "other than in the preset: model.prototypes 8, input.resize pad, augment.flip 0.0, train.lr 0.5" in said
     assert len(said.splitlines()) < 7, "config.json has all settings"
+
+
+def test_train_chooses_a_preset_for_the_data(monkeypatch, drawn, tmp_path, capsys):
+    from maskkit.engine import train as engine
+
+    asked = []
+
+    def fake(config, out, resume, weights, device):
+        asked.append((config.preset, type(config.model).__name__, config.train.epochs))
+        return engine.TrainResult(out, out / "best.safetensors", out / "last.safetensors", 1, {"AP": 0.5})
+
+    monkeypatch.setattr(engine, "train", fake)
+    assert run("train", "--data", drawn, "--train.epochs", 3, "--device", "cpu") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("4 images with masks of objects, 5 classes: --model maskrcnn-mobilenetv2-320, the small")
+    assert run("train", "--data", drawn, "--labels", "boxes", "--out", tmp_path, "--resume", "--device", "cpu") == 0
+    save_small(tmp_path / "last.safetensors")
+    assert run("train", "--data", drawn, "--out", tmp_path, "--resume") == 0
+    assert f"last.safetensors is a run of --model {PRESET}" in capsys.readouterr().out
+    assert [(name, kind) for name, kind, _ in asked] == [
+        ("maskrcnn-mobilenetv2-320", "MaskRcnnConfig"),
+        ("condinst-mobilenetv2-320", "CondInstConfig"),
+        (PRESET, "YolactConfig"),
+    ]
+    assert asked[0][2] == 3
+    assert run("train", "--data", tmp_path / "nowhere") == 1
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_train_then_predict(drawn, tmp_path, photos, capsys):

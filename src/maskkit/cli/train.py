@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from maskkit.cli.console import wrong_usage
 from maskkit.cli.options import Fetch, refuse_ranges
-from maskkit.config import AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from maskkit.config import SUPERVISION, AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from maskkit.terminal import say
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ T = TypeVar("T")
 class TrainOptions:
     """Train a preset on your own images. The data format and the class names are detected.
 
+    Without --model the preset follows from the labels and the number of images, and a line says why.
+
     Every field of the preset can be changed. The run folder contains the resolved configuration, metrics.jsonl,
     best.safetensors, sample predictions and report.html.
+
+    Example: maskkit train --data pets/
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50
 
@@ -34,7 +38,7 @@ class TrainOptions:
     """
 
     preset: Annotated[str, arg(name="model")]
-    """Preset to start from; `maskkit models` lists them."""
+    """Preset to start from; `maskkit models` lists them. Without it one is chosen for the data."""
     model: ModelConfig
     input: InputConfig
     augment: AugmentConfig
@@ -55,7 +59,7 @@ class TrainOptions:
 def train(options: TrainOptions) -> int:
     """Train a preset on your own images.
 
-    Example: maskkit train --model yolact-mobilenetv2-256 --data pets/
+    Example: maskkit train --data pets/
     """
     options.fetch.apply()
     from maskkit.checkpoints.find import initial_weights
@@ -96,8 +100,8 @@ def summary(config: RunConfig, out: Path) -> list[str]:
 
 
 def parse(args: list[str]) -> TrainOptions:
-    """The options of `train`: the preset named in ``args``, overridden by the rest of ``args``."""
-    name, preset = preset_in(args)
+    """The options of `train`: the preset in ``args`` or the one for the data, overridden by the rest of ``args``."""
+    name, preset, why = preset_in(args)
     data = annotated(
         DataConfig(),
         train=Annotated[str, arg(aliases=["--data"])],
@@ -113,17 +117,44 @@ def parse(args: list[str]) -> TrainOptions:
         refuse_ranges(getattr(options, section), f"--{section}.")
     if not options.data.train:
         wrong_usage("train takes --data")
+    if why:
+        say(why)
     return options
 
 
-def preset_in(args: list[str]) -> "tuple[str | None, Preset]":
-    """The name after ``--model``, if any, and its preset, by default a small one."""
+def preset_in(args: list[str]) -> "tuple[str | None, Preset, str]":
+    """The name after ``--model``, or else of the preset for the data; the preset; and why it was chosen.
+
+    A run that is continued keeps its preset. Without a name and data it is None, with a small preset.
+    """
     from maskkit import zoo
 
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model")
-    name = peek.parse_known_args(args)[0].model
-    return name, zoo.preset(name or "yolact-mobilenetv2-256")
+    peek.add_argument("--data", "--data.train")
+    peek.add_argument("--labels", "--data.labels", default="masks")
+    peek.add_argument("--allow-outside", "--data.allow-outside", action="store_true")
+    peek.add_argument("--out", type=Path)
+    peek.add_argument("--resume", action="store_true")
+    peek.add_argument("--device")
+    found = peek.parse_known_args(args)[0]
+    name, why = found.model, ""
+    if name is None and found.data and found.labels in SUPERVISION and not {"-h", "--help"} & set(args):
+        name, why = _preset_for(found)
+    return name, zoo.preset(name or "yolact-mobilenetv2-256"), why
+
+
+def _preset_for(found: argparse.Namespace) -> tuple[str, str]:
+    """Name and reason of the preset where the command line names none: that of the run to continue, or a new choice."""
+    from maskkit.checkpoints.checkpoint import config_of
+    from maskkit.checkpoints.header import read_header
+    from maskkit.engine.choose import choose
+
+    last = found.out / "last.safetensors" if found.out else None
+    if found.resume and last is not None and last.is_file():
+        name = config_of(read_header(last), last).preset
+        return name, f"{last} is a run of --model {name}"
+    return choose(DataConfig(found.data, labels=found.labels, allow_outside=found.allow_outside), found.device)
 
 
 def annotated(section: T, **hints: Any) -> T:
