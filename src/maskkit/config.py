@@ -220,6 +220,8 @@ class TrainConfig:
     seed: Seed = 0
     eval_every: Weight = 1.0
     """Epochs between evaluations. The last step is always evaluated; 0 evaluates only there."""
+    patience: Whole = 0
+    """Evaluations without a better result than the best one, after which the training ends early; 0: it never does."""
     save_every: Count = 200
     """Steps between saves of ``last.safetensors``."""
     tensorboard: bool = False

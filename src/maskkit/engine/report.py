@@ -27,7 +27,7 @@ def training_section(run: Run, config: RunConfig, images: int) -> Markup:
     settings = json.loads((run.out / "config.json").read_bytes())
     facts = [
         ("initial weights", _start(settings.pop("start", None) or {})),
-        ("steps", f"{run.total} of {config.train.batch} images, {run.total / run.epoch:.1f} epochs of {images} images"),
+        ("steps", f"{run.done} of {config.train.batch} images, {run.done / run.epoch:.1f} epochs of {images} images"),
         ("duration", clock(run.log.seconds)),
         ("machine", machine(run.device)),
         ("versions", f"maskkit {maskkit.__version__}, torch {torch.__version__}, Python {platform.python_version()}"),

@@ -282,9 +282,15 @@ def refuse_other_run(out: Path, resume: bool) -> None:
 def plan_steps(run: Run, images: int) -> None:
     """Set the number of steps for a training set of so many images.
 
-    Raises `MaskkitError` for a batch that no memory holds, or that the processes cannot share evenly.
+    Raises `MaskkitError` for a batch that no memory holds, or that the processes cannot share evenly, and for settings
+    that contradict one another.
     """
     settings = run.settings
+    if settings.patience and not settings.eval_every:
+        raise MaskkitError(
+            f"{run.flags}patience {settings.patience} waits for evaluations, of which there is one, at the end; set "
+            f"{run.flags}eval-every 1"
+        )
     if settings.batch > _MOST:
         raise MaskkitError(f"{run.flags}batch {settings.batch}: must be between 1 and {_MOST}")
     if settings.batch % run.world:

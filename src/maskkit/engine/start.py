@@ -10,8 +10,8 @@ from maskkit.config import RunConfig, to_dict
 from maskkit.errors import MaskkitError
 from maskkit.prediction import Categories
 
-_FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard")
-"""Settings that do not change the result of a run."""
+_FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard", "train.patience")
+"""Settings that do not change the steps of a run."""
 
 
 def check_same(config: RunConfig, categories: Categories, images: int, last: Path) -> None:

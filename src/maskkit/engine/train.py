@@ -34,7 +34,7 @@ from maskkit.engine.optim import make_optimizer, update_average
 from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
 from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
-from maskkit.engine.validate import evaluate, evaluation_due, keep_best, write_report
+from maskkit.engine.validate import ends_early, evaluate, evaluation_due, keep_best, write_report
 from maskkit.errors import DataError
 from maskkit.eval.numbers import Metric
 from maskkit.models.base import Model
@@ -66,7 +66,8 @@ class Learner:
     """The model as it is called: compiled, or shared by several processes."""
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]
-    """``step``, the last one that was ``evaluated``, number of training ``images``, ``best`` value and ``metrics``."""
+    """``step``, the last one that was ``evaluated``, number of training ``images``, ``best`` value and ``metrics``;
+    with ``train.patience`` the decisive metric of all ``evaluations``, by step."""
 
     @property
     def shown(self) -> Model:
@@ -98,8 +99,9 @@ def train(
     with run:
         learner = make_learner(run, config, train_set, weights)
         model, average, network, optimizer = learner.model, learner.average, learner.network, learner.optimizer
-        measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
-        loader = train_loader(train_set, config, run.start, run.total, run.rank, run.world, run.log.note)
+        ended = measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
+        stop = run.start if ended else run.total
+        loader = train_loader(train_set, config, run.start, stop, run.rank, run.world, run.log.note)
         run.exits.callback(loader.close)
         for step, batch in enumerate(loader, run.start):
             rate = run.begin_step(step, optimizer)
@@ -120,18 +122,23 @@ def train(
             run.end_step(done)
             if run.save_due(done):
                 run.save()
-            measure(run, learner, config, train_set, val_set)
+            if measure(run, learner, config, train_set, val_set):
+                break
         write_report(run, config, train_set, val_set)
-    return TrainResult(out, out / "best.safetensors", run.last, run.total, learner.info["metrics"])
+    return TrainResult(out, out / "best.safetensors", run.last, learner.info["step"], learner.info["metrics"])
 
 
-def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
-    """Evaluate where that is due after this number of steps, and save what came of it."""
+def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> bool:
+    """Evaluate where that is due after this number of steps, and save what came of it.
+
+    Returns whether the training ends here, before its last step.
+    """
     info, settings = learner.info, config.train
     period = settings.eval_every * info["images"] / settings.batch
     if info["step"] > info["evaluated"] and evaluation_due(info["step"], run.total, period):
         evaluate(run, learner.shown, info, config, train_set.categories, val_set)
         run.save()
+    return ends_early(run, info)
 
 
 def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str | Path | None) -> Learner:

@@ -14,7 +14,7 @@ from maskkit.checkpoints.header import read_header
 from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.engine.report import training_section
-from maskkit.engine.run import Run
+from maskkit.engine.run import Run, once
 from maskkit.eval.numbers import Metric
 from maskkit.eval.page import attempt
 from maskkit.eval.rows import Row, rows_of
@@ -50,6 +50,8 @@ def evaluate(
         if failed := attempt(folder, lambda: draw(samples, folder, score)):
             run.log.note(failed)
         decisive = _decisive(metrics)
+        if config.train.patience:  # by their steps: one that is repeated counts once
+            info["evaluations"] = {**info.get("evaluations", {}), str(step): decisive}
         if info["best"] is None or decisive >= info["best"]:
             facts = {"step": step, "metrics": metrics} | ({} if threshold is None else {"score": threshold.score})
             write_json(run.out / "predictions.json", rows)
@@ -57,6 +59,33 @@ def evaluate(
             info |= {"best": decisive, "metrics": metrics}
         run.log.evaluation(step, metrics if threshold is None else metrics | {"score": threshold.score})
     info["evaluated"] = step  # the last change: what is stopped before is done again
+
+
+def since_best(evaluations: Mapping[str, float]) -> tuple[int, int]:
+    """How many evaluations followed the best one, and its step; ``evaluations`` maps steps to the decisive metric.
+
+    Of equal ones the first is the best. 0 and 0 where there is none.
+    """
+    if not evaluations:
+        return 0, 0
+    steps = sorted(map(int, evaluations))
+    best = max(steps, key=lambda step: evaluations[str(step)])
+    return len(steps) - 1 - steps.index(best), best
+
+
+def ends_early(run: Run, info: Mapping[str, Any]) -> bool:
+    """Whether the evaluations so far end the training before its last step; the first time with a line that says so."""
+    patience = run.settings.patience
+    if not patience or info["step"] != info["evaluated"] or info["step"] >= run.total:
+        return False
+    waited, best = once(run, lambda: since_best(info.get("evaluations", {})))  # which only the first process has
+    if waited < patience:
+        return False
+    run.log.note(
+        f"the training ends early, after step {info['step']} of {run.total}: in {waited} evaluations none was better "
+        f"than that of step {best}; {run.flags}patience {patience} is how many it waits for"
+    )
+    return True
 
 
 def keep_best(run: Run, info: dict[str, Any]) -> None:
@@ -114,7 +143,7 @@ def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Datas
         task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
         rows = json.loads((run.out / "predictions.json").read_bytes())
         info = read_header(run.out / "best.safetensors")["info"]
-        facts = f"weights of step {info['step']} of {run.total}, trained on {len(train_set)} images"
+        facts = f"weights of step {info['step']} of {run.done}, trained on {len(train_set)} images"
         notes = [f"{facts} of {train_set.source}"]
         if "score" in info:
             notes.append(
