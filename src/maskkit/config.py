@@ -181,6 +181,9 @@ class TrainConfig:
     """Optimizer steps of the whole run."""
     batch: Count = 8
     """Images per step, over all processes."""
+    accumulate: Count = 1
+    """Parts of a batch that are computed one after another, so that a step needs the memory of one part. Each part
+    counts the same, and its losses are divided by its own objects."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 1e-3
     """Peak learning rate at this ``batch``."""

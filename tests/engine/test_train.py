@@ -241,3 +241,51 @@ def test_a_run_records_what_it_started_from(tmp_path, run):
     assert len(start["sha256"]) == 64
     train(short(run, steps=2), tmp_path / "first", resume=True)
     assert json.loads((first.out / "config.json").read_text())["start"] == start
+
+
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, monkeypatch):
+    """Where every part has as much to learn as the others, and nothing is drawn at random."""
+    from types import SimpleNamespace
+
+    from maskkit.data.loader import train_loader
+    from maskkit.engine import train as engine
+
+    dataset = engine.open_data(run)[0]
+    (batch,) = train_loader(dataset, replace(run, augment=replace(run.augment, expand=1.0)), 0, 1)
+    parts = engine.split(batch, 2)
+    assert [part.images.shape[0] for part in parts] == [len(part.targets) for part in parts] == [2, 2]
+    assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+    assert [m.image_id for part in parts for m in part.metas] == [m.image_id for m in batch.metas]
+    assert engine.split(batch, 1) == [batch]
+
+    weights = torch.nn.Conv2d(3, 1, 3, padding=1)
+    gradients = {}
+    for number in (1, 2, 4):
+        losses = []
+        stub = SimpleNamespace(
+            settings=replace(run.train, accumulate=number),
+            device=torch.device("cpu"),
+            layout=torch.contiguous_format,
+            autocast=lambda: torch.autocast("cpu", enabled=False),
+            read_losses=lambda found: {name: float(value.detach()) for name, value in found.items()},
+            backward=lambda found: found["mask"].backward(),
+            update=lambda model, optimizer: None,
+        )
+        model = SimpleNamespace(loss=lambda raw, part: {"mask": raw.square().mean()})
+        learner = SimpleNamespace(network=lambda images, sizes, targets: weights(images), model=model)
+        learner.average = learner.optimizer = None
+        weights.zero_grad()
+        losses.append(engine.take_step(stub, learner, batch, 0)["mask"])
+        assert weights.weight.grad is not None
+        gradients[number] = (weights.weight.grad.clone(), losses[0])
+    for number in (2, 4):
+        assert torch.allclose(gradients[number][0], gradients[1][0], rtol=1e-4, atol=1e-6)
+        assert gradients[number][1] == pytest.approx(gradients[1][1], rel=1e-5)
+
+
+def test_a_run_in_parts_learns_and_odd_parts_are_refused(tmp_path, run):
+    train(short(run, accumulate=4, steps=20), tmp_path / "run")
+    losses = [row["loss"] for row in metrics(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < losses[0]
+    with pytest.raises(MaskkitError, match=r"batch 4 has no 3 equal parts; give another number to --train.accumulate"):
+        train(short(run, accumulate=3), tmp_path / "odd")

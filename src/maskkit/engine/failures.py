@@ -17,9 +17,10 @@ def failure(error: BaseException, flags: str, hint: str) -> MaskkitError | None:
         return None
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
     if memory:
+        parts = f", or compute it in parts: {flags}accumulate 2" if flags == "--train." else ""
         where = "GPU" if isinstance(error, torch.OutOfMemoryError) else "machine"
         return MaskkitError(
-            f"the {where} has not enough memory for a step; lower {flags}batch or the size of the input{further}"
+            f"the {where} has not enough memory for a step; lower {flags}batch or the size of the input{parts}{further}"
         )
     if isinstance(error, ValueError) and "Expected more than 1 value per channel when training" in text:
         return MaskkitError(

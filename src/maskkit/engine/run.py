@@ -297,6 +297,12 @@ def plan_steps(run: Run, images: int) -> None:
         raise MaskkitError(
             f"{run.flags}batch {settings.batch} cannot be shared by {run.world} processes; give a multiple"
         )
+    if settings.batch // run.world % settings.accumulate:
+        each = f", {settings.batch // run.world} images in each process," if run.world > 1 else ""
+        raise MaskkitError(
+            f"{run.flags}batch {settings.batch}{each} has no {settings.accumulate} equal parts; give another number to "
+            f"{run.flags}accumulate"
+        )
     run.epoch = images / settings.batch
     run.total = settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
     run.notes += precision_notes(settings.precision, run.device)

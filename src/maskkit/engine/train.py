@@ -98,25 +98,13 @@ def train(
     config = replace(config, model=replace(config.model, num_classes=len(train_set.categories)))
     with run:
         learner = make_learner(run, config, train_set, weights)
-        model, average, network, optimizer = learner.model, learner.average, learner.network, learner.optimizer
         ended = measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
         stop = run.start if ended else run.total
         loader = train_loader(train_set, config, run.start, stop, run.rank, run.world, run.log.note)
         run.exits.callback(loader.close)
         for step, batch in enumerate(loader, run.start):
-            rate = run.begin_step(step, optimizer)
-            batch = batch.to(run.device)
-            with run.autocast():
-                raw = network(batch.images.contiguous(memory_format=run.layout), batch.sizes, batch.targets)
-            losses = model.loss(convert_to_fp32(raw), batch)
-            values = run.read_losses(losses)
-            if not finite(values):
-                raise keep_bad_batch(run, values, step, batch_tensors(batch), batch_images(batch))
-            run.backward(losses)
-            run.update(model, optimizer)
-            if average is not None:
-                update_average(average, model, settings.ema, step, settings.ema_warmup)
-
+            rate = run.begin_step(step, learner.optimizer)
+            values = take_step(run, learner, batch, step)
             done = learner.info["step"] = step + 1
             run.log.step(done, values, rate, settings.batch)
             run.end_step(done)
@@ -126,6 +114,43 @@ def train(
                 break
         write_report(run, config, train_set, val_set)
     return TrainResult(out, out / "best.safetensors", run.last, learner.info["step"], learner.info["metrics"])
+
+
+def take_step(run: Run, learner: Learner, batch: Batch, step: int) -> dict[str, float]:
+    """Change the weights by the gradients of a batch; returns its losses, averaged over its parts and the processes.
+
+    Raises `MaskkitError` for a loss that is not finite, before anything is changed.
+    """
+    settings, parts = run.settings, split(batch, run.settings.accumulate)
+    total: dict[str, float] = {}
+    for part in parts:
+        part = part.to(run.device)
+        with run.autocast():
+            raw = learner.network(part.images.contiguous(memory_format=run.layout), part.sizes, part.targets)
+        losses = learner.model.loss(convert_to_fp32(raw), part)
+        if len(parts) > 1:
+            losses = {name: loss / len(parts) for name, loss in losses.items()}
+        values = run.read_losses(losses)
+        if not finite(values):
+            raise keep_bad_batch(run, values, step, batch_tensors(part), batch_images(part))
+        run.backward(losses)
+        total = {name: total[name] + value if total else value for name, value in values.items()}
+    run.update(learner.model, learner.optimizer)
+    if learner.average is not None:
+        update_average(learner.average, learner.model, settings.ema, step, settings.ema_warmup)
+    return total
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch as so many batches of equally many images, which keep their padding."""
+    if parts == 1:
+        return [batch]
+    size = len(batch) // parts
+    ranges = [slice(i * size, (i + 1) * size) for i in range(parts)]
+    return [
+        replace(batch, images=batch.images[r], sizes=batch.sizes[r], targets=batch.targets[r], metas=batch.metas[r])
+        for r in ranges
+    ]
 
 
 def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> bool:
