@@ -179,6 +179,9 @@ class TrainConfig:
     """Passes over the training images; ``steps`` takes precedence."""
     steps: Count | None = None
     """Optimizer steps of the whole run."""
+    minutes: Weight = 0.0
+    """Length of the run in minutes, evaluations included, in place of ``epochs``: the first steps are timed, and the
+    number of steps that fit is fixed from then on. 0: ``epochs`` or ``steps`` count."""
     batch: Count = 8
     """Images per step, over all processes."""
     accumulate: Count = 1

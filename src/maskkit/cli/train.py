@@ -88,6 +88,7 @@ def summary(config: RunConfig, out: Path) -> list[str]:
     before, now = (flat(to_dict(c)) for c in (plain, config))
     changed = [f"{k} {now[k]}" for k in now if now[k] != before.get(k) and k not in ("data.train", "model.num_classes")]
     length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} epochs"
+    length = f"{settings.minutes:g} minutes" if settings.minutes else length
     height, width = config.input.size
     title, task = zoo.method(config.preset).title, model.task_of(config.model)
     return [

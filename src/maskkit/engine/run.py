@@ -62,7 +62,7 @@ class Run:
     flags: str = "--train."
     """How the command line spells the settings."""
     total: int = 0
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the whole run; with ``train.minutes`` they are known once the first ones were timed."""
     epoch: float = 0.0
     """Steps that go through the training images once."""
     start: int = 0
@@ -71,6 +71,8 @@ class Run:
     """Lines for the user, printed when the log opens."""
     keep: Callable[[], None] | None = None
     """Writes the state to resume from; called in the first process alone."""
+    opened: float = field(default_factory=time.monotonic)
+    """When the run was opened, in seconds of the monotonic clock."""
     begun: bool = False
     """Whether `begin` was called: from then on the state can be saved."""
     done: int = 0
@@ -290,6 +292,11 @@ def plan_steps(run: Run, images: int) -> None:
         raise MaskkitError(
             f"{run.flags}patience {settings.patience} waits for evaluations, of which there is one, at the end; set "
             f"{run.flags}eval-every 1"
+        )
+    if settings.minutes and settings.steps:
+        raise MaskkitError(
+            f"{run.flags}minutes and {run.flags}steps both say how long the run is; set {run.flags}steps None, or "
+            f"{run.flags}minutes 0"
         )
     if settings.batch > _MOST:
         raise MaskkitError(f"{run.flags}batch {settings.batch}: must be between 1 and {_MOST}")

@@ -28,9 +28,10 @@ from maskkit import zoo
 from maskkit.config import RunConfig, to_dict
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
+from maskkit.engine.budget import fit_steps, stored_steps
 from maskkit.engine.data import open_data
 from maskkit.engine.initial import start_weights
-from maskkit.engine.optim import make_optimizer, update_average
+from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
 from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
 from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
@@ -67,7 +68,8 @@ class Learner:
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]
     """``step``, the last one that was ``evaluated``, number of training ``images``, ``best`` value and ``metrics``;
-    with ``train.patience`` the decisive metric of all ``evaluations``, by step."""
+    with ``train.patience`` the decisive metric of all ``evaluations``, by step; with ``train.minutes`` the ``total`` of
+    steps."""
 
     @property
     def shown(self) -> Model:
@@ -97,7 +99,7 @@ def train(
     plan_steps(run, len(train_set))
     config = replace(config, model=replace(config.model, num_classes=len(train_set.categories)))
     with run:
-        learner = make_learner(run, config, train_set, weights)
+        learner = make_learner(run, config, train_set, val_set, weights)
         ended = measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
         stop = run.start if ended else run.total
         loader = train_loader(train_set, config, run.start, stop, run.rank, run.world, run.log.note)
@@ -166,7 +168,9 @@ def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, v
     return ends_early(run, info)
 
 
-def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str | Path | None) -> Learner:
+def make_learner(
+    run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset, weights: str | Path | None
+) -> Learner:
     """The model with the state of the run, or with its initial weights, and the files of the run's beginning.
 
     Raises `DataError` where the model cannot learn from the data, `MaskkitError` where a resumed run had other
@@ -197,10 +201,26 @@ def make_learner(run: Run, config: RunConfig, train_set: Dataset, weights: str |
         network = torch.compile(network)
     learner = Learner(model, average, network, prepared, info)
     run.keep = lambda: save(run, learner, config, categories)
+    if settings.minutes and run.resumed:
+        run.total = stored_steps(info, run.last)
+    elif settings.minutes:
+        run.total = info["total"] = time_budget(run, learner, config, train_set, val_set)
     if not run.resumed:
         run.save()
     begin(run, info["step"], {**to_dict(config), "start": info.get("start")}, info["evaluated"])
     return learner
+
+
+def time_budget(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> int:
+    """`fit_steps` by steps of the learner, which is unchanged afterwards."""
+
+    def take(batch: Batch, step: int) -> None:
+        set_rate(learner.optimizer, learning_rate(0, run.total, config.train))
+        take_step(run, learner, batch, step)
+
+    total = fit_steps(run, learner.model, learner.average, take, config, train_set, val_set)
+    learner.optimizer.optimizer.state.clear()
+    return total
 
 
 def save(run: Run, learner: Learner, config: RunConfig, categories: Categories) -> None:
