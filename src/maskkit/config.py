@@ -184,6 +184,8 @@ class TrainConfig:
     number of steps that fit is fixed from then on. 0: ``epochs`` or ``steps`` count."""
     batch: Count = 8
     """Images per step, over all processes."""
+    repeat: Share = 0.0
+    """Share of the images in which a class should be: images of rarer classes are repeated (LVIS: 0.001); 0: none."""
     accumulate: Count = 1
     """Parts of a batch that are computed one after another, so that a step needs the memory of one part. Each part
     counts the same, and its losses are divided by its own objects."""

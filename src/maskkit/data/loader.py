@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from maskkit.config import InputConfig, RunConfig
+from maskkit.data.balance import RepeatedImages, repeated
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import IGNORE
 from maskkit.data.patches import Patches
@@ -94,8 +95,10 @@ def train_loader(
     """The batches from ``start_step`` to before ``stop_step``, of each the share of process ``rank`` of ``world``.
 
     The images are one endless stream with a new permutation in each epoch; step s takes the s-th ``train.batch``
-    images of it. Raises `DataError` for an image that cannot be read, for a data set without images and for copy-paste
-    without masks, and `MaskkitError` when a batch has fewer images than there are processes.
+    images of it. With ``train.repeat`` images of rare classes are several times in an epoch.
+
+    Raises `DataError` for an image that cannot be read, for a data set without images and for copy-paste without masks,
+    and `MaskkitError` when a batch has fewer images than there are processes.
     """
     if len(dataset) == 0:
         raise DataError("the training set has no image")
@@ -105,7 +108,11 @@ def train_loader(
         )
     if config.augment.copy_paste > 0 and config.data.labels != "masks":
         raise DataError(f"copy-paste requires masks, not {config.data.labels}; set augment.copy_paste to 0")
-    steps = _TrainSteps(dataset, config, stop_step, rank, world)
+    repeats = None
+    if config.train.repeat:
+        repeats, line = repeated(dataset, config.train.repeat, config.train.seed)
+        note(line)
+    steps = _TrainSteps(dataset, config, stop_step, rank, world, repeats)
     return batches(steps, range(start_step, stop_step), config.train.workers, note)
 
 
@@ -116,17 +123,21 @@ class _TrainSteps:
     total: int
     rank: int
     world: int
+    repeats: RepeatedImages | None = None
 
     def __getitem__(self, step: int) -> Batch:
-        config, n = self.config, len(self.dataset)
+        config, n = self.config, len(self.dataset if self.repeats is None else self.repeats)
         places = range(step * config.train.batch, (step + 1) * config.train.batch)[self.rank :: self.world]
         batch = collate([self._sample(*divmod(place, n)) for place in places], config.input)
         return replace(batch, progress=(step + 1) / self.total)
 
     def _sample(self, epoch: int, place: int) -> Sample:
         config = self.config
-        index = int(permutation(len(self.dataset), config.train.seed, epoch)[place])
-        rng = np.random.default_rng([config.train.seed, epoch, index])
+        if self.repeats is None:
+            index, again = int(permutation(len(self.dataset), config.train.seed, epoch)[place]), 0
+        else:
+            index, again = map(int, self.repeats.order(epoch)[place])
+        rng = np.random.default_rng([config.train.seed, epoch, index, again][: 4 if again else 3])
         ops = train_ops(config.augment, config.input, self._partner)
         return apply(ops, self.dataset.load(index, config.data.labels), rng)
 
