@@ -194,6 +194,8 @@ class TrainConfig:
     """Peak learning rate at this ``batch``."""
     backbone_lr: Weight = 1.0
     """Factor on the learning rate of the backbone."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that keep their initial weights and statistics: ``backbone``, or ``backbone fpn``."""
     momentum: Decay = 0.9
     weight_decay: Weight = 5e-4
     decay_norm: bool = True

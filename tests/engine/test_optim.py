@@ -10,6 +10,7 @@ from torch import nn
 from maskkit.config import TrainConfig
 from maskkit.engine.optim import (
     average_decay,
+    freeze,
     learning_rate,
     make_optimizer,
     param_groups,
@@ -18,6 +19,7 @@ from maskkit.engine.optim import (
     set_rate,
     update_average,
 )
+from maskkit.errors import MaskkitError
 
 
 class Net(nn.Module):
@@ -123,3 +125,28 @@ def test_the_average_may_begin_with_the_weights_themselves_and_slow_down_over_ma
     assert average_decay(1, 0.9998, 2000) == pytest.approx(0.9998 * (1 - math.exp(-2 / 2000)))
     assert average_decay(100_000, 0.9998, 2000) == pytest.approx(0.9998)
     assert average_decay(1, 0.9998) == pytest.approx(2 / 11)
+
+
+def test_a_frozen_part_keeps_weights_and_statistics():
+    net = Net()
+    freeze(net, ["backbone"])
+    assert [n for n, p in net.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    before = deepcopy(net.state_dict())
+    net.train()
+    net.head(net.backbone(torch.rand(2, 3, 8, 8))).sum().backward()
+    optimizer = make_optimizer(net, TrainConfig())
+    optimizer.step()
+    changed = {n for n, t in net.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {"head.weight", "head.bias"}
+    other = Net()
+    freeze(other, ["backbone.1", "head"])
+    assert [n for n, p in other.named_parameters() if p.requires_grad] == ["backbone.0.weight", "backbone.0.bias"]
+
+
+def test_what_cannot_be_frozen():
+    with pytest.raises(
+        MaskkitError, match=r"--train.freeze back: the model has no such part; its parts are backbone, he"
+    ):
+        freeze(Net(), ["back"])
+    with pytest.raises(MaskkitError, match=r"--train.freeze backbone head: nothing is left to train"):
+        freeze(Net(), ["backbone", "head"])

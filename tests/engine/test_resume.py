@@ -1,6 +1,7 @@
 """A run that is killed by SIGKILL, at whatever moment, ends with the very files of a run that was left alone."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from maskkit import zoo
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.checkpoints.header import read_header
 from maskkit.config import DataConfig, RunConfig
+from maskkit.engine.optim import learning_rate
 from maskkit.engine.train import train
 from maskkit.errors import MaskkitError
 from tests.engine import runner
@@ -166,3 +168,24 @@ def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, run, undisturb
     train(run, tmp_path / "run", resume=True)
     assert "holds no checkpoint to resume from: the run starts at step 1" in capsys.readouterr().err
     assert_same_run(tmp_path / "run", undisturbed(run))
+
+
+def test_a_run_that_has_ended_is_made_longer(tmp_path, run, monkeypatch, capsys):
+    """From its last step the learning rate is that of a run of the new length; a stop in between changes nothing."""
+    ended, longer = (replace(run, train=replace(run.train, steps=s, eval_every=1.0)) for s in (8, 14))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr("maskkit.engine.train.write_report", lambda *_: None)
+        train(ended, whole)
+        train(ended, stopped)
+        patch.setattr("maskkit.engine.run.Run.save_due", lambda run, done: done == 10 and signal.raise_signal(15))
+        with pytest.raises(KeyboardInterrupt):
+            train(longer, stopped, resume=True)
+    assert "had ended after step 8 and goes on to step 14" in capsys.readouterr().err
+    assert read_header(stopped / "last.safetensors")["info"]["step"] == 10
+    train(longer, stopped, resume=True)
+    train(longer, whole, resume=True)
+    assert_same_run(stopped, whole)
+    assert [row["step"] for row in metrics(whole) if "val/AP" in row] == [4, 8, 12, 14]
+    rates = {row["step"]: row["lr"] for row in metrics(whole) if "lr" in row}
+    assert rates == {step: learning_rate(step - 1, total, run.train) for step, total in ((8, 8), (10, 14), (14, 14))}

@@ -289,3 +289,16 @@ def test_a_run_in_parts_learns_and_odd_parts_are_refused(tmp_path, run):
     assert losses[-1] < losses[0]
     with pytest.raises(MaskkitError, match=r"batch 4 has no 3 equal parts; give another number to --train.accumulate"):
         train(short(run, accumulate=3), tmp_path / "odd")
+
+
+def test_a_frozen_backbone_stays_as_it_was(tmp_path, run):
+    first = train(short(run, steps=1), tmp_path / "first")
+    kept = train(short(run, freeze=("backbone",), ema=0.0), tmp_path / "kept", weights=first.best)
+    before, after = load_file(first.best), load_file(kept.best)
+    same = {n for n in before if torch.equal(before[n], after[n])}
+    assert same == {n for n in before if n.startswith("backbone.")}
+    train(short(run, freeze=("backbone",), ema=0.0), tmp_path / "kept", resume=True)
+    with pytest.raises(
+        MaskkitError, match=r"--train.freeze neck: the model has no such part; its parts are backbone, he"
+    ):
+        train(short(run, freeze=("neck",)), tmp_path / "wrong")

@@ -47,7 +47,8 @@ class TrainOptions:
     out: Path | None = None
     """Folder of the run; by default runs/PRESET."""
     resume: bool = False
-    """Continue the run in the folder, or start it where there is none."""
+    """Continue the run in the folder, or start it where there is none. With more --train.epochs a run that has ended is
+    made longer."""
     device: str = "auto"
     """auto for an accelerator where there is one, cpu, cuda, cuda:1 or mps."""
     fetch: Annotated[Fetch, arg(name="")] = Fetch()  # noqa: RUF009 (frozen)

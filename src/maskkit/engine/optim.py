@@ -1,6 +1,7 @@
 """Optimizer, learning rate and moving average of the weights, all from the `TrainConfig`; and where bf16 is fast."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from maskkit.config import TrainConfig
+from maskkit.errors import MaskkitError
 
 _UNDECAYED = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
@@ -30,6 +32,30 @@ def param_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
             place = 2 * (not name.startswith("backbone.")) + apart
             groups[place]["params"].append(parameter)
     return groups
+
+
+def freeze(model: nn.Module, parts: Sequence[str], flags: str = "--train.") -> None:
+    """Keep the parameters of ``parts``, dotted names of modules, and the statistics of their batch norm as they are.
+
+    Raises `MaskkitError` for a part that the model does not have, and where nothing is left to train.
+    """
+    for part in parts:
+        inside = [parameter for name, parameter in model.named_parameters() if f"{name}.".startswith(f"{part}.")]
+        if not inside:
+            own = ", ".join(name for name, child in model.named_children() if any(True for _ in child.parameters()))
+            raise MaskkitError(f"{flags}freeze {part}: the model has no such part; its parts are {own}")
+        for parameter in inside:
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(f"{name}.".startswith(f"{p}.") for p in parts):
+            module.register_forward_pre_hook(_keep_statistics)
+    if parts and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise MaskkitError(f"{flags}freeze {' '.join(parts)}: nothing is left to train; freeze fewer parts")
+
+
+def _keep_statistics(module: nn.Module, _: object) -> None:
+    """Evaluation mode, whatever the mode of the model around it."""
+    module.eval()
 
 
 def precision_for(device: torch.device) -> Literal["fp32", "bf16"]:

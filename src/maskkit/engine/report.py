@@ -53,6 +53,7 @@ def commands(config: RunConfig, out: Path) -> list[tuple[str, str]]:
             f"maskkit train --model {config.preset} --data {data} --weights {best} --out {another}",
         ),
         ("Continue a run that was stopped", "the command of the run, and --resume"),
+        ("Make it longer", "the command of the run, with more --train.epochs, and --resume"),
     ]
 
 

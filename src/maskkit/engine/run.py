@@ -311,8 +311,13 @@ def plan_steps(run: Run, images: int) -> None:
             f"{run.flags}accumulate"
         )
     run.epoch = images / settings.batch
-    run.total = settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
+    run.total = steps_of(settings, images)
     run.notes += precision_notes(settings.precision, run.device)
+
+
+def steps_of(settings: TrainConfig, images: int) -> int:
+    """The number of steps that ``steps`` or ``epochs`` give for so many training images."""
+    return settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
 
 
 def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = None) -> None:

@@ -31,7 +31,7 @@ from maskkit.data.loader import train_loader
 from maskkit.engine.budget import fit_steps, stored_steps
 from maskkit.engine.data import open_data
 from maskkit.engine.initial import start_weights
-from maskkit.engine.optim import learning_rate, make_optimizer, set_rate, update_average
+from maskkit.engine.optim import freeze, learning_rate, make_optimizer, set_rate, update_average
 from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
 from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
@@ -87,9 +87,9 @@ def train(
     """Train the preset of ``config`` on its data and write the run to the folder ``out``.
 
     ``resume`` continues the run in ``out``, which must have the same configuration, or starts it where there is none
-    yet: the same command can be given until it succeeds. ``weights`` are the initial ones (`start_weights`).
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None uses an accelerator where there is one. Raises
-    `MaskkitError` for what the user can correct.
+    yet: the same command can be given until it succeeds. With more epochs or steps a run that has ended goes on.
+    ``weights`` are the initial ones (`start_weights`). ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None
+    uses an accelerator where there is one. Raises `MaskkitError` for what the user can correct.
     """
     check_ranges(config)
     settings = config.train
@@ -182,13 +182,14 @@ def make_learner(
     if reason := model.why_not(config.data, categories):
         raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if run.resumed:
-        check_same(config, categories, images, run.last)
+        run.notes += check_same(config, categories, images, run.last)
     else:
         with run.first():  # which downloads them, if need be
             start = start_weights(model, config, categories, weights)
         run.notes.append(start.note)
     model.to(run.device, memory_format=run.layout)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
+    freeze(model, settings.freeze)
     optimizer = make_optimizer(model, settings)
     info: dict[str, Any] = {"step": 0, "evaluated": 0, "images": images, "best": None, "metrics": {}}
     if not run.resumed:
