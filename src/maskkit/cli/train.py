@@ -103,7 +103,12 @@ def summary(config: RunConfig, out: Path) -> list[str]:
 
 def parse(args: list[str]) -> TrainOptions:
     """The options of `train`: the preset in ``args`` or the one for the data, overridden by the rest of ``args``."""
-    name, preset, why = preset_in(args)
+    from maskkit import zoo
+
+    name, preset = preset_in(args)
+    chosen = preset_for_data(args) if name is None else None
+    if chosen is not None:
+        name, preset = chosen[0], zoo.preset(chosen[0])
     data = annotated(
         DataConfig(),
         train=Annotated[str, arg(aliases=["--data"])],
@@ -119,20 +124,31 @@ def parse(args: list[str]) -> TrainOptions:
         refuse_ranges(getattr(options, section), f"--{section}.")
     if not options.data.train:
         wrong_usage("train takes --data")
-    if why:
-        say(why)
+    if chosen is not None:
+        say(chosen[1])
     return options
 
 
-def preset_in(args: list[str]) -> "tuple[str | None, Preset, str]":
-    """The name after ``--model``, or else of the preset for the data; the preset; and why it was chosen.
-
-    A run that is continued keeps its preset. Without a name and data it is None, with a small preset.
-    """
+def preset_in(args: list[str]) -> "tuple[str | None, Preset]":
+    """The name after ``--model``, if any, and its preset, by default a small one."""
     from maskkit import zoo
 
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model")
+    name = peek.parse_known_args(args)[0].model
+    return name, zoo.preset(name or "yolact-mobilenetv2-256")
+
+
+def preset_for_data(args: list[str]) -> tuple[str, str] | None:
+    """Name and reason of the preset for the data in ``args``; a run that is continued keeps its preset.
+
+    None where the command line is to be explained, or is wrong.
+    """
+    from maskkit.checkpoints.checkpoint import config_of
+    from maskkit.checkpoints.header import read_header
+    from maskkit.engine.choose import choose
+
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", "--data.train")
     peek.add_argument("--labels", "--data.labels", default="masks")
     peek.add_argument("--allow-outside", "--data.allow-outside", action="store_true")
@@ -140,18 +156,8 @@ def preset_in(args: list[str]) -> "tuple[str | None, Preset, str]":
     peek.add_argument("--resume", action="store_true")
     peek.add_argument("--device")
     found = peek.parse_known_args(args)[0]
-    name, why = found.model, ""
-    if name is None and found.data and found.labels in SUPERVISION and not {"-h", "--help"} & set(args):
-        name, why = _preset_for(found)
-    return name, zoo.preset(name or "yolact-mobilenetv2-256"), why
-
-
-def _preset_for(found: argparse.Namespace) -> tuple[str, str]:
-    """Name and reason of the preset where the command line names none: that of the run to continue, or a new choice."""
-    from maskkit.checkpoints.checkpoint import config_of
-    from maskkit.checkpoints.header import read_header
-    from maskkit.engine.choose import choose
-
+    if not found.data or found.labels not in SUPERVISION or {"-h", "--help"} & set(args):
+        return None
     last = found.out / "last.safetensors" if found.out else None
     if found.resume and last is not None and last.is_file():
         name = config_of(read_header(last), last).preset

@@ -74,7 +74,7 @@ def since_best(evaluations: Mapping[str, float]) -> tuple[int, int]:
 
 
 def ends_early(run: Run, info: Mapping[str, Any]) -> bool:
-    """Whether the evaluations so far end the training before its last step; the first time with a line that says so."""
+    """Whether the evaluations so far end the training before its last step, which a line says."""
     patience = run.settings.patience
     if not patience or info["step"] != info["evaluated"] or info["step"] >= run.total:
         return False
