@@ -58,7 +58,8 @@ def test_label_maps(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         for i in range(2):
             Image.fromarray(np.full((32, 32), value, np.uint8)).save(tmp_path / part / f"{i}.png")
-    (tmp_path / "classes.json").write_text(json.dumps(["sky", "tree"]))
+    classes = [{"id": 0, "name": "sky"}, {"id": 1, "name": "tree"}]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes}))
     name, why = choose(DataConfig(str(tmp_path)), "cpu")
     assert name == "fcn8s-mobilenetv2-320"
     assert "2 images with label maps, 2 classes" in why

@@ -246,6 +246,7 @@ def test_a_run_records_what_it_started_from(tmp_path, run):
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, monkeypatch):
     """Where every part has as much to learn as the others, and nothing is drawn at random."""
     from types import SimpleNamespace
+    from typing import Any
 
     from maskkit.data.loader import train_loader
     from maskkit.engine import train as engine
@@ -262,7 +263,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, monkeypatch):
     gradients = {}
     for number in (1, 2, 4):
         losses = []
-        stub = SimpleNamespace(
+        stub: Any = SimpleNamespace(
             settings=replace(run.train, accumulate=number),
             device=torch.device("cpu"),
             layout=torch.contiguous_format,
@@ -272,7 +273,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(run, monkeypatch):
             update=lambda model, optimizer: None,
         )
         model = SimpleNamespace(loss=lambda raw, part: {"mask": raw.square().mean()})
-        learner = SimpleNamespace(network=lambda images, sizes, targets: weights(images), model=model)
+        learner: Any = SimpleNamespace(network=lambda images, sizes, targets: weights(images), model=model)
         learner.average = learner.optimizer = None
         weights.zero_grad()
         losses.append(engine.take_step(stub, learner, batch, 0)["mask"])
