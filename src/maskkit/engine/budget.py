@@ -15,6 +15,7 @@ from torch import nn
 from maskkit.config import RunConfig
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
+from maskkit.data.rules import counted
 from maskkit.engine.run import Run, once
 from maskkit.errors import MaskkitError
 from maskkit.infer.torch_runtime import predictor
@@ -55,8 +56,8 @@ def fit_steps(
         run, lambda: (steps_in(60 * settings.minutes - spent, step, evaluation, period), step, evaluation)
     )
     run.notes.append(
-        f"{settings.minutes:g} minutes: a step takes {step:.2g} s, an evaluation about {evaluation:.2g} s; "
-        f"{total} steps, {total / run.epoch:.1f} epochs, will fit"
+        f"{run.flags}minutes {settings.minutes:g}: a step takes {step:.2g} s, an evaluation about {evaluation:.2g} s; "
+        f"{counted(total, 'step')}, {total / run.epoch:.1f} epochs, will fit"
     )
     return total
 
