@@ -57,6 +57,8 @@ Share = Annotated[float, Range(0, 1)]
 """From zero to one."""
 Decay = Annotated[float, Range(0, 1, without_high=True)]
 """From zero to below one."""
+FeatureStride = Annotated[int, Range(-64, 64)]
+"""A stride of a backbone's features; below zero it is what enters that stride, the output of its first block."""
 Part = Annotated[float, Range(0, 1, without_low=True, without_high=True)]
 """Between zero and one, without these two."""
 Colour = Annotated[float, Range(0, 255)]

@@ -13,6 +13,7 @@ from maskkit.checkpoints import convert as published
 from maskkit.config import BoxOnly, change
 from maskkit.data.shapes import CATEGORIES, draw
 from maskkit.decode.outputs import ObjectMasks
+from maskkit.errors import MaskkitError
 from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn.mask_stage import loss_from_boxes
 from maskkit.prediction import ImageMeta
@@ -208,6 +209,23 @@ def test_box_loss_is_least_for_the_object_of_one_colour() -> None:
     assert truth < 0.1
     assert cost(square < 30) > truth + 0.1, "the corners of the box have the colour of what lies around it"
     assert cost(radius < 20) > truth + 0.1
+
+
+def test_torchvisions_second_version_learns_from_any_number_of_regions() -> None:
+    model = small(batch_norm=True, rpn_convs=2, box_convs=2)
+    assert [n for n, p in model.named_parameters() if "convs.0.0" in n] == [
+        f"{head}.convs.0.0.weight" for head in ("box_head", "mask_head")
+    ]
+    for objects in ((0, 0), (3, 5)):
+        image, target = draw(1, (128, 128), objects)
+        images = (image / 255)[None]
+        batch = Batch(images, full_sizes(images), [target], [ImageMeta(0, "", (128, 128), (128, 128))])
+        loss = torch.stack(list(model.loss(model(images, None, [target]), batch).values())).sum()
+        loss.backward()
+        assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    with pytest.raises(MaskkitError, match=r"--model\.bottom-up"):
+        small(batch_norm=True, bottom_up=True)
 
 
 def test_pooling_is_a_knob() -> None:

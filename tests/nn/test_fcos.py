@@ -129,6 +129,16 @@ def test_a_perfect_prediction_costs_no_box_loss() -> None:
     assert fcos_loss(raw, batch, replace(CONFIG, quality="iou"))[0]["box"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_spread_locations_are_corners_as_far_apart_as_cells_go_into_the_input() -> None:
+    """5 columns of 288 pixels are 57 pixels apart, not 64; see `tests.zoo.test_torchvision` for the library's own."""
+    levels = [torch.zeros(1, 1, 28, 36), torch.zeros(1, 1, 4, 5)]
+    found = locate(levels, (8, 64), corners=True, spread=True)
+    fine, coarse = found.xy[: 28 * 36], found.xy[28 * 36 :]
+    assert fine[:3].tolist() == [[0, 0], [8, 0], [16, 0]]
+    assert coarse[:6].tolist() == [[0, 0], [57, 0], [114, 0], [171, 0], [228, 0], [0, 56]]
+    assert found.stride.unique().tolist() == [8, 64]
+
+
 def scored(*spots: tuple[int, int, float]) -> FcosRaw:
     """Nothing anywhere but (location on the finest level, class, logit); boxes of 40 pixels; extra is the location."""
     logits, distances = maps(3, -20), maps(4, 2.5)

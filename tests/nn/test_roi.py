@@ -54,6 +54,7 @@ def test_levels_of_regions():
     sides = torch.tensor([0.0, 40, 111, 112, 223, 224, 447, 448, 2000])
     regions = torch.stack([*[torch.zeros(9)] * 3, sides, sides], 1)
     assert roi.pyramid_level(regions, (4, 8, 16, 32)).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert not roi.pyramid_level(regions, (32, 32)).any(), "of one stride the first level serves all"
 
 
 def test_pool_reads_every_region_from_its_level():
@@ -100,6 +101,15 @@ def test_detections_are_those_of_class_wise_nms():
     assert torch.allclose(found.boxes[0][real], refined[row, label][kept], atol=1e-4)
     assert torch.equal(found.labels[0][real], label[kept])
     assert (found.boxes[0][~real] == 0).all()
+
+
+def test_boxes_with_a_short_side_are_dropped():
+    boxes = torch.tensor([[[10.0, 10, 20, 10.005], [10, 10, 20, 10.05]]])
+    logits = torch.tensor([[[5.0, 0], [4, 0]]])
+    for least, count in ((1e-3, 2), (1e-2, 1)):
+        config = roi.RegionConfig(least_side=least, detections=2)
+        found = roi.detect(logits, torch.zeros(1, 2, 1, 4), boxes, torch.tensor([[64.0, 64]]), config)
+        assert (found.scores > 0).sum() == count
 
 
 def test_cropped_masks_are_the_object_seen_through_the_region():

@@ -163,3 +163,5 @@ def test_proposals_have_a_fixed_number_and_stay_inside():
         assert (boxes[b, ~real] == 0).all()
         assert not box_math.iou(boxes[b, real], boxes[b, real]).fill_diagonal_(0).gt(0.7).any()
     assert (scores[:, :-1] >= scores[:, 1:]).all()
+    least = rpn.propose([level], images, replace(config, min_score=0.5), training=False).scores
+    assert torch.equal(least, scores.masked_fill(scores < 0, -torch.inf)), "a probability of a half is a logit of 0"

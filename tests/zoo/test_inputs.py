@@ -96,6 +96,10 @@ def test_half_a_pixel_is_rounded_up_in_padded_inputs() -> None:
         ("fcn-resnet50-coco", (520, NO_LIMIT)),
         ("deeplabv3-resnet101-coco", (520, NO_LIMIT)),
         ("maskrcnn-resnet50", (800, 1333)),
+        ("fasterrcnn-mobilenetv3-large", (800, 1333)),
+        ("fasterrcnn-mobilenetv3-large-320", (320, 640)),
+        ("deeplabv3-mobilenetv3-large-coco", (520, NO_LIMIT)),
+        ("fcos-resnet50-torchvision", (800, 1333)),
         ("fasterrcnn-resnet50-d2-1x", (800, 1333)),
     ],
 )

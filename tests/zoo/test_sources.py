@@ -25,11 +25,12 @@ def test_torchvision(preset) -> None:
     weights = preset.weights.torchvision
     names = torchvision.models.list_models()
     name = next(n for n in names if torchvision.models.get_model_weights(n).__name__ == weights.partition(".")[0])
-    options = {} if "rcnn" in name or "fcos" in name else {"aux_loss": True}  # as the published files have it
+    detects = "rcnn" in name or "fcos" in name
+    options = {} if detects else {"aux_loss": True}  # as the published files have it
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
     classes = len(torchvision.models.get_weight(weights).meta["categories"])
-    assert classes == len(preset.classes) + (1 if "rcnn" in name else 0)
+    assert classes == len(preset.classes) + detects
     fits(model.state_dict(), preset.name)
 
 

@@ -57,8 +57,8 @@ from maskkit.nn.roi import (
     RegionConfig,
     Sampled,
     box_loss,
+    head_convs,
     keep,
-    mask_convs,
     refine,
     sample_boxes,
 )
@@ -150,7 +150,7 @@ class CascadeRcnn(TwoStage, Model[CascadeRaw, ObjectMasks[Tensor]]):
         self.config = config
         self.later_heads = nn.ModuleList(heads[1:])
         self.mask_heads = nn.ModuleList(
-            MaskHead(mask_convs(width, config.mask_width, config.mask_convs), config.mask_width, classes)
+            MaskHead(head_convs(width, config.mask_width, config.mask_convs), config.mask_width, classes)
             for _ in config.stages
         )
 

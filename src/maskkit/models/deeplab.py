@@ -13,7 +13,7 @@ scales, v3 joins features at several rates and their global mean, v3+ refines th
 =========  ======================================  ==========================================================
 logits     (B, 21, 33, 33); v1, v2: 65; v3+: 129   scores of the classes, background among them
 others     v2: 3 x (B, 21, ...); else 1 or 0       v2: the scores at each scale, of which ``logits`` is the maximum;
-                                                   v3: scores of the auxiliary head on stride 16
+                                                   v3: scores of the auxiliary head
 =========  ======================================  ==========================================================
 
 The fully connected CRF that sharpened v1 and v2 is `maskkit.nn.crf`, run by `maskkit.infer.tta`. Differences from
@@ -39,7 +39,7 @@ from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, SeparableConv, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
-from maskkit.ranges import Count, Decay, Positive, Weight, Whole
+from maskkit.ranges import Count, Decay, FeatureStride, Positive, Weight, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -62,7 +62,13 @@ class DeeplabConfig(BackboneModelConfig):
     scales: tuple[Positive, ...] = ()
     """Further scales at which v2 looks at the image."""
     auxiliary: Weight = 0.0
-    """Weight of the loss of a second head on stride 16; 0 has none."""
+    """Weight of the loss of a second head; 0 has none."""
+    auxiliary_stride: FeatureStride = 16
+    """Stride of the features that the second head reads; -8 stands for what enters stride 8, the output of its first
+    block (MobileNetV3 in torchvision)."""
+    first_block: bool = False
+    """Whether the block that loses its stride is dilated as those behind it are, in v3 and v3+ (MobileNetV3 in
+    torchvision); in v1 and v2 it always is."""
     align_corners: bool = False
     """Whether the outermost cells lie on the outermost pixels, as in TensorFlow; the input has 16 n + 1 pixels then."""
     join: Literal["1x1", "3x3"] = "1x1"
@@ -191,16 +197,20 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
             if config.join == "3x3":
                 self.refine.append(nn.Dropout(config.dropout))
             self.score = nn.Conv2d(widths[-1], classes, 1)
-        self.auxiliary = ScoreHead(channels[16], channels[16] // 4, classes) if config.auxiliary else None
+        read = channels[config.auxiliary_stride] if config.auxiliary else 0
+        self.auxiliary = ScoreHead(read, read // 4, classes) if config.auxiliary else None
 
     @staticmethod
     def _backbone(config: DeeplabConfig) -> Backbone | Vgg:
         """The atrous backbone: VGG-16 or a network of timm."""
         if config.backbone.name == "vgg16":
             return Vgg(VggShape(pool="3x3", ceil=True, output_stride=config.output_stride))
-        backbone = Backbone.of(config.backbone, (4, 16, 32))
+        strides = (4, 16, 32)
+        if config.auxiliary and config.auxiliary_stride not in strides:
+            strides = (*strides, config.auxiliary_stride)
+        backbone = Backbone.of(config.backbone, strides)
         caffe = config.version in ("v1", "v2")
-        dilate(backbone, config.output_stride, first_block=caffe)
+        dilate(backbone, config.output_stride, first_block=caffe or config.first_block)
         if caffe and hasattr(backbone.body, "maxpool"):
             backbone.body.maxpool.ceil_mode = True
         if config.pad_first:
@@ -223,7 +233,8 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         features = self.backbone(images)
         logits = self.head(features)
         if not self.config.scales:
-            return DeeplabRaw(logits, () if self.auxiliary is None else (self.auxiliary(features[16]),))
+            read = self.config.auxiliary_stride
+            return DeeplabRaw(logits, () if self.auxiliary is None else (self.auxiliary(features[read]),))
         scaled = [F.interpolate(images, scale_factor=s, mode="bilinear") for s in self.config.scales]
         every = (logits, *(self.head(self.backbone(s)) for s in scaled))
         enlarged = [F.interpolate(e, size=logits.shape[2:], mode="bilinear") for e in every]

@@ -37,10 +37,10 @@ from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import in_fp32
-from maskkit.nn.roi import BoxHead, PoolingConfig, RegionConfig
+from maskkit.nn.roi import BoxHead, PoolingConfig, RegionConfig, head_convs
 from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
-from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage, feature_pyramid
-from maskkit.ranges import Count
+from maskkit.nn.two_stage import BINS, FEATURE_STRIDES, BoxRaw, TwoStage, feature_pyramid
+from maskkit.ranges import Count, FeatureStride, Whole
 from maskkit.targets import Batch, Target
 
 
@@ -50,15 +50,25 @@ class FasterRcnnConfig(BackboneModelConfig):
 
     width: Count = 256
     """Channels of the pyramid."""
+    feature_strides: tuple[FeatureStride, ...] = FEATURE_STRIDES
+    """Strides of the backbone's features that the pyramid is made of; -32 stands for what enters stride 32, the output
+    of its first block (MobileNetV3 in torchvision)."""
     bottom_up: bool = False
     """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
+    batch_norm: bool = False
+    """Whether batch norm takes the place of biases in the pyramid and in the heads' 3x3 convolutions (torchvision's
+    second version)."""
+    rpn_convs: Count = 1
+    """3x3 convolutions of the region proposal network."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
+    box_convs: Whole = 0
+    """3x3 convolutions of the box head; with any there is one layer behind them, without there are two."""
     box_width: Count = 1024
-    """Features of the two layers of the box head."""
+    """Features of the layers of the box head."""
 
 
 class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
@@ -71,15 +81,18 @@ class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
     box_head: BoxHead
 
     def __init__(self, config: FasterRcnnConfig) -> None:
-        backbone = Backbone.of(config.backbone, STRIDES[:-1])
+        width, norm = config.width, config.batch_norm
+        backbone = Backbone.of(config.backbone, config.feature_strides)
+        convs = head_convs(width, width, config.box_convs, norm)
         super().__init__(
             backbone,
-            feature_pyramid(list(backbone.channels.values()), config.width, config.bottom_up),
-            RpnHead(config.width, config.proposals.anchors_per_cell),
-            BoxHead(config.width, BINS, config.box_width, config.num_classes),
+            feature_pyramid(list(backbone.channels.values()), width, config.bottom_up, norm),
+            RpnHead(width, config.proposals.anchors_per_cell, convs=config.rpn_convs),
+            BoxHead(width, BINS, config.box_width, config.num_classes, convs=convs),
             proposals=config.proposals,
             pooling=config.pooling,
             regions=config.regions,
+            feature_strides=config.feature_strides,
             anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
         )
         self.config = config

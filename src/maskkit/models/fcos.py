@@ -50,6 +50,9 @@ class FcosConfig(BackboneModelConfig):
     detector: FcosDetectorConfig = field(default_factory=FcosDetectorConfig)
     deformable: bool = False
     """Modulated deformable convolution in the stages C3 to C5, and as the last one of each tower (mmdetection)."""
+    spread: bool = False
+    """Whether locations are the upper left corners of cells, and as many pixels apart as the cells go into the input
+    (torchvision); otherwise they are their middles, a stride apart."""
 
 
 class Fcos(Model[FcosRaw, Boxes[Tensor]]):
@@ -84,9 +87,9 @@ class Fcos(Model[FcosRaw, Boxes[Tensor]]):
 
     def loss_terms(self, raw: FcosRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Focal, GIoU and quality terms."""
-        return fcos_loss(raw.float(), batch, self.config.detector)[0]
+        return fcos_loss(raw.float(), batch, self.config.detector, spread=self.config.spread)[0]
 
     def select(self, raw: FcosRaw) -> Boxes[Tensor]:
         """The best boxes after NMS."""
-        found = detect(raw, self.config.detector)
+        found = detect(raw, self.config.detector, self.config.spread)
         return Boxes(relative_boxes(found, raw, self.config.detector), found.labels, found.scores)

@@ -43,9 +43,9 @@ from maskkit.nn.mask_stage import (
     object_masks,
     positive_regions,
 )
-from maskkit.nn.roi import BoxHead, MaskHead, PoolingConfig, RegionConfig, mask_convs
+from maskkit.nn.roi import BoxHead, MaskHead, PoolingConfig, RegionConfig, head_convs
 from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
-from maskkit.nn.two_stage import BINS, STRIDES, TwoStage, feature_pyramid
+from maskkit.nn.two_stage import BINS, FEATURE_STRIDES, TwoStage, feature_pyramid
 from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
@@ -58,13 +58,20 @@ class MaskRcnnConfig(BackboneModelConfig):
     """Channels of the pyramid."""
     bottom_up: bool = False
     """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
+    batch_norm: bool = False
+    """Whether batch norm takes the place of biases in the pyramid and in the heads' 3x3 convolutions (torchvision's
+    second version)."""
+    rpn_convs: Count = 1
+    """3x3 convolutions of the region proposal network."""
     rounded_anchors: bool = False
     """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
+    box_convs: Whole = 0
+    """3x3 convolutions of the box head; with any there is one layer behind them, without there are two."""
     box_width: Count = 1024
-    """Features of the two layers of the box head."""
+    """Features of the layers of the box head."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)
     mask_width: Count = 256
@@ -82,12 +89,14 @@ class MaskRcnn(TwoStage, Model[MaskRaw, ObjectMasks[Tensor]]):
     box_head: BoxHead
 
     def __init__(self, config: MaskRcnnConfig) -> None:
-        backbone = Backbone.of(config.backbone, STRIDES[:-1])
+        width, norm = config.width, config.batch_norm
+        backbone = Backbone.of(config.backbone, FEATURE_STRIDES)
+        convs = head_convs(width, width, config.box_convs, norm)
         super().__init__(
             backbone,
-            feature_pyramid(list(backbone.channels.values()), config.width, config.bottom_up),
-            RpnHead(config.width, config.proposals.anchors_per_cell),
-            BoxHead(config.width, BINS, config.box_width, config.num_classes),
+            feature_pyramid(list(backbone.channels.values()), width, config.bottom_up, norm),
+            RpnHead(width, config.proposals.anchors_per_cell, convs=config.rpn_convs),
+            BoxHead(width, BINS, config.box_width, config.num_classes, convs=convs),
             proposals=config.proposals,
             pooling=config.pooling,
             regions=config.regions,
@@ -95,7 +104,7 @@ class MaskRcnn(TwoStage, Model[MaskRaw, ObjectMasks[Tensor]]):
         )
         self.config = config
         self.decoder = InBoxes(config.paste)
-        convs = mask_convs(config.width, config.mask_width, config.mask_convs)
+        convs = head_convs(width, config.mask_width, config.mask_convs, norm)
         self.mask_head = MaskHead(convs, config.mask_width, config.num_classes)
 
     def forward(

@@ -250,12 +250,14 @@ def fcos_loss(
     batch: Batch,
     config: FcosDetectorConfig,
     centres: Sequence[Float[Tensor, "_ 2"]] | None = None,
+    spread: bool = False,
 ) -> tuple[dict[str, Float[Tensor, ""]], Positives]:
     """The terms ``classification`` (focal), ``box`` (GIoU) and ``quality`` of an fp32 ``raw``, and the positives.
 
-    ``centres`` are the objects' centres for every image; by default the centres of their boxes.
+    ``centres`` are the objects' centres for every image; by default the centres of their boxes. With ``spread``
+    locations are the corners of cells, and spread over the input (`maskkit.nn.fcos_targets.locate`).
     """
-    locations = locate(raw.logits, config.strides)
+    locations = locate(raw.logits, config.strides, spread, spread)
     if centres is None:
         centres = [box_centres(t) for t in batch.targets]
     assignments = [
@@ -299,8 +301,11 @@ def relative_boxes(found: FcosDetections, raw: FcosRaw, config: Strided) -> Floa
     return (found.boxes / numbers((width, height, width, height), found.boxes)).clamp(0, 1)
 
 
-def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
-    """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS."""
+def propose(raw: FcosRaw, config: FcosDetectorConfig, spread: bool = False) -> FcosDetections:
+    """The ``candidates`` best pairs of location and class of every level that reach ``min_score``, before NMS.
+
+    ``spread`` as in `fcos_loss`.
+    """
     raw, ranks, scores = raw.float(), [], []
     for logits, quality in zip(raw.logits, raw.quality, strict=True):
         of_class = logits.sigmoid()
@@ -308,7 +313,7 @@ def propose(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
         passed = score if config.score_with_quality else of_class
         ranks.append(torch.where(passed > config.min_score, score if config.score == "root" else of_class, 0))
         scores.append(score)
-    found = best_pairs(ranks, raw, config.strides, config.candidates, scores)
+    found = best_pairs(ranks, raw, config.strides, config.candidates, scores, spread, spread)
     if config.score == "root":
         found = found._replace(scores=found.scores.sqrt())
     if config.clip:
@@ -326,12 +331,13 @@ def best_pairs(
     count: int,
     scores: Sequence[Float[Tensor, "b k _ _"]] | None = None,
     corners: bool = False,
+    spread: bool = False,
 ) -> FcosDetections:
     """The ``count`` pairs of location and class of the highest ``ranks`` of every level, with the boxes of an fp32
     ``raw``.
 
-    Pairs of rank 0 have the score 0, others that of ``scores``, or the rank itself. ``corners`` says where locations
-    lie (`maskkit.nn.fcos_targets.locate`). The `extra` have no columns.
+    Pairs of rank 0 have the score 0, others that of ``scores``, or the rank itself. ``corners`` and ``spread`` say
+    where locations lie (`maskkit.nn.fcos_targets.locate`). The `extra` have no columns.
     """
     values, labels, locations = [], [], []
     first = 0
@@ -345,16 +351,17 @@ def best_pairs(
         first += cells
     location = torch.cat(locations, 1)  # (B, M)
     b, m = location.shape
-    points = locate(raw.logits, strides, corners)
+    points = locate(raw.logits, strides, corners, spread)
     xy, stride = points.xy[location], points.stride[location]
     distances = pick(raw.distances, image_of(location), location.flatten()).view(b, m, 4) * stride[..., None]
     boxes = torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], 2)
     return FcosDetections(boxes, torch.cat(labels, 1), torch.cat(values, 1), location, boxes.new_zeros(b, m, 0))
 
 
-def detect(raw: FcosRaw, config: FcosDetectorConfig) -> FcosDetections:
-    """The best boxes of each image after NMS class by class, with what their locations predict besides."""
-    found = propose(raw, config)
+def detect(raw: FcosRaw, config: FcosDetectorConfig, spread: bool = False) -> FcosDetections:
+    """The best boxes of each image after NMS class by class, with what their locations predict besides; ``spread`` as
+    in `fcos_loss`."""
+    found = propose(raw, config, spread)
     kept = class_nms(*found[:3], config.nms_threshold)
     return keep_best(found._replace(scores=found.scores * kept), raw, config.detections)
 

@@ -49,18 +49,23 @@ class Positives(NamedTuple):
     centerness: Float[Tensor, "n"]
 
 
-def locate(levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int], corners: bool = False) -> Locations:
+def locate(
+    levels: Sequence[Float[Tensor, "b _ _ _"]], strides: Sequence[int], corners: bool = False, spread: bool = False
+) -> Locations:
     """The locations of maps of the given ``strides``; with ``corners`` those of cells lie at their upper left corners.
 
-    RTMDet counts them so: its location (row i, column j) is the pixel ``(j s, i s)``.
+    RTMDet counts them so: its location (row i, column j) is the pixel ``(j s, i s)``. With ``spread`` they lie as many
+    pixels apart as the map's cells go into the input, and not the stride (torchvision).
     """
+    size = [cells * strides[0] for cells in levels[0].shape[2:]]
     device = levels[0].device
     xy, stride, index = [], [], []
     for i, (level, s) in enumerate(zip(levels, strides, strict=True)):
         rows, columns = level.shape[2:]
         first = 0 if corners else s // 2
-        y = torch.arange(rows, device=device) * s + first
-        x = torch.arange(columns, device=device) * s + first
+        down, right = (size[0] // rows, size[1] // columns) if spread else (s, s)
+        y = torch.arange(rows, device=device) * down + first
+        x = torch.arange(columns, device=device) * right + first
         xy.append(torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], 2).flatten(0, 1))
         stride.append(torch.full((rows * columns,), float(s), device=device))
         index.append(torch.full((rows * columns,), i, device=device))

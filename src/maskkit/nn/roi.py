@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from maskkit.geometry.boxes import has_area
+from maskkit.geometry.boxes import LEAST_SIDE, has_area
 from maskkit.geometry.nms import batched_nms
 from maskkit.geometry.resample_tensors import taps, weighted_sums
 from maskkit.nn.blocks import linear
@@ -68,6 +68,8 @@ class RegionConfig:
     """Objects kept per image."""
     bounded_shrink: bool = False
     """Whether no side shrinks by more than a factor of 62.5, as none grows by more (mmdetection)."""
+    least_side: Weight = LEAST_SIDE
+    """Boxes with a shorter side, in pixels of the input, are dropped; 0.01 in torchvision."""
 
 
 class Sampled(NamedTuple):
@@ -103,10 +105,13 @@ def as_rois(boxes: Float[Tensor, "b r 4"]) -> Float[Tensor, "n 5"]:
 
 
 def pyramid_level(rois: Float[Tensor, "n 5"], strides: Sequence[int]) -> Int[Tensor, "n"]:
-    """The level that each region is pooled from (FPN, equation 1): stride 16 for 224 x 224 pixels."""
+    """The level that each region is pooled from (FPN, equation 1): stride 16 for 224 x 224 pixels.
+
+    Of levels of one stride it is the first (torchvision).
+    """
     side = (rois[:, 3:] - rois[:, 1:3]).prod(1).clamp(min=0).sqrt()
     level = torch.floor(torch.log2(16 * side / 224 / strides[0] + 1e-8) + 1e-6)
-    return level.clamp(0, len(strides) - 1).long()
+    return level.clamp(0, (strides[-1] // strides[0]).bit_length() - 1).long()
 
 
 def pool(
@@ -182,27 +187,41 @@ def _bin_taps(
 class BoxHead(nn.Module):
     """Two fully connected layers, then class logits, background last, and a box code for every class.
 
-    With ``alike`` one code serves all classes.
+    With ``alike`` one code serves all classes. Where ``convs`` lead to it there is one fully connected layer
+    (torchvision's second version); they keep the number of ``channels``.
     """
 
-    def __init__(self, channels: int, bins: int, width: int, num_classes: int, alike: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        width: int,
+        num_classes: int,
+        alike: bool = False,
+        convs: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.convs = nn.ModuleList(convs)
         self.fc1 = nn.Linear(channels * bins * bins, width)
-        self.fc2 = nn.Linear(width, width)
+        self.fc2 = None if convs else nn.Linear(width, width)
         self.label = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, 4 if alike else num_classes * 4)
-        for layer in (self.fc1, self.fc2):
+        hidden = [layer for layer in (self.fc1, self.fc2) if layer is not None]
+        for layer in hidden:
             nn.init.kaiming_uniform_(layer.weight, a=1)
         nn.init.normal_(self.label.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.label, self.deltas):
+        for layer in (*hidden, self.label, self.deltas):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k 4"]]:
         """Class logits (N, K + 1) and codes (N, K, 4)."""
+        for conv in self.convs:
+            pooled = F.relu(conv(pooled))
         y = linear(pooled.flatten(1), self.fc1.weight, self.fc1.bias, "relu")
-        y = linear(y, self.fc2.weight, self.fc2.bias, "relu")
+        if self.fc2 is not None:
+            y = linear(y, self.fc2.weight, self.fc2.bias, "relu")
         return self.label(y), self.deltas(y).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
 
 
@@ -279,7 +298,8 @@ def refine(
     scores = logits.float().softmax(2)[..., :classes]  # (B, R, K)
     refined = decode(deltas.float(), boxes[:, :, None], weights, config.bounded_shrink)  # (B, R, K, 4)
     refined = clip(refined, extents)
-    scores = torch.where((scores > config.min_score) & has_area(refined), scores, 0).flatten(1)
+    fine = (scores > config.min_score) & has_area(refined, config.least_side)
+    scores = torch.where(fine, scores, 0).flatten(1)
     scores, order = scores.topk(min(config.candidates, scores.shape[1]))
     refined = refined.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
     return RankedBoxes(refined, order % classes, scores)
@@ -315,14 +335,15 @@ def reordered(found: RankedBoxes, order: Int[Tensor, "b k"], scores: Float[Tenso
 # the mask branch ------------------------------------------------------------------------------------------------------
 
 
-def mask_convs(channels: int, width: int, count: int) -> list[nn.Module]:
-    """The 3x3 convolutions of Mask R-CNN's mask head."""
+def head_convs(channels: int, width: int, count: int, batch_norm: bool = False) -> list[nn.Module]:
+    """The 3x3 convolutions of Mask R-CNN's mask head, or of a box head; batch norm takes the place of their biases."""
     convs: list[nn.Module] = []
     for i in range(count):
-        conv = nn.Conv2d(width if i else channels, width, 3, padding=1)
+        conv = nn.Conv2d(width if i else channels, width, 3, padding=1, bias=not batch_norm)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        convs.append(conv)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        convs.append(nn.Sequential(conv, nn.BatchNorm2d(width)) if batch_norm else conv)
     return convs
 
 

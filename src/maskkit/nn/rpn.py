@@ -54,6 +54,8 @@ class ProposalConfig:
     after: tuple[Count, Count] = (1000, 1000)
     """Proposals of each image, in training and in inference."""
     nms_threshold: Share = 0.7
+    min_score: Share = 0.0
+    """Least objectness of a proposal, as a probability."""
     bounded_shrink: bool = False
     """Whether no side shrinks by more than a factor of 62.5, as none grows by more (mmdetection)."""
 
@@ -312,6 +314,8 @@ def propose(
         deltas = deltas.float().gather(1, order[..., None].expand(-1, -1, 4))
         boxes = clip(decode(deltas, anchors[order], bounded_shrink=config.bounded_shrink), extents)
         good = batched_nms(boxes * has_area(boxes, least_side)[..., None], scores, config.nms_threshold)
+        if config.min_score:
+            good = good & (scores.sigmoid() >= config.min_score)
         found.append((boxes * good[..., None], scores.masked_fill(~good, -math.inf)))
     boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     scores, order = scores.topk(min(after, scores.shape[1]))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.errors import MaskkitError
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import numbers
 from maskkit.nn.fpn import Fpn, Pafpn
@@ -40,6 +41,8 @@ from maskkit.targets import Batch, Target
 
 STRIDES = (4, 8, 16, 32, 64)
 """Input pixels per cell of P2 to P6; the last one, made of P5, serves the proposals alone."""
+FEATURE_STRIDES = STRIDES[:-1]
+"""Strides of the features that P2 to P5 are made of."""
 BINS = 7
 """Side of the grid of features that the box head reads."""
 
@@ -66,27 +69,32 @@ class BoxRaw(NamedTuple):
     """Width and height of the input."""
 
 
-def feature_pyramid(channels: Sequence[int], width: int, bottom_up: bool = False) -> Fpn:
+def feature_pyramid(channels: Sequence[int], width: int, bottom_up: bool = False, batch_norm: bool = False) -> Fpn:
     """Detectron2's pyramid: P2 to P5 of C2 to C5, and P6, which is every second row and column of P5.
 
-    With ``bottom_up`` it is mmdetection's `Pafpn`.
+    With ``bottom_up`` it is mmdetection's `Pafpn`; with ``batch_norm`` that takes the place of biases (torchvision's
+    second version). Raises `MaskkitError` for both, which nobody has.
     """
+    if bottom_up and batch_norm:
+        raise MaskkitError("the pyramid with a second path has no batch norm: leave out --model.bottom-up")
     if bottom_up:
         fpn: Fpn = Pafpn(channels, width, 1)
     else:
-        fpn = Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool")
+        norm = nn.BatchNorm2d if batch_norm else None
+        fpn = Fpn(channels, width, 1, interpolation="nearest", relu=False, extra_kind="pool", norm=norm)
     for conv in (m for m in fpn.modules() if isinstance(m, nn.Conv2d)):
-        nn.init.kaiming_uniform_(conv.weight, a=1)  # type: ignore[arg-type]
-        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        nn.init.kaiming_uniform_(conv.weight, a=1)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
     return fpn
 
 
 class TwoStage(nn.Module):
     """Backbone, pyramid, region proposal network and box head, and what is done with them in this order.
 
-    ``fpn`` makes the levels of `STRIDES` of the backbone's features. ``anchors`` lays out the anchors on them.
-    ``pooler`` gives the features of regions, which ``box_head`` turns into class logits, background last, and box
-    codes.
+    ``fpn`` makes levels of the backbone's features, which have the strides ``feature_strides``, and one more of twice
+    the last stride, for the proposals alone. ``anchors`` lays out the anchors on them. ``pooler`` gives the features of
+    regions, which ``box_head`` turns into class logits, background last, and box codes.
     """
 
     def __init__(
@@ -99,10 +107,12 @@ class TwoStage(nn.Module):
         proposals: ProposalConfig,
         pooling: PoolingConfig,
         regions: RegionConfig,
+        feature_strides: Sequence[int] = FEATURE_STRIDES,
         anchors: Anchors = detectron2_anchors,
         pooler: Pooler = pool,
     ) -> None:
         super().__init__()
+        self._strides = (*map(abs, feature_strides), 2 * abs(feature_strides[-1]))
         self.backbone, self.fpn, self.rpn, self.box_head = backbone, fpn, rpn, box_head
         self._proposals, self._pooling, self._regions = proposals, pooling, regions
         self._anchors, self._pooler = anchors, pooler
@@ -123,13 +133,13 @@ class TwoStage(nn.Module):
 
     def anchored(self, levels: Sequence[Float[Tensor, "b c _ _"]], size: tuple[int, int]) -> list[RpnRaw]:
         """What the region proposal network says on each level of an input of ``size`` (H, W)."""
-        return rpn_levels(self.rpn, levels, self._anchors(self._proposals, levels, STRIDES, size))
+        return rpn_levels(self.rpn, levels, self._anchors(self._proposals, levels, self._strides, size))
 
     def pool(
         self, levels: Sequence[Float[Tensor, "b c _ _"]], rois: Float[Tensor, "n 5"], bins: int
     ) -> Float[Tensor, "..."]:
-        """Features of regions from P2 to P5."""
-        return self._pooler(levels[:-1], STRIDES[:-1], rois, bins, self._pooling)
+        """Features of regions, from all levels but the coarsest."""
+        return self._pooler(levels[:-1], self._strides[:-1], rois, bins, self._pooling)
 
     def box_terms(self, raw: BoxRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The losses of both stages."""

@@ -1,7 +1,8 @@
 """DeepLab v1 to v3+: key maps of published checkpoints, and presets.
 
 kazuto1011/deeplab-pytorch (v1 and v2, Caffe's weights, images in BGR), VainF/DeepLabV3Plus-Pytorch (v3 and v3+),
-mmsegmentation (v3 and v3+), torchvision (v3), and TensorFlow's v3 on MobileNetV2 with batch norm folded into its head.
+mmsegmentation (v3 and v3+), torchvision (v3, also on MobileNetV3), and TensorFlow's v3 on MobileNetV2 with batch norm
+folded into its head.
 """
 
 import re
@@ -17,7 +18,7 @@ from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC_SEMANTIC
-from maskkit.zoo.key_maps import Rules
+from maskkit.zoo.key_maps import Rules, mobilenet_v3, rename_by
 from maskkit.zoo.recipes import (
     CAFFE_MEAN,
     FLIP,
@@ -45,6 +46,8 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return _from_caffe(state)
     if "image_pooling.weight" in state:
         return _from_tensorflow(state)
+    if "backbone.0.0.weight" in state:
+        return _from_mobilenet_v3(state)
     plus = any(n.startswith("classifier.aspp.") for n in state)
     return {_from_torch(n, plus): t for n, t in state.items()}
 
@@ -97,6 +100,14 @@ def _from_torch(name: str, plus: bool) -> str:
     if m := re.fullmatch(last, short):
         return f"{layers.get(m[1], 'score')}.{m[2]}"
     raise DataError(f"{name!r} is not a tensor in checkpoints of DeepLab v3")
+
+
+def _from_mobilenet_v3(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's v3 on MobileNetV3, in whose backbone the epsilon of batch norm is 1e-3, not 1e-5 as with us."""
+    inner = {n: t for n, t in state.items() if n.startswith("backbone.")}
+    renamed = rename_by(mobilenet_v3(r"backbone\."), inner, "DeepLab v3")
+    renamed = {n: t + (1e-3 - 1e-5) if n.endswith(".running_var") else t for n, t in renamed.items()}
+    return renamed | {_from_torch(n, False): t for n, t in state.items() if n not in inner}
 
 
 def _mobile(number: int, rest: str) -> str:
@@ -190,19 +201,20 @@ def _official(name: str, backbone: str, miou: float, **knobs: Any) -> Preset:
     return _VAINF.preset(name, config, f"VOC 2012 val mIoU {miou} (VainF), stride 16")
 
 
-def _torchvision(layers: int, miou: float) -> Preset:
+def _torchvision(name: str, theirs: str, backbone: str, miou: float, stride: int = 8, **knobs: Any) -> Preset:
     config = DeeplabConfig(
         num_classes=21,
-        backbone=BackboneConfig(f"resnet{layers}"),
-        output_stride=8,
+        backbone=BackboneConfig(backbone),
+        output_stride=stride,
         rates=(12, 24, 36),
         dropout=0.5,
         auxiliary=0.5,
+        **knobs,
     )
-    paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision), stride 8"
-    weights = replace(TORCHVISION_WEIGHTS, torchvision=f"DeepLabV3_ResNet{layers}_Weights.COCO_WITH_VOC_LABELS_V1")
+    paper = f"COCO val2017, VOC's classes, mIoU {miou} (torchvision), stride {stride}"
+    weights = replace(TORCHVISION_WEIGHTS, torchvision=f"DeepLabV3_{theirs}_Weights.COCO_WITH_VOC_LABELS_V1")
     recipe = replace(TORCHVISION_SEMANTIC, train=_VAINF.train, weights=weights)
-    return recipe.preset(f"deeplabv3-resnet{layers}-coco", config, paper)
+    return recipe.preset(f"deeplabv3-{name}-coco", config, paper)
 
 
 def _mmsegmentation(version: str, data: str, layers: int, miou: float, end: str, crop: int = 0) -> Preset:
@@ -260,8 +272,17 @@ METHOD = Method(
         ),
         _official("deeplabv3-resnet50", "resnet50", 76.9),
         _official("deeplabv3-resnet101", "resnet101", 77.3),
-        _torchvision(50, 66.4),
-        _torchvision(101, 67.4),
+        _torchvision("resnet50", "ResNet50", "resnet50", 66.4),
+        _torchvision("resnet101", "ResNet101", "resnet101", 67.4),
+        _torchvision(
+            "mobilenetv3-large",
+            "MobileNet_V3_Large",
+            "mobilenetv3_large_100",
+            60.3,
+            stride=16,
+            auxiliary_stride=-8,
+            first_block=True,
+        ),
         _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
         _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
         _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),

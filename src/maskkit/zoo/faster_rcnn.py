@@ -1,8 +1,8 @@
 """Faster R-CNN: key maps of detectron2, mmdetection (both Apache-2.0), torchvision (BSD-3-Clause), and presets.
 
 Besides the names, these differ: detectron2's images are BGR. torchvision's first class is background; its box and mask
-outputs for background are never read and are dropped. torchvision's published files predate the epsilon of its frozen
-batch norm, which their older names show; our epsilon of 1e-5 is subtracted from the variances.
+outputs for background are never read and are dropped. torchvision's first files with a ResNet predate the epsilon of
+its frozen batch norm, which their older names show; our epsilon of 1e-5 is subtracted from the variances.
 """
 
 import re
@@ -19,9 +19,11 @@ from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import (
     DETECTRON2_KEYS,
     MMDETECTION_TWO_STAGE_KEYS,
+    TORCHVISION_PYRAMID_KEYS,
     Rules,
     bgr_to_rgb,
     is_mmdetection,
+    mobilenet_v3,
     rename_by,
 )
 from maskkit.zoo.recipes import (
@@ -48,11 +50,9 @@ _DETECTRON2: Rules = (
     (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.label.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", r"box_head.deltas.\1"),
 )
-# optional groups: newer versions put convolutions into blocks
 _TORCHVISION: Rules = (
-    (r"(backbone\.body\..+)", r"\1"),
-    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.output.\1.\2"),
+    *mobilenet_v3(r"backbone\.body\."),
+    *TORCHVISION_PYRAMID_KEYS,
     (r"rpn\.head\.conv(?:\.0\.0)?\.(\w+)", r"rpn.conv.\1"),
     (r"rpn\.head\.cls_logits\.(\w+)", r"rpn.objectness.\1"),
     (r"rpn\.head\.bbox_pred\.(\w+)", r"rpn.deltas.\1"),
@@ -61,6 +61,18 @@ _TORCHVISION: Rules = (
     (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"box_head.label.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"box_head.deltas.\1"),
 )
+
+
+_TORCHVISION_V2: Rules = (
+    (r"backbone\.fpn\.inner_blocks\.(\d\.[01]\.\w+)", r"fpn.lateral.\1"),
+    (r"backbone\.fpn\.layer_blocks\.(\d\.[01]\.\w+)", r"fpn.output.\1"),
+    (r"rpn\.head\.conv\.0\.0\.(\w+)", r"rpn.conv.0.\1"),
+    (r"rpn\.head\.conv\.1\.0\.(\w+)", r"rpn.conv.2.\1"),
+    (r"roi_heads\.box_head\.([0-3]\.[01]\.\w+)", r"box_head.convs.\1"),
+    (r"roi_heads\.box_head\.5\.(\w+)", r"box_head.fc1.\1"),
+    (r"roi_heads\.mask_head\.([0-3]\.[01]\.\w+)", r"mask_head.convs.\1"),
+)
+"""What has other names in the second version, with batch norm; it goes before the rest."""
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -75,8 +87,9 @@ def rename_two_stage(
     if is_mmdetection(state):
         return rename_by(MMDETECTION_TWO_STAGE_KEYS, state, method)
     if any(name.startswith("rpn.") for name in state):
-        renamed = rename_by((*_TORCHVISION, *torchvision), state, method)
-        if "rpn.head.conv.weight" in state:
+        second = _TORCHVISION_V2 if "backbone.fpn.inner_blocks.0.1.weight" in state else ()
+        renamed = rename_by((*second, *_TORCHVISION, *torchvision), state, method)
+        if "rpn.head.conv.weight" in state and "backbone.body.bn1.running_var" in state:
             renamed = {n: t - _EPSILON if n.endswith("running_var") else t for n, t in renamed.items()}
         return background_last(renamed)
     state = {n: t for n, t in state.items() if not _SETTINGS.fullmatch(n)}
@@ -106,9 +119,35 @@ TORCHVISION: dict[str, Any] = {
     "rounded_anchors": True,
     "proposals": ProposalConfig(after=(2000, 1000), smooth_l1=1 / 9),
     "pooling": PoolingConfig(aligned=False, sampling_ratio=2),
-    "regions": RegionConfig(smooth_l1=1 / 9),
+    "regions": RegionConfig(smooth_l1=1 / 9, least_side=0.01),
 }
 """The fields in which torchvision's two-stage detectors differ from detectron2's."""
+TORCHVISION_V2: dict[str, Any] = {
+    **TORCHVISION,
+    "backbone": BackboneConfig(norm="train"),
+    "batch_norm": True,
+    "rpn_convs": 2,
+    "box_convs": 4,
+}
+"""The same of its second version: Li, Xie, Chen, Dollár, Girshick, He: Benchmarking Detection Transfer Learning with
+Vision Transformers (2021)."""
+
+
+def _mobile(end: str, size: tuple[int, int], ap: float, before: int, after: int) -> Preset:
+    """torchvision's MobileNetV3: its pyramid is made of what enters stride 32 and what leaves it."""
+    sizes = ((32.0, 64.0, 128.0, 256.0, 512.0),) * 3
+    proposals = ProposalConfig(sizes, smooth_l1=1 / 9, before=(2000, before), after=(2000, after), min_score=0.05)
+    config = FasterRcnnConfig(
+        **TORCHVISION
+        | {
+            "backbone": BackboneConfig("mobilenetv3_large_100", frozen_stride=8),
+            "feature_strides": (-32, 32),
+            "proposals": proposals,
+        }
+    )
+    weights = f"FasterRCNN_MobileNet_V3_Large_{end}FPN_Weights.COCO_V1"
+    name = f"fasterrcnn-mobilenetv3-large{'-320' if end else ''}"
+    return torchvision_detection(weights, size).preset(name, config, f"COCO val2017 box AP {ap} (torchvision)")
 
 
 MMDETECTION: dict[str, Any] = {
@@ -151,6 +190,11 @@ METHOD = Method(
         torchvision_detection("FasterRCNN_ResNet50_FPN_Weights.COCO_V1").preset(
             "fasterrcnn-resnet50", FasterRcnnConfig(**TORCHVISION), "COCO val box AP 37.0"
         ),
+        torchvision_detection("FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1").preset(
+            "fasterrcnn-resnet50-v2", FasterRcnnConfig(**TORCHVISION_V2), "COCO val2017 box AP 46.7 (torchvision)"
+        ),
+        _mobile("", (800, 1333), 32.8, 1000, 1000),
+        _mobile("320_", (320, 640), 22.8, 150, 150),
         *(
             detectron2(times, f"COCO-Detection/faster_rcnn_R_{layers}_FPN_{times}x/{file}.pkl").preset(
                 f"fasterrcnn-resnet{layers}-d2-{times}x",

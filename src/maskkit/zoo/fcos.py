@@ -1,15 +1,23 @@
-"""FCOS: key maps of AdelaiDet and mmdetection, and presets."""
+"""FCOS: key maps of AdelaiDet, mmdetection and torchvision (BSD-3-Clause), and presets."""
 
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
-from maskkit.config import change
+from maskkit.config import BackboneConfig, change
 from maskkit.models.fcos import Fcos, FcosConfig
 from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
-from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, MMDETECTION_FCOS_KEYS, as_rows, bgr_to_rgb, rename_by
+from maskkit.zoo.key_maps import (
+    ADELAIDET_FCOS_KEYS,
+    MMDETECTION_FCOS_KEYS,
+    TORCHVISION_PYRAMID_KEYS,
+    Rules,
+    as_rows,
+    bgr_to_rgb,
+    rename_by,
+)
 from maskkit.zoo.recipes import (
     FLIP,
     FROZEN_MOBILENET,
@@ -25,14 +33,28 @@ from maskkit.zoo.recipes import (
     mmdetection,
     mmdetection_file,
     small_presets,
+    torchvision_detection,
+)
+
+_TORCHVISION: Rules = (
+    *TORCHVISION_PYRAMID_KEYS,
+    (r"head\.classification_head\.conv\.(.+)", r"head.class_tower.\1"),
+    (r"head\.classification_head\.cls_logits\.(.+)", r"head.logits.\1"),
+    (r"head\.regression_head\.conv\.(.+)", r"head.box_tower.\1"),
+    (r"head\.regression_head\.bbox_reg\.(.+)", r"head.sides.\1"),
+    (r"head\.regression_head\.bbox_ctrness\.(.+)", r"head.quality.\1"),
 )
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name.
 
-    The ResNets of both zoos come from Caffe and read BGR.
+    The ResNets of AdelaiDet and mmdetection come from Caffe and read BGR. torchvision's first class is background,
+    which is never read.
     """
+    if any(name.startswith("head.classification_head.") for name in state):
+        renamed = rename_by(_TORCHVISION, state, "FCOS")
+        return {n: t[1:] if n.startswith("head.logits.") else t for n, t in renamed.items()}
     return bgr_to_rgb(as_rows(rename_by((*ADELAIDET_FCOS_KEYS, *MMDETECTION_FCOS_KEYS), state, "FCOS")))
 
 
@@ -84,6 +106,13 @@ _PLAIN: dict[str, Any] = {
 }
 """Fields of FCOS as first published, without the later improvements."""
 
+_TORCHVISION_FCOS = FcosDetectorConfig(
+    level_scales=False,
+    score_with_quality=True,
+    min_score=0.04,  # of class times quality, whose root has to exceed 0.2
+    clip=True,
+)
+
 METHOD = Method(
     title="FCOS",
     paper="Tian, Shen, Chen, He: FCOS: A Simple and Strong Anchor-free Object Detector. TPAMI 2021",
@@ -110,8 +139,13 @@ METHOD = Method(
             "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_dcn_1x_coco-ae4d8b3d",
             deformable=True,
         ),
+        torchvision_detection("FCOS_ResNet50_FPN_Weights.COCO_V1", lr=0.01).preset(
+            "fcos-resnet50-torchvision",
+            FcosConfig(90, BackboneConfig(frozen_stride=4), detector=_TORCHVISION_FCOS, spread=True),
+            "COCO val2017 box AP 39.2 (torchvision)",
+        ),
         *small_presets("fcos", lambda _: change(FcosConfig(backbone=FROZEN_MOBILENET), detector=SMALL_FCOS)),
     ),
     rename=rename,
-    agreement="AdelaiDet, 5 cases; mmdetection, 4 cases",
+    agreement="AdelaiDet, 5 cases; mmdetection, 4 cases; torchvision live",
 )

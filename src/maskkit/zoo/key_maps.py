@@ -1,4 +1,5 @@
-"""Key maps that several methods share: ResNets, pyramids and heads of mmdetection, detectron2 and AdelaiDet."""
+"""Key maps that several methods share: backbones, pyramids and heads of mmdetection, detectron2, AdelaiDet and
+torchvision."""
 
 import re
 from collections.abc import Sequence
@@ -106,6 +107,41 @@ ADELAIDET_FCOS_KEYS: Rules = (
     (r"proposal_generator\.fcos_head\.scales\.(\d)\.scale", r"head.scales.\1"),
 )
 """AdelaiDet: a pyramid from C3 on with P6 and P7, and the detector's head. Images are BGR."""
+
+
+TORCHVISION_PYRAMID_KEYS: Rules = (
+    (r"(backbone\.body\..+)", r"\1"),
+    # optional groups: newer versions put convolutions into blocks
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.lateral.\1.\2"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.output.\1.\2"),
+    (r"backbone\.fpn\.extra_blocks\.p6\.(\w+)", r"fpn.extra.0.\1"),
+    (r"backbone\.fpn\.extra_blocks\.p7\.(\w+)", r"fpn.extra.1.\1"),
+)
+"""torchvision: ResNets and pyramids."""
+
+
+def mobilenet_v3(prefix: str) -> Rules:
+    """torchvision's MobileNetV3 Large, whose blocks are counted through behind ``prefix``, a pattern."""
+    body = "backbone.body."
+    rules = [
+        (rf"{prefix}0\.0\.(\w+)", rf"{body}conv_stem.\1"),
+        (rf"{prefix}0\.1\.(\w+)", rf"{body}bn1.\1"),
+        (rf"{prefix}16\.0\.(\w+)", rf"{body}blocks.6.0.conv.\1"),
+        (rf"{prefix}16\.1\.(\w+)", rf"{body}blocks.6.0.bn1.\1"),
+    ]
+    places = [(stage, block) for stage, blocks in enumerate((1, 2, 3, 4, 2, 3)) for block in range(blocks)]
+    for number, (stage, block) in enumerate(places, 1):
+        parts = ["conv_dw", "conv_pw"] if number == 1 else ["conv_pw", "conv_dw", "conv_pwl"]
+        names = [((f"{i}.0", name), (f"{i}.1", f"bn{i + 1}")) for i, name in enumerate(parts)]
+        if stage in (2, 4, 5):  # squeeze and excitation stands in front of the last convolution
+            names[2] = (("3.0", "conv_pwl"), ("3.1", "bn3"))
+            names.append((("2.fc1", "se.conv_reduce"), ("2.fc2", "se.conv_expand")))
+        rules += [
+            (rf"{prefix}{number}\.block\.{re.escape(theirs)}\.(\w+)", rf"{body}blocks.{stage}.{block}.{ours}.\1")
+            for pair in names
+            for theirs, ours in pair
+        ]
+    return rules
 
 
 def rename_by(rules: Rules, state: dict[str, Tensor], method: str) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """Mask R-CNN: key maps of detectron2, mmdetection (both Apache-2.0) and torchvision (BSD-3-Clause), and presets."""
 
+from typing import Any
+
 from torch import Tensor
 
 from maskkit.config import change
 from maskkit.models.mask_rcnn import MaskRcnn, MaskRcnnConfig
 from maskkit.nn.mask_stage import MaskConfig
 from maskkit.zoo.card import Method, Preset
-from maskkit.zoo.faster_rcnn import MMDETECTION, TORCHVISION, rename_two_stage, small_two_stage
+from maskkit.zoo.faster_rcnn import MMDETECTION, TORCHVISION, TORCHVISION_V2, rename_two_stage, small_two_stage
 from maskkit.zoo.key_maps import Rules
 from maskkit.zoo.recipes import (
     caffe_resnet,
@@ -48,6 +50,11 @@ def _mmdetection(layers: int, times: int, ap: float, end: str, *, caffe: bool = 
     )
 
 
+_TORCHVISION_MASKS: dict[str, Any] = {
+    "mask": MaskConfig(aligned_targets=False, soft_targets=True),
+    "paste": "whole_pixels",
+}
+
 METHOD = Method(
     title="Mask R-CNN",
     paper="He, Gkioxari, Dollár, Girshick: Mask R-CNN. ICCV 2017",
@@ -55,10 +62,13 @@ METHOD = Method(
     presets=(
         torchvision_detection("MaskRCNN_ResNet50_FPN_Weights.COCO_V1").preset(
             "maskrcnn-resnet50",
-            MaskRcnnConfig(
-                **TORCHVISION, mask=MaskConfig(aligned_targets=False, soft_targets=True), paste="whole_pixels"
-            ),
+            MaskRcnnConfig(**TORCHVISION, **_TORCHVISION_MASKS),
             "COCO val mask AP 34.6",
+        ),
+        torchvision_detection("MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1").preset(
+            "maskrcnn-resnet50-v2",
+            MaskRcnnConfig(**TORCHVISION_V2, **_TORCHVISION_MASKS),
+            "COCO val2017 mask AP 41.8 (torchvision)",
         ),
         *(
             detectron2(times, f"COCO-InstanceSegmentation/mask_rcnn_R_{layers}_FPN_{times}x/{file}.pkl").preset(

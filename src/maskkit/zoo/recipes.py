@@ -102,13 +102,16 @@ def detectron2(times: int, file: str) -> Recipe:
 # torchvision ----------------------------------------------------------------------------------------------------------
 
 
-def torchvision_detection(weights: str) -> Recipe:
-    """torchvision's detectors; ``weights`` is their name there. Every id from 1 to 90 is a class."""
+def torchvision_detection(weights: str, size: tuple[int, int] = (800, 1333), lr: float = 0.02) -> Recipe:
+    """torchvision's detectors; ``weights`` is their name there. Every id from 1 to 90 is a class.
+
+    The schedule is that of the first versions; the second ones had a better one, which the library does not describe.
+    """
     train = TrainConfig(
-        epochs=26, batch=16, lr=0.02, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
+        epochs=26, batch=16, lr=lr, weight_decay=1e-4, schedule="steps", milestones=(16 / 26, 22 / 26), warmup=1000
     )
     source = Weights("torchvision", "BSD-3-Clause", weights)
-    input = replace(imagenet_input((800, 1333), "shorter"), rounding="down")  # GeneralizedRCNNTransform
+    input = replace(imagenet_input(size, "shorter"), rounding="down")  # GeneralizedRCNNTransform
     return Recipe(input, FLIP, train, source, COCO_IDS)
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import MaskkitError
-from maskkit.nn.backbones import cspnext, swin
+from maskkit.nn.backbones import cspnext, entries, swin
 from maskkit.nn.backbones import vit as plain
 from maskkit.nn.backbones.names import check_name
 from maskkit.nn.backbones.pretrained import Pretrained
@@ -27,6 +27,7 @@ class Backbone(Pretrained):
     maps each stride to its channels. Layers up to ``frozen_stride`` are frozen. ``stride_in_1x1`` moves the stride of
     ResNet's stages into their first 1x1 convolution, as weights from Caffe need. ``vit`` configures the plain
     transformers of `maskkit.nn.backbones.vit`. Names of `maskkit.nn.backbones.cspnext.SIZES` give a CSPNeXt.
+    Of a MobileNetV3 the stride -32 is the output of the first block of stride 32 (`maskkit.nn.backbones.entries`).
     `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises `MaskkitError` for a name, stride or option that
     the network does not have.
     """
@@ -51,12 +52,14 @@ class Backbone(Pretrained):
         self.norm = norm
         self.norms: nn.ModuleList | None = None
         """Layer norms of Swin's features."""
+        self.places: dict[int, entries.Place] = {}
+        """Where features come from, if one of them comes from inside a stage."""
         if name in cspnext.SIZES:
             self._take_cspnext(name, bool(frozen_stride or stride_in_1x1 or pad_same))
             return
         check_name(name)
         if plain.is_plain(name):
-            if frozen_stride or stride_in_1x1:
+            if frozen_stride or stride_in_1x1 or min(strides) < 0:
                 raise MaskkitError(
                     f"{name} has one stride for all its blocks: set --model.backbone.frozen-stride 0 and "
                     "--model.backbone.no-stride-in-1x1, and take a method that does not dilate"
@@ -74,16 +77,19 @@ class Backbone(Pretrained):
             reason = " ".join(str(error).split())[:200]
             raise MaskkitError(f"timm's {name} gives no features of its stages ({reason}); take another one") from None
         reductions = info.reduction()
-        if lacking := [s for s in strides if s not in reductions]:
+        if lacking := [s for s in strides if abs(s) not in reductions]:
             raise MaskkitError(f"{name} has features at strides {reductions}, not at {lacking}; take another backbone")
-        indices = [max(i for i, r in enumerate(reductions) if r == s) for s in strides]
+        indices = sorted({max(i for i, r in enumerate(reductions) if r == abs(s)) for s in strides})
         self.body = timm.create_model(name, features_only=True, out_indices=indices, **options)
         if hasattr(self.body, "blocks"):  # timm would also run the blocks whose features are not used
             last = int(self.body.feature_info.module_name()[-1].split(".")[1])
             del self.body.blocks[last + 1 :]
         if stride_in_1x1:
             self._stride_first(name)
-        self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
+        if min(strides) < 0:
+            self.places, self.channels = entries.places(self.body, name, strides)
+        else:
+            self.channels = dict(zip(strides, self.body.feature_info.channels(), strict=True))
         if swin.is_swin(name):
             swin.replace_blocks(self.body)
             self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels.values())
@@ -181,6 +187,8 @@ class Backbone(Pretrained):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Tensor]:
         """Features by stride."""
+        if self.places:
+            return entries.features(self.body, images, self.places)
         features = self.body(images)
         if self.norms is not None:  # Swin's maps have their channels last
             features = [norm(f).permute(0, 3, 1, 2) for norm, f in zip(self.norms, features, strict=True)]

@@ -1,0 +1,150 @@
+"""torchvision's models as live oracles: seeded weights, converted by the key maps, give the same predictions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models import detection
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
+
+from maskkit import zoo
+from maskkit.checkpoints import convert as published
+from maskkit.config import change
+from maskkit.data.shapes import CATEGORIES, draw
+from maskkit.models.base import Model
+from maskkit.prediction import ImageMeta, Instances
+from maskkit.targets import Batch, full_sizes
+
+CLASSES = len(CATEGORIES)
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+STDS = {
+    "cls_score.weight": 0.02,
+    "rpn.head.cls_logits.weight": 0.01,
+    "bbox_pred.weight": 0.0005,
+    "classification_head.cls_logits.weight": 0.05,
+    "bbox_ctrness.weight": 0.05,
+    "bbox_reg.weight": 0.02,
+}
+"""Of layers whose first values would give all boxes the same score, or no size."""
+
+
+@torch.no_grad()
+def seeded(build: Callable[..., Any], **options: Any) -> Any:
+    """A model of torchvision whose weights leave scores apart and whose batch norms are no identities."""
+    torch.manual_seed(0)
+    official = build(weights=None, weights_backbone=None, **options)
+    for name, tensor in official.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.8, 1.2)
+        elif name.endswith("running_mean"):
+            tensor.normal_(std=0.05)
+        elif name.endswith("bn3.weight"):
+            tensor.fill_(0.2)
+        elif std := next((std for end, std in STDS.items() if name.endswith(end)), 0):
+            tensor.normal_(std=std)
+    return official.eval()
+
+
+def converted(official: Any, preset: str, classes: int = CLASSES) -> Model:
+    """Our model of the same weights."""
+    config = change(zoo.preset(preset).model, num_classes=classes)
+    ours = zoo.model_class(preset)(config)  # type: ignore[call-arg]
+    ours.load_state_dict(published.convert(official.state_dict(), preset, num_classes=classes))
+    return ours.eval()
+
+
+def both(official: Any, ours: Model, size: tuple[int, int]) -> tuple[dict[str, Tensor], Instances]:
+    """What the two find in a drawn image of ``size``, which is the input's."""
+    image = draw(0, size, (3, 6))[0] / 255
+    with torch.no_grad():
+        theirs = official([image])[0]
+        raw = ours(((image - MEAN) / STD)[None])
+        found = ours.decode(raw, [ImageMeta(0, "", size, size)], CATEGORIES)[0].instances
+    assert found is not None
+    return theirs, found
+
+
+def agree(theirs: dict[str, Tensor], found: Instances, least: int) -> None:
+    """Equal labels, and scores and boxes up to rounding, of at least so many objects."""
+    assert len(found) == len(theirs["scores"]) >= least
+    assert len(set(found.labels.tolist())) > 1
+    assert np.ptp(found.scores) > 0.01
+    assert np.abs(found.scores - theirs["scores"].numpy()).max() < 1e-5
+    assert np.array_equal(found.labels + 1, theirs["labels"])
+    assert np.abs(found.boxes - theirs["boxes"].numpy()).max() < 2e-3
+
+
+def test_mask_rcnn_v2() -> None:
+    size = (192, 256)
+    options = {"num_classes": CLASSES + 1, "min_size": size[0], "max_size": size[1]}
+    official = seeded(detection.maskrcnn_resnet50_fpn_v2, **options)
+    theirs, found = both(official, converted(official, "maskrcnn-resnet50-v2"), size)
+    agree(theirs, found, 50)
+    assert found.masks is not None
+    masks = theirs["masks"][:, 0] > 0.5
+    assert masks.sum() > 1000
+    differ = (found.masks.dense() != masks.numpy()).sum()
+    assert differ <= 5, f"{differ} pixels differ, more than ties"
+
+
+@pytest.mark.parametrize(
+    ("build", "preset"),
+    [
+        (detection.fasterrcnn_mobilenet_v3_large_fpn, "fasterrcnn-mobilenetv3-large"),
+        (detection.fasterrcnn_mobilenet_v3_large_320_fpn, "fasterrcnn-mobilenetv3-large-320"),
+    ],
+)
+def test_faster_rcnn_on_mobilenet_v3(build: Callable[..., Any], preset: str) -> None:
+    """The finest level alone serves the boxes; 224 x 288 pixels are 7 x 9 cells, and 4 x 5 of the coarsest."""
+    size = (224, 288)
+    official = seeded(build, num_classes=CLASSES + 1, min_size=size[0], max_size=size[1])
+    theirs, found = both(official, converted(official, preset), size)
+    agree(theirs, found, 20)
+
+
+def test_fcos() -> None:
+    """The cells of P6 and P7 are no whole stride apart in 224 x 288 pixels."""
+    size = (224, 288)
+    official = seeded(detection.fcos_resnet50_fpn, num_classes=CLASSES + 1, min_size=size[0], max_size=size[1])
+    with torch.no_grad():
+        official.head.regression_head.bbox_reg.bias.fill_(2.0)
+        official.head.classification_head.cls_logits.bias.fill_(-3.0)
+        official.head.classification_head.cls_logits.bias[0] = -100.0  # nothing has learnt that there is a background
+    theirs, found = both(official, converted(official, "fcos-resnet50-torchvision"), size)
+    agree(theirs, found, 50)
+
+
+def test_fcos_learns_the_same() -> None:
+    """Up to the boxes, which torchvision compares without the square stride that the official code adds."""
+    size = (224, 288)
+    official = seeded(detection.fcos_resnet50_fpn, num_classes=CLASSES + 1, min_size=size[0], max_size=size[1])
+    with torch.no_grad():
+        official.head.classification_head.cls_logits.bias[0] = -100.0
+    ours = converted(official, "fcos-resnet50-torchvision")
+    image, target = draw(1, size, (4, 6))
+    official.train()
+    official.backbone.eval()
+    images = ((image / 255 - MEAN) / STD)[None]
+    with torch.no_grad():
+        theirs = official([image / 255], [{"boxes": target.boxes, "labels": target.labels + 1}])
+        batch = Batch(images, full_sizes(images), [target], [ImageMeta(1, "", size, size)])
+        losses = ours.loss(ours(images, None, [target]), batch)
+    assert losses["classification"].item() == pytest.approx(theirs["classification"].item(), rel=1e-4)
+    assert losses["quality"].item() == pytest.approx(theirs["bbox_ctrness"].item(), rel=1e-4)
+
+
+def test_deeplab_on_mobilenet_v3() -> None:
+    preset = "deeplabv3-mobilenetv3-large-coco"
+    official = seeded(deeplabv3_mobilenet_v3_large, num_classes=21, aux_loss=True)
+    net = converted(official, preset, 21)
+    images = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        theirs, raw = official(images), net(images)
+    for ours, key in ((raw.logits, "out"), (raw.others[0], "aux")):
+        enlarged = F.interpolate(ours, size=images.shape[2:], mode="bilinear")
+        assert theirs[key].std() > 0.01
+        assert torch.allclose(enlarged, theirs[key], atol=1e-4)
