@@ -91,6 +91,17 @@ def test_vgg_keeps_a_stride_of_eight() -> None:
         assert net(torch.zeros(1, 3, 97, 129)).logits.shape == (1, 21, 13, 17)
 
 
+def test_the_lite_version_learns_on_the_grid_of_its_finer_features() -> None:
+    model = TestDeeplabV3.model(version="lite", low_stride=4, auxiliary=0.0)
+    batch = TestDeeplabV3.batch([1, 2])
+    raw = model(batch.images)
+    assert raw.logits.shape == (2, len(CLASSES), 24, 24)
+    loss = model.loss(raw, batch)["semantic"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @pytest.mark.parametrize("backbone", ["resnet50"])
 def test_torchvision_checkpoints_give_the_same_scores(backbone: str) -> None:
     """The live oracle: torchvision's own network and its state dict under our names."""

@@ -26,7 +26,7 @@ def test_torchvision(preset) -> None:
     names = torchvision.models.list_models()
     name = next(n for n in names if torchvision.models.get_model_weights(n).__name__ == weights.partition(".")[0])
     detects = "rcnn" in name or "fcos" in name
-    options = {} if detects else {"aux_loss": True}  # as the published files have it
+    options = {} if detects or "lraspp" in name else {"aux_loss": True}  # as the published files have it
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
     classes = len(torchvision.models.get_weight(weights).meta["categories"])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import detection
-from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large, lraspp_mobilenet_v3_large
 
 from maskkit import zoo
 from maskkit.checkpoints import convert as published
@@ -137,14 +137,21 @@ def test_fcos_learns_the_same() -> None:
     assert losses["quality"].item() == pytest.approx(theirs["bbox_ctrness"].item(), rel=1e-4)
 
 
-def test_deeplab_on_mobilenet_v3() -> None:
-    preset = "deeplabv3-mobilenetv3-large-coco"
-    official = seeded(deeplabv3_mobilenet_v3_large, num_classes=21, aux_loss=True)
+@pytest.mark.parametrize(
+    ("build", "preset", "options"),
+    [
+        (deeplabv3_mobilenet_v3_large, "deeplabv3-mobilenetv3-large-coco", {"aux_loss": True}),
+        (lraspp_mobilenet_v3_large, "lraspp-mobilenetv3-large-coco", {}),
+    ],
+)
+def test_semantic_models_on_mobilenet_v3(build: Callable[..., Any], preset: str, options: dict[str, Any]) -> None:
+    official = seeded(build, num_classes=21, **options)
     net = converted(official, preset, 21)
     images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
         theirs, raw = official(images), net(images)
-    for ours, key in ((raw.logits, "out"), (raw.others[0], "aux")):
+    assert len(raw.others) == len(options)
+    for ours, key in zip((raw.logits, *raw.others), ("out", "aux"), strict=False):
         enlarged = F.interpolate(ours, size=images.shape[2:], mode="bilinear")
         assert theirs[key].std() > 0.01
         assert torch.allclose(enlarged, theirs[key], atol=1e-4)

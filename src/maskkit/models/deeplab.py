@@ -1,12 +1,14 @@
-"""DeepLab v1, v2, v3 and v3+: semantic segmentation by atrous convolution.
+"""DeepLab v1, v2, v3 and v3+, and LR-ASPP: semantic segmentation by atrous convolution.
 
 Chen, Papandreou, Kokkinos, Murphy, Yuille: "Semantic Image Segmentation with Deep Convolutional Nets and Fully
 Connected CRFs" (ICLR 2015, v1), "DeepLab" (TPAMI 2017, v2), "Rethinking Atrous Convolution for Semantic Image
-Segmentation" (2017, v3), "Encoder-Decoder with Atrous Separable Convolution" (ECCV 2018, v3+).
+Segmentation" (2017, v3), "Encoder-Decoder with Atrous Separable Convolution" (ECCV 2018, v3+). Howard et al.:
+"Searching for MobileNetV3" (ICCV 2019, section 6.4, LR-ASPP, here the version "lite").
 
 The deep stages of a classification network keep their resolution: instead of striding they look at every n-th
 neighbour. v1 scores the result, v2 sums four scores that see at four rates (ASPP) and takes the best of three image
-scales, v3 joins features at several rates and their global mean, v3+ refines them with features of stride 4.
+scales, v3 joins features at several rates and their global mean, v3+ refines them with features of stride 4. The lite
+version weighs features by their global mean, and adds scores of finer features to theirs.
 
 =========  ======================================  ==========================================================
 `Raw`      shape (513 x 513, VOC)                  meaning
@@ -47,25 +49,27 @@ from maskkit.targets import Batch, Target
 class DeeplabConfig(BackboneModelConfig):
     """Knobs of DeepLab. ``num_classes`` counts the background where the data have one."""
 
-    version: Literal["v1", "v2", "v3", "v3+"] = "v3"
+    version: Literal["v1", "v2", "v3", "v3+", "lite"] = "v3"
     output_stride: Count = 16
     """8 or 16: what the strides of the backbone stop at."""
     rates: tuple[Count, ...] = (6, 12, 18)
     """Dilations of the 3x3 branches of ASPP."""
     width: Count = 256
     """Channels of each branch."""
+    low_stride: FeatureStride = 4
+    """Stride of the finer features of v3+ and the lite version; -8 stands for what enters stride 8, the output of its
+    first block (MobileNetV3 in torchvision)."""
     refine: Whole = 1
     """3x3 convolutions between ASPP (v3+: the joined features) and the scores; TensorFlow has 0 in v3, 2 in v3+."""
     low_width: Count = 48
-    """Channels that the features of stride 4 are reduced to (v3+)."""
+    """Channels that the finer features are reduced to (v3+)."""
     dropout: Decay = 0.1
     scales: tuple[Positive, ...] = ()
     """Further scales at which v2 looks at the image."""
     auxiliary: Weight = 0.0
     """Weight of the loss of a second head; 0 has none."""
     auxiliary_stride: FeatureStride = 16
-    """Stride of the features that the second head reads; -8 stands for what enters stride 8, the output of its first
-    block (MobileNetV3 in torchvision)."""
+    """Stride of the features that the second head reads, as for `low_stride`."""
     first_block: bool = False
     """Whether the block that loses its stride is dilated as those behind it are, in v3 and v3+ (MobileNetV3 in
     torchvision); in v1 and v2 it always is."""
@@ -108,6 +112,22 @@ class Aspp(nn.Module):
         """Features that have seen their neighbourhood at every rate."""
         mean = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), mean], 1)))
+
+
+class LiteAspp(nn.Module):
+    """LR-ASPP: features weighed by the mean of the image, whose scores are added to those of finer features."""
+
+    def __init__(self, channels: int, low: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = AtrousConv(channels, width)
+        self.gate = nn.Conv2d(channels, width, 1, bias=False)
+        self.high = nn.Conv2d(width, classes, 1)
+        self.low = nn.Conv2d(low, classes, 1)
+
+    def forward(self, x: Float[Tensor, "b c _ _"], low: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits."""
+        x = self.features(x) * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
+        return self.low(low) + self.high(F.interpolate(x, size=low.shape[2:], mode="bilinear"))
 
 
 class SummedAspp(nn.Module):
@@ -186,11 +206,13 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
             self.score = LargeFov(channels[32], width, classes) if on_vgg else nn.Conv2d(channels[32], classes, 1)
         elif config.version == "v2":
             self.score = SummedAspp(channels[32], classes, config.rates)
+        elif config.version == "lite":
+            self.score = LiteAspp(channels[32], channels[config.low_stride], width, classes)
         else:
             self.aspp = Aspp(channels[32], config)
             joined = width
             if config.version == "v3+":
-                self.low = AtrousConv(channels[4], config.low_width)
+                self.low = AtrousConv(channels[config.low_stride], config.low_width)
                 joined += config.low_width
             widths = [joined, *[width] * config.refine]
             self.refine.extend(conv(config, a, b) for a, b in pairwise(widths))
@@ -205,10 +227,8 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         """The atrous backbone: VGG-16 or a network of timm."""
         if config.backbone.name == "vgg16":
             return Vgg(VggShape(pool="3x3", ceil=True, output_stride=config.output_stride))
-        strides = (4, 16, 32)
-        if config.auxiliary and config.auxiliary_stride not in strides:
-            strides = (*strides, config.auxiliary_stride)
-        backbone = Backbone.of(config.backbone, strides)
+        read = (config.low_stride, 16, 32, *([config.auxiliary_stride] if config.auxiliary else []))
+        backbone = Backbone.of(config.backbone, tuple(dict.fromkeys(read)))
         caffe = config.version in ("v1", "v2")
         dilate(backbone, config.output_stride, first_block=caffe or config.first_block)
         if caffe and hasattr(backbone.body, "maxpool"):
@@ -242,9 +262,11 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
 
     def head(self, features: dict[int, Tensor]) -> Float[Tensor, "b k h w"]:
         """Logits of the features of one image scale."""
+        if self.config.version == "lite":
+            return self.score(features[32], features[self.config.low_stride])
         x = self.aspp(features[32])  # (B, w, H/16, W/16)
         if self.low is not None:
-            low = self.low(features[4])  # (B, 48, H/4, W/4)
+            low = self.low(features[self.config.low_stride])  # (B, 48, H/4, W/4)
             corners = self.config.align_corners
             x = torch.cat([low, F.interpolate(x, size=low.shape[2:], mode="bilinear", align_corners=corners)], 1)
         return self.score(self.refine(x))
@@ -270,6 +292,7 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         """The logits; enlarged to the input where their corners lie on its corners, unless the decoder does that."""
         if not self.config.align_corners or self.config.via_input:
             return ClassLogits(raw.logits)
-        stride = 4 if self.config.version == "v3+" else self.config.output_stride
+        fine = self.config.version in ("v3+", "lite")
+        stride = abs(self.config.low_stride) if fine else self.config.output_stride
         size = [stride * (cells - 1) + 1 for cells in raw.logits.shape[2:]]
         return ClassLogits(F.interpolate(raw.logits, size=size, mode="bilinear", align_corners=True))

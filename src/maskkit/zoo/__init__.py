@@ -38,6 +38,7 @@ METHODS: dict[str, str] = {
     "fcn8s": "fcn",
     "fcos": "fcos",
     "instancefcn": "instancefcn",
+    "lraspp": "deeplab",
     "mask2former": "mask2former",
     "masklab": "masklab",
     "maskrcnn": "mask_rcnn",

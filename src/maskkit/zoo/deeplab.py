@@ -1,8 +1,8 @@
-"""DeepLab v1 to v3+: key maps of published checkpoints, and presets.
+"""DeepLab v1 to v3+ and LR-ASPP: key maps of published checkpoints, and presets.
 
 kazuto1011/deeplab-pytorch (v1 and v2, Caffe's weights, images in BGR), VainF/DeepLabV3Plus-Pytorch (v3 and v3+),
-mmsegmentation (v3 and v3+), torchvision (v3, also on MobileNetV3), and TensorFlow's v3 on MobileNetV2 with batch norm
-folded into its head.
+mmsegmentation (v3 and v3+), torchvision (v3, also on MobileNetV3, and LR-ASPP), and TensorFlow's v3 on MobileNetV2
+with batch norm folded into its head.
 """
 
 import re
@@ -103,11 +103,21 @@ def _from_torch(name: str, plus: bool) -> str:
 
 
 def _from_mobilenet_v3(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's v3 on MobileNetV3, in whose backbone the epsilon of batch norm is 1e-3, not 1e-5 as with us."""
+    """torchvision's v3 and LR-ASPP on MobileNetV3, whose batch norm has an epsilon of 1e-3, with us 1e-5."""
     inner = {n: t for n, t in state.items() if n.startswith("backbone.")}
     renamed = rename_by(mobilenet_v3(r"backbone\."), inner, "DeepLab v3")
     renamed = {n: t + (1e-3 - 1e-5) if n.endswith(".running_var") else t for n, t in renamed.items()}
-    return renamed | {_from_torch(n, False): t for n, t in state.items() if n not in inner}
+    heads = {n: t for n, t in state.items() if n not in inner}
+    if "classifier.cbr.0.weight" in heads:
+        return renamed | rename_by(_LITE, heads, "LR-ASPP")
+    return renamed | {_from_torch(n, False): t for n, t in heads.items()}
+
+
+_LITE: Rules = (
+    (r"classifier\.cbr\.([01])\.(\w+)", r"score.features.\1.\2"),
+    (r"classifier\.scale\.1\.(\w+)", r"score.gate.\1"),
+    (r"classifier\.(low|high)_classifier\.(\w+)", r"score.\1.\2"),
+)
 
 
 def _mobile(number: int, rest: str) -> str:
@@ -217,6 +227,22 @@ def _torchvision(name: str, theirs: str, backbone: str, miou: float, stride: int
     return recipe.preset(f"deeplabv3-{name}-coco", config, paper)
 
 
+def _lite() -> Preset:
+    """torchvision's LR-ASPP."""
+    config = DeeplabConfig(
+        num_classes=21,
+        version="lite",
+        backbone=BackboneConfig("mobilenetv3_large_100"),
+        width=128,
+        low_stride=-8,
+        first_block=True,
+    )
+    weights = replace(TORCHVISION_WEIGHTS, torchvision="LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1")
+    recipe = replace(TORCHVISION_SEMANTIC, train=_VAINF.train, weights=weights)
+    paper = "COCO val2017, VOC's classes, mIoU 57.9 (torchvision), stride 16"
+    return recipe.preset("lraspp-mobilenetv3-large-coco", config, paper)
+
+
 def _mmsegmentation(version: str, data: str, layers: int, miou: float, end: str, crop: int = 0) -> Preset:
     plus = version == "v3+"
     config = DeeplabConfig(
@@ -239,7 +265,7 @@ def _small(name: str, size: tuple[int, int], ours: str | None = None, **knobs: A
 
 
 METHOD = Method(
-    title="DeepLab v1, v2, v3, v3+",
+    title="DeepLab v1, v2, v3, v3+, LR-ASPP",
     paper="Chen, Papandreou, Kokkinos, Murphy, Yuille: DeepLab. ICLR 2015 to ECCV 2018",
     model=Deeplab,
     presets=(
@@ -283,6 +309,7 @@ METHOD = Method(
             auxiliary_stride=-8,
             first_block=True,
         ),
+        _lite(),
         _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
         _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
         _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),
