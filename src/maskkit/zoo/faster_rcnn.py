@@ -136,15 +136,13 @@ Vision Transformers (2021)."""
 def _mobile(end: str, size: tuple[int, int], ap: float, before: int, after: int) -> Preset:
     """torchvision's MobileNetV3: its pyramid is made of what enters stride 32 and what leaves it."""
     sizes = ((32.0, 64.0, 128.0, 256.0, 512.0),) * 3
-    proposals = ProposalConfig(sizes, smooth_l1=1 / 9, before=(2000, before), after=(2000, after), min_score=0.05)
-    config = FasterRcnnConfig(
-        **TORCHVISION
-        | {
-            "backbone": BackboneConfig("mobilenetv3_large_100", frozen_stride=8),
-            "feature_strides": (-32, 32),
-            "proposals": proposals,
-        }
-    )
+    knobs: dict[str, Any] = {
+        **TORCHVISION,
+        "backbone": BackboneConfig("mobilenetv3_large_100", frozen_stride=8),
+        "feature_strides": (-32, 32),
+        "proposals": ProposalConfig(sizes, smooth_l1=1 / 9, before=(2000, before), after=(2000, after), min_score=0.05),
+    }
+    config = FasterRcnnConfig(**knobs)
     weights = f"FasterRCNN_MobileNet_V3_Large_{end}FPN_Weights.COCO_V1"
     name = f"fasterrcnn-mobilenetv3-large{'-320' if end else ''}"
     return torchvision_detection(weights, size).preset(name, config, f"COCO val2017 box AP {ap} (torchvision)")
