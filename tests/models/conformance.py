@@ -59,6 +59,8 @@ class Conformance:
     """Share of the values that exported files and PyTorch have to agree on."""
     open_batch: ClassVar[bool] = True
     """Whether an exported file can take any number of images."""
+    variant: ClassVar[bool] = False
+    """Whether the method has a nearer relative in these tests; its slow ones run where thorough."""
     openvino: ClassVar[bool] = True
     """Whether OpenVINO has all that the method needs."""
 
@@ -226,6 +228,7 @@ class Conformance:
         self, tmp_path: Path, record_property: Callable[[str, str], None]
     ) -> None:
         """What is recorded here is a column of docs/support.md."""
+        self.skip_variants()
         files = []
         for seed in (1, 2):
             files.append(tmp_path / f"{seed}.png")
@@ -256,6 +259,10 @@ class Conformance:
         rows = [p.to_coco() for p in segmenter.predict_many(files, score=0.0)]
         assert rows_without_torch(path, files) == json.loads(json.dumps(rows))
 
+    def skip_variants(self) -> None:
+        if self.variant and not THOROUGH:
+            pytest.skip("a variant: it is tried with MASKKIT_THOROUGH=1")
+
     def check_equal(self, ours: Runtime, theirs: Runtime, batch: Batch) -> None:
         """Both give the same shapes for all images, and the same values for the first, on which the model was scaled.
 
@@ -272,6 +279,7 @@ class Conformance:
 
     @pytest.mark.slow
     def test_overfits_two_drawn_images(self) -> None:
+        self.skip_variants()
         torch.manual_seed(0)
         settings = self.overfit
         given = replace(self.input(), size=settings["size"])

@@ -30,6 +30,7 @@ class TestCondInst(Conformance):
 class TestCondInstSemantic(Conformance):
     """The auxiliary loss, and NMS of masks."""
 
+    variant = True
     preset = "condinst-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = {
         **SMALL,

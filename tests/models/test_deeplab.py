@@ -44,11 +44,13 @@ class OnCells(SemanticConformance):
 
 
 class TestDeeplabV2(OnCells):
+    variant = True
     preset = "deeplabv3-mobilenetv2-320"
     knobs: ClassVar[dict[str, Any]] = {"version": "v2", "output_stride": 8, "scales": (0.5, 0.75)}
 
 
 class TestDeeplabV1(OnCells):
+    variant = True
     preset = "deeplabv3-mobilenetv2-320"
     knobs: ClassVar[dict[str, Any]] = {"version": "v1", "output_stride": 8}
 

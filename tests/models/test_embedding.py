@@ -22,6 +22,7 @@ class TestEmbedding(Conformance):
 class TestPlainEmbedding(Conformance):
     """The paper's own, without the place of the pixels."""
 
+    variant = True
     preset = "embedding-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = {"width": 32, "unit": 0.0}
 

@@ -19,6 +19,7 @@ class TestFcn8s(SemanticConformance):
 
 
 class TestFcnStaged(SemanticConformance):
+    variant = True
     preset = "fcn8s-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = {"staged": True}
 

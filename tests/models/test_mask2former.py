@@ -70,6 +70,7 @@ def test_masks_may_be_scored_in_the_image(task: str) -> None:
 
 
 class TestMask2FormerSemantic(SemanticConformance):
+    variant = True
     preset = "mask2former-mobilenetv2-320-semantic"
     knobs: ClassVar[dict[str, Any]] = SMALL
     overfit: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "size": (256, 256)}

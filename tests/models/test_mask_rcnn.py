@@ -37,6 +37,7 @@ class TestMaskRcnn(Conformance):
 class TestDetectron2(Conformance):
     """Adaptive sampling in RoIAlign."""
 
+    variant = True
     preset = "maskrcnn-resnet50-d2-1x"
     knobs: ClassVar[dict[str, Any]] = {
         **SMALL,

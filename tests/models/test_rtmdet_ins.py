@@ -27,6 +27,7 @@ class TestRtmdetIns(Conformance):
 class TestRtmdetInsPublished(Conformance):
     """The published network, of the smallest size."""
 
+    variant = True
     preset = "rtmdet-ins-tiny"
     knobs: ClassVar[dict[str, Any]] = {**SMALL, "masks_to_train": 200}
     test_overfits_two_drawn_images = None  # type: ignore[assignment]  # the other backbone shows that the rest learns

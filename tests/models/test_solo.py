@@ -29,6 +29,7 @@ class TestSolo(Conformance):
 
 
 class TestLightSolo(Conformance):
+    variant = True
     preset = "solo-mobilenetv2-256"
     knobs: ClassVar[dict[str, Any]] = SMALL
     overfit: ClassVar[dict[str, Any]] = {**Conformance.overfit, "steps": 240}

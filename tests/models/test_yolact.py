@@ -21,6 +21,7 @@ class TestYolact(Conformance):
 class TestYolactPlus(Conformance):
     """Deformable convolution and rescoring, on the smallest ResNet with bottleneck blocks."""
 
+    variant = True
     preset = "yolact-plus-resnet50"
     openvino = False
     knobs: ClassVar[dict[str, Any]] = {
