@@ -1,7 +1,7 @@
 """How much the slow tests do: all of it with ``MASKKIT_THOROUGH=1``.
 
-Else a fifth of what is counted in thousands, one golden of each source by the paths of an exported graph, no variants of
-methods, and OpenVINO for three methods.
+Else a fifth of what is counted in thousands, one golden of each source by the paths of an exported graph, no variants
+of methods, and OpenVINO for three methods.
 """
 
 import os
