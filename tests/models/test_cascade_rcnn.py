@@ -14,6 +14,7 @@ from tests.models.test_mask_rcnn import SMALL
 
 
 class TestCascadeRcnn(Conformance):
+    variant = True
     preset = "cascadercnn-mobilenetv2-320"
     knobs: ClassVar[dict[str, Any]] = {**SMALL, "mask_convs": 1}
     overfit: ClassVar[dict[str, Any]] = {"steps": 80, "lr": 3e-3, "size": (160, 160)}

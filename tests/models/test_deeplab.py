@@ -28,6 +28,7 @@ class TestDeeplabV3Plus(SemanticConformance):
 
 
 class TestDeeplabV3(SemanticConformance):
+    variant = True
     preset = "deeplabv3-mobilenetv2-320"
     knobs: ClassVar[dict[str, Any]] = {"width": 32, "auxiliary": 0.4, "output_stride": 8}
 

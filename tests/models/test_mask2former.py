@@ -99,6 +99,7 @@ class TestMask2FormerSemantic(SemanticConformance):
 class TestMask2FormerPanoptic(Conformance):
     """Overfitted on images with the ground below the shapes as stuff, and evaluated by PQ."""
 
+    variant = True
     preset = "mask2former-mobilenetv2-320-panoptic"
     categories: ClassVar[Categories] = Categories.of(CATEGORIES.names, stuff=["ground"])
     knobs: ClassVar[dict[str, Any]] = SMALL
