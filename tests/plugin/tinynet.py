@@ -71,7 +71,7 @@ class TinyNet(Model[TinyRaw, ObjectMasks[Tensor]]):
         boxes = torch.stack([extent(inside.any(2)), extent(inside.any(3))], -1).flatten(2)  # (B, C, 2, 2): low, high
         scores = masks.amax((2, 3)) * inside.any(3).any(2)
         scores, labels = scores.sort(dim=1, descending=True)
-        image = torch.arange(len(scores))[:, None]
+        image = torch.arange(scores.shape[0])[:, None]
         return ObjectMasks(boxes[image, labels], labels, scores, masks[image, labels], scores)
 
 

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskkit.errors import MaskkitError
 from maskkit.export.graph import Graph
+from maskkit.geometry.nms import NMS_MASK
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,7 @@ def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]
             opset_version=OPSET,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            custom_translation_table={torch.ops.maskkit.nms_mask.default: _nms_mask},
+            custom_translation_table={NMS_MASK: _nms_mask},
             verbose=False,
         )
     assert program is not None

@@ -81,6 +81,7 @@ def _nms_by_image(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 torch.library.custom_op(
     "maskkit::nms_mask", mutates_args=(), schema="(Tensor boxes, Tensor scores, float threshold) -> Tensor"
 )(_nms_by_image).register_fake(lambda boxes, scores, threshold: torch.empty_like(scores, dtype=torch.bool))
+NMS_MASK = torch.ops.maskkit.nms_mask.default
 
 
 def greedy_nms(
