@@ -1,4 +1,4 @@
-"""docs/support.md is complete, and only tests that passed fill it."""
+"""The page that `make support` writes: only tests that passed fill it."""
 
 from pathlib import Path
 
