@@ -284,7 +284,7 @@ def rtm_detect(raw: FcosRaw, config: RtmDetectorConfig) -> FcosDetections:
     scores = [level.sigmoid() for level in raw.logits]
     scores = [torch.where(score > config.min_score, score, 0) for score in scores]
     found = best_pairs(scores, raw, config.strides, config.candidates, corners=True)
-    boxes = clip(found.boxes, numbers(input_size(raw, config)[::-1], found.boxes).expand(len(found.boxes), 2))
+    boxes = clip(found.boxes, numbers(input_size(raw, config)[::-1], found.boxes).expand(found.boxes.shape[0], 2))
     score = found.scores * (boxes[..., 2:] > boxes[..., :2]).all(-1)
     kept = class_nms(boxes, found.labels, score, config.nms_threshold)
     return keep_best(found._replace(boxes=boxes, scores=score * kept), raw, config.detections)
