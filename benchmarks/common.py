@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from maskkit import zoo
+from maskkit.checkpoints.find import RANDOM
 from maskkit.config import BoxOnly, DataConfig, RunConfig, change
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
-from maskkit.engine.initial import load_backbone
+from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
 from maskkit.models.base import Model
 
@@ -126,8 +127,8 @@ class Training:
 
     model: str
     data: Path
-    weights: Path | None
-    """Weights of the backbone; None: random."""
+    weights: str | Path | None
+    """Initial weights: ``auto``, a checkpoint, or a file for the backbone with timm's names; None: random."""
     labels: str = "masks"
     size: int | None = None
     """Side of a square input in pixels; None: that of the preset."""
@@ -177,8 +178,7 @@ class Training:
         torch.manual_seed(self.seed)
         model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.weights:
-            load_backbone(model.backbone, self.weights)  # type: ignore[arg-type]
+        start_weights(model, config, train_set.categories, self.weights or RANDOM)
         optimizer = make_optimizer(model, config.train)
         batches = iter(train_loader(train_set, config, 0, 10**6))
         model.train()

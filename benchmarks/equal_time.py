@@ -4,7 +4,7 @@
         --weights mobilenetv2_100.safetensors --labels boxes --minutes 20 --out condinst-boxes.json
 
 Any data set that `maskkit check` accepts will do; docs/benchmarks/README.md has the public sources of those in the
-tables. The weights are timm's ``mobilenetv2_100``.
+tables. The weights are timm's ``mobilenetv2_100``; ``--weights auto`` takes what `maskkit train` would.
 
 All models have the same backbone weights (with frozen batch norm), images, augmentation, optimizer (except for the
 learning rate, which is the preset's), batch size and budget: 120 processor seconds per minute of ``--minutes``, the
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--val", type=Path, help="validation data, if --data is a file without that split")
     parser.add_argument("--model", required=True, help="a small preset")
     parser.add_argument(
-        "--weights", type=Path, help="backbone weights, for most presets mobilenetv2_100.safetensors; random without"
+        "--weights",
+        help="mobilenetv2_100.safetensors for the backbone of most presets, a checkpoint, or auto; random without",
     )
     parser.add_argument("--labels", choices=["masks", "boxes"], default="masks")
     parser.add_argument("--classes", nargs="*", default=[], help="classes to train on; all by default")

@@ -1,6 +1,7 @@
-"""Trains the built-in model of the package: the masks of NanoInst on a frozen NanoDet-Plus.
+"""Trains the built-in model of the package: masks for a trained NanoDet-Plus, then all of it.
 
-    python examples/train_builtin.py --data DATA --detector nanodet_plus_m_416.safetensors --out runs/builtin
+    python examples/train_builtin.py --data DATA --detector nanodet_plus_m_416.safetensors --out runs/builtin \\
+        --minutes 40 --tune-minutes 45 --bf16
 
 ``--data`` is a folder with small samples of COCO 2017 (cocodataset.org) and of photographs of animals in COCO's format,
 each with ``images/`` and ``train.json``: see ``docs/builtin.md``. ``--detector`` is a file with the weights of
@@ -10,7 +11,9 @@ NanoDet-Plus-m (github.com/RangiLyu/nanodet, Apache-2.0), trained on COCO's boxe
    precision, with what it says where it finds an object that has a mask.
 2. The mask side is trained on what is stored. A step costs a fraction of one with the detector.
    At 30 % of it the weights are kept: the result is the mean of these and the last, which is better than either.
-3. The result is stored in half precision and measured on the val splits of ``coco_instances`` and ``coco_panoptic``.
+3. Everything is trained at a small rate, with the detector as its own teacher (``distillation.py``). ``--tune-minutes``
+   is the length; by default there is no such part. With ``--start FILE``, a checkpoint, it is the only one.
+4. The result is stored in half precision and measured on the val splits of ``coco_instances`` and ``coco_panoptic``.
 
 The same command continues an interrupted run: every part begins where the last file of it ends.
 """
@@ -22,16 +25,17 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common import SUPER, merge
-from maskkit import zoo
+from distillation import fine_tune, matches
+from maskkit import load, zoo
 from maskkit.checkpoints.checkpoint import save_model
-from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.checkpoints.foreign import read_checkpoint, read_tensors
 from maskkit.cli.console import stdout
 from maskkit.config import AugmentConfig, RunConfig
 from maskkit.data import open_dataset
@@ -40,7 +44,8 @@ from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, eval_ops, train_ops
 from maskkit.engine.optim import update_average
 from maskkit.eval.instance.metric import CocoResult
-from maskkit.geometry import boxes as box_math
+from maskkit.eval.rows import Row
+from maskkit.models.nanodet import NanoDet
 from maskkit.models.nanoinst import NanoInst
 from maskkit.nn.box_masks import box_masks
 from maskkit.nn.dynamic_mask import mask_targets
@@ -59,8 +64,6 @@ VERSIONS = 2
 """Of a training image: as it is, and random crops."""
 FEW = 2
 """Images with at most so many objects are stored as they are only."""
-POSITIVES = 6
-"""Locations of an object whose masks are learnt, at most."""
 _LOCATIONS = 20
 EARLY = 0.3
 """Share of the training after which the weights are kept; the result is the mean of these and the last."""
@@ -148,17 +151,12 @@ def store(model: NanoInst, dataset: Dataset, folder: Path, block: int = 32) -> t
 def objects(raw: NanoDetRaw, towers: list[Tensor], target: Any) -> dict[str, Tensor]:
     """For each object with a mask: where the detector finds it, what it sees and says there, and the mask at stride 4.
 
-    The best are those that would win in an evaluation: of high class score and IoU. Objects that it finds nowhere are
-    left out, since their masks are never asked for.
+    Locations are those of `distillation.matches`; objects that the detector finds nowhere are left out.
     """
     places = priors(raw)
     boxes = torch.minimum(all_boxes(raw, places)[0].clamp(min=0), extent(raw))  # (P, 4)
-    sure = flatten(raw.logits)[0].amax(1).sigmoid()
-    known = torch.nonzero(target.has_mask & ~target.crowd)[:, 0]
-    iou = box_math.iou(boxes, target.boxes[known])  # (P, N)
-    best = (iou * sure[:, None].sqrt() * (iou > 0.4)).topk(POSITIVES, 0)  # (6, N)
-    row, column = torch.nonzero(best.values.T > 0.02, as_tuple=True)  # object by object, best first
-    location = best.indices.T[row, column]
+    location, thing, _ = matches(boxes, flatten(raw.logits)[0].amax(1).sigmoid(), target)
+    known, row = thing.unique(return_inverse=True)
     masks = mask_targets(target, known, (104, 104)).bool().numpy()
     packed = torch.from_numpy(np.packbits(masks.reshape(len(masks), 104 * 104), axis=1))
     seen = flatten(towers)[0][location]
@@ -269,45 +267,68 @@ def train_masks(model: NanoInst, cache: Cache, found: list[dict[str, Tensor]], g
     return average
 
 
-# 3. measured and shipped ----------------------------------------------------------------------------------------------
+# 3. and 4. everything, and what is shipped ----------------------------------------------------------------------------
 
 
-def ship(model: NanoInst, data: Path, out: Path) -> None:
-    """Store the weights in half precision, and write the results of the stored file on the val splits into it."""
-    from maskkit import load
+class Figures(NamedTuple):
+    """What a stored model reaches on the val splits."""
 
-    preset = zoo.preset(PRESET)
-    config = RunConfig(PRESET, preset.model, preset.input, preset.augment, preset.train)
-    info: dict[str, Any] = {
-        "preset": PRESET,
-        "licence": "Apache-2.0; its detector and its training photographs: docs/builtin.md",
-    }
-    save_model(out, model.half(), config, COCO, info)
-    segmenter = load(out)
-    dataset = open_dataset(merge(data, "val", "coco", out.parent / "val"), allow_outside=True)
-    rows, known = segmenter.detect(dataset, batch=4)
-    all_classes = segmenter.task.evaluate(rows, known)
-    grouped = open_dataset(merge(data, "val", "everyday", out.parent / "val-groups"), allow_outside=True)
-    groups = segmenter.task.evaluate(in_groups(rows, known.categories, grouped.categories), grouped)
-    assert isinstance(all_classes, CocoResult)
-    assert isinstance(groups, CocoResult)
-    threshold = segmenter.task.threshold(all_classes, rows, known)
-    found = {"80 classes": all_classes.to_json(), "groups": groups.to_json()}
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1))
-    for name, result in (("80 classes", all_classes), ("person, animal, vehicle", groups)):
-        stdout().print(name, result.table())
-    masks, boxes, three = (n["AP"] for n in (all_classes.segm, all_classes.bbox, groups.segm) if n is not None)
-    info["ours"] = (
-        f"{len(dataset)} COCO val2017 photographs: mask AP {masks:.3f}, box AP {boxes:.3f}; "
-        f"as person, animal, vehicle: mask AP {three:.3f}"
-    )
-    if threshold is not None:
-        info["score"] = threshold.score
-    save_model(out, model, config, COCO, info)
-    print(json.dumps(info, indent=1))
+    classes: CocoResult
+    groups: CocoResult
+    """Person, animal, vehicle."""
+    images: int
+    score: float | None
+    """Threshold of the highest F1."""
+
+    def numbers(self) -> tuple[float, float, float]:
+        """AP of masks and boxes of the 80 classes, and of the masks of the groups."""
+        masks, boxes, groups = (r["AP"] for r in (self.classes.segm, self.classes.bbox, self.groups.segm) if r)
+        return masks, boxes, groups
 
 
-def in_groups(rows: list[Any], classes: Categories, groups: Categories) -> list[Any]:
+class Judge:
+    """Stores models in half precision and measures what was stored."""
+
+    def __init__(self, data: Path, out: Path) -> None:
+        preset = zoo.preset(PRESET)
+        self.config = RunConfig(PRESET, preset.model, preset.input, preset.augment, preset.train)
+        self.known = open_dataset(merge(data, "val", "coco", out / "val"), allow_outside=True)
+        self.grouped = open_dataset(merge(data, "val", "everyday", out / "val-groups"), allow_outside=True)
+
+    def store(self, model: NanoInst, file: Path, **facts: Any) -> None:
+        """Write a checkpoint."""
+        licence = "Apache-2.0; its detector and its training photographs: docs/builtin.md"
+        save_model(file, deepcopy(model).half(), self.config, COCO, {"preset": PRESET, "licence": licence} | facts)
+
+    def measure(self, model: NanoInst, file: Path) -> Figures:
+        """Store the model, and measure it."""
+        self.store(model, file)
+        segmenter = load(file)
+        rows, known = segmenter.detect(self.known, batch=4)
+        classes = segmenter.task.evaluate(rows, known)
+        groups = segmenter.task.evaluate(in_groups(rows, known.categories, self.grouped.categories), self.grouped)
+        assert isinstance(classes, CocoResult)
+        assert isinstance(groups, CocoResult)
+        threshold = segmenter.task.threshold(classes, rows, known)
+        return Figures(classes, groups, len(known), None if threshold is None else threshold.score)
+
+    def ship(self, model: NanoInst, file: Path) -> None:
+        """Store the model with its figures in it, print them, and write all of them beside it."""
+        found = self.measure(model, file)
+        both = {"80 classes": found.classes, "person, animal, vehicle": found.groups}
+        for name, result in both.items():
+            stdout().print(name, result.table())
+        file.with_suffix(".json").write_text(json.dumps({n: r.to_json() for n, r in both.items()}, indent=1))
+        masks, boxes, groups = found.numbers()
+        ours = (
+            f"{found.images} COCO val2017 photographs: mask AP {masks:.3f}, box AP {boxes:.3f}; "
+            f"as person, animal, vehicle: mask AP {groups:.3f}"
+        )
+        self.store(model, file, ours=ours, **({} if found.score is None else {"score": found.score}))
+        print(ours, found.score)
+
+
+def in_groups(rows: list[Row], classes: Categories, groups: Categories) -> list[Row]:
     """The results of all classes as those of COCO's super-categories; what is in none of ``groups`` is left out."""
     number = {}
     for i, name in zip(classes.ids, classes.names, strict=True):
@@ -326,6 +347,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.02)
     parser.add_argument("--minutes", type=float, default=0, help="length of that training in place of steps")
+    parser.add_argument("--start", type=Path, help="a checkpoint with masks, in place of that training")
+    parser.add_argument("--tune-minutes", type=float, default=0, help="length of the training of everything")
+    parser.add_argument("--tune-lr", type=float, default=5e-5, help="its rate for the detector")
     parser.add_argument("--bf16", action="store_true", help="half precision, where the processor has it")
     parser.add_argument("--ship", type=Path, help="file for the weights; by default builtin.safetensors in the folder")
     parser.add_argument("--out", type=Path, default=Path("runs/builtin"))
@@ -333,11 +357,23 @@ def main() -> None:
 
     torch.set_num_threads(1)
     model = from_detector(given.detector).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    files = merge(given.data, "train", "all", given.out / "data", PARTS)
-    dataset = open_dataset(files, allow_outside=True)
-    cache, found = store(model, dataset, given.out / "cache")
-    average = train_masks(model, cache, found, given)
-    ship(average.eval(), given.data, given.ship or given.out / "builtin.safetensors")
+    dataset = open_dataset(merge(given.data, "train", "all", given.out / "data", PARTS), allow_outside=True)
+    if given.start:
+        model.load_state_dict(read_tensors(given.start))
+    else:
+        cache, found = store(model, dataset, given.out / "cache")
+        model = train_masks(model, cache, found, given)
+    judge = Judge(given.data, given.out)
+    if given.tune_minutes:
+        teacher = NanoDet(zoo.preset("nanodet-plus-m-416").model)  # type: ignore[arg-type]
+        teacher.load_state_dict(rename(read_checkpoint(given.detector)))
+
+        def measure(candidate: NanoInst, name: str) -> dict[str, float]:
+            masks, boxes, groups = judge.measure(candidate, given.out / f"{name}.safetensors").numbers()
+            return {"masks": masks, "boxes": boxes, "groups": groups}
+
+        model = fine_tune(model, teacher, dataset, given, measure)
+    judge.ship(model.eval(), given.ship or given.out / "builtin.safetensors")
 
 
 if __name__ == "__main__":

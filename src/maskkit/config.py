@@ -60,7 +60,8 @@ class BackboneConfig:
     """The network that computes the features."""
 
     name: str = "resnet50"
-    """Any timm model with ``features_only``, by its name there."""
+    """Any timm model with ``features_only``, by its name there; ``cspnext_tiny`` and its larger ones (RTMDet's), and
+    ``nanodet_plus_m``, the built-in model's with its pyramid."""
     weights: str | None = None
     """Initial weights: a local file with timm's names, ``hub`` for timm's own download, or None for random ones."""
     norm: Literal["frozen", "train"] = "frozen"

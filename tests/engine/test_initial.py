@@ -157,6 +157,18 @@ def test_a_small_model_starts_from_a_built_in_one_unless_told_otherwise(
     assert start.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("method", ["condinst", "maskrcnn", "solov2", "yolact"])
+def test_a_small_model_on_nanodet_has_the_backbone_and_pyramid_of_the_built_in_one(method: str) -> None:
+    config = config_of(f"{method}-nanodet-320", PLAIN)
+    model = build(config)
+    start = start_weights(model, config, PLAIN)
+    built_in, body = read_tensors(find.BUILT_IN_WEIGHTS), model.backbone.body.state_dict()
+    assert any(name.startswith("fpn.") for name in body)
+    assert all(torch.equal(tensor, built_in[name].to(tensor.dtype)) for name, tensor in body.items())
+    assert start.source == "built-in"
+    assert start.taken >= len(body)
+
+
 def test_random_values_on_request_only(offline: None) -> None:
     config = config_of("yolact-mobilenetv2-320", PLAIN)
     model = build(config)

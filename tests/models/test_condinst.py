@@ -27,6 +27,14 @@ class TestCondInst(Conformance):
     knobs: ClassVar[dict[str, Any]] = SMALL
 
 
+class TestOnNanoDet(Conformance):
+    """The built-in model's backbone and pyramid, on which other methods have presets too."""
+
+    variant = True
+    preset = "condinst-nanodet-320"
+    knobs: ClassVar[dict[str, Any]] = SMALL
+
+
 class TestCondInstSemantic(Conformance):
     """The auxiliary loss, and NMS of masks."""
 

@@ -114,7 +114,7 @@ def _random(model: Model, why: str, warn: bool = False) -> Start:
 
 
 def _from_checkpoint(model: Model, config: RunConfig, categories: Categories, path: Path, name: str) -> Start:
-    own, given = model.state_dict(), read_tensors(path)
+    own, given = model.state_dict(), _tensors(path)
     fitting = {n: t for n, t in given.items() if n in own and t.shape == own[n].shape}
     if not fitting:
         raise DataError(f"{path}: no tensor fits {config.preset} by name and shape; give weights of the same preset")
@@ -196,12 +196,21 @@ def _backbone(model: Model) -> nn.Module | None:
     return dict(model.named_children()).get("backbone")
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, also under the names that they have where its network is the body of a backbone.
+
+    So a model on `maskkit.nn.backbones.nanodet.NanoDetFeatures` finds these parts in a NanoInst.
+    """
+    tensors = read_tensors(path)
+    return {**{f"backbone.body.{name}": tensor for name, tensor in tensors.items()}, **tensors}
+
+
 def _has_backbone_of(model: Model, path: Path) -> bool:
     """Whether the checkpoint ``path`` has every tensor of the model's backbone."""
     wanted = {n: t.shape for n, t in model.state_dict().items() if n.startswith("backbone.")}
     if not wanted or not path.is_file():
         return False
-    given = read_tensors(path)
+    given = _tensors(path)
     return all(n in given and given[n].shape == shape for n, shape in wanted.items())
 
 

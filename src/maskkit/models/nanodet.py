@@ -23,10 +23,11 @@ from maskkit.config import ModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
+from maskkit.nn.backbones.nanodet import GhostPan
 from maskkit.nn.backbones.shufflenet import ShuffleNetV2
 from maskkit.nn.fcos import require_whole_cells
 from maskkit.nn.losses import in_fp32
-from maskkit.nn.nanodet import GhostPan, NanoDetConfig, NanoDetHead, NanoDetRaw, detect, extent
+from maskkit.nn.nanodet import NanoDetConfig, NanoDetHead, NanoDetRaw, detect, extent
 from maskkit.nn.nanodet_loss import nanodet_loss
 from maskkit.targets import Batch, Target
 

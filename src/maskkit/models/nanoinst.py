@@ -31,13 +31,14 @@ from maskkit.config import BoxOnly, ModelConfig
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
+from maskkit.nn.backbones.nanodet import GhostPan
 from maskkit.nn.backbones.shufflenet import ShuffleNetV2
 from maskkit.nn.box_masks import BoxMaskConfig, DynamicHeads, FineMaskBranch, box_masks
 from maskkit.nn.dynamic_mask import terms_of_logits
 from maskkit.nn.fcos import pick, require_whole_cells
 from maskkit.nn.fcos_targets import Positives
 from maskkit.nn.losses import in_fp32
-from maskkit.nn.nanodet import STRIDES, GhostPan, NanoDetConfig, NanoDetHead, NanoDetRaw, boxes_at, detect, extent
+from maskkit.nn.nanodet import STRIDES, NanoDetConfig, NanoDetHead, NanoDetRaw, boxes_at, detect, extent
 from maskkit.nn.nanodet_loss import nanodet_loss
 from maskkit.ranges import Weight, Whole
 from maskkit.targets import Batch, Target

@@ -1,7 +1,7 @@
 """NanoDet-Plus, a one-stage detector of a million parameters (RangiLyu/nanodet, 2021).
 
-ShuffleNetV2, a pyramid of ghost modules (Han et al., "GhostNet", CVPR 2020) down and up again, and a small head for
-each of four levels. Every location predicts its classes, whose scores estimate the IoU of its box too, and for each
+ShuffleNetV2 and a pyramid of ghost modules (`maskkit.nn.backbones.nanodet`), and a small head for each of four levels.
+Every location predicts its classes, whose scores estimate the IoU of its box too, and for each
 side of the box a distribution over 0 to 7 strides, whose mean is the distance ("Generalized Focal Loss"; Li et al.,
 NeurIPS 2020). Location (i, j) of stride s lies at pixel ``(j s, i s)``.
 
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskkit.geometry.nms import class_nms
-from maskkit.nn.backbones.shufflenet import Conv
+from maskkit.nn.backbones.nanodet import STAGE_UNITS, STAGE_WIDTHS, WIDTH, Separable
 from maskkit.nn.blocks import image_of, numbers
 from maskkit.nn.fcos import FcosDetections, flatten, pick
 from maskkit.nn.fcos_targets import Locations, locate
@@ -31,11 +30,11 @@ STRIDES = (8, 16, 32, 64)
 class NanoDetConfig:
     """The detector; the defaults are the published NanoDet-Plus-m for COCO."""
 
-    stage_widths: tuple[Count, Count, Count] = (116, 232, 464)
+    stage_widths: tuple[Count, Count, Count] = STAGE_WIDTHS
     """Channels of the backbone at strides 8, 16 and 32."""
-    stage_units: tuple[Count, Count, Count] = (4, 8, 4)
+    stage_units: tuple[Count, Count, Count] = STAGE_UNITS
     """Blocks of the backbone's stages."""
-    width: Count = 96
+    width: Count = WIDTH
     """Channels of the pyramid and of the towers."""
     tower_convs: Count = 2
     """Pairs of a depthwise and a pointwise convolution in the tower of each level."""
@@ -70,72 +69,6 @@ class NanoDetRaw(NamedTuple):
 
 
 # network -------------------------------------------------------------------------------------------------------------
-
-
-class Separable(nn.Sequential):
-    """A depthwise 5x5 and a pointwise convolution, both with activation."""
-
-    def __init__(self, width: int, stride: int, norm: bool) -> None:
-        super().__init__(Conv(width, width, 5, stride, depthwise=True, norm=norm), Conv(width, width, norm=norm))
-
-
-class Ghost(nn.Module):
-    """Half of the channels by a pointwise convolution, the other half by a depthwise one of the first."""
-
-    def __init__(self, before: int, after: int, norm: bool, active: bool) -> None:
-        super().__init__()
-        half = after // 2
-        self.primary = Conv(before, half, norm=norm, active=active)
-        self.cheap = Conv(half, half, 3, depthwise=True, norm=norm, active=active)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """Features."""
-        first = self.primary(x)
-        return torch.cat([first, self.cheap(first)], 1)
-
-
-class GhostBottleneck(nn.Module):
-    """Two ghost modules beside a shortcut of convolutions; nothing is activated after the sum."""
-
-    def __init__(self, before: int, after: int, norm: bool) -> None:
-        super().__init__()
-        self.ghost1 = Ghost(before, after, norm, active=True)
-        self.ghost2 = Ghost(after, after, norm, active=False)
-        self.shortcut = nn.Sequential(
-            Conv(before, before, 5, depthwise=True, norm=norm, active=False),
-            Conv(before, after, norm=norm, active=False),
-        )
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """Features."""
-        return self.ghost2(self.ghost1(x)) + self.shortcut(x)
-
-
-class GhostPan(nn.Module):
-    """Levels of strides 8, 16, 32 and 64 and one width, from features of strides 8, 16 and 32."""
-
-    def __init__(self, channels: Sequence[int], width: int, norm: bool) -> None:
-        super().__init__()
-        self.reduce = nn.ModuleList(Conv(c, width, norm=norm) for c in channels)
-        self.top_down = nn.ModuleList(GhostBottleneck(2 * width, width, norm) for _ in range(2))
-        self.down = nn.ModuleList(Separable(width, 2, norm) for _ in range(2))
-        self.bottom_up = nn.ModuleList(GhostBottleneck(2 * width, width, norm) for _ in range(2))
-        self.extra_in = Separable(width, 2, norm)
-        self.extra_out = Separable(width, 2, norm)
-
-    def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
-        """Four levels, finest first."""
-        fine, middle, coarse = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
-        middle = self.top_down[0](torch.cat([double(coarse), middle], 1))
-        p3 = self.top_down[1](torch.cat([double(middle), fine], 1))
-        p4 = self.bottom_up[0](torch.cat([self.down[0](p3), middle], 1))
-        p5 = self.bottom_up[1](torch.cat([self.down[1](p4), coarse], 1))
-        return [p3, p4, p5, self.extra_in(coarse) + self.extra_out(p5)]
-
-
-def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
-    """Twice as large, bilinear."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class NanoDetHead(nn.Module):

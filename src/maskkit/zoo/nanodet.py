@@ -1,7 +1,5 @@
 """NanoDet-Plus: key map of its authors' checkpoints, and the published preset."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from maskkit.models.nanodet import NanoDet, NanoDetModelConfig
 from maskkit.nn.nanodet import NanoDetConfig
 from maskkit.zoo.card import Method, Weights
 from maskkit.zoo.key_maps import Rules, rename_by
-from maskkit.zoo.recipes import Recipe, imagenet_input
+from maskkit.zoo.recipes import NANODET_INPUT, Recipe
 
 _PARTS = {"0": "conv", "1": "norm"}
 _NORMS = {"bn": "norm", "dwnorm": "0.norm", "pwnorm": "1.norm", "depthwise": "0.conv", "pointwise": "1.conv"}
@@ -112,9 +110,6 @@ def fold(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
 
 
 # presets --------------------------------------------------------------------------------------------------------------
-
-NANODET_INPUT = replace(imagenet_input((416, 416), "stretch"), antialias=True)
-"""The aspect ratio is not kept."""
 
 _RECIPE = Recipe(
     NANODET_INPUT,

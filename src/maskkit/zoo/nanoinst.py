@@ -3,8 +3,7 @@
 from maskkit.config import AugmentConfig, TrainConfig
 from maskkit.models.nanoinst import NanoInst, NanoInstConfig
 from maskkit.zoo.card import Method
-from maskkit.zoo.nanodet import NANODET_INPUT
-from maskkit.zoo.recipes import Recipe
+from maskkit.zoo.recipes import NANODET_INPUT, Recipe
 
 _TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.01, warmup=50, clip=10.0)
 

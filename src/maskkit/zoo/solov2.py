@@ -21,6 +21,7 @@ from maskkit.zoo.recipes import (
     caffe_resnet,
     imagenet_input,
     mmdetection_file,
+    on_nanodet,
     small_grid,
     small_presets,
     solo_recipe,
@@ -122,6 +123,20 @@ def _caffe(layers: int, ap: float) -> Preset:
     return recipe.preset(f"solov2-caffe-resnet{layers}-3x", config, f"COCO val2017 mask AP {ap}", train=train)
 
 
+_SMALL = small_presets(
+    "solov2",
+    lambda size: Solov2Config(
+        backbone=FROZEN_MOBILENET,
+        grid=small_grid(size),
+        **SMALL_TOWERS,
+        position_frequencies=6,
+        feature_width=64,
+        kernel=64,
+    ),
+    train=replace(SMALL_TRAIN, lr=3e-4),
+    ours="nuclei mask AP 0.434 at 448 px, 20 min on 1 core",
+)
+
 METHOD = Method(
     title="SOLOv2",
     paper="Wang, Zhang, Kong, Li, Shen: SOLOv2: Dynamic and Fast Instance Segmentation. NeurIPS 2020",
@@ -162,19 +177,8 @@ METHOD = Method(
         _light("solov2-light-dcn-resnet50-512", 36.4, (512, 852), head_convs=3, deformable="v1"),
         _caffe(50, 37.6),
         _caffe(101, 39.0),
-        *small_presets(
-            "solov2",
-            lambda size: Solov2Config(
-                backbone=FROZEN_MOBILENET,
-                grid=small_grid(size),
-                **SMALL_TOWERS,
-                position_frequencies=6,
-                feature_width=64,
-                kernel=64,
-            ),
-            train=replace(SMALL_TRAIN, lr=3e-4),
-            ours="nuclei mask AP 0.434 at 448 px, 20 min on 1 core",
-        ),
+        *_SMALL,
+        on_nanodet(_SMALL[0]),
     ),
     rename=rename,
     agreement="WXinlong/SOLO, 15 cases with SOLO; AdelaiDet, 6 cases; mmdetection, 5 cases",

@@ -1,4 +1,4 @@
-"""Backbones: any timm model, or CSPNeXt, as ``{stride: feature}``, with local weights; batch norm frozen or folded."""
+"""Backbones as ``{stride: feature}``: any timm model, CSPNeXt, NanoDet's; batch norm frozen or folded."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +14,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import MaskkitError
-from maskkit.nn.backbones import cspnext, entries, swin
+from maskkit.nn.backbones import cspnext, entries, nanodet, swin
 from maskkit.nn.backbones import vit as plain
 from maskkit.nn.backbones.names import check_name
 from maskkit.nn.backbones.pretrained import Pretrained
+
+_OWN: dict[str, tuple[int, ...]] = {**dict.fromkeys(cspnext.SIZES, cspnext.STRIDES), nanodet.NAME: nanodet.STRIDES}
+"""Strides of the networks that timm does not have."""
 
 
 class Backbone(Pretrained):
@@ -26,7 +29,8 @@ class Backbone(Pretrained):
     ``norm="frozen"`` keeps batch norm in evaluation mode without gradients, whatever ``train()`` says. ``channels``
     maps each stride to its channels. Layers up to ``frozen_stride`` are frozen. ``stride_in_1x1`` moves the stride of
     ResNet's stages into their first 1x1 convolution, as weights from Caffe need. ``vit`` configures the plain
-    transformers of `maskkit.nn.backbones.vit`. Names of `maskkit.nn.backbones.cspnext.SIZES` give a CSPNeXt.
+    transformers of `maskkit.nn.backbones.vit`. Names of `maskkit.nn.backbones.cspnext.SIZES` give a CSPNeXt,
+    ``nanodet_plus_m`` gives `NanoDetFeatures`, which have batch norm with ``norm="train"`` only.
     Of a MobileNetV3 the stride -32 is the output of the first block of stride 32 (`maskkit.nn.backbones.entries`).
     `maskkit.nn.dilation.dilate` replaces strides by dilation. Raises `MaskkitError` for a name, stride or option that
     the network does not have.
@@ -54,8 +58,8 @@ class Backbone(Pretrained):
         """Layer norms of Swin's features."""
         self.places: dict[int, entries.Place] = {}
         """Where features come from, if one of them comes from inside a stage."""
-        if name in cspnext.SIZES:
-            self._take_cspnext(name, bool(frozen_stride or stride_in_1x1 or pad_same))
+        if name in _OWN:
+            self._take_own(name, bool(frozen_stride or stride_in_1x1 or pad_same))
             return
         check_name(name)
         if plain.is_plain(name):
@@ -114,15 +118,18 @@ class Backbone(Pretrained):
             vit=config.vit,
         )
 
-    def _take_cspnext(self, name: str, unknown_option: bool) -> None:
+    def _take_own(self, name: str, unknown_option: bool) -> None:
         if unknown_option:
             raise MaskkitError(
                 f"{name} is trained as a whole and has no bottlenecks: set --model.backbone.frozen-stride 0, "
                 "--model.backbone.no-stride-in-1x1 and --model.backbone.no-pad-same"
             )
-        if lacking := [s for s in self.strides if s not in cspnext.STRIDES]:
-            raise MaskkitError(f"{name} has features at strides {[*cspnext.STRIDES]}, not at {lacking}")
-        self.body = cspnext.CspNext(name, self.strides)
+        if lacking := [s for s in self.strides if s not in _OWN[name]]:
+            raise MaskkitError(f"{name} has features at strides {[*_OWN[name]]}, not at {lacking}")
+        if name == nanodet.NAME:
+            self.body = nanodet.NanoDetFeatures(self.strides, self.norm == "train")
+        else:
+            self.body = cspnext.CspNext(name, self.strides)
         self.channels = self.body.channels
         self._freeze_norms()
         self.train()
@@ -134,8 +141,8 @@ class Backbone(Pretrained):
 
     @property
     def timm_name(self) -> str:
-        """timm's name of the network, or that of a CSPNeXt, which timm does not have."""
-        if isinstance(self.body, cspnext.CspNext):
+        """timm's name of the network, or ours of one that timm does not have."""
+        if isinstance(self.body, cspnext.CspNext | nanodet.NanoDetFeatures):
             return self.body.name
         return self.timm_part.default_cfg["architecture"]
 
@@ -152,7 +159,7 @@ class Backbone(Pretrained):
     @property
     def is_of_timm(self) -> bool:
         """Whether timm's weights fit; those of a plain transformer are resampled (`resize`)."""
-        return self.whole or (self.timm_name not in cspnext.SIZES and super().is_of_timm)
+        return self.whole or (self.timm_name not in _OWN and super().is_of_timm)
 
     def resize(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Positions and patches of a plain transformer in the sizes of this one; other weights as they are."""
