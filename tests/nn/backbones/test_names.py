@@ -10,7 +10,7 @@ from maskkit.nn.backbones.names import check_name
 def test_every_backbone_of_the_zoo_is_known() -> None:
     names = {backbone.name for p in zoo.presets() if (backbone := getattr(p.model, "backbone", None)) is not None}
     assert len(names) >= 5
-    for name in names - {"vgg16", "resnet38"}:
+    for name in names - {"vgg16", "resnet38", "nanodet_plus_m"}:
         check_name(name)
 
 
