@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import glob
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import progress, wrong_usage
+from maskkit.cli.image_files import image_files
 from maskkit.cli.options import Fetch
+from maskkit.cli.predict_cluster import predict_on_cluster
 from maskkit.cli.predict_video import clip_of, predict_video
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
@@ -37,7 +39,7 @@ _NAMED = 20
 def predict(
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")],
     model: str = "built-in",
-    out: Path = Path("runs/predict"),
+    out: str = "runs/predict",
     data: Path | None = None,
     resume: bool = False,
     device: str | None = None,
@@ -52,10 +54,14 @@ def predict(
     batch: Batch = 1,
     tile: Pixels | None = None,
     overlap: Share = 0.2,
+    megapixels: Positive | None = None,
     track: bool = False,
     every: Count = 1,
     start: Weight = 0.0,
     stop: Positive | None = None,
+    cluster: bool = False,
+    workers: Count | None = None,
+    results: Literal["parquet", "coco"] = "parquet",
     tta: Tta = Tta(),  # noqa: B008 (frozen)
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
@@ -82,7 +88,7 @@ def predict(
         sources: Images, folders or glob patterns; or a video file, or the number of a camera (0).
         model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in for the model in the package, or a preset whose
             published weights are downloaded: maskkit models --weights.
-        out: Folder to write to.
+        out: Folder to write to; an address (s3://bucket/found) with --cluster.
         data: Ground truth of the images. The results get its ids, of images by file name and of classes by name, so
             that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
         resume: Go on with the run in the folder: images that are done are left out.
@@ -100,17 +106,25 @@ def predict(
         batch: Images per forward pass; tiles of one image with --tile.
         tile: Cut large images into tiles of so many rows and columns, and put the results together.
         overlap: Part of a tile that its neighbours see too, below 0.5. Objects larger than it are joined from parts.
+        megapixels: Largest number of pixels of an image, in millions; 179 without it, since a small file could fill the
+            memory. A tiled TIFF has no such limit with --tile (maskkit[tiff]).
         track: Follow the objects of a video: each has a track_id and a colour that stay.
         every: Predict one frame of so many of a video.
         start: Where to begin in a video, in seconds.
         stop: Where to end, in seconds.
+        cluster: Predict with Ray Data on all cores, or on the cluster at RAY_ADDRESS. Sources may be addresses and
+            Parquet tables too; the results are parts/*.parquet in --out, without overlays (docs/scale.md).
+        workers: Models at a time with --cluster, each with --threads cores (1), or a GPU (--device cuda); by default
+            as many as there is room for.
+        results: What --cluster writes at the end: nothing more, or predictions.json (COCO) as without it.
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """
     if not sources:
         wrong_usage("predict takes at least one image, folder or pattern")
     fetch.apply()
-    from maskkit.api import find_weights, load
+    from maskkit.api import find_weights
+    from maskkit.cluster.ray_batch import Pool
     from maskkit.engine.lock import Lock
     from maskkit.infer.draw import Style
     from maskkit.infer.results import Results
@@ -120,19 +134,24 @@ def predict(
     clip = clip_of(sources, track, every, start, stop)
     if clip is not None and (data is not None or resume):
         wrong_usage("--data and --resume are for images, not for videos")
-    paths = _images(sources, failures) if clip is None else []
-    overlays = out / "overlays"
+    if cluster and (clip is not None or data is not None or not (boxes and labels and colours == "object")):
+        wrong_usage("--cluster takes images, numbers them, and draws nothing: leave videos, --data and colours out")
+    if not cluster and (workers is not None or results != "parquet" or "://" in out):
+        wrong_usage("--workers, --results and an address as --out are for --cluster")
+    paths = image_files(sources, failures) if clip is None and not cluster else []
+    folder = Path(out)
+    overlays = folder / "overlays"
     if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
-    segmenter = load(model, device, threads).with_tta(tta)
-    if tile is not None:
-        segmenter = segmenter.with_tiles(tile, overlap)
+    threads = threads or (1 if cluster else None)
+    made = partial(_segmenter, model, threads=threads, tile=tile, overlap=overlap, tta=tta, megapixels=megapixels)
+    segmenter = made("cpu" if cluster else device)
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
     if clip is not None:
         style = Style(boxes, labels, colours)
-        return predict_video(segmenter, sources[0], out, clip, track, selection, style, score, batch)
+        return predict_video(segmenter, sources[0], folder, clip, track, selection, style, score, batch)
     truth = _truth_ids(data, paths, segmenter) if data is not None else None
     settings = {
         "model": model,
@@ -146,15 +165,43 @@ def predict(
         "overlap": overlap if tile is not None else None,
         "tta": str(tta),
     }
-    lock = Lock(out)
+    if cluster:
+        gpus = 1 if (device or "").startswith("cuda") else 0
+        pool = Pool(workers, threads or 1, gpus)
+        load = partial(made, device)
+        coco = results == "coco"
+        return predict_on_cluster(
+            segmenter, load, sources, settings, out, pool, selection=selection, batch=batch, coco=coco, resume=resume
+        )
+    lock = Lock(folder)
     lock.take()
     try:
-        run = _Run(segmenter, selection, Style(boxes, labels, colours), truth, Results(out, settings, resume), failures)
+        stored = Results(folder, settings, resume)
+        run = _Run(segmenter, selection, Style(boxes, labels, colours), truth, stored, failures)
         run.images(paths, score, batch)
         run.finish()
     finally:
         lock.free()
     return 1 if failures else 0
+
+
+def _segmenter(
+    model: str,
+    device: str | None,
+    threads: int | None,
+    tile: int | None,
+    overlap: float,
+    tta: Tta,
+    megapixels: float | None,
+) -> Segmenter:
+    """The model as the options say, in this process or in a worker."""
+    from maskkit.api import load
+    from maskkit.data.images import allow_megapixels
+
+    if megapixels is not None:
+        allow_megapixels(megapixels)
+    segmenter = load(model, device, threads).with_tta(tta)
+    return segmenter if tile is None else segmenter.with_tiles(tile, overlap)
 
 
 class _Run:
@@ -277,26 +324,3 @@ def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:
     split = "val" if "val" in find_splits(data) else None
     dataset = open_truth(segmenter.task.data_file(data, split), split)
     return TruthIds.of(segmenter.task.view(dataset), paths, segmenter.categories)
-
-
-def _images(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
-    """The image files of ``sources`` (images, folders, patterns); sources without any are added to ``failures``."""
-    from maskkit.data.files import matching
-    from maskkit.data.images import list_images
-    from maskkit.infer.predict import Failure
-
-    paths: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found = (listed := list_images(path)).images
-            if note := listed.note():
-                complain(f"{path}: {note}")
-        elif path.exists() or not glob.has_magic(source):
-            found = [path]  # a missing file fails when it is read
-        else:
-            found = matching(source)
-        if not found:
-            failures.append(Failure(source, DataError(f"{source}: contains no image; check the path")))
-        paths += found
-    return paths

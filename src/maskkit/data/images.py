@@ -20,6 +20,7 @@ from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from maskkit.data.files import walk
+from maskkit.data.tiff import open_tiff
 from maskkit.errors import DataError
 from maskkit.files import require_file
 from maskkit.geometry.resample import strips
@@ -83,14 +84,19 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:  # beyond 179 million pixels, by the header alone
         count = re.search(r"\d+", str(error))
         many = f"{_millions(int(count.group()))}, " if count else ""
-        raise DataError(
+        raise _TooManyPixels(
             f"{path}: too many pixels for one image ({many}at most {_limit()}: a small file could fill the memory); "
-            "cut it into tiles"
+            "cut it into tiles, write it as a tiled TIFF (maskkit[tiff]), or allow it with --megapixels"
         ) from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image, despite its name; replace it or remove it") from None
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error, ... on bad bytes
         raise DataError(f"{path}: damaged or unreadable ({error}); restore the file or remove it") from error
+
+
+def allow_megapixels(count: float) -> None:
+    """Let images of up to so many million pixels be read, in this process. Pillow's own limit is 179 million."""
+    Image.MAX_IMAGE_PIXELS = int(count * 1e6 / 2)  # it refuses those with twice as many
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
@@ -125,20 +131,39 @@ def read_reduced(
 
     An image with more than `LARGE` pixels is read at the fraction of its size that ``reduction`` gives for its size: 1,
     2, 4 or 8 for the whole, a half, ... It is never in memory as a whole array, and a JPEG is not even decoded as one.
+    A tiled TIFF beyond Pillow's limit is read tile by tile, at so small a size that the result is within the limit.
     """
     source = Path(source) if isinstance(source, str) else source
-    with opened(source) as image:
-        if image.width * image.height <= LARGE:
-            pixels = _pixels(image, source)
-            return pixels, (pixels.shape[0], pixels.shape[1])
-        if image.format in ("JPEG", "MPO"):
-            size = _upright_size(image)
-            factor = reduction(size)
-            image.draft(image.mode, (image.width // factor, image.height // factor))
-            return _pixels(image, source), size
-        ImageOps.exif_transpose(image, in_place=True)
-        size = (image.height, image.width)
-        return _pixels(image, source, reduction(size)), size
+    try:
+        with opened(source) as image:
+            return _reduced(image, source, reduction)
+    except _TooManyPixels:
+        if not isinstance(source, Path):
+            raise
+        with open_tiff(source, 1, LARGE) as tiff:
+            if tiff is None:
+                raise
+            height, width = tiff.size
+            factor = reduction(tiff.size)
+            while height * width > factor**2 * 2 * (Image.MAX_IMAGE_PIXELS or height * width):
+                factor *= 2
+            return tiff.reduced(factor), tiff.size
+
+
+def _reduced(
+    image: Image.Image, source: Path | BinaryIO, reduction: Callable[[tuple[int, int]], int]
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    if image.width * image.height <= LARGE:
+        pixels = _pixels(image, source)
+        return pixels, (pixels.shape[0], pixels.shape[1])
+    if image.format in ("JPEG", "MPO"):
+        size = _upright_size(image)
+        factor = reduction(size)
+        image.draft(image.mode, (image.width // factor, image.height // factor))
+        return _pixels(image, source), size
+    ImageOps.exif_transpose(image, in_place=True)
+    size = (image.height, image.width)
+    return _pixels(image, source, reduction(size)), size
 
 
 def _pixels(image: Image.Image, source: Path | BinaryIO, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
@@ -182,6 +207,10 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     # the method of the base class: the one for PNG decodes the whole image to look for EXIF behind it
     turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED
     return (width, height) if turned else (height, width)
+
+
+class _TooManyPixels(DataError):
+    """An image beyond Pillow's limit."""
 
 
 class Listing(NamedTuple):

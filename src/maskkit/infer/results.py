@@ -128,7 +128,7 @@ class Results:
                 try:
                     line = json.loads(text)
                     if number == 1:
-                        self._compare(line["settings"], settings)
+                        compare_settings(self.path, line["settings"], settings)
                     else:
                         self._note(line["image"], line["overlay"], line["rows"])
                 except (ValueError, KeyError, TypeError) as error:
@@ -140,14 +140,6 @@ class Results:
             raise MaskkitError(f"{self.path}: has no complete line; leave --resume out to start anew")
         with open(self.path, "rb+") as file:
             file.truncate(complete)
-
-    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(now))
-        for name in (n for n in (*now, *before) if before.get(n) != now.get(n)):
-            raise MaskkitError(
-                f"{self.path}: was made with {name} {before.get(name)}, not {now.get(name)}; give the same options to "
-                "go on, or leave --resume out to start anew"
-            )
 
     def _remove_earlier(self) -> None:
         """Remove what an earlier run made here, and nothing else."""
@@ -178,3 +170,13 @@ class Results:
                     _ = line["settings"]
                 else:
                     yield str(line["overlay"])
+
+
+def compare_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `MaskkitError` where a run that is gone on with was made with other settings, which ``path`` has."""
+    now = json.loads(json.dumps(now))
+    for name in (n for n in (*now, *before) if before.get(n) != now.get(n)):
+        raise MaskkitError(
+            f"{path}: was made with {name} {before.get(name)}, not {now.get(name)}; give the same options to "
+            "go on, or leave --resume out to start anew"
+        )

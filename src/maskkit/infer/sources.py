@@ -42,6 +42,9 @@ class Item(NamedTuple):
     """Its name in messages."""
     read: Callable[[InputConfig | None], tuple[Pixels, ImageMeta]]
     """Returns RGB pixels for such an input, all pixels for None, and their meta. Raises `DataError`."""
+    path: Path | None = None
+    """The file, where it is one: parts of a large one may be read."""
+    image_id: ImageId = 0
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:
@@ -53,7 +56,24 @@ def numbered_images(sources: Iterable[tuple[ImageId, Source]]) -> Iterator[Item]
     """The images of ``sources``, each with its id."""
     for number, source in sources:
         path = str(source) if isinstance(source, str | Path) else ""
-        yield Item(path or f"image {number}", partial(_loose, source, number, path))
+        file = Path(path) if path else None
+        yield Item(path or f"image {number}", partial(_loose, source, number, path), file, number)
+
+
+def stored_image(image_id: ImageId, name: str, fetch: Callable[[], bytes]) -> Item:
+    """An image called ``name``, whose content ``fetch`` gets when its turn comes.
+
+    It is read as a file is: a large one may be reduced, and its pixels are not kept.
+    """
+
+    def read(input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
+        content = fetch()
+        try:
+            return _loose(content, image_id, name, input)
+        except DataError as error:
+            raise DataError(f"{name}: {str(error).removeprefix('the encoded image: ')}") from None
+
+    return Item(name, read, None, image_id)
 
 
 def dataset_images(dataset: Dataset) -> Iterator[Item]:
@@ -89,7 +109,9 @@ def _reduction(size: tuple[int, int], input: InputConfig | None) -> int:
 def _refuse_what_is_no_file(name: str) -> None:
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", name, re.IGNORECASE)
     if scheme and len(scheme[1]) > 1 and not os.path.exists(name):
-        raise DataError(f"{name}: is an address, and maskkit downloads no images; save it to a file first")
+        raise DataError(
+            f"{name}: is an address, and maskkit downloads no images; save it to a file first, or give --cluster"
+        )
     if os.path.isdir(name):
         raise DataError(
             f"{name}: is a folder, not an image; predict its images with predict_many, or with maskkit predict {name}"

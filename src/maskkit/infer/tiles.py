@@ -8,18 +8,23 @@ How results are joined is in `maskkit.infer.stitch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 
 from maskkit.config import InputConfig
+from maskkit.data.images import LARGE
+from maskkit.data.tiff import LargeTiff, open_tiff
 from maskkit.errors import DataError
 from maskkit.geometry.windows import Rect, windows
 from maskkit.infer.predict import Failure, Predictor
-from maskkit.infer.sources import Item
+from maskkit.infer.sources import Item, Pixels
 from maskkit.infer.stitch import stitch
 from maskkit.prediction import ImageMeta, Prediction
+
+MOST = 1 << 32
+"""Pixels that run lengths can count, in C."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,39 @@ class TiledPredictor(Predictor):
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
     ) -> Iterator[Prediction]:
-        """See `Predictor.predict`. An image is read whole; ``batch`` tiles share a forward pass."""
+        """See `Predictor.predict`. ``batch`` tiles share a forward pass.
+
+        A large TIFF is read tile by tile (`maskkit.data.tiff`), any other image whole.
+        """
         for item in items:
             try:
-                pixels, meta = item.read(None)
+                with self._opened(item) as (pixels, meta):
+                    places = windows(meta.size, self.tile, self.overlap)
+                    cut = (_cut(pixels, number, window.seen) for number, window in enumerate(places))
+                    parts = super().predict(cut, batch=batch, workers=workers, score=score)
+                    found = stitch(zip(places, parts, strict=True), meta, self.categories)
+                    found.image = pixels if isinstance(pixels, np.ndarray) and not meta.path else None
             except DataError as error:
                 if failed is None:
                     raise
                 failed(Failure(item.name, error))
                 continue
-            places = windows(meta.size, self.tile, self.overlap)
-            cut = (_cut(pixels, number, window.seen) for number, window in enumerate(places))
-            parts = super().predict(cut, batch=batch, workers=workers, score=score)
-            found = stitch(zip(places, parts, strict=True), meta, self.categories)
-            found.image = None if meta.path else pixels
             yield found
+
+    @contextmanager
+    def _opened(self, item: Item) -> Iterator[tuple[Pixels | LargeTiff, ImageMeta]]:
+        """The image of which parts are read, and its meta."""
+        with ExitStack() as stack:
+            tiff = stack.enter_context(open_tiff(item.path, self.tile, LARGE)) if item.path is not None else None
+            if tiff is None:
+                yield item.read(None)
+            elif tiff.size[0] * tiff.size[1] >= MOST:
+                raise DataError(
+                    f"{item.name}: has {tiff.size[1]} x {tiff.size[0]} pixels; run lengths count up to {MOST:,}, cut it "
+                    "into parts"
+                )
+            else:
+                yield tiff, ImageMeta(item.image_id, str(item.path), tiff.size, tiff.size)
 
 
 def with_tiles(predictor: Predictor, tile: int, overlap: float = 0.2) -> TiledPredictor:
@@ -64,9 +87,13 @@ def with_tiles(predictor: Predictor, tile: int, overlap: float = 0.2) -> TiledPr
     return TiledPredictor(*given, tile=tile, overlap=overlap)
 
 
-def _cut(pixels: UInt8[np.ndarray, "h w 3"], number: int, place: Rect) -> Item:
-    def read(input: InputConfig | None) -> tuple[UInt8[np.ndarray, "h w 3"], ImageMeta]:
-        tile = pixels[place.top : place.bottom, place.left : place.right]
-        return tile, ImageMeta(number, "", place.size, place.size)
+def _cut(pixels: Pixels | LargeTiff, number: int, place: Rect) -> Item:
+    def read(input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
+        of = (
+            pixels[place]
+            if isinstance(pixels, LargeTiff)
+            else pixels[place.top : place.bottom, place.left : place.right]
+        )
+        return of, ImageMeta(number, "", place.size, place.size)
 
     return Item(f"tile {number}", read)

@@ -1,0 +1,138 @@
+"""`maskkit predict --cluster`: many images on many machines, with results in Parquet files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskkit.cli.console import progress
+from maskkit.cli.image_files import image_files
+from maskkit.errors import MaskkitError
+from maskkit.terminal import complain, say
+
+if TYPE_CHECKING:
+    from maskkit.api import Segmenter
+    from maskkit.cluster.ray_batch import Pool, Run
+    from maskkit.infer.predict import Failure
+    from maskkit.infer.selection import Selection
+
+
+def predict_on_cluster(
+    segmenter: Segmenter,
+    load: Callable[[], Segmenter],
+    sources: Sequence[str],
+    settings: Mapping[str, Any],
+    out: str,
+    pool: Pool,
+    *,
+    selection: Selection,
+    batch: int,
+    coco: bool,
+    resume: bool,
+) -> int:
+    """Predict the sources and write the results; the exit code. ``load`` makes the model in each worker.
+
+    ``settings`` are those of `Results`. Raises ``KeyboardInterrupt`` that says how to go on.
+    """
+    from maskkit.cluster.ray_batch import Counts, begin, predict_parts
+    from maskkit.cluster.storage import Storage, is_address
+    from maskkit.cluster.worker import Job
+    from maskkit.engine.lock import Lock
+
+    storage, failures = Storage(out), list[Failure]()
+    paths = [s for s in sources if not is_address(s)]
+    relative = any(not os.path.isabs(path) for path in (*paths, str(settings["model"])) if path != "built-in")
+    directory = os.getcwd() if relative else None
+    settings = {**settings, "sources": list(sources), "directory": directory}
+    folders = {path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths}
+    job = Job(
+        model=settings["model"],
+        weights=settings["weights"],
+        load=load,
+        selection=selection,
+        score=settings["score"],
+        batch=batch,
+        out=storage.address,
+        directory=directory,
+        folders=tuple(sorted(os.path.abspath(folder) for folder in folders if os.path.isdir(folder))),
+    )
+    counts, began = Counts(), time.monotonic()
+    with ExitStack() as stack:
+        if not is_address(out):
+            lock = Lock(Path(out))
+            lock.take()
+            stack.callback(lock.free)
+        run = begin(storage, settings, lambda: _names(sources, failures), resume)
+        try:
+            with progress() as bars:
+                bar = bars.add_task("predicting", total=run.images, completed=run.done)
+                for answer in predict_parts(run, job, pool):
+                    counts.add(answer)
+                    bars.advance(bar, answer["images"])
+        except KeyboardInterrupt as error:
+            error.args = (f"interrupted; {_kept(run, counts.images)}",)
+            raise
+        except MaskkitError as error:
+            raise type(error)(f"{error}; {_kept(run, counts.images)}") from None
+        speed = f", {counts.images / (time.monotonic() - began):.1f} images/s" if counts.images else ""
+        if coco:
+            _write_coco(segmenter, run)
+    earlier = f" and {run.done} images done before" if run.done else ""
+    say(f"{counts.rows} {segmenter.task.noun} in {counts.images} images{earlier}{speed}: {storage.at('parts')}")
+    for message in [str(failure.error) for failure in failures] + counts.errors:
+        complain(message)
+    if failed := counts.failed + len(failures):
+        more = "; the column 'error' names all images" if counts.failed > len(counts.errors) else ""
+        complain(f"{failed} sources failed{more}")
+    return 1 if failed else 0
+
+
+def _kept(run: Run, images: int) -> str:
+    return (
+        f"{run.done + images} of {run.images} images are kept in {run.storage.address}: go on with the same command "
+        "and --resume"
+    )
+
+
+def _names(sources: Sequence[str], failures: list[Failure]) -> list[str]:
+    """The files, addresses and Parquet tables that ``sources`` name; sources without any are added to ``failures``."""
+    from maskkit.cluster.sources import addresses
+    from maskkit.cluster.storage import is_address
+    from maskkit.errors import DataError
+    from maskkit.infer.predict import Failure
+
+    names: list[str] = []
+    for source in sources:
+        try:
+            names += addresses(source) if is_address(source) else map(str, image_files([source], failures))
+        except DataError as error:
+            failures.append(Failure(source, error))
+    return names
+
+
+def _write_coco(segmenter: Segmenter, run: Run) -> None:
+    """The results files of the task, as `predict` writes them."""
+    from maskkit.cluster.ray_batch import read_parts
+    from maskkit.cluster.storage import is_address
+    from maskkit.eval.rows import StoredRows
+    from maskkit.files import write_json
+
+    if is_address(run.storage.address):
+        raise MaskkitError(f"{run.storage.address}: --results coco takes a folder as --out; the parts are complete")
+    folder = Path(run.storage.address)
+
+    def images() -> Iterator[dict[str, Any]]:
+        for done in read_parts(run):
+            if done.size is not None:
+                yield {"id": done.image_id, "file_name": done.image, "height": done.size[0], "width": done.size[1]}
+
+    def rows() -> Iterator[list[dict[str, Any]]]:
+        return (done.rows for done in read_parts(run) if done.size is not None)
+
+    count = sum(map(len, rows()))
+    segmenter.task.write_results(folder, StoredRows(rows, count), images(), segmenter.categories)
+    write_json(folder / "images.json", images())

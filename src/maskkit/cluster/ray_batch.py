@@ -1,0 +1,207 @@
+"""`predict --cluster`: Ray Data deals the parts of a run out to workers; what is written already is not done again.
+
+Nothing but names goes through Ray: workers read images and write results themselves. A worker that dies is replaced,
+and its part is done again under the same name, so that each image is in the results once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from maskkit.cluster.parts import Done, decoded
+from maskkit.cluster.sources import LIST, Part, is_table, open_table, parts_of, rows_of, write_list
+from maskkit.cluster.storage import Storage, opened
+from maskkit.cluster.worker import PARTS, Job, Worker
+from maskkit.errors import DataError, MaskkitError
+from maskkit.infer.results import compare_settings
+from maskkit.infer.runtimes import require
+
+RUN = "run.json"
+"""The settings of a run, in its folder."""
+_STORE = 100 * 2**20
+"""Bytes of shared memory of a local Ray: nothing but names goes through it."""
+_TRIES = 5
+"""How often a part is begun again whose worker died."""
+_NAMED = 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, and what is done."""
+
+    storage: Storage
+    parts: list[Part]
+    done: int
+    """Images whose parts an earlier run has written."""
+    left: list[Part]
+
+    @property
+    def images(self) -> int:
+        """Images of all parts."""
+        return sum(part.images for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The workers of a run."""
+
+    size: int | None
+    """How many; None uses all cores of this machine, or lets Ray choose on a cluster (``RAY_ADDRESS``)."""
+    threads: int = 1
+    """Processor cores of each."""
+    gpus: int = 0
+    """GPUs of each."""
+
+
+@dataclass
+class Counts:
+    """What a run did."""
+
+    images: int = 0
+    rows: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+    """The first ones."""
+
+    def add(self, answer: Mapping[str, Any]) -> None:
+        """Count a part."""
+        self.images += answer["images"]
+        self.rows += answer["rows"]
+        self.failed += answer["failed"]
+        if answer["error"] and len(self.errors) < _NAMED:
+            self.errors.append(answer["error"])
+
+
+def begin(storage: Storage, settings: Mapping[str, Any], names: Callable[[], Sequence[str]], resume: bool) -> Run:
+    """The run in ``storage``, new or to be gone on with.
+
+    ``names`` lists files, addresses or Parquet tables (which then are all); it is asked for a new run alone, whose list
+    of files is kept. Raises `MaskkitError` for a folder with another run, and for tables of content beside files.
+    """
+    before = RUN in storage.names("")
+    if before and not resume:
+        raise MaskkitError(
+            f"{storage.at(RUN)}: the results of a run are there; give --resume to go on with it, or another --out"
+        )
+    if before:
+        stored = _settings(storage)
+        compare_settings(storage.at(RUN), {n: v for n, v in stored.items() if n != "tables"}, settings)
+        tables = [open_table(address) for address in stored["tables"]]
+        for table, rows in zip(tables, stored["tables"].values(), strict=True):
+            if sum(table.groups) != rows:
+                raise DataError(f"{table.address}: had {rows} rows when the run began, now {sum(table.groups)}")
+    else:
+        tables = _tables(storage, names())
+        about = {table.address: sum(table.groups) for table in tables}
+        storage.write(RUN, json.dumps({**settings, "tables": about}, indent=2).encode())
+    parts = parts_of(tables)
+    storage.clear(PARTS)
+    written = storage.names(PARTS)
+    left = [part for part in parts if part.name not in written]
+    return Run(storage, parts, sum(p.images for p in parts) - sum(p.images for p in left), left)
+
+
+def _settings(storage: Storage) -> dict[str, Any]:
+    try:
+        stored = json.loads(storage.read(RUN))
+        if isinstance(stored, dict) and isinstance(stored.get("tables"), dict):
+            return stored
+    except ValueError:
+        pass
+    raise DataError(f"{storage.at(RUN)}: is damaged; choose another --out to start anew")
+
+
+def _tables(storage: Storage, names: Sequence[str]) -> list[Any]:
+    """The tables of a new run: those that are given, or one of the files that are."""
+    given = [open_table(name) for name in names if is_table(name)]
+    if given and len(given) == len(names) and all(table.layout != "addresses" for table in given):
+        return given
+    mixed = next((table.address for table in given if table.layout != "addresses"), None)
+    if mixed is not None:
+        raise MaskkitError(f"{mixed}: has the content of images; give it without sources that are files or addresses")
+    found = chain.from_iterable((n for n, _ in rows_of(open_table(s))) if is_table(s) else [s] for s in names)
+    write_list(storage, list(found))
+    return [open_table(storage.at(LIST))]
+
+
+def predict_parts(run: Run, job: Job, pool: Pool) -> Iterator[dict[str, Any]]:
+    """What the workers say about each part that they have done, in the order in which they end.
+
+    Raises `MaskkitError` for a fault that is not one image's.
+    """
+    ray = require("ray", "cluster")
+    require("ray.data", "cluster")
+    if not run.left:
+        return
+    own = _start(ray)
+    try:
+        size = _size(ray, own, pool)
+        actors = ray.data.ActorPoolStrategy(size=size) if size else ray.data.ActorPoolStrategy(min_size=1)
+        records = ray.data.from_items([part._asdict() for part in run.left], override_num_blocks=len(run.left))
+        answers = records.map(
+            Worker,
+            fn_constructor_args=(job,),
+            compute=actors,
+            num_cpus=pool.threads,
+            num_gpus=pool.gpus,
+            max_task_retries=_TRIES,
+        )
+        for answer in answers.iter_rows():
+            if answer["stop"]:
+                raise MaskkitError(answer["stop"])
+            yield answer
+    except ray.exceptions.ActorDiedError as error:
+        raise MaskkitError(
+            f"a worker died again and again at the same part ({type(error).__name__}); look for a lack of memory, or "
+            f"for an image in {run.storage.at('')} that no program can read"
+        ) from None
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _start(ray: Any) -> bool:
+    """Join the cluster at ``RAY_ADDRESS``, or start Ray on this machine; whether it is this process's own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        ray.init("local", include_dashboard=False, object_store_memory=_STORE, logging_level=logging.ERROR)
+    return True
+
+
+def _size(ray: Any, own: bool, pool: Pool) -> int | None:
+    """The number of workers; None: as many as the cluster has room for. Raises `MaskkitError` for too many."""
+    if os.environ.get("RAY_ADDRESS") or not own:
+        return pool.size  # a cluster may grow
+    have = ray.cluster_resources()
+    need = {"CPU": pool.threads} | ({"GPU": pool.gpus} if pool.gpus else {})
+    room = min(int(have.get(kind, 0) // each) for kind, each in need.items())
+    if (pool.size or 1) > room:
+        text = " and ".join(f"{each} of {int(have.get(kind, 0))} {kind}" for kind, each in need.items())
+        raise MaskkitError(f"{pool.size or 1} workers with {text} each: there is room for {room}; give fewer --workers")
+    return pool.size or room
+
+
+def read_parts(run: Run) -> Iterator[Done]:
+    """The images of all parts, in order. Raises `DataError` for a part that is not there, or damaged."""
+    for part in run.parts:
+        address = run.storage.at(f"{PARTS}/{part.name}")
+        with opened(address) as file:
+            try:
+                yield from decoded(file)
+            except (ValueError, KeyError) as error:
+                raise DataError(f"{address}: is damaged ({error}); remove it and go on with --resume") from None

@@ -1,0 +1,157 @@
+"""A worker: one model in a process of its own, which predicts one part after another by the loop of `predict`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import maskkit
+from maskkit.checkpoints.find import find_weights
+from maskkit.checkpoints.listing import one_line
+from maskkit.cluster.parts import Done, encoded
+from maskkit.cluster.sources import Part, items_of
+from maskkit.cluster.storage import Storage
+from maskkit.errors import DataError, MaskkitError, explain
+from maskkit.files import digest
+from maskkit.infer.predict import Failure
+from maskkit.infer.selection import Selection
+from maskkit.infer.sources import Item
+
+if TYPE_CHECKING:
+    from maskkit.api import Segmenter
+
+PARTS = "parts"
+"""The folder of the results."""
+_READERS = 4
+"""Threads that read ahead: storages answer late."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a run do."""
+
+    model: str
+    weights: str
+    """Checksum of the model's file."""
+    load: Callable[[], Segmenter]
+    """Makes the model in the process of a worker, so it can be pickled."""
+    selection: Selection
+    score: float
+    batch: int
+    out: str
+    directory: str | None
+    """Where the command was given; None where it has no relative path."""
+    folders: tuple[str, ...] = ()
+    """Folders of images that were there when the run began."""
+
+
+class Worker:
+    """Predicts parts and writes their results; Ray makes one in each of its processes."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.storage = job, Storage(job.out)
+        self._segmenter: Segmenter | None = None
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Predict a `Part`: what there is to say about it.
+
+        A fault that is not one image's is the ``stop`` of the answer: an exception would be Ray's, with its traceback.
+        """
+        part = Part(**record)
+        try:
+            done = self._predict(part)
+            self.storage.write(f"{PARTS}/{part.name}", encoded(done, self._model().categories, *self._made_with()))
+        except OSError as error:  # FileError too
+            return _answer(part, stop=explain(error))
+        except MaskkitError as error:
+            return _answer(part, stop=str(error))
+        return _answer(part, sum(len(d.rows) for d in done), [d.error for d in done if d.error is not None])
+
+    def _predict(self, part: Part) -> list[Done]:
+        try:
+            return self._together(part)
+        except MaskkitError:
+            raise
+        except Exception:  # a fault of the program at one image must not end a run of millions
+            return list(self._one_by_one(part))
+
+    def _together(self, part: Part) -> list[Done]:
+        names: dict[int, str] = {}
+
+        def noted() -> Iterator[Item]:
+            for number, item in enumerate(items_of(part), part.first):
+                names[number] = item.name
+                yield item
+
+        found, failures = self._found(noted(), self.job.batch)
+        missing = [number for number in names if number not in found]  # in the order of the failures
+        if failures:
+            self._refuse_vanished()
+        for number, failure in zip(missing, failures, strict=True):
+            found[number] = Done(number, names[number], None, [], str(failure.error))
+        return [found[number] for number in names]
+
+    def _one_by_one(self, part: Part) -> Iterator[Done]:
+        for number, item in enumerate(items_of(part), part.first):
+            try:
+                found, failures = self._found([item], 1)
+                error = str(failures[0].error) if failures else ""
+            except MaskkitError:
+                raise
+            except Exception as fault:
+                found, error = {}, f"{item.name}: the program failed ({type(fault).__name__}: {one_line(fault)})"
+            yield found.get(number) or Done(number, item.name, None, [], error)
+
+    def _found(self, items: Iterable[Item], batch: int) -> tuple[dict[int, Done], list[Failure]]:
+        failures: list[Failure] = []
+        found: dict[int, Done] = {}
+        predictor, job = self._model().predictor, self.job
+        for prediction in predictor.predict(
+            items, batch=batch, workers=_READERS, score=job.score, failed=failures.append
+        ):
+            meta = prediction.meta
+            number = int(meta.image_id)
+            found[number] = Done(number, meta.path, meta.size, job.selection(prediction).to_coco())
+        return found, failures
+
+    def _model(self) -> Segmenter:
+        """The model, loaded at the first part. Raises `MaskkitError` where this machine has another."""
+        if self._segmenter is None:
+            if self.job.directory is not None:
+                if not os.path.isdir(self.job.directory):
+                    raise DataError(
+                        f"{self.job.directory}: is not on {socket.gethostname()}; give addresses, or a folder that all "
+                        "machines see"
+                    )
+                os.chdir(self.job.directory)
+            if (have := digest(find_weights(self.job.model))) != self.job.weights:
+                raise DataError(
+                    f"{self.job.model}: is another file on {socket.gethostname()} (sha256 {have[:12]}, not "
+                    f"{self.job.weights[:12]}); give all machines the same"
+                )
+            self._segmenter = self.job.load()
+        return self._segmenter
+
+    def _refuse_vanished(self) -> None:
+        """Raise `DataError` where a folder of images is gone: they are not bad."""
+        for folder in self.job.folders:
+            if not os.path.isdir(folder):
+                raise DataError(f"{folder}: is not on {socket.gethostname()}, or not any more; restore it")
+
+    def _made_with(self) -> tuple[str, str]:
+        return self.job.model, maskkit.__version__
+
+
+def _answer(part: Part, rows: int = 0, errors: list[str] | None = None, stop: str = "") -> dict[str, Any]:
+    errors = errors or []
+    return {
+        "number": part.number,
+        "images": part.images,
+        "rows": rows,
+        "failed": len(errors),
+        "error": errors[0] if errors else "",
+        "stop": stop,
+    }
