@@ -50,6 +50,7 @@ TORCH_FREE = (
     "infer.preprocess",
     "infer.runtimes",
     "infer.draw",
+    "infer.tiles",
     "infer.track",
     "infer.video",
     "infer.video_writer",
@@ -60,6 +61,7 @@ TORCH_FREE = (
     "checkpoints.exported",
     "export.check",
     "serve",
+    "cluster",
 )
 """Rooms that work where torch cannot be imported."""
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "safetensors")

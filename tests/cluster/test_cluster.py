@@ -279,6 +279,36 @@ def test_a_fault_of_the_program_is_one_images(tmp_path: Path) -> None:
     assert "row 4: not an image" in errors[4]
 
 
+def test_an_image_at_which_workers_die_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = tmp_path / "bytes.parquet", tmp_path / "out"
+    parquet.write_table(pa.table({"bytes": [encoded(image(c)) for c in (10, 20, 30)]}), path)
+    given, work = part(path, 3), Worker(job(out=str(out)))
+    found, deadly = work._found, {2}
+
+    def dies(items: Any, batch: int) -> Any:
+        (item,) = items if batch == 1 else (None,)
+        if item is None or item.image_id in deadly:
+            raise KeyboardInterrupt  # as good as a kill: nothing catches it
+        return found([item], batch)
+
+    monkeypatch.setattr(work, "_found", dies)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            work(given)
+    assert json.loads((out / "begun" / "part-000000.parquet.json").read_text()) == {
+        "begun": 4,
+        "deaths": {"2": 1},
+        "at": "2",
+    }
+    assert work(given)["failed"] == 1
+    errors = {row["image_id"]: row["error"] for row in rows_in(out)}
+    assert errors == {1: None, 2: f"{path}, row 2: 2 workers died at it", 3: None}
+    assert not list((out / "begun").iterdir())
+    deadly.clear()
+    (out / "begun" / "part-000000.parquet.json").write_text('{"begun": 11}')
+    assert "12 workers died at part-000000.parquet before its first image" in work(given)["stop"]
+
+
 def test_errors_of_storages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def __init__(self, error: Exception) -> None:

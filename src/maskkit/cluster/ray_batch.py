@@ -26,8 +26,6 @@ RUN = "run.json"
 """The settings of a run, in its folder."""
 _STORE = 100 * 2**20
 """Bytes of shared memory of a local Ray: nothing but names goes through it."""
-_TRIES = 5
-"""How often a part is begun again whose worker died."""
 _NAMED = 20
 
 log = logging.getLogger(__name__)
@@ -152,17 +150,11 @@ def predict_parts(run: Run, job: Job, pool: Pool) -> Iterator[dict[str, Any]]:
             compute=actors,
             num_cpus=pool.threads,
             num_gpus=pool.gpus,
-            max_task_retries=_TRIES,
         )
         for answer in answers.iter_rows():
             if answer["stop"]:
                 raise MaskkitError(answer["stop"])
             yield answer
-    except ray.exceptions.ActorDiedError as error:
-        raise MaskkitError(
-            f"a worker died again and again at the same part ({type(error).__name__}); look for a lack of memory, or "
-            f"for an image in {run.storage.at('')} that no program can read"
-        ) from None
     finally:
         if own:
             ray.shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,6 +96,15 @@ class Storage:
             system.pipe_file(path, content)  # an object appears when all of it has arrived
         except Exception as error:
             raise FileError(f"{self.at(name)}: cannot be written ({one_line(error)}); check the address") from None
+
+    def remove(self, name: str) -> None:
+        """Remove a file that may be there."""
+        if not self._remote:
+            Path(self.at(name)).unlink(missing_ok=True)
+            return
+        system, path = file_system(self.at(name))
+        with suppress(Exception):  # one that stays harms nobody
+            system.rm_file(path)
 
     def clear(self, folder: str) -> None:
         """Remove what killed processes have left in ``folder``; no process may be writing to it."""

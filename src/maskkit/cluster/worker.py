@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 """The folder of the results."""
+BEGUN = "begun"
+"""The folder of notes about parts that are being predicted: a worker may die at one, and another begins it again."""
+_CAREFUL = 3
+"""From the time on that a part is begun so often, each of its images is predicted alone and noted before."""
+_DEADLY = 2
+"""An image at which so many workers have died then is given up."""
+_HOPELESS = 12
+"""A part that is begun so often, and never comes to an image, ends the run."""
 _READERS = 4
 """Threads that read ahead: storages answer late."""
 
@@ -64,6 +73,7 @@ class Worker:
         try:
             done = self._predict(part)
             self.storage.write(f"{PARTS}/{part.name}", encoded(done, self._model().categories, *self._made_with()))
+            self.storage.remove(f"{BEGUN}/{part.name}.json")
         except OSError as error:  # FileError too
             return _answer(part, stop=explain(error))
         except MaskkitError as error:
@@ -71,6 +81,14 @@ class Worker:
         return _answer(part, sum(len(d.rows) for d in done), [d.error for d in done if d.error is not None])
 
     def _predict(self, part: Part) -> list[Done]:
+        note = _Note.begin(self.storage, part)
+        if note.begun >= _HOPELESS and not note.deaths:
+            raise MaskkitError(
+                f"{note.begun} workers died at {part.name} before its first image; look for a lack of memory, or give "
+                "fewer --workers"
+            )
+        if note.begun >= _CAREFUL:
+            return list(self._one_by_one(part, note))
         try:
             return self._together(part)
         except MaskkitError:
@@ -94,15 +112,21 @@ class Worker:
             found[number] = Done(number, names[number], None, [], str(failure.error))
         return [found[number] for number in names]
 
-    def _one_by_one(self, part: Part) -> Iterator[Done]:
+    def _one_by_one(self, part: Part, note: _Note | None = None) -> Iterator[Done]:
         for number, item in enumerate(items_of(part), part.first):
-            try:
-                found, failures = self._found([item], 1)
-                error = str(failures[0].error) if failures else ""
-            except MaskkitError:
-                raise
-            except Exception as fault:
-                found, error = {}, f"{item.name}: the program failed ({type(fault).__name__}: {one_line(fault)})"
+            found, error = dict[int, Done](), ""
+            if note is not None and note.deaths.get(str(number), 0) >= _DEADLY:
+                error = f"{item.name}: {_DEADLY} workers died at it"
+            else:
+                if note is not None:
+                    note.at(number)
+                try:
+                    found, failures = self._found([item], 1)
+                    error = str(failures[0].error) if failures else ""
+                except MaskkitError:
+                    raise
+                except Exception as fault:
+                    error = f"{item.name}: the program failed ({type(fault).__name__}: {one_line(fault)})"
             yield found.get(number) or Done(number, item.name, None, [], error)
 
     def _found(self, items: Iterable[Item], batch: int) -> tuple[dict[int, Done], list[Failure]]:
@@ -143,6 +167,36 @@ class Worker:
 
     def _made_with(self) -> tuple[str, str]:
         return self.job.model, maskkit.__version__
+
+
+@dataclass
+class _Note:
+    """How often a part was begun, and at which images workers have died, in a file that outlives them."""
+
+    storage: Storage
+    name: str
+    begun: int
+    deaths: dict[str, int]
+    """Workers that have died at each image."""
+
+    @classmethod
+    def begin(cls, storage: Storage, part: Part) -> _Note:
+        """The note of the part, which is begun once more."""
+        name = f"{BEGUN}/{part.name}.json"
+        try:
+            before = json.loads(storage.read(name))
+        except (DataError, ValueError):  # there is none, or it is half written
+            before = {}
+        note = cls(storage, name, int(before.get("begun", 0)) + 1, dict(before.get("deaths", {})))
+        if before.get("at") is not None:
+            note.deaths[before["at"]] = note.deaths.get(before["at"], 0) + 1
+        note.at(None)
+        return note
+
+    def at(self, number: int | None) -> None:
+        """Note the image that is predicted next."""
+        at = None if number is None else str(number)
+        self.storage.write(self.name, json.dumps({"begun": self.begun, "deaths": self.deaths, "at": at}).encode())
 
 
 def _answer(part: Part, rows: int = 0, errors: list[str] | None = None, stop: str = "") -> dict[str, Any]:

@@ -72,9 +72,9 @@ class TiledPredictor(Predictor):
             if tiff is None:
                 yield item.read(None)
             elif tiff.size[0] * tiff.size[1] >= MOST:
+                height, width = tiff.size
                 raise DataError(
-                    f"{item.name}: has {tiff.size[1]} x {tiff.size[0]} pixels; run lengths count up to {MOST:,}, cut it "
-                    "into parts"
+                    f"{item.name}: has {width} x {height} pixels; run lengths count up to {MOST:,}, cut it into parts"
                 )
             else:
                 yield tiff, ImageMeta(item.image_id, str(item.path), tiff.size, tiff.size)
