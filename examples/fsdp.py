@@ -11,6 +11,7 @@ of all processes (`maskkit.nn.losses.normaliser`), so the step is that of one pr
 import argparse
 import os
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,7 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def eva_giant_shallow_patch14_224(pretrained: bool = False, **options: object) -> Eva:
+def eva_giant_shallow_patch14_224(pretrained: bool = False, **options: Any) -> Eva:
     """timm's eva_giant_patch14_224 with as many blocks as the environment says."""
     form = {"patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 6144 / 1408}
     return build_model_with_cfg(Eva, SHALLOW, pretrained, depth=int(os.environ["DEPTH"]), **(form | options))

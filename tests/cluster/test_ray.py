@@ -30,12 +30,12 @@ def noted(folder: Path) -> Segmenter:
 
 @pytest.mark.slow
 def test_each_image_is_done_once_whatever_is_killed(tmp_path: Path) -> None:
-    """A worker is killed with -9; later the whole run ends early, and another one goes on."""
+    """A worker is killed with -9; later the whole run ends early, and one without Ray goes on."""
     photos, pids = tmp_path / "photos", tmp_path / "pids"
     photos.mkdir()
     pids.mkdir()
     names = []
-    for n in range(200):
+    for n in range(160):
         names.append(str(photos / f"{n}.png"))
         Image.new("RGB", (40, 40), (n, n, n)).save(names[-1])
     (photos / "5.png").write_bytes(b"no image")
@@ -65,12 +65,12 @@ def test_each_image_is_done_once_whatever_is_killed(tmp_path: Path) -> None:
     alone, _ = run(tmp_path / "one")
     for path in pids.iterdir():
         path.unlink()
-    first, counts = run(tmp_path / "many", each=kill, stop=7)
+    first, counts = run(tmp_path / "many", each=kill, stop=6)
     assert not first
-    assert counts.images < 200
-    together, more = run(tmp_path / "many", True, each=lambda _: None)
-    assert [done.image_id for done in together] == list(range(1, 201))
+    assert counts.images < 160
+    together, more = run(tmp_path / "many", True)
+    assert [done.image_id for done in together] == list(range(1, 161))
     assert together == alone
-    assert 0 < more.images < 200 - 16
-    assert killed
-    assert len(list(pids.iterdir())) >= 4
+    assert 0 < more.images < 160 - 16
+
+    assert (pids / str(killed[0])).exists()

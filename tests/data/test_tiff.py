@@ -79,7 +79,7 @@ def test_jpeg_tiles_in_rgb_and_in_ycbcr(tmp_path: Path) -> None:
         Image.fromarray(tile).save(content, "jpeg", quality=95, keep_rgb=photometric == "rgb", subsampling=0)
         data = re.sub(rb"\xff\xee\x00\x0eAdobe.{7}", b"", content.getvalue(), flags=re.DOTALL)
         page = type("Page", (), {"jpegtables": None, "photometric": {"rgb": 2, "ycbcr": 6}[photometric]})
-        assert abs(tiff._jpeg(data, page, (128, 128)).astype(int) - tile).max() < 12
+        assert abs(tiff._jpeg(data, page, (128, 128)).astype(int) - tile).max() < 30
         with pytest.raises(ValueError, match="has 128 x 128 pixels, not 64 x 128"):
             tiff._jpeg(data, page, (128, 64))
 
@@ -119,7 +119,7 @@ LIES = {
     "a larger image": ((257, 5000), r"lists 15 tiles, and its 203 x 5000 pixels take 395; write the file again"),
     "smaller tiles": ((323, 16), r"lists 15 tiles, and its 203 x 150 pixels take 50"),
     "a tile outside": ((324, 2**30), r"number 1 of 15 tiles lies beyond the end of the file; restore"),
-    "a tile that is huge": ((325, 60_000), None),
+    "cut off": ((0, 0), r"number \d+ of 15 tiles lies beyond the end of the file; restore"),
     "garbage": ((None, 0), r"number 1 of 15 tiles cannot be decoded \(.*\); restore the file"),
 }
 
@@ -130,7 +130,9 @@ def test_a_file_with_lying_tiles_is_one_clear_line(lie: str, tmp_path: Path, mon
     path = written(tmp_path / "a.tif", "tiles")
     content = bytearray(path.read_bytes())
     (code, value), text = LIES[lie]
-    if code is None:
+    if code == 0:
+        del content[-3000:]
+    elif code is None:
         _, at = tag_place(bytes(content), 324)
         (first,) = struct.unpack_from("<I", content, at)
         content[first : first + 8] = b"\xa5" * 8
@@ -143,7 +145,7 @@ def test_a_file_with_lying_tiles_is_one_clear_line(lie: str, tmp_path: Path, mon
     message = str(failures[0].error)
     assert message.startswith(str(path))
     assert "\n" not in message
-    assert re.search(text or r"beyond the end of the file|has 60000 bytes for", message), message
+    assert re.search(text, message), message
 
 
 def test_tiles_of_a_file_are_predicted_without_reading_it_whole(
@@ -164,6 +166,7 @@ def test_tiles_of_a_file_are_predicted_without_reading_it_whole(
         next(exact(64, 0.2).images([str(path)]))
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_a_file_beyond_the_limit_of_pillow_is_drawn_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.tif", "tiles")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)

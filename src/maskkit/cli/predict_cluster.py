@@ -43,7 +43,8 @@ def predict_on_cluster(
     from maskkit.cluster.worker import Job
     from maskkit.engine.lock import Lock
 
-    storage, failures = Storage(out), list[Failure]()
+    storage = Storage(out)
+    failures: list[Failure] = []
     paths = [s for s in sources if not is_address(s)]
     relative = any(not os.path.isabs(path) for path in (*paths, str(settings["model"])) if path != "built-in")
     directory = os.getcwd() if relative else None

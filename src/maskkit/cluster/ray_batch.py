@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -130,7 +130,7 @@ def _tables(storage: Storage, names: Sequence[str]) -> list[Any]:
     return [open_table(storage.at(LIST))]
 
 
-def predict_parts(run: Run, job: Job, pool: Pool) -> Iterator[dict[str, Any]]:
+def predict_parts(run: Run, job: Job, pool: Pool) -> Generator[dict[str, Any], None, None]:
     """What the workers say about each part that they have done, in the order in which they end.
 
     Raises `MaskkitError` for a fault that is not one image's.
@@ -164,14 +164,15 @@ def _start(ray: Any) -> bool:
     """Join the cluster at ``RAY_ADDRESS``, or start Ray on this machine; whether it is this process's own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}  # a worker that dies is replaced
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+        ray.init(**quiet)
     else:
-        ray.init("local", include_dashboard=False, object_store_memory=_STORE, logging_level=logging.ERROR)
+        ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
     return True
 
 

@@ -98,13 +98,13 @@ class Storage:
             raise FileError(f"{self.at(name)}: cannot be written ({one_line(error)}); check the address") from None
 
     def remove(self, name: str) -> None:
-        """Remove a file that may be there."""
-        if not self._remote:
-            Path(self.at(name)).unlink(missing_ok=True)
-            return
-        system, path = file_system(self.at(name))
-        with suppress(Exception):  # one that stays harms nobody
-            system.rm_file(path)
+        """Remove a file that may be there; one that stays does no harm."""
+        with suppress(Exception):
+            if self._remote:
+                system, path = file_system(self.at(name))
+                system.rm_file(path)
+            else:
+                Path(self.at(name)).unlink(missing_ok=True)
 
     def clear(self, folder: str) -> None:
         """Remove what killed processes have left in ``folder``; no process may be writing to it."""

@@ -69,16 +69,16 @@ class Worker:
 
         A fault that is not one image's is the ``stop`` of the answer: an exception would be Ray's, with its traceback.
         """
-        part = Part(**record)
+        part, done, stop = Part(**record), list[Done](), ""
         try:
             done = self._predict(part)
             self.storage.write(f"{PARTS}/{part.name}", encoded(done, self._model().categories, *self._made_with()))
-            self.storage.remove(f"{BEGUN}/{part.name}.json")
         except OSError as error:  # FileError too
-            return _answer(part, stop=explain(error))
+            stop = explain(error)
         except MaskkitError as error:
-            return _answer(part, stop=str(error))
-        return _answer(part, sum(len(d.rows) for d in done), [d.error for d in done if d.error is not None])
+            stop = str(error)
+        self.storage.remove(f"{BEGUN}/{part.name}.json")  # this worker lives
+        return _answer(part, sum(len(d.rows) for d in done), [d.error for d in done if d.error is not None], stop)
 
     def _predict(self, part: Part) -> list[Done]:
         note = _Note.begin(self.storage, part)
@@ -122,7 +122,9 @@ class Worker:
                     note.at(number)
                 try:
                     found, failures = self._found([item], 1)
-                    error = str(failures[0].error) if failures else ""
+                    if failures:
+                        self._refuse_vanished()
+                        error = str(failures[0].error)
                 except MaskkitError:
                     raise
                 except Exception as fault:
@@ -199,8 +201,7 @@ class _Note:
         self.storage.write(self.name, json.dumps({"begun": self.begun, "deaths": self.deaths, "at": at}).encode())
 
 
-def _answer(part: Part, rows: int = 0, errors: list[str] | None = None, stop: str = "") -> dict[str, Any]:
-    errors = errors or []
+def _answer(part: Part, rows: int, errors: list[str], stop: str) -> dict[str, Any]:
     return {
         "number": part.number,
         "images": part.images,
