@@ -63,6 +63,11 @@ def test_tags_to_masks_to_a_semantic_model(folder: Path, tmp_path: Path, capsys:
     assert main(make) == 0
     assert "boundary" in capsys.readouterr().out, "the masks are measured where the truth is known"
     assert 0 <= json.loads((out / "metrics.json").read_text())["semantic"]["mIoU"] <= 1
+    labels = tmp_path / "labels"
+    assert main(["prelabel", str(folder), "--from", "tags", "--model", best, "--to", "coco", "--out", str(labels)]) == 0
+    proposed = open_dataset(labels)
+    assert len(proposed) == 5
+    assert "background" not in proposed.categories.names
     made, given = open_dataset(out, "train"), open_dataset(folder)
     assert made.categories.names == given.categories.names
     for i in range(len(made)):

@@ -26,6 +26,7 @@ from maskkit.cli.export import export
 from maskkit.cli.models import models
 from maskkit.cli.options import checked
 from maskkit.cli.predict import predict
+from maskkit.cli.prelabel import prelabel
 from maskkit.cli.pretrain import pretrain
 from maskkit.cli.pseudo_masks import pseudo_masks
 from maskkit.cli.serve import serve
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "eval": evaluate,
     "check": check,
     "convert": convert,
+    "prelabel": prelabel,
     "import": import_weights.import_,
     "export": export,
     "serve": serve,

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from maskkit.cli.console import stdout
-from maskkit.ranges import Whole
+from maskkit.cli.console import progress, stdout
+from maskkit.cli.options import Fetch
+from maskkit.ranges import Batch, Whole
 from maskkit.terminal import say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from maskkit.api import Segmenter
+    from maskkit.data.dataset import Dataset
+    from maskkit.eval.instance.label_errors import Suspect
 
 
 def check(
@@ -19,10 +27,19 @@ def check(
     samples: Whole = 8,
     decode: bool | None = None,
     allow_outside: bool = False,
+    model: str | None = None,
+    top: Whole = 20,
+    batch: Batch = 1,
+    device: str | None = None,
+    fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
     """Check a data set: list bad records and images, count objects, draw samples. Fails when there are errors.
 
+    With a model, also the labels that are likely to be errors: objects without a label, wrong classes, loose masks.
+
     Example: maskkit check pets/ --out pets-samples
+
+    Example: maskkit check pets/ --model runs/pets/best.safetensors --out pets-samples
 
     Args:
         data: Folder or annotation file, in any format.
@@ -30,7 +47,14 @@ def check(
         samples: Number of images to draw from each split.
         decode: Whether to decode every image or read headers only; by default images are decoded up to 5000 of them.
         allow_outside: Use images outside of the data set's folder too.
+        model: Compare the labels with what this model finds: a checkpoint or anything that predict takes. One that was
+            trained on other images finds more errors than one that was trained on these labels.
+        top: Number of likely errors to list; label_errors.csv in OUT has all of them.
+        batch: Images per forward pass of the model.
+        device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
+        fetch: Downloads.
     """
+    fetch.apply()
     from maskkit.data import check
     from maskkit.infer.samples import save_samples
 
@@ -40,4 +64,33 @@ def check(
         for split, dataset in report.datasets.items():
             files = save_samples(dataset, out / split, samples)
             say(f"{len(files)} samples of {split}: {out / split}")
+    if model is not None:
+        from maskkit.api import load
+
+        _list_label_errors(load(model, device), report.datasets, batch, top, out)
     return 1 if report.errors else 0
+
+
+def _list_label_errors(
+    segmenter: Segmenter, datasets: Mapping[str, Dataset], batch: int, top: int, out: Path | None
+) -> None:
+    """Print the most likely errors of all splits, and write all to ``out``. Raises `MaskkitError`, `DataError`."""
+    from maskkit.errors import MaskkitError
+    from maskkit.eval.instance.label_errors import in_turns, suspects, table, write_suspects
+
+    if segmenter.task.noun != "objects":
+        raise MaskkitError("check --model takes a model that finds objects; this one gives every pixel a class")
+    found: list[tuple[str, Path, Suspect]] = []
+    with progress() as bars:
+        bar = bars.add_task("comparing", total=sum(map(len, datasets.values())))
+        for split, dataset in datasets.items():
+            rows, known = segmenter.detect(dataset, batch, progress=lambda n: bars.advance(bar, n))
+            paths = {record.image_id: record.path for record in known.records}
+            found += [(split, paths[s.image_id], s) for s in suspects(rows, known.truth())]
+    ranked = in_turns(found, lambda item: item[2])
+    if top and ranked:
+        stdout().print(table(ranked[:top]))
+    say(f"{len(ranked)} labels differ from what the model finds")
+    if out is not None:
+        write_suspects(out / "label_errors.csv", ranked)
+        say(f"all of them, the most suspicious first: {out / 'label_errors.csv'}")

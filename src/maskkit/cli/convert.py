@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from maskkit.data.target_formats import TargetFormat
 from maskkit.terminal import say
 
 
 def convert(
     src: Annotated[Positional[Path], arg(metavar="SRC")],
     dst: Annotated[Positional[Path], arg(metavar="DST")],
-    to: Literal[
-        "coco",
-        "yolo",
-        "labelme",
-        "voc",
-        "png",
-        "coco-panoptic",
-        "cvat",
-        "labelstudio",
-        "via",
-        "datumaro",
-        "supervisely",
-        "cityscapes",
-    ],
+    to: TargetFormat,
     allow_outside: bool = False,
 ) -> int:
     """Convert a data set to another format, with its images, splits and labels; what it cannot hold is counted.

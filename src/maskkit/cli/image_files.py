@@ -1,9 +1,9 @@
-"""The image files that the sources of a command name."""
+"""The image files that the sources of a command name, and what is said of those that fail."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,10 @@ from maskkit.terminal import complain
 
 if TYPE_CHECKING:
     from maskkit.infer.predict import Failure
+
+
+_NAMED = 20
+"""Largest number of failed sources that are named."""
 
 
 def image_files(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
@@ -35,3 +39,12 @@ def image_files(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
             failures.append(Failure(source, DataError(f"{source}: contains no image; check the path")))
         paths += found
     return paths
+
+
+def complain_of(failures: Sequence[Failure]) -> None:
+    """Name the sources that failed, and count them."""
+    for failure in failures[:_NAMED]:
+        complain(failure.error)
+    if failures:
+        more = f"; the first {_NAMED} are named" if len(failures) > _NAMED else ""
+        complain(f"{len(failures)} sources failed{more}")

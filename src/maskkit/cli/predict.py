@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from tyro.conf import Positional, arg
 
 from maskkit.cli.console import progress, wrong_usage
-from maskkit.cli.image_files import image_files
+from maskkit.cli.image_files import complain_of, image_files
 from maskkit.cli.options import Fetch
 from maskkit.cli.predict_cluster import predict_on_cluster
 from maskkit.cli.predict_video import clip_of, predict_video
@@ -19,7 +19,7 @@ from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.files import digest
 from maskkit.ranges import Batch, Count, Pixels, Positive, Share, Weight
-from maskkit.terminal import complain, say
+from maskkit.terminal import say
 
 if TYPE_CHECKING:
     from maskkit.api import Segmenter
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from maskkit.infer.selection import Selection
     from maskkit.infer.sources import Item
     from maskkit.prediction import ImageId, Prediction
-
-_NAMED = 20
-"""Largest number of failed sources that are named at the end."""
-
 
 def predict(
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")],
@@ -283,11 +279,7 @@ class _Run:
             f"{count} {task.noun} in {len(results)} images{earlier}{above}{speed}: {results.overlays} and "
             f"{results.folder / 'predictions.json'}"
         )
-        for failure in self.failures[:_NAMED]:
-            complain(failure.error)
-        if self.failures:
-            more = f"; the first {_NAMED} are named" if len(self.failures) > _NAMED else ""
-            complain(f"{len(self.failures)} sources failed{more}")
+        complain_of(self.failures)
 
     def _left(self, paths: list[Path], done: Callable[[], None]) -> Iterator[Item]:
         from maskkit.infer.sources import numbered_images

@@ -30,7 +30,7 @@ def image_folders(file: Path) -> list[Path]:
     """Folders that may hold the images of an annotation file, the most likely first."""
     split = file.stem.removeprefix("instances_")
     roots = [file.parent.parent, file.parent] if file.parent.name == "annotations" else [file.parent]
-    nested = ("images/" + split, split, split + "/images", "images", "")
+    nested = ("images/" + split, split, split + "/images", "images", "data", "")  # "data" is FiftyOne's
     folders = [root / sub for root in roots for sub in nested]
     return [f for f in dict.fromkeys(folders) if f.is_dir()]
 

@@ -5,7 +5,7 @@ format that `maskkit.data.formats.png` reads.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,19 @@ def label_map(found: TagMaps[np.ndarray], threshold: float) -> UInt8[np.ndarray,
     return labels
 
 
+def pseudo_masks(model: Model, dataset: Dataset, input: InputConfig, settings: PseudoMasks) -> Iterator[Prediction]:
+    """The pseudo masks of each image of ``dataset``, which has the model's classes, background first.
+
+    Raises `DataError` for an image that cannot be read.
+    """
+    device = next(model.parameters()).device
+    for i in range(len(dataset)):
+        image, target, meta = dataset.load(i, "tags")
+        assert target.tags is not None
+        found = localise(model, image, target.tags[1:].to(device), input, settings)
+        yield Prediction(meta, dataset.categories, semantic=label_map(found, settings.threshold))
+
+
 def write_pseudo_masks(
     model: Model,
     dataset: Dataset,
@@ -79,15 +92,9 @@ def write_pseudo_masks(
     """
     if (out / "classes.txt").exists():
         raise DataError(f"{out}: already contains pseudo masks; choose another folder")
-    device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
-    for i, record in enumerate(dataset.records):
-        image, target, meta = dataset.load(i, "tags")
-        assert target.tags is not None
-        found = localise(model, image, target.tags[1:].to(device), input, settings)
-        labels = label_map(found, settings.threshold)
-        prediction = Prediction(meta, dataset.categories, semantic=labels)
+    for record, prediction in zip(dataset.records, pseudo_masks(model, dataset, input, settings), strict=True):
         name = (
             record.path.stem if record.path.stem not in taken else f"{in_file_name(record.image_id)}-{record.path.stem}"
         )

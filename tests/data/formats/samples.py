@@ -113,6 +113,28 @@ def voc_named(folder: Path) -> None:
     (folder / "class_names.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
 
 
+def labelimg(folder: Path) -> None:
+    _image_files(folder, "a.jpg", "b c.jpg", "d.jpg")
+    for name, place in (("a", folder), ("b c", folder)):
+        text = (
+            "<object><name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object>"
+        )
+        size = "<size><width>16</width><height>12</height><depth>3</depth></size>"
+        cat = text.replace("dog", "cat").replace("<xmin>3", "<xmin>1")
+        content = f'<annotation verified="yes"><filename>{name}.jpg</filename>{size}{text}{cat}</annotation>'
+        (place / f"{name}.xml").write_text(content)
+
+
+def yolo_without_yaml(folder: Path) -> None:
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        for name in names:
+            _image_files(folder / "images" / split, f"{name}.jpg")
+            path = folder / "labels" / split / f"{name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("0 0.5 0.5 0.25 0.5\n1 0.5 0.25 0.5 0.25\n")
+    (folder / "classes.txt").write_text("cat\ndog\n")
+
+
 def labelme(folder: Path) -> None:
     mask = io.BytesIO()
     Image.fromarray(np.full((4, 5), 255, np.uint8)).save(mask, "PNG")
@@ -302,6 +324,9 @@ def cityscapes(folder: Path) -> None:
 TOOLS = (cityscapes, supervisely, cvat, labelstudio, via, via_of_version_3, datumaro)
 SAMPLES: dict[str, Callable[[Path], None]] = {
     f.__name__: f
-    for f in (coco, coco_panoptic, yolo, voc, voc_named, labelme, png, png_described, tags, csv_of_boxes, *TOOLS)
+    for f in (
+        *(coco, coco_panoptic, yolo, yolo_without_yaml, voc, voc_named, labelimg, labelme, png, png_described),
+        *(tags, csv_of_boxes, *TOOLS),
+    )
 }
 """Writers of a data set into a folder, by name."""

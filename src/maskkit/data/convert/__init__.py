@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
 
 from maskkit.data import find_splits, open_dataset
 from maskkit.data.convert import (
@@ -29,27 +28,12 @@ from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.leftovers import new_folder, remove_abandoned
 from maskkit.data.convert.outlines import bridge, trace
 from maskkit.data.convert.regions import same_classes
+from maskkit.data.target_formats import TARGETS, TargetFormat
 from maskkit.errors import DataError, FileError, explain
 
-__all__ = ["TargetFormat", "bridge", "convert", "trace"]
+__all__ = ["TARGETS", "TargetFormat", "bridge", "convert", "require_new", "trace", "write"]
 
-TargetFormat = Literal[
-    "coco",
-    "yolo",
-    "labelme",
-    "voc",
-    "png",
-    "coco-panoptic",
-    "cvat",
-    "labelstudio",
-    "via",
-    "datumaro",
-    "supervisely",
-    "cityscapes",
-]
-TARGETS: tuple[TargetFormat, ...] = get_args(TargetFormat)
-
-_WRITERS: dict[str, Callable[[Job, Splits], None]] = {
+_WRITERS: dict[TargetFormat, Callable[[Job, Splits], None]] = {
     "coco": coco.write,
     "yolo": yolo.write,
     "labelme": labelme.write,
@@ -76,28 +60,46 @@ def convert(
     `DataError` when ``dst`` is not empty or cannot be written, when ``src`` cannot be read or has no usable image,
     and when the format cannot hold its labels at all, as with image tags.
     """
-    dst = Path(dst).absolute()
+    require_new(dst, to)
+    opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
+    counts = write(same_classes(opened), dst, to, progress)
+    if not counts["images"]:
+        raise DataError(f"{src}: has no usable image, {counts['problems']} problems; list them: maskkit check {src}")
+    return counts
+
+
+def require_new(dst: str | Path, to: str) -> None:
+    """Raise `DataError` for a folder that is not empty, and for a format that is not written."""
+    dst = Path(dst)
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise DataError(f"{dst}: is not empty; choose another folder, or empty this one")
     if to not in _WRITERS:
         raise DataError(f"{to!r} is no format to write; choose one of {', '.join(_WRITERS)}")
-    opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
+
+
+def write(datasets: Splits, dst: str | Path, to: TargetFormat, progress: bool = False) -> dict[str, int]:
+    """Write open data sets, which have the same classes, by the names of their splits (an empty one without splits).
+
+    Returns the counts of `convert`; the folder appears when it is complete, and only with an image. Raises `DataError`
+    as `convert` does.
+    """
+    require_new(dst, to)
+    dst = Path(dst).absolute()
     job = Job(new_folder(dst), to, progress)
-    job.problems |= {problem for dataset in opened.values() for problem in dataset.problems}
-    datasets = same_classes(opened)
+    job.problems |= {problem for dataset in datasets.values() for problem in dataset.problems}
     try:
         job.root.mkdir(parents=True)
         remove_abandoned(dst)
         _WRITERS[to](job, datasets)
-        if not job.counts["images"]:
-            raise DataError(f"{src}: has no usable image, {len(job.problems)} problems; list them: maskkit check {src}")
-        os.replace(job.root, dst)
+        if job.counts["images"]:
+            os.replace(job.root, dst)
     except FileError:
         raise
     except OSError as error:
         raise DataError(explain(error, dst)) from error
     except UnicodeEncodeError as error:
-        raise DataError(f"{src}: a class has a name that is no text ({error.object!r}); rename it") from error
+        source = next(iter(datasets.values())).source
+        raise DataError(f"{source}: a class has a name that is no text ({error.object!r}); rename it") from error
     finally:
         shutil.rmtree(job.root, ignore_errors=True)  # made here, under a name that is new
     return job.result()

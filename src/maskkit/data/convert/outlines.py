@@ -20,11 +20,16 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k"]]:
 
     COCO's rasteriser turns them into exactly the same pixels.
     """
+    return [bridge([loop.reshape(-1) for loop in loops]) for loops in outlines(mask)]
+
+
+def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[Points]]:
+    """The closed lines along the pixel edges of each connected part of a mask: its border and those of its holes."""
     parts, count = ndimage.label(mask)  # type: ignore[misc]
-    loops: list[list[Float[np.ndarray, "k"]]] = [[] for _ in range(count)]
+    loops: list[list[Points]] = [[] for _ in range(count)]
     for part, points in _loops(mask, parts):
-        loops[part - 1].append(points.reshape(-1))
-    return [bridge(polygons) for polygons in loops]
+        loops[part - 1].append(points)
+    return loops
 
 
 def bridge(polygons: Sequence[Float[np.ndarray, "k"]]) -> Float[np.ndarray, "m"]:

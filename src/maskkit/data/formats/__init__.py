@@ -13,6 +13,7 @@ from maskkit.data.formats import (
     cvat,
     datumaro,
     folders,
+    labelimg,
     labelme,
     labelstudio,
     png,
@@ -21,6 +22,7 @@ from maskkit.data.formats import (
     via,
     voc,
     yolo,
+    yolo_bare,
 )
 
 
@@ -70,8 +72,10 @@ FORMATS = (
     Format("coco", coco.LAYOUT, coco.recognise, coco.splits, coco.read, folders.of_coco, (".json",), coco.read_truth),
     Format("yolo", yolo.LAYOUT, yolo.recognise, yolo.splits, yolo.read, folders.of_yolo, (".yaml", ".yml")),
     Format("voc", voc.LAYOUT, voc.recognise, voc.splits, voc.read, folders.of_voc),
+    Format("labelimg", labelimg.LAYOUT, labelimg.recognise, labelimg.splits, labelimg.read, folders.of_labelimg),
     Format("labelme", labelme.LAYOUT, labelme.recognise, labelme.splits, labelme.read, folders.of_labelme),
     Format("png", png.LAYOUT, png.recognise, png.splits, png.read, folders.of_png),
+    Format("yolo", yolo_bare.LAYOUT, yolo_bare.recognise, yolo_bare.splits, yolo_bare.read, folders.of_yolo_bare),
     Format("csv", boxes.LAYOUT, boxes.recognise, boxes.splits, boxes.read, folders.of_boxes, (".csv", ".tsv")),
     Format("tags", tags.LAYOUT, tags.recognise, tags.splits, tags.read, folders.of_tags, (".csv",)),
 )

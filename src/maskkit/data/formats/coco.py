@@ -2,7 +2,7 @@
 
 Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``; COCO's own
 ``annotations/instances_train2017.json`` with ``train2017/``; Roboflow's ``train/_annotations.coco.json`` with the
-images beside it.
+images beside it; FiftyOne's ``labels.json`` with ``data/``.
 """
 
 import re
@@ -54,6 +54,7 @@ _WHOLE = (
     "_annotations.coco.json",
     "annotations/instances_default.json",
     "result.json",
+    "labels.json",
     "panoptic.json",
 )
 
@@ -78,6 +79,7 @@ def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
                 f"{name}.json",
                 f"{name}/_annotations.coco.json",
                 f"{name}/annotations.json",
+                f"{name}/labels.json",
                 f"annotations/{name}.json",
                 f"annotations/instances_{name}*.json",
                 f"instances_{name}*.json",
@@ -95,17 +97,14 @@ def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
 
 
 def of_one_image(file: Path) -> bool:
-    """Whether a json is LabelMe's, which is called as its image is: that may be ``test``. Its first keys tell."""
+    """Whether a json is LabelMe's, called as its image is, which may be ``test``, or lists classes of images."""
     try:
         beginning = beginning_of(file, 1 << 16)
     except DataError:
         return False
     keys = set(re.findall(rb'"(\w+)"\s*:', beginning))
-    return bool(keys & {b"shapes", b"imagePath", b"imageData"}) and not keys & {
-        b"images",
-        b"annotations",
-        b"categories",
-    }
+    named = file.name == "labels.json" or bool(keys & {b"shapes", b"imagePath", b"imageData"})
+    return named and not keys & {b"images", b"annotations", b"categories"}
 
 
 def splits(folder: Path) -> list[str]:

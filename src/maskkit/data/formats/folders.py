@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskkit.data.files import image_folders
-from maskkit.data.formats import boxes, cityscapes, coco, coco_panoptic, cvat, labelme, png, supervisely, tags, yolo
+from maskkit.data.formats import (
+    boxes,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    cvat,
+    labelimg,
+    labelme,
+    png,
+    supervisely,
+    tags,
+    yolo,
+    yolo_bare,
+)
 
 
 class Folders(NamedTuple):
@@ -51,6 +64,18 @@ def of_labelme(path: Path, split: str | None) -> Folders:
     """The folder and those of its splits."""
     parts = labelme.folders(path)
     return Folders([path, *parts.values()], [parts[split]] if split is not None else [path, *parts.values()])
+
+
+def of_labelimg(path: Path, split: str | None) -> Folders:
+    """The folder and those of its splits."""
+    parts = labelimg.parts(path)
+    return Folders([path, *parts.values()], [parts[split]] if split is not None else [path, *parts.values()])
+
+
+def of_yolo_bare(path: Path, split: str | None) -> Folders:
+    """The folders of images."""
+    images = [place for key, place in yolo_bare.find(path).items() if split in (key, None)]
+    return Folders([path, *images], images, deep=True)
 
 
 def of_png(path: Path, split: str | None) -> Folders:

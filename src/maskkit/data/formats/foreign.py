@@ -118,7 +118,8 @@ def of_folder(folder: Path) -> str | None:
 
 def _of_xml(beginning: bytes) -> str | None:
     if re.search(rb"<annotation\b", beginning):
-        return _sentence("a Pascal VOC file of one image", "give the folder that Annotations/ and JPEGImages/ lie in")
+        remedy = "give the folder of its image, or the one that Annotations/ and JPEGImages/ lie in"
+        return _sentence("a Pascal VOC file of one image", remedy)
     return None
 
 

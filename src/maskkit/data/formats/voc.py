@@ -139,8 +139,9 @@ class _Reader:
                 return Record(image_id, image, size, self.masked(masks, size), semantic)
             if boxes.is_file():
                 content = read_xml(boxes)
-                size = _size(content) or size  # the doctor compares it with the image
-                return Record(image_id, image, size, self.boxed(boxes, content, size), semantic)
+                size = size_of(content) or size  # the doctor compares it with the image
+                objects = boxes_of(boxes, content, size, self.categories, self.problems)
+                return Record(image_id, image, size, objects, semantic)
             if semantic is not None:
                 return Record(image_id, image, size, [], semantic)
         except DataError as error:
@@ -164,22 +165,30 @@ class _Reader:
             found.append(Annotation(0, self.categories.index(category), None, mask_math.encode(mask[None])[0]))
         return found
 
-    def boxed(self, file: Path, content: Element, size: tuple[int, int]) -> list[Annotation]:
-        """The objects of an xml file: boxes without masks."""
-        found = []
-        for i, node in enumerate(content.iter("object"), 1):
-            name = _name(node)
-            try:
-                if name not in self.categories.names:
-                    raise ValueError(f"the class {name!r} is not one of {', '.join(self.categories.names)}")
-                x1, y1, x2, y2 = (_side(node, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-                edges = (x1 - 1, y1 - 1, x2, y2)  # VOC counts from 1 and includes the last pixel
-                box = sound_box(edges, size, partial(self.problems.warn, file, f"object {i}"))
-            except ValueError as error:
-                self.problems.error(file, f"object {i}", str(error))
-                continue
-            found.append(Annotation(0, self.categories.names.index(name), box))
-        return found
+
+def boxes_of(
+    file: Path, content: Element, size: tuple[int, int], categories: Categories, problems: Problems
+) -> list[Annotation]:
+    """The objects of an xml file, as boxes without masks; those that cannot be used are noted in ``problems``."""
+    found = []
+    for i, node in enumerate(content.iter("object"), 1):
+        name = _name(node)
+        try:
+            if name not in categories.names:
+                raise ValueError(f"the class {name!r} is not one of {', '.join(categories.names)}")
+            x1, y1, x2, y2 = (_side(node, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+            edges = (x1 - 1, y1 - 1, x2, y2)  # VOC counts from 1 and includes the last pixel
+            box = sound_box(edges, size, partial(problems.warn, file, f"object {i}"))
+        except ValueError as error:
+            problems.error(file, f"object {i}", str(error))
+            continue
+        found.append(Annotation(0, categories.names.index(name), box))
+    return found
+
+
+def class_names(content: Element) -> set[str]:
+    """Classes of the objects of an xml file."""
+    return {_name(node) for node in content.iter("object")} - {""}
 
 
 def _name(node: Element) -> str:
@@ -194,7 +203,7 @@ def _side(node: Element, side: str) -> float:
     return to_number(text, side)
 
 
-def _size(content: Element) -> tuple[int, int] | None:
+def size_of(content: Element) -> tuple[int, int] | None:
     """(H, W) that an xml file states; None when it states none, or one that cannot be."""
     sides = [(content.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
     return stated_size(*(int(side) if re.fullmatch(r"[0-9]{1,9}", side) else None for side in sides))

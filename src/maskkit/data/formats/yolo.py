@@ -45,9 +45,20 @@ def read(path: Path, split: str | None = None) -> Dataset:
     parts = folders(file)
     if split is not None and split not in parts:
         raise DataError(f"{file}: has no {split} split; it has {', '.join(parts) or 'none'}")
-    names = _names(read_yaml(file), file)
+    return dataset(path, _names(read_yaml(file), file), parts, split, Problems(), file)
+
+
+def dataset(
+    path: Path,
+    names: tuple[str, ...],
+    parts: Mapping[str, list[Path]],
+    split: str | None,
+    problems: Problems,
+    file: Path | None = None,
+) -> Dataset:
+    """The images of a split, or of all ``parts``, which are folders or list files by split; ``file`` describes them."""
+    file = file or path
     chosen = [split] if split else list(parts)
-    problems = Problems()
     images = sorted({image for name in chosen for source in parts[name] for image in _images(source, problems)})
     records: list[Record] = []
     owners: dict[Path, Path] = {}
@@ -203,8 +214,13 @@ def _label_file(image: Path) -> Path:
     """The text file of an image: beside it, or else in ``labels/`` for ``images/``."""
     if (beside := image.with_suffix(".txt")).is_file():
         return beside
-    parts = list(image.with_suffix(".txt").parts)
-    for i in range(len(parts) - 2, -1, -1):
+    return label_folder(image.parent) / image.with_suffix(".txt").name
+
+
+def label_folder(images: Path) -> Path:
+    """The folder of the texts for a folder of images: ``labels/`` for ``images/``, the innermost of that name."""
+    parts = list(images.parts)
+    for i in range(len(parts) - 1, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
