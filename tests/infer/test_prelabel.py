@@ -19,7 +19,7 @@ def test_objects_above_the_score_become_polygons() -> None:
     masks = Masks.from_dense(np.stack([LEFT, LEFT, np.zeros(SIZE, bool)]))
     boxes = np.array([[5, 5, 25, 30]] * 3, np.float32)
     found = Instances(boxes, np.array([1, 0, 0]), np.array([0.9, 0.2, 0.8]), masks)
-    record = Labeller(0.5).record(Prediction(META, Categories.of(["cat", "dog"]), found))
+    record = Labeller(0.5).record(META, proposals(Prediction(META, Categories.of(["cat", "dog"]), found)))
     (dog,) = record.annotations  # one is too weak, one has no pixel
     assert (record.image_id, record.path, record.size) == (7, Path("a.png"), SIZE)
     assert dog.label == 1
@@ -28,7 +28,7 @@ def test_objects_above_the_score_become_polygons() -> None:
 
 def test_boxes_without_masks_stay_boxes() -> None:
     found = Instances(np.array([[1, 2, 3, 4]], np.float32), np.array([0]), np.array([0.9]))
-    (box,) = Labeller(0.5).record(Prediction(META, Categories.of(["cat"]), found)).annotations
+    (box,) = Labeller(0.5).record(META, proposals(Prediction(META, Categories.of(["cat"]), found))).annotations
     assert (box.box, box.segmentation) == ((1, 2, 3, 4), None)
 
 
@@ -41,7 +41,7 @@ def test_segments_and_regions_are_labels_but_the_background_is_none() -> None:
     semantic = Prediction(META, names, semantic=labels)
     assert [(p.label, p.score) for p in proposals(panoptic)] == [(1, 0.9), (2, 0.3)]
     assert [(p.label, p.score) for p in proposals(semantic)] == [(2, 1.0)]
-    data = as_dataset([Labeller(0.5).record(p) for p in (panoptic, semantic)], names, Path("a"))
+    data = as_dataset([Labeller(0.5).record(META, proposals(p)) for p in (panoptic, semantic)], names, Path("a"))
     assert (data.categories.names, data.categories.ids) == (("cat", "sky"), (3, 9))
     assert [(a.id, a.label) for r in data.records for a in r.annotations] == [(1, 0), (2, 1)]
 

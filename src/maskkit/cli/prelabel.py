@@ -181,7 +181,7 @@ def _of_tags(model: str, iou: float, device: str | None) -> Callable[[Dataset, C
     from maskkit.checkpoints.find import find_weights
     from maskkit.config import PseudoMasks
     from maskkit.errors import MaskkitError
-    from maskkit.infer.prelabel import Labeller, as_dataset
+    from maskkit.infer.prelabel import Labeller, as_dataset, proposals
     from maskkit.infer.pseudo_labels import learns_from_tags, pseudo_masks
     from maskkit.infer.torch_runtime import find_device
 
@@ -196,7 +196,7 @@ def _of_tags(model: str, iou: float, device: str | None) -> Callable[[Dataset, C
         known = dataset.as_semantic().with_categories(found.categories)
         records = []
         for prediction in pseudo_masks(found.model, known, found.config.input, PseudoMasks()):
-            records.append(labeller.record(prediction))
+            records.append(labeller.record(prediction.meta, proposals(prediction)))
             done()
         return as_dataset(records, known.categories, dataset.source)
 
@@ -226,10 +226,11 @@ class _Run:
             items = numbered_images(enumerate(paths, 1))
             found = self.segmenter.predictor.predict(items, batch=batch, score=least, failed=failures.append)
             for prediction in map(self.selection, found):
+                proposed = list(proposals(prediction))
                 if ordered:
                     looks.append(teaching.appearance(Path(prediction.meta.path)))
-                    doubts.append(teaching.doubt([p.score for p in proposals(prediction)], self.score))
-                self.records.append(self.labeller.record(prediction))
+                    doubts.append(teaching.doubt([p.score for p in proposed], self.score))
+                self.records.append(self.labeller.record(prediction.meta, proposed))
                 bars.advance(bar)
         if ordered:
             return teaching.teaching_order(doubts, looks)

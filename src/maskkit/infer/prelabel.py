@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from maskkit.data.label_map import BACKGROUND_NAME
 from maskkit.data.records import Annotation, Box, Record, box_of, number
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
-from maskkit.prediction import Categories, Prediction
+from maskkit.prediction import Categories, ImageMeta, Prediction
 
 FORMAT = "predictions"
 """What `Dataset.format` says of labels that a model made."""
@@ -50,17 +50,17 @@ class Labeller:
     least_iou: float = 0.95
     """IoU of a polygon with the mask that it stands for, at least; 1 for polygons along the edges of the pixels."""
 
-    def record(self, prediction: Prediction) -> Record:
+    def record(self, meta: ImageMeta, found: Iterable[Proposal]) -> Record:
         """The image with its labels. Masks without a pixel are left out."""
-        meta, found = prediction.meta, []
-        for label, score, mask, box in proposals(prediction):
+        labels = []
+        for label, score, mask, box in found:
             if score < self.score:
                 continue
             if mask is None:
-                found.append(Annotation(0, label, box))
+                labels.append(Annotation(0, label, box))
             elif polygons := simplified(mask, self.least_iou):
-                found.append(Annotation(0, label, None, polygons))
-        return Record(meta.image_id, Path(meta.path), meta.size, found)
+                labels.append(Annotation(0, label, None, polygons))
+        return Record(meta.image_id, Path(meta.path), meta.size, labels)
 
 
 def fill_boxes(record: Record, prediction: Prediction, categories: Categories, least_iou: float) -> Record:

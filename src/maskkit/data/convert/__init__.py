@@ -62,10 +62,7 @@ def convert(
     """
     require_new(dst, to)
     opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
-    counts = write(same_classes(opened), dst, to, progress)
-    if not counts["images"]:
-        raise DataError(f"{src}: has no usable image, {counts['problems']} problems; list them: maskkit check {src}")
-    return counts
+    return write(same_classes(opened), dst, to, progress)
 
 
 def require_new(dst: str | Path, to: str) -> None:
@@ -80,25 +77,25 @@ def require_new(dst: str | Path, to: str) -> None:
 def write(datasets: Splits, dst: str | Path, to: TargetFormat, progress: bool = False) -> dict[str, int]:
     """Write open data sets, which have the same classes, by the names of their splits (an empty one without splits).
 
-    Returns the counts of `convert`; the folder appears when it is complete, and only with an image. Raises `DataError`
-    as `convert` does.
+    Returns the counts of `convert`; the folder appears when it is complete. Raises `DataError` as `convert` does.
     """
     require_new(dst, to)
-    dst = Path(dst).absolute()
+    dst, source = Path(dst).absolute(), next(iter(datasets.values())).source
     job = Job(new_folder(dst), to, progress)
     job.problems |= {problem for dataset in datasets.values() for problem in dataset.problems}
     try:
         job.root.mkdir(parents=True)
         remove_abandoned(dst)
         _WRITERS[to](job, datasets)
-        if job.counts["images"]:
-            os.replace(job.root, dst)
+        if not job.counts["images"]:
+            count = len(job.problems)
+            raise DataError(f"{source}: has no usable image, {count} problems; list them: maskkit check {source}")
+        os.replace(job.root, dst)
     except FileError:
         raise
     except OSError as error:
         raise DataError(explain(error, dst)) from error
     except UnicodeEncodeError as error:
-        source = next(iter(datasets.values())).source
         raise DataError(f"{source}: a class has a name that is no text ({error.object!r}); rename it") from error
     finally:
         shutil.rmtree(job.root, ignore_errors=True)  # made here, under a name that is new
