@@ -49,7 +49,7 @@ def test_the_loop_of_labelling(photos: Path, checkpoint: Path, tmp_path: Path, c
     assert [len(r.annotations) for r in after.records] == [1, 4, 4, 4, 4]
     assert after.records[0].annotations[0].label == after.categories.names.index("ring")
     trained = ("--model", PRESET, "--data", labelled, "--out", tmp_path / "run", *TINY, *SHORT)
-    assert run("train", *trained, "--model.num-classes", 2, "--weights", checkpoint) == 0
+    assert run("train", *trained, "--weights", checkpoint) == 0
     best = tmp_path / "run" / "best.safetensors"
     again = ("--to", "labelstudio", "--score", 0, "--max-objects", 1, "--order", "uncertain", "--count", 3)
     assert run("prelabel", photos, "--model", best, *again, "--out", tmp_path / "again") == 0

@@ -22,6 +22,8 @@ FILES = {
     "train.tfrecord": ("x", "TFRecord"),
     "train.tfrecord-00000-of-00002": ("x", "TFRecord"),
     "P0001.txt": ("imagesource:x\n1 1 9 1 9 9 1 9 plane 0\n", "DOTA"),
+    "samples.json": ({"samples": [{"filepath": "data/a.png"}]}, "FiftyOne"),
+    "000001.txt": ("Car 0.00 0 -1.57 1 2 9 9 1.5 1.6 3.7 1.8 1.5 9.9 -1.57\n", "KITTI"),
     "data.zip": ("x", "unpack it"),
 }
 
@@ -37,7 +39,7 @@ def test_a_file_is_answered_by_what_it_looks_like(tmp_path: Path, name: str) -> 
     assert f"{name}: this is " in str(caught.value)
     assert answer in str(caught.value)
     assert "\n" not in str(caught.value)
-    if name not in ("shape.json", "a.png.json"):  # a folder of these is read, or no layout by itself
+    if name not in ("a.xml", "shape.json", "a.png.json"):  # a folder of these is read, or no layout by itself
         with pytest.raises(DataError, match=name.replace(".", r"\.")):
             open_dataset(tmp_path)
 

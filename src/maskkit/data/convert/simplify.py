@@ -35,7 +35,7 @@ def _trials(region: Bool[np.ndarray, "h w"], least_iou: float) -> Iterator[list[
     (mask,) = mask_math.encode(region[None])
     parts = [[(loop, _area(loop), _significance(loop)) for loop in loops] for loops in outlines(region)]
     largest = max(area for loops in parts for _, area, _ in loops)
-    tolerance = _COARSEST
+    tolerance = min(_COARSEST, max(size) / 2)
     while tolerance >= _FINEST:
         found = []
         for loops in parts:

@@ -46,6 +46,7 @@ _OBJECTS = (
     _Known("a VoTT json", "in VoTT choose the export format Pascal VOC", _has("asset", "regions")),
     _Known("a VoTT project", "in VoTT choose the export format Pascal VOC", _has("assets", "tags")),
     _Known("a Labelbox export", _LABELBOX, _has("data_row")),
+    _Known("FiftyOne's own format", "export it as fo.types.COCODetectionDataset", _has("samples")),
     _Known("GeoJSON", "convert it to COCO, in pixels of the images", lambda c: _has("features", "type")(c)),
 )
 _ROWS = (
@@ -92,8 +93,8 @@ def of_file(file: Path) -> str | None:
             return of_json([json.loads(lines[0])]) if lines else None
         if suffix == ".json" and file.stat().st_size <= _LARGEST:
             return of_json(json.loads(beginning_of(file, _LARGEST)))
-        if suffix == ".txt" and _of_dota(beginning_of(file, 4096).decode("utf-8", "replace")):
-            return _sentence("DOTA text with oriented boxes", "write a polygon for each object, as YOLO or COCO has it")
+        if suffix == ".txt":
+            return _of_text(beginning_of(file, 4096).decode("utf-8", "replace"))
     except (DataError, OSError, ValueError, RecursionError):
         pass
     return None
@@ -123,12 +124,22 @@ def _of_xml(beginning: bytes) -> str | None:
     return None
 
 
-def _of_dota(text: str) -> bool:
+def _of_text(text: str) -> str | None:
     rows = [line.split() for line in text.splitlines()[:5] if ":" not in line]
     number = re.compile(r"-?[0-9.]+")
-    return bool(rows) and all(
-        len(row) == 10 and all(map(number.fullmatch, row[:8])) and not number.fullmatch(row[8]) for row in rows
-    )
+
+    def all_have(words: int, label: int, start: int, stop: int) -> bool:
+        """Whether every row has so many words, a name at ``label``, and numbers from ``start`` to ``stop``."""
+        return bool(rows) and all(
+            len(row) == words and all(map(number.fullmatch, row[start:stop])) and not number.fullmatch(row[label])
+            for row in rows
+        )
+
+    if all_have(10, 8, 0, 8):
+        return _sentence("DOTA text with oriented boxes", "write a polygon for each object, as YOLO or COCO has it")
+    if all_have(15, 0, 1, 15):
+        return _sentence("KITTI text", "convert it to COCO, for example by Datumaro (datum convert -if kitti -f coco)")
+    return None
 
 
 def _sentence(name: str, remedy: str) -> str:

@@ -100,8 +100,6 @@ def _some(folder: Path) -> list[Path]:
 def _is_voc(file: Path) -> bool:
     """Whether an xml is VOC's, by its first element."""
     try:
-        return (
-            re.search(rb"<annotation\s*(verified=.*)?>", beginning_of(file, _OPENING).replace(b"\0", b"")) is not None
-        )
+        return re.search(rb"<annotation[\s>]", beginning_of(file, _OPENING).replace(b"\0", b"")) is not None
     except DataError:
         return False
