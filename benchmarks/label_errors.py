@@ -1,6 +1,6 @@
 """How many errors of labels does `maskkit check --model` find among the first tenth of what it lists?
 
-    python benchmarks/label_errors.py --data DATA/building_facades --minutes 3 --out label_errors.json
+    python benchmarks/label_errors.py --data DATA/building_facades --steps 200 --out label_errors.json
 
 Errors are planted into a copy of the data set, in each split, each kind in ``--share`` of the objects: an object loses
 its label, a label gets another class (any, with equal probability), a mask becomes loose (shifted by 0.3 of its width
@@ -117,7 +117,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a data set with train and val")
     parser.add_argument("--model", default="nanoinst-416", help="a small preset, or a checkpoint that is not trained")
     parser.add_argument("--weights", default="auto")
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -133,7 +134,8 @@ def main() -> None:
         if Path(given.model).is_file():
             segmenter = load(given.model, "cpu")
         else:
-            settings = {"minutes": given.minutes, "workers": 0, "seed": given.seed}
+            settings = {"steps": given.steps, "batch": given.batch, "warmup": given.steps // 10}
+            settings |= {"workers": 0, "seed": given.seed, "eval_every": 0}
             out = Path(scratch) / "run"
             segmenter = Segmenter.train(given.model, copy, out=out, weights=given.weights, device="cpu", train=settings)
             if given.out:

@@ -31,7 +31,14 @@ from maskkit.infer.teaching_order import LEAST, appearance, doubt, teaching_orde
 def trained(given: argparse.Namespace, train: Dataset, val: Dataset, steps: int, seed: int, folder: Path) -> Segmenter:
     """A model of the preset, trained on ``train`` for so many steps."""
     write({"train": train, "val": val.subset(range(8))}, folder / "data", "coco")  # only the last step is evaluated
-    settings = {"steps": steps, "batch": given.batch, "workers": 0, "seed": seed, "eval_every": 0}
+    settings = {
+        "steps": steps,
+        "batch": given.batch,
+        "warmup": steps // 10,
+        "workers": 0,
+        "seed": seed,
+        "eval_every": 0,
+    }
     out = folder / "run"
     return Segmenter.train(given.model, folder / "data", out=out, weights=given.weights, device="cpu", train=settings)
 

@@ -60,7 +60,14 @@ def of_boxes(given: argparse.Namespace, data: Dataset, scratch: Path) -> dict[st
     ]
     boxes = replace(data, records=hidden)
     write({"train": boxes, "val": data.subset(range(2))}, scratch / "data", "coco")
-    settings = {"steps": given.steps, "batch": given.batch, "workers": 0, "seed": given.seed, "eval_every": 0}
+    settings = {
+        "steps": given.steps,
+        "batch": given.batch,
+        "warmup": given.steps // 10,
+        "workers": 0,
+        "seed": given.seed,
+        "eval_every": 0,
+    }
     segmenter = Segmenter.train(
         *(given.model or "condinst-mobilenetv2-320", scratch / "data"),
         out=scratch / "run",
