@@ -92,9 +92,10 @@ def prelabel(
 
     require_new(out, to)
     if from_ != "images":
-        if len(sources) > 1 or order != "name" or count is not None or classes or tile is not None:
+        data, *others = sources
+        if others or order != "name" or count is not None or classes or tile is not None:
             wrong_usage(f"--from {from_} takes one data set, without --order, --count, --classes and --tile")
-        return _label_dataset(Path(sources[0]), from_, to, out, model, iou, batch, device)
+        return _label_dataset(Path(data), from_, to, out, model, iou, batch, device)
     failures: list[Failure] = []
     paths = image_files(sources, failures)
     segmenter = load(model, device, threads)
