@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from maskkit.infer.sources import Item
     from maskkit.prediction import ImageId, Prediction
 
+
 def predict(
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE ...")],
     model: str = "built-in",
