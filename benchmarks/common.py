@@ -5,12 +5,12 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -132,6 +132,8 @@ class Training:
     labels: str = "masks"
     size: int | None = None
     """Side of a square input in pixels; None: that of the preset."""
+    resize: Literal["stretch", "pad"] | None = None
+    """How an image gets the size of the input; None: as in the preset."""
     batch: int = 4
     seed: int = 0
     lr: float | None = None
@@ -151,10 +153,11 @@ class Training:
         knobs = knobs_for(self.model, self.data) | self.knobs
         boxes = BoxOnly(dilation=self.dilation, pairwise=self.pairwise, warmup=self.warmup)
         box_only = {"box_only": boxes} if hasattr(preset.model, "box_only") else {}
+        size = (self.size, self.size) if self.size else preset.input.size
         return RunConfig(
             preset=preset.name,
             model=change(preset.model, num_classes=classes, **box_only, **knobs),
-            input=replace(preset.input, size=(self.size, self.size)) if self.size else preset.input,
+            input=replace(preset.input, size=size, resize=self.resize or preset.input.resize),
             augment=replace(preset.augment, expand=1.0, vertical_flip=0.5 if is_nuclei(self.data) else 0.0),
             train=replace(
                 preset.train,
@@ -164,7 +167,6 @@ class Training:
                 weight_decay=0.01,
                 warmup=30,
                 clip=10.0,
-                ema=0.99,
                 workers=0,
                 precision=precision_for(torch.device("cpu")),
                 seed=self.seed,
@@ -174,6 +176,13 @@ class Training:
 
     def run(self, train_set: Dataset, minutes: float, steps: int | None) -> tuple[Model, RunConfig, dict[str, Any]]:
         """Train for ``minutes`` of two cores, or for ``steps``; returns the EMA model, the config and the facts."""
+        (average,), config, facts = self.averages(train_set, minutes, steps, (0.99,))
+        return average, config, facts
+
+    def averages(
+        self, train_set: Dataset, minutes: float, steps: int | None, decays: Sequence[float]
+    ) -> tuple[list[Model], RunConfig, dict[str, Any]]:
+        """As `run`, with the EMA of the weights at each of ``decays``; 0 is the trained model itself."""
         config = self.config(len(train_set.categories))
         torch.manual_seed(self.seed)
         model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
@@ -182,7 +191,7 @@ class Training:
         optimizer = make_optimizer(model, config.train)
         batches = iter(train_loader(train_set, config, 0, 10**6))
         model.train()
-        average = deepcopy(model).requires_grad_(False)
+        kept = [deepcopy(model).requires_grad_(False) if decay else model for decay in decays]
 
         def step(number: int, total: int) -> None:
             set_rate(optimizer, learning_rate(number, total, config.train))
@@ -195,7 +204,9 @@ class Training:
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
             optimizer.step()
             optimizer.zero_grad()
-            update_average(average, model, config.train.ema, number)
+            for average, decay in zip(kept, decays, strict=True):
+                if decay:
+                    update_average(average, model, decay, number)
 
         if steps is None:
             steps, seconds = train_within(minutes * 120, step)
@@ -208,4 +219,4 @@ class Training:
         facts["precision"] = config.train.precision
         if self.labels == "boxes":
             facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
-        return average, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}
+        return kept, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}

@@ -15,6 +15,9 @@ from maskkit.ranges import Colour, Count, Decay, Factor, Part, Pixels, Positive,
 
 T = TypeVar("T")
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Trackers, by the names of their packages."""
+
 SUPERVISION = {"masks": "masks", "label_map": "label maps", "boxes": "boxes", "tags": "image tags"}
 """Kinds of labels that a method can learn from, as people call them, the richest first."""
 
@@ -183,8 +186,9 @@ class TrainConfig:
     minutes: Weight = 0.0
     """Length of the run in minutes, evaluations included, in place of ``epochs``: the first steps are timed, and the
     number of steps that fit is fixed from then on. 0: ``epochs`` or ``steps`` count."""
-    batch: Count = 8
-    """Images per step, over all processes."""
+    batch: Whole = 8
+    """Images per step, over all processes. 0, or ``auto`` on the command line: as many as memory holds, and the
+    learning rate grows with them."""
     repeat: Share = 0.0
     """Share of the images in which a class should be: images of rarer classes are repeated (LVIS: 0.001); 0: none."""
     accumulate: Count = 1
@@ -235,8 +239,8 @@ class TrainConfig:
     """Evaluations without a better result than the best one, after which the training ends early; 0: it never does."""
     save_every: Count = 200
     """Steps between saves of ``last.safetensors``."""
-    tensorboard: bool = False
-    """Whether to log to TensorBoard too."""
+    log: tuple[Tracker, ...] = ()
+    """Experiment trackers that get the curves, beside ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,8 @@ class Pretraining:
     seed: Seed = 0
     save_every: Count = 200
     """Steps between saves."""
+    log: tuple[Tracker, ...] = ()
+    """Experiment trackers that get the curves, beside ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)

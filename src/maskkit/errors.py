@@ -17,6 +17,10 @@ class FileError(MaskkitError, OSError):
     """A file that cannot be read or written: the message names it and the fix."""
 
 
+class NotFinite(MaskkitError):
+    """A training whose loss is not a number."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A training that stopped because of a signal; the message says what was saved and how to go on."""
 

@@ -36,6 +36,13 @@ def change(config: T, **changes: Any) -> T:
     return replace(config, **values)  # type: ignore[type-var]
 
 
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}
+
+
 def strict_converter() -> cattrs.Converter:
     """A converter that refuses unknown fields, and values that are not of the declared type."""
     converter = cattrs.Converter(forbid_extra_keys=True)

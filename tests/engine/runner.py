@@ -28,14 +28,19 @@ def start(
     log_every: int = LOG_EVERY,
     dies_before: str | None = None,
     dies_at: int | None = None,
+    says: Path | None = None,
 ) -> BaseProcess:
-    """Begin a training in a new process, which writes its losses every ``log_every`` steps.
+    """Begin a training in a new process, which writes its losses every ``log_every`` steps, and stderr to ``says``.
 
     It is killed when a file is written to the end and about to get the name ``dies_before``, or its name at all, for
     the ``dies_at``-th time (1 is the first).
     """
-    args = (to_dict(config), out, resume, environment or {}, log_every, dies_before, dies_at)
-    process = _server.Process(target=_train, args=args)
+    return fork(_train, to_dict(config), out, resume, environment or {}, log_every, dies_before, dies_at, says)
+
+
+def fork(work: Callable[..., None], *args: object) -> BaseProcess:
+    """Begin ``work`` in a new process."""
+    process = _server.Process(target=work, args=args)
     process.start()
     return process
 
@@ -80,6 +85,7 @@ def _train(
     log_every: int,
     dies_before: str | None,
     dies_at: int | None,
+    says: Path | None,
 ) -> None:
     import torch
 
@@ -87,6 +93,8 @@ def _train(
     from maskkit.engine import log
     from maskkit.engine.train import train
 
+    if says is not None:
+        os.dup2(os.open(says, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
     torch.set_num_threads(1)
     os.environ.update(environment)
     sys.path.insert(0, PLUGIN)

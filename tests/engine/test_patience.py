@@ -27,7 +27,7 @@ def patient(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
     def known(run, model, info, *rest):
         monkeypatch.setattr(validate, "_decisive", lambda metrics: VALUES[info["step"]])
-        evaluate(run, model, info, *rest)
+        return evaluate(run, model, info, *rest)
 
     monkeypatch.setattr("maskkit.engine.train.evaluate", known)
     monkeypatch.setattr("maskkit.engine.train.write_report", lambda *_: None)

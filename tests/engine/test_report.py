@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from maskkit.config import RunConfig
-from maskkit.engine.report import commands, curves
+from maskkit.engine.report import commands, curves, samples
 from maskkit.engine.train import train
 
 
@@ -19,10 +20,24 @@ def test_a_report_tells_of_its_run(tmp_path: Path, run: RunConfig) -> None:
     assert page.index("<h2>Training</h2>") < page.index("Average precision")
     for text in ("random values", "30 of 4 images", "duration", "torch ", "maskkit predict", "--resume", "threads"):
         assert text in page, text
+    assert "images/s while training" in page
+    over_time = page[page.index("Validation images over time") : page.index("Commands")]
+    assert [f"step {step}" in over_time for step in (8, 16, 24, 30)] == [True] * 4
+    assert over_time.count('src="data:image/jpeg;base64,') == 4 * 4
     assert 'alt="Loss and metrics by step" src="data:image/svg+xml;base64,' in page
     written = json.loads((out / "config.json").read_text())
     assert f'"lr": {written["train"]["lr"]}' in page
     assert page.count("<details>") == page.count("</details>") == 2
+
+
+def test_some_evaluations_show_their_samples(tmp_path: Path) -> None:
+    assert samples(tmp_path / "samples") == []
+    for step in range(0, 101, 10):
+        (tmp_path / "samples" / f"{step:07}").mkdir(parents=True)
+        Image.new("RGB", (600, 300)).save(tmp_path / "samples" / f"{step:07}" / "1.jpg")
+    found = samples(tmp_path / "samples")
+    assert [step for step, _ in found] == [0, 20, 40, 60, 80, 100]
+    assert all(len(sources) == 1 for _, sources in found)
 
 
 def test_commands_can_be_copied(tmp_path: Path, run: RunConfig) -> None:

@@ -126,8 +126,8 @@ def test_bad_records_are_refused_with_the_whole_list(tmp_path, run, damaged):
 
 
 def test_numbers_that_make_no_run_are_refused(tmp_path, run, drawn):
-    for wrong in ({"batch": 0}, {"save_every": 0}):
-        with pytest.raises(MaskkitError, match="at least 1"):
+    for wrong in ({"batch": -1}, {"save_every": 0}):
+        with pytest.raises(MaskkitError, match=r"at least [01]"):
             train(replace(run, train=replace(run.train, **wrong)), tmp_path / "run")
     whole = DataConfig(str(drawn / "train.json"), val_split=0)
     with pytest.raises(MaskkitError, match="between 0 and 1"):

@@ -28,6 +28,9 @@ from maskkit.ranges import misfits
 MAX_SIDE = 20_000
 """Largest side of a network's input in a checkpoint, in pixels."""
 
+_FORMER = ("tensorboard",)
+"""Settings of ``train`` in earlier checkpoints that this version does not have; they changed no result."""
+
 _MAX_NUMBER = 10_000_000
 """Largest number in the description of a model; none is negative."""
 
@@ -91,6 +94,8 @@ def run_config(data: dict[str, Any]) -> RunConfig:
         raise ValueError("it has no preset or no model")
     kind = type(zoo.preset(data["preset"][:200]).model)
     rest = {name: value for name, value in data.items() if name not in ("model", "start")}
+    if isinstance(rest.get("train"), dict):
+        rest["train"] = {name: value for name, value in rest["train"].items() if name not in _FORMER}
     base = from_dict({**rest, "model": {}}, RunConfig)
     return RunConfig(base.preset, from_dict(data["model"], kind), base.input, base.augment, base.train, base.data)
 

@@ -17,7 +17,7 @@ import tyro
 
 import maskkit
 from maskkit.checkpoints.cache import OFFLINE
-from maskkit.cli import import_weights, train
+from maskkit.cli import import_weights, train, tune
 from maskkit.cli.check import check
 from maskkit.cli.convert import convert
 from maskkit.cli.demo import demo
@@ -44,12 +44,17 @@ VERBS: dict[str, Callable[..., Any]] = {
     "import": import_weights.import_,
     "export": export,
     "serve": serve,
+    "tune": tune.tune,
     "pseudo-masks": pseudo_masks,
     "pretrain": pretrain,
     "demo": demo,
 }
 
-_PARSERS: dict[str, Callable[[list[str]], Any]] = {"train": train.parse, "import": import_weights.parse}
+_PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "train": train.parse,
+    "tune": tune.parse,
+    "import": import_weights.parse,
+}
 
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "accelerate", "huggingface_hub", "filelock")
 """Packages that `maskkit-runtime` does not install."""

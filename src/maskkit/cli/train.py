@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -12,13 +12,26 @@ from tyro.conf import arg
 
 from maskkit.cli.console import wrong_usage
 from maskkit.cli.options import Fetch, refuse_ranges
-from maskkit.config import SUPERVISION, AugmentConfig, DataConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from maskkit.config import (
+    SUPERVISION,
+    AugmentConfig,
+    DataConfig,
+    InputConfig,
+    ModelConfig,
+    RunConfig,
+    Tracker,
+    TrainConfig,
+)
+from maskkit.errors import DataError, MaskkitError
 from maskkit.terminal import say
 
 if TYPE_CHECKING:
     from maskkit.zoo.card import Preset
 
 T = TypeVar("T")
+
+SECTIONS = ("model", "input", "augment", "train", "data")
+"""Parts of a `RunConfig`, whose fields are options."""
 
 
 @dataclass
@@ -55,6 +68,11 @@ class TrainOptions:
     weights: str = "auto"
     """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
     or auto for the best of those in the package, published ones and timm's backbone."""
+    config: Path | None = None
+    """Settings to start from in place of a preset's: config.json of a run, or best.json of maskkit tune."""
+
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 
 def train(options: TrainOptions) -> int:
@@ -82,7 +100,7 @@ def summary(config: RunConfig, out: Path) -> list[str]:
     """What is going to be trained, in a few lines; the folder ``out`` gets all settings."""
     from maskkit import zoo
     from maskkit.config import to_dict
-    from maskkit.engine.start import flat
+    from maskkit.plain_types import flat
 
     preset, model, settings = zoo.preset(config.preset), zoo.model_class(config.preset), config.train
     plain = RunConfig(config.preset, preset.model, preset.input, preset.augment, preset.train)
@@ -94,36 +112,48 @@ def summary(config: RunConfig, out: Path) -> list[str]:
     title, task = zoo.method(config.preset).title, model.task_of(config.model)
     return [
         f"{config.preset}: {title}, {task} model, on {config.data.train}",
-        f"input {width} x {height} ({config.input.resize}), {length} of {settings.batch} images per step, "
+        f"input {width} x {height} ({config.input.resize}), {length} of {settings.batch or 'as many'} images per step"
+        f"{'' if settings.batch else ' as memory holds'}, "
         f"{settings.optimizer}, learning rate {settings.lr:g}, {settings.precision}",
         *([f"other than in the preset: {', '.join(changed)}"] if changed else []),
         f"all settings: {out / 'config.json'}",
     ]
 
 
-def parse(args: list[str]) -> TrainOptions:
-    """The options of `train`: the preset in ``args`` or the one for the data, overridden by the rest of ``args``."""
+def parse(args: list[str], kind: type[Options] = TrainOptions, prog: str = "maskkit train") -> Options:
+    """The options of ``kind``: a file of settings, or the preset in ``args`` or the one for the data, overridden by the
+    rest of ``args``."""
     from maskkit import zoo
 
     name, preset = preset_in(args)
-    chosen = preset_for_data(args) if name is None else None
+    given = settings_in(args, name)
+    chosen = preset_for_data(args) if name is None and given is None else None
     if chosen is not None:
         name, preset = chosen[0], zoo.preset(chosen[0])
+    elif given is not None:
+        name, preset = given.preset, replace(zoo.preset(given.preset), **{n: getattr(given, n) for n in SECTIONS[:-1]})
     data = annotated(
-        DataConfig(),
+        DataConfig() if given is None else given.data,
         train=Annotated[str, arg(aliases=["--data"])],
         labels=Annotated[Literal["masks", "boxes", "tags"], arg(aliases=["--labels"])],
         allow_outside=Annotated[bool, arg(aliases=["--allow-outside"])],
     )
+    train = annotated(
+        preset.train,
+        log=Annotated[tuple[Tracker, ...], arg(aliases=["--log"])],
+        batch=Literal["auto"] | int,
+    )
     model = annotated(preset.model, num_classes=tyro.conf.Suppress[int])  # taken from the data
-    default = TrainOptions(name or tyro.MISSING, model, preset.input, preset.augment, preset.train, data)
-    options = tyro.cli(TrainOptions, args=args, default=default, prog="maskkit train")
+    default = kind(name or tyro.MISSING, model, preset.input, preset.augment, train, data)
+    options = tyro.cli(kind, args=args, default=default, prog=prog)
     options.model = type(preset.model)(**vars(options.model))
+    settings: dict[str, Any] = {n: 0 if (n, v) == ("batch", "auto") else v for n, v in vars(options.train).items()}
+    options.train = TrainConfig(**settings)
     options.data = DataConfig(**vars(options.data))
-    for section in ("model", "input", "augment", "train", "data"):
+    for section in SECTIONS:
         refuse_ranges(getattr(options, section), f"--{section}.")
     if not options.data.train:
-        wrong_usage("train takes --data")
+        wrong_usage(f"{prog.split()[-1]} takes --data")
     if chosen is not None:
         say(chosen[1])
     return options
@@ -137,6 +167,28 @@ def preset_in(args: list[str]) -> "tuple[str | None, Preset]":
     peek.add_argument("--model")
     name = peek.parse_known_args(args)[0].model
     return name, zoo.preset(name or "yolact-mobilenetv2-256")
+
+
+def settings_in(args: list[str], preset: str | None) -> RunConfig | None:
+    """The settings in the file after ``--config``, if any. Raises `MaskkitError` where it has none, or others than of
+    ``preset``."""
+    import json
+
+    from maskkit.checkpoints.checkpoint import run_config
+    from maskkit.files import read_bytes
+
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--config", type=Path)
+    file = peek.parse_known_args(args)[0].config
+    if file is None:
+        return None
+    try:
+        found = run_config(json.loads(read_bytes(file)))
+    except ValueError as error:
+        raise DataError(f"{file}: holds no settings of a training ({error}); give config.json of a run") from None
+    if preset is not None and preset != found.preset:
+        raise MaskkitError(f"{file}: holds settings of {found.preset}; leave --model {preset} out")
+    return found
 
 
 def preset_for_data(args: list[str]) -> tuple[str, str] | None:

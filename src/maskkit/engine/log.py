@@ -1,10 +1,10 @@
-"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard curves."""
+"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, trackers."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from rich.progress import Progress, TextColumn
 from rich.table import Column
 
-from maskkit.errors import FileError, MaskkitError, explain
+from maskkit.engine.trackers import Trackers
+from maskkit.errors import FileError, explain
 from maskkit.eval.numbers import Metric, shown
 from maskkit.files import replacing
 from maskkit.terminal import Console
@@ -31,7 +32,7 @@ class RunLog:
     """The log of one run, from step ``start`` to ``total``; use it as a context manager.
 
     ``main`` is False in all but the first of several processes; the others print and write nothing. ``epoch`` is the
-    number of steps that go through the training images once.
+    number of steps that go through the training images once, ``config`` what the ``trackers`` show as the settings.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class RunLog:
         out: Path,
         start: int,
         total: int,
-        tensorboard: bool = False,
+        trackers: Sequence[str] = (),
         main: bool = True,
         epoch: float = 0.0,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.start, self.total, self.main, self.epoch = start, total, main, epoch
         self._console = Console(stderr=True, soft_wrap=True)
@@ -58,16 +60,19 @@ class RunLog:
         self._metric = ""
         self._value = self._best = math.nan
         self._file = None
-        self._curves = None
+        self._trackers = None
         self._earlier = 0.0
         if main:
             path = out / "metrics.jsonl"
             truncate(path, start)
-            for row in read_rows(path):
+            rows = read_rows(path)
+            for row in rows:
                 self._earlier = float(row.get("seconds", self._earlier))
                 self._keep(row)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-            self._curves = _open_curves(out / "tensorboard", start) if tensorboard else None
+            self._trackers = Trackers(trackers, out, config or {}, self.note)
+            for row in rows:
+                self._trackers.send(row)
 
     def __enter__(self) -> "RunLog":
         self._bars.start()
@@ -75,7 +80,7 @@ class RunLog:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
-        for sink in (self._file, self._curves):
+        for sink in (self._file, self._trackers):
             if sink is not None:
                 sink.close()
 
@@ -158,10 +163,8 @@ class RunLog:
                 self._file.flush()
             except OSError as error:
                 raise FileError(explain(error, self._file.name)) from None
-        if self._curves is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._curves.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.send({"step": step, **values})
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -196,14 +199,6 @@ def _is_of_past(line: str, step: int, evaluated: int | None) -> bool:
         return False
     last = step if evaluated is None or not any(name.startswith("val/") for name in row) else evaluated
     return isinstance(row, dict) and row.get("step", math.inf) <= last
-
-
-def _open_curves(folder: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MaskkitError(f"TensorBoard is not installed ({error}); pip install 'maskkit[log]'") from None
-    return SummaryWriter(str(folder), purge_step=start + 1)
 
 
 def clock(seconds: float) -> str:

@@ -27,7 +27,8 @@ from maskkit.checkpoints.listing import one_line, parse_json
 from maskkit.config import Pretraining, TrainConfig, to_dict
 from maskkit.data.images import find_images, read_image
 from maskkit.data.loader import batches, permutation
-from maskkit.engine.run import Run, begin, finite, keep_bad_batch, open_run, plan_steps
+from maskkit.engine.plan import plan_steps
+from maskkit.engine.run import Run, begin, finite, keep_bad_batch, open_run
 from maskkit.engine.start import refuse_changes
 from maskkit.engine.state import load_optimizer, optimizer_tensors
 from maskkit.engine.teacher import Teacher
@@ -35,7 +36,7 @@ from maskkit.errors import DataError
 from maskkit.nn.mim import MaskedStudent, block_mask, cosine_loss
 from maskkit.ranges import check_ranges
 
-_FREE_TO_CHANGE = {"workers", "save_every"}
+_FREE_TO_CHANGE = {"workers", "save_every", "log"}
 _HEADER = "maskkit-pretraining"
 _ASPECT = 3 / 4
 """Least ratio of the sides of a crop."""
@@ -104,7 +105,7 @@ class Learner:
 
 def recipe(config: Pretraining) -> TrainConfig:
     """The settings that pre-training shares with every training."""
-    names = ("epochs", "steps", "batch", "lr", "warmup", "clip", "precision", "workers", "seed", "save_every")
+    names = ("epochs", "steps", "batch", "lr", "warmup", "clip", "precision", "workers", "seed", "save_every", "log")
     shared = {name: getattr(config, name) for name in names}
     return TrainConfig(schedule="cosine", warmup_from=0.0, **shared)
 

@@ -1,4 +1,4 @@
-"""What the report of a run says about its training: curves, initial weights, duration, machine, configuration."""
+"""What the report of a run says about its training: curves, samples over time, start, duration, configuration."""
 
 import json
 import math
@@ -7,6 +7,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,26 +20,43 @@ from maskkit.engine.log import clock, read_rows
 from maskkit.engine.run import Run
 from maskkit.eval import page
 
+EVALUATIONS = 6
+"""Most evaluations whose samples are shown."""
+SIDE = 240
+"""Longer side of a sample, in pixels."""
+
 _COLOURS = ("#1668dc", "#d4380d", "#2e9e5b", "#7a7f87", "#8a4fbe", "#e08a00", "#00838f")
 
 
 def training_section(run: Run, config: RunConfig, images: int) -> Markup:
     """The section about the run in its folder, as HTML; ``images`` is the number of training images."""
     settings = json.loads((run.out / "config.json").read_bytes())
+    rows = read_rows(run.out / "metrics.jsonl")
+    speeds = [row["images/s"] for row in rows if _shown(row.get("images/s"))]
     facts = [
         ("initial weights", _start(settings.pop("start", None) or {})),
         ("steps", f"{run.done} of {config.train.batch} images, {run.done / run.epoch:.1f} epochs of {images} images"),
         ("duration", clock(run.log.seconds)),
+        ("speed", f"{median(speeds):.1f} images/s while training" if speeds else "not recorded"),
         ("machine", machine(run.device)),
         ("versions", f"maskkit {maskkit.__version__}, torch {torch.__version__}, Python {platform.python_version()}"),
     ]
     return page.fragment(
         "training.html",
         facts=facts,
-        drawing=curves(read_rows(run.out / "metrics.jsonl")),
+        drawing=curves(rows),
+        samples=samples(run.out / "samples"),
         commands=commands(config, run.out),
         settings=json.dumps(settings, indent=2),
     )
+
+
+def samples(folder: Path) -> list[tuple[int, list[str]]]:
+    """The step of some evaluations, the first and the last among them, and the images drawn at it, as their sources."""
+    steps = sorted(drawn for drawn in folder.glob("[0-9]" * 7) if drawn.is_dir())
+    count = min(len(steps), EVALUATIONS)
+    chosen = [steps[round(i * (len(steps) - 1) / max(count - 1, 1))] for i in range(count)]
+    return [(int(d.name), [page.jpeg(page.reduced(p, SIDE)[0]) for p in sorted(d.glob("*.jpg"))]) for d in chosen]
 
 
 def commands(config: RunConfig, out: Path) -> list[tuple[str, str]]:

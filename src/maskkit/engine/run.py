@@ -31,15 +31,15 @@ from maskkit.engine.failures import failure
 from maskkit.engine.interrupts import Interrupts
 from maskkit.engine.lock import Lock
 from maskkit.engine.log import RunLog, truncate
-from maskkit.engine.optim import learning_rate, precision_notes, set_rate
-from maskkit.errors import Interrupted, MaskkitError, explain
+from maskkit.engine.optim import learning_rate, set_rate
+from maskkit.engine.peers import Peers, missing
+from maskkit.engine.trackers import require
+from maskkit.errors import Interrupted, MaskkitError, NotFinite, explain
 from maskkit.files import remove_leftovers, write_json
 from maskkit.infer.torch_runtime import find_device
 
 T = TypeVar("T")
 
-_MOST = 65_536
-"""Images of a batch: lists of more take longer to make than anybody waits."""
 _SAVE_SECONDS = 60.0
 """Time between saves of the state, where ``save_every`` steps take longer."""
 _SAVE_SHARE = 0.05
@@ -82,6 +82,7 @@ class Run:
     log: RunLog = field(init=False)
     interrupts: Interrupts = field(init=False)
     lock: Lock = field(init=False)
+    peers: Peers = field(init=False)
     exits: ExitStack = field(default_factory=ExitStack)
     """What is closed when ``with run`` is left, the last first."""
     _saved: int = -1
@@ -92,6 +93,7 @@ class Run:
         self.resumed = self.resume and self.last.exists()
         self.interrupts = Interrupts(alone=self.world == 1)
         self.lock = Lock(self.out)
+        self.peers = Peers(self.rank, self.world)
 
     @property
     def last(self) -> Path:
@@ -129,6 +131,10 @@ class Run:
             if self.main:
                 exits.callback(self.lock.free)
             self.resumed = once(self, self._claim)
+            try:
+                self.peers.meet(lambda work: once(self, work))
+            except OSError as error:
+                self.notes.append(f"the processes cannot watch one another ({explain(error)}); the training goes on")
             self.exits = exits.pop_all()
         return self
 
@@ -136,12 +142,15 @@ class Run:
         try:
             if isinstance(error, KeyboardInterrupt):
                 raise self._interrupted(error) from None
+            if isinstance(error, RuntimeError) and (rank := self.peers.lost()) is not None:
+                raise MaskkitError(missing(rank, self.world)) from error
             if error is not None and (known := failure(error, self.flags, self._hint())) is not None:
                 raise known from error
         finally:
             self.exits.close()
-        if error is None:
-            self.accelerator.wait_for_everyone()
+            if error is None:
+                self.accelerator.wait_for_everyone()
+            self.peers.close(well=error is None or isinstance(error, KeyboardInterrupt))
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -243,6 +252,7 @@ def open_run(out: Path, settings: TrainConfig, resume: bool, flags: str = "--tra
     ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None uses an accelerator where there is one. Raises
     `MaskkitError` when the folder holds a run that is not to be continued, and for a device that is not there.
     """
+    require(settings.log)
     accelerator = open_accelerator(device)
     run = Run(out, settings, resume, accelerator, flags)
     run.lock.check()
@@ -281,45 +291,6 @@ def refuse_other_run(out: Path, resume: bool) -> None:
         )
 
 
-def plan_steps(run: Run, images: int) -> None:
-    """Set the number of steps for a training set of so many images.
-
-    Raises `MaskkitError` for a batch that no memory holds, or that the processes cannot share evenly, and for settings
-    that contradict one another.
-    """
-    settings = run.settings
-    if settings.patience and not settings.eval_every:
-        raise MaskkitError(
-            f"{run.flags}patience {settings.patience} waits for evaluations, of which there is one, at the end; set "
-            f"{run.flags}eval-every 1"
-        )
-    if settings.minutes and settings.steps:
-        raise MaskkitError(
-            f"{run.flags}minutes and {run.flags}steps both say how long the run is; set {run.flags}steps None, or "
-            f"{run.flags}minutes 0"
-        )
-    if settings.batch > _MOST:
-        raise MaskkitError(f"{run.flags}batch {settings.batch}: must be between 1 and {_MOST}")
-    if settings.batch % run.world:
-        raise MaskkitError(
-            f"{run.flags}batch {settings.batch} cannot be shared by {run.world} processes; give a multiple"
-        )
-    if settings.batch // run.world % settings.accumulate:
-        each = f", {settings.batch // run.world} images in each process," if run.world > 1 else ""
-        raise MaskkitError(
-            f"{run.flags}batch {settings.batch}{each} has no {settings.accumulate} equal parts; give another number to "
-            f"{run.flags}accumulate"
-        )
-    run.epoch = images / settings.batch
-    run.total = steps_of(settings, images)
-    run.notes += precision_notes(settings.precision, run.device)
-
-
-def steps_of(settings: TrainConfig, images: int) -> int:
-    """The number of steps that ``steps`` or ``epochs`` give for so many training images."""
-    return settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
-
-
 def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = None) -> None:
     """Write ``config.json``, open the log and note after which step the run continues.
 
@@ -335,7 +306,7 @@ def begin(run: Run, start: int, config: dict[str, Any], evaluated: int | None = 
         write_json(run.out / "config.json", config)
         truncate(run.out / "metrics.jsonl", start, evaluated)
         remove_samples(run.out / "samples", start if evaluated is None else evaluated)
-    log = RunLog(run.out, start, run.total, run.settings.tensorboard, run.main, run.epoch)
+    log = RunLog(run.out, start, run.total, run.settings.log, run.main, run.epoch, config)
     run.log = run.exits.enter_context(log)
     run.begun = True
     for note in run.notes:
@@ -370,14 +341,14 @@ def finite(losses: Mapping[str, float]) -> bool:
 
 def keep_bad_batch(
     run: Run, losses: Mapping[str, float], step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
-) -> MaskkitError:
+) -> NotFinite:
     """Write the batch of step ``step`` (0 is the first), whose loss is not finite; returns the error to raise."""
     path = run.out / ("bad_batch.safetensors" if run.rank == 0 else f"bad_batch_{run.rank}.safetensors")
     texts = {"step": step + 1, "loss": {name: str(value) for name, value in losses.items()}, **about}
     write_tensors(path, tensors, {"batch": json.dumps(texts)})
     bad = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
     images = f" (images {about['image_ids']}; look at them with maskkit check)" if "image_ids" in about else ""
-    return MaskkitError(
+    return NotFinite(
         f"step {step + 1}: the loss is not finite ({bad}); its batch is kept in {path}{images}; lower {run.flags}lr or "
         f"set {run.flags}clip 10"
     )

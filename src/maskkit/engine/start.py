@@ -7,21 +7,24 @@ from typing import Any
 from maskkit.checkpoints.checkpoint import config_of
 from maskkit.checkpoints.header import categories_of, read_header
 from maskkit.config import RunConfig, TrainConfig, to_dict
-from maskkit.engine.run import steps_of
+from maskkit.engine.plan import steps_of
 from maskkit.errors import MaskkitError
+from maskkit.plain_types import flat
 from maskkit.prediction import Categories
 
-_FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.tensorboard", "train.patience")
+_FREE_TO_CHANGE = ("train.workers", "train.save_every", "train.log", "train.patience")
 """Settings that do not change the steps of a run."""
 
 _LENGTH = ("train.epochs", "train.steps")
 """Settings that may grow once a run has ended."""
 
 
-def check_same(config: RunConfig, categories: Categories, images: int, last: Path) -> list[str]:
-    """Raise `MaskkitError` when the run in ``last`` had other settings, classes or data; names every difference.
+def check_same(config: RunConfig, categories: Categories, images: int, last: Path, world: int = 1) -> list[str]:
+    """Raise `MaskkitError` when the run in ``last`` had other settings, classes, data or number of processes.
 
-    A run that has ended may be made longer; the line that says so is returned.
+    Every difference is named. ``world`` is the number of processes: each draws at random for itself, and its batch norm
+    sees its own images, so another number would give another result. A run that has ended may be made longer; the line
+    that says so is returned.
     """
     header = read_header(last)
     earlier = config_of(header, last)
@@ -31,6 +34,7 @@ def check_same(config: RunConfig, categories: Categories, images: int, last: Pat
     for facts, known, count in ((then, categories_of(header), before), (now, categories, images)):
         facts |= {"classes": list(known.names), "class ids": list(known.ids), "things": list(known.things)}
         facts["training images"] = count
+    then["processes"], now["processes"] = header["info"].get("processes", world), world
     refuse_changes(last, then, now, (*_FREE_TO_CHANGE, *_LENGTH) if notes else _FREE_TO_CHANGE)
     return notes
 
@@ -57,10 +61,3 @@ def refuse_changes(last: Path, then: Mapping[str, Any], now: Mapping[str, Any], 
             f"{last}: cannot continue this run with other settings: {what}; use the former values, or choose another "
             "folder with --out"
         )
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested dicts as one with dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}" if name else key).items()}

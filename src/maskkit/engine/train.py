@@ -32,7 +32,8 @@ from maskkit.engine.budget import fit_steps, stored_steps
 from maskkit.engine.data import open_data
 from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import freeze, learning_rate, make_optimizer, set_rate, update_average
-from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run, plan_steps
+from maskkit.engine.plan import fit_batch, plan_steps
+from maskkit.engine.run import Run, begin, finite, keep_bad_batch, once, open_run
 from maskkit.engine.start import check_same
 from maskkit.engine.state import load_state, save_state
 from maskkit.engine.validate import ends_early, evaluate, evaluation_due, keep_best, write_report
@@ -42,6 +43,10 @@ from maskkit.models.base import Model
 from maskkit.prediction import Categories
 from maskkit.ranges import check_ranges
 from maskkit.targets import Batch
+
+Watch = Callable[[int, int, float], bool]
+"""Called in the first process after each evaluation with its step, the number of steps and the decisive metric; whether
+the training ends here."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ class Learner:
     """The model as it is called: compiled, or shared by several processes."""
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]
-    """``step``, the last one that was ``evaluated``, number of training ``images``, ``best`` value and ``metrics``;
-    with ``train.patience`` the decisive metric of all ``evaluations``, by step; with ``train.minutes`` the ``total`` of
-    steps."""
+    """``step``, the last one that was ``evaluated``, number of training ``images`` and of ``processes``, ``best`` value
+    and ``metrics``; with ``train.patience`` the decisive metric of all ``evaluations``, by step; with ``train.minutes``
+    the ``total`` of steps."""
 
     @property
     def shown(self) -> Model:
@@ -83,24 +88,27 @@ def train(
     resume: bool = False,
     weights: str | Path | None = None,
     device: str | None = None,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train the preset of ``config`` on its data and write the run to the folder ``out``.
 
     ``resume`` continues the run in ``out``, which must have the same configuration, or starts it where there is none
     yet: the same command can be given until it succeeds. With more epochs or steps a run that has ended goes on.
     ``weights`` are the initial ones (`start_weights`). ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None
-    uses an accelerator where there is one. Raises `MaskkitError` for what the user can correct.
+    uses an accelerator where there is one. ``watch`` may end the training after an evaluation. Raises `MaskkitError`
+    for what the user can correct.
     """
     check_ranges(config)
-    settings = config.train
-    run = open_run(out, settings, resume, device=device)
+    run = open_run(out, config.train, resume, device=device)
     train_set, val_set, notes = once(run, lambda: open_data(config, measure=not run.resumed))
     run.notes = notes + run.notes
-    plan_steps(run, len(train_set))
     config = replace(config, model=replace(config.model, num_classes=len(train_set.categories)))
+    config = fit_batch(run, config, train_set)
+    settings = run.settings = config.train
+    plan_steps(run, len(train_set))
     with run:
         learner = make_learner(run, config, train_set, val_set, weights)
-        ended = measure(run, learner, config, train_set, val_set)  # where a run was stopped in an evaluation
+        ended = measure(run, learner, config, train_set, val_set, watch)  # where a run was stopped in an evaluation
         stop = run.start if ended else run.total
         loader = train_loader(train_set, config, run.start, stop, run.rank, run.world, run.log.note)
         run.exits.callback(loader.close)
@@ -112,7 +120,7 @@ def train(
             run.end_step(done)
             if run.save_due(done):
                 run.save()
-            if measure(run, learner, config, train_set, val_set):
+            if measure(run, learner, config, train_set, val_set, watch):
                 break
         write_report(run, config, train_set, val_set)
     return TrainResult(out, out / "best.safetensors", run.last, learner.info["step"], learner.info["metrics"])
@@ -155,17 +163,26 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def measure(run: Run, learner: Learner, config: RunConfig, train_set: Dataset, val_set: Dataset) -> bool:
+def measure(
+    run: Run,
+    learner: Learner,
+    config: RunConfig,
+    train_set: Dataset,
+    val_set: Dataset,
+    watch: Watch | None,
+) -> bool:
     """Evaluate where that is due after this number of steps, and save what came of it.
 
     Returns whether the training ends here, before its last step.
     """
-    info, settings = learner.info, config.train
+    info, settings, ended = learner.info, config.train, False
     period = settings.eval_every * info["images"] / settings.batch
     if info["step"] > info["evaluated"] and evaluation_due(info["step"], run.total, period):
-        evaluate(run, learner.shown, info, config, train_set.categories, val_set)
+        value = evaluate(run, learner.shown, info, config, train_set.categories, val_set)
+        if watch is not None:  # before the save: what is stopped in between is evaluated and watched again
+            ended = once(run, lambda: watch(info["step"], run.total, value))
         run.save()
-    return ends_early(run, info)
+    return ends_early(run, info) or ended
 
 
 def make_learner(
@@ -182,7 +199,7 @@ def make_learner(
     if reason := model.why_not(config.data, categories):
         raise DataError(f"{config.data.train}: {config.preset} {reason}")
     if run.resumed:
-        run.notes += check_same(config, categories, images, run.last)
+        run.notes += check_same(config, categories, images, run.last, run.world)
     else:
         with run.first():  # which downloads them, if need be
             start = start_weights(model, config, categories, weights)
@@ -192,6 +209,7 @@ def make_learner(
     freeze(model, settings.freeze)
     optimizer = make_optimizer(model, settings)
     info: dict[str, Any] = {"step": 0, "evaluated": 0, "images": images, "best": None, "metrics": {}}
+    info["processes"] = run.world
     if not run.resumed:
         info["start"] = start.facts()
     else:

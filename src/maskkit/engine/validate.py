@@ -38,9 +38,12 @@ def evaluation_due(done: int, total: int, period: float) -> bool:
 
 def evaluate(
     run: Run, model: Model, info: dict[str, Any], config: RunConfig, categories: Categories, val_set: Dataset
-) -> None:
-    """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``."""
-    step = info["step"]
+) -> float:
+    """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``.
+
+    Returns the decisive metric in the first process, 0 in others.
+    """
+    step, decisive = info["step"], 0.0
     rows, samples = detect(run, model, config, categories, val_set)
     if run.main:
         task = TASKS[model.task]
@@ -59,6 +62,7 @@ def evaluate(
             info |= {"best": decisive, "metrics": metrics}
         run.log.evaluation(step, metrics if threshold is None else metrics | {"score": threshold.score})
     info["evaluated"] = step  # the last change: what is stopped before is done again
+    return decisive
 
 
 def since_best(evaluations: Mapping[str, float]) -> tuple[int, int]:
