@@ -59,6 +59,8 @@ TORCH_FREE = (
     "eval",
     "checkpoints.header",
     "checkpoints.exported",
+    "checkpoints.find",
+    "checkpoints.repositories",
     "export.check",
     "serve",
     "cluster",

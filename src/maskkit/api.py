@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskkit import zoo
-from maskkit.checkpoints.find import BUILT_IN, find_weights, initial_weights
+from maskkit.checkpoints.exported import SUFFIXES
+from maskkit.checkpoints.find import BUILT_IN, find_weights, in_repository, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
 from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure, Predictor
@@ -50,7 +51,7 @@ def load(
     source: str | Path = BUILT_IN, device: torch.device | str | None = None, threads: int | None = None
 ) -> Segmenter:
     """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, of a preset whose weights can be fetched, or of a
-    repository of the Hugging Face Hub: ``"hf://user/name"``.
+    repository of the Hugging Face Hub, ``"hf://user/name"``, or a file in it, ``"hf://user/name/FILE"``.
 
     An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch; ``threads`` limits the cores that it
     uses. ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose
@@ -58,10 +59,9 @@ def load(
     trained further. Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device
     that is not there.
     """
-    from maskkit.infer.runtimes import FILES
-
-    if (suffix := Path(source).suffix) in (*FILES, ".pt2"):
-        return _load_exported(Path(source), suffix, str(device) if device is not None else None, threads)
+    if (suffix := Path(source).suffix) in SUFFIXES:
+        file = find_weights(source) if in_repository(source) else Path(source)
+        return _load_exported(file, suffix, str(device) if device is not None else None, threads)
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.infer.torch_runtime import find_device
 

@@ -62,7 +62,7 @@ def hub() -> Iterator[StubHub]:
                 self.answer(b"", 404, X_Error_Code="EntryNotFound")
             else:
                 content = files[file]
-                if file.endswith((".safetensors", ".bin")):
+                if file.endswith((".safetensors", ".bin", ".onnx")):
                     etag = hashlib.sha256(content).hexdigest()
                 else:
                     etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,6 +1,8 @@
 """Repositories of the Hugging Face Hub: pushed, loaded again bit for bit, refused where they are not what they say."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +155,55 @@ def test_pickles_and_what_is_not_there_are_refused(stub, pets, tmp_path) -> None
         with pytest.raises(DataError, match="not an address of a repository"):
             find_weights(address)
     assert Repository.of("hf://me/pets@v2/a/b.pth") == Repository("me/pets", "v2", "a/b.pth")
+
+
+PREDICT = """
+import json, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Refuse())
+import maskkit
+
+print(json.dumps(maskkit.load(sys.argv[1]).predict(sys.argv[2]).to_coco()))
+"""
+
+
+def test_files_of_a_repository_by_their_names(stub, pets, tmp_path, monkeypatch) -> None:
+    """A checkpoint of ours, and an exported file, which runs where torch cannot be imported."""
+    pytest.importorskip("onnxruntime")
+    here, onnx, photo = maskkit.load(pets, device="cpu"), tmp_path / "pets.onnx", tmp_path / "photo.png"
+    here.export(onnx)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)).save(photo)
+    files = {"nets/pets.safetensors": pets.read_bytes(), "nets/pets.onnx": onnx.read_bytes()}
+    stub.repositories["me/zoo"] = files | {"README.md": b"---\nlicense: mit\n---\n", "pets.xml": b"<net/>"}
+    assert maskkit.load("hf://me/zoo/nets/pets.safetensors", device="cpu").categories == here.categories
+    address = "hf://me/zoo/nets/pets.onnx"
+    command = [sys.executable, "-c", PREDICT, address, str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "weights of hf://me/zoo, licence mit" in done.stderr
+    assert json.loads(done.stdout) == json.loads(json.dumps(maskkit.load(onnx).predict(photo).to_coco()))
+    assert main(["predict", str(photo), "--model", address, "--out", str(tmp_path / "out")]) == 0
+    for name, message in (
+        ("no.onnx", r"zoo/no\.onnx: .* no such file"),
+        ("pets.xml", r"zoo/pets\.bin: .* no such file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            maskkit.load(f"hf://me/zoo/{name}")
+    stub.repositories["me/zoo"]["net.pt2"] = b"PK"  # may hold code
+    with pytest.raises(DataError, match="is no safetensors file, and pickles of the Hub are not loaded"):
+        maskkit.load("hf://me/zoo/net.pt2")
+    monkeypatch.setenv("MASKKIT_HOME", str(tmp_path / "other"))
+    stub.served["nets/pets.onnx"] = files["nets/pets.onnx"][:-1] + b"?"
+    with pytest.raises(DataError, match=r"pets\.onnx: the download has another checksum than the Hub gives"):
+        maskkit.load(address)
+    stub.repositories["me/nc"] = files | {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"}
+    with pytest.raises(MaskkitError, match=r"hf://me/nc: the licence of these weights is 'cc-by-nc-4.0'"):
+        maskkit.load("hf://me/nc/nets/pets.onnx")
 
 
 def test_a_restricted_licence_of_a_repository_is_asked_for(stub, pets) -> None:

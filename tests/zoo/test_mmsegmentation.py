@@ -10,7 +10,7 @@ from maskkit.errors import DataError
 _UNIT = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 _SEPARABLE = tuple(f"{part}_conv.{name}" for part in ("depthwise", "pointwise") for name in _UNIT)
 _HEADS = {
-    "fcn-resnet50-ade20k-mmseg": {"convs.0": _UNIT, "convs.1": _UNIT, "conv_cat": _UNIT},
+    "fcn-resnet50-voc-mmseg": {"convs.0": _UNIT, "convs.1": _UNIT, "conv_cat": _UNIT},
     "pspnet-resnet50-cityscapes-mmseg": {f"psp_modules.{i}.1": _UNIT for i in range(4)} | {"bottleneck": _UNIT},
     "deeplabv3-resnet50-ade20k-mmseg": {"image_pool.1": _UNIT, "bottleneck": _UNIT}
     | {f"aspp_modules.{i}": _UNIT for i in range(4)},

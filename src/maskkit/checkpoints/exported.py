@@ -14,6 +14,8 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.ranges import Batch, Pixels, check_ranges
 
 Format = Literal["onnx", "openvino", "pt2"]
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
+"""The format of a file by its suffix."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 from maskkit import zoo
-from maskkit.errors import DataError
+from maskkit.checkpoints.exported import SUFFIXES
+from maskkit.errors import DataError, MaskkitError
 from maskkit.files import require_file
 
 BUILT_IN = "built-in"
@@ -27,8 +28,9 @@ RANDOM = "random"
 
 
 def find_weights(source: str | Path, preset: str | None = None) -> Path:
-    """The weight file of ``source``: a path, ``"built-in"``, or what is downloaded: a preset with published weights, or
-    a repository of the Hugging Face Hub, ``"hf://user/name"``.
+    """The weight file of ``source``: a path, ``"built-in"``, or what is downloaded: a preset with published weights, a
+    repository of the Hugging Face Hub, ``"hf://user/name"``, or a file in it, ``"hf://user/name/FILE"``, which may be
+    an exported one.
 
     ``"hub"`` means the published weights of ``preset``. Raises `DataError` when there are none or the download fails,
     `MaskkitError` for weights whose licence has to be accepted.
@@ -37,10 +39,8 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
         from maskkit.checkpoints import hub
 
         return hub.fetch(preset)
-    if str(source).startswith("hf:/"):
-        from maskkit.checkpoints import repositories
-
-        return repositories.fetch_repository(str(source))
+    if in_repository(source):
+        return _fetch(str(source))
     path = BUILT_IN_WEIGHTS if source == BUILT_IN else Path(source)
     if not path.is_file():
         if path.exists():
@@ -58,6 +58,23 @@ def find_weights(source: str | Path, preset: str | None = None) -> Path:
 
         return hub.fetch(str(source))
     return path
+
+
+def in_repository(source: str | Path) -> bool:
+    """Whether ``source`` is the address of a repository of the Hub, or of a file in one."""
+    return str(source).startswith("hf:/")
+
+
+def _fetch(address: str) -> Path:
+    try:
+        from maskkit.checkpoints import repositories
+    except ImportError as error:  # maskkit-runtime does without it
+        raise MaskkitError(f"{address}: {error}; pip install huggingface_hub") from None
+    if SUFFIXES.get(Path(address).suffix) in ("onnx", "openvino"):  # a .pt2 may hold code
+        return repositories.fetch_exported(address)
+    from maskkit.checkpoints import hub
+
+    return hub.fetch_repository(address)
 
 
 def initial_weights(source: str | Path | None, preset: str) -> str | Path:

@@ -1,4 +1,5 @@
-"""Published weights as maskkit checkpoints: converted from a file, or downloaded first."""
+"""Published weights as maskkit checkpoints: those of presets, downloaded or from a file, and those in repositories of
+the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -6,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torchvision
 from torch import Tensor
@@ -16,8 +18,19 @@ from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.convert import convert
 from maskkit.checkpoints.download import Published, Unreachable, download, locked
 from maskkit.checkpoints.foreign import read_checkpoint
+from maskkit.checkpoints.header import is_checkpoint, read_header
+from maskkit.checkpoints.listing import is_safetensors
+from maskkit.checkpoints.repositories import (
+    WEIGHTS,
+    Repository,
+    fetch_file,
+    licence_of,
+    optional_file,
+    require_licence,
+)
+from maskkit.checkpoints.transformers_config import recognise
 from maskkit.config import InputConfig, ModelConfig, RunConfig, to_dict
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.files import digest
 from maskkit.prediction import Categories
 from maskkit.zoo.card import Weights
@@ -140,3 +153,69 @@ def fetch(preset: str) -> Path:
             raise DataError(f"weights of {preset!r} from {published.url}: {error}") from None
         shutil.rmtree(file.parent, ignore_errors=True)
     return converted
+
+
+_MASK2FORMER = ("facebook/mask2former-", "CC-BY-NC-4.0")
+"""Whose cards say ``other``; Mask2Former's MODEL_ZOO.md has the licence."""
+
+
+def fetch_repository(address: str) -> Path:
+    """A checkpoint of ours from a repository: as it is there, or converted from weights of transformers.
+
+    Raises `DataError` without a network, for a repository or file that is not there, for another checksum than the Hub
+    gives, for pickles, and for weights of a network that nobody recognises; `MaskkitError` for a licence that does not
+    allow every use and was not accepted.
+    """
+    repository = Repository.of(address)
+    path = fetch_file(repository, repository.file or WEIGHTS)
+    if not is_safetensors(path):
+        raise DataError(
+            f"{address}: {path.name} is no safetensors file, and pickles of the Hub are not loaded; if it holds "
+            f"weights of a preset: maskkit import {repository}/{path.name} --model PRESET"
+        )
+    if is_checkpoint(path):
+        licence = read_header(path)["info"].get("licence")
+        require_licence(repository, licence if isinstance(licence, str) else None)
+        return path
+    return _converted(repository, path)
+
+
+def fetch_weights(address: str) -> Path:
+    """The weight file of a repository, for `maskkit import`: the file that is named, or that of transformers."""
+    repository = Repository.of(address)
+    if repository.file is not None:
+        return fetch_file(repository, repository.file)
+    return optional_file(repository, WEIGHTS) or fetch_file(repository, "pytorch_model.bin")
+
+
+def _converted(repository: Repository, path: Path) -> Path:
+    """A checkpoint made of weights of transformers."""
+    config = _json(repository, "config.json")
+    try:
+        network = recognise(config, _json(repository, "preprocessor_config.json"), repository.name)
+    except MaskkitError as error:
+        raise DataError(
+            f"{repository}: {error}; name its preset: maskkit import {repository} --model PRESET --out FILE.safetensors"
+        ) from None
+    start, official = _MASK2FORMER
+    licence = official if repository.name.startswith(start) else licence_of(repository)
+    require_licence(repository, licence)
+    key = hashlib.sha256(json.dumps([path.resolve().name, config], sort_keys=True).encode()).hexdigest()[:12]
+    out = cache.home() / "converted" / f"{repository.name.replace('/', '--')}-{key}.safetensors"
+    if not out.is_file():
+        source, facts = str(repository), {"licence": str(licence)}
+        state = read_checkpoint(path)
+        import_state(state, network.preset, out, source, network.model, network.input, network.classes, facts)
+    return out
+
+
+def _json(repository: Repository, name: str) -> Mapping[str, Any]:
+    """A JSON file of a repository; nothing where there is none, or it is damaged."""
+    path = optional_file(repository, name)
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,19 +1,17 @@
-"""Weights in repositories of the Hugging Face Hub, by ``hf://user/name``; huggingface_hub fetches them.
+"""Files in repositories of the Hugging Face Hub, by ``hf://user/name``; huggingface_hub fetches them. No torch.
 
 ``hf://user/name@REVISION/FILE`` names a branch, tag or commit, and a file; both may be left out. Files are kept in
 ``huggingface/`` of `cache.home`, and compared with the checksum that the Hub gives for them whenever they are used.
+`maskkit.checkpoints.hub` makes checkpoints of them.
 """
 
 import hashlib
-import json
 import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -26,12 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from maskkit.checkpoints import cache
-from maskkit.checkpoints.foreign import read_checkpoint
-from maskkit.checkpoints.header import is_checkpoint, read_header
-from maskkit.checkpoints.hub import import_state
-from maskkit.checkpoints.listing import is_safetensors
-from maskkit.checkpoints.transformers_config import recognise
-from maskkit.errors import DataError, FileError, MaskkitError, explain
+from maskkit.errors import DataError, FileError, explain
 from maskkit.files import digest
 
 SCHEME = "hf://"
@@ -40,8 +33,6 @@ WEIGHTS = "model.safetensors"
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _RESTRICTED = re.compile(r"\bnc\b|non-?commercial|academic|research|^other$", re.IGNORECASE)
-_MASK2FORMER = ("facebook/mask2former-", "CC-BY-NC-4.0")
-"""Whose cards say ``other``; Mask2Former's MODEL_ZOO.md has the licence."""
 
 
 @dataclass(frozen=True)
@@ -69,34 +60,18 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT", "").strip() or constants.ENDPOINT).rstrip("/")
 
 
-def fetch_repository(address: str) -> Path:
-    """A checkpoint of ours from a repository: as it is there, or converted from weights of transformers.
+def fetch_exported(address: str) -> Path:
+    """A file of a repository that `maskkit export` wrote, with the one that OpenVINO keeps beside it. See `fetch_file`.
 
-    Raises `DataError` without a network, for a repository or file that is not there, for another checksum than the Hub
-    gives, for pickles, and for weights of a network that nobody recognises; `MaskkitError` for a licence that does not
-    allow every use and was not accepted.
+    The licence is that of the repository's card. Raises `MaskkitError` for one that does not allow every use and was
+    not accepted.
     """
     repository = Repository.of(address)
-    path = fetch_file(repository, repository.file or WEIGHTS)
-    if not is_safetensors(path):
-        raise DataError(
-            f"{address}: {path.name} is no safetensors file, and pickles of the Hub are not loaded; if it holds "
-            f"weights of a preset: maskkit import {repository}/{path.name} --model PRESET"
-        )
-    if is_checkpoint(path):
-        licence = read_header(path)["info"].get("licence")
-        _require_licence(repository, licence if isinstance(licence, str) else None)
-        return path
-    return _converted(repository, path)
-
-
-def fetch_weights(address: str) -> Path:
-    """The weight file of a repository, for `maskkit import`: the file that is named, or that of transformers."""
-    repository = Repository.of(address)
-    if repository.file is not None:
-        return fetch_file(repository, repository.file)
-    found = _optional(repository, WEIGHTS)
-    return found if found is not None else fetch_file(repository, "pytorch_model.bin")
+    name = repository.file or ""
+    require_licence(repository, licence_of(repository))
+    if name.endswith(".xml"):
+        fetch_file(repository, f"{name.removesuffix('.xml')}.bin")
+    return fetch_file(repository, name)
 
 
 def fetch_file(repository: Repository, name: str) -> Path:
@@ -166,7 +141,7 @@ def _reachable() -> bool:
     return True
 
 
-def _optional(repository: Repository, name: str) -> Path | None:
+def optional_file(repository: Repository, name: str) -> Path | None:
     """The file, or None where the repository has none."""
     try:
         return fetch_file(repository, name)
@@ -176,49 +151,9 @@ def _optional(repository: Repository, name: str) -> Path | None:
         raise
 
 
-def _converted(repository: Repository, path: Path) -> Path:
-    """A checkpoint made of weights of transformers."""
-    config = _json(repository, "config.json")
-    try:
-        network = recognise(config, _json(repository, "preprocessor_config.json"), repository.name)
-    except MaskkitError as error:
-        raise DataError(
-            f"{repository}: {error}; name its preset: maskkit import {repository} --model PRESET --out FILE.safetensors"
-        ) from None
-    start, licence = _MASK2FORMER
-    _require_licence(repository, licence if repository.name.startswith(start) else _licence_of(repository))
-    key = hashlib.sha256(json.dumps([path.resolve().name, config], sort_keys=True).encode()).hexdigest()[:12]
-    out = cache.home() / "converted" / f"{repository.name.replace('/', '--')}-{key}.safetensors"
-    if not out.is_file():
-        facts = {"licence": licence if repository.name.startswith(start) else str(_licence_of(repository))}
-        import_state(
-            read_checkpoint(path),
-            network.preset,
-            out,
-            str(repository),
-            network.model,
-            network.input,
-            network.classes,
-            facts,
-        )
-    return out
-
-
-def _json(repository: Repository, name: str) -> Mapping[str, Any]:
-    """A JSON file of a repository; nothing where there is none, or it is damaged."""
-    path = _optional(repository, name)
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _licence_of(repository: Repository) -> str | None:
+def licence_of(repository: Repository) -> str | None:
     """What the card of a repository says, or None."""
-    path = _optional(repository, "README.md")
+    path = optional_file(repository, "README.md")
     if path is None:
         return None
     head = re.match(r"\s*---\s*\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
@@ -226,6 +161,7 @@ def _licence_of(repository: Repository) -> str | None:
     return found.group(1) if found is not None else None
 
 
-def _require_licence(repository: Repository, licence: str | None) -> None:
+def require_licence(repository: Repository, licence: str | None) -> None:
+    """Show a repository's licence once; see `cache.require_licence`. None: it states none."""
     name = licence or "not stated"
     cache.require_licence(name, str(repository), bool(_RESTRICTED.search(name)))

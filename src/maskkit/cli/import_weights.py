@@ -86,7 +86,7 @@ def import_(options: ImportOptions) -> int:
 def _file(source: str) -> Path:
     if not source.startswith("hf://"):
         return Path(source)
-    from maskkit.checkpoints.repositories import fetch_weights
+    from maskkit.checkpoints.hub import fetch_weights
 
     return fetch_weights(source)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from maskkit.checkpoints.checkpoint import Checkpoint
-from maskkit.checkpoints.exported import ExportedAs, Format
+from maskkit.checkpoints.exported import SUFFIXES, ExportedAs, Format
 from maskkit.checkpoints.header import make_header
 from maskkit.checkpoints.listing import one_line
 from maskkit.config import BackboneModelConfig, InputConfig, to_dict
@@ -31,9 +31,6 @@ from maskkit.infer.runtimes import FILES, Runtime, require
 from maskkit.infer.torch_runtime import TorchRuntime, predictor
 
 Say = Callable[[str], None]
-
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
-"""The format of a file by its suffix."""
 
 _OPEN = (384, 512)
 """The least height and width that a graph of open size is traced with: no map of any pyramid has a single row there."""

@@ -7,7 +7,7 @@ with batch norm folded into its head.
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -189,11 +189,12 @@ def _from_tensorflow(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # presets --------------------------------------------------------------------------------------------------------------
 
+_VAINF_WEIGHTS = Weights("github.com/VainF/DeepLabV3Plus-Pytorch", "MIT")
 _VAINF = Recipe(
     imagenet_input((513, 513), "pad"),
     replace(FLIP, scale_jitter=(0.5, 2.0)),
     TrainConfig(epochs=45.4, batch=16, lr=0.01, backbone_lr=0.1, weight_decay=1e-4),  # 30,000 steps on VOC train_aug
-    Weights("github.com/VainF/DeepLabV3Plus-Pytorch", "MIT"),
+    _VAINF_WEIGHTS,
     VOC_SEMANTIC,
 )
 _KAZUTO = Weights("github.com/kazuto1011/deeplab-pytorch", "MIT")
@@ -206,9 +207,17 @@ _CAFFE = replace(
 _CAFFE_RESNET101 = BackboneConfig("resnet101", stride_in_1x1=True)
 
 
-def _official(name: str, backbone: str, miou: float, **knobs: Any) -> Preset:
-    config = DeeplabConfig(num_classes=21, backbone=BackboneConfig(backbone), **knobs)
-    return _VAINF.preset(name, config, f"VOC 2012 val mIoU {miou} (VainF), stride 16")
+def _official(version: Literal["v3", "v3+"], backbone: str, miou: float, key: str, **knobs: Any) -> Preset:
+    """VainF's model; ``key`` is that of its file at Dropbox."""
+    config = DeeplabConfig(num_classes=21, version=version, backbone=BackboneConfig(backbone), **knobs)
+    name = "deeplabv3plus" if version == "v3+" else "deeplabv3"
+    file = f"best_{name}_{'mobilenet' if backbone.startswith('mobilenet') else backbone}_voc_os16.pth"
+    return _VAINF.preset(
+        f"{name}-{backbone}",
+        config,
+        f"VOC 2012 val mIoU {miou} (VainF), stride 16",
+        weights=_VAINF_WEIGHTS.at(f"https://www.dropbox.com/s/{key}/{file}?dl=1"),
+    )
 
 
 def _torchvision(name: str, theirs: str, backbone: str, miou: float, stride: int = 8, **knobs: Any) -> Preset:
@@ -296,8 +305,8 @@ METHOD = Method(
                 "deeplabv2_resnet101_msc-vocaug-20000.pth"
             ),
         ),
-        _official("deeplabv3-resnet50", "resnet50", 76.9),
-        _official("deeplabv3-resnet101", "resnet101", 77.3),
+        _official("v3", "resnet50", 76.9, "3eag5ojccwiexkq"),
+        _official("v3", "resnet101", 77.3, "vtenndnsrnh4068"),
         _torchvision("resnet50", "ResNet50", "resnet50", 66.4),
         _torchvision("resnet101", "ResNet101", "resnet101", 67.4),
         _torchvision(
@@ -310,19 +319,23 @@ METHOD = Method(
             first_block=True,
         ),
         _lite(),
-        _official("deeplabv3plus-resnet50", "resnet50", 77.2, version="v3+"),
-        _official("deeplabv3plus-resnet101", "resnet101", 78.3, version="v3+"),
-        _official("deeplabv3plus-mobilenetv2_100", "mobilenetv2_100", 71.1, version="v3+", pad_first=True),
+        _official("v3+", "resnet50", 77.2, "dgxyd3jkyz24voa"),
+        _official("v3+", "resnet101", 78.3, "bm3hxe7wmakaqc5"),
+        _official("v3+", "mobilenetv2_100", 71.1, "0idrhwz6opaj7q4", pad_first=True),
         _mmsegmentation("v3", "ade20k", 50, 42.42, "20200614_185028-0bb3f844"),
         _mmsegmentation("v3", "ade20k", 101, 44.08, "20200615_021256-d89c7fa4"),
         _mmsegmentation("v3", "cityscapes", 50, 79.32, "20200606_113404-b92cfdd4"),
         _mmsegmentation("v3", "cityscapes", 101, 80.20, "20200606_113503-9e428899"),
+        _mmsegmentation("v3", "voc", 50, 77.68, "20200613_161546-2ae96e7e"),
+        _mmsegmentation("v3", "voc", 101, 77.92, "20200613_161432-0017d784"),
         _mmsegmentation("v3+", "ade20k", 50, 42.72, "20200614_185028-bf1400d8"),
         _mmsegmentation("v3+", "ade20k", 101, 44.60, "20200615_014139-d5730af7"),
         _mmsegmentation("v3+", "cityscapes", 50, 80.09, "20200606_114049-f9fb496d"),
         _mmsegmentation("v3+", "cityscapes", 101, 80.97, "20200606_114143-068fcfe9"),
         _mmsegmentation("v3+", "cityscapes", 50, 79.83, "20200606_210233-0e9dfdc4", 769),
         _mmsegmentation("v3+", "cityscapes", 101, 80.65, "20220406_154720-dfcc0b68", 769),
+        _mmsegmentation("v3+", "voc", 50, 76.81, "20200613_161759-e1b43aa9"),
+        _mmsegmentation("v3+", "voc", 101, 78.62, "20200613_205333-faf03387"),
         _VAINF.preset(
             "deeplabv3-mobilenetv2-voc",
             DeeplabConfig(num_classes=21, backbone=MOBILENET, rates=(), refine=0, align_corners=True),

@@ -119,7 +119,9 @@ METHOD = Method(
                 warmup=1000,
                 precision="bf16",
             ),
-            Weights("github.com/baaivision/EVA", "MIT"),
+            Weights("github.com/baaivision/EVA", "MIT").at(
+                "https://huggingface.co/BAAI/EVA/resolve/main/eva_coco_det.pth"
+            ),
         ).preset(
             "eva-giant-1280",
             EvaConfig(

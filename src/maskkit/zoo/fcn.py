@@ -113,6 +113,8 @@ METHOD = Method(
         _mmsegmentation("ade20k", 101, 39.61, "20200615_014143-bc1809f7"),
         _mmsegmentation("cityscapes", 50, 73.61, "20200606_113019-03aa804d"),
         _mmsegmentation("cityscapes", 101, 75.13, "20200606_113038-3fb937eb"),
+        _mmsegmentation("voc", 50, 66.97, "20200613_161222-5e2dbf40"),
+        _mmsegmentation("voc", 101, 69.91, "20200613_161240-4c8bcefd"),
         _small("fcn8s-mobilenetv2-320", (320, 320)),
         _small("fcn8s-mobilenetv2-256", (256, 256)),
         _small("fcn8s-mobilenetv2-camvid", (360, 480), "CamVid val mIoU 0.671, 20 min on 1 core", num_classes=11),

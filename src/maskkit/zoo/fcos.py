@@ -8,7 +8,7 @@ from torch import Tensor
 from maskkit.config import BackboneConfig, change
 from maskkit.models.fcos import Fcos, FcosConfig
 from maskkit.nn.fcos import FcosDetectorConfig
-from maskkit.zoo.card import Method, Preset
+from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.key_maps import (
     ADELAIDET_FCOS_KEYS,
     MMDETECTION_FCOS_KEYS,
@@ -19,6 +19,7 @@ from maskkit.zoo.key_maps import (
     rename_by,
 )
 from maskkit.zoo.recipes import (
+    ADELAIDET,
     FLIP,
     FROZEN_MOBILENET,
     IMAGENET_MEAN,
@@ -62,10 +63,16 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _official(
-    name: str, ap: float, times: int, layers: int = 50, quality: Literal["centerness", "iou"] = "centerness"
+    name: str,
+    ap: float,
+    times: int,
+    layers: int = 50,
+    quality: Literal["centerness", "iou"] = "centerness",
+    weights: Weights = ADELAIDET,
 ) -> Preset:
     config = FcosConfig(backbone=caffe_resnet(layers), detector=FcosDetectorConfig(quality=quality))
-    return adelaidet(times, FLIP if times == 1 else MULTI_SCALE).preset(name, config, f"COCO val box AP {ap}")
+    recipe = adelaidet(times, FLIP if times == 1 else MULTI_SCALE)
+    return recipe.preset(name, config, f"COCO val box AP {ap}", weights=weights)
 
 
 def _mmdetection(
@@ -118,7 +125,12 @@ METHOD = Method(
     paper="Tian, Shen, Chen, He: FCOS: A Simple and Strong Anchor-free Object Detector. TPAMI 2021",
     model=Fcos,
     presets=(
-        _official("fcos-resnet50-1x", 38.7, 1),
+        _official(
+            "fcos-resnet50-1x",
+            38.7,
+            1,
+            weights=ADELAIDET.at("https://huggingface.co/tianzhi/AdelaiDet-FCOS/resolve/main/FCOS_R_50_1x.pth"),
+        ),
         _official("fcos-resnet50-2x", 41.0, 2),
         _official("fcos-resnet101-2x", 43.1, 2, 101),
         _official("fcos-iou-resnet50-1x", 39.4, 1, quality="iou"),

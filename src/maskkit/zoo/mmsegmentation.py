@@ -7,7 +7,7 @@ from torch import Tensor
 
 from maskkit.config import AugmentConfig, BackboneConfig, ModelConfig, TrainConfig
 from maskkit.zoo.card import Preset, Weights
-from maskkit.zoo.class_names import ADE20K, CITYSCAPES
+from maskkit.zoo.class_names import ADE20K, CITYSCAPES, VOC_SEMANTIC
 from maskkit.zoo.key_maps import Rules, rename_by
 from maskkit.zoo.recipes import Recipe, imagenet_input
 
@@ -61,14 +61,17 @@ _TRAIN = TrainConfig(
     epochs=63.3, batch=16, lr=0.01, schedule="poly", weight_decay=5e-4, warmup=0
 )  # 80,000 steps on ADE20K
 
+_ADE20K = Recipe(
+    replace(imagenet_input((512, 2048), "shorter", interpolation="cv2"), multiple=1),
+    AugmentConfig(expand=1.0, iou_crop=False, short_sides=(256, 384, 512, 640, 768, 896, 1024), canvas=(512, 512)),
+    _TRAIN,
+    WEIGHTS,
+    ADE20K,
+)
+
 RECIPES = {
-    "ade20k": Recipe(
-        replace(imagenet_input((512, 2048), "shorter", interpolation="cv2"), multiple=1),
-        AugmentConfig(expand=1.0, iou_crop=False, short_sides=(256, 384, 512, 640, 768, 896, 1024), canvas=(512, 512)),
-        _TRAIN,
-        WEIGHTS,
-        ADE20K,
-    ),
+    "ade20k": _ADE20K,
+    "voc": replace(_ADE20K, train=replace(_TRAIN, epochs=60.5), classes=VOC_SEMANTIC),  # 40,000 steps on VOC train_aug
     "cityscapes": Recipe(
         replace(imagenet_input((1024, 2048), "shorter", interpolation="cv2"), multiple=1),
         AugmentConfig(
@@ -81,8 +84,9 @@ RECIPES = {
 }
 """Of each data set. Images keep their aspect ratio and are not padded; crops are trained on."""
 
-NAMES = {"ade20k": "ADE20K", "cityscapes": "Cityscapes"}
-_CROPS = {"ade20k": "512x512", "cityscapes": "512x1024"}
+NAMES = {"ade20k": "ADE20K", "voc": "VOC 2012", "cityscapes": "Cityscapes"}
+_RUNS = {"ade20k": "512x512_80k_ade20k", "voc": "512x512_40k_voc12aug", "cityscapes": "512x1024_80k_cityscapes"}
+"""Crop, steps and data in the names of files."""
 
 
 def file(folder: str, name: str, end: str) -> Weights:
@@ -91,22 +95,22 @@ def file(folder: str, name: str, end: str) -> Weights:
 
 
 def preset(method: str, layers: int, data: str, model: ModelConfig, miou: float, end: str, crop: int = 0) -> Preset:
-    """A preset on a ResNetV1c of so many ``layers`` at stride 8, trained for 80,000 steps.
+    """A preset on a ResNetV1c of so many ``layers`` at stride 8.
 
     ``end`` is that of the published file's name. With ``crop`` it is evaluated in windows of that side.
     """
-    recipe, how, last = RECIPES[data], "", ""
+    recipe, run, how, last = RECIPES[data], _RUNS[data], "", ""
     if crop:
         size = recipe.input.size
         augment = replace(recipe.augment, canvas=(crop, crop))
         recipe = replace(recipe, input=replace(recipe.input, size=(size[0] + 1, size[1] + 1)), augment=augment)
+        run = f"{crop}x{crop}_80k_{data}"
         how, last = f"; windows of {crop} x {crop}, logits averaged", f"-{crop}"
-    square = f"{crop}x{crop}" if crop else _CROPS[data]
     return recipe.preset(
         f"{method}-resnet{layers}-{data}-mmseg{last}",
         model,
         f"{NAMES[data]} val mIoU {miou} (mmsegmentation{how})",
-        weights=file(method, f"{method}_r{layers}-d8_{square}_80k_{data}", end),
+        weights=file(method, f"{method}_r{layers}-d8_{run}", end),
     )
 
 

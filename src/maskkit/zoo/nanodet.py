@@ -115,7 +115,9 @@ _RECIPE = Recipe(
     NANODET_INPUT,
     AugmentConfig(expand=1.0, iou_crop=False, scale_jitter=(0.6, 1.4)),
     TrainConfig(epochs=300, batch=96, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=500, clip=35.0, ema=0.9998),
-    Weights("github.com/RangiLyu/nanodet", "Apache-2.0"),
+    Weights("github.com/RangiLyu/nanodet", "Apache-2.0").at(
+        "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1/nanodet-plus-m_416_checkpoint.ckpt"
+    ),
 )
 
 METHOD = Method(

@@ -96,6 +96,8 @@ METHOD = Method(
         _mmsegmentation("ade20k", 101, 43.57, "20200614_031423-b6e782f0"),
         _mmsegmentation("cityscapes", 50, 78.55, "20200606_112131-2376f12b"),
         _mmsegmentation("cityscapes", 101, 79.76, "20200606_112211-e1e1100f"),
+        _mmsegmentation("voc", 50, 77.29, "20200613_161222-ae9c1b8c"),
+        _mmsegmentation("voc", 101, 78.52, "20200613_161222-bc933b18"),
         _small("pspnet-mobilenetv2-321", (321, 321)),
         _small("pspnet-mobilenetv2-camvid", (361, 481), 11, "CamVid val mIoU 0.473, 20 min on 1 core"),
     ),

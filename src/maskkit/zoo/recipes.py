@@ -85,10 +85,12 @@ def detectron2_train(times: int, lr: float = 0.02) -> TrainConfig:
     )
 
 
+ADELAIDET = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial", non_commercial=True)
+
+
 def adelaidet(times: int, augment: AugmentConfig = MULTI_SCALE) -> Recipe:
     """AdelaiDet's zoo: detectron2's schedules at half the learning rate."""
-    weights = Weights("github.com/aim-uofa/AdelaiDet", "non-commercial", non_commercial=True)
-    return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), weights)
+    return Recipe(CAFFE_INPUT, augment, detectron2_train(times, 0.01), ADELAIDET)
 
 
 def detectron2(times: int, file: str) -> Recipe:

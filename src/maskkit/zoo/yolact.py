@@ -93,6 +93,7 @@ def _name(name: str, darknet: bool) -> str:
 
 # presets --------------------------------------------------------------------------------------------------------------
 
+_WEIGHTS = Weights("github.com/dbolya/yolact", "MIT")
 _OFFICIAL = Recipe(
     InputConfig(),
     AugmentConfig(),
@@ -104,20 +105,26 @@ _OFFICIAL = Recipe(
         milestones=(0.35, 0.75, 0.875, 0.9375),
         warmup=500,
     ),
-    Weights("github.com/dbolya/yolact", "MIT"),
+    _WEIGHTS,
 )
 _RESNET101 = BackboneConfig("resnet101")
 
 
-def _sized(size: int, ap: float, **knobs: Any) -> Preset:
+def _file(name: str) -> Weights:
+    """The author's file in its repository of the Hub; he moved them there when the first addresses had expired."""
+    return _WEIGHTS.at(f"https://huggingface.co/dbolya/{name}/resolve/main/{name.replace('-', '_')}_54_800000.pth")
+
+
+def _sized(size: int, ap: float, weights: Weights = _WEIGHTS, **knobs: Any) -> Preset:
     """YOLACT-101 for another input size; anchor sizes are whole pixels, as in the official code."""
     scales = tuple((int(side / 550 * size),) for side in (24, 48, 96, 192, 384))
     config = YolactConfig(backbone=_RESNET101, scales=scales, **knobs)
     input = InputConfig(size=(size, size))
-    return _OFFICIAL.preset(f"yolact-resnet101-{size}", config, f"COCO test-dev mask AP {ap}", input=input)
+    paper = f"COCO test-dev mask AP {ap}"
+    return _OFFICIAL.preset(f"yolact-resnet101-{size}", config, paper, input=input, weights=weights)
 
 
-def _plus(layers: int, ap: float, deformable: int) -> Preset:
+def _plus(layers: int, ap: float, deformable: int, weights: Weights = _WEIGHTS) -> Preset:
     """YOLACT++: three anchors per octave, deformable convolutions, rescored masks."""
     config = YolactConfig(
         backbone=BackboneConfig(f"resnet{layers}"),
@@ -126,7 +133,7 @@ def _plus(layers: int, ap: float, deformable: int) -> Preset:
         deformable=deformable,
         rescore=True,
     )
-    return _OFFICIAL.preset(f"yolact-plus-resnet{layers}", config, f"COCO test-dev mask AP {ap}")
+    return _OFFICIAL.preset(f"yolact-plus-resnet{layers}", config, f"COCO test-dev mask AP {ap}", weights=weights)
 
 
 def _mmdetection(layers: int, ap: float, end: str) -> Preset:
@@ -166,10 +173,17 @@ METHOD = Method(
     paper="Bolya, Zhou, Xiao, Lee: YOLACT. ICCV 2019; YOLACT++. TPAMI 2020",
     model=Yolact,
     presets=(
-        _OFFICIAL.preset("yolact-resnet50", YolactConfig(), "COCO test-dev mask AP 28.2"),
-        _OFFICIAL.preset("yolact-resnet101", YolactConfig(backbone=_RESNET101), "COCO test-dev mask AP 29.8"),
+        _OFFICIAL.preset(
+            "yolact-resnet50", YolactConfig(), "COCO test-dev mask AP 28.2", weights=_file("yolact-resnet50")
+        ),
+        _OFFICIAL.preset(
+            "yolact-resnet101",
+            YolactConfig(backbone=_RESNET101),
+            "COCO test-dev mask AP 29.8",
+            weights=_file("yolact-base"),
+        ),
         _sized(400, 24.9),
-        _sized(700, 31.2, masks_to_train=300),
+        _sized(700, 31.2, _file("yolact-im700"), masks_to_train=300),
         _OFFICIAL.preset(
             "yolact-darknet53",
             YolactConfig(backbone=BackboneConfig("darknet53"), leaky_slope=0.1),
@@ -183,7 +197,7 @@ METHOD = Method(
             train=replace(_OFFICIAL.train, epochs=113.0, milestones=(0.5, 0.8333)),  # 120,000 steps of 8 on SBD train
             classes=VOC,
         ),
-        _plus(50, 34.1, deformable=1),
+        _plus(50, 34.1, deformable=1, weights=_file("yolact-plus-resnet50")),
         _plus(101, 34.6, deformable=3),
         _mmdetection(50, 29.0, "20200908-f38d58df"),
         _mmdetection(101, 30.4, "20200908-4cbe9101"),
