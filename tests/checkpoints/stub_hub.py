@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.checkpoints.loopback import Silent, loopback
 
 COMMIT = "a" * 40
 
@@ -30,7 +30,7 @@ class StubHub:
 
 @contextmanager
 def hub() -> Iterator[StubHub]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def answer(self, content: bytes, code: int = 200, **headers: str) -> None:
             self.send_response(code)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
@@ -114,16 +114,6 @@ def hub() -> Iterator[StubHub]:
                 }
             return {"errors": [], "warnings": []}
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub = StubHub(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with loopback(Handler) as address:
+        stub = StubHub(address)
         yield stub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,13 +1,12 @@
 """A server on loopback that publishes files as zoos do, with the faults that networks have."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+
+from tests.checkpoints.loopback import Silent, loopback
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Stub:
 
 @contextmanager
 def serving() -> Iterator[Stub]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_GET(self) -> None:
             path, asked = self.path, self.headers.get("Range")
             stub.requests.append((path, asked))
@@ -55,19 +54,9 @@ def serving() -> Iterator[Stub]:
             rest = content[start:]
             self.wfile.write(rest[: stub.breaks.pop(0)] if stub.breaks else rest)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub = Stub(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with loopback(Handler) as address:
+        stub = Stub(address)
         yield stub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def everything_in(folder: Path) -> set[str]:
