@@ -25,32 +25,16 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
-from maskkit.nn.dynamic_mask import (
-    DynamicMaskConfig,
-    DynamicMaskRaw,
-    MaskBranch,
-    find,
-    mask_centres,
-    mask_terms,
-)
-from maskkit.nn.fcos import (
-    FcosDetectorConfig,
-    FcosHead,
-    FcosRaw,
-    extents_inside,
-    fcos_loss,
-    pick,
-    pyramid,
-    relative_boxes,
-    require_whole_cells,
-)
+from maskkit.nn.dynamic_fcos import DynamicFcos
+from maskkit.nn.dynamic_mask import DynamicMaskConfig, DynamicMaskRaw, mask_terms
+from maskkit.nn.fcos import FcosDetectorConfig, FcosRaw, pick
 from maskkit.nn.fcos_targets import Positives
 from maskkit.ranges import Whole
 from maskkit.targets import Batch, Target
@@ -67,7 +51,7 @@ class BoxInstConfig(BackboneModelConfig):
     """Positives of an image that enter the mask loss, shared out equally among its objects, best scored first."""
 
 
-class BoxInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
+class BoxInst(DynamicFcos, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """CondInst's network, taught by boxes."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
@@ -75,42 +59,18 @@ class BoxInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     config: BoxInstConfig
 
     def __init__(self, config: BoxInstConfig) -> None:
-        super().__init__()
+        super().__init__(config.backbone, config.num_classes, config.detector, config.masks)
         self.config = config
-        detector, masks = config.detector, config.masks
-        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
-        self.head = FcosHead(detector, config.num_classes, extra=masks.head_parameters)
-        self.mask_branch = MaskBranch(masks, detector.width)
-
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        sizes: Int[Tensor, "b 2"] | None = None,
-        targets: list[Target] | None = None,
-    ) -> DynamicMaskRaw:
-        """Raw outputs of normalised images, whose sides must be multiples of 32."""
-        require_whole_cells(images)
-        levels = self.fpn(list(self.backbone(images).values()))
-        found = self.head(levels, extents_inside(images, sizes, self.config.detector))
-        return DynamicMaskRaw(found, self.mask_branch(levels[:3]))
 
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, ``mask/projection`` and ``mask/pairwise``."""
         raw = raw.float()
         batch = replace(batch, targets=[without_masks(target) for target in batch.targets])
-        height, width = batch.images.shape[2:]
-        centres = [mask_centres(target, (height, width)) for target in batch.targets]
         config = self.config
-        losses, positives = fcos_loss(raw.detector, batch, config.detector, centres)
+        losses, positives = self.detector_terms(raw, batch)
         chosen = shared_out(positives, raw.detector, config.masks_to_train)
         terms = mask_terms(raw, chosen, batch, config.detector.strides, config.masks, config.box_only)
         return losses | {name: terms[name] for name in ("mask/projection", "mask/pairwise")}
-
-    def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
-        """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
-        found, masks = find(raw, self.config.detector, self.config.masks)
-        boxes = relative_boxes(found, raw.detector, self.config.detector)
-        return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
 
 
 def without_masks(target: Target) -> Target:

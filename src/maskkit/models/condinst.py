@@ -28,34 +28,18 @@ error; background inside a crowd is ignored; masks go from a quarter of the inpu
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from maskkit.config import BackboneModelConfig, BoxOnly
 from maskkit.decode import OverInput
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
-from maskkit.nn.dynamic_mask import (
-    DynamicMaskConfig,
-    DynamicMaskRaw,
-    MaskBranch,
-    find,
-    mask_centres,
-    mask_terms,
-    semantic_loss,
-    some,
-)
-from maskkit.nn.fcos import (
-    FcosDetectorConfig,
-    FcosHead,
-    extents_inside,
-    fcos_loss,
-    pyramid,
-    relative_boxes,
-    require_whole_cells,
-)
+from maskkit.nn.dynamic_fcos import DynamicFcos
+from maskkit.nn.dynamic_mask import DynamicMaskConfig, DynamicMaskRaw, mask_terms, semantic_loss, some
+from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.ranges import Weight, Whole
-from maskkit.targets import Batch, Target
+from maskkit.targets import Batch
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class CondInstConfig(BackboneModelConfig):
     """Positives of a batch that enter the mask loss, chosen at random."""
 
 
-class CondInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
+class CondInst(DynamicFcos, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with a mask branch and a dynamic mask head for every object."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
@@ -79,40 +63,17 @@ class CondInst(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     config: CondInstConfig
 
     def __init__(self, config: CondInstConfig) -> None:
-        super().__init__()
+        semantic = config.num_classes if config.semantic_weight else 0
+        super().__init__(config.backbone, config.num_classes, config.detector, config.masks, semantic)
         self.config = config
-        detector, masks = config.detector, config.masks
-        self.backbone, self.fpn = pyramid(config.backbone, detector.width, len(detector.strides))
-        self.head = FcosHead(detector, config.num_classes, extra=masks.head_parameters)
-        self.mask_branch = MaskBranch(masks, detector.width, config.num_classes if config.semantic_weight else 0)
-
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        sizes: Int[Tensor, "b 2"] | None = None,
-        targets: list[Target] | None = None,
-    ) -> DynamicMaskRaw:
-        """Raw outputs of normalised images, whose sides must be multiples of 32."""
-        require_whole_cells(images)
-        levels = self.fpn(list(self.backbone(images).values()))
-        found = self.head(levels, extents_inside(images, sizes, self.config.detector))
-        return DynamicMaskRaw(found, self.mask_branch(levels[:3]))
 
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, BoxInst's terms of the others, and the semantic option."""
         raw = raw.float()
-        height, width = batch.images.shape[2:]
-        centres = [mask_centres(target, (height, width)) for target in batch.targets]
         config = self.config
-        losses, positives = fcos_loss(raw.detector, batch, config.detector, centres)
+        losses, positives = self.detector_terms(raw, batch)
         chosen = some(positives, config.masks_to_train)
         losses |= mask_terms(raw, chosen, batch, config.detector.strides, config.masks, config.box_only)
         if raw.branch.semantic is not None:
             losses["semantic"] = config.semantic_weight * semantic_loss(raw.branch.semantic, batch)
         return losses
-
-    def select(self, raw: DynamicMaskRaw) -> ObjectMasks[Tensor]:
-        """NMS of boxes or of masks; the masks lie on a grid of a quarter of the input."""
-        found, masks = find(raw, self.config.detector, self.config.masks)
-        boxes = relative_boxes(found, raw.detector, self.config.detector)
-        return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)

@@ -42,7 +42,7 @@ from maskkit.nn.csp import CspPyramid
 from maskkit.nn.dynamic_mask import (
     DynamicHeadConfig,
     DynamicMaskRaw,
-    mask_centres,
+    centres_of,
     mask_logits,
     mask_terms,
     some,
@@ -97,9 +97,7 @@ class RtmdetIns(Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     def loss_terms(self, raw: DynamicMaskRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The detector's terms, dice of known masks, and BoxInst's terms of the others."""
         raw, config = raw.float(), self.config
-        size = (batch.images.shape[2], batch.images.shape[3])
-        centres = [mask_centres(target, size) for target in batch.targets]
-        losses, positives = rtm_loss(raw.detector, batch, config.detector, centres)
+        losses, positives = rtm_loss(raw.detector, batch, config.detector, centres_of(batch))
         if config.masks_to_train is not None:
             positives = some(positives, config.masks_to_train)
         masks = mask_terms(raw, positives, batch, config.detector.strides, config.masks, config.box_only, corners=True)

@@ -7,7 +7,6 @@ mask ends a little outside of the box. So it starts from the box's shape and has
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from maskkit.geometry import boxes as box_math
-from maskkit.nn.dynamic_mask import dynamic_masks
+from maskkit.nn.dynamic_mask import DynamicHeadConfig, dynamic_masks
 from maskkit.nn.losses import OUTSIDE
 from maskkit.ranges import Count, Weight, Whole
 
@@ -24,30 +23,13 @@ CELL = 4
 
 
 @dataclass(frozen=True)
-class BoxMaskConfig:
-    """The mask branch and the dynamic heads."""
+class BoxMaskConfig(DynamicHeadConfig):
+    """The mask branch, with half of its channels at stride 4, and the dynamic heads."""
 
     branch_width: Count = 64
-    """Channels of the mask branch at stride 8; half of them at stride 4."""
     branch_convs: Whole = 2
-    """Its 3x3 convolutions at stride 8."""
-    mask_channels: Count = 8
-    """What the mask branch gives to every dynamic head."""
-    head_width: Count = 8
-    """Channels of the dynamic convolutions."""
-    head_convs: Whole = 3
     margin: Weight = 0.1
     """How far a mask may reach beyond its box, as a share of half of the box's side."""
-
-    @property
-    def head_widths(self) -> list[int]:
-        """Channels between the dynamic convolutions, from input to output."""
-        return [self.mask_channels + 2, *[self.head_width] * (self.head_convs - 1), 1]
-
-    @property
-    def head_parameters(self) -> int:
-        """Numbers that make up one dynamic head: weights and biases."""
-        return sum(before * after + after for before, after in pairwise(self.head_widths))
 
 
 class DynamicHeads(nn.ModuleList):

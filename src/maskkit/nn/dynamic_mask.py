@@ -235,6 +235,12 @@ def mask_centres(target: Target, size: tuple[int, int]) -> Float[Tensor, "n 2"]:
     return centres
 
 
+def centres_of(batch: Batch) -> list[Float[Tensor, "_ 2"]]:
+    """`mask_centres` of each image."""
+    size = (batch.images.shape[2], batch.images.shape[3])
+    return [mask_centres(target, size) for target in batch.targets]
+
+
 class Assigned(Protocol):
     """The n locations of a batch that have an object."""
 
