@@ -25,76 +25,40 @@ Differences from the official code, all deliberate: background inside a crowd is
 inference (boxes without area fill up), so that the graph can be exported.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskkit.config import BackboneModelConfig
 from maskkit.decode import BoxesOnly
 from maskkit.decode.outputs import Boxes
 from maskkit.models.base import Model
-from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import in_fp32
-from maskkit.nn.roi import BoxHead, PoolingConfig, RegionConfig, head_convs
-from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
-from maskkit.nn.two_stage import BINS, FEATURE_STRIDES, BoxRaw, TwoStage, feature_pyramid
-from maskkit.ranges import Count, FeatureStride, Whole
+from maskkit.nn.two_stage import FEATURE_STRIDES, BoxRaw, Rcnn, RcnnConfig
+from maskkit.ranges import FeatureStride
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class FasterRcnnConfig(BackboneModelConfig):
+class FasterRcnnConfig(RcnnConfig):
     """Knobs of Faster R-CNN; the defaults are detectron2's."""
 
-    width: Count = 256
-    """Channels of the pyramid."""
     feature_strides: tuple[FeatureStride, ...] = FEATURE_STRIDES
     """Strides of the backbone's features that the pyramid is made of; -32 stands for what enters stride 32, the output
     of its first block (MobileNetV3 in torchvision)."""
-    bottom_up: bool = False
-    """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
-    batch_norm: bool = False
-    """Whether batch norm takes the place of biases in the pyramid and in the heads' 3x3 convolutions (torchvision's
-    second version)."""
-    rpn_convs: Count = 1
-    """3x3 convolutions of the region proposal network."""
-    rounded_anchors: bool = False
-    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
-    proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    pooling: PoolingConfig = field(default_factory=PoolingConfig)
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    box_convs: Whole = 0
-    """3x3 convolutions of the box head; with any there is one layer behind them, without there are two."""
-    box_width: Count = 1024
-    """Features of the layers of the box head."""
 
 
-class FasterRcnn(TwoStage, Model[BoxRaw, Boxes[Tensor]]):
+class FasterRcnn(Rcnn, Model[BoxRaw, Boxes[Tensor]]):
     """The plain detector."""
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
     decoder = BoxesOnly()
     config: FasterRcnnConfig
-    box_head: BoxHead
 
     def __init__(self, config: FasterRcnnConfig) -> None:
-        width, norm = config.width, config.batch_norm
-        backbone = Backbone.of(config.backbone, config.feature_strides)
-        convs = head_convs(width, width, config.box_convs, norm)
-        super().__init__(
-            backbone,
-            feature_pyramid(list(backbone.channels.values()), width, config.bottom_up, norm),
-            RpnHead(width, config.proposals.anchors_per_cell, convs=config.rpn_convs),
-            BoxHead(width, BINS, config.box_width, config.num_classes, convs=convs),
-            proposals=config.proposals,
-            pooling=config.pooling,
-            regions=config.regions,
-            feature_strides=config.feature_strides,
-            anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
-        )
+        super().__init__(config, config.feature_strides)
         self.config = config
 
     def forward(

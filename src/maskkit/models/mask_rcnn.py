@@ -28,11 +28,10 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskkit.config import BackboneModelConfig, BoxOnly
+from maskkit.config import BoxOnly
 from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
-from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.losses import in_fp32
 from maskkit.nn.mask_stage import (
     MaskConfig,
@@ -43,35 +42,16 @@ from maskkit.nn.mask_stage import (
     object_masks,
     positive_regions,
 )
-from maskkit.nn.roi import BoxHead, MaskHead, PoolingConfig, RegionConfig, head_convs
-from maskkit.nn.rpn import ProposalConfig, RpnHead, detectron2_anchors, torchvision_anchors
-from maskkit.nn.two_stage import BINS, FEATURE_STRIDES, TwoStage, feature_pyramid
+from maskkit.nn.roi import MaskHead, head_convs
+from maskkit.nn.two_stage import Rcnn, RcnnConfig
 from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
 
 @dataclass(frozen=True)
-class MaskRcnnConfig(BackboneModelConfig):
+class MaskRcnnConfig(RcnnConfig):
     """Knobs of Mask R-CNN; the defaults are detectron2's."""
 
-    width: Count = 256
-    """Channels of the pyramid."""
-    bottom_up: bool = False
-    """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
-    batch_norm: bool = False
-    """Whether batch norm takes the place of biases in the pyramid and in the heads' 3x3 convolutions (torchvision's
-    second version)."""
-    rpn_convs: Count = 1
-    """3x3 convolutions of the region proposal network."""
-    rounded_anchors: bool = False
-    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
-    proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    pooling: PoolingConfig = field(default_factory=PoolingConfig)
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    box_convs: Whole = 0
-    """3x3 convolutions of the box head; with any there is one layer behind them, without there are two."""
-    box_width: Count = 1024
-    """Features of the layers of the box head."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     box_only: BoxOnly = field(default_factory=BoxOnly)
     mask_width: Count = 256
@@ -81,30 +61,17 @@ class MaskRcnnConfig(BackboneModelConfig):
     """Whether masks are put where their boxes are (detectron2), or the boxes are rounded first (torchvision)."""
 
 
-class MaskRcnn(TwoStage, Model[MaskRaw, ObjectMasks[Tensor]]):
+class MaskRcnn(Rcnn, Model[MaskRaw, ObjectMasks[Tensor]]):
     """Faster R-CNN with a mask branch."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
     config: MaskRcnnConfig
-    box_head: BoxHead
 
     def __init__(self, config: MaskRcnnConfig) -> None:
-        width, norm = config.width, config.batch_norm
-        backbone = Backbone.of(config.backbone, FEATURE_STRIDES)
-        convs = head_convs(width, width, config.box_convs, norm)
-        super().__init__(
-            backbone,
-            feature_pyramid(list(backbone.channels.values()), width, config.bottom_up, norm),
-            RpnHead(width, config.proposals.anchors_per_cell, convs=config.rpn_convs),
-            BoxHead(width, BINS, config.box_width, config.num_classes, convs=convs),
-            proposals=config.proposals,
-            pooling=config.pooling,
-            regions=config.regions,
-            anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
-        )
+        super().__init__(config)
         self.config = config
         self.decoder = InBoxes(config.paste)
-        convs = head_convs(width, config.mask_width, config.mask_convs, norm)
+        convs = head_convs(config.width, config.mask_width, config.mask_convs, config.batch_norm)
         self.mask_head = MaskHead(convs, config.mask_width, config.num_classes)
 
     def forward(

@@ -5,16 +5,19 @@ Object Detection" (CVPR 2017). A method builds its parts and hands them to `TwoS
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskkit.config import BackboneModelConfig
 from maskkit.errors import MaskkitError
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.blocks import numbers
 from maskkit.nn.fpn import Fpn, Pafpn
 from maskkit.nn.roi import (
+    BoxHead,
     PoolingConfig,
     RankedBoxes,
     RegionConfig,
@@ -22,6 +25,7 @@ from maskkit.nn.roi import (
     all_rois,
     box_loss,
     detect,
+    head_convs,
     pool,
     sample_rois,
 )
@@ -36,7 +40,9 @@ from maskkit.nn.rpn import (
     proposal_terms,
     propose,
     rpn_levels,
+    torchvision_anchors,
 )
+from maskkit.ranges import Count, Whole
 from maskkit.targets import Batch, Target
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -153,3 +159,49 @@ class TwoStage(nn.Module):
             t.unflatten(0, (raw.extents.shape[0], -1)) for t in (raw.class_logits, raw.box_deltas, raw.sampled.rois)
         )
         return detect(logits, deltas, rois[..., 1:], raw.extents, self._regions)
+
+
+@dataclass(frozen=True)
+class RcnnConfig(BackboneModelConfig):
+    """Fields of Faster R-CNN that Mask R-CNN has too; the defaults are detectron2's."""
+
+    width: Count = 256
+    """Channels of the pyramid."""
+    bottom_up: bool = False
+    """Whether a second path climbs up the pyramid from its finest level (mmdetection's PAFPN)."""
+    batch_norm: bool = False
+    """Whether batch norm takes the place of biases in the pyramid and in the heads' 3x3 convolutions (torchvision's
+    second version)."""
+    rpn_convs: Count = 1
+    """3x3 convolutions of the region proposal network."""
+    rounded_anchors: bool = False
+    """Anchors of whole pixels, as many apart as the grid goes into the input (torchvision)."""
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    box_convs: Whole = 0
+    """3x3 convolutions of the box head; with any there is one layer behind them, without there are two."""
+    box_width: Count = 1024
+    """Features of the layers of the box head."""
+
+
+class Rcnn(TwoStage):
+    """Faster R-CNN's own parts."""
+
+    box_head: BoxHead
+
+    def __init__(self, config: RcnnConfig, feature_strides: Sequence[int] = FEATURE_STRIDES) -> None:
+        width, norm = config.width, config.batch_norm
+        backbone = Backbone.of(config.backbone, feature_strides)
+        convs = head_convs(width, width, config.box_convs, norm)
+        super().__init__(
+            backbone,
+            feature_pyramid(list(backbone.channels.values()), width, config.bottom_up, norm),
+            RpnHead(width, config.proposals.anchors_per_cell, convs=config.rpn_convs),
+            BoxHead(width, BINS, config.box_width, config.num_classes, convs=convs),
+            proposals=config.proposals,
+            pooling=config.pooling,
+            regions=config.regions,
+            feature_strides=feature_strides,
+            anchors=torchvision_anchors if config.rounded_anchors else detectron2_anchors,
+        )
