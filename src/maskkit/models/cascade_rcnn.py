@@ -26,6 +26,7 @@ that were regions of one stage are regions of the next with their correction, as
 probabilities instead of logits and has one mask head (see `maskkit.models.eva`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -38,7 +39,7 @@ from maskkit.decode import InBoxes
 from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.cascade import Stage, corrected
+from maskkit.nn.cascade import Cascade, Stage, first_stage, of_stage
 from maskkit.nn.losses import in_fp32
 from maskkit.nn.mask_stage import (
     MaskConfig,
@@ -53,17 +54,14 @@ from maskkit.nn.roi import (
     BoxHead,
     MaskHead,
     PoolingConfig,
-    RankedBoxes,
     RegionConfig,
     Sampled,
-    box_loss,
     head_convs,
     keep,
-    refine,
     sample_boxes,
 )
 from maskkit.nn.rpn import ProposalConfig, RpnHead, Weights, proposal_terms
-from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage, feature_pyramid
+from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, feature_pyramid
 from maskkit.ranges import Count, Positive, Share, Weight, Whole
 from maskkit.targets import Batch, Target
 
@@ -126,7 +124,7 @@ class CascadeRaw(NamedTuple):
     """Of each mask head."""
 
 
-class CascadeRcnn(TwoStage, Model[CascadeRaw, ObjectMasks[Tensor]]):
+class CascadeRcnn(Cascade, Model[CascadeRaw, ObjectMasks[Tensor]]):
     """Three box heads in a row, and three mask heads."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
@@ -149,6 +147,7 @@ class CascadeRcnn(TwoStage, Model[CascadeRaw, ObjectMasks[Tensor]]):
         )
         self.config = config
         self.later_heads = nn.ModuleList(heads[1:])
+        self.code_weights = [stage.box_weights for stage in config.stages]
         self.mask_heads = nn.ModuleList(
             MaskHead(head_convs(width, config.mask_width, config.mask_convs), config.mask_width, classes)
             for _ in config.stages
@@ -162,12 +161,11 @@ class CascadeRcnn(TwoStage, Model[CascadeRaw, ObjectMasks[Tensor]]):
     ) -> CascadeRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         levels, boxes = self.boxes(images, sizes, targets)
-        stages = [Stage(boxes.sampled, boxes.class_logits, boxes.box_deltas)]
-        for head in self.later_heads:
-            sampled = self.refined(stages, boxes.extents, targets)
-            stages.append(Stage(sampled, *head(self.pool(levels, sampled.rois, BINS))))
+        stages = self.stages(levels, boxes, targets)
         if targets is None:
-            regions = [final_regions(self.found(stages, boxes.extents))] * len(stages)
+            mean = torch.stack([stage.class_logits.float() for stage in stages]).mean(0)
+            found = keep(self.ranked(mean, stages[-1], boxes.extents), self.config.regions)
+            regions = [final_regions(found)] * len(stages)
         else:
             regions = [positive_regions(stage.sampled, targets) for stage in stages]
         masks = [self._masks(levels, *drawn) for drawn in zip(self.mask_heads, regions, strict=True)]
@@ -177,37 +175,21 @@ class CascadeRcnn(TwoStage, Model[CascadeRaw, ObjectMasks[Tensor]]):
         bins = self.config.mask.bins
         return draw(regions, lambda rois, labels: head(self.pool(levels, rois, bins), labels))
 
-    def refined(self, stages: list[Stage], extents: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
-        """The regions of the next stage: the boxes of the last one corrected; in training a new sample of them."""
-        config, before = self.config.regions, self.config.stages[len(stages) - 1]
-        rois = corrected(stages[-1], extents, before.box_weights, config.bounded_shrink)
-        if targets is None:
-            return Sampled(rois, stages[-1].sampled.matched)
+    def resampled(self, regions: Sampled, targets: Sequence[Target], stage: int) -> Sampled:
+        """A new sample of them, with the IoU of the stage."""
+        rois = regions.rois
         boxes = [rois[rois[:, 0] == b, 1:] for b in range(len(targets))]
-        return sample_boxes(boxes, targets, replace(config, iou=self.config.stages[len(stages)].iou))
-
-    def found(self, stages: list[Stage], extents: Float[Tensor, "b 2"]) -> RankedBoxes:
-        """The final boxes, of the mean logits and of the last stage's boxes."""
-        config, last = self.config.regions, stages[-1]
-        mean = torch.stack([stage.class_logits.float() for stage in stages]).mean(0)
-        given = (mean, last.box_deltas, last.sampled.rois[:, 1:])
-        logits, deltas, boxes = (t.unflatten(0, (extents.shape[0], -1)) for t in given)
-        return keep(refine(logits, deltas, boxes, extents, config, self.config.third.box_weights), config)
+        return sample_boxes(boxes, targets, replace(self.config.regions, iou=self.config.stages[stage].iou))
 
     def loss_terms(self, raw: CascadeRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms of the proposals; class, box and mask of each stage."""
         raw, config = in_fp32(raw), self.config
         terms = proposal_terms(raw.boxes.rpn, batch.targets, config.proposals)
-        stages = [Stage(raw.boxes.sampled, raw.boxes.class_logits, raw.boxes.box_deltas), *raw.later]
-        for i, (stage, own) in enumerate(zip(stages, config.stages, strict=True)):
-            beta = config.regions.smooth_l1
-            wrong = box_loss(stage.class_logits, stage.box_deltas, stage.sampled, batch.targets, beta, own.box_weights)
+        for i, (stage, own) in enumerate(zip((first_stage(raw.boxes), *raw.later), config.stages, strict=True)):
             sampled = raw.boxes._replace(sampled=stage.sampled)
             masks = mask_terms(sampled, raw.regions[i], raw.mask_logits[i], batch, config.mask, config.box_only)
-            for name, term in {"classification": wrong.label, "box": wrong.box, **masks}.items():
-                key, _, rest = name.partition("/")
-                full = name if i == 0 else f"{key}/stage{i + 1}" + (f"-{rest}" if rest else "")
-                terms[full] = own.weight * term
+            both = of_stage(self.head_terms(stage, i, batch) | masks, i)
+            terms |= {name: own.weight * term for name, term in both.items()}
         return terms
 
     def select(self, raw: CascadeRaw) -> ObjectMasks[Tensor]:

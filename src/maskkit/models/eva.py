@@ -24,6 +24,7 @@ background, where the official code drops them between stages; every block learn
 recipe gives lower ones to earlier blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -40,7 +41,7 @@ from maskkit.geometry import masks as mask_math
 from maskkit.geometry.nms import soft_nms
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
-from maskkit.nn.cascade import Stage, box_weights, corrected
+from maskkit.nn.cascade import Cascade, Stage, box_weights, of_stage
 from maskkit.nn.losses import in_fp32
 from maskkit.nn.mask_stage import (
     MaskConfig,
@@ -57,13 +58,11 @@ from maskkit.nn.roi import (
     RankedBoxes,
     RegionConfig,
     Sampled,
-    box_loss,
     keep,
-    refine,
     reordered,
 )
 from maskkit.nn.rpn import NEITHER, ProposalConfig, RpnHead, match_boxes
-from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw, TwoStage
+from maskkit.nn.two_stage import BINS, STRIDES, BoxRaw
 from maskkit.ranges import Count, Share, Whole
 from maskkit.targets import Batch, Target
 
@@ -146,7 +145,7 @@ class ConvBoxHead(nn.Module):
         return self.label(y), self.deltas(y).unflatten(1, (-1, 4)).expand(-1, self.num_classes, -1)
 
 
-class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
+class Eva(Cascade, Model[EvaRaw, ObjectMasks[Tensor]]):
     """A (cascade of) box heads and a mask head on the simple pyramid of a plain transformer."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
@@ -168,6 +167,7 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         )
         self.config = config
         self.later_heads = nn.ModuleList(heads[1:])
+        self.code_weights = [box_weights(stage) for stage in range(stages)]
         self.mask_head = MaskHead([conv_norm(width, width) for _ in range(config.head_convs)], width, classes)
 
     def forward(
@@ -178,10 +178,7 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
     ) -> EvaRaw:
         """Raw outputs of normalised images; with ``targets`` for a sample of the regions, to train on."""
         levels, boxes = self.boxes(images, sizes, targets)
-        stages = [Stage(boxes.sampled, boxes.class_logits, boxes.box_deltas)]
-        for head in self.later_heads:
-            sampled = self.refined(stages, boxes.extents, targets)
-            stages.append(Stage(sampled, *head(self.pool(levels, sampled.rois, BINS))))
+        stages = self.stages(levels, boxes, targets)
         if targets is None:
             regions = final_regions(self.found(stages, boxes.extents))
         else:
@@ -191,27 +188,22 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         return EvaRaw(boxes, regions, masks, tuple(stages[1:]))
 
     @torch.no_grad()
-    def refined(self, stages: list[Stage], extents: Float[Tensor, "b 2"], targets: list[Target] | None) -> Sampled:
-        """The regions of the next stage: those of the last one with their boxes corrected, and matched anew."""
-        rois, matched = corrected(stages[-1], extents, box_weights(len(stages) - 1)), stages[-1].sampled.matched
-        if targets is None:
-            return Sampled(rois, matched)
-        owner, boxes = rois[:, 0].long(), rois[:, 1:]
-        iou, crowd = self.config.stages[len(stages)], self.config.regions.crowd_overlap
-        matched = torch.empty_like(matched)
+    def resampled(self, regions: Sampled, targets: Sequence[Target], stage: int) -> Sampled:
+        """All of them, matched anew with the IoU of the stage."""
+        owner, boxes = regions.rois[:, 0].long(), regions.rois[:, 1:]
+        iou, crowd = self.config.stages[stage], self.config.regions.crowd_overlap
+        matched = torch.empty_like(regions.matched)
         for b, target in enumerate(targets):
             mine = owner == b
             matched[mine] = match_boxes(boxes[mine], target, iou, iou, crowd_overlap=crowd)
         certain = matched != NEITHER
-        return Sampled(rois[certain], matched[certain])
+        return Sampled(regions.rois[certain], matched[certain])
 
     def found(self, stages: list[Stage], extents: Float[Tensor, "b 2"]) -> RankedBoxes:
         """The final boxes, of the mean scores and of the last stage's boxes."""
         config = self.config.regions
         scores = torch.stack([stage.class_logits.float().softmax(1) for stage in stages]).mean(0)
-        given = (scores.clamp(min=1e-30).log(), stages[-1].box_deltas, stages[-1].sampled.rois[:, 1:])
-        logits, deltas, boxes = (t.unflatten(0, (extents.shape[0], -1)) for t in given)
-        found = refine(logits, deltas, boxes, extents, config, box_weights(len(stages) - 1))
+        found = self.ranked(scores.clamp(min=1e-30).log(), stages[-1], extents)
         if self.config.soft_nms:
             return reordered(found, *soft_nms(*found, config.nms_threshold, config.detections))
         return keep(found, config)
@@ -221,15 +213,7 @@ class Eva(TwoStage, Model[EvaRaw, ObjectMasks[Tensor]]):
         raw, config = in_fp32(raw), self.config
         terms = self.box_terms(raw.boxes, batch)
         for i, stage in enumerate(raw.later, 1):
-            wrong = box_loss(
-                stage.class_logits,
-                stage.box_deltas,
-                stage.sampled,
-                batch.targets,
-                config.regions.smooth_l1,
-                box_weights(i),
-            )
-            terms |= {f"classification/stage{i + 1}": wrong.label, f"box/stage{i + 1}": wrong.box}
+            terms |= of_stage(self.head_terms(stage, i, batch), i)
         masks = mask_terms(raw.boxes, raw.regions, raw.mask_logits, batch, config.mask, config.box_only)
         return terms | masks
 
