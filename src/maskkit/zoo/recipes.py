@@ -144,20 +144,27 @@ def mmdetection_file(folder: str, end: str) -> Weights:
     return MMDETECTION.at(f"https://download.openmmlab.com/mmdetection/{folder}/{name}{end}.pth")
 
 
+def _openmmlab_train(
+    times: int, milestones: tuple[float, float], warmup_from: float, lr: float = 0.01, clip: float = 35.0
+) -> TrainConfig:
+    """OpenMMLab's schedules: ``times`` 12 epochs of COCO in batches of 16."""
+    return TrainConfig(
+        epochs=12 * times,
+        batch=16,
+        lr=lr,
+        weight_decay=1e-4,
+        schedule="steps",
+        milestones=milestones,
+        warmup=500,
+        warmup_from=warmup_from,
+        clip=clip,
+    )
+
+
 def mmdetection(times: int, input: InputConfig = MMDETECTION_INPUT) -> Recipe:
     """mmdetection's zoo: ``times`` 12 epochs of 16 images, with multi-scale training in the 2x schedule. The rate is
     that of the one-stage methods."""
-    train = TrainConfig(
-        epochs=12 * times,
-        batch=16,
-        lr=0.01,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(8 / 12, 11 / 12),
-        warmup=500,
-        warmup_from=1 / 3,
-        clip=35.0,
-    )
+    train = _openmmlab_train(times, (8 / 12, 11 / 12), warmup_from=1 / 3)
     return Recipe(input, FLIP if times == 1 else MULTI_SCALE, train, MMDETECTION)
 
 
@@ -170,16 +177,8 @@ def mmdetection_two_stage(times: int, caffe: bool, weights: Weights) -> Recipe:
 
     The ``caffe`` style has BGR images and Caffe's ResNets.
     """
-    train = TrainConfig(
-        epochs=12 * times,
-        batch=16,
-        lr=0.02,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(8 / 12, 11 / 12) if times < 3 else (27 / 36, 33 / 36),
-        warmup=500,
-        warmup_from=0.001,
-    )
+    milestones = (8 / 12, 11 / 12) if times < 3 else (27 / 36, 33 / 36)
+    train = _openmmlab_train(times, milestones, warmup_from=0.001, lr=0.02, clip=0.0)
     input = replace(MMDETECTION_INPUT, std=NO_STD) if caffe else MMDETECTION_INPUT
     return Recipe(input, MULTI_SCALE if times == 3 else FLIP, train, replace(weights, bgr=caffe))
 
@@ -192,17 +191,7 @@ def mmdetection_resnet(layers: int, caffe: bool = False) -> BackboneConfig:
 def solo_recipe(times: int, warmup_from: float) -> Recipe:
     """The zoo of WXinlong/SOLO, built on mmdetection: ``times`` 12 epochs, with multi-scale training in the 3x
     schedule."""
-    train = TrainConfig(
-        epochs=12 * times,
-        batch=16,
-        lr=0.01,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(9 / 12, 11 / 12),
-        warmup=500,
-        warmup_from=warmup_from,
-        clip=35.0,
-    )
+    train = _openmmlab_train(times, (9 / 12, 11 / 12), warmup_from)
     weights = Weights("github.com/WXinlong/SOLO", "academic use", non_commercial=True)
     return Recipe(MMDETECTION_INPUT, MULTI_SCALE if times == 3 else FLIP, train, weights)
 
