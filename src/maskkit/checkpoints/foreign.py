@@ -19,8 +19,14 @@ from maskkit.files import replacing, scratch_folder
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Named tensors of a weight file; see `read_foreign`."""
+    return read_foreign(path)[0]
+
+
+def read_foreign(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """Named tensors of a weight file: safetensors, a pickle of tensors (PyTorch) or of arrays (the zoos of detectron2
-    and Mask2Former), or parameters of MXNet.
+    and Mask2Former), or parameters of MXNet; and the names of the classes, by their numbers, which files of
+    mmdetection and mmsegmentation have, or None.
 
     Common wrappers (``state_dict``, ``model``; an EMA of the weights is preferred), the prefixes that they put before
     every name (``module.``, ``model.``, ``_orig_mod.``) and the counter ``n_averaged`` are removed. Raises `DataError`,
@@ -28,21 +34,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if is_safetensors(path):
-        return own_names(read_tensors(path), path)
+        return own_names(read_tensors(path), path), None
     if first_bytes(path, len(MAGIC)) == MAGIC:
-        return read_mxnet(path)
-    return find_state(load_pickle(path), path)
+        return read_mxnet(path), None
+    content = load_pickle(path)
+    return find_state(content, path), _class_names(content)
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The names of the classes in a file of mmdetection or mmsegmentation, by their numbers; None in any other file.
-
-    Raises `DataError` for a file that `read_checkpoint` does not read.
-    """
-    path = Path(path)
-    if is_safetensors(path) or first_bytes(path, len(MAGIC)) == MAGIC:
-        return None
-    content = load_pickle(path, quiet=True)
+def _class_names(content: object) -> tuple[str, ...] | None:
     meta = content.get("meta") if isinstance(content, Mapping) else None
     places = [meta, meta.get("dataset_meta")] if isinstance(meta, Mapping) else []
     for place in places:

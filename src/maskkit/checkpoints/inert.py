@@ -19,6 +19,7 @@ _SKIPPED = (
     "mmcv.",
     "mmdet.",
     "mmseg.",
+    "pytorch_lightning.",
     "fvcore.",
     "yacs.",
     "detectron2.",

@@ -30,12 +30,12 @@ _LOCK = threading.Lock()
 """The names that PyTorch allows are those of the process."""
 
 
-def load_pickle(path: Path, quiet: bool = False) -> Any:
+def load_pickle(path: Path) -> Any:
     """What `torch.load` gives for plain tensors, lists and dicts, and `load_arrays` for a pickle of NumPy arrays.
 
     Arrays are `maskkit.checkpoints.inert.Array`. Objects of training programs, which some save beside the weights, are
-    left out, and a warning in the log names them unless ``quiet``. Raises `DataError` for a damaged file, a file of
-    another framework, a pickle that would run code, and one that unpacks to more than the file has.
+    left out, and a warning in the log names them. Raises `DataError` for a damaged file, a file of another framework,
+    a pickle that would run code, and one that unpacks to more than the file has.
     """
     is_zip = _check_zip(path)
     hint = None if is_zip else other_format(path)
@@ -56,7 +56,7 @@ def load_pickle(path: Path, quiet: bool = False) -> Any:
             f"{path}: not read: it is damaged, or contains more than tensors, and a pickle can run code "
             f"({_reason(error)}); if you trust it, save its state_dict with safetensors"
         ) from None
-    if not quiet and (skipped := sorted(filter(is_skipped, names))):
+    if skipped := sorted(filter(is_skipped, names)):
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         logging.getLogger("maskkit").warning(
             "%s: left out what is no weight: objects of %s%s", path, ", ".join(skipped[:3]), more

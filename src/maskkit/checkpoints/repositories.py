@@ -35,6 +35,10 @@ _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _RESTRICTED = re.compile(r"\bnc\b|non-?commercial|academic|research|^other$", re.IGNORECASE)
 
 
+class Missing(DataError):
+    """A file that a repository does not have."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository, or a file in it."""
@@ -75,7 +79,10 @@ def fetch_exported(address: str) -> Path:
 
 
 def fetch_file(repository: Repository, name: str) -> Path:
-    """A file of a repository in the folder of downloads, complete and verified. Raises `DataError`."""
+    """A file of a repository in the folder of downloads, complete and verified.
+
+    Raises `Missing` where the repository has no such file, `DataError` for whatever else is wrong.
+    """
     where = f"{repository}/{name}"
     folder = cache.home() / "huggingface"
     offline = cache.is_offline() or not _reachable()
@@ -101,7 +108,7 @@ def fetch_file(repository: Repository, name: str) -> Path:
             "hf auth login"
         ) from None
     except EntryNotFoundError:
-        raise DataError(f"{where}: the repository has no such file") from None
+        raise Missing(f"{where}: the repository has no such file") from None
     except HfHubHTTPError as error:
         raise DataError(f"{where}: the Hub refuses it ({str(error).splitlines()[0]}); try again later") from None
     except OSError as error:
@@ -145,10 +152,8 @@ def optional_file(repository: Repository, name: str) -> Path | None:
     """The file, or None where the repository has none."""
     try:
         return fetch_file(repository, name)
-    except DataError as error:
-        if "has no such file" in str(error):
-            return None
-        raise
+    except Missing:
+        return None
 
 
 def licence_of(repository: Repository) -> str | None:

@@ -55,7 +55,7 @@ def import_(options: ImportOptions) -> int:
     """
     from maskkit import zoo
     from maskkit.checkpoints.class_lists import named_classes, numbered, read_classes
-    from maskkit.checkpoints.foreign import read_checkpoint, read_class_names
+    from maskkit.checkpoints.foreign import read_foreign
     from maskkit.checkpoints.hub import import_state
 
     options.fetch.apply()
@@ -68,11 +68,11 @@ def import_(options: ImportOptions) -> int:
             wrong_usage(f"--num-classes is {count}, --classes names {len(classes)}")
     elif count not in (None, len(classes)):
         classes, named = numbered(count, task), "; they are called class 1 and so on, --classes gives them names"  # type: ignore[arg-type]
-    elif count is None and (names := read_class_names(_file(source))) and len(names) != len(classes):
-        classes, named = named_classes(names, task), ", as the file names them"
-    model = change(options.model, num_classes=len(classes))
     try:
-        state = read_checkpoint(_file(source))
+        state, names = read_foreign(_file(source))
+        if names and options.classes is None and count is None and len(names) != len(classes):
+            classes, named = named_classes(names, task), ", as the file names them"
+        model = change(options.model, num_classes=len(classes))
         name = source if source.startswith("hf://") else Path(source).name
         import_state(state, preset.name, options.out, name, model, options.input, classes)
     except DataError as error:
