@@ -1,7 +1,5 @@
 """BoxInst: presets. The network, and so the key map, is that of CondInst."""
 
-from dataclasses import replace
-
 from maskkit.config import BackboneConfig, BoxOnly, change
 from maskkit.models.boxinst import BoxInst, BoxInstConfig
 from maskkit.nn.dynamic_mask import DynamicMaskConfig
@@ -9,20 +7,14 @@ from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.condinst import rename
 from maskkit.zoo.recipes import (
-    FROZEN_MOBILENET,
     MMDETECTION_FCOS,
-    MULTI_SCALE,
-    SMALL_FCOS,
+    SMALL_CONDINST,
     adelaidet,
     caffe_resnet,
-    detectron2_train,
-    mmdetection,
+    mmdetection_90k,
     mmdetection_file,
     small_presets,
 )
-
-__all__ = ["rename"]
-
 
 # presets --------------------------------------------------------------------------------------------------------------
 
@@ -41,10 +33,8 @@ def _mmdetection(layers: int, ap: float, end: str) -> Preset:
         masks=DynamicMaskConfig(mask_channels=16, head_width=16),
         box_only=BoxOnly(warmup=1 / 9, skip_bottom=10),
     )
-    train = replace(detectron2_train(1, 0.01), decay_norm=True)
     file = mmdetection_file(f"v3.0/boxinst/boxinst_r{layers}_fpn_ms-90k_coco", f"_{end}")
-    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
-    return recipe.preset(f"boxinst-resnet{layers}-mmdet-1x", config, f"COCO val2017 mask AP {ap}")
+    return mmdetection_90k(file).preset(f"boxinst-resnet{layers}-mmdet-1x", config, f"COCO val2017 mask AP {ap}")
 
 
 METHOD = Method(
@@ -58,14 +48,7 @@ METHOD = Method(
         _official("boxinst-resnet101-3x", "test-dev mask AP 33.2, val 33.0", 3, 101),
         _mmdetection(50, 31.1, "20221228_163052-6add751a"),
         _mmdetection(101, 32.7, "20221229_145106-facf375b"),
-        *small_presets(
-            "boxinst",
-            lambda _: change(
-                BoxInstConfig(backbone=FROZEN_MOBILENET),
-                detector=SMALL_FCOS,
-                masks={"branch_width": 64, "branch_convs": 2},
-            ),
-        ),
+        *small_presets("boxinst", lambda _: change(BoxInstConfig(), **SMALL_CONDINST)),
     ),
     rename=rename,
     agreement="AdelaiDet, 2 cases; mmdetection, 2 cases",

@@ -1,7 +1,5 @@
 """CondInst: key maps of AdelaiDet and mmdetection (also for BoxInst), and presets."""
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from maskkit.config import BackboneConfig, BoxOnly, change
@@ -12,12 +10,10 @@ from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, MMDETECTION_FCOS_KEYS, Rul
 from maskkit.zoo.recipes import (
     FROZEN_MOBILENET,
     MMDETECTION_FCOS,
-    MULTI_SCALE,
     SMALL_FCOS,
     adelaidet,
     caffe_resnet,
-    detectron2_train,
-    mmdetection,
+    mmdetection_90k,
     mmdetection_file,
     on_nanodet,
     small_presets,
@@ -69,10 +65,8 @@ def _mmdetection() -> Preset:
         box_only=BoxOnly(skip_bottom=10),
         masks_to_train=300,
     )
-    train = replace(detectron2_train(1, 0.01), decay_norm=True)
     file = mmdetection_file("v3.0/condinst/condinst_r50_fpn_ms-poly-90k_coco_instance", "_20221129_125223-4c186406")
-    recipe = replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=file)
-    return recipe.preset("condinst-resnet50-mmdet-1x", config, "COCO val2017 mask AP 36.0")
+    return mmdetection_90k(file).preset("condinst-resnet50-mmdet-1x", config, "COCO val2017 mask AP 36.0")
 
 
 _SMALL = small_presets(

@@ -168,6 +168,12 @@ def mmdetection(times: int, input: InputConfig = MMDETECTION_INPUT) -> Recipe:
     return Recipe(input, FLIP if times == 1 else MULTI_SCALE, train, MMDETECTION)
 
 
+def mmdetection_90k(weights: Weights) -> Recipe:
+    """Its models that follow detectron2: 90,000 steps, with multi-scale training."""
+    train = replace(detectron2_train(1, 0.01), decay_norm=True)
+    return replace(mmdetection(1), augment=MULTI_SCALE, train=train, weights=weights)
+
+
 MMDETECTION_FCOS: dict[str, Any] = {"score": "product", "clip": True}
 """Fields of mmdetection's anchor-free detectors, of which the score of class times quality is no square root."""
 
@@ -232,6 +238,13 @@ SMALL_DETECTOR: dict[str, Any] = {
 """Fields of a small anchor-free detector."""
 SMALL_FCOS: dict[str, Any] = {**SMALL_DETECTOR, "distance_activation": "exp"}
 """Fields of a small FCOS, and of the methods built on it."""
+
+SMALL_CONDINST: dict[str, Any] = {
+    "backbone": FROZEN_MOBILENET,
+    "detector": SMALL_FCOS,
+    "masks": {"branch_width": 64, "branch_convs": 2},
+}
+"""Fields of a small CondInst or BoxInst."""
 
 
 def small_proposals(size: int, after: int) -> dict[str, Any]:
