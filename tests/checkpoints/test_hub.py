@@ -238,7 +238,7 @@ def full_disk(path, mode="r", **options):
 def test_presets_without_an_address_say_where_to_get_them(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MASKKIT_HOME", str(tmp_path))
     with pytest.raises(DataError, match=r"download them from github\.com/.*\(MIT\), then: maskkit import FILE --model"):
-        hub.fetch("yolact-resnet50")
+        hub.fetch("yolact-darknet53")
     with pytest.raises(DataError, match="there are no published weights"):
         hub.fetch("maskrcnn-mobilenetv2-256")
 

@@ -118,4 +118,4 @@ def test_presets_that_nobody_publishes_say_so():
     with pytest.raises(DataError, match="no published weights"):
         hub.fetch("maskrcnn-mobilenetv2-256")
     with pytest.raises(DataError, match="cannot be fetched: download them from"):
-        hub.fetch("yolact-resnet50")
+        hub.fetch("yolact-darknet53")
