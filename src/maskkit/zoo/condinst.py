@@ -8,9 +8,8 @@ from maskkit.nn.fcos import FcosDetectorConfig
 from maskkit.zoo.card import Method, Preset
 from maskkit.zoo.key_maps import ADELAIDET_FCOS_KEYS, MMDETECTION_FCOS_KEYS, Rules, as_rows, bgr_to_rgb, rename_by
 from maskkit.zoo.recipes import (
-    FROZEN_MOBILENET,
     MMDETECTION_FCOS,
-    SMALL_FCOS,
+    SMALL_CONDINST,
     adelaidet,
     caffe_resnet,
     mmdetection_90k,
@@ -71,11 +70,7 @@ def _mmdetection() -> Preset:
 
 _SMALL = small_presets(
     "condinst",
-    lambda _: change(
-        CondInstConfig(backbone=FROZEN_MOBILENET),
-        detector=SMALL_FCOS,
-        masks={"branch_width": 64, "branch_convs": 2},
-    ),
+    lambda _: change(CondInstConfig(), **SMALL_CONDINST),
     ours="nuclei mask AP 0.440 at 448 px, 20 min on 1 core",
 )
 
