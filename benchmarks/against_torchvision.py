@@ -37,7 +37,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
 
-from common import Training, describe, is_nuclei, train_within
+from common import Training, is_nuclei, train_within
+from common_timing import describe
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import save_model
 from maskkit.checkpoints.foreign import read_checkpoint

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from common import Training, describe
+from common import Training
+from common_timing import describe
 from maskkit import zoo
 from maskkit.api import Segmenter
 from maskkit.data import open_splits

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common import compare, describe
+from common_timing import compare, describe
 from maskkit.nn.dilation import AtrousDepthwise
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common import describe
+from common_timing import describe
 from maskkit.data.images import find_images
 
 PARTS = "parts"

@@ -1,14 +1,9 @@
-"""What the benchmarks share: a description of the machine, timing in turns, training for a budget of processor time."""
+"""What the benchmarks share that train: a training for a budget of processor time."""
 
-import datetime
-import platform
 import resource
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,57 +21,6 @@ from maskkit.models.base import Model
 
 CALIBRATION = 6
 """Steps that measure the speed; the first one, which is slowest, is left out."""
-
-
-def describe(threads: int | None = None) -> str:
-    """Processor, threads, versions and date in one line."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = f"{len(models)} x {models[0]}" if models else name
-    packages = ", ".join(f"{p} {version(p)}" for p in ("maskkit", "torch", "torchvision", "timm"))
-    return (
-        f"{name}; {threads or torch.get_num_threads()} threads; Python {platform.python_version()}, {packages}; "
-        f"{datetime.date.today().isoformat()}"
-    )
-
-
-def seconds(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The result of ``call``, and its processor and wall-clock time in seconds."""
-    begin, clock = time.process_time(), time.perf_counter()
-    result = call()
-    return result, time.process_time() - begin, time.perf_counter() - clock
-
-
-def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-    """Results, and median processor and wall-clock times, of calls made in turn; the first round is not counted."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    results = {}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            results[name], *took = seconds(call)
-            if number:
-                times[name].append((took[0], took[1]))
-    return results, {
-        name: (statistics.median(c for c, _ in t), statistics.median(w for _, w in t)) for name, t in times.items()
-    }
-
-
-def compare(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Print the milliseconds of two calls with the same result, their largest difference, and the ratio."""
-    results, times = in_turn(calls, rounds)
-    (slow, fast), (one, other) = times.values(), results.values()
-    took = " and ".join(f"{name} {1000 * clock:.0f} ms" for name, (_, clock) in times.items())
-    print(f"{title}: {took}, {(one - other).abs().max().item():.0e} apart")
-    print(f"  the second is {ratios(slow, fast)}")
-
-
-def ratios(slow: tuple[float, float], fast: tuple[float, float]) -> str:
-    """How many times as fast the second is."""
-    return "times as fast: {:.2f} by processor time, {:.2f} by the clock".format(
-        *(a / b for a, b in zip(slow, fast, strict=True))
-    )
 
 
 def spent() -> float:

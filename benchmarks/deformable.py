@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from common import compare, describe
+from common_timing import compare, describe
 from maskkit.nn.deform_attn import Size, sample_by_grid, sample_by_rows
 
 

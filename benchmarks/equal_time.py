@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from common import Training, describe
+from common import Training
+from common_timing import describe
 from maskkit import zoo
 from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import save_model

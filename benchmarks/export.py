@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from common import describe, in_turn
+from common_timing import describe, in_turn
 from maskkit import zoo
 from maskkit.api import Segmenter, load
 from maskkit.checkpoints.checkpoint import Checkpoint, load_model

@@ -12,7 +12,7 @@ from collections import defaultdict
 
 import torch
 
-from common import describe
+from common_timing import describe
 from maskkit import create_model
 from maskkit.models import fcis
 from maskkit.nn.backbones.backbone import fold_batch_norm

@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import describe, spent
+from common import spent
+from common_timing import describe
 from maskkit import load
 from maskkit.config import DataConfig
 from maskkit.data import open_splits

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common import describe
+from common_timing import describe
 from maskkit.decode import Embeddings, Kernels, decode
 from maskkit.decode.clustering import cluster, expand
 from maskkit.models.psenet import shrink

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import describe
+from common_timing import describe
 from maskkit.api import Segmenter, load
 from maskkit.data import open_dataset
 from maskkit.data.convert import write

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import describe
+from common_timing import describe
 from maskkit.api import Segmenter
 from maskkit.data import open_splits
 from maskkit.data.convert import write

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import describe, seconds
+from common_timing import describe, seconds
 from maskkit import zoo
 from maskkit.api import Segmenter, create_model, load
 from maskkit.data import open_splits

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from common import describe
+from common_timing import describe
 from maskkit import create_model
 from maskkit.nn.backbones.backbone import fold_batch_norm
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import describe
+from common_timing import describe
 from maskkit.geometry.nms import mask_iou, mask_nms, matrix_nms
 
 INPUTS = {"448 x 448": (112, 112), "800 x 1216": (200, 304)}

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common import describe
+from common_timing import describe
 from maskkit.api import Segmenter, load
 from maskkit.config import InputConfig
 from maskkit.decode.grid import OverInput

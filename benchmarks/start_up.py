@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from common import describe
+from common_timing import describe
 
 COMMANDS = {
     "import maskkit": [sys.executable, "-c", "import maskkit, sys; assert 'torch' not in sys.modules"],

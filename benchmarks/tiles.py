@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from common import describe
+from common_timing import describe
 from maskkit.api import Segmenter, load
 from maskkit.data import open_splits
 from maskkit.data.dataset import Dataset

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from common import describe
+from common_timing import describe
 from maskkit import api
 from maskkit.cli.predict_video import predict_video
 from maskkit.config import InputConfig

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import describe
+from common_timing import describe
 from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.checkpoints.find import find_weights

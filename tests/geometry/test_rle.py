@@ -100,3 +100,24 @@ def test_a_region_holds_all_of_a_mask_and_no_more(dense):
         np.testing.assert_array_equal(again, mask)
         x1, y1, x2, y2 = masks.boxes([rle])[0].astype(int).tolist()
         assert (left, top, *region.shape[::-1]) == (x1, y1, x2 - x1, y2 - y1)
+
+
+@given(st.lists(dense_masks(least=1), min_size=1, max_size=4), st.binary(max_size=12), st.integers(0, 3))
+def test_texts_that_surely_fill_an_image_do(dense, broken, place):
+    """All that encoders write is found to fill its image; of other texts only what does."""
+    counts = [masks.encode(mask[:1])[0]["counts"] for mask in dense]
+    pixels = np.array([mask[0].size for mask in dense])
+    assert masks.surely_fill(counts, pixels).all()
+    assert not masks.surely_fill(counts, pixels + 1).any()
+    place %= len(counts)
+    counts[place] = broken
+    if masks.surely_fill(counts, pixels)[place]:
+        runs = masks.run_lengths(broken)
+        assert runs.min() >= 0
+        assert runs.sum() == pixels[place]
+
+
+def test_no_text_fills_no_image():
+    assert masks.surely_fill([], np.zeros(0, np.int64)).tolist() == []
+    assert masks.surely_fill([b"", b"54"], np.array([9, 9])).tolist() == [False, True]
+    assert masks.surely_fill([b"54"] * 1000, np.full(1000, 9)).all()

@@ -16,8 +16,9 @@ from maskkit import api, cli
 from maskkit.config import InputConfig
 from maskkit.decode import LabelMap, OverInput
 from maskkit.errors import DataError, MaskkitError
+from maskkit.infer.pipeline import ahead
 from maskkit.infer.predict import Failure, Predictor
-from maskkit.infer.video import Clip, Frame, Video, ahead, follow, natural, open_video
+from maskkit.infer.video import Clip, Frame, Video, follow, natural, open_video
 from maskkit.infer.video_writer import Mp4Writer
 from maskkit.prediction import Categories
 from tests.infer.test_tiles import Colours

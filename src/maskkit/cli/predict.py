@@ -237,7 +237,9 @@ class _Run:
 
                 items = self._left(paths, lambda: bars.advance(bar))
                 predictor = self.segmenter.predictor
-                for prediction in predictor.predict(items, batch=batch, score=score, failed=failed):
+                for prediction in predictor.predict(
+                    items, batch=batch, workers=1, score=score, failed=failed, pixels=True
+                ):  # reading, the network and what follows, each in its thread
                     self._write(self.selection(prediction))
                     bars.advance(bar)
         except KeyboardInterrupt as error:

@@ -124,7 +124,8 @@ class _VideoRun:
         return 1 if self.broken else 0
 
     def _frames(self, writer: Any, score: float, track: bool, batch: int) -> None:
-        from maskkit.infer.video import ahead, follow
+        from maskkit.infer.pipeline import ahead
+        from maskkit.infer.video import follow
 
         pairs = follow(
             self.segmenter.predictor, self.video, self.clip, self._failed, score=score, track=track, batch=batch

@@ -1,7 +1,9 @@
 """Polygons as COCO has them: flat lists of coordinates, rasterised to run lengths."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 
 from maskkit.geometry.rle import Rle, empty
@@ -31,10 +33,15 @@ def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle
     has more than four numbers, which it does not read, and for coordinates that are not finite or far outside of any
     image.
     """
-    parts = [[float(v) for v in p] for p in polygons]
+    parts = [np.asarray(p, np.float64) for p in polygons]
+    if not all(part.ndim == 1 for part in parts):
+        raise ValueError("a polygon is no flat list of numbers")
     if max(map(len, parts), default=0) <= 4:
         raise ValueError("a polygon needs three points at least, x and y of each")
-    if not all(abs(v) < _FAR for part in parts for v in part):
+    if not all((np.abs(part) < _FAR).all() for part in parts):
         raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
-    parts = [part for part in parts if len(part) >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(parts, *size)) if parts else empty(size)  # type: ignore[arg-type]
+    parts = [part.tolist() for part in parts if len(part) >= 6]
+    if not parts:
+        return empty(size)
+    drawn: Any = coco_mask.frPyObjects(parts, *size)
+    return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)  # type: ignore[return-value]

@@ -15,6 +15,9 @@ from maskkit.geometry.resample import strips
 
 Rle = dict[str, Any]
 
+_AT_ONCE = 256
+"""Masks whose run lengths are in memory at a time."""
+
 
 def encode(dense: Bool[np.ndarray, "n h w"]) -> list[Rle]:
     """Run-length records of dense masks ``(N, H, W)``."""
@@ -99,6 +102,45 @@ def run_lengths(counts: bytes | str) -> Int[np.ndarray, "n"]:
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
+
+
+def surely_fill(counts: Sequence[bytes], pixels: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Which of the compressed texts are run lengths that fill so many pixels; many at once, for speed.
+
+    False says that `run_lengths` has to look at the text: it is wrong, or written in an unusual way.
+    """
+    slices = [slice(i, i + _AT_ONCE) for i in range(0, len(counts), _AT_ONCE)]
+    return np.concatenate([np.zeros(0, bool), *(_surely_fill(counts[s], pixels[s]) for s in slices)])
+
+
+def _surely_fill(counts: Sequence[bytes], pixels: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    sound = np.zeros(len(counts), bool)
+    text = np.repeat(np.arange(len(counts)), [len(c) for c in counts])  # of each character
+    codes = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63:
+        return sound
+    ends = np.flatnonzero(codes & 32 == 0)  # of each number
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if len(ends) == 0 or ends[-1] != len(codes) - 1 or lengths.max() > 7 or (text[starts] != text[ends]).any():
+        return sound  # 7 characters hold more than any image, and no sum of their numbers overflows
+    shift = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((codes & 31) << shift, starts)
+    numbers -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    of = text[ends]
+    first = np.flatnonzero(np.diff(of, prepend=-1))  # the first number of each text
+    place = np.arange(len(of)) - np.repeat(first, np.diff(first, append=len(of)))
+    # from the fourth number on each is a difference to the number two places before: two chains, and the first alone
+    chain = 3 * of + np.where(place == 0, 0, 1 + (place + 1) % 2)
+    order = np.argsort(chain, kind="stable")
+    summed = np.cumsum(numbers[order])
+    begin = np.flatnonzero(np.diff(chain[order], prepend=-1))
+    before = np.where(begin > 0, summed[begin - 1], 0)
+    runs = summed - np.repeat(before, np.diff(begin, append=len(order)))
+    owner = of[order]
+    total = np.bincount(owner, runs, len(counts))
+    bad = np.bincount(owner, (runs < 0) | (runs > pixels[owner]), len(counts))
+    return (bad == 0) & (total == pixels) & (np.bincount(of, minlength=len(counts)) > 0)
 
 
 def shifted(rle: Rle, dx: int, dy: int) -> Rle:

@@ -10,16 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from maskkit.config import InputConfig
+from maskkit.data.images import LARGE
 from maskkit.decode import Decoder, decode
 from maskkit.errors import DataError
-from maskkit.infer.preprocess import Prepared, padded_size, prepare, stack
+from maskkit.infer.pipeline import ahead
+from maskkit.infer.preprocess import Inputs, Prepared, padded_size, prepare, stack
 from maskkit.infer.runtimes import Runtime
 from maskkit.infer.sources import Item, Pixels, dataset_images, loose_images
-from maskkit.prediction import Categories, Prediction
+from maskkit.prediction import Categories, ImageMeta, Prediction
 
 if TYPE_CHECKING:
     from maskkit.data.dataset import Dataset
@@ -84,17 +89,40 @@ class Predictor:
         workers: int = 0,
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
+        pixels: bool = False,
     ) -> Iterator[Prediction]:
-        """The loop. ``workers`` threads read and preprocess ahead of the network; 0 does this in the calling thread.
+        """The loop. ``workers`` threads read and preprocess ahead of the network, which then has a thread too, so that
+        it runs while the caller uses a prediction; 0 does everything in the calling thread.
 
         Objects with a score up to ``score`` are left out. ``batch`` is the largest number of images per forward pass:
         only images that have the same size with their padding share one, so that no result depends on the others.
+        With ``pixels``, predictions have those of their image, unless it is too large to be kept.
         """
-        waiting: list[Ready] = []  # the first one is the next to be yielded
+        outputs = self._outputs(items, batch, workers, failed, pixels)
         found: dict[int, Prediction] = {}
-        ready = iter(enumerate(_readable(_ahead(items, self._prepare, workers), failed)))
-        window = batch if batch == 1 or self.input.resize != "shorter" else 2 * batch
         following = 0
+        for group, inputs, arrays in ahead(outputs, 1) if workers else outputs:
+            decoded = decode(self.decoder, arrays, inputs.metas, self.categories, score)
+            for prediction, w in zip(decoded, group, strict=True):
+                prediction.image = w.pixels
+                found[w.place] = prediction
+            while following in found:
+                yield found.pop(following)
+                following += 1
+
+    def _outputs(
+        self,
+        items: Iterable[Item],
+        batch: int,
+        workers: int,
+        failed: Callable[[Failure], None] | None,
+        pixels: bool,
+    ) -> Iterator[tuple[list[Ready], Inputs, dict[str, np.ndarray]]]:
+        """Images that shared a forward pass, and what the network made of them."""
+        waiting: list[Ready] = []  # the first one is the next to be yielded
+        prepare = partial(self._prepare, keep=pixels)
+        ready = iter(enumerate(_readable(_ahead(items, prepare, workers), failed)))
+        window = batch if batch == 1 or self.input.resize != "shorter" else 2 * batch
         while True:
             waiting += [Ready(i, *outcome) for i, outcome in islice(ready, window - len(waiting))]
             if not waiting:
@@ -103,24 +131,19 @@ class Predictor:
             group = [w for w in waiting if padded_size([w.prepared], self.input) == size][:batch]
             taken = {w.place for w in group}
             waiting = [w for w in waiting if w.place not in taken]
-            found |= zip((w.place for w in group), self._run(group, score), strict=True)
-            while following in found:
-                yield found.pop(following)
-                following += 1
+            inputs = stack([w.prepared for w in group], self.input)
+            yield group, inputs, self.runtime.run(inputs.images, inputs.sizes)
 
-    def _run(self, group: list[Ready], score: float) -> list[Prediction]:
-        """The predictions for images that share a forward pass."""
-        inputs = stack([w.prepared for w in group], self.input)
-        arrays = self.runtime.run(inputs.images, inputs.sizes)
-        found = decode(self.decoder, arrays, inputs.metas, self.categories, score)
-        for prediction, w in zip(found, group, strict=True):
-            prediction.image = w.pixels
-        return found
-
-    def _prepare(self, item: Item) -> tuple[Prepared, Pixels | None]:
+    def _prepare(self, item: Item, keep: bool) -> tuple[Prepared, Pixels | None]:
         """The preprocessed image, and its pixels unless they can be read again from a file."""
         pixels, meta = item.read(self.input)
-        return prepare(pixels, meta, self.input), None if meta.path else pixels
+        return prepare(pixels, meta, self.input), kept(pixels, meta, keep)
+
+
+def kept(pixels: Pixels, meta: ImageMeta, keep: bool) -> Pixels | None:
+    """The pixels that stay with a prediction: of images without a file, and to ``keep`` of files, unless large."""
+    small = pixels.shape[:2] == meta.size and meta.size[0] * meta.size[1] <= LARGE
+    return pixels if not meta.path or (keep and small) else None
 
 
 Work = Callable[[Item], tuple[Prepared, Pixels | None]]

@@ -18,7 +18,7 @@ from maskkit.data.images import LARGE
 from maskkit.data.tiff import LargeTiff, open_tiff
 from maskkit.errors import DataError
 from maskkit.geometry.windows import Rect, windows
-from maskkit.infer.predict import Failure, Predictor
+from maskkit.infer.predict import Failure, Predictor, kept
 from maskkit.infer.sources import Item, Pixels
 from maskkit.infer.stitch import stitch
 from maskkit.prediction import ImageMeta, Prediction
@@ -44,6 +44,7 @@ class TiledPredictor(Predictor):
         workers: int = 0,
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
+        pixels: bool = False,
     ) -> Iterator[Prediction]:
         """See `Predictor.predict`. ``batch`` tiles share a forward pass.
 
@@ -51,12 +52,12 @@ class TiledPredictor(Predictor):
         """
         for item in items:
             try:
-                with self._opened(item) as (pixels, meta):
+                with self._opened(item) as (image, meta):
                     places = windows(meta.size, self.tile, self.overlap)
-                    cut = (_cut(pixels, number, window.seen) for number, window in enumerate(places))
+                    cut = (_cut(image, number, window.seen) for number, window in enumerate(places))
                     parts = super().predict(cut, batch=batch, workers=workers, score=score)
                     found = stitch(zip(places, parts, strict=True), meta, self.categories)
-                    found.image = pixels if isinstance(pixels, np.ndarray) and not meta.path else None
+                    found.image = kept(image, meta, pixels) if isinstance(image, np.ndarray) else None
             except DataError as error:
                 if failed is None:
                     raise

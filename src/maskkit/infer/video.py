@@ -2,7 +2,7 @@
 
 Files and cameras are read by PyAV (the extra ``maskkit[video]``), which is imported when it is needed. Reading, the
 network and what the caller does with a prediction run at the same time, in threads with short queues between them
-(`ahead`), so that memory does not grow with the length of the video.
+(`maskkit.infer.pipeline.ahead`), so that memory does not grow with the length of the video.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
-from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +26,7 @@ from maskkit.config import InputConfig
 from maskkit.data.images import list_images
 from maskkit.errors import DataError, MaskkitError
 from maskkit.files import require_file
+from maskkit.infer.pipeline import ahead
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.infer.runtimes import require
 from maskkit.infer.sources import Item, Pixels, read_source
@@ -38,12 +37,7 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 """Suffixes of video files, in lower case."""
 FOLDER_RATE = Fraction(25)
 """Frames per second of a folder of images."""
-_AHEAD = 4
-"""Length of the queues between threads, in frames."""
-_WAIT = 0.1
-"""Seconds after which a thread looks whether it is still needed."""
 
-T = TypeVar("T")
 Failed = Callable[[Failure], None]
 
 
@@ -197,54 +191,6 @@ class _Folder(Video):
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts names as people do: 2.jpg before 10.jpg."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def ahead(items: Iterable[T], size: int = _AHEAD) -> Iterator[T]:
-    """The same items, made by a thread of its own that is at most ``size`` of them ahead; its errors are raised here.
-
-    When this iterator is closed, the thread ends after the item that it works on.
-    """
-    queue: Queue[tuple[bool, Any]] = Queue(size)
-    left = Event()
-
-    def put(is_item: bool, value: object) -> bool:
-        while not left.is_set():
-            with suppress(Full):
-                queue.put((is_item, value), timeout=_WAIT)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(True, item):
-                    break
-            else:
-                put(False, None)
-        except BaseException as error:  # any error is the caller's to see
-            put(False, error)
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, value = queue.get()
-            if is_item:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-    finally:
-        left.set()
-        with suppress(Empty):
-            while True:
-                queue.get_nowait()
-        thread.join()
 
 
 def follow(

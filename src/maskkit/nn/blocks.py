@@ -73,7 +73,7 @@ def linear(
     """A linear layer followed by the activation ``then``.
 
     In fp32 inference on a CPU, oneDNN computes both at once, up to a third faster than `torch.nn.functional.linear`,
-    which uses MKL (``benchmarks/against_transformers.py``).
+    which uses MKL (``benchmarks/peers.py``).
     """
     single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if single and infers_on_cpu(x) and torch.backends.mkldnn.is_available():

@@ -1,6 +1,6 @@
 """COCO average precision and recall of boxes and masks, from result rows and COCO ground truth.
 
-The protocol is that of pycocotools, computed by faster-coco-eval; both give the same numbers. Ground truth that
+The protocol is that of pycocotools, whose numbers `maskkit.eval.instance.counting` gives. Ground truth that
 pycocotools cannot read is completed: annotations are renumbered (there, id 0 counts as unmatched), a missing
 ``iscrowd`` is 0, a missing ``bbox`` or ``area`` is that of the mask, and an object without a mask is ignored when masks
 are evaluated: it does not count as missed, nor a detection inside its box as false.
@@ -9,18 +9,18 @@ Masks stay run lengths throughout.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit.errors import DataError
+from maskkit.eval.instance.counting import Counts, Kind, count
 from maskkit.eval.numbers import Metric, mean, shown
 from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows
 from maskkit.files import write_json
@@ -29,7 +29,6 @@ from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories
 
-Kind = Literal["bbox", "segm"]
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -113,8 +112,7 @@ def evaluate(
     Raises `DataError` for rows that are malformed or refer to an unknown image or class, and when ``kinds`` includes
     masks that are missing.
     """
-    categories = sorted(truth.get("categories") or [], key=lambda c: c["id"])
-    if not categories:
+    if not truth.get("categories"):
         raise DataError("the ground truth has no categories, so there is nothing to evaluate; add them to the file")
     limits = sorted(max_dets)
     if kinds is None:
@@ -125,10 +123,12 @@ def evaluate(
     if "segm" in kinds and not _have_masks(truth["annotations"]):
         raise DataError("the ground truth has boxes only, so masks cannot be evaluated; evaluate boxes only")
     found = counted_rows(rows, truth, "segm" in kinds)
+    known = _objects(truth, masks="segm" in kinds)
+    classes = list(class_names(truth))
     for kind in kinds:
-        counts = _accumulate(found, truth, categories, kind, limits)
-        numbers[kind] = _summary(*counts, limits)
-        precision[kind], recall[kind] = counts[0][..., 0, -1], counts[1][..., 0, -1]
+        counts = count(_of_kind(known, kind), found, truth["images"], classes, kind, limits)
+        numbers[kind] = _summary(counts, limits)
+        precision[kind], recall[kind] = counts.precision[..., 0, -1], counts.recall[..., 0, -1]
     objects = Counter(a["category_id"] for a in truth["annotations"] if not a.get("iscrowd"))
     per_class: dict[str, dict[str, Metric]] = {}
     for k, (category_id, name) in enumerate(class_names(truth).items()):
@@ -168,11 +168,20 @@ def sound_objects(truth: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
     With ``segm`` an object without a mask becomes a crowd that fills its box. Raises `DataError` for the first bad
     annotation.
     """
+    return _of_kind(_objects(truth, kind == "segm"), kind)
+
+
+def _of_kind(objects: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+    return [{**o, "iscrowd": 1} if o["unknown"] else o for o in objects] if kind == "segm" else objects
+
+
+def _objects(truth: Mapping[str, Any], masks: bool) -> list[dict[str, Any]]:
+    """`sound_objects` of both kinds: with ``masks``, an object without one has that of its box and is ``unknown``."""
     known = Known.of_coco(truth)
     sound = []
     for place_in_file, annotation in enumerate(truth["annotations"], 1):
         try:
-            sound.append({"id": place_in_file, **_sound_object(annotation, known, kind)})
+            sound.append({"id": place_in_file, **_sound_object(annotation, known, masks)})
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"ground truth, annotation {annotation.get('id', place_in_file)}: {error}") from None
     return sound
@@ -182,26 +191,32 @@ def _have_masks(records: Unchecked) -> bool:
     return not records or any(isinstance(r, Mapping) and r.get("segmentation") for r in records)
 
 
-def _sound_object(annotation: Mapping[str, Any], known: Known, kind: Kind) -> dict[str, Any]:
+def _sound_object(annotation: Mapping[str, Any], known: Known, masks: bool) -> dict[str, Any]:
     image_id, category_id = place(annotation, known)
     size = known.sizes[image_id]
     shape, xywh, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
     if not shape and not xywh:
         raise ValueError("has neither a bbox nor a segmentation")
     rle = None
-    if shape and (kind == "segm" or not xywh or area is None):
+    if shape and (masks or not xywh or area is None):
         polygonal = isinstance(shape, list) and size is not None
         rle = polygons.as_stated(shape, size) if polygonal else run_lengths(shape, size)  # type: ignore[arg-type]
-    sound: dict[str, Any] = {"image_id": image_id, "category_id": category_id}
-    sound["bbox"] = box(xywh) if xywh else _tight_box(rle)
-    crowd = int(bool(annotation.get("iscrowd")))
-    if kind == "segm" and rle is None:
-        x, y, width, height = sound["bbox"]
-        rectangle = [x, y, x, y + height, x + width, y + height, x + width, y]
-        rle, crowd = run_lengths([rectangle], size), 1
+    xywh = box(xywh) if xywh else _tight_box(rle)
     if area is None:
-        area = sound["bbox"][2] * sound["bbox"][3] if rle is None else _pixels(rle)
-    return sound | {"segmentation": rle, "iscrowd": crowd, "area": number(area, "area")}
+        area = xywh[2] * xywh[3] if rle is None else _pixels(rle)
+    unknown = masks and rle is None
+    if unknown:
+        x, y, width, height = xywh
+        rle = run_lengths([[x, y, x, y + height, x + width, y + height, x + width, y]], size)
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": xywh,
+        "segmentation": rle,
+        "iscrowd": int(bool(annotation.get("iscrowd"))),
+        "area": number(area, "area"),
+        "unknown": unknown,
+    }
 
 
 def _tight_box(rle: Rle | None) -> list[float]:
@@ -213,39 +228,8 @@ def _pixels(rle: Rle) -> float:
     return float(mask_math.area([rle])[0])
 
 
-def _accumulate(
-    found: list[dict[str, Any]], truth: Mapping[str, Any], categories: list[Any], kind: Kind, limits: list[int]
-) -> tuple[Float[np.ndarray, "10 101 k 4 m"], Float[np.ndarray, "10 k 4 m"]]:
-    """Precision by IoU, recall, class, size range and detection limit, and the highest recall by the same."""
-    objects = sound_objects(truth, kind)
-    if kind == "segm":
-        found = [{**row, "score": row.get("mask_score", row["score"])} for row in found]
-    # the counting keeps ids as doubles and unsigned numbers: those of the file may be negative or beyond 2^53
-    images = {image["id"]: n for n, image in enumerate(truth["images"], 1)}
-    classes = {category["id"]: n for n, category in enumerate(categories, 1)}
-
-    def numbered(records: Iterable[Mapping[str, Any]]) -> COCO:
-        return COCO(
-            {
-                "images": [{**image, "id": images[image["id"]]} for image in truth["images"]],
-                "categories": [{**category, "id": classes[category["id"]]} for category in categories],
-                "annotations": [
-                    {**r, "id": n, "image_id": images[r["image_id"]], "category_id": classes[r["category_id"]]}
-                    for n, r in enumerate(records, 1)
-                ],
-            }
-        )
-
-    coco_eval = COCOeval_faster(numbered(objects), numbered(found), kind)
-    coco_eval.params.maxDets = limits
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    return coco_eval.eval["precision"], coco_eval.eval["recall"]
-
-
-def _summary(
-    precision: Float[np.ndarray, "10 101 k 4 m"], recall: Float[np.ndarray, "10 k 4 m"], limits: list[int]
-) -> dict[str, Metric]:
+def _summary(counts: Counts, limits: list[int]) -> dict[str, Metric]:
+    precision, recall = counts
     numbers = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
     numbers |= {f"AP{size}": precision[..., i, -1] for i, size in enumerate("sml", 1)}
     numbers |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate(limits)}
