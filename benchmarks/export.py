@@ -107,7 +107,7 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     runtimes = {}
     for kind in formats:
         path = folder / f"{name}{FORMATS[kind][0]}"
-        export(checkpoint, path, ExportConfig(size=size), least=0)
+        export(checkpoint, path, ExportConfig(size=size), force=True)
         runtimes[kind] = load(path, threads=given.threads)
         input = runtimes[kind].input
     ours = predictor(checkpoint.model, input, categories, "cpu", fold=True).runtime

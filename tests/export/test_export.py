@@ -15,10 +15,10 @@ from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.cli import main
 from maskkit.config import RunConfig, Tta, change
-from maskkit.data.shapes import CATEGORIES, draw
+from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
-from maskkit.export.check import Agreement, compare, rows_agree
+from maskkit.export.check import Agreement, compare, differences, rows_agree
 from maskkit.export.onnx import save
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
@@ -151,6 +151,35 @@ def test_a_file_that_disagrees_is_not_written(
     with pytest.raises(MaskkitError, match="not written, because it disagrees"):
         export(fcos, tmp_path / "a.onnx", images=drawn)
     assert not list(tmp_path.iterdir())
+    assert export(fcos, tmp_path / "a.onnx", images=drawn, force=True).path.is_file()
+
+
+@pytest.mark.parametrize(("after", "written"), [(0.4995, True), (0.498, False), (None, False)])
+def test_a_file_that_loses_accuracy_is_not_written(
+    fcos: Checkpoint, tmp_path: Path, after: float | None, written: bool
+) -> None:
+    answers = iter([{"AP": 0.5, "AP50": 0.9}, {"AP": after, "AP50": 0.1}])
+    given: dict = {"data": shapes_dataset(1, 0, SIZE), "measure": lambda *_: next(answers)}
+    if written:
+        assert export(fcos, tmp_path / "a.onnx", **given).after == {"AP": after, "AP50": 0.1}
+    else:
+        with pytest.raises(MaskkitError, match=r"not written, because AP falls from 0.500 to .* --force"):
+            export(fcos, tmp_path / "a.onnx", **given)
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_difference_of_each_output_is_that_of_sure_rows_of_one_label() -> None:
+    ours = {
+        "labels": np.array([[1, 2, 3]]),
+        "scores": np.array([[0.9, 0.5, 0.01]]),
+        "boxes": np.zeros((1, 3, 4)),
+        "logits": np.zeros((1, 5, 2, 2)),
+    }
+    theirs = {name: array + 0.25 for name, array in ours.items()} | {"labels": np.array([[1, 1, 3]])}
+    theirs["boxes"] = np.array([[[0.5], [7], [7]]])
+    assert differences(ours, theirs) == pytest.approx({"labels": 0, "scores": 0.25, "logits": 0.25})
+    theirs["boxes"] = np.broadcast_to(theirs["boxes"], (1, 3, 4))
+    assert differences(ours, theirs)["boxes"] == pytest.approx(0.5)
 
 
 @pytest.mark.slow
@@ -200,8 +229,9 @@ def test_agreement_counts_both_sides() -> None:
 )
 def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> None:
     # masks of random models are full of values near 0.5
-    done = export(checkpoint_of(preset), tmp_path / "model.xml", images=drawn, least=0.8)
+    done = export(checkpoint_of(preset), tmp_path / "model.xml", images=drawn, force=True)
     assert done.agreement is not None
+    assert done.agreement.share > 0.8
     assert done.agreement.objects > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     segmenter = maskkit.load(tmp_path / "model.xml")

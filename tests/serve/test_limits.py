@@ -7,17 +7,25 @@ import struct
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from maskkit.cli import main
+from maskkit.errors import DataError
+from maskkit.infer.sources import read_source
 from maskkit.serve.limits import Limits
 from tests.serve.conftest import Running, png
 from tests.serve.fake import FAILS, HANGS, KILLS
+from tests.test_cases import CASES
 
 
 def header_alone(width: int, height: int) -> bytes:
@@ -45,6 +53,49 @@ def test_bad_images(service: Running) -> None:
     sound(service.predict(header_alone(60_000, 60_000)), 413, "too_many_pixels")
     sound(service.predict(png((5, 5)) + bytes(300_000)), 413, "too_many_bytes")
     assert service.predict(good).status_code == 200
+
+
+def damaged(seed: int) -> Iterator[tuple[str, bytes]]:
+    """A small image in each format, whole, cut off, and with bytes changed."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "ICO"):
+        file = BytesIO()
+        image.save(file, kind)
+        whole = file.getvalue()
+        yield f"{seed}.{kind}", whole
+        yield f"{seed} cut.{kind}", whole[: rng.integers(1, len(whole))]
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[rng.integers(0, min(len(whole), 400), 4)] = rng.integers(0, 256, 4)
+        yield f"{seed} changed.{kind}", changed.tobytes()
+
+
+def pictures() -> Iterator[tuple[str, bytes]]:
+    """Odd and hostile files beside the checkout, where they are."""
+    for folder in ("odd_pictures", "hostile"):
+        for path in sorted(p for p in (CASES / folder).rglob("*") if p.is_file()):
+            yield path.name, path.read_bytes()
+
+
+def test_odd_images_are_answered_as_predict_reads_them(service: Running, tmp_path: Path) -> None:
+    seen = Counter[int]()
+    for name, image in chain(*(damaged(seed) for seed in range(4)), pictures()):
+        status = service.predict(image).status_code
+        seen[status] += 1
+        if status == 413:  # beyond the limits of the service, which are narrower
+            assert len(image) > 300_000 or int(np.prod(Image.open(BytesIO(image)).size)) > 1_000_000, name
+            continue
+        path = tmp_path / f"image{Path(name).suffix}"
+        path.write_bytes(image)
+        try:
+            read_source(path)
+        except DataError:
+            assert status == 422, name
+        else:
+            assert status == 200, name
+    assert seen[200] > 40
+    assert seen[422] > 10
+    assert service.predict(png()).status_code == 200
 
 
 def test_bad_requests(service: Running) -> None:

@@ -1,13 +1,14 @@
 """Whether an exported file finds what the checkpoint finds. No torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from maskkit.geometry import rle as mask_math
 from maskkit.infer.predict import Predictor
+from maskkit.infer.runtimes import Runtime
 
 Row = Mapping[str, Any]
 
@@ -16,6 +17,9 @@ LEAST = 0.95
 
 SAME = 0.9
 """IoU from which on two objects of a class are the same."""
+
+SURE = 0.05
+"""Score from which on the rows of two networks are compared: below it, the order of near ties is chance."""
 
 SPECK = 1e-3
 """Share of the image below which a mask that only one has is not counted: pixels on the border of two classes."""
@@ -34,6 +38,9 @@ class Agreement:
     """Objects that the other one has and the reference has not."""
     score: float
     """Largest difference of the scores of two that are the same."""
+    outputs: Mapping[str, float] = field(default_factory=dict)
+    """Largest difference of each output of the network. Of rows of objects, those count that are `SURE` in both and
+    have the same label."""
 
     @property
     def share(self) -> float:
@@ -54,8 +61,45 @@ def compare(reference: Predictor, other: Predictor, images: Sequence[Any], score
     Images are anything that `Predictor.images` takes. An object counts from the score up, so that one of them may have
     it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted, nor is a `SPECK`.
     """
-    pairs = zip(reference.images(images, score=score), other.images(images, score=score), strict=True)
-    return total(rows_agree(a.to_coco(), b.to_coco(), score) for a, b in pairs)
+    ours, theirs = _Recorded(reference.runtime), _Recorded(other.runtime)
+    pairs = zip(
+        replace(reference, runtime=ours).images(images, score=score),
+        replace(other, runtime=theirs).images(images, score=score),
+        strict=True,
+    )
+    return total(
+        replace(rows_agree(a.to_coco(), b.to_coco(), score), outputs=differences(ours.arrays, theirs.arrays))
+        for a, b in pairs
+    )
+
+
+class _Recorded:
+    """A runtime that keeps its latest outputs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def run(self, images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Runtime.run`."""
+        self.arrays = self.runtime.run(images, sizes)
+        return self.arrays
+
+
+def differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The largest difference of each output; see `Agreement.outputs`. Outputs of different shapes are left out."""
+    rows = None
+    if "labels" in ours and ours["labels"].shape == theirs["labels"].shape:
+        rows = ours["labels"] == theirs["labels"]
+        rows &= (ours["scores"] > SURE) & (theirs["scores"] > SURE)
+    found = {}
+    for name, array in ours.items():
+        if array.shape == theirs[name].shape:
+            gap = np.abs(array - theirs[name])
+            if rows is not None and gap.shape[:2] == rows.shape:
+                gap = gap[rows]
+            found[name] = float(gap.max(initial=0))
+    return found
 
 
 def rows_agree(ours: Sequence[Row], theirs: Sequence[Row], score: float = 0.0) -> Agreement:
@@ -85,6 +129,7 @@ def total(parts: Iterable[Agreement]) -> Agreement:
         sum(a.found for a in every),
         sum(a.more for a in every),
         max((a.score for a in every), default=0.0),
+        {name: max(a.outputs.get(name, 0.0) for a in every) for a in every for name in a.outputs},
     )
 
 

@@ -22,7 +22,7 @@ from maskkit.checkpoints.listing import one_line
 from maskkit.config import BackboneModelConfig, InputConfig, to_dict
 from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
-from maskkit.eval.numbers import Metric
+from maskkit.eval.numbers import Metric, shown
 from maskkit.export.check import LEAST, Agreement, compare
 from maskkit.export.graph import DYNAMIC, MULTIPLE, Graph, trace
 from maskkit.files import replacing
@@ -34,6 +34,9 @@ Say = Callable[[str], None]
 
 _OPEN = (384, 512)
 """The least height and width that a graph of open size is traced with: no map of any pyramid has a single row there."""
+
+LOSS = {"fp32": 0.001, "bf16": 0.01, "fp16": 0.01, "int8": 0.01}
+"""How far the first main metric (AP, mIoU, PQ) may fall in each precision; an export that loses more has failed."""
 
 DEMO_IMAGES = Path(__file__).parents[1] / "demo_images"
 
@@ -76,15 +79,16 @@ def export(
     data: Dataset | None = None,
     calibration: Dataset | None = None,
     measure: Callable[[Predictor, Dataset], Mapping[str, Metric]] | None = None,
-    least: float = LEAST,
+    force: bool = False,
     say: Say = lambda line: None,
 ) -> Exported:
     """Write ``path``, an ``.onnx``, ``.xml`` (OpenVINO) or ``.pt2`` file, from ``checkpoint``.
 
     The file is compared with the checkpoint on ``images`` (by default those of the package) and on an image of noise,
-    and appears only if at least the share ``least`` of the objects agrees. With ``data``, both are measured by
-    ``measure``; int8 is calibrated on ``calibration``. ``say`` gets a line for each step. Raises `MaskkitError` when
-    the method cannot be exported so, or when the file disagrees.
+    and appears only if at least the share `LEAST` of the objects agrees. With ``data``, both are measured by
+    ``measure``, and the file appears only if the first metric falls by at most `LOSS`; int8 is calibrated on
+    ``calibration``. ``force`` writes a file that fails these checks. ``say`` gets a line for each step. Raises
+    `MaskkitError` when the method cannot be exported so, or when the file disagrees or loses more than allowed.
     """
     kind = _kind(checkpoint, path, config, data, calibration)
     given = checkpoint.config.input
@@ -102,8 +106,10 @@ def export(
         say("checking")
         other = replace(reference, runtime=open_runtime(made))
         found = compare(reference, other, shown) if config.precision == "fp32" else None
-        if found is not None and found.share < least:
-            raise MaskkitError(f"{path}: not written, because it disagrees with the checkpoint: {found}")
+        if found is not None and found.share < LEAST and not force:
+            raise MaskkitError(
+                f"{path}: not written, because it disagrees with the checkpoint ({found}); --force writes it anyway"
+            )
         if config.dynamic and kind != "pt2":
             _try_other_shapes(path, reference.runtime, other.runtime, input, config)
         resized = None
@@ -114,6 +120,8 @@ def export(
             say(f"measuring on {len(data)} images")
             before = dict(measure(replace(reference, input=given), data))
             after = dict(measure(other, data))
+            if not force:
+                _refuse_loss(path, before, after, config.precision)
         checked = {"agreement": _plain(found), "resized": _plain(resized), "before": before, "after": after}
         description["export"]["checked"] = checked
         _describe(made, kind, description, checkpoint.categories.names)
@@ -291,6 +299,16 @@ def _describe(made: Path, kind: Format, description: dict[str, Any], names: tupl
         assert entry is not None
         entry.set("value", json.dumps(description))
         tree.write(made, encoding="utf-8", xml_declaration=True)
+
+
+def _refuse_loss(path: Path, before: Mapping[str, Metric], after: Mapping[str, Metric], precision: str) -> None:
+    """Raise `MaskkitError` where the first metric falls by more than `LOSS` allows."""
+    name, value = next(iter(before.items()))
+    if value is not None and value - (after[name] or 0.0) > LOSS[precision]:
+        raise MaskkitError(
+            f"{path}: not written, because {name} falls from {shown(value)} to {shown(after[name])} on these data, and "
+            f"{precision} may cost {LOSS[precision]}; --force writes it anyway"
+        )
 
 
 def _try_other_shapes(
