@@ -77,13 +77,22 @@ def pictures() -> Iterator[tuple[str, bytes]]:
             yield path.name, path.read_bytes()
 
 
+def pixels(image: bytes) -> float:
+    """How many an image says it has; infinite where Pillow refuses them."""
+    try:
+        return float(np.prod(Image.open(BytesIO(image)).size))
+    except Image.DecompressionBombError:
+        return np.inf
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")
 def test_odd_images_are_answered_as_predict_reads_them(service: Running, tmp_path: Path) -> None:
     seen = Counter[int]()
     for name, image in chain(*(damaged(seed) for seed in range(4)), pictures()):
         status = service.predict(image).status_code
         seen[status] += 1
         if status == 413:  # beyond the limits of the service, which are narrower
-            assert len(image) > 300_000 or int(np.prod(Image.open(BytesIO(image)).size)) > 1_000_000, name
+            assert len(image) > 300_000 or pixels(image) > 1_000_000, name
             continue
         path = tmp_path / f"image{Path(name).suffix}"
         path.write_bytes(image)
