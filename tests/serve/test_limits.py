@@ -70,7 +70,7 @@ def damaged(seed: int) -> Iterator[tuple[str, bytes]]:
         yield f"{seed} changed.{kind}", changed.tobytes()
 
 
-def pictures() -> Iterator[tuple[str, bytes]]:
+def odd_files() -> Iterator[tuple[str, bytes]]:
     """Odd and hostile files beside the checkout, where they are."""
     for folder in ("odd_pictures", "hostile"):
         for path in sorted(p for p in (CASES / folder).rglob("*") if p.is_file()):
@@ -88,7 +88,7 @@ def pixels(image: bytes) -> float:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")
 def test_odd_images_are_answered_as_predict_reads_them(service: Running, tmp_path: Path) -> None:
     seen = Counter[int]()
-    for name, image in chain(*(damaged(seed) for seed in range(4)), pictures()):
+    for name, image in chain(*(damaged(seed) for seed in range(4)), odd_files()):
         status = service.predict(image).status_code
         seen[status] += 1
         if status == 413:  # beyond the limits of the service, which are narrower
