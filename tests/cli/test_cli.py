@@ -536,6 +536,32 @@ def test_train_chooses_a_preset_for_the_data(monkeypatch, drawn, tmp_path, capsy
     assert "no such file or folder" in capsys.readouterr().err
 
 
+def test_tune_passes_every_option_on(monkeypatch, tmp_path, capsys):
+    from maskkit.engine import tune as engine
+
+    asked = []
+
+    def fake(config, out, trials, space, resume, weights, device, say):
+        asked.append((config, out, trials, space, resume, weights, device))
+        say("trial 1 of 3: 0.400 (train.lr times 1)")
+        return engine.TuneResult(config, out / "best.json", 1, 0.4, out / "trials" / "01")
+
+    monkeypatch.setattr(engine, "tune", fake)
+    command = ["tune", "--model", PRESET, "--data", "pets", "--train.epochs", "3", "--weights", "random"]
+    assert run(*command, "--trials", 3, "--space", "train.lr", "augment.expand", "--resume", "--out", tmp_path) == 0
+    assert run(*command, "--log", "tensorboard", "wandb", "--train.batch", "auto") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "trial 1 of 3: 0.400 (train.lr times 1)"
+    assert said[1] == f"best: trial 1, 0.400; its run is {tmp_path / 'trials' / '01'}"
+    assert said[2] == f"train with its settings: maskkit train --config {tmp_path / 'best.json'} --out runs/tuned"
+    first, second = asked
+    assert (first[0].preset, first[0].data.train, first[0].train.epochs) == (PRESET, "pets", 3)
+    assert first[1:] == (tmp_path, 3, ("train.lr", "augment.expand"), True, "random", "auto")
+    assert second[1:5] == (Path("runs", f"tune-{PRESET}"), 12, tuple(engine.SPACE), False)
+    assert (second[0].train.log, second[0].train.batch) == (("tensorboard", "wandb"), 0)
+    assert usage(*command, "--trials", "0") == 2
+
+
 def test_train_then_predict(drawn, tmp_path, photos, capsys):
     out = tmp_path / "run"
     command = ["train", "--model", PRESET, "--data", drawn, "--out", out, *TINY, *SHORT]

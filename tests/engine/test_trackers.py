@@ -185,6 +185,11 @@ def test_one_that_is_not_installed_is_named_before_anything_else(
     with pytest.raises(MaskkitError, match=r"--log wandb: it is not installed; pip install wandb"):
         train(replace(run, train=replace(run.train, log=("wandb",))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MaskkitError, match=r"--log wandb: it is not installed"):
+        require(("wandb",))
 
 
 def test_damaged_notes_about_trackers_are_named(tmp_path: Path) -> None:

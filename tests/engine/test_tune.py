@@ -151,18 +151,13 @@ def search(config: dict[str, Any], out: Path, trials: int) -> None:
 
 def test_a_search_that_is_killed_twice_has_every_trial_once(tmp_path: Path, run: RunConfig) -> None:
     config = replace(run, train=replace(run.train, steps=8, eval_every=1.0, save_every=1))
-    trials, out = 3, tmp_path / "tune"
-
-    def start(folder: Path) -> Any:
-        return runner.fork(search, to_dict(config), folder, trials)
-
+    trials, out, whole = 3, tmp_path / "tune", tmp_path / "whole"
     for file in ("trials/02/samples/0000004", "trials/03/last.safetensors"):
-        process = start(out)
+        process = runner.fork(search, to_dict(config), out, trials)
         assert runner.kill_when(process, (out / file).exists)
         assert states(out)[-1] == "RUNNING"
-    whole = tmp_path / "whole"
     for folder in (out, whole):
-        process = start(folder)
+        process = runner.fork(search, to_dict(config), folder, trials)
         process.join()
         assert process.exitcode == 0
     ours, theirs = ([(t.number, t.state, t.params, t.value) for t in study(f).trials] for f in (out, whole))

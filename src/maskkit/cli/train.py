@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SECTIONS = ("model", "input", "augment", "train", "data")
-"""Parts of a `RunConfig`, whose fields are options."""
+SECTIONS = ("model", "input", "augment", "train")
+"""Parts of a `RunConfig` that a preset has too."""
 
 
 @dataclass
@@ -48,6 +48,8 @@ class TrainOptions:
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50
 
     Example: maskkit train --model yolact-mobilenetv2-256 --data pets/ --train.epochs 50 --resume
+
+    Example: torchrun --nproc-per-node 2 -m maskkit train --data pets/ --out runs/pets
     """
 
     preset: Annotated[str, arg(name="model")]
@@ -131,7 +133,7 @@ def parse(args: list[str], kind: type[Options] = TrainOptions, prog: str = "mask
     if chosen is not None:
         name, preset = chosen[0], zoo.preset(chosen[0])
     elif given is not None:
-        name, preset = given.preset, replace(zoo.preset(given.preset), **{n: getattr(given, n) for n in SECTIONS[:-1]})
+        name, preset = given.preset, replace(zoo.preset(given.preset), **{n: getattr(given, n) for n in SECTIONS})
     data = annotated(
         DataConfig() if given is None else given.data,
         train=Annotated[str, arg(aliases=["--data"])],
@@ -150,8 +152,7 @@ def parse(args: list[str], kind: type[Options] = TrainOptions, prog: str = "mask
     settings: dict[str, Any] = {n: 0 if (n, v) == ("batch", "auto") else v for n, v in vars(options.train).items()}
     options.train = TrainConfig(**settings)
     options.data = DataConfig(**vars(options.data))
-    for section in SECTIONS:
-        refuse_ranges(getattr(options, section), f"--{section}.")
+    refuse_ranges(options, "--")
     if not options.data.train:
         wrong_usage(f"{prog.split()[-1]} takes --data")
     if chosen is not None:

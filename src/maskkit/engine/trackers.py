@@ -30,7 +30,8 @@ _INSTALL = {"tensorboard": "'maskkit[log]'"}
 def require(names: Sequence[str]) -> None:
     """Raise `MaskkitError` for a tracker that is not installed. None is imported."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # or a folder of that name, in which such a tracker keeps its files
             raise MaskkitError(f"--log {name}: it is not installed; pip install {_INSTALL.get(name, name)}")
 
 
