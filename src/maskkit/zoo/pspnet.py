@@ -1,21 +1,19 @@
 """PSPNet: key maps of hszhao/semseg (MIT) and mmsegmentation (Apache-2.0), and presets."""
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from maskkit.config import BackboneConfig, TrainConfig
-from maskkit.errors import DataError
 from maskkit.models.pspnet import Pspnet, PspnetConfig
 from maskkit.zoo import mmsegmentation
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import ADE20K, CITYSCAPES, VOC_SEMANTIC
-from maskkit.zoo.key_maps import Rules
+from maskkit.zoo.key_maps import Rules, rename_by
 from maskkit.zoo.recipes import FLIP, MOBILENET, Recipe, imagenet_input, small_semantic
 
-_RULES = [
+_RULES: Rules = (
     (r"layer0\.([01346])\.(.+)", r"backbone.body.conv1.\1.\2"),
     (r"layer0\.7\.(.+)", r"backbone.body.bn1.\1"),
     (r"(layer[1-4]\..+)", r"backbone.body.\1"),
@@ -23,7 +21,7 @@ _RULES = [
     (r"ppm\.features\.(\d)\.2\.(.+)", r"pyramid.reduce.\1.1.\2"),
     (r"cls\.([014]\..+)", r"score.\1"),
     (r"aux\.([014]\..+)", r"auxiliary.\1"),
-]
+)
 _MMSEGMENTATION: Rules = (
     *mmsegmentation.unit(r"psp_modules\.(\d)\.1", r"pyramid.reduce.\1"),
     *mmsegmentation.unit("bottleneck", "score"),
@@ -35,14 +33,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
     if mmsegmentation.is_mmsegmentation(state):
         return mmsegmentation.rename(state, _MMSEGMENTATION, "PSPNet")
-    return {_name(n.removeprefix("module.")): t for n, t in state.items()}
-
-
-def _name(name: str) -> str:
-    for pattern, ours in _RULES:
-        if m := re.fullmatch(pattern, name):
-            return m.expand(ours)
-    raise DataError(f"{name!r} is not a tensor in checkpoints of PSPNet")
+    return rename_by(_RULES, {n.removeprefix("module."): t for n, t in state.items()}, "PSPNet")
 
 
 # presets --------------------------------------------------------------------------------------------------------------

@@ -7,33 +7,55 @@ from typing import Any
 from torch import Tensor
 
 from maskkit.config import AugmentConfig, BackboneConfig, InputConfig, TrainConfig
-from maskkit.errors import DataError
 from maskkit.models.yolact import Yolact, YolactConfig
 from maskkit.zoo.card import Method, Preset, Weights
 from maskkit.zoo.class_names import VOC
 from maskkit.zoo.key_maps import MMDETECTION_C3_KEYS, Rules, rename_by
 from maskkit.zoo.recipes import FROZEN_MOBILENET, Recipe, mmdetection_file, on_nanodet, small_presets
 
-_FPN = {"lat_layers": "lateral", "pred_layers": "output"}
-_HEAD = {"upfeature.0": "shared", "bbox_layer": "box", "conf_layer": "conf", "mask_layer": "mask"}
 # tensors of older releases, which the official loader drops too
 _DROPPED = re.compile(r"backbone\.layer\d|fpn\.downsample_layers\.([2-9]|\d\d)")
 
-_RULES: list[tuple[str, str]] = [
-    # ResNet: torchvision's names, stages counted from zero
-    (r"backbone\.layers\.(\d)\.(\d+)\.((?:conv|bn|downsample).*)", "resnet"),
-    (r"backbone\.(conv1|bn1)\.(.+)", r"backbone.body.\1.\2"),
-    # Darknet: a stem, then per stage a strided convolution and residual blocks of two convolutions
-    (r"backbone\._preconv\.(\d)\.(.+)", "stem"),
-    (r"backbone\.layers\.(\d)\.0\.(\d)\.(.+)", "down"),
-    (r"fpn\.(lat_layers|pred_layers)\.(\d)\.(.+)", "fpn"),
+_UNIT = ("conv", "bn")
+"""The two layers of a unit of Darknet, which are numbered there."""
+_BODY = "backbone.body."
+_OFFICIAL_KEYS: Rules = (
+    (r"backbone\.(conv1|bn1)\.(.+)", rf"{_BODY}\1.\2"),
+    *(
+        rule
+        for stage in range(4)
+        for official, ours in [(rf"backbone\.layers\.{stage}\.(\d+)\.", rf"{_BODY}layer{stage + 1}.\1.")]
+        for rule in (
+            (official + r"(conv\d)\.conv_offset_mask\.(.+)", ours + r"\2.offset_mask.\3"),
+            (official + r"((?:conv|bn)\d\.(?:weight|bias|running_\w+|num_\w+)|downsample\..+)", ours + r"\2"),
+        )
+    ),
+    *(
+        rule
+        for i, layer in enumerate(_UNIT)
+        for rule in (
+            (rf"backbone\._preconv\.{i}\.(.+)", rf"{_BODY}stem_conv1.{layer}.\1"),
+            # a stage is a strided convolution and blocks of two units
+            (rf"backbone\.layers\.(\d)\.0\.{i}\.(.+)", rf"{_BODY}stages_\1.conv_down.{layer}.\2"),
+            *(
+                (
+                    rf"backbone\.layers\.(\d)\.{block}\.(conv\d)\.{i}\.(.+)",
+                    rf"{_BODY}stages_\1.blocks.{block - 1}.\2.{layer}.\3",
+                )
+                for block in range(1, 9)
+            ),
+        )
+    ),
+    *((rf"fpn\.lat_layers\.{i}\.(.+)", rf"fpn.lateral.{2 - i}.\1") for i in range(3)),  # these lists start with C5
+    *((rf"fpn\.pred_layers\.{i}\.(.+)", rf"fpn.output.{2 - i}.\1") for i in range(3)),
     (r"fpn\.downsample_layers\.(\d)\.(.+)", r"fpn.extra.\1.\2"),
     (r"proto_net\.(\d+)\.(.+)", r"protonet.\1.\2"),
-    (r"prediction_layers\.0\.(upfeature\.0|bbox_layer|conf_layer|mask_layer)\.(.+)", "head"),
+    (r"prediction_layers\.0\.upfeature\.0\.(.+)", r"head.shared.\1"),
+    (r"prediction_layers\.0\.bbox_layer\.(.+)", r"head.box.\1"),
+    (r"prediction_layers\.0\.(conf|mask)_layer\.(.+)", r"head.\1.\2"),
     (r"semantic_seg_conv\.(.+)", r"semantic.\1"),
     (r"maskiou_net\.maskiou_net\.(\d+)\.(.+)", r"maskiou.\1.\2"),
-]
-
+)
 
 _MMDETECTION: Rules = (
     *MMDETECTION_C3_KEYS,
@@ -51,8 +73,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """From official names to ours. Raises `DataError` for an unknown name."""
     if any(n.startswith("bbox_head.") for n in state):
         return _background_first(rename_by(_MMDETECTION, state, "YOLACT"))
-    darknet = any(n.startswith("backbone._preconv") for n in state)
-    return {_name(n, darknet): t for n, t in state.items() if not _DROPPED.match(n)}
+    return rename_by(_OFFICIAL_KEYS, {n: t for n, t in state.items() if not _DROPPED.match(n)}, "YOLACT")
 
 
 def _background_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -64,31 +85,6 @@ def _background_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
             tensor = state[name]
             turned[name] = tensor.reshape(anchors, -1, *tensor.shape[1:]).roll(1, 1).reshape(tensor.shape)
     return turned
-
-
-def _name(name: str, darknet: bool) -> str:
-    pair = ("conv", "bn")  # the two layers of a Darknet unit
-    for pattern, rule in _RULES:
-        m = re.fullmatch(pattern, name)
-        if m is None:
-            continue
-        g = m.groups()
-        if rule == "resnet" and darknet:  # layers.S.B.convN.{0,1}.rest, where block 0 is the strided convolution
-            unit, entry, rest = g[2].split(".", 2)
-            return f"backbone.body.stages_{g[0]}.blocks.{int(g[1]) - 1}.{unit}.{pair[int(entry)]}.{rest}"
-        if rule == "resnet":
-            rest = g[2].replace("conv_offset_mask", "offset_mask")
-            return f"backbone.body.layer{int(g[0]) + 1}.{g[1]}.{rest}"
-        if rule == "stem":
-            return f"backbone.body.stem_conv1.{pair[int(g[0])]}.{g[1]}"
-        if rule == "down":
-            return f"backbone.body.stages_{g[0]}.conv_down.{pair[int(g[1])]}.{g[2]}"
-        if rule == "fpn":  # the official lists start with C5
-            return f"fpn.{_FPN[g[0]]}.{2 - int(g[1])}.{g[2]}"
-        if rule == "head":
-            return f"head.{_HEAD[g[0]]}.{g[1]}"
-        return m.expand(rule)
-    raise DataError(f"{name!r} is not a tensor in checkpoints of YOLACT")
 
 
 # presets --------------------------------------------------------------------------------------------------------------
