@@ -120,6 +120,16 @@ TORCHVISION_PYRAMID_KEYS: Rules = (
 """torchvision: ResNets and pyramids."""
 
 
+def gn_units(official: str, ours: str) -> Rules:
+    """mmdetection: convolutions, deformable or not, each with its group norm; ``ours`` ends in the unit of both. The
+    patterns may have groups."""
+    return (
+        (rf"{official}\.conv\.conv_offset\.(?P<rest>.+)", rf"{ours}.0.offset_mask.\g<rest>"),
+        (rf"{official}\.conv\.(?P<rest>.+)", rf"{ours}.0.\g<rest>"),
+        (rf"{official}\.gn\.(?P<rest>.+)", rf"{ours}.1.\g<rest>"),
+    )
+
+
 def mobilenet_v3(prefix: str) -> Rules:
     """torchvision's MobileNetV3 Large, whose blocks are counted through behind ``prefix``, a pattern."""
     body = "backbone.body."

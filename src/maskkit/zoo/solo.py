@@ -8,7 +8,7 @@ from torch import Tensor
 from maskkit.config import BackboneConfig
 from maskkit.models.solo import Solo, SoloConfig
 from maskkit.zoo.card import Method, Preset, Weights
-from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, rename_by
+from maskkit.zoo.key_maps import MMDETECTION_KEYS, Rules, gn_units, rename_by
 from maskkit.zoo.recipes import (
     FLIP,
     FROZEN_MOBILENET,
@@ -22,21 +22,12 @@ from maskkit.zoo.recipes import (
     solo_recipe,
 )
 
-
-def _tower(official: str, ours: str) -> Rules:
-    return (
-        (rf"{official}\.(\d)\.conv\.conv_offset\.(.+)", rf"{ours}.\1.0.offset_mask.\2"),
-        (rf"{official}\.(\d)\.conv\.(.+)", rf"{ours}.\1.0.\2"),
-        (rf"{official}\.(\d)\.gn\.(.+)", rf"{ours}.\1.1.\2"),
-    )
-
-
 # `bbox_head` in WXinlong/SOLO, `mask_head` in mmdetection
 _RULES: Rules = (
     *MMDETECTION_KEYS,
-    *_tower(r"(?:bbox_head\.cate|mask_head\.cls)_convs", "category_tower"),
-    *_tower(r"(?:bbox_head\.ins|mask_head\.mask)_convs(?:_x)?", "towers.0"),
-    *_tower(r"(?:bbox_head\.ins|mask_head\.mask)_convs_y", "towers.1"),
+    *gn_units(r"(?:bbox_head\.cate|mask_head\.cls)_convs\.(\d)", r"category_tower.\1"),
+    *gn_units(r"(?:bbox_head\.ins|mask_head\.mask)_convs(?:_x)?\.(\d)", r"towers.0.\1"),
+    *gn_units(r"(?:bbox_head\.ins|mask_head\.mask)_convs_y\.(\d)", r"towers.1.\1"),
     (r"(?:bbox_head\.d?solo_cate|mask_head\.conv_cls)\.(.+)", r"category.\1"),
     (r"(?:bbox_head\.d?solo_ins|mask_head\.conv_mask)_list(?:_x)?\.(\d)\.(.+)", r"outputs.0.\1.\2"),
     (r"(?:bbox_head\.dsolo_ins|mask_head\.conv_mask)_list_y\.(\d)\.(.+)", r"outputs.1.\1.\2"),

@@ -9,7 +9,7 @@ from maskkit.config import BackboneConfig
 from maskkit.models.solov2 import Solov2, Solov2Config
 from maskkit.nn.grid import GridConfig
 from maskkit.zoo.card import Method, Preset, Weights
-from maskkit.zoo.key_maps import DETECTRON2_KEYS, MMDETECTION_KEYS, Rules, bgr_to_rgb, rename_by
+from maskkit.zoo.key_maps import DETECTRON2_KEYS, MMDETECTION_KEYS, Rules, bgr_to_rgb, gn_units, rename_by
 from maskkit.zoo.recipes import (
     FLIP,
     FROZEN_MOBILENET,
@@ -37,25 +37,16 @@ def _tower(official: str, ours: str) -> Rules:
     )
 
 
-def _units(official: str, ours: str) -> Rules:
-    """Convolutions, deformable or not, each with its norm; ``ours`` ends in the unit, which has both."""
-    return (
-        (rf"{official}\.conv\.conv_offset\.(?P<rest>.+)", rf"{ours}.0.offset_mask.\g<rest>"),
-        (rf"{official}\.conv\.(?P<rest>.+)", rf"{ours}.0.\g<rest>"),
-        (rf"{official}\.gn\.(?P<rest>.+)", rf"{ours}.1.\g<rest>"),
-    )
-
-
 # `bbox_head` and `mask_feat_head` in WXinlong/SOLO, `mask_head` and `mask_head.mask_feature_head` in mmdetection
 _FEATURE = r"(?:mask_feat_head|mask_head\.mask_feature_head)"
 _SOLO: Rules = (
     *MMDETECTION_KEYS,
-    *_units(r"(?:bbox_head\.cate|mask_head\.cls)_convs\.(\d)", r"category_tower.\1"),
-    *_units(r"(?:bbox|mask)_head\.kernel_convs\.(\d)", r"kernel_tower.\1"),
+    *gn_units(r"(?:bbox_head\.cate|mask_head\.cls)_convs\.(\d)", r"category_tower.\1"),
+    *gn_units(r"(?:bbox|mask)_head\.kernel_convs\.(\d)", r"kernel_tower.\1"),
     (r"(?:bbox_head\.solo_cate|mask_head\.conv_cls)\.(.+)", r"category.\1"),
     (r"(?:bbox_head\.solo_kernel|mask_head\.conv_kernel)\.(.+)", r"kernel.\1"),
-    *_units(rf"{_FEATURE}\.convs_all_levels\.(\d)\.conv(\d)", r"mask_branch.levels.\1.\2"),
-    *_units(rf"{_FEATURE}\.conv_pred(?:\.0)?", "mask_branch.mix"),
+    *gn_units(rf"{_FEATURE}\.convs_all_levels\.(\d)\.conv(\d)", r"mask_branch.levels.\1.\2"),
+    *gn_units(rf"{_FEATURE}\.conv_pred(?:\.0)?", "mask_branch.mix"),
 )
 
 _ADELAIDET: Rules = (
