@@ -72,6 +72,12 @@ class _Object:
     cut: bool
     """Whether it touches a border of the tile that is none of the image."""
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether the centre of its box belongs to its tile, and so to no other."""
+        own, (x, y) = self.window.own, (self.box[:2] + self.box[2:]) / 2
+        return bool(own.left <= x < own.right and own.top <= y < own.bottom)
+
     def inside(self, place: Rect) -> tuple[Bool[np.ndarray, "h w"], int, int]:
         """Its pixels in a part of the image: a mask and its top left corner there. A box stands for a missing mask."""
         if self.mask is not None:
@@ -161,10 +167,14 @@ def _agreement(a: tuple[Bool[np.ndarray, "_ _"], int, int], b: tuple[Bool[np.nda
 
 
 def _union(parts: list[_Object]) -> _Object | None:
-    """One object of its parts; None for a remainder at the border of a tile that another tile owns."""
+    """One object of its parts, which agree: as its owner sees it, or their union where that sees a part alone.
+
+    None for what one tile alone sees in the pixels of another, which then had the better view of it.
+    """
+    owner = next((o for o in parts if o.is_owned), None)
+    if len(parts) == 1 or (owner is not None and not owner.cut):
+        return owner
     best = max(parts, key=lambda o: o.score)
-    if len(parts) == 1:
-        return None if best.cut and not _mostly_owned(best) else best
     boxes = np.array([o.box for o in parts])
     masks = [o.mask for o in parts if o.mask is not None]
     return replace(
@@ -173,12 +183,6 @@ def _union(parts: list[_Object]) -> _Object | None:
         box=np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]),
         mask=rle_codec.union(masks) if masks else None,
     )
-
-
-def _mostly_owned(found: _Object) -> bool:
-    """Whether at least half of an object belongs to its tile."""
-    own, seen = (int(found.inside(place)[0].sum()) for place in (found.window.own, found.window.seen))
-    return 2 * own >= seen
 
 
 def _instances(objects: list[_Object], size: tuple[int, int], masks: bool, mask_scores: bool) -> Instances:
