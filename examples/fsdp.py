@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     given = parser.parse_args()
     os.environ["DEPTH"] = str(given.depth)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     dist.init_process_group("gloo" if device.type == "cpu" else None)
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same weights everywhere, of which each process keeps its part
