@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--score", default="0.3")
+    parser.add_argument("--only", choices=("speed", "kill", "resume"))
     parser.add_argument("--cost", action="store_true", help="only what an image costs: one worker, without Ray")
     given = parser.parse_args()
     print(describe(1))
@@ -56,12 +57,15 @@ def main() -> None:
         alone = given.count / (time.perf_counter() - begin)
         print(f"one process, no Ray: {alone:.2f} images/s, start and overlays included")
         truth = (root / "plain" / "predictions.json").read_bytes()
-        speeds = [speed(command, root / f"workers{n}", n, given.count) for n in (1, 2)]
-        print(f"two workers are {speeds[1] / speeds[0]:.2f} times as fast as one")
-        same(truth, root / "workers2", "two workers")
-        size(root / "workers2", given.count)
-        killed(command, root / "killed", truth)
-        gone_on(command, root / "again", truth)
+        if given.only in (None, "speed"):
+            speeds = [speed(command, root / f"workers{n}", n, given.count) for n in (1, 2)]
+            print(f"two workers are {speeds[1] / speeds[0]:.2f} times as fast as one")
+            same(truth, root / "workers2", "two workers")
+            size(root / "workers2", given.count)
+        if given.only in (None, "kill"):
+            killed(command, root / "killed", truth)
+        if given.only in (None, "resume"):
+            gone_on(command, root / "again", truth)
 
 
 def cost(source: Path, model: str, count: int) -> None:

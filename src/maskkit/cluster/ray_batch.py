@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from maskkit.checkpoints.listing import one_line
 from maskkit.cluster.parts import Done, decoded
 from maskkit.cluster.sources import LIST, Part, is_table, open_table, parts_of, rows_of, write_list
 from maskkit.cluster.storage import Storage, opened
@@ -169,10 +170,17 @@ def _start(ray: Any) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}  # a worker that dies is replaced
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
+    except Exception as error:  # Ray raises errors of many kinds, some of them bare
+        ray.shutdown()
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise MaskkitError(
+            f"Ray does not start on {where} ({one_line(error)}); is it busy, or RAY_ADDRESS wrong?"
+        ) from None
     return True
 
 
