@@ -27,6 +27,8 @@ RUN = "run.json"
 """The settings of a run, in its folder."""
 _STORE = 100 * 2**20
 """Bytes of shared memory of a local Ray: nothing but names goes through it."""
+_STARTS = 3
+"""Attempts to start Ray, which gives a busy machine half a minute."""
 _NAMED = 20
 
 log = logging.getLogger(__name__)
@@ -170,18 +172,20 @@ def _start(ray: Any) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}  # a worker that dies is replaced
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
-    except Exception as error:  # Ray raises errors of many kinds, some of them bare
-        ray.shutdown()
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise MaskkitError(
-            f"Ray does not start on {where} ({one_line(error)}); is it busy, or RAY_ADDRESS wrong?"
-        ) from None
-    return True
+    address = os.environ.get("RAY_ADDRESS")
+    here = {} if address else {"address": "local", "include_dashboard": False, "object_store_memory": _STORE}
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**here, **quiet)
+            return True
+        except Exception as error:  # Ray raises errors of many kinds, some of them bare
+            ray.shutdown()
+            if not left:
+                raise MaskkitError(
+                    f"Ray does not start on {address or 'this machine'} ({one_line(error)}); check RAY_ADDRESS, and "
+                    "whether the machine is busy"
+                ) from None
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _size(ray: Any, own: bool, pool: Pool) -> int | None:
