@@ -127,7 +127,8 @@ def test_boxes_of_a_data_set_get_masks(
     bare = sum(b.segmentation is None for b in new)
     assert (f"{bare} boxes have no mask" in said) == (bare > 0)
     assert run("prelabel", photos.parent / "boxes.json", *given[:3], checkpoint, *given[4:]) == 1  # out is not empty
-    assert usage("prelabel", photos, "--from", "boxes", "--to", "coco", "--count", 2) == 2
+    for option in (("--count", 2), ("--score", 0.5), ("--max-overlap", 0.5), ("--classes", "disc")):
+        assert usage("prelabel", photos, "--from", "boxes", "--to", "coco", *option, "--out", tmp_path / "new") == 2
     tags = ("--from", "tags", "--model", checkpoint, "--to", "coco", "--out", tmp_path / "tags")
     assert run("prelabel", photos.parent, *tags) == 1
     assert "trained on tags" in capsys.readouterr().err

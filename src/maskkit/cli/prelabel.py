@@ -93,9 +93,13 @@ def prelabel(
     require_new(out, to)
     if from_ != "images":
         data, *others = sources
-        if others or order != "name" or count is not None or classes or tile is not None:
-            wrong_usage(f"--from {from_} takes one data set, without --order, --count, --classes and --tile")
-        return _label_dataset(Path(data), from_, to, out, model, iou, batch, device)
+        chosen = order != "name" or max_overlap < 1 or any(v is not None for v in (count, score, max_objects, tile))
+        if others or classes or chosen:
+            wrong_usage(
+                f"--from {from_} labels what is known of one data set: --order, --count, --score, --classes, "
+                "--max-objects, --max-overlap and --tile are for images"
+            )
+        return _label_dataset(Path(data), from_, to, out, model, iou, batch, device, threads)
     failures: list[Failure] = []
     paths = image_files(sources, failures)
     segmenter = load(model, device, threads)
@@ -132,6 +136,7 @@ def _label_dataset(
     iou: float,
     batch: int,
     device: str | None,
+    threads: int | None,
 ) -> int:
     """Masks for a data set that has boxes or tags. Raises `MaskkitError`."""
     from maskkit.data import find_splits, open_dataset
@@ -141,7 +146,9 @@ def _label_dataset(
     opened = same_classes({split: open_dataset(data, split) for split in find_splits(data) or [""]})
     with progress() as bars:
         bar = bars.add_task("labelling", total=sum(map(len, opened.values())))
-        make = _of_boxes(model, iou, batch, device) if known == "boxes" else _of_tags(model, iou, device)
+        make = (
+            _of_boxes(model, iou, batch, device, threads) if known == "boxes" else _of_tags(model, iou, device, threads)
+        )
         labelled = {split: make(dataset, lambda: bars.advance(bar)) for split, dataset in opened.items()}
     counts = write(labelled, out, to)
     say(f"{out}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
@@ -152,14 +159,14 @@ def _label_dataset(
 
 
 def _of_boxes(
-    model: str, iou: float, batch: int, device: str | None
+    model: str, iou: float, batch: int, device: str | None, threads: int | None
 ) -> Callable[[Dataset, Callable[[], None]], Dataset]:
     """Fills the boxes of a data set with masks."""
     from maskkit.api import load
     from maskkit.errors import MaskkitError
     from maskkit.infer.prelabel import LEAST_SCORE, fill_boxes
 
-    segmenter = load(model, device)
+    segmenter = load(model, device, threads)
     if segmenter.task_name != "instance":
         raise MaskkitError(
             f"--from boxes takes a model that finds objects with masks; {model} is a {segmenter.task_name} model"
@@ -176,7 +183,9 @@ def _of_boxes(
     return fill
 
 
-def _of_tags(model: str, iou: float, device: str | None) -> Callable[[Dataset, Callable[[], None]], Dataset]:
+def _of_tags(
+    model: str, iou: float, device: str | None, threads: int | None
+) -> Callable[[Dataset, Callable[[], None]], Dataset]:
     """Labels the pixels of the classes that each image of a data set has."""
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.checkpoints.find import find_weights
@@ -187,6 +196,10 @@ def _of_tags(model: str, iou: float, device: str | None) -> Callable[[Dataset, C
     from maskkit.infer.torch_runtime import find_device
 
     where = find_device(device)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     found = load_model(find_weights(model))
     if not learns_from_tags(found.model):
         raise MaskkitError(f"--from tags takes a model that was trained on tags (EPS); {model} was not")
