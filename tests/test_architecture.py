@@ -50,6 +50,8 @@ TORCH_FREE = (
     "infer.preprocess",
     "infer.runtimes",
     "infer.draw",
+    "infer.prelabel",
+    "infer.teaching_order",
     "infer.tiles",
     "infer.track",
     "infer.video",
