@@ -1,5 +1,7 @@
 """Formats of labelling tools: everything that is hard to hold goes into each of them and comes back."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from maskkit.data import find_splits, open_dataset
 from maskkit.data.check import check
 from maskkit.data.convert import convert
 from maskkit.data.dataset import Dataset
+from maskkit.data.records import box_of
 from maskkit.geometry import rle as mask_math
 
 from .written import SIZE, SQUARE, image_row, object_row, write_image, write_json
@@ -123,3 +126,36 @@ def test_a_single_file_is_read_as_its_folder_is(source: Path, tmp_path: Path, to
     ]
     _same(open_dataset(source, "val"), open_dataset(file), to)
     _same(open_dataset(source, "val"), open_dataset(tmp_path / "out"), to)
+
+
+def _boxes(dataset: Dataset) -> dict[bytes, list]:
+    """Classes and boxes of the objects, by the bytes of the image."""
+    names = dataset.categories.names
+    return {
+        r.path.read_bytes(): [(names[a.label], *np.round(box_of(a, r.size), 3).tolist()) for a in r.annotations]
+        for r in dataset.records
+    }
+
+
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+def test_boxes_come_back_without_the_files_that_describe_the_layout(source: Path, tmp_path: Path, to: str) -> None:
+    """The labels of VOC and YOLO as LabelImg and its like write them: beside the images, without lists or a yaml."""
+    content = json.loads((source / "train.json").read_text())
+    content["annotations"] = [a | {"segmentation": []} for a in content["annotations"] if not a["iscrowd"]]
+    whole = {row["id"]: row["bbox"] for row in open_dataset(source, "train").coco()["annotations"]}
+    for row in content["annotations"]:
+        row["bbox"] = whole[row["id"]]
+    before = open_dataset(write_json(source / "boxes.json", content))
+    convert(source / "boxes.json", tmp_path / "out", to)  # type: ignore[arg-type]
+    (source / "boxes.json").unlink()
+    beside = tmp_path / "beside"
+    for folder in [tmp_path / "out" / name for name in ("JPEGImages", "Annotations", "images/train", "labels/train")]:
+        if folder.is_dir():
+            shutil.copytree(folder, beside, dirs_exist_ok=True)
+    if to == "yolo":
+        (beside / "classes.txt").write_text("\n".join(before.categories.names), encoding="utf-8")
+    after = open_dataset(beside)
+    assert after.format == ("labelimg" if to == "voc" else "yolo")
+    assert after.problems == []
+    assert _boxes(after) == _boxes(before)
+    assert check(beside, True).errors == []
