@@ -57,7 +57,8 @@ class Trackers:
             before, place = self._runs[name]["sent"], _place(row)
             if place > before and numbers:
                 self._set(name, sent=place)  # first: a row that a kill cuts off is missing rather than there twice
-                if not self._try(name, lambda t=tracker: t.log(numbers, step=row["step"])):
+                named = _files(numbers) if name == "mlflow" else numbers
+                if not self._try(name, lambda t=tracker, n=named: t.log(n, step=row["step"])):
                     self._set(name, sent=before)
 
     def close(self) -> None:
@@ -124,6 +125,11 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with dotted names and values that trackers take."""
     plain = (bool, int, float, str, type(None))
     return {n: v if isinstance(v, plain) else json.dumps(v) for n, v in flat(dict(config)).items()}
+
+
+def _files(numbers: Mapping[str, float]) -> dict[str, float]:
+    """``loss`` as ``loss/sum``: MLflow may keep each metric in a file of its name, so none is the folder of another."""
+    return {"loss/sum" if name == "loss" else name: value for name, value in numbers.items()}
 
 
 def _place(row: Mapping[str, Any]) -> int:
