@@ -63,6 +63,8 @@ from maskkit.zoo.class_names import COCO
 from maskkit.zoo.nanodet import rename
 
 PRESET = "nanoinst-416"
+INPUT = (480, 480)
+"""Of the result, in pixels; the trainings have that of the preset."""
 PARTS = ("coco_instances", "coco_panoptic", "coco128_extra", "coco_person", "animals")
 SIDES = (52, 26, 13)
 """Cells of a side of the levels that the mask branch reads, for 416 pixels."""
@@ -476,7 +478,8 @@ class Judge:
 
     def __init__(self, data: Path, out: Path) -> None:
         preset = zoo.preset(PRESET)
-        self.config = RunConfig(PRESET, preset.model, preset.input, preset.augment, preset.train)
+        input = replace(preset.input, size=INPUT)
+        self.config = RunConfig(PRESET, preset.model, input, preset.augment, preset.train)
         self.known = open_dataset(merge(data, "val", "coco", out / "val"), allow_outside=True)
         self.grouped = open_dataset(merge(data, "val", "everyday", out / "val-groups"), allow_outside=True)
 
