@@ -11,7 +11,7 @@ OLDEST_TESTS := tests/geometry tests/test_prediction.py tests/test_targets.py te
 	tests/data/formats tests/decode tests/checkpoints tests/cli tests/zoo/test_eva.py tests/models/test_segnet.py \
 	tests/models/test_faster_rcnn.py
 
-.PHONY: browser demo test test-slow test-oldest runtime-test lint tables support install clean
+.PHONY: browser demo docs notebooks test test-slow test-oldest runtime-test lint tables support install clean
 
 demo: install
 	$(BIN)/maskkit demo
@@ -42,6 +42,15 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/pyright
 
+# the site in docs/_build/html, from the pages of docs/, the cards of the zoo and the docstrings; warnings are errors
+docs: install
+	rm -rf docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -j 2 -q -W --keep-going docs docs/_build/html
+
+# the notebooks with what they print and draw, kept in them
+notebooks: install
+	$(BIN)/python docs/extensions/run_notebooks.py
+
 # docs/models.md and the table of methods in the README, from the cards of the zoo
 tables: install
 	$(BIN)/python -m maskkit.zoo.tables
@@ -69,4 +78,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest demo runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest demo runs docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis

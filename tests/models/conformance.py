@@ -6,6 +6,7 @@ The model must be cheap: a small input, few channels, the classes of the drawn d
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ import maskkit
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint, load_model, save_model
 from maskkit.config import BackboneModelConfig, InputConfig, ModelConfig, RunConfig, change
+from maskkit.data import open_dataset, shapes
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import collate
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
@@ -34,6 +36,7 @@ from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime
 from maskkit.infer.torch_runtime import TorchRuntime
+from maskkit.infer.track import Tracker
 from maskkit.models.base import LOSS_KEYS, Model
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target
@@ -254,8 +257,52 @@ class Conformance:
                 to_openvino(path, path.with_suffix(".xml"), theirs.description)
 
         segmenter = maskkit.load(path)
-        rows = [p.to_coco() for p in segmenter.predict_many(files, score=0.0)]
+        predictions = list(segmenter.predict_many(files, score=0.0))
+        rows = [p.to_coco() for p in predictions]
         assert rows_without_torch(path, files) == json.loads(json.dumps(rows))
+        if predictions[0].instances is not None:
+            followed = Tracker(score=0.0)(predictions[0]).instances
+            assert followed is not None
+            assert followed.track_ids is not None
+            assert len(followed.track_ids) == len(predictions[0])
+            record_property("support", "tracked")
+
+    @pytest.mark.slow
+    def test_an_exported_file_of_eight_bits(self, tmp_path: Path, record_property: Callable[[str, str], None]) -> None:
+        """Its outputs have the same shapes and are finite; what eight bits cost in accuracy depends on the weights."""
+        checkpoint, batch = self.to_export(self.model_config())
+        data = open_dataset(shapes.write(tmp_path / "drawn", train=50, val=1, size=self.size), "train")
+        config = ExportConfig(self.size, precision="int8")
+        path = export(checkpoint, tmp_path / "model.onnx", config, data=data, calibration=data, force=True).path
+        given = batch.images[:1].numpy(), batch.sizes[:1].numpy()
+        expected = TorchRuntime(checkpoint.model, "cpu", fold=True).run(*given)
+        found = OnnxRuntime(path).run(*given)
+        assert {n: x.shape for n, x in found.items()} == {n: x.shape for n, x in expected.items()}
+        assert all(np.isfinite(array).all() for array in found.values())
+        record_property("support", "int8")
+
+    @pytest.mark.slow
+    def test_an_exported_file_of_open_size(self, tmp_path: Path, record_property: Callable[[str, str], None]) -> None:
+        """On a backbone that does not pad by the size of the image; the file is run at a second size."""
+        config = self.model_config()
+        if isinstance(config, BackboneModelConfig) and config.backbone.pad_same:
+            config = change(config, backbone={"name": "resnet18", "pad_same": False})
+        checkpoint, _ = self.to_export(config)
+        path = tmp_path / "model.onnx"
+        with suppress(MaskkitError):  # it says so, and writes nothing
+            export(checkpoint, path, ExportConfig(self.size, dynamic=("size",)), force=True)
+        if path.exists():
+            assert OnnxRuntime(path).exported.size is None
+            record_property("support", "open size")
+
+    def to_export(self, config: ModelConfig) -> tuple[Checkpoint, Batch]:
+        """A small model whose outputs are not all alike, and two images. These tests fill docs/support.md alone."""
+        if not THOROUGH:
+            pytest.skip("tried with MASKKIT_THOROUGH=1")
+        torch.manual_seed(0)
+        batch = self.batch([1, 2])
+        model = unit_variance(zoo.model_class(self.preset)(config), batch.images[:1])  # type: ignore[call-arg]
+        return Checkpoint(model, RunConfig(self.preset, model.config, self.input()), self.categories, {}), batch
 
     def skip_variants(self) -> None:
         if self.variant and not THOROUGH:

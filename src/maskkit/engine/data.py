@@ -53,14 +53,15 @@ def try_measure(config: RunConfig, val_set: Dataset) -> None:
     """Measure the validation images as if nothing had been found in them.
 
     Raises `DataError` for what would otherwise be said after the last step: data that the task cannot measure, and
-    images in which there is nothing to find.
+    images in which there is nothing to find. Where tags are all that is learnt from, nothing else need be known: such a
+    run is not measured, and its last weights are the best.
     """
     task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
     try:
         name, value = next(iter(task.evaluate([], val_set).metrics.items()))
     except DataError as error:
         raise DataError(f"the validation images cannot be measured: {error}, or give others with --data.val") from None
-    if value is None:
+    if value is None and config.data.labels != "tags":
         raise DataError(
             f"{val_set.source}: the validation images have no {task.noun}, so that {name} cannot be measured; "
             "give others with --data.val"

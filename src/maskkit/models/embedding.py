@@ -5,7 +5,7 @@ De Brabandere, Neven, Van Gool: "Semantic Instance Segmentation with a Discrimin
 One branch says which pixels belong to objects, another gives every pixel a point in a space of few dimensions. The loss
 pulls the points of one object to their mean until they are nearer than ``pull_margin``, and pushes the means of
 different objects apart until they are further than twice ``push_margin``; so whatever their number, the objects are
-found by clustering (`maskkit.decode.groups.cluster`).
+found by clustering (`maskkit.decode.clustering.cluster`).
 
 ==========  ==========================  ===============================================================
 `Raw`       shape (800 x 1344, COCO)    meaning

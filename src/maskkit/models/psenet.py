@@ -4,8 +4,8 @@ Wang, Xie, Li, Hou, Lu, Yu, Shao: "Shape Robust Text Detection with Progressive 
 
 The network segments every object n times, each time shrunk a little more. The smallest kernels of neighbours do not
 touch, so their connected components are the instances; these grow step by step through the larger kernels until they
-fill the complete objects (`maskkit.decode.groups.expand`). No boxes, no limit on the number of objects; but an object
-in two parts becomes two.
+fill the complete objects (`maskkit.decode.clustering.expand`). No boxes, no limit on the number of objects; but an
+object in two parts becomes two.
 
 =========  ==========================  ================================================================
 `Raw`      shape (736 x 736, text)     meaning

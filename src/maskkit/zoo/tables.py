@@ -25,19 +25,22 @@ def models_page() -> str:
         "*Paper* is the result of the paper or of the publisher of the weights. *Ours* is our own; the commands are "
         "in [benchmarks](benchmarks/README.md). A dash means that there is none."
     ]
-    for method in _methods():
-        rows = [_row(method, preset) for preset in method.presets]
-        parts.append(
-            f"## {method.title}\n\n{method.paper}\n\nAgrees with: {method.agreement}.\n\n"
-            + _table(("preset", "task", "supervision", "paper", "ours", "published weights"), rows)
-        )
+    for method in methods():
+        about = f"## {method.title}\n\n{method.paper}\n\nAgrees with: {method.agreement}.\n\n"
+        parts.append(about + presets_table(method))
     return "\n\n".join(parts) + "\n"
+
+
+def presets_table(method: Method) -> str:
+    """The presets of a method: task, supervision, the paper's result, ours, and published weights."""
+    rows = [_row(method, preset) for preset in method.presets]
+    return _table(("preset", "task", "supervision", "paper", "ours", "published weights"), rows)
 
 
 def methods_table() -> str:
     """The README's table: a row per method."""
     rows: list[tuple[str, ...]] = []
-    for method in _methods():
+    for method in methods():
         first = method.presets[0]
         small = [preset.name for preset in method.presets if preset.small]
         rows.append(
@@ -56,7 +59,7 @@ def methods_table() -> str:
 def sources_table() -> str:
     """The table of docs/weights.md: what is published, where, under which licence, and how it is known to load."""
     rows: list[tuple[str, ...]] = []
-    for method in _methods():
+    for method in methods():
         groups: dict[tuple[str, str], list[Preset]] = {}
         for preset in method.presets:
             if preset.weights is not None:
@@ -88,17 +91,18 @@ def weights_page(page: str) -> str:
     return insert(page, sources_table(), SOURCES_BEGIN, SOURCES_END)
 
 
-def _by_hand(preset: Preset) -> str:
-    return "" if preset.weights is not None and preset.weights.fetched else " (by hand)"
-
-
-def _methods() -> Iterator[Method]:
+def methods() -> Iterator[Method]:
+    """Every method of the package, each once, by name."""
     seen: set[int] = set()
     for name in zoo.METHODS:
         method = zoo.method(name)
         if id(method) not in seen:
             seen.add(id(method))
             yield method
+
+
+def _by_hand(preset: Preset) -> str:
+    return "" if preset.weights is not None and preset.weights.fetched else " (by hand)"
 
 
 def _row(method: Method, preset: Preset) -> tuple[str, ...]:
