@@ -59,7 +59,7 @@ def hub() -> Iterator[StubHub]:
             if files is None:
                 self.answer(b"", 404, X_Error_Code="RepoNotFound")
             elif file not in files:
-                self.answer(b"", 404, X_Error_Code="EntryNotFound")
+                self.answer(b"", 404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
             else:
                 content = files[file]
                 if file.endswith((".safetensors", ".bin", ".onnx")):

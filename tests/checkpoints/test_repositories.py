@@ -201,6 +201,12 @@ def test_files_of_a_repository_by_their_names(stub, pets, tmp_path, monkeypatch)
     stub.served["nets/pets.onnx"] = files["nets/pets.onnx"][:-1] + b"?"
     with pytest.raises(DataError, match=r"pets\.onnx: the download has another checksum than the Hub gives"):
         maskkit.load(address)
+    stub.served.clear()
+    stub.repositories["me/bare"] = {"pets.onnx": files["nets/pets.onnx"]}  # no card
+    maskkit.load("hf://me/bare/pets.onnx")
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        maskkit.load("hf://me/bare/pets.onnx")
     stub.repositories["me/nc"] = files | {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"}
     with pytest.raises(MaskkitError, match=r"hf://me/nc: the licence of these weights is 'cc-by-nc-4.0'"):
         maskkit.load("hf://me/nc/nets/pets.onnx")

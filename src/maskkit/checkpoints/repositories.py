@@ -13,7 +13,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -98,6 +98,9 @@ def fetch_file(repository: Repository, name: str) -> Path:
     except HFValidationError as error:
         raise DataError(f"{where}: not an address of a repository ({error})") from None
     except LocalEntryNotFoundError:
+        known = try_to_load_from_cache(repository.name, name, folder, repository.revision)
+        if known is not None and not isinstance(known, str):  # the Hub said so the last time
+            raise Missing(f"{where}: the repository has no such file") from None
         raise DataError(
             f"{where}: not in {folder}, and {endpoint()} cannot be reached or --offline forbids it; with a network "
             f"download {endpoint()}/{repository.name}/resolve/{repository.revision or 'main'}/{name} and use its path"
