@@ -97,7 +97,7 @@ class Pair(ABC):
     def our_file(self, path: Path) -> Path:
         """Our network in an ``.onnx`` or ``.xml`` file."""
         config = RunConfig(self.preset.name, self.preset.model, self.preset.input)
-        export(Checkpoint(self.ours, config, self.names, {}), path, ExportConfig(size=self.size), least=0)
+        export(Checkpoint(self.ours, config, self.names, {}), path, ExportConfig(size=self.size), force=True)
         return path
 
     def their_file(self, path: Path) -> Path:

@@ -305,7 +305,7 @@ def yolact(measure: str, given: argparse.Namespace, folder: Path) -> Comparison:
     def of_file(suffix: str) -> Any:
         path = folder / f"yolact{suffix}"
         checkpoint = Checkpoint(network, RunConfig(preset.name, preset.model, preset.input), names, {})
-        export(checkpoint, path, ExportConfig(), least=0)
+        export(checkpoint, path, ExportConfig(), force=True)
         return open_runtime(path, threads=given.threads)
 
     build = {
@@ -407,7 +407,7 @@ def small_files(measure: str, given: argparse.Namespace, folder: Path) -> Compar
         model = unit_variance(zoo.model_class(name)(preset.model), torch.from_numpy(noise))  # type: ignore[call-arg]
         names = Categories.of([f"class {i}" for i in range(preset.model.num_classes)])
         checkpoint = Checkpoint(model, RunConfig(name, preset.model, preset.input), names, {})
-        export(checkpoint, path, ExportConfig(size=(640, 640)), least=0)
+        export(checkpoint, path, ExportConfig(size=(640, 640)), force=True)
         runtime = open_runtime(path, threads=given.threads)
         return lambda: runtime.run(noise, np.array([[640, 640]]))
 
@@ -418,7 +418,7 @@ def small_files(measure: str, given: argparse.Namespace, folder: Path) -> Compar
         return lambda: run([noise])
 
     sides: dict[str, Callable] = {}
-    for name in ("yolact-mobilenetv2-320", "condinst-mobilenetv2-320", "solov2-mobilenetv2-320"):
+    for name in ("nanoinst-416", "yolact-mobilenetv2-320", "condinst-mobilenetv2-320", "solov2-mobilenetv2-320"):
         sides[name] = lambda name=name: ours(name)
     for name in ("yolo11n-seg", "yolov8n-seg"):
         sides[f"ultralytics {name}"] = lambda name=name: theirs(name)
