@@ -242,6 +242,25 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["small.onnx", "small.xml"])
+def test_convolutions_in_eight_bits(fcos: Checkpoint, drawn: list, tmp_path: Path, name: str) -> None:
+    data = shapes_dataset(50, 1, SIZE)
+    given: dict = {"data": data, "calibration": data, "measure": lambda *_: {"AP": 0.5}}
+    done = export(fcos, tmp_path / name, ExportConfig(precision="int8"), **given)
+    assert (done.agreement, done.before, done.after) == (None, {"AP": 0.5}, {"AP": 0.5})
+    small = maskkit.load(done.path).predictor
+    assert small.runtime.exported.precision == "int8"  # type: ignore[attr-defined]
+    found = compare(predictor(fcos.model, fcos.config.input, CATEGORIES, "cpu"), small, drawn, 0.05)
+    assert found.found > 0.25 * found.objects > 0  # of a random model
+    if done.path.suffix == ".onnx":
+        nodes = onnx.load(done.path).graph.node
+        made_by = {output: node for node in nodes for output in node.output}
+        of_convolutions = [made_by[n.input[0]].op_type for n in nodes if n.op_type == "Conv"]
+        assert of_convolutions.count("DequantizeLinear") > 0.9 * len(of_convolutions)
+        assert "DequantizeLinear" not in [made_by[i].op_type for n in nodes if n.op_type == "MatMul" for i in n.input]
+
+
+@pytest.mark.slow
 def test_the_command_line_exports_predicts_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     photograph = sorted(write.DEMO_IMAGES.glob("*.jpg"))[0]

@@ -158,6 +158,8 @@ def _kind(
         require(module, "export")
     if kind == "openvino":
         require("openvino", "openvino")
+    if config.precision == "int8":
+        require("nncf", "export")
     allowed = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "fp16", "int8"), "pt2": ("fp32",)}[kind]
     if config.precision not in allowed:
         raise MaskkitError(f"{path}: {config.precision} is not for {path.suffix} files; {' or '.join(allowed)} is")
@@ -268,11 +270,11 @@ def _write(
 
         assert calibration is not None
         say(f"calibrating on {len(calibration)} images")
-        feeds = quantize.Feeds(reference, calibration, config.batch, graph.inputs)
+        inputs = quantize.calibration(reference, calibration, config.batch, graph.inputs)
         if kind == "openvino":
-            quantize.openvino_int8(onnx, made, description, feeds)
+            quantize.openvino_int8(onnx, made, description, inputs)
         else:
-            quantize.onnx_int8(onnx, feeds)
+            quantize.onnx_int8(onnx, inputs)
     elif kind == "openvino":
         from maskkit.export.openvino import to_openvino
 
