@@ -24,7 +24,7 @@ from maskkit.api import Segmenter
 from maskkit.data import open_splits
 from maskkit.data.convert import write
 from maskkit.data.dataset import Dataset
-from maskkit.infer.prelabel import proposals
+from maskkit.infer.prelabel import candidates
 from maskkit.infer.teaching_order import LEAST, appearance, doubt, teaching_order
 
 
@@ -46,7 +46,7 @@ def trained(given: argparse.Namespace, train: Dataset, val: Dataset, steps: int,
 def ordered(segmenter: Segmenter, pool: Dataset) -> list[int]:
     """The images of the pool, those first that teach most."""
     found = segmenter.predictor.dataset(pool, score=LEAST * segmenter.score)
-    doubts = [doubt([p.score for p in proposals(prediction)], segmenter.score) for prediction in found]
+    doubts = [doubt([c.score for c in candidates(prediction)], segmenter.score) for prediction in found]
     return [place.index for place in teaching_order(doubts, [appearance(r.path) for r in pool.records])]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskkit.data.records import Annotation, Record
 from maskkit.geometry import rle as mask_math
-from maskkit.infer.prelabel import Labeller, as_dataset, fill_boxes, proposals
+from maskkit.infer.prelabel import Labeller, as_dataset, candidates, fill_boxes
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 SIZE = (40, 60)
@@ -19,7 +19,7 @@ def test_objects_above_the_score_become_polygons() -> None:
     masks = Masks.from_dense(np.stack([LEFT, LEFT, np.zeros(SIZE, bool)]))
     boxes = np.array([[5, 5, 25, 30]] * 3, np.float32)
     found = Instances(boxes, np.array([1, 0, 0]), np.array([0.9, 0.2, 0.8]), masks)
-    record = Labeller(0.5).record(META, proposals(Prediction(META, Categories.of(["cat", "dog"]), found)))
+    record = Labeller(0.5).record(META, candidates(Prediction(META, Categories.of(["cat", "dog"]), found)))
     (dog,) = record.annotations  # one is too weak, one has no pixel
     assert (record.image_id, record.path, record.size) == (7, Path("a.png"), SIZE)
     assert dog.label == 1
@@ -28,7 +28,7 @@ def test_objects_above_the_score_become_polygons() -> None:
 
 def test_boxes_without_masks_stay_boxes() -> None:
     found = Instances(np.array([[1, 2, 3, 4]], np.float32), np.array([0]), np.array([0.9]))
-    (box,) = Labeller(0.5).record(META, proposals(Prediction(META, Categories.of(["cat"]), found))).annotations
+    (box,) = Labeller(0.5).record(META, candidates(Prediction(META, Categories.of(["cat"]), found))).annotations
     assert (box.box, box.segmentation) == ((1, 2, 3, 4), None)
 
 
@@ -39,9 +39,9 @@ def test_segments_and_regions_are_labels_but_the_background_is_none() -> None:
     labels = np.where(LEFT, 2, 0).astype(np.uint8)
     panoptic = Prediction(META, names, panoptic=Panoptic(ids, segments))
     semantic = Prediction(META, names, semantic=labels)
-    assert [(p.label, p.score) for p in proposals(panoptic)] == [(1, 0.9), (2, 0.3)]
-    assert [(p.label, p.score) for p in proposals(semantic)] == [(2, 1.0)]
-    data = as_dataset([Labeller(0.5).record(META, proposals(p)) for p in (panoptic, semantic)], names, Path("a"))
+    assert [(p.label, p.score) for p in candidates(panoptic)] == [(1, 0.9), (2, 0.3)]
+    assert [(p.label, p.score) for p in candidates(semantic)] == [(2, 1.0)]
+    data = as_dataset([Labeller(0.5).record(META, candidates(p)) for p in (panoptic, semantic)], names, Path("a"))
     assert (data.categories.names, data.categories.ids) == (("cat", "sky"), (3, 9))
     assert [(a.id, a.label) for r in data.records for a in r.annotations] == [(1, 0), (2, 1)]
 

@@ -191,7 +191,7 @@ def _of_tags(
     from maskkit.checkpoints.find import find_weights
     from maskkit.config import PseudoMasks
     from maskkit.errors import MaskkitError
-    from maskkit.infer.prelabel import Labeller, as_dataset, proposals
+    from maskkit.infer.prelabel import Labeller, as_dataset, candidates
     from maskkit.infer.pseudo_labels import learns_from_tags, pseudo_masks
     from maskkit.infer.torch_runtime import find_device
 
@@ -210,7 +210,7 @@ def _of_tags(
         known = dataset.as_semantic().with_categories(found.categories)
         records = []
         for prediction in pseudo_masks(found.model, known, found.config.input, PseudoMasks()):
-            records.append(labeller.record(prediction.meta, proposals(prediction)))
+            records.append(labeller.record(prediction.meta, candidates(prediction)))
             done()
         return as_dataset(records, known.categories, dataset.source)
 
@@ -230,7 +230,7 @@ class _Run:
     def images(self, paths: list[Path], batch: int, ordered: bool, failures: list[Failure]) -> list[Place]:
         """Label all images that can be read; gives their order."""
         from maskkit.infer import teaching_order as teaching
-        from maskkit.infer.prelabel import proposals
+        from maskkit.infer.prelabel import candidates
         from maskkit.infer.sources import numbered_images
 
         least = self.score * teaching.LEAST if ordered else self.score
@@ -240,11 +240,11 @@ class _Run:
             items = numbered_images(enumerate(paths, 1))
             found = self.segmenter.predictor.predict(items, batch=batch, score=least, failed=failures.append)
             for prediction in map(self.selection, found):
-                proposed = list(proposals(prediction))
+                all_found = list(candidates(prediction))
                 if ordered:
                     looks.append(teaching.appearance(Path(prediction.meta.path)))
-                    doubts.append(teaching.doubt([p.score for p in proposed], self.score))
-                self.records.append(self.labeller.record(prediction.meta, proposed))
+                    doubts.append(teaching.doubt([c.score for c in all_found], self.score))
+                self.records.append(self.labeller.record(prediction.meta, all_found))
                 bars.advance(bar)
         if ordered:
             return teaching.teaching_order(doubts, looks)

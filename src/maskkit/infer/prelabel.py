@@ -30,7 +30,7 @@ _SAME_CLASS = 0.25
 """What the same class is worth, in IoU, where two objects could be in one box."""
 
 
-class Proposal(NamedTuple):
+class Candidate(NamedTuple):
     """One object, segment or region that a model finds."""
 
     label: int
@@ -46,11 +46,11 @@ class Labeller:
     """Makes labels of predictions."""
 
     score: float
-    """Proposals below it are no labels."""
+    """Candidates below it are no labels."""
     least_iou: float = 0.95
     """IoU of a polygon with the mask that it stands for, at least; 1 for polygons along the edges of the pixels."""
 
-    def record(self, meta: ImageMeta, found: Iterable[Proposal]) -> Record:
+    def record(self, meta: ImageMeta, found: Iterable[Candidate]) -> Record:
         """The image with its labels. Masks without a pixel are left out."""
         labels = []
         for label, score, mask, box in found:
@@ -105,7 +105,7 @@ def _cut(mask: Rle, box: Box, size: tuple[int, int]) -> Rle:
     return mask_math.encode_region(region & inside, top, left, size)
 
 
-def proposals(prediction: Prediction) -> Iterator[Proposal]:
+def candidates(prediction: Prediction) -> Iterator[Candidate]:
     """Everything that the model finds; the regions of a label map have the score 1, and the background is none."""
     names = prediction.categories.names
     if prediction.instances is not None:
@@ -113,16 +113,16 @@ def proposals(prediction: Prediction) -> Iterator[Proposal]:
         masks = found.masks.rle() if found.masks is not None else [None] * len(found)
         for i, mask in enumerate(masks):
             x1, y1, x2, y2 = found.boxes[i].tolist()
-            yield Proposal(int(found.labels[i]), float(found.scores[i]), mask, (x1, y1, x2, y2))
+            yield Candidate(int(found.labels[i]), float(found.scores[i]), mask, (x1, y1, x2, y2))
     elif prediction.panoptic is not None:
         for segment in prediction.panoptic.segments:
             mask = mask_math.encode((prediction.panoptic.ids == segment.id)[None])[0]
-            yield Proposal(segment.label, segment.score, mask, None)
+            yield Candidate(segment.label, segment.score, mask, None)
     elif prediction.semantic is not None:
         for label, name in enumerate(names):
             region = prediction.semantic == label
             if name != BACKGROUND_NAME and region.any():
-                yield Proposal(label, 1.0, mask_math.encode(region[None])[0], None)
+                yield Candidate(label, 1.0, mask_math.encode(region[None])[0], None)
 
 
 def as_dataset(records: list[Record], categories: Categories, source: Path) -> Dataset:

@@ -1,8 +1,8 @@
 """The order in which images are worth labelling: those first about which a model is in doubt, and that look unlike.
 
-*Doubt* of an image is the number of objects whose label a person is expected to change: the sum over all that the model
-proposes, where a proposal at the score threshold counts a half, and one with the score 0 or 1 nothing. The sum over an
-image is what Brust et al. (Active learning for deep object detection, 2018) find best among sum, mean and maximum.
+*Doubt* of an image is the number of objects whose label a person is expected to change: the sum over all candidates,
+of which one at the score threshold counts a half, and one with the score 0 or 1 nothing. The sum over an image is what
+Brust et al. (Active learning for deep object detection, 2018) find best among sum, mean and maximum.
 
 *Distance* is how much an image differs from the nearest one chosen before, by colours and edges of a coarse grid.
 Images are chosen one after another, each the one with the largest product of both: farthest-first traversal, as in
@@ -22,7 +22,7 @@ from maskkit.data.images import read_pixels
 from maskkit.files import replacing
 
 LEAST = 0.25
-"""Proposals below this share of the score threshold do not count as doubtful: there are many, and all are wrong."""
+"""Candidates below this share of the score threshold do not count as doubtful: there are many, and all are wrong."""
 _GRID, _SIDE = 8, 64
 _ANGLES = 8
 
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 def doubt(scores: Sequence[float], threshold: float) -> float:
-    """Expected number of wrong labels: proposals from ``threshold`` on are labels, others are not."""
+    """Expected number of wrong labels: candidates from ``threshold`` on are labels, others are not."""
     values = np.asarray(scores, np.float64)
     values = values[values >= LEAST * threshold]
     below = values / max(threshold, 1e-9)
