@@ -29,3 +29,14 @@ def test_every_cell_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 for name, value in LESS.items():
                     code = re.sub(rf"^{name} = \d+", f"{name} = {value}", code, flags=re.MULTILINE)
                 exec(compile(code, f"{path.name}, cell {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_were_run_as_they_are(path: Path) -> None:
+    """Kept with what they print and draw (`make notebooks`), without a fault, and small."""
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < 1_500_000
