@@ -5,7 +5,9 @@ from maskkit.models.nanoinst import NanoInst, NanoInstConfig
 from maskkit.zoo.card import Method
 from maskkit.zoo.recipes import NANODET_INPUT, Recipe
 
-_TRAIN = TrainConfig(epochs=40, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.01, warmup=50, clip=10.0)
+_TRAIN = TrainConfig(
+    epochs=40, batch=8, optimizer="adamw", lr=2e-4, backbone_lr=0.1, weight_decay=0.01, warmup=50, clip=10.0
+)
 
 METHOD = Method(
     title="NanoInst",
