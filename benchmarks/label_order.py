@@ -34,7 +34,7 @@ def trained(given: argparse.Namespace, train: Dataset, val: Dataset, steps: int,
     settings = {
         "steps": steps,
         "batch": given.batch,
-        "warmup": steps // 10,
+        "warmup": steps // 3,
         "workers": 0,
         "seed": seed,
         "eval_every": 0,
