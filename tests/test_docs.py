@@ -46,7 +46,7 @@ NOT_RUN_PYTHON = {
 }
 SMALL = {
     "train": "--train.steps 1 --train.batch 2 --train.workers 0 --train.eval-every 0 --weights random --out r",
-    "pseudo-masks": "--steps 1 --tta.scales 1 --device cpu",
+    "pseudo-masks": "--model eps-mobilenetv2-256 --steps 1 --tta.scales 1 --device cpu",
     "prelabel": "--out r",
 }
 """What makes a command quick; it replaces the same options of the page."""
