@@ -1,8 +1,10 @@
 """Runs on many machines without Ray: sources, parts, workers, what is written, and going on."""
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -233,7 +235,9 @@ def test_addresses(photos: Path, tmp_path: Path, no_ray: None, capsys) -> None:
 def job(**more: Any) -> Job:
     digest = worker.digest(find.BUILT_IN_WEIGHTS)
     given = {"model": "built-in", "weights": digest, "load": load, "selection": worker.Selection(), "score": 0.5}
-    return Job(**{**given, "batch": 4, "directory": None, **more})
+    with suppress(FileError):
+        Storage(more["out"]).write("run.json", b"{}")
+    return Job(**{**given, "batch": 4, "directory": os.getcwd(), **more})
 
 
 def part(path: Path, images: int) -> dict[str, Any]:
@@ -251,13 +255,17 @@ def test_what_stops_a_run(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "out" / "parts" / "part-000000.parquet").unlink()
     for wrong, text in (
         (job(out=out, weights="0" * 64), "built-in: is another file on"),
-        (job(out=out, directory=str(tmp_path / "gone")), "gone: is not on"),
+        (job(out=out, directory=str(tmp_path / "gone"), relative=True), "gone: is not on"),
         (job(out=out, folders=(str(photos), str(tmp_path / "gone"))), "gone: is not on"),
         (job(out=str(listed / "out")), "a file is where a folder should be"),
     ):
         answer = Worker(wrong)(given)
         assert text in answer["stop"], answer
         assert not list((tmp_path / "out" / "parts").iterdir())
+
+    elsewhere = job(out=out)
+    (tmp_path / "out" / "run.json").unlink()
+    assert "out: is another folder on" in Worker(elsewhere)(given)["stop"]
 
     def fails(address: str) -> bytes:
         raise FileError(f"{address}: the network is down")

@@ -165,7 +165,7 @@ def predict(
     if cluster:
         gpus = 1 if (device or "").startswith("cuda") else 0
         pool = Pool(workers, threads or 1, gpus)
-        load = partial(made, device)
+        load = partial(made, "cuda" if gpus else device)  # Ray shows each worker its own GPU alone
         coco = results == "coco"
         return predict_on_cluster(
             segmenter, load, sources, settings, out, pool, selection=selection, batch=batch, coco=coco, resume=resume

@@ -46,19 +46,21 @@ def predict_on_cluster(
     storage = Storage(out)
     failures: list[Failure] = []
     paths = [s for s in sources if not is_address(s)]
-    relative = any(not os.path.isabs(path) for path in (*paths, str(settings["model"])) if path != "built-in")
-    directory = os.getcwd() if relative else None
-    settings = {**settings, "sources": list(sources), "directory": directory}
+    model = str(settings["model"])
+    files = [*paths, model] if os.path.isfile(model) else paths  # else it is a name, or an address of the Hub
+    relative = any(not os.path.isabs(path) for path in files)
+    settings = {**settings, "sources": list(sources), "directory": os.getcwd() if relative else None}
     folders = {path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths}
     job = Job(
-        model=settings["model"],
+        model=model,
         weights=settings["weights"],
         load=load,
         selection=selection,
         score=settings["score"],
         batch=batch,
         out=storage.address,
-        directory=directory,
+        directory=os.getcwd(),
+        relative=relative,
         folders=tuple(sorted(os.path.abspath(folder) for folder in folders if os.path.isdir(folder))),
     )
     counts, began = Counts(), time.monotonic()

@@ -18,13 +18,11 @@ from maskkit.checkpoints.listing import one_line
 from maskkit.cluster.parts import Done, decoded
 from maskkit.cluster.sources import LIST, Part, is_table, open_table, parts_of, rows_of, write_list
 from maskkit.cluster.storage import Storage, opened
-from maskkit.cluster.worker import PARTS, Job, Worker
+from maskkit.cluster.worker import PARTS, RUN, Job, Worker
 from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.results import compare_settings
 from maskkit.infer.runtimes import require
 
-RUN = "run.json"
-"""The settings of a run, in its folder."""
 _STORE = 100 * 2**20
 """Bytes of shared memory of a local Ray: nothing but names goes through it."""
 _STARTS = 3

@@ -24,6 +24,8 @@ from maskkit.infer.sources import Item
 if TYPE_CHECKING:
     from maskkit.api import Segmenter
 
+RUN = "run.json"
+"""The settings of a run, in its folder."""
 PARTS = "parts"
 """The folder of the results."""
 BEGUN = "begun"
@@ -51,8 +53,10 @@ class Job:
     score: float
     batch: int
     out: str
-    directory: str | None
-    """Where the command was given; None where it has no relative path."""
+    directory: str
+    """Where the command was given: relative paths begin there."""
+    relative: bool = False
+    """Whether the command has such a path."""
     folders: tuple[str, ...] = ()
     """Folders of images that were there when the run began."""
 
@@ -146,16 +150,21 @@ class Worker:
     def _model(self) -> Segmenter:
         """The model, loaded at the first part. Raises `MaskkitError` where this machine has another."""
         if self._segmenter is None:
-            if self.job.directory is not None:
-                if not os.path.isdir(self.job.directory):
-                    raise DataError(
-                        f"{self.job.directory}: is not on {socket.gethostname()}; give addresses, or a folder that all "
-                        "machines see"
-                    )
+            host = socket.gethostname()
+            if RUN not in self.storage.names(""):
+                raise DataError(
+                    f"{self.job.out}: is another folder on {host}; give --out a folder that all machines see, or an "
+                    "address"
+                )
+            if os.path.isdir(self.job.directory):
                 os.chdir(self.job.directory)
+            elif self.job.relative:
+                raise DataError(
+                    f"{self.job.directory}: is not on {host}; give addresses, or a folder that all machines see"
+                )
             if (have := digest(find_weights(self.job.model))) != self.job.weights:
                 raise DataError(
-                    f"{self.job.model}: is another file on {socket.gethostname()} (sha256 {have[:12]}, not "
+                    f"{self.job.model}: is another file on {host} (sha256 {have[:12]}, not "
                     f"{self.job.weights[:12]}); give all machines the same"
                 )
             self._segmenter = self.job.load()
