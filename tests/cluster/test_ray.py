@@ -43,9 +43,7 @@ def test_each_image_is_done_once_whatever_is_killed(tmp_path: Path) -> None:
     def run(out: Path, resume: bool = False, each: Any = None, stop: int = 1000) -> tuple[list[Done], Counts]:
         storage, counts = Storage(str(out)), Counts()
         given = {"model": "built-in", "weights": digest(BUILT_IN_WEIGHTS), "score": 0.5, "batch": 1}
-        job = Job(
-            load=partial(noted, pids), selection=Selection(), out=storage.address, directory=str(tmp_path), **given
-        )
+        job = Job(load=partial(noted, pids), selection=Selection(), out=storage.address, directory=os.getcwd(), **given)
         todo = begin(storage, {}, lambda: names, resume)
         answers = predict_parts(todo, job, Pool(2)) if each else (Worker(job)(p._asdict()) for p in todo.left)
         for number, answer in enumerate(answers):
