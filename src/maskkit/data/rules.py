@@ -144,11 +144,10 @@ def contradicts(box: Box, around: Box) -> bool:
 
     Sides that differ by at most `NEAR` pixels count as equal: boxes are drawn less exactly than masks.
     """
-    a, b = np.asarray(box, np.float64), np.asarray(around, np.float64)
-    a = np.where(np.abs(a - b) <= NEAR, b, a)
-    shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    overlap = float(shared.clip(min=0).prod())
-    return overlap < 0.5 * (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - overlap)
+    x1, y1, x2, y2 = (float(b) if abs(a - b) <= NEAR else float(a) for a, b in zip(box, around, strict=True))
+    left, top, right, bottom = map(float, around)
+    overlap = max(min(x2, right) - max(x1, left), 0.0) * max(min(y2, bottom) - max(y1, top), 0.0)
+    return overlap < 0.5 * ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - overlap)
 
 
 def sound_polygons(parts: Polygons, size: tuple[int, int], warn: Warn) -> list[Float[np.ndarray, "n"]]:

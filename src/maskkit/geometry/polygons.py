@@ -1,12 +1,11 @@
 """Polygons as COCO has them: flat lists of coordinates, rasterised to run lengths."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 
-from maskkit.geometry.rle import Rle, empty
+from maskkit.geometry.rle import Rle, empty, union
 
 _FAR = 1e6
 
@@ -33,15 +32,12 @@ def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle
     has more than four numbers, which it does not read, and for coordinates that are not finite or far outside of any
     image.
     """
-    parts = [np.asarray(p, np.float64) for p in polygons]
-    if not all(part.ndim == 1 for part in parts):
-        raise ValueError("a polygon is no flat list of numbers")
+    parts = [[float(v) for v in p] for p in polygons]
     if max(map(len, parts), default=0) <= 4:
         raise ValueError("a polygon needs three points at least, x and y of each")
-    if not all((np.abs(part) < _FAR).all() for part in parts):
+    if not all(min(part) > -_FAR and max(part) < _FAR and math.isfinite(sum(part)) for part in parts if part):
         raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
-    parts = [part.tolist() for part in parts if len(part) >= 6]
+    parts = [part for part in parts if len(part) >= 6]
     if not parts:
         return empty(size)
-    drawn: Any = coco_mask.frPyObjects(parts, *size)
-    return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)  # type: ignore[return-value]
+    return union(coco_mask.frPyObjects(parts, *size))  # type: ignore[arg-type]
