@@ -39,6 +39,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
+from maskkit.nn.blocks import may_learn
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, SeparableConv, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.ranges import Count, Decay, FeatureStride, Positive, Weight, Whole
@@ -254,7 +255,8 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         logits = self.head(features)
         if not self.config.scales:
             read = self.config.auxiliary_stride
-            return DeeplabRaw(logits, () if self.auxiliary is None else (self.auxiliary(features[read]),))
+            learn = self.auxiliary is not None and may_learn()
+            return DeeplabRaw(logits, (self.auxiliary(features[read]),) if learn else ())
         scaled = [F.interpolate(images, scale_factor=s, mode="bilinear") for s in self.config.scales]
         every = (logits, *(self.head(self.backbone(s)) for s in scaled))
         enlarged = [F.interpolate(e, size=logits.shape[2:], mode="bilinear") for e in every]

@@ -33,6 +33,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
+from maskkit.nn.blocks import may_learn
 from maskkit.nn.dilation import JoinedScoreHead, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.ranges import Count, Positive, Weight, Whole
@@ -140,7 +141,7 @@ class Fcn(Model[FcnRaw, ClassLogits[Tensor]]):
         """Raw outputs of normalised images."""
         features = self.backbone(images)
         if self.config.head != "skips":
-            others = () if self.auxiliary is None else (self.auxiliary(features[16]),)
+            others = () if self.auxiliary is None or not may_learn() else (self.auxiliary(features[16]),)
             return FcnRaw(self.score(features[32]), others)
         size = (images.shape[2], images.shape[3])
         stages = [self.score(self.fc(features[32]))]  # (B, K, H/32, W/32); one more with each skip

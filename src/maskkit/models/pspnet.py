@@ -14,8 +14,8 @@ others     (B, 21, 60, 60)              scores of the auxiliary head, used by th
 =========  ===========================  =====================================================
 
 Input sides have the form 8 n + 1, as the official code demands; other sides are refused, unless the decoder enlarges
-the scores (mmsegmentation). Difference from the official code: the auxiliary head is there in evaluation too, its
-scores are ignored.
+the scores (mmsegmentation). Difference from the official code: the auxiliary head is there in evaluation too, but in
+inference mode it is not run.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import MaskkitError
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
+from maskkit.nn.blocks import may_learn
 from maskkit.nn.dilation import AtrousConv, LoneBatchNorm, ScoreHead, dilate
 from maskkit.nn.semantic import pixel_loss, truth_of
 from maskkit.ranges import Count, Weight
@@ -62,7 +63,7 @@ class PspnetRaw(NamedTuple):
     """What `Pspnet.forward` gives; the module's docstring explains the fields."""
 
     logits: Float[Tensor, "b k h w"]
-    others: tuple[Float[Tensor, "b k h w"]]
+    others: tuple[Float[Tensor, "b k h w"], ...]
 
 
 class PyramidPooling(nn.Module):
@@ -118,7 +119,8 @@ class Pspnet(Model[PspnetRaw, ClassLogits[Tensor]]):
                 f"PSPNet takes sides of 8 n + 1 pixels, not {height} x {width}; set --input.size 473 473"
             )
         features = self.backbone(images)
-        return PspnetRaw(self.score(self.pyramid(features[32])), (self.auxiliary(features[16]),))
+        others = (self.auxiliary(features[16]),) if may_learn() else ()
+        return PspnetRaw(self.score(self.pyramid(features[32])), others)
 
     def loss_terms(self, raw: PspnetRaw, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of every pixel for both heads."""

@@ -89,6 +89,11 @@ def infers_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
 
+def may_learn() -> bool:
+    """Whether a loss may follow. In inference mode it cannot, and outputs that it alone reads are not computed."""
+    return not torch.is_inference_mode_enabled()
+
+
 def in_pieces(
     layer: Callable[[Tensor], Tensor], rows: Float[Tensor, "*n c"], count: int = 1024
 ) -> Float[Tensor, "*n c"]:

@@ -18,6 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from maskkit.config import BoxOnly
 from maskkit.geometry.nms import mask_nms
+from maskkit.nn.blocks import may_learn
 from maskkit.nn.fcos import (
     FcosDetections,
     FcosDetectorConfig,
@@ -76,7 +77,7 @@ class MaskBranchRaw(NamedTuple):
     features: Float[Tensor, "b c h w"]
     """The maps that all dynamic heads read."""
     semantic: Float[Tensor, "b k h w"] | None
-    """Semantic logits where the auxiliary loss is on."""
+    """Semantic logits where the auxiliary loss is on; None in inference mode."""
 
     def float(self) -> "MaskBranchRaw":
         """The same in fp32."""
@@ -129,7 +130,8 @@ class MaskBranch(nn.Module):
         merged = self.refine[0](levels[0])
         for i, (conv, level) in enumerate(zip(self.refine[1:], levels[1:], strict=True), 1):
             merged = merged + aligned_upsample(conv(level), 2**i)
-        return MaskBranchRaw(self.tower(merged), self.semantic(levels[0]) if self.semantic is not None else None)
+        learn = self.semantic is not None and may_learn()
+        return MaskBranchRaw(self.tower(merged), self.semantic(levels[0]) if learn else None)
 
 
 def _conv(before: int, after: int) -> nn.Sequential:
