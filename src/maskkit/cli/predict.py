@@ -100,7 +100,7 @@ def predict(
         boxes: Draw boxes.
         labels: Draw names and scores.
         colours: Whether each object is drawn in a colour of its own, or in that of its class.
-        batch: Images per forward pass; tiles of one image with --tile.
+        batch: Images per forward pass; tiles of one image with --tile. More than one pays on a GPU only.
         tile: Cut large images into tiles of so many rows and columns, and put the results together.
         overlap: Part of a tile that its neighbours see too, below 0.5. Objects larger than it are joined from parts.
         megapixels: Largest number of pixels of an image, in millions; 179 without it, since a small file could fill the
