@@ -255,8 +255,8 @@ class Deeplab(Model[DeeplabRaw, ClassLogits[Tensor]]):
         logits = self.head(features)
         if not self.config.scales:
             read = self.config.auxiliary_stride
-            learn = self.auxiliary is not None and may_learn()
-            return DeeplabRaw(logits, (self.auxiliary(features[read]),) if learn else ())
+            auxiliary = self.auxiliary if may_learn() else None
+            return DeeplabRaw(logits, () if auxiliary is None else (auxiliary(features[read]),))
         scaled = [F.interpolate(images, scale_factor=s, mode="bilinear") for s in self.config.scales]
         every = (logits, *(self.head(self.backbone(s)) for s in scaled))
         enlarged = [F.interpolate(e, size=logits.shape[2:], mode="bilinear") for e in every]

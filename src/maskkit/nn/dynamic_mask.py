@@ -130,8 +130,8 @@ class MaskBranch(nn.Module):
         merged = self.refine[0](levels[0])
         for i, (conv, level) in enumerate(zip(self.refine[1:], levels[1:], strict=True), 1):
             merged = merged + aligned_upsample(conv(level), 2**i)
-        learn = self.semantic is not None and may_learn()
-        return MaskBranchRaw(self.tower(merged), self.semantic(levels[0]) if learn else None)
+        semantic = self.semantic if may_learn() else None
+        return MaskBranchRaw(self.tower(merged), semantic(levels[0]) if semantic is not None else None)
 
 
 def _conv(before: int, after: int) -> nn.Sequential:
