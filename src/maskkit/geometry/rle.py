@@ -61,7 +61,8 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h 
 def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
     """The part of one mask that contains all its pixels, and the (top, left) of that part; (0, 0) if empty.
 
-    Works on the columns of the mask's box only, as `encode_region` does on its region.
+    Works on the mask's box only, as `encode_region` does on its region; on whole columns where a run goes on from one
+    into the next.
     """
     height, edges = rle["size"][0], np.cumsum(run_lengths(rle["counts"]))
     starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
@@ -69,12 +70,18 @@ def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
     if len(starts) == 0:
         return np.zeros((0, 0), bool), 0, 0
     left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
-    steps = np.zeros((right - left) * height + 1, np.int8)
-    steps[starts - left * height] += 1
-    steps[ends - left * height] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8, out=steps[:-1]).reshape(-1, height)
+    top, tall = 0, height
+    if (starts // height == (ends - 1) // height).all():  # no run goes on in the next column: its rows are enough
+        top = int((starts % height).min())
+        tall = int(((ends - 1) % height).max()) + 1 - top
+    column = starts // height
+    before = column * height + top - (column - left) * tall  # of a run, in the whole image and not in the part
+    steps = np.zeros((right - left) * tall + 1, np.int8)
+    steps[starts - before] += 1
+    steps[ends - before] -= 1
+    columns = np.cumsum(steps[:-1], dtype=np.int8, out=steps[:-1]).reshape(-1, tall)
     rows = np.flatnonzero(columns.any(0))
-    return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T).view(bool), int(rows[0]), left
+    return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T).view(bool), top + int(rows[0]), left
 
 
 def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
