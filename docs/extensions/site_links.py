@@ -1,7 +1,8 @@
 """Links of the site: pages lead to files of the repository, docstrings to other names of the package."""
 
 import re
-import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +70,9 @@ def resolve(app: Any, env: Any, node: Any, content: nodes.Element) -> nodes.Node
     target = node["reftarget"]
     ours = re.fullmatch(r"(maskkit(?:\.\w+)*)\.(\w+)", target)
     if ours is not None:
-        value = getattr(sys.modules.get(ours[1]), ours[2], None)
+        value = None
+        with suppress(ImportError):  # processes that write pages have not read the modules
+            value = getattr(import_module(ours[1]), ours[2], None)
         if isinstance(value, TypeVar):
             return content
         target = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
