@@ -20,6 +20,7 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, differences, rows_agree
 from maskkit.export.onnx import save
+from maskkit.export.quantize import _fold_casts
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
@@ -239,6 +240,17 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
     (tmp_path / "model.bin").unlink()
     with pytest.raises(DataError, match=r"model.xml: its weights are missing"):
         maskkit.load(tmp_path / "model.xml")
+
+
+def test_casts_of_constants_are_folded() -> None:
+    graph = onnx.parser.parse_graph(
+        "g (float[2] x) => (float[2] y) <int64[2] c = {3, 4}> { d = Cast<to = 1>(c)  y = Add(x, d) }"
+    )
+    _fold_casts(graph)
+    assert [node.op_type for node in graph.node] == ["Add"]
+    folded = next(constant for constant in graph.initializer if constant.name == "d")
+    assert onnx.numpy_helper.to_array(folded).tolist() == [3.0, 4.0]
+    assert folded.data_type == onnx.TensorProto.FLOAT
 
 
 @pytest.mark.slow

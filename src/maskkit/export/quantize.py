@@ -45,9 +45,22 @@ def onnx_int8(path: Path, inputs: Inputs) -> None:
     from maskkit.export.onnx import save
 
     model = onnx.load(path)
+    _fold_casts(model.graph)
     others = {node.op_type for node in model.graph.node} - {"Conv"}
     # ONNX Runtime takes one zero point for all channels of an input
     save(_quantised(model, others, inputs, per_channel=False), path)
+
+
+def _fold_casts(graph: Any) -> None:
+    """Put constants in place of their casts: NNCF looks the type of a cast's input up, and a constant has none."""
+    from onnx import helper, numpy_helper
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Cast" and n.input[0] in constants]:
+        kind = helper.tensor_dtype_to_np_dtype(helper.get_node_attr_value(node, "to"))
+        array = numpy_helper.to_array(constants[node.input[0]]).astype(kind)
+        graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        graph.node.remove(node)
 
 
 def openvino_int8(onnx: Path, xml: Path, description: Mapping[str, Any], inputs: Inputs) -> None:
