@@ -379,7 +379,7 @@ def of_folder(given: argparse.Namespace, folder: Path) -> Comparison:
         return sum(len(next(iter(segmenter.runtime.run(np.asarray(i.images), i.sizes).values()))) for i in inputs)
 
     def whole() -> int:
-        return predict((str(photographs),), out=folder / "out", threads=given.threads)
+        return predict((str(photographs),), out=str(folder / "out"), threads=given.threads)
 
     sides: dict[str, Callable] = {"network alone": lambda: network, OURS: lambda: whole}
     return {"what": f"{len(images)} images of 1200 x 1600", "sides": in_turns(sides, given.rounds)[1]}
