@@ -351,7 +351,10 @@ class Conformance:
     def agreement(self, model: Model, batch: Batch, data: Dataset) -> float:
         """AP of what a trained model finds on the images of ``data``, which are those of ``batch``."""
         predictions = model.decode(model(batch.images), batch.metas, data.categories)
-        result = self.task().evaluate([row for p in predictions for row in p.to_coco()], data)
+        rows = [row for p in predictions for row in p.to_coco()]
+        if not rows:
+            return 0.0
+        result = self.task().evaluate(rows, data)
         assert isinstance(result, CocoResult)
         assert (result.segm is not None) == ("instance" in model.tasks)
         # masks that are never shown cannot be overfitted: a method trained on boxes is evaluated by its boxes
