@@ -192,24 +192,36 @@ def with_label_map(target: Target) -> Target:
     return replace(target, semantic=shown)
 
 
-class Detector(Pair):
-    """A detector of torchvision."""
+class OfTorchvision(Pair):
+    """A network of torchvision; ``network`` makes it."""
 
     library = "torchvision"
-    size = (800, 1088)
 
     def __init__(self, preset: str, network: Callable[..., Any]) -> None:
         self.network = network
         super().__init__(preset)
 
-    def build(self) -> Any:
-        """Two-stage detectors find 100 objects with these weights, FCOS with outputs that are spread on the image."""
-        found: Any = self.network(weights=None, weights_backbone=None)
+    def random(self, **options: Any) -> Any:
+        """The network with random weights, whose blocks add little, so that its features keep their scale."""
+        found: Any = self.network(weights=None, weights_backbone=None, **options)
         with torch.no_grad():
             for name, tensor in found.state_dict().items():
                 if name.endswith("bn3.weight"):
                     tensor.fill_(0.2)
-                elif name.endswith("rpn.head.cls_logits.weight"):
+        return found
+
+
+class Detector(OfTorchvision):
+    """A detector of torchvision."""
+
+    size = (800, 1088)
+
+    def build(self) -> Any:
+        """Two-stage detectors find 100 objects with these weights, FCOS with outputs that are spread on the image."""
+        found = self.random()
+        with torch.no_grad():
+            for name, tensor in found.state_dict().items():
+                if name.endswith("rpn.head.cls_logits.weight"):
                     tensor.normal_(std=0.05)
                 elif name.endswith("cls_score.weight"):
                     tensor.normal_()
@@ -276,24 +288,14 @@ def spread(network: Any, image: Tensor, layer: str, std: float, mean: float = 0.
     module.bias.copy_((module.bias - values.mean(1)) * factor + mean)
 
 
-class LabelMaps(Pair):
+class LabelMaps(OfTorchvision):
     """A semantic network of torchvision."""
 
-    library = "torchvision"
     size = (520, 696)
-
-    def __init__(self, preset: str, network: Callable[..., Any]) -> None:
-        self.network = network
-        super().__init__(preset)
 
     def build(self) -> Any:
         """Random weights, with the auxiliary head of the published ones."""
-        found = self.network(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
-        with torch.no_grad():
-            for name, tensor in found.state_dict().items():
-                if name.endswith("bn3.weight"):
-                    tensor.fill_(0.2)
-        return found
+        return self.random(num_classes=21, aux_loss=True)
 
     def given(self) -> tuple:
         """The normalised image."""

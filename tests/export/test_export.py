@@ -244,7 +244,8 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
 
 def test_casts_of_constants_are_folded() -> None:
     graph = onnx.parser.parse_graph(
-        "g (float[2] x) => (float[2] y) <int64[2] c = {3, 4}> { d = Cast<to = 1>(c)  y = Add(x, d) }"
+        "g (float[2] x) => (float[2] y) <int64[2] c = {3, 4}>"
+        "{ b = Cast<to = 6>(c)  d = Cast<to = 1>(b)  y = Add(x, d) }"
     )
     _fold_casts(graph)
     assert [node.op_type for node in graph.node] == ["Add"]

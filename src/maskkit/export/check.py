@@ -123,13 +123,16 @@ def rows_agree(ours: Sequence[Row], theirs: Sequence[Row], score: float = 0.0) -
 def total(parts: Iterable[Agreement]) -> Agreement:
     """The agreement over several images."""
     every = list(parts)
+    outputs: dict[str, float] = {}
+    for name, gap in (item for a in every for item in a.outputs.items()):
+        outputs[name] = max(gap, outputs.get(name, 0.0))
     return Agreement(
         len(every),
         sum(a.objects for a in every),
         sum(a.found for a in every),
         sum(a.more for a in every),
         max((a.score for a in every), default=0.0),
-        {name: max(a.outputs.get(name, 0.0) for a in every) for a in every for name in a.outputs},
+        outputs,
     )
 
 

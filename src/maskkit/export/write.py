@@ -95,7 +95,7 @@ def export(
     input = _input(given, config)
     reference = predictor(checkpoint.model, input, checkpoint.categories, "cpu", fold=True)
     assert isinstance(reference.runtime, TorchRuntime)
-    shown = [*(list(images) or sorted(DEMO_IMAGES.glob("*.jpg"))), _noise()]
+    compared = [*(list(images) or sorted(DEMO_IMAGES.glob("*.jpg"))), _noise()]
     say("tracing")
     graph = _trace(reference.runtime, input, config)
     description = _description(checkpoint, input, config, graph, kind)
@@ -105,7 +105,7 @@ def export(
         files = _write(made, kind, graph, description, checkpoint, config, (reference, calibration, say))
         say("checking")
         other = replace(reference, runtime=open_runtime(made))
-        found = compare(reference, other, shown) if config.precision == "fp32" else None
+        found = compare(reference, other, compared) if config.precision == "fp32" else None
         if found is not None and found.share < LEAST and not force:
             raise MaskkitError(
                 f"{path}: not written, because it disagrees with the checkpoint ({found}); --force writes it anyway"
@@ -114,7 +114,7 @@ def export(
             _try_other_shapes(path, reference.runtime, other.runtime, input, config)
         resized = None
         if input.resize != given.resize:
-            resized = compare(replace(reference, input=given), other, shown)
+            resized = compare(replace(reference, input=given), other, compared)
         before = after = None
         if data is not None and measure is not None:
             say(f"measuring on {len(data)} images")
