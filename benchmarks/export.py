@@ -100,7 +100,10 @@ def network(name: str, folder: Path, formats: list[str], given: argparse.Namespa
     config = RunConfig(name, preset.model, preset.input)
     categories = Categories.of([str(i) for i in range(preset.model.num_classes)])
     input = preset.input
-    size = (-(-input.size[0] // 32) * 32, -(-input.size[1] // 32) * 32) if input.resize == "shorter" else input.size
+    size = input.size
+    if input.resize == "shorter":  # as a photograph of 3:5 would be at most
+        longer = min(size[1], round(size[0] * 5 / 3))
+        size = (-(-size[0] // 32) * 32, -(-longer // 32) * 32)
     noise = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
     model = unit_variance(zoo.model_class(name)(preset.model), torch.from_numpy(noise))
     checkpoint = Checkpoint(model, config, categories, {})
