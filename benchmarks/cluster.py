@@ -107,7 +107,7 @@ def speed(command: list[str], out: Path, workers: int, count: int) -> float:
 
     def watch(process: subprocess.Popen) -> None:
         if len(list((out / PARTS).glob("*.parquet"))) >= 2:
-            sizes.append([resident(pid) for pid in models_of(process.pid)])
+            sizes.append([private(pid) for pid in models_of(process.pid)])
 
     begin = time.time()
     run(command, out, workers, watch)
@@ -215,13 +215,13 @@ def read(pid: int) -> bytes:
         return b""
 
 
-def resident(pid: int) -> float:
-    """Memory of a process, in MiB."""
+def private(pid: int) -> float:
+    """Memory that a process has for itself, in MiB: not its libraries, and not Ray's store, which all workers map."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     except OSError:
         return 0.0
-    return pages * os.sysconf("SC_PAGESIZE") / 2**20
+    return (resident - shared) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -180,8 +180,10 @@ def _pixels(image: Image.Image, source: Path | BinaryIO, factor: int = 1) -> UIn
     pixels = np.empty((-(-image.height // factor), -(-image.width // factor), 3), np.uint8)
     for rows in strips(factor * image.width, len(pixels)):  # Pillow would hold a large image four times to convert it
         box = (0, factor * rows.start, image.width, min(factor * rows.stop, image.height))
-        part = image.crop(box)
-        pixels[rows] = np.asarray((part.convert("RGBA") if clear else part).convert("RGB").reduce(factor))
+        part = image.crop(box) if box[3] - box[1] < image.height else image
+        if image.mode != "RGB":
+            part = (part.convert("RGBA") if clear else part).convert("RGB")
+        pixels[rows] = np.asarray(part.reduce(factor) if factor > 1 else part)  # each of these steps would copy
     return pixels
 
 

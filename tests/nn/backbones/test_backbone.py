@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -81,6 +83,17 @@ def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
     for stride in before:
         scale = before[stride].abs().max()
         assert torch.allclose(before[stride], after[stride], atol=1e-4 * float(scale))
+
+
+def test_folding_lets_the_features_of_a_large_image_go() -> None:
+    net = torch.nn.Sequential(*(m for _ in range(2) for m in (torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))))
+    made: list[weakref.ref] = []
+    alive: list[bool] = []
+    net[0].register_forward_hook(lambda _, __, output: made.append(weakref.ref(output)))
+    net[3].register_forward_hook(lambda *_: alive.append(made[0]() is not None))
+    fold_batch_norm(net, torch.zeros(1, 3, 8, 8))
+    assert alive == [False]
+    assert [type(m) for m in net] == [torch.nn.Conv2d, torch.nn.Identity] * 2
 
 
 def test_stride_in_the_first_convolution_is_the_resnet_of_detectron2() -> None:

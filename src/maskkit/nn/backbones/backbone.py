@@ -1,7 +1,7 @@
 """Backbones as ``{stride: feature}``: any timm model, CSPNeXt, NanoDet's; batch norm frozen or folded."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import timm
@@ -11,6 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.weak import WeakIdKeyDictionary
 
 from maskkit.config import BackboneConfig, PlainVit
 from maskkit.errors import MaskkitError
@@ -210,17 +211,15 @@ def fold_batch_norm(model: nn.Module, example: Float[Tensor, "1 3 h w"]) -> nn.M
     several norms, one for each level of a pyramid, say, stays as it is. Changes ``model`` in place.
     """
     model.eval()
-    made_by: dict[int, nn.Conv2d] = {}
-    outputs: list[Tensor] = []  # kept, so that no address is used twice
+    made_by: MutableMapping[Tensor, nn.Conv2d] = WeakIdKeyDictionary()  # keeps no output alive
     pairs: list[tuple[nn.Conv2d, nn.Module]] = []
 
     def remember(module: nn.Module, _: object, output: Tensor) -> None:
-        made_by[id(output)] = module  # type: ignore[assignment]
-        outputs.append(output)
+        made_by[output] = module  # type: ignore[assignment]
 
     def pair(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in made_by:
-            pairs.append((made_by.pop(id(inputs[0])), module))
+        if inputs[0] in made_by:
+            pairs.append((made_by.pop(inputs[0]), module))
 
     hooks = []
     for module in model.modules():
