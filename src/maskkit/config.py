@@ -50,8 +50,13 @@ class PlainVit:
     """Side, in patches, of the attention windows of most blocks; 0: every block attends to the whole image."""
     global_blocks: tuple[Whole, ...] = ()
     """Blocks that attend to the whole image; empty: the last block of each quarter."""
+    grid: Whole = 0
+    """Places along a side of the position embedding, which is resized to the image; 0: timm's number."""
     relative: Whole = 0
     """Image side in pixels for which relative position embeddings are made (ViTDet); 0: none."""
+    relative_resize: Literal["linear", "geometric"] = "linear"
+    """How they are resized to images of another size: ``linear`` by the distance (ViTDet). ``geometric`` does so in
+    training; in evaluation near distances keep their embedding and far ones share a few (BEiT, EVA's evaluation)."""
     width: Count = 256
     """Channels of the pyramid's maps."""
     drop_path: Decay = 0.0

@@ -62,7 +62,7 @@ def hub() -> Iterator[StubHub]:
                 self.answer(b"", 404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
             else:
                 content = files[file]
-                if file.endswith((".safetensors", ".bin", ".onnx")):
+                if file.endswith((".safetensors", ".bin", ".onnx", ".data")):
                     etag = hashlib.sha256(content).hexdigest()
                 else:
                     etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

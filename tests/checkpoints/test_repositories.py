@@ -17,13 +17,14 @@ from maskkit import zoo
 from maskkit.api import Segmenter
 from maskkit.checkpoints import cache
 from maskkit.checkpoints.checkpoint import save_model
+from maskkit.checkpoints.external_data import external_files
 from maskkit.checkpoints.find import find_weights
 from maskkit.checkpoints.repositories import Repository
 from maskkit.cli import main
 from maskkit.errors import DataError, MaskkitError
 from maskkit.prediction import Categories
 from maskkit.zoo.class_names import COCO_PANOPTIC
-from tests.checkpoints.stub_hub import StubHub, hub
+from tests.checkpoints.stub_hub import COMMIT, StubHub, hub
 from tests.checkpoints.test_import_options import mask2former
 
 TINY = "tinynet"
@@ -197,6 +198,15 @@ def test_files_of_a_repository_by_their_names(stub, pets, tmp_path, monkeypatch)
     stub.repositories["me/zoo"]["net.pt2"] = b"PK"  # may hold code
     with pytest.raises(DataError, match="is no safetensors file, and pickles of the Hub are not loaded"):
         maskkit.load("hf://me/zoo/net.pt2")
+    import onnx as library
+
+    large = tmp_path / "large.onnx"
+    library.save_model(library.load(onnx), large, save_as_external_data=True, location="large.data")
+    stub.repositories["me/zoo"] |= {f"nets/{p.name}": p.read_bytes() for p in (large, large.with_suffix(".data"))}
+    assert (
+        maskkit.load("hf://me/zoo/nets/large.onnx").predict(photo).to_coco()
+        == maskkit.load(onnx).predict(photo).to_coco()
+    )
     monkeypatch.setenv("MASKKIT_HOME", str(tmp_path / "other"))
     stub.served["nets/pets.onnx"] = files["nets/pets.onnx"][:-1] + b"?"
     with pytest.raises(DataError, match=r"pets\.onnx: the download has another checksum than the Hub gives"):
@@ -210,6 +220,67 @@ def test_files_of_a_repository_by_their_names(stub, pets, tmp_path, monkeypatch)
     stub.repositories["me/nc"] = files | {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"}
     with pytest.raises(MaskkitError, match=r"hf://me/nc: the licence of these weights is 'cc-by-nc-4.0'"):
         maskkit.load("hf://me/nc/nets/pets.onnx")
+
+
+def onnx_file(*locations: str) -> bytes:
+    """A graph whose weights are in other files."""
+    onnx = pytest.importorskip("onnx")
+    tensors = []
+    for i, location in enumerate(locations):
+        tensor = onnx.TensorProto(name=f"w{i}", dims=[4], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+        for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+            tensor.external_data.add(key=key, value=value)
+        tensors.append(tensor)
+    tensors.append(onnx.helper.make_tensor("inside", 1, [2], [1.0, 2.0]))
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["w0"], ["y"])], "g", [], [], tensors)
+    return onnx.helper.make_model(graph).SerializeToString()
+
+
+def test_weights_beside_an_exported_file_come_with_it(stub, monkeypatch) -> None:
+    """Each once, verified, and of the same commit."""
+    card = {"README.md": b"---\nlicense: mit\n---\n"}
+    names = ["a.data", "parts/b.data", "a.data"]
+    stub.repositories["me/big"] = card | {
+        "nets/big.onnx": onnx_file(*names),
+        "nets/a.data": b"a" * 16,
+        "nets/parts/b.data": b"b" * 16,
+        "pets.xml": b"<net/>",
+        "pets.bin": b"c" * 16,
+    }
+    path = find_weights("hf://me/big/nets/big.onnx")
+    assert [(path.parent / n).read_bytes()[:1] for n in names] == [b"a", b"b", b"a"]
+    asked = [r for r in stub.requests if r.startswith("GET") and r.endswith(".data")]
+    assert asked == [f"GET /me/big/resolve/{COMMIT}/nets/{n}" for n in names[:2]]
+    assert find_weights("hf://me/big/pets.xml").with_suffix(".bin").read_bytes() == b"c" * 16
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        assert find_weights("hf://me/big/nets/big.onnx") == path
+    stub.repositories["me/half"] = card | {"big.onnx": onnx_file("a.data", "b.data"), "a.data": b"a" * 16}
+    with pytest.raises(DataError, match=r"hf://me/half/b\.data: the repository has no such file"):
+        find_weights("hf://me/half/big.onnx")
+    stub.served["a.data"] = b"x" * 16
+    stub.repositories["me/bad"] = card | {"big.onnx": onnx_file("a.data"), "a.data": b"a" * 16}
+    with pytest.raises(DataError, match=r"hf://me/bad/a\.data: the download has another checksum than the Hub gives"):
+        find_weights("hf://me/bad/big.onnx")
+
+
+@pytest.mark.parametrize("place", ["../big.data", "/etc/passwd", "a/../../b", "..\\b", "C:b", ".", ""])
+def test_weights_outside_of_the_folder_are_not_fetched(stub, place: str) -> None:
+    stub.repositories["me/evil"] = {"nets/big.onnx": onnx_file("a.data", place), "nets/a.data": b"a" * 16}
+    with pytest.raises(DataError, match=r"big\.onnx: its weights would be in .*, which is outside of its folder"):
+        find_weights("hf://me/evil/nets/big.onnx")
+    assert not [r for r in stub.requests if r.startswith("GET") and r.endswith(".data")]
+
+
+def test_a_damaged_onnx_file_is_one_line(tmp_path) -> None:
+    whole = onnx_file("a.data", "b.data")
+    path = tmp_path / "big.onnx"
+    path.write_bytes(whole)
+    assert external_files(path) == ["a.data", "b.data"]
+    for content in (b"", whole[:-3], b"\xff" * 40, b"\x3a\x05ab", b"\x0b", whole.replace(b"a.data", b"a.\xff\xfeta")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"big\.onnx: is not an ONNX file, or a damaged one"):
+            external_files(path)
 
 
 def test_a_restricted_licence_of_a_repository_is_asked_for(stub, pets) -> None:

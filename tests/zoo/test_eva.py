@@ -1,16 +1,18 @@
 """Names of EVA's checkpoints: strict both ways."""
 
 import re
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from maskkit import zoo
 from maskkit.checkpoints import convert as published
 from maskkit.checkpoints.foreign import write_tensors
 from maskkit.engine.initial import load_backbone
 from maskkit.errors import DataError
-from maskkit.models.eva import Eva
+from maskkit.models.eva import Eva, EvaConfig
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.mim import MaskedStudent
 from maskkit.zoo.eva import rename_student, rename_vit
@@ -73,6 +75,15 @@ def test_every_tensor_of_a_detector_has_its_name(stages: tuple[float, ...]) -> N
     del state["backbone.simfp_3.0.bias"]
     with pytest.raises(DataError, match="1 of the model's get none"):
         published.convert(state, "eva-tiny-256", **knobs)
+
+
+def test_published_detectors_have_fourteen_places_a_side() -> None:
+    """Their ViT is made for 224 pixels in patches of 16, and 1280 pixels have 80 patches."""
+    with torch.device("meta"):
+        state = Eva(cast(EvaConfig, zoo.preset("eva-giant-1280").model)).state_dict()
+    assert state["backbone.body.net.pos_embed"].shape == (1, 14 * 14, 1408)
+    assert state["backbone.body.relative.3.rows"].shape == (2 * 80 - 1, 88)
+    assert state["backbone.body.relative.4.rows"].shape == (2 * 16 - 1, 88)
 
 
 def pretrained(patch: int = 16) -> dict[str, Tensor]:

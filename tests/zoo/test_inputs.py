@@ -54,6 +54,7 @@ ZOOS = {
     "github.com/aim-uofa/AdelaiDet": (of_detectron2, ("bilinear", True)),
     "github.com/facebookresearch/detectron2": (of_detectron2, ("bilinear", True)),
     "github.com/facebookresearch/Mask2Former": (of_detectron2, ("bilinear", True)),
+    "github.com/baaivision/EVA": (of_detectron2, ("bilinear", True)),
     "torchvision": (of_torchvision, ("bilinear", False)),
     "torchvision semantic": (of_torchvision_semantic, ("bilinear", True)),
 }
@@ -75,7 +76,7 @@ def test_inputs_are_those_of_the_zoo(preset: Preset) -> None:
         assert preset.name.startswith("yolact")
         assert given.size == (550, 550)
         return
-    assert given.resize == ("pad" if preset.name.startswith("rtmdet") else "shorter")
+    assert given.resize == ("pad" if preset.name.startswith(("rtmdet", "eva")) else "shorter")
     for height, width in SIZES:
         ours = fitted_size((height, width), given.size, given.resize, given.rounding)
         assert ours == formula(height, width, *given.size), (height, width)
@@ -101,6 +102,7 @@ def test_half_a_pixel_is_rounded_up_in_padded_inputs() -> None:
         ("deeplabv3-mobilenetv3-large-coco", (520, NO_LIMIT)),
         ("fcos-resnet50-torchvision", (800, 1333)),
         ("fasterrcnn-resnet50-d2-1x", (800, 1333)),
+        ("eva-giant-1280", (1536, 1536)),
     ],
 )
 def test_sizes_of_official_evaluations(preset: str, size: tuple[int, int]) -> None:

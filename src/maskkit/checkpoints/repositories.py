@@ -10,8 +10,8 @@ import os
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from maskkit.checkpoints import cache
+from maskkit.checkpoints.external_data import external_files
 from maskkit.errors import DataError, FileError, explain
 from maskkit.files import digest
 
@@ -65,17 +66,21 @@ def endpoint() -> str:
 
 
 def fetch_exported(address: str) -> Path:
-    """A file of a repository that `maskkit export` wrote, with the one that OpenVINO keeps beside it. See `fetch_file`.
+    """A file of a repository that `maskkit export` wrote, with those that hold its weights: the ``.bin`` beside an
+    ``.xml``, and what an ``.onnx`` names. All are of one commit. See `fetch_file`.
 
     The licence is that of the repository's card. Raises `MaskkitError` for one that does not allow every use and was
-    not accepted.
+    not accepted, `DataError` for an ``.onnx`` whose weights are outside of its folder.
     """
     repository = Repository.of(address)
-    name = repository.file or ""
+    name = PurePosixPath(repository.file or "")
     require_licence(repository, licence_of(repository))
-    if name.endswith(".xml"):
-        fetch_file(repository, f"{name.removesuffix('.xml')}.bin")
-    return fetch_file(repository, name)
+    path = fetch_file(repository, str(name))
+    commit = path.parents[len(name.parts) - 1].name  # snapshots/COMMIT/NAME
+    beside = [name.with_suffix(".bin").name] if name.suffix == ".xml" else external_files(path)
+    for other in beside:
+        fetch_file(replace(repository, revision=commit), str(name.parent / other))
+    return path
 
 
 def fetch_file(repository: Repository, name: str) -> Path:

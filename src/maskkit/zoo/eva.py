@@ -105,8 +105,10 @@ METHOD = Method(
     model=Eva,
     presets=(
         Recipe(
-            replace(imagenet_input((1280, 1280), "pad"), antialias=True),
-            replace(FLIP, scale_jitter=(0.1, 2.0)),
+            # EVA-01/det: cascade_mask_rcnn_vitdet_eva_1536.py is what its README evaluates these weights with, trained
+            # at 1280: the longer side 1536 (Pillow's resize), padded to a square, interp_type "beit"
+            replace(imagenet_input((1536, 1536), "pad"), antialias=True),
+            replace(FLIP, scale_jitter=(0.1, 2.0), canvas=(1280, 1280)),
             TrainConfig(
                 steps=35_000,
                 batch=64,
@@ -125,7 +127,11 @@ METHOD = Method(
         ).preset(
             "eva-giant-1280",
             EvaConfig(
-                backbone=BackboneConfig("eva_giant_patch14_224", vit=PlainVit(relative=1280)),
+                backbone=BackboneConfig(
+                    "eva_giant_patch14_224",
+                    # 224 pixels of its ViT's position embedding are 14 patches of 16
+                    vit=PlainVit(grid=14, relative=1280, relative_resize="geometric"),
+                ),
                 regions=RegionConfig(min_score=0.0, nms_threshold=0.6),
             ),
             "COCO val mask AP 53.9, box AP 64.2",

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from scipy.interpolate import interp1d
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 
 from maskkit import zoo
@@ -112,6 +114,24 @@ def test_relative_positions_by_hand() -> None:
     assert torch.equal(got - 10, torch.tensor([[2.0, 1, 0], [3, 2, 1], [4, 3, 2]]))
     wider = bias(torch.ones(1, 1, 1, 5, 2))[0, 0] - 10
     assert wider[4, 0] > wider[0, 0] > wider[0, 4], "stretched, in the same order"
+
+
+def test_far_distances_share_embeddings_in_evaluation() -> None:
+    """As EVA's detectors are evaluated beyond the size of their training: rows at 0, 1, 1 + r, 1 + r + r^2, ... on
+    both sides, and scipy's cubic interpolation between them."""
+    torch.manual_seed(0)
+    bias, linear = RelativePositions(8, 2, "geometric"), RelativePositions(8, 2)
+    with torch.no_grad():
+        bias.columns.normal_()
+    linear.load_state_dict(bias.state_dict())
+    right = np.cumsum([0.0, *(1.0903078**i for i in range(7))])
+    spline = interp1d(np.concatenate([-right[:0:-1], right]), bias.columns.detach().numpy().sum(1), kind="cubic")
+    line, native = torch.ones(1, 1, 1, 10, 2), torch.ones(1, 1, 1, 8, 2)
+    seen = bias.eval()(line)[0, 0]
+    for i, j in ((0, 9), (9, 0), (4, 4), (2, 5)):
+        assert abs(seen[i, j].item() - spline(i - j)) < 1e-5
+    assert torch.equal(bias(native), linear(native)), "as it is at the size of the training"
+    assert torch.equal(bias.train()(line), linear(line))
 
 
 def test_positions_are_stretched() -> None:

@@ -7,12 +7,15 @@ strides from the one map. Blocks and attention are timm's own, under timm's name
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.interpolate import make_interp_spline
 from timm.layers.norm import LayerNorm2d
 from timm.layers.patch_embed import resample_patch_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -48,28 +51,48 @@ class RelativePositions(nn.Module):
     """Decomposed relative position bias of attention: query times embedding of the distance along each axis (MViTv2,
     section 4.1).
 
-    The tables have a row for each distance within a grid of ``side`` x ``side``, and are interpolated for others.
+    The tables have a row for each distance within a grid of ``side`` x ``side``, and are resized for others; see
+    `PlainVit.relative_resize`.
     """
 
-    def __init__(self, side: int, channels: int) -> None:
+    def __init__(self, side: int, channels: int, resize: Literal["linear", "geometric"] = "linear") -> None:
         super().__init__()
+        self.resize = resize
         self.rows = nn.Parameter(torch.zeros(2 * side - 1, channels))
         self.columns = nn.Parameter(torch.zeros(2 * side - 1, channels))
 
     def forward(self, queries: Float[Tensor, "b n h w c"]) -> Float[Tensor, "b n hw hw"]:
         """Bias between every two cells, for each head."""
         height, width = queries.shape[2:4]
-        down = torch.einsum("bnhwc,hkc->bnhwk", queries, _by_distance(self.rows, height))
-        right = torch.einsum("bnhwc,wkc->bnhwk", queries, _by_distance(self.columns, width))
+        down = torch.einsum("bnhwc,hkc->bnhwk", queries, self._by_distance(self.rows, height))
+        right = torch.einsum("bnhwc,wkc->bnhwk", queries, self._by_distance(self.columns, width))
         return (down[..., :, None] + right[..., None, :]).flatten(4).flatten(2, 3)
 
+    def _by_distance(self, table: Float[Tensor, "d c"], side: int) -> Float[Tensor, "s s c"]:
+        """For every two positions along an axis the row of the table for their distance."""
+        if len(table) != 2 * side - 1:
+            if self.resize == "geometric" and not self.training:
+                table = torch.from_numpy(geometric_weights(len(table), side)).to(table) @ table
+            else:
+                table = F.interpolate(table.t()[None], size=2 * side - 1, mode="linear")[0].t()
+        place = torch.arange(side, device=table.device)
+        return table[place[:, None] - place + side - 1]
 
-def _by_distance(table: Float[Tensor, "d c"], side: int) -> Float[Tensor, "s s c"]:
-    """For every two positions along an axis the row of the table for their distance."""
-    if len(table) != 2 * side - 1:
-        table = F.interpolate(table.t()[None], size=2 * side - 1, mode="linear")[0].t()
-    place = torch.arange(side, device=table.device)
-    return table[place[:, None] - place + side - 1]
+
+_RATIO = 1.0903078
+"""Of neighbouring steps between distances in `geometric_weights`, whatever the sizes are (EVA's detectors)."""
+
+
+@cache
+def geometric_weights(rows: int, side: int) -> Float[np.ndarray, "d rows"]:
+    """What each of a table's ``rows`` contributes to the table (2 side - 1 distances) of a grid of ``side`` x ``side``.
+
+    The rows are taken to be at the distances 0, 1, 1 + r, 1 + r + r^2, ... on both sides, and a cubic spline through
+    them gives those in between, as in the evaluation of EVA's detectors beyond the size of their training.
+    """
+    reach = np.cumsum(_RATIO ** np.arange(rows // 2))
+    spline = make_interp_spline(np.concatenate([-reach[::-1], [0.0], reach]), np.eye(rows), k=3)
+    return spline(np.arange(1.0 - side, side))
 
 
 def windows(cells: Float[Tensor, "b h w c"], side: int) -> Float[Tensor, "n s s c"]:
@@ -104,6 +127,8 @@ class VitPyramid(nn.Module):
         possible = [config.patch * 2**i // 4 for i in range(4)]
         if lacking := [s for s in strides if s not in possible]:
             raise MaskkitError(f"{name} with patches of {config.patch} pixels has strides {possible}, not {lacking}")
+        if config.grid:
+            options = {"img_size": config.patch * config.grid} | options
         self.net = create(name, config.patch, drop_path_rate=config.drop_path, **options)
         depth = len(self.net.blocks)
         quarters = [max(depth * i // 4, 1) - 1 for i in range(1, 5)]
@@ -113,7 +138,11 @@ class VitPyramid(nn.Module):
         if config.relative:
             sides = (config.window, config.relative // config.patch)
             self.relative = nn.ModuleList(
-                RelativePositions(sides[i in self.global_blocks], block.attn.proj.in_features // block.attn.num_heads)
+                RelativePositions(
+                    sides[i in self.global_blocks],
+                    block.attn.proj.in_features // block.attn.num_heads,
+                    config.relative_resize,
+                )
                 for i, block in enumerate(self.net.blocks)
             )
         else:
