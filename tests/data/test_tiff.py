@@ -10,13 +10,16 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from maskkit.data import images, tiff
+from maskkit.data.dataset import Dataset
 from maskkit.data.images import read_pixels, read_reduced
+from maskkit.data.records import Record
 from maskkit.data.tiff import LargeTiff, open_tiff
 from maskkit.errors import DataError
+from maskkit.eval.rows import Row, rows_of
 from maskkit.geometry.windows import Rect
 from maskkit.infer import tiles
 from maskkit.infer.predict import Failure
-from tests.infer.test_tiles import drawn, exact, masks_of
+from tests.infer.test_tiles import CLASSES, drawn, exact, masks_of
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -164,6 +167,25 @@ def test_tiles_of_a_file_are_predicted_without_reading_it_whole(
     monkeypatch.setattr(tiles, "MOST", 20_000)
     with pytest.raises(DataError, match="run lengths count up to 20,000"):
         next(exact(64, 0.2).images([str(path)]))
+
+
+def test_an_evaluation_does_not_read_it_whole_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = drawn(7, (130, 170), 40)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 48), photometric="rgb", compression="zlib")
+
+    def rows(name: str, size: tuple[int, int] = (130, 170)) -> list[Row]:
+        record = Record("slide 7", tmp_path / name, size, [])
+        return rows_of(exact(64, 0.2).dataset(Dataset([record], CLASSES, tmp_path, "coco")))
+
+    wanted = rows("a.png")
+    monkeypatch.setattr(tiles, "LARGE", 1000)
+    monkeypatch.setattr(images, "opened", lambda _: pytest.fail("is read by Pillow"))
+    assert rows("a.tif") == wanted
+    assert len(wanted) > 3
+    assert {row["image_id"] for row in wanted} == {"slide 7"}
+    with pytest.raises(DataError, match=r"a\.tif: the annotations say 130 x 170 pixels, the image has 170 x 130"):
+        rows("a.tif", (170, 130))
 
 
 @pytest.mark.filterwarnings("ignore:Image size")

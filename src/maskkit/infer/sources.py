@@ -45,6 +45,8 @@ class Item(NamedTuple):
     path: Path | None = None
     """The file, where it is one: parts of a large one may be read."""
     image_id: ImageId = 0
+    size: tuple[int, int] | None = None
+    """Height and width that it has to have; None: any."""
 
 
 def loose_images(sources: Iterable[Source]) -> Iterator[Item]:
@@ -79,7 +81,7 @@ def stored_image(image_id: ImageId, name: str, fetch: Callable[[], bytes]) -> It
 def dataset_images(dataset: Dataset) -> Iterator[Item]:
     """The images of a data set, in order, with their ids."""
     for index, record in enumerate(dataset.records):
-        yield Item(str(record.path), partial(_of_dataset, dataset, index))
+        yield Item(str(record.path), partial(_of_dataset, dataset, index), record.path, record.image_id, record.size)
 
 
 def read_source(source: Source, input: InputConfig | None = None) -> tuple[Pixels, tuple[int, int]]:

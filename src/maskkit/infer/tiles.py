@@ -15,6 +15,7 @@ import numpy as np
 
 from maskkit.config import InputConfig
 from maskkit.data.images import LARGE
+from maskkit.data.rules import size_mismatch
 from maskkit.data.tiff import LargeTiff, open_tiff
 from maskkit.errors import DataError
 from maskkit.geometry.windows import Rect, windows
@@ -72,6 +73,8 @@ class TiledPredictor(Predictor):
             tiff = stack.enter_context(open_tiff(item.path, self.tile, LARGE)) if item.path is not None else None
             if tiff is None:
                 yield item.read(None)
+            elif item.size not in (None, tiff.size):
+                raise DataError(f"{item.name}: {size_mismatch(item.size, tiff.size)}")
             elif tiff.size[0] * tiff.size[1] >= MOST:
                 height, width = tiff.size
                 raise DataError(
