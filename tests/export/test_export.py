@@ -24,7 +24,7 @@ from maskkit.export.quantize import _fold_casts
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
-from maskkit.infer.torch_runtime import predictor
+from maskkit.infer.torch_runtime import PackageRuntime, predictor
 
 SIZE = (96, 128)
 
@@ -240,6 +240,27 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
     (tmp_path / "model.bin").unlink()
     with pytest.raises(DataError, match=r"model.xml: its weights are missing"):
         maskkit.load(tmp_path / "model.xml")
+
+
+@pytest.mark.slow
+def test_a_compiled_package_says_what_was_checked(drawn: list, tmp_path: Path) -> None:
+    chosen = zoo.preset("tinynet")
+    torch.manual_seed(0)
+    model = zoo.model_class("tinynet")(chosen.model)
+    config = RunConfig("tinynet", chosen.model, chosen.input)
+    given: dict = {"data": shapes_dataset(1, 0, SIZE), "measure": lambda *_: {"AP": 0.5}}
+    checkpoint = Checkpoint(model, config, chosen.classes, {"step": 7})
+    done = export(checkpoint, tmp_path / "tiny.pt2", images=drawn, force=True, **given)
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.pt2"]
+    segmenter = maskkit.load(done.path)
+    assert isinstance(segmenter.runtime, PackageRuntime)
+    checked = segmenter.runtime.exported.checked
+    assert (checked["before"], checked["after"], checked["resized"]) == ({"AP": 0.5}, {"AP": 0.5}, None)
+    assert done.agreement is not None
+    assert checked["agreement"]["outputs"] == done.agreement.outputs
+    assert checked["agreement"]["objects"] == done.agreement.objects > 0
+    ours = predictor(model, chosen.input, chosen.classes, "cpu")
+    assert compare(ours, segmenter.predictor, drawn).share > 0.8
 
 
 def test_casts_of_constants_are_folded() -> None:

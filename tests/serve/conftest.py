@@ -15,6 +15,7 @@ from PIL import Image
 
 from maskkit.serve.app import bound_socket, create_app
 from maskkit.serve.limits import Limits
+from maskkit.serve.worker import Load
 from tests.serve.fake import load
 
 
@@ -31,9 +32,9 @@ def png(size: tuple[int, int] = (48, 64), seed: int = 0, colour: tuple[int, int,
 class Running:
     """A service in a thread."""
 
-    def __init__(self, limits: Limits, seconds: float, **options: Any) -> None:
+    def __init__(self, limits: Limits, model: Load, **options: Any) -> None:
         self.records: list[dict[str, Any]] = []
-        self.app = create_app(partial(load, seconds), "fake.onnx", limits, log=self.records.append, **options)
+        self.app = create_app(model, "fake.onnx", limits, log=self.records.append, **options)
         self.socket: socket.socket = bound_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(
@@ -62,8 +63,11 @@ class Running:
 
 
 @contextmanager
-def running(limits: Limits | None = None, seconds: float = 0.0, **options: Any) -> Iterator[Running]:
-    service = Running(limits or Limits(), seconds, **options)
+def running(
+    limits: Limits | None = None, seconds: float = 0.0, model: Load | None = None, **options: Any
+) -> Iterator[Running]:
+    """``model`` is loaded in place of the fake one."""
+    service = Running(limits or Limits(), model or partial(load, seconds), **options)
     try:
         yield service
     finally:

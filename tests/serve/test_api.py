@@ -4,17 +4,25 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import maskkit.api
+from maskkit.checkpoints.exported import ExportedAs
+from maskkit.checkpoints.header import make_header
 from maskkit.cli import main
+from maskkit.config import InputConfig, ModelConfig, RunConfig, to_dict
+from maskkit.decode import LabelMap
 from maskkit.geometry import rle
 from maskkit.geometry.polygons import to_rle
+from maskkit.prediction import Categories
 from tests.serve.conftest import Running, png
 from tests.serve.fake import CATEGORIES, load
 
@@ -155,3 +163,32 @@ def test_it_serves_without_torch() -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH]
     done = subprocess.run(command, input=png(), capture_output=True, cwd=Path(__file__).parents[2], check=False)
     assert done.stdout.decode().strip() == "[200, 200, 200]", done.stderr.decode()
+
+
+def colours(path: Path) -> Path:
+    """An OpenVINO file whose label map is the strongest channel of each pixel."""
+    openvino = pytest.importorskip("openvino")
+    images = openvino.opset13.parameter([1, 3, 64, 64], np.float32, name="images")
+    logits = openvino.opset13.multiply(images, np.full((1, 3, 1, 1), 2, np.float32))
+    for node, name in ((images, "images"), (logits, "logits")):
+        node.output(0).get_tensor().set_names({name})
+    network = openvino.Model([logits], [images], "colours")
+    config = RunConfig("colours", ModelConfig(num_classes=3), InputConfig((64, 64), mean=(0, 0, 0), std=(9, 9, 9)))
+    header = make_header(config, Categories.of(["red", "green", "blue"]), LabelMap(), {"licence": "MIT"})
+    export = ExportedAs("semantic", "openvino", (64, 64), 1, ("images",), ("logits",), {}, "fp32", "0" * 64, {})
+    network.set_rt_info(json.dumps(header | {"export": to_dict(export)}), "maskkit")
+    openvino.save_model(network, path, compress_to_fp16=False)
+    return path
+
+
+def test_an_openvino_file_is_served(other: Callable[..., Any], tmp_path: Path) -> None:
+    """Its answers are those of the file in this process."""
+    path, image = colours(tmp_path / "colours.xml"), tmp_path / "a.png"
+    image.write_bytes(png(seed=2))
+    expected = maskkit.load(path).predict(image).to_coco()
+    with other(model=partial(maskkit.load, path)) as service:
+        model, answer = service.client.get("/v1/model").json(), service.predict(image.read_bytes())
+    assert (model["task"], model["licence"]) == ("semantic", "MIT")
+    assert answer.status_code == 200, answer.text
+    assert sorted(answer.json()["names"]) == ["blue", "green", "red"]
+    assert rows_text(answer.text) == json.dumps(expected)

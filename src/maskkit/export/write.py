@@ -301,6 +301,10 @@ def _describe(made: Path, kind: Format, description: dict[str, Any], names: tupl
         assert entry is not None
         entry.set("value", json.dumps(description))
         tree.write(made, encoding="utf-8", xml_declaration=True)
+    else:
+        from maskkit.export import package
+
+        package.write_description(made, description)
 
 
 def _refuse_loss(path: Path, before: Mapping[str, Metric], after: Mapping[str, Metric], precision: str) -> None:
