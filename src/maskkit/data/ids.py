@@ -16,6 +16,8 @@ _DIGITS = 1000
 
 def whole(value: Any) -> int | None:
     """A whole number, also one with a decimal point, or written as JSON would write it in text; else None."""
+    if type(value) is int:  # nearly always, and files have many
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):

@@ -12,27 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset, join
 from maskkit.data.files import SPLITS, image_folders, load_json
 from maskkit.data.formats import foreign
+from maskkit.data.formats.coco_outlines import CONTRADICTION, bbox_numbers, outline, plain_outlines
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
-from maskkit.data.records import UNKNOWN_SIZE, Annotation, Box, Record, extent, extent_of_rle, extent_or_none
+from maskkit.data.records import UNKNOWN_SIZE, Annotation, Record, extent_or_none
 from maskkit.data.rules import (
     Problems,
-    Warn,
-    contradicts,
     counted,
     kind_of,
-    sound_box,
-    sound_polygons,
     sound_rle,
     stated_size,
-    to_numbers,
 )
 from maskkit.data.text_files import beginning_of
 from maskkit.errors import DataError
@@ -59,10 +53,6 @@ _WHOLE = (
 )
 
 
-_CONTRADICTION = (
-    "the bbox is not around the mask; boxes are learnt from the one and masks from the other: correct the wrong one "
-    "(a bbox is x, y, width, height)"
-)
 _SHOWN = 20
 """Boxes that contradict their masks, of one file, that are named one by one."""
 
@@ -251,42 +241,46 @@ class _Reader:
         stated: dict[Any, list[Annotation]] = defaultdict(list)
         differ: set[Any] = set()
         seen: set[int] = set()
+        keys = [ids.key(_get(row, "image_id")) for row in rows]
+        own = [ids.whole(_get(row, "id")) for row in rows]
+        plain = plain_outlines(rows, [r.size if (r := images.get(key)) is not None else None for key in keys])
         # for those without an id of their own
-        fresh = 1 + max((ids.whole(_get(row, "id")) or 0 for row in rows), default=0)
-        for i, row in enumerate(rows, 1):
+        fresh = 1 + max((number or 0 for number in own), default=0)
+        for i, (row, key, number, known) in enumerate(zip(rows, keys, own, plain, strict=True), 1):
             if not isinstance(row, dict):
                 self.error(f"annotation {i} of the list", f"is {kind_of(row)}, not an object")
                 continue
-            key, label = ids.key(row.get("image_id")), labels.get(ids.whole(row.get("category_id")))  # type: ignore[arg-type]
-            name = f"annotation {row.get('id', f'{i} of the list')} of image {row.get('image_id')}"
+            label = labels.get(ids.whole(row.get("category_id")))  # type: ignore[arg-type]
             if key not in images:
-                self.error(name, "the file has no such image; add the image record, or remove the annotation")
+                self.error(_name(row, i), "the file has no such image; add the image record, or remove the annotation")
                 continue
             if label is None:
-                self.error(name, f"the file has no category {row.get('category_id')!r}; add it to categories")
+                self.error(_name(row, i), f"the file has no category {row.get('category_id')!r}; add it to categories")
                 continue
             if (record := images[key]) is None:
                 continue  # the image was reported
-            number = ids.whole(row.get("id"))
             if number in seen:
-                self.warn(name, f"the id is used twice; this one is read as {fresh}")
+                self.warn(_name(row, i), f"the id is used twice; this one is read as {fresh}")
             if number is None or number in seen:
                 number, fresh = fresh, fresh + 1
             seen.add(number)
             said: list[str] = []
             try:
-                usable = _annotation(row, number, label, record.size, said.append)
+                mask, box, stated_box = known or outline(row, record.size, said.append)
+                area = _area(row)
+                area = area if area is None or area >= 0 else None
+                usable = Annotation(number, label, box, mask, _is_crowd(row), area, stated_box)
                 objects[key].append(usable)
                 # the measure counts what the file says, not what was mended
-                mended = any(message != _CONTRADICTION for message in said)
+                mended = any(message != CONTRADICTION for message in said)
                 doubtful = mended or (usable.area is None and row.get("area") is not None)
                 other = _as_stated(row, number, label, record.size) if doubtful else None
             except ValueError as error:
                 usable, other = None, _as_stated(row, number, label, record.size)
                 if self.look or other is None:
-                    self.error(name, str(error), measured=other is not None)
+                    self.error(_name(row, i), str(error), measured=other is not None)
             for message in said:
-                self.doubt(name, message)
+                self.doubt(_name(row, i), message)
             if (measured := other or usable) is not None:
                 stated[key].append(measured)
             if other is not None:
@@ -295,44 +289,19 @@ class _Reader:
             self.warn("", "has no annotation; every image is read as background")
         if self.contradictions > _SHOWN:
             others = counted(self.contradictions - _SHOWN, "other annotation")
-            self.warn(others, f"the same: {_CONTRADICTION}")
+            self.warn(others, f"the same: {CONTRADICTION}")
         return objects, {key: stated[key] for key in differ}
 
     def doubt(self, name: str, message: str) -> None:
         """Warn of an annotation; only the first boxes that contradict their masks are named one by one."""
-        self.contradictions += message == _CONTRADICTION
-        if message != _CONTRADICTION or self.contradictions <= _SHOWN:
+        self.contradictions += message == CONTRADICTION
+        if message != CONTRADICTION or self.contradictions <= _SHOWN:
             self.warn(name, message)
 
 
-def _annotation(row: dict[str, Any], number: int, label: int, size: tuple[int, int], warn: Warn) -> Annotation:
-    shape = row.get("segmentation") or None
-    if isinstance(shape, list) and all(part == [] for part in shape):
-        shape = None  # some tools write [[]] where the mask is unknown
-    if isinstance(shape, dict):
-        shape = sound_rle(shape, size)
-    elif isinstance(shape, list):
-        shape = sound_polygons([shape] if isinstance(shape[0], int | float) else shape, size, warn)
-    elif shape is not None:
-        raise ValueError(f"the segmentation is {kind_of(shape)}; it is a list of polygons or a run-length record")
-    around = extent(shape) if isinstance(shape, list) else None
-    box, stated = around, None
-    try:
-        box = _box(row.get("bbox"), size, warn)
-        stated = _inexact(_numbers(row["bbox"]), box)
-    except ValueError as error:
-        if shape is None:
-            raise
-        if row.get("bbox"):
-            warn(f"{error}; the box of the mask is taken")
-    else:
-        if isinstance(shape, dict):
-            around = extent_of_rle(shape)
-        if around is not None and contradicts(box, around):
-            warn(_CONTRADICTION)
-    area = _area(row)
-    area = area if area is None or area >= 0 else None
-    return Annotation(number, label, box, shape, _is_crowd(row), area, stated)
+def _name(row: dict[str, Any], place: int) -> str:
+    """What an annotation is called in a message."""
+    return f"annotation {row.get('id', f'{place} of the list')} of image {row.get('image_id')}"
 
 
 def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, int]) -> Annotation | None:
@@ -350,34 +319,13 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
     except (ValueError, TypeError, OverflowError, KeyError):
         shape = None
     try:
-        x, y, width, height = stated = _numbers(row.get("bbox"))
+        x, y, width, height = stated = bbox_numbers(row.get("bbox"))
         box = (x, y, x + width, y + height)
     except ValueError:
         box, stated = extent_or_none(shape), None
     if box is None and (shape is None or size == UNKNOWN_SIZE):
         return None
     return Annotation(number, label, box, shape, _is_crowd(row), _area(row), stated)
-
-
-def _inexact(bbox: Box, box: Box) -> Box | None:
-    """``bbox``, where its width and height do not follow from the corners of ``box`` to the last bit."""
-    (x, y, width, height), (x1, y1, x2, y2) = bbox, box
-    exact = (x1, y1, x2 - x1, y2 - y1) == (x, y, width, height)
-    return None if exact or (x2, y2) != (x + width, y + height) else (x, y, width, height)
-
-
-def _numbers(bbox: Any) -> Box:
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        raise ValueError(f"there is neither a mask nor a bbox [x, y, width, height] (bbox is {bbox!r})")
-    x, y, width, height = to_numbers(bbox, "the box").tolist()
-    if not np.isfinite([x, y, width, height]).all():
-        raise ValueError(f"the box has values that are no numbers: {bbox}")
-    return x, y, width, height
-
-
-def _box(bbox: Any, size: tuple[int, int], warn: Warn) -> Box:
-    x, y, width, height = _numbers(bbox)
-    return sound_box((x, y, x + width, y + height), size, warn)
 
 
 def _area(row: dict[str, Any]) -> float | None:
