@@ -250,6 +250,8 @@ def shorten(value: Any) -> str:
 
 def number(value: Any, name: str) -> float:
     """A finite number, else ``ValueError``."""
+    if type(value) is float and -_LARGEST <= value <= _LARGEST:  # nearly always, and files have many
+        return value
     if isinstance(value, str | bool) or abs(value) > _LARGEST or not math.isfinite(value):
         raise ValueError(f"{name} is {shorten(value)}, not a finite number")
     return float(value)

@@ -32,7 +32,7 @@ def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle
     has more than four numbers, which it does not read, and for coordinates that are not finite or far outside of any
     image.
     """
-    parts = [[float(v) for v in p] for p in polygons]
+    parts = [list(map(float, p)) for p in polygons]
     if max(map(len, parts), default=0) <= 4:
         raise ValueError("a polygon needs three points at least, x and y of each")
     if not all(min(part) > -_FAR and max(part) < _FAR and math.isfinite(sum(part)) for part in parts if part):

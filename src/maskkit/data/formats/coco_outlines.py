@@ -83,6 +83,7 @@ def _inexact(bbox: Box, box: Box) -> Box | None:
     return None if exact or (x2, y2) != (x + width, y + height) else (x, y, width, height)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of infinite numbers, which are not plain
 def plain_outlines(rows: Sequence[Any], sizes: Sequence[tuple[int, int] | None]) -> list[Outline | None]:
     """What `outline` finds for the annotations of which it has nothing to say, together in a few operations of numpy:
     one by one takes six times as long. None for the others, and for images of unknown size.

@@ -92,11 +92,18 @@ def _annotations(
     records: Records, images: Mapping[ImageId, int], classes: Mapping[int, int], kind: Kind
 ) -> list[dict[str, Any]]:
     """The records as COCO's, without what this kind does not read."""
-    read = ("area", "iscrowd", "bbox", "segmentation") if kind == "segm" else ("area", "iscrowd", "bbox")
     annotations = []
     for number, record in enumerate(records, 1):
-        row = {key: record[key] for key in read}
-        row |= {"id": number, "image_id": images[record["image_id"]], "category_id": classes[record["category_id"]]}
+        row = {
+            "id": number,
+            "image_id": images[record["image_id"]],
+            "category_id": classes[record["category_id"]],
+            "area": record["area"],
+            "iscrowd": record["iscrowd"],
+            "bbox": record["bbox"],
+        }
+        if kind == "segm":
+            row["segmentation"] = record["segmentation"]
         if "score" in record:
             row["score"] = record.get("mask_score", record["score"]) if kind == "segm" else record["score"]
         annotations.append(row)
