@@ -272,7 +272,7 @@ class _Reader:
                 usable = Annotation(number, label, box, mask, _is_crowd(row), area, stated_box)
                 objects[key].append(usable)
                 # the measure counts what the file says, not what was mended
-                mended = any(message != CONTRADICTION for message in said)
+                mended = bool(said) and any(message != CONTRADICTION for message in said)
                 doubtful = mended or (usable.area is None and row.get("area") is not None)
                 other = _as_stated(row, number, label, record.size) if doubtful else None
             except ValueError as error:
@@ -331,13 +331,15 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
 def _area(row: dict[str, Any]) -> float | None:
     """The area of the file, where it is a number."""
     area = row.get("area")
+    if type(area) is float and abs(area) < _LARGEST:
+        return area
     usable = isinstance(area, int | float) and not isinstance(area, bool) and abs(area) < _LARGEST
     return float(area) if usable else None  # type: ignore[arg-type]
 
 
 def _is_crowd(row: dict[str, Any]) -> bool:
     crowd = row.get("iscrowd")
-    return crowd == "1" or (isinstance(crowd, int | float) and crowd != 0)
+    return bool(crowd) and (crowd == "1" or isinstance(crowd, int | float))
 
 
 def _get(row: Any, key: str) -> Any:
