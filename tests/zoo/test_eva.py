@@ -77,13 +77,14 @@ def test_every_tensor_of_a_detector_has_its_name(stages: tuple[float, ...]) -> N
         published.convert(state, "eva-tiny-256", **knobs)
 
 
-def test_published_detectors_have_fourteen_places_a_side() -> None:
-    """Their ViT is made for 224 pixels in patches of 16, and 1280 pixels have 80 patches."""
+def test_the_published_detector_fits() -> None:
+    """Its ViT is made for 224 pixels in patches of 16; every fourth block sees all 80 x 80 patches of 1280 pixels."""
     with torch.device("meta"):
         state = Eva(cast(EvaConfig, zoo.preset("eva-giant-1280").model)).state_dict()
     assert state["backbone.body.net.pos_embed"].shape == (1, 14 * 14, 1408)
-    assert state["backbone.body.relative.3.rows"].shape == (2 * 80 - 1, 88)
-    assert state["backbone.body.relative.4.rows"].shape == (2 * 16 - 1, 88)
+    for block in range(40):
+        side = 80 if block % 4 == 3 else 16
+        assert state[f"backbone.body.relative.{block}.rows"].shape == (2 * side - 1, 88)
 
 
 def pretrained(patch: int = 16) -> dict[str, Tensor]:

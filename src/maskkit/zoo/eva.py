@@ -129,8 +129,10 @@ METHOD = Method(
             EvaConfig(
                 backbone=BackboneConfig(
                     "eva_giant_patch14_224",
-                    # 224 pixels of its ViT's position embedding are 14 patches of 16
-                    vit=PlainVit(grid=14, relative=1280, relative_resize="geometric"),
+                    # there: window_block_indexes; 224 pixels of the ViT's position embedding are 14 patches of 16
+                    vit=PlainVit(
+                        global_blocks=tuple(range(3, 40, 4)), grid=14, relative=1280, relative_resize="geometric"
+                    ),
                 ),
                 regions=RegionConfig(min_score=0.0, nms_threshold=0.6),
             ),
