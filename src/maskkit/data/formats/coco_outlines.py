@@ -114,7 +114,7 @@ def plain_outlines(rows: Sequence[Any], sizes: Sequence[tuple[int, int] | None])
     plain &= _inside(corners, height, width) & (abs(corners - around) <= NEAR).all(1)
     exact = (corners[:, 2:] - corners[:, :2] == given[:, 2:]).all(1).tolist()
     places = list(zip(starts.tolist(), ends.tolist(), strict=True))
-    boxes, stated = [tuple(row) for row in corners.tolist()], [tuple(row) for row in given.tolist()]
+    boxes, stated = ([(a, b, c, d) for a, b, c, d in array.tolist()] for array in (corners, given))
     begin, last = first.tolist(), (first + counts).tolist()
     for k in np.flatnonzero(plain).tolist():
         mask = [numbers[start:end] for start, end in places[begin[k] : last[k]]]
