@@ -156,6 +156,37 @@ def _turned(path, orientation, size=(24, 40)):
     return path
 
 
+def test_16_bits_whose_white_is_zero(tmp_path):
+    values = np.array([[0, 257, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 1, 255]
+    content = (tmp_path / "a.tif").read_bytes()
+    photometric = struct.pack("<HHIH", 262, 3, 1, 1)  # black is zero
+    assert content.count(photometric) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(photometric, photometric[:8] + b"\0\0"))
+    assert read_pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [255, 254, 0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_turned_tiffs_of_every_mode_are_upright(tmp_path, mode):
+    """Uncompressed ones too, which Pillow would map into memory in the wrong shape."""
+    bands = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}.get(mode)
+    values = np.random.default_rng(0).integers(0, 256, (12, 20, bands) if bands else (12, 20), np.uint8)
+    image = Image.fromarray(values > 127 if mode == "1" else values.astype(np.uint16) * 257 if "I" in mode else values)
+    if mode == "CMYK":
+        image = Image.frombytes("CMYK", (20, 12), values.tobytes())
+    if mode == "P":
+        image.putpalette(list(range(256)) * 3)
+    image.save(tmp_path / "plain.tif")
+    plain = read_pixels(tmp_path / "plain.tif")
+    upright = {3: plain[::-1, ::-1], 5: plain.swapaxes(0, 1), 6: plain[::-1].swapaxes(0, 1)}
+    upright |= {7: plain[::-1, ::-1].swapaxes(0, 1), 8: plain.swapaxes(0, 1)[::-1]}
+    for orientation, expected in upright.items():
+        image.save(tmp_path / "a.tif", tiffinfo={274: orientation})
+        assert image_size(tmp_path / "a.tif") == expected.shape[:2]
+        assert np.array_equal(read_pixels(tmp_path / "a.tif"), expected), orientation
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "late.png", "xmp.png", "raw.png", "a.tif", "a.webp", "a.avif"])
 @pytest.mark.parametrize("orientation", range(1, 10))
 def test_size_and_pixels_agree_for_every_format_and_orientation(tmp_path, name, orientation):
@@ -194,6 +225,21 @@ def test_images_that_come_out_black_are_logged_once(tmp_path, caplog, monkeypatc
     (message,) = (r.getMessage() for r in caplog.records)
     assert "a.tif: 16-bit values of at most 4000" in message
     assert "stretch the values" in message
+
+
+def test_pages_behind_the_first_one_are_logged_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("maskkit.data.images._pages", [])
+    pages = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (10, 20, 30)]
+    for name in ("a.tif", "b.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], tiffinfo={274: 6})
+        assert (read_pixels(tmp_path / name) == 10).all()
+        assert read_pixels(tmp_path / name).shape == (6, 4, 3)
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert "a.tif: has 3 pages, of which the first is read" in message
+    pages[0].save(tmp_path / "one.tif")
+    monkeypatch.setattr("maskkit.data.images._pages", [])
+    read_pixels(tmp_path / "one.tif")
+    assert len(caplog.records) == 1
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n"

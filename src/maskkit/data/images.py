@@ -10,7 +10,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -75,9 +75,14 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
             require_file(source, "image")
             if source.stat().st_size == 0:
                 raise DataError(f"{path}: the file is empty (0 bytes); restore it or remove it")
-        with Image.open(source, formats=formats()) as image:
+        with ExitStack() as stack:
+            # not by its name: Pillow maps uncompressed files that it knows by name, and scrambles turned TIFFs by it
+            file = stack.enter_context(open(source, "rb")) if isinstance(source, Path) else source
+            image = stack.enter_context(Image.open(file, formats=formats()))
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                _warn_of_large(f"{path}: is large, {_millions(image.width * image.height)} pixels")
+                size = _millions(image.width * image.height)
+                limit = f"images of up to {_limit()} are read, larger ones are refused"
+                _log_once(_large, f"{path}: is large, {size} pixels; {limit}")
             yield image
     except DataError:
         raise
@@ -168,10 +173,14 @@ def _reduced(
 
 def _pixels(image: Image.Image, source: Path | BinaryIO, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
     path = source if isinstance(source, Path) else "the encoded image"
+    _note_pages(image, path)
     wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have 16 in this mode
+    inverse = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        grey = Image.fromarray(_eight_bits(np.asarray(image), wide, path)).reduce(factor)
+        values = np.asarray(image)
+        values = 65535 - values if inverse else values  # 0 is white, which Pillow sees to with 8 bits alone
+        grey = Image.fromarray(_eight_bits(values, wide, path)).reduce(factor)
         return np.repeat(np.asarray(grey)[..., None], 3, axis=2)
     if image.mode == "F":
         raise DataError(f"{path}: floating-point values; save it with 8 or 16 bits per channel")
@@ -278,31 +287,40 @@ def _eight_bits(values: Int[np.ndarray, "h w"], wide: bool, path: str | Path) ->
     if wide and top <= 255:
         return values.astype(np.uint8)
     if 0 < top <= 4095:
-        _warn_of_dark(f"{path}: 16-bit values of at most {top} are read as parts of 65535, so it is nearly black")
+        dark = f"{path}: 16-bit values of at most {top} are read as parts of 65535, so it is nearly black"
+        _log_once(_warned, f"{dark}; stretch the values of all images alike, or save them with 8 bits")
     narrow = np.empty(values.shape, np.uint8)
     for rows in strips(values.shape[1], len(values)):
         narrow[rows] = (values[rows].astype(np.int64) + 128) // 257
     return narrow
 
 
-def _warn_of_dark(message: str) -> None:
+def _note_pages(image: Image.Image, path: Path | str) -> None:
+    """Log that a TIFF has pages behind the first one, other than smaller copies of it."""
+    if image.format != "TIFF" or _pages:
+        return
+    try:
+        pages = image.n_frames  # type: ignore[attr-defined]
+        if pages > 1:
+            image.seek(1)
+            if not image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
+                _log_once(_pages, f"{path}: has {pages} pages, of which the first is read; save each as an image")
+    except Exception:  # a page that is not read may be damaged
+        log.debug("%s: the pages behind the first one cannot be read", path)
+    finally:
+        image.seek(0)
+
+
+def _log_once(said: list[str], message: str) -> None:
     """Log it, once in a process: data sets have many such images."""
-    if not _warned:
-        _warned.append(message)
-        log.warning("%s; stretch the values of all images alike, or save them with 8 bits", message)
+    if not said:
+        said.append(message)
+        log.warning("%s", message)
 
 
 _warned: list[str] = []
-
-
 _large: list[str] = []
-
-
-def _warn_of_large(message: str) -> None:
-    """Log it, once in a process."""
-    if not _large:
-        _large.append(message)
-        log.warning("%s; images of up to %s are read, larger ones are refused", message, _limit())
+_pages: list[str] = []
 
 
 def _limit() -> str:

@@ -4,6 +4,7 @@ A label map is ``(H, W)`` uint8 of class numbers; `IGNORE` (255) marks pixels wh
 `maskkit.data.painted` makes label maps of the masks of objects.
 """
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from maskkit.errors import DataError
@@ -246,7 +247,12 @@ def read_labels(
     """
     try:
         require_file(path, "label image")
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:  # not by name, as in data.images
+            if any(re.search(r"\bL;[24]", str(tile[3])) for tile in image.tile):
+                # whoever writes so means the values, but readers stretch them to 255
+                raise DataError(f"{path}: is grey with 2 or 4 bits, whose values are ambiguous; save it with 8 bits")
+            if size is None or sorted(image.size) == sorted(size):
+                ImageOps.exif_transpose(image, in_place=True)
             if size is not None and image.size != size[::-1]:
                 wide, high = image.size
                 raise DataError(f"{path}: is {wide} x {high} pixels, the image {size[1]} x {size[0]}")
