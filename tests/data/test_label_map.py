@@ -1,6 +1,8 @@
 """Label maps from images of labels and from objects, and the readers that give them."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from PIL import Image
 
 from maskkit.data import find_splits, open_dataset, open_splits
-from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile
+from maskkit.data.class_files import find_classes
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_labels
 from maskkit.data.painted import PaintedObjects
 from maskkit.data.records import Annotation
+from maskkit.data.rules import Problems
 from maskkit.data.shapes import shapes_dataset
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
@@ -165,3 +169,57 @@ def test_panoptic_files(tmp_path: Path) -> None:
 def test_background_has_no_number_of_its_own() -> None:
     assert BACKGROUND < 0
     assert PaintedObjects([], BACKGROUND).has_background
+
+
+def test_what_lists_of_classes_must_not_say(tmp_path: Path) -> None:
+    write_folder(tmp_path, ".")
+    classes = [{"id": i, "name": n} for i, n in enumerate(("background", "road", "car"))]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes, "void": {"id": 0}}))
+    with pytest.raises(DataError, match="void has the id of 'background', whose pixels would be unknown"):
+        open_dataset(tmp_path)
+    classes[2]["name"] = "void"
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes, "void": {"id": 2}}))
+    assert open_dataset(tmp_path).categories.names == ("background", "road")
+    (tmp_path / "classes.json").unlink()
+    (tmp_path / "classes.txt").write_text("sky\n\ncar\n")
+    with pytest.raises(DataError, match="line 2 is empty"):
+        open_dataset(tmp_path)
+
+
+def test_a_table_of_colours_needs_no_names_of_columns(tmp_path: Path) -> None:
+    for text in ("name,r,g,b\nsky,0,0,255\nroad,9,9,9\n", "sky,0,0,255\nroad,9,9,9\n"):
+        (tmp_path / "class_dict.csv").write_text(text)
+        found = find_classes(tmp_path, Problems())
+        assert found is not None
+        assert found.categories.names == ("sky", "road")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
+def test_label_images_are_turned_as_images_are(tmp_path: Path, name: str, mode: str) -> None:
+    values = np.arange(12, dtype=np.uint16 if mode == "I;16" else np.uint8).reshape(3, 4) % (2 if mode == "1" else 99)
+    image = Image.fromarray(values > 0 if mode == "1" else values)
+    if mode == "P":
+        image.putpalette([0] * 768)
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / name, exif=exif)
+    assert read_labels(tmp_path / name, (4, 3))[0].tolist() == values[::-1].T.tolist()
+    with pytest.raises(DataError, match="is 3 x 4 pixels, the image 4 x 3"):
+        read_labels(tmp_path / name, (3, 4))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_is_not_stretched_in_silence(tmp_path: Path, bits: int) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packed = {1: b"\0\x40", 2: b"\0\x1b", 4: b"\0\x01\x23"}[bits]  # 0 1 (2 3) in a row of 2 or 4 pixels
+    head = struct.pack(">IIBBBBB", 2 if bits == 1 else 4, 1, bits, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(packed)), chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    if bits == 1:
+        assert read_labels(tmp_path / "a.png", None)[0].tolist() == [[0, 1]]
+    else:
+        with pytest.raises(DataError, match="grey with 2 or 4 bits"):
+            read_labels(tmp_path / "a.png", None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskkit.data.rules import brief, sound_rle, stated_size
+from maskkit.data.rules import brief, sound_rle, stated_size, to_number
 
 
 @pytest.mark.parametrize("counts", [[2**70, 1], [2**63 - 1, 2**63 - 1, 8], [-1, 7], [5], ["a"], [[6]]])
@@ -27,3 +27,10 @@ def test_long_messages_lose_their_middle():
 def test_sizes_that_no_image_has(height):
     assert stated_size(height, 16) is None
     assert stated_size(12, 16) == (12, 16)
+
+
+@pytest.mark.parametrize("text", ["1_0", "one", "", "0x10"])
+def test_texts_that_are_no_numbers(text: str) -> None:
+    assert to_number("1e2", "the box") == 100
+    with pytest.raises(ValueError, match="the box has a value that is no number"):
+        to_number(text, "the box")

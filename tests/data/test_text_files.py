@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskkit.data.text_files import read_lines, read_table, read_text, read_xml, read_yaml
+from maskkit.data.text_files import read_lines, read_names, read_table, read_text, read_xml, read_yaml
 from maskkit.errors import DataError
 
 
@@ -129,3 +129,12 @@ def test_whatever_the_bytes_are_it_is_content_or_a_clear_error(tmp_path: Path, r
             read(file)
         except DataError as error:
             assert str(error).startswith(str(file))  # noqa: PT017
+
+
+def test_names_keep_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_text("\ufeffcat\r\n big dog \r\n\r\n \n", encoding="utf-8")
+    assert read_names(file, print) == ["cat", "big dog"]
+    file.write_text("\ncat\n")
+    with pytest.raises(DataError, match=r"classes\.txt: line 1 is empty"):
+        read_names(file, print)

@@ -1,4 +1,7 @@
-"""Files that name the values or the colours of label images: ``classes.json``, ``classes.txt``, ``class_dict.csv``."""
+"""Files that name the values or the colours of label images: ``classes.json``, ``classes.txt``, ``class_dict.csv``.
+
+And ``labelmap.txt``, as CVAT and Datumaro write it beside VOC's folders.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from maskkit.data.files import load_json
-from maskkit.data.label_map import IGNORE, colour_number
+from maskkit.data.label_map import BACKGROUND, BACKGROUND_NAME, IGNORE, colour_number
 from maskkit.data.rules import Problems
-from maskkit.data.text_files import read_lines, read_table
+from maskkit.data.text_files import read_lines, read_names, read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
 
 _UNKNOWN = {"void", "ignore", "ignored", "unknown", "unlabeled", "unlabelled"}
 """Names of the value 255 that do not make it a class."""
+
+VOID = (224, 224, 192)
+"""The colour of the value 255 in VOC's palette."""
 
 EXAMPLE = '{"classes": [{"id": 0, "name": "background"}, {"id": 255, "name": "object"}]}'
 """What a ``classes.json`` looks like, for masks of 0 and 255."""
@@ -42,8 +48,8 @@ def find_classes(folder: Path, problems: Problems) -> LabelClasses | None:
     if (file := folder / "class_dict.csv").is_file():
         return _from_colours(file, problems)
     if (file := folder / "classes.txt").is_file():
-        lines = [line.strip() for line in read_lines(file, partial(problems.warn, file, ""))]
-        return of_values({value: line for value, line in enumerate(filter(None, lines)) if value < IGNORE})
+        names = read_names(file, partial(problems.warn, file, ""))
+        return of_values({value: name for value, name in enumerate(names) if value < IGNORE})
     return None
 
 
@@ -76,6 +82,8 @@ def _from_json(file: Path) -> LabelClasses:
         lacking = next(name for key, name in names.items() if key not in colours)
         raise DataError(f"{file}: {lacking!r} has no color, other classes have one; add it")
     ignored = {void["id"]} if isinstance(void.get("id"), int) else set()
+    if clash := [names[key] for key in ignored & names.keys() if names[key].lower() not in _UNKNOWN]:
+        raise DataError(f"{file}: void has the id of {clash[0]!r}, whose pixels would be unknown; give it its own")
     if names.get(IGNORE, "void").lower() in _UNKNOWN:
         ignored.add(IGNORE)
     found = of_values(names, frozenset(ignored))
@@ -100,7 +108,8 @@ def _from_colours(file: Path, problems: Problems) -> LabelClasses:
     """A table with the columns name, r, g, b."""
     rows = read_table(file, partial(problems.warn, file, ""))
     names, numbers = [], {}
-    for row in rows[1:]:
+    named = bool(rows) and None in map(_whole, rows[0][1:4])
+    for row in rows[named:]:
         if len(row) < 4:
             raise DataError(f"{file}: the row {','.join(row)} is not name,r,g,b; complete it")
         colour = _colour([_whole(cell) for cell in row[1:4]], file, row[0])
@@ -113,6 +122,33 @@ def _from_colours(file: Path, problems: Problems) -> LabelClasses:
     if not names:
         raise DataError(f"{file}: names no class; it is a table name,r,g,b with a row for each class")
     return LabelClasses(Categories(tuple(names), tuple(range(len(names)))), {}, numbers)
+
+
+def read_labelmap(file: Path, problems: Problems) -> LabelClasses:
+    """The classes of a ``labelmap.txt``, a line ``name:red,green,blue:parts:actions`` for each; their ids are 1..K.
+
+    The class called background is none, and those called void or ignored are unknown, as is VOC's colour of void. A
+    class without a colour has boxes only. Raises `DataError` for colours of another form.
+    """
+    names: list[str] = []
+    colours: dict[int, int] = {}
+    for line in filter(None, (text.strip() for text in read_lines(file, partial(problems.warn, file, "")))):
+        name, _, rest = line.partition(":")
+        if line.startswith("#"):
+            continue
+        unknown, ground = name.lower() in _UNKNOWN, name == BACKGROUND_NAME
+        number = BACKGROUND if ground else IGNORE if unknown else len(names)
+        if number == len(names):
+            names.append(name)
+        if cells := rest.partition(":")[0]:
+            colour = _colour([_whole(cell) for cell in cells.split(",")], file, name)
+            if colours.setdefault(colour, number) != number:
+                raise DataError(f"{file}: the colour of {name!r} is that of another class; give it its own")
+    colours.setdefault(colour_number(*VOID), IGNORE)
+    colours.setdefault(0, BACKGROUND)
+    categories = Categories.of(names)
+    values = {0: BACKGROUND, IGNORE: IGNORE} | {value: i for i, value in enumerate(categories.ids)}
+    return LabelClasses(categories, values, colours)
 
 
 def _colour(value: Any, file: Path, name: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from maskkit.data.images import list_images
 from maskkit.data.label_map import LabelFile
@@ -24,9 +25,9 @@ _SHOWN = 20
 def locate(names: Sequence[str], folders: Iterable[Path]) -> list[Path | str]:
     """The file of each name, or the reason why it has none.
 
-    A name means the file below the first of ``folders`` that has it. Where none has it, leading folders of the name
-    are dropped, since they may be those of another machine. A file is given to one name alone: to the one that names
-    it exactly, and to none of several that only come down to it.
+    A name means the file below the first of ``folders`` that has it. Where none has it, it may be written in another
+    form of Unicode, and leading folders of the name are dropped, since they may be those of another machine. A file is
+    given to one name alone: to the one that names it exactly, and to none of several that only come down to it.
     """
     places = list(folders)
     slashed = [name.replace("\\", "/") for name in names]
@@ -62,10 +63,12 @@ def _first(folders: list[Path], name: str) -> Path | None:
 
 
 def _shortened(folders: list[Path], name: str) -> Path | None:
-    parts = name.split("/")
-    for start in range(1, len(parts)):
-        if ".." not in parts[start:] and (path := _first(folders, "/".join(parts[start:]).lstrip("/"))):
-            return path
+    # macOS takes letters with accents apart, other systems do not
+    forms = [name] if name.isascii() else [name, normalize("NFC", name), normalize("NFD", name)]
+    for start in range(len(name.split("/"))):
+        for parts in (form.split("/")[start:] for form in forms):
+            if ".." not in parts and (path := _first(folders, "/".join(parts).lstrip("/"))):
+                return path
     return None
 
 

@@ -5,10 +5,12 @@ functions check one object. They raise ``ValueError`` with the reason when the o
 when they had to repair it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +24,12 @@ Warn = Callable[[str], None]
 SLACK = 1.0
 """Pixels by which an annotation may cross the image border without a warning."""
 
+
+WITHOUT_OBJECTS = "for models of objects it is an image without any, which is wrong if objects are in it; add them"
+CORNERS = "the boxes are all but surely x1, y1, x2, y2; a bbox is x, y, width, height: convert them"
+_FEW, _LOOKED_AT, _OFTEN = 10, 1000, 0.25
+_CORNERS = 5
+"""Polygons with more corners are not looked at whether they are a line: nobody draws one so."""
 
 NEAR = 3.0
 """Pixels by which a side of a box may differ from its mask without counting."""
@@ -81,13 +89,33 @@ def to_numbers(values: Any, what: str) -> Float[np.ndarray, "n"]:
 def to_number(value: Any, what: str) -> float:
     """A number, which may be written as text. Raises ``ValueError`` that calls it a value of ``what``."""
     try:
-        if isinstance(value, int | float | str):
+        if isinstance(value, int | float) or (isinstance(value, str) and "_" not in value):  # Python takes 1_0 for 10
             return float(value)
     except OverflowError:
         raise ValueError(f"{what} has a number beyond any image") from None
     except ValueError:
         pass
     raise ValueError(f"{what} has a value that is no number: {shortened(value)}")
+
+
+def folded(name: str) -> str:
+    """A name without what people and systems write differently: case, surrounding spaces and the form of Unicode."""
+    return normalize("NFC", name.strip().casefold())
+
+
+def is_set(flag: Any) -> bool:
+    """Whether a flag in a file is set: a number other than 0, true, or one of the words for it."""
+    if not flag:  # nearly always, and files have many
+        return False
+    if isinstance(flag, str):
+        return flag.strip().lower() in ("1", "1.0", "true", "yes")
+    return isinstance(flag, int | float) and flag == flag
+
+
+def is_thing(category: Mapping[str, Any]) -> bool:
+    """Whether a class in a file is a thing, as every class is that has no flag ``isthing``."""
+    flag = category.get("isthing")
+    return flag is None or is_set(flag)
 
 
 def kind_of(value: Any) -> str:
@@ -137,6 +165,21 @@ def sound_box(box: Sequence[float], size: tuple[int, int], warn: Warn) -> Box:
         warn(f"the box {x1:g} {y1:g} {x2:g} {y2:g} crosses the border of {width} x {height} pixels and is cut there")
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     return x1, y1, x2, y2
+
+
+def are_corners(boxes: Iterable[tuple[Sequence[float], tuple[int, int]]]) -> bool:
+    """Whether boxes ``x y width height``, each with the (H, W) of its image, are all but surely ``x1 y1 x2 y2``.
+
+    Read so, each is within its image, and otherwise a quarter of them cross its border. Of a few nothing is said, and
+    of many the first thousand are looked at.
+    """
+    found = list(islice(boxes, _LOOKED_AT))
+    if len(found) < _FEW:
+        return False
+    x, y, third, fourth = np.array([box for box, _ in found], np.float64).T
+    height, width = np.array([size for _, size in found], np.float64).T + SLACK
+    within = (third > x) & (fourth > y) & (third <= width) & (fourth <= height)
+    return bool(within.all() and ((x + third > width) | (y + fourth > height)).mean() >= _OFTEN)
 
 
 def contradicts(box: Box, around: Box) -> bool:
@@ -211,6 +254,8 @@ def _sound_polygon(part: Any, size: tuple[int, int], warn: Warn) -> Float[np.nda
         raise ValueError("the polygon has values that are no numbers (NaN or infinite)")
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f"the polygon is {x2 - x1:g} wide and {y2 - y1:g} high, it covers nothing")
+    if is_line(points):
+        raise ValueError("the corners of the polygon are on one line, it covers nothing")
     height, width = size
     if min(x1, y1) >= -SLACK and x2 <= width + SLACK and y2 <= height + SLACK:
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
@@ -221,6 +266,16 @@ def _sound_polygon(part: Any, size: tuple[int, int], warn: Warn) -> Float[np.nda
         raise ValueError(f"the polygon is outside the image of {width} x {height} pixels")
     warn(f"the polygon crosses the border of {width} x {height} pixels and is cut there")
     return inside.reshape(-1)
+
+
+def is_line(points: Float[np.ndarray, "n 2"]) -> bool:
+    """Whether a polygon has few corners, which are on one line to a millionth of a pixel."""
+    if len(points) > _CORNERS:
+        return False
+    steps = points - points[0]
+    lengths = np.hypot(steps[:, 0], steps[:, 1])
+    way = steps[lengths.argmax()]
+    return bool((np.abs(steps[:, 0] * way[1] - steps[:, 1] * way[0]) <= 1e-6 * lengths.max()).all())
 
 
 def _cut(points: Float[np.ndarray, "n 2"], size: tuple[int, int]) -> Float[np.ndarray, "m 2"]:

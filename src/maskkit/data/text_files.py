@@ -59,6 +59,22 @@ def read_lines(file: Path, warn: Warn, limit: int | None = None) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def read_names(file: Path, warn: Warn) -> list[str]:
+    """The names of a file with one a line, in which the number of a line is that of its class.
+
+    Empty lines at the end do not count. Raises `DataError` for one before: without it all others had other numbers.
+    """
+    names = [line.strip() for line in read_lines(file, warn)]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        raise DataError(
+            f"{file}: line {names.index('') + 1} is empty, and the number of a line is that of its class; name the "
+            "class there, or remove the line if there is none"
+        )
+    return names
+
+
 def read_table(file: Path, warn: Warn, limit: int | None = None) -> list[list[str]]:
     """The rows of a table, without empty ones; cells are separated by the commas, semicolons or tabs of its first line.
 

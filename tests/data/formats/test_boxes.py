@@ -124,12 +124,19 @@ def test_columns_that_are_not_understood_are_no_tags(folder: Path, head: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["image,left,right\na.png,1,0\n", "a.png,1,0,1,0,1\nb.png,0,0,1,1,0\n", "a.png,dog,cat\n", "name,tags\na.png,x1\n"],
+    ["image,left,right\na.png,1,0\n", "a.png,dog,cat\n", "name,tags\na.png,x1\n"],
 )
 def test_tables_of_tags_stay_tags(folder: Path, text: str) -> None:
     (folder / "tags.csv").write_text(text)
     assert not boxes.is_table(folder / "tags.csv")
     assert open_dataset(folder).format == "tags"
+
+
+def test_ticks_without_names_are_neither(folder: Path) -> None:
+    (folder / "tags.csv").write_text("a.png,1,0,1,0,1\nb.png,0,0,1,1,0\n")
+    assert not boxes.is_table(folder / "tags.csv")
+    with pytest.raises(DataError, match="write 1 and 0 under the name of each class"):
+        open_dataset(folder)
 
 
 def test_sizes_and_dates_are_no_tags(folder: Path) -> None:
@@ -152,3 +159,41 @@ def test_whatever_is_in_a_table_it_is_a_data_set_or_a_clear_error(folder: Path) 
             continue
         for record in dataset.records:
             assert all(a.box is not None and a.box[2] > a.box[0] for a in record.annotations)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["image,class,x_center,y_center,width,height", f"a.png,cat,0.25,0.45,{1 / 3!r},0.6"],  # a YOLO box
+        ["filename,label,cx,cy,w,h", "a.png,cat,15,18,20,24"],
+        ["filename,left,top,width,height,class", "a.png,5,6,20,24,cat"],
+        ["filename,width,height,class,x_min,y_min,w,h", "a.png,60,40,cat,5,6,20,24"],
+        ["filename,class,x0,y0,x1,y1", "a.png,cat,5,6,25,30"],
+        ["image,label,xtl,ytl,xbr,ybr", "a.png,cat,5,6,25,30"],
+        ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.png,60.0,40.0,cat,5.0,6.0,25.0,30.0"],
+    ],
+)
+def test_other_names_of_columns(folder: Path, lines: list[str]) -> None:
+    (folder / "annotations.csv").write_text("\n".join(lines))
+    dataset = open_dataset(folder)
+    ((name, box),) = found(dataset)["a.png"]
+    assert (name, box) == ("cat", pytest.approx((5, 6, 25, 30)))
+    assert not messages(dataset.problems, "error")
+
+
+def test_fractions_may_cross_the_border_and_sizes_have_a_point(folder: Path) -> None:
+    (folder / "annotations.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.png,cat,0.5,0.25,1.001,0.5\n")
+    dataset = open_dataset(folder)
+    assert found(dataset)["a.png"] == [("cat", pytest.approx((30, 10, 60.06, 20)))]
+    assert "read as fractions" in messages(dataset.problems, "warning")[0]
+    (folder / "annotations.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.png,cat,0,0,2,1\n")
+    assert found(open_dataset(folder))["a.png"] == [("cat", (0, 0, 2, 1))], "whole numbers are pixels"
+    (folder / "annotations.csv").write_text(f"{HEAD}\na.png,600.0,400.0,cat,5,6,25,30\n")
+    assert any("600 x 400 pixels, the image has 60 x 40" in p.message for p in check(folder).errors)
+
+
+def test_an_image_has_one_name(folder: Path) -> None:
+    (folder / "annotations.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.png,cat,5,6,25,30\na,cat,1,2,9,9\n")
+    dataset = open_dataset(folder)
+    assert found(dataset) == {"a.png": [("cat", (5, 6, 25, 30))]}
+    assert messages(dataset.problems, "error") == ["a: is a.png, which has a name of its own; keep one of them"]

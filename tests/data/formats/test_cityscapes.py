@@ -107,3 +107,22 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "classes.json", {"classes": []})
     with pytest.raises(DataError, match=r"classes\.json"):
         open_dataset(tmp_path)
+
+
+def test_label_maps_without_objects_beside_others_are_said(tmp_path: Path) -> None:
+    SAMPLES["cityscapes"](tmp_path)
+    before = open_dataset(tmp_path)
+    assert not any("labelIds.png alone" in p.message for p in before.problems)
+    first = next((tmp_path / "gtFine").rglob("*_labelIds.png"))
+    for end in ("instanceIds.png", "polygons.json"):
+        first.with_name(first.name.replace("labelIds.png", end)).unlink(missing_ok=True)
+    assert any("1 image with labelIds.png alone" in p.message for p in open_dataset(tmp_path).problems)
+
+
+def test_a_class_of_polygons_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    SAMPLES["cityscapes"](tmp_path)
+    file = next(f for f in sorted((tmp_path / "gtFine").rglob("*polygons.json")) if "c_gtFine" in f.name)
+    file.write_text(file.read_text().replace('"cat"', '"carr"').replace('"dog"', '"parking"'))
+    found = messages(open_dataset(tmp_path).problems, "error")
+    assert any("its class 'carr' is not known" in message for message in found)
+    assert not any("parking" in message for message in found), "one of Cityscapes' own that is not evaluated"

@@ -1,5 +1,6 @@
 import json
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def test_what_is_missing_is_found_out(tmp_path):
     ("change", "reason"),
     [
         ({"segmentation": [[1, 1, 5, 5]]}, "2 points"),
+        ({"segmentation": [[1, 1, 5, 5, 9, 9]], "bbox": [1, 1, 8, 8]}, "are on one line"),
         ({"segmentation": [[1, 1, float("nan"), 5, 9, 1]]}, "no numbers"),
         ({"segmentation": [[70, 1, 80, 1, 75, 9]]}, "outside"),
         ({"segmentation": {"size": [20, 30], "counts": COMPRESSED}}, r"size \[20, 30\], the image \[40, 60\]"),
@@ -402,3 +404,56 @@ def test_problems_are_in_words_of_the_file(tmp_path, data):
     except DataError as error:
         said = [str(error)]
     assert not [text for text in said if PYTHON.search(text)]
+
+
+@pytest.mark.parametrize("flag", [1, 1.0, True, "1", "true", "True", "yes"])
+def test_flags_that_are_set(tmp_path, flag):
+    categories = [{"id": 3, "name": "cat", "isthing": flag}, {"id": 7, "name": "sky", "isthing": "0"}]
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, iscrowd=flag)], categories=categories))
+    assert dataset.categories.things == (True, False)
+    assert dataset.records[0].annotations[0].crowd
+
+
+@pytest.mark.parametrize("flag", [0, 0.0, False, "0", "false", "", None, float("nan"), []])
+def test_flags_that_are_not_set(tmp_path, flag):
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1, iscrowd=flag)]))
+    assert not dataset.records[0].annotations[0].crowd
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_corners_in_the_place_of_sizes_are_said(tmp_path, corners):
+    rng = np.random.default_rng(0)
+    x, y = np.sort(rng.uniform(0, SIZE[1], (12, 2))).T, np.sort(rng.uniform(0, SIZE[0], (12, 2))).T
+    boxes = np.stack([x[0], y[0], x[1], y[1]] if corners else [x[0], y[0], x[1] - x[0], y[1] - y[0]], 1).tolist()
+    rows = [object_row(i, bbox=box, segmentation=None) for i, box in enumerate(boxes, 1)]
+    dataset = read_json(write_coco(tmp_path / "a.json", rows))
+    assert any("all but surely x1, y1, x2, y2" in p.message for p in dataset.problems) == corners
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_another_form_of_unicode(tmp_path, forms):
+    stated, there = (unicodedata.normalize(form, "café/größe.png") for form in forms)
+    write_image(tmp_path / "images" / there)
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1)], [image_row(1, file_name=stated)]))
+    assert (len(dataset), dataset.problems) == (1, [])
+    both = [image_row(1, file_name=stated), image_row(2, file_name=there)]
+    dataset = read_json(write_coco(tmp_path / "a.json", [object_row(1)], both))
+    assert [r.image_id for r in dataset.records] == [2], "the one that names it exactly has the file"
+    assert "is that of" in messages(dataset.problems, "error")[0]
+
+
+def test_a_file_of_all_beside_those_of_the_splits_is_not_read_again(tmp_path):
+    for number, name in enumerate(("train", "val"), 1):
+        write_coco(tmp_path / f"{name}.json", [object_row(1, number)], [image_row(number)])
+    write_coco(tmp_path / "annotations.json", [object_row(1, 1), object_row(2, 2)])
+    assert [r.image_id for r in open_dataset(tmp_path).records] == [1, 2]
+
+
+def test_lvis_has_addresses_in_place_of_names(tmp_path):
+    for folder in ("train2017", "val2017"):
+        write_image(tmp_path / folder / "1.png", len(folder))
+    image = image_row(1, coco_url="http://images.cocodataset.org/val2017/1.png", not_exhaustive_category_ids=[])
+    del image["file_name"]
+    dataset = read_json(write_coco(tmp_path / "lvis_v1_val.json", [object_row(1)], [image]))
+    assert [r.path for r in dataset.records] == [tmp_path / "val2017" / "1.png"]
+    assert "a measurement here is not that of LVIS" in messages(dataset.problems, "warning")[0]

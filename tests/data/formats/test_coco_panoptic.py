@@ -16,7 +16,7 @@ from maskkit.errors import DataError
 from maskkit.infer.samples import save_samples
 from maskkit.prediction import Categories
 from maskkit.zoo.class_names import COCO_PANOPTIC
-from tests.data.written import panoptic_categories, write_panoptic
+from tests.data.written import SIZE, messages, panoptic_categories, write_panoptic
 
 IDS = np.zeros((12, 16), np.int64)
 IDS[:6] = 70000  # sky
@@ -206,3 +206,33 @@ def test_a_second_annotation_of_an_image_is_named(tmp_path: Path) -> None:
     data = open_dataset(file)
     assert len(data.records[0].annotations) == 4
     assert ["image 4 has two" in p.message for p in data.problems] == [True]
+
+
+def test_flags_as_text(tmp_path):
+    ids = np.ones(SIZE, np.int64)
+    ids[:9] = 2
+    segments = [{"id": 1, "category_id": 187, "iscrowd": "0"}, {"id": 2, "category_id": 3, "iscrowd": "1"}]
+    file = write_panoptic(tmp_path / "panoptic_val.json", {1: (ids, segments)})
+    content = json.loads(file.read_text())
+    content["categories"] = [c | {"isthing": str(c["isthing"])} for c in content["categories"]]
+    file.write_text(json.dumps(content))
+    dataset = open_dataset(file)
+    assert dataset.categories == panoptic_categories()
+    assert [a.crowd for a in dataset.records[0].annotations] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"images": []}, ": lists no image"),
+        ({"segments_info": {}}, "segments_info is an object; it is a list of segments"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, change, reason):
+    file = write_panoptic(tmp_path / "panoptic_val.json", {1: (np.ones(SIZE, np.int64), [{"id": 1, "category_id": 3}])})
+    content = json.loads(file.read_text())
+    (content if "images" in change else content["annotations"][0]).update(change)
+    file.write_text(json.dumps(content))
+    dataset = open_dataset(file)
+    assert len(dataset) == 0
+    assert reason in messages(dataset.problems, "error")[0]

@@ -204,3 +204,12 @@ def test_an_image_may_be_called_as_a_split(tmp_path, name):
     write_labelme(tmp_path, name, shape("cat"))
     dataset = open_dataset(tmp_path)
     assert (dataset.format, len(dataset)) == ("labelme", 2)
+
+
+def test_what_lies_beside_the_splits_is_said(tmp_path):
+    for folder, name in (("train", "a"), ("val", "b"), (".", "c")):
+        write_labelme(tmp_path / folder, name, shape())
+    assert len(open_dataset(tmp_path)) == 3
+    dataset = open_dataset(tmp_path, "train")
+    assert len(dataset) == 1
+    assert "1 images are in no split" in messages(dataset.problems, "warning")[0]

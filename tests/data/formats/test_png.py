@@ -243,3 +243,14 @@ def test_counting_is_reading(data: st.DataObject) -> None:
         expected = np.vectorize(numbers.get)(pixels)
         assert np.array_equal(found, np.where(expected == BACKGROUND, IGNORE, expected))
         assert source.counts((5, 7)) == {int(n): int((expected == n).sum()) for n in np.unique(expected)}
+
+
+def test_numbers_of_objects_are_doubted(tmp_path):
+    """In each image from 1 on, each number one region; in a map of classes a class has several regions, or none."""
+    five = np.kron(np.arange(6), np.ones((SIZE[0], SIZE[1] // 6))).astype(np.uint8)
+    two = np.where(five > 2, 0, five)
+    assert (
+        "if they number objects" in messages(open_dataset(write_maps(tmp_path, a=five, b=two)).problems, "warning")[0]
+    )
+    for other in (np.where(five == 4, 1, two), np.where(five == 2, 3, two), five):
+        assert open_dataset(write_maps(tmp_path, a=five, b=other)).problems == []

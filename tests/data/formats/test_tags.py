@@ -16,7 +16,7 @@ from maskkit.data.records import Annotation, Record
 from maskkit.data.transforms import Flip, Resize, ScaleJitter, apply
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
-from tests.data.written import SIZE, object_row, write_coco, write_image
+from tests.data.written import SIZE, messages, object_row, write_coco, write_image
 
 
 def tags_of(dataset: Dataset) -> list[set[str]]:
@@ -47,7 +47,7 @@ def test_a_table_of_ticks_with_splits(tmp_path: Path) -> None:
     assert training.categories == validation.categories == Categories.of(["cat", "dog"])
     assert tags_of(training) == [{"dog"}]
     assert tags_of(validation) == [{"cat", "dog"}]
-    assert [p.record for p in validation.problems] == ["missing.png", "b.png"]
+    assert [p.record for p in validation.problems] == ["b.png", "missing.png"]
 
 
 def test_folders_are_classes(tmp_path: Path) -> None:
@@ -155,3 +155,62 @@ def test_saliency_follows_the_image(tmp_path: Path, seed: int) -> None:
     assert padded.shape == batch.images.shape[2:]
     assert torch.equal(padded[:24, :40], target.saliency)
     assert not padded[24:].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("image,cat,dog\na.png,1.0,0.0\nb.png,0.0,1.0\n", [{"cat"}, {"dog"}]),  # pandas
+        ("image_id,cat,dog\na.png,1,-1\nb.png,-1,1\n", [{"cat"}, {"dog"}]),  # CelebA
+        ("image,cat,dog\na.png,True,False\nb.png,FALSE,TRUE\n", [{"cat"}, {"dog"}]),
+        ("image,cat,dog\na.png,x,\nb.png,,x\n", [{"cat"}, {"dog"}]),
+        ("image,width,height,cat,dog\na.png,60,40,1,0\nb.png,60,40,0,1\n", [{"cat"}, {"dog"}]),
+        ("image,label\na.png,0\nb.png,1\n", [{"0"}, {"1"}]),  # numbers of classes, not ticks
+        ("image,label,fold\na.png,cat,0\nb.png,dog,1\n", [{"cat"}, {"dog"}]),
+        (",image,cat,dog\n0,a.png,1,0\n1,b.png,0,1\n", [{"cat"}, {"dog"}]),  # pandas, with its index
+        ("id,breed\na,cat\nb,dog\n", [{"cat"}, {"dog"}]),  # names without an ending
+        ("a,cat\nb,dog\n", [{"cat"}, {"dog"}]),
+        ("image,age\na.png,0-2\nb.png,4-6\n", [{"0-2"}, {"4-6"}]),
+        ("image,label\na.png,cat\nb.png,cat\na.png,dog\n", [{"cat", "dog"}, {"cat"}]),  # a row for each class
+    ],
+)
+def test_what_cells_of_a_table_mean(tmp_path: Path, text: str, expected: list[set[str]]) -> None:
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / f"{name}.png", seed)
+    (tmp_path / "tags.csv").write_text(text)
+    dataset = open_dataset(tmp_path)
+    assert tags_of(dataset) == expected
+    assert not messages(dataset.problems, "error")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("Path,A,B\na.png,1.0,-1.0\nb.png,0.0,\n", "A, B"),  # -1 beside 0 means uncertain
+        ("image,cat,dog\na.png,0.3,0.7\nb.png,0.1,0.2\n", "cat, dog"),
+        ("ImageId,EncodedPixels\na.png,264661 17 264667 9\nb.png,1 3\n", "EncodedPixels"),
+        ("image,animal,age\na.png,cat,3\nb.png,dog,11\n", "age"),
+        ('image,boxes\na.png,"[1, 2, 3, 4]"\nb.png,"[1.5, 2, 3, 4]"\n', "boxes"),
+        ("a.png,cat,10,20,30,40\nb.png,dog,1,2,3,4\n", "number 3, number 4, number 5, number 6"),
+    ],
+)
+def test_numbers_that_measure_are_no_classes(tmp_path: Path, text: str, columns: str) -> None:
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / f"{name}.png", seed)
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"table\.csv: the columns {columns} have numbers"):
+        open_dataset(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train_images", "test_images"), ("train2017", "val2017"), ("images-1", "images-2"), ("Training", "Testing")],
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_image(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match="no data set is recognised"):
+        open_dataset(tmp_path)
+    for name in ("train_station", "mask"):
+        write_image(tmp_path / name / "1.png")
+    assert open_dataset(tmp_path).categories.names == ("mask", "train_station")

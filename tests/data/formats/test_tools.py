@@ -54,6 +54,7 @@ def test_cvat(tmp_path: Path) -> None:
         (('xtl="1"', 'xtl="one"'), "no number"),
         (('xtl="1"', ""), "has no xtl"),
         (("<ellipse", "<polyline"), "is a polyline, which is not a region"),
+        (("<ellipse", "<hexagon"), "is a hexagon, which is not a region"),
     ],
 )
 def test_a_bad_shape_of_cvat_is_named_and_the_rest_is_read(tmp_path: Path, change: Any, reason: str) -> None:
@@ -208,8 +209,11 @@ def test_supervisely(tmp_path: Path) -> None:
             "not a list of [x, y]",
         ),
         ("labelstudio", "val.json", (0, "annotations", 0, "result", 0, "type"), "keypointlabels", "is a keypoint"),
+        ("labelstudio", "val.json", (0, "annotations", 0, "result", 0, "type"), "cuboid", "is a cuboid"),
+        ("labelstudio", "val.json", (0, "annotations", 0, "result", 0, "type"), ["x"], "is a ['x'], which is not read"),
         ("via", "val/via.json", ("_via_img_metadata", "c.jpg77", "regions", 3, "shape_attributes", "r"), 0, "radii 0"),
         ("via", "val/via.json", ("_via_img_metadata", "c.jpg77", "regions", 3), 7, "without shape_attributes"),
+        ("datumaro", "annotations/val.json", ("items", 0, "annotations", 2, "type"), "tripod", "is a tripod"),
         ("datumaro", "annotations/val.json", ("items", 0, "annotations", 2, "label_id"), 9, "one of the 2 classes"),
         ("datumaro", "annotations/val.json", ("items", 0, "annotations", 2, "bbox"), [1], "has 1 numbers, not four"),
         ("supervisely", "val/ann/c.jpg.json", ("objects", 1, "bitmap", "data"), "eJw=", "not a PNG in zlib and base64"),
@@ -227,3 +231,71 @@ def test_a_bad_shape_is_named_and_the_rest_is_read(
     (message,) = messages(dataset.problems, "error")
     assert reason in message
     assert [len(r.annotations) for r in dataset.records] == [*before[:-1], before[-1] - 1]
+
+
+def test_several_ticked_classes_of_via_are_said(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    shape = {"name": "rect", "x": 2, "y": 2, "width": 9, "height": 9}
+    ticked = {"class": {"cat": True, "dog": True, "cow": False}}
+    region = {"shape_attributes": shape, "region_attributes": ticked}
+    row = {"filename": "a.png", "size": 9, "regions": [region], "file_attributes": {}}
+    dataset = open_dataset(write_json(tmp_path / "via.json", {"a.png9": row}))
+    assert (dataset.categories.names, len(dataset.records[0].annotations)) == (("cat",), 1)
+    assert "region 1: has several classes ticked" in messages(dataset.problems, "warning")[0]
+
+
+def test_a_class_that_meta_does_not_list_is_named(tmp_path: Path) -> None:
+    SAMPLES["supervisely"](tmp_path)
+    _edit(tmp_path / "val/ann/c.jpg.json", ('"classTitle": "cat"', '"classTitle": "cow"'))
+    found = messages(open_dataset(tmp_path, "val").problems, "error")
+    assert found
+    assert all("the class 'cow' is not listed" in message for message in found)
+
+
+def test_ids_that_are_there_twice_are_said(tmp_path: Path) -> None:
+    SAMPLES["cvat"](tmp_path)
+    _edit(tmp_path / "annotations.xml", ('<image id="1"', '<image id="0"'))
+    dataset = open_dataset(tmp_path)
+    assert [r.image_id for r in dataset.records] == [1, 2, 3]
+    assert any("several images have one id" in message for message in messages(dataset.problems, "warning"))
+
+
+def test_labels_of_whole_images_are_counted(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    region = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["cat"]}}
+    result = [region, {"type": "choices", "value": {"choices": ["sharp"]}}, {"type": "textarea", "value": {}}]
+    tasks = [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": result}]}]
+    dataset = open_dataset(write_json(tmp_path / "export.json", tasks))
+    assert len(dataset.records[0].annotations) == 1
+    assert messages(dataset.problems, "warning") == [
+        ": 1 labels of whole images are left out; masks and boxes are read"
+    ]
+
+
+def test_cvat_in_utf_16(tmp_path: Path) -> None:
+    SAMPLES["cvat"](tmp_path)
+    before = open_dataset(tmp_path)
+    file = tmp_path / "annotations.xml"
+    file.write_bytes(file.read_text().replace("utf-8", "utf-16").encode("utf-16"))
+    assert open_dataset(tmp_path).coco() == before.coco()
+    assert open_dataset(file).format == "cvat"
+
+
+def test_regions_of_no_file_of_via_are_said(tmp_path: Path) -> None:
+    SAMPLES["via_of_version_3"](tmp_path)
+    content = json.loads((tmp_path / "project.json").read_text())
+    content["view"]["1"]["fid_list"] = ["77"]
+    write_json(tmp_path / "project.json", content)
+    dataset = open_dataset(tmp_path)
+    assert [len(r.annotations) for r in dataset.records] == [0, 4]
+    assert messages(dataset.problems, "error") == ["file 77: has 4 regions and is not in the project; save it again"]
+
+
+@pytest.mark.parametrize(("name", "file"), [("labelstudio", "val.json"), ("datumaro", "annotations/val.json")])
+def test_a_split_that_is_something_else_does_not_vanish(tmp_path: Path, name: str, file: str) -> None:
+    SAMPLES[name](tmp_path)
+    write_json(tmp_path / file, {"something": "else"})
+    assert find_splits(tmp_path) == ["train", "val"]
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 2
+    assert any(problem.level == "error" and problem.file.endswith(file) for problem in dataset.problems)

@@ -201,7 +201,10 @@ def test_label_maps_without_objects(tmp_path):
     write_plain(tmp_path)
     shutil.rmtree(tmp_path / "SegmentationObject")
     dataset = open_dataset(tmp_path)
-    assert (dataset.format, len(dataset), dataset.problems) == ("voc", 3, [])
+    assert (dataset.format, len(dataset)) == ("voc", 3)
+    assert [p.message for p in dataset.problems] == [
+        "no class_names.txt says which value of the masks is which class; VOC's 20 classes are taken"
+    ]
     assert check(tmp_path).errors == []
 
 
@@ -293,3 +296,98 @@ def test_a_box_without_numbers_is_named_in_our_words(folder):
         dataset = open_dataset(folder, "val")
         assert len(dataset.records[0].annotations) == 1
         assert reason in messages(dataset.problems, "error")[0]
+
+
+def test_images_without_labels_are_counted(folder):
+    write_image(folder / "JPEGImages" / "c.png", 3)
+    assert open_dataset(folder, "train").problems == []
+    shutil.rmtree(folder / "ImageSets")
+    dataset = open_dataset(folder)
+    assert len(dataset) == 2
+    assert messages(dataset.problems, "warning") == [
+        ": 1 images have no labels; they are left out, because they may be unlabelled"
+    ]
+
+
+def test_a_polygon_beside_a_box_is_the_mask(folder):
+    """As supervision writes it, corners from 1 on: 10 rows and 20 columns."""
+    xml = folder / "Annotations" / "b.xml"
+    write_xml(xml, [("dog", (11, 21, 30, 30)), ("cat", (1, 1, 9, 9))])
+    corners = (
+        "<polygon><x1>11</x1><y1>21</y1><x2>31</x2><y2>21</y2><x3>31</x3><y3>31</y3><x4>11</x4><y4>31</y4></polygon>"
+    )
+    both = xml.read_text().replace("</bndbox></object>", f"</bndbox>{corners}</object>", 1)
+    xml.write_text(both.replace("9</ymax></bndbox>", "9</ymax></bndbox><polygon><x1>3</x1><y1>4</y1></polygon>"))
+    dataset = open_dataset(folder, "val")
+    dog, cat = dataset.records[0].annotations
+    assert dog.box == (10, 20, 30, 30)
+    assert np.argwhere(pixels(dog)).min(0).tolist() == [20, 10]
+    assert pixels(dog).sum() == 200
+    assert (cat.box, cat.segmentation) == ((0, 0, 9, 9), None)
+    assert (
+        "1 points has no area; it must have at least three; the box alone" in messages(dataset.problems, "warning")[0]
+    )
+
+
+LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:61,245,61::\ncat:250,50,83:head,tail:\n"
+
+
+def test_coloured_masks_of_cvat(folder, objects):
+    """Its export of segmentation masks: a colour for each class, and VOC's colours for objects."""
+    colours = np.array([[0, 0, 0], [250, 50, 83], [61, 245, 61], [224, 224, 192]], np.uint8)
+    painted = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [224, 224, 192]], np.uint8)
+    places = np.where(objects == 255, 3, objects)
+    for kind, table in (("Class", colours), ("Object", painted)):
+        Image.fromarray(table[places]).save(folder / f"Segmentation{kind}" / "a.png")
+    assert "name the colours in labelmap.txt" in messages(open_dataset(folder, "train").problems, "error")[0]
+    (folder / "labelmap.txt").write_text(LABELMAP)
+    dataset = open_dataset(folder, "train")
+    assert (dataset.problems, dataset.categories.names) == ([], ("dog", "cat"))
+    (record,) = dataset.records
+    found = {dataset.categories.names[a.label]: pixels(a) for a in record.annotations}
+    assert np.array_equal(found["cat"], objects == 1)
+    assert np.array_equal(found["dog"], objects == 2)
+    assert record.semantic is not None
+    assert record.semantic.counts(SIZE) == {-1: 1980, 0: 200, 1: 200, 255: 20}
+    assert [a.label for a in open_dataset(folder, "val").records[0].annotations] == [0]  # a person is no class
+    (folder / "labelmap.txt").write_text(LABELMAP.replace("250,50,83", "250,50,84"))
+    assert "colour (250, 50, 83) is not in labelmap.txt" in messages(open_dataset(folder, "train").problems, "error")[0]
+    (folder / "labelmap.txt").write_text(LABELMAP.replace("61,245,61", "250,50,83"))
+    with pytest.raises(DataError, match=r"labelmap\.txt: the colour of 'cat' is that of another class"):
+        open_dataset(folder, "train")
+
+
+def test_an_xml_of_something_else_is_no_empty_image(folder):
+    (folder / "Annotations" / "b.xml").write_text("<annotations><image/></annotations>")
+    dataset = open_dataset(folder, "val")
+    assert len(dataset) == 0
+    assert "is not Pascal VOC's, its root is 'annotations'" in messages(dataset.problems, "error")[0]
+
+
+def test_label_maps_without_objects_beside_others_are_said(folder, objects):
+    write_image(folder / "JPEGImages" / "c.png", 3)
+    write_palette(folder / "SegmentationClass" / "c.png", np.where(objects == 1, 8, 0))
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("a\nc\n")
+    (warning,) = messages(open_dataset(folder, "train").problems, "warning")
+    assert "1 image with a label map alone: for models of objects it is an image without any" in warning
+    (lists / "train.txt").write_text("c\n")
+    assert open_dataset(folder, "train").problems == [], "they are all there is"
+
+
+@pytest.mark.parametrize("name", ["carr", ""])
+def test_an_odd_name_does_not_renumber_the_values_of_masks(folder, name):
+    """In alphabetical order "carr" would have the value of the cat, and the dog another one."""
+    write_xml(folder / "Annotations" / "b.xml", [("person", (1, 1, 60, 40)), (name, (11, 21, 20, 30))])
+    dataset = open_dataset(folder, "train")
+    found = [dataset.categories.names[a.label] for a in dataset.records[0].annotations]
+    assert found == ["cat", "dog"]
+    assert dataset.categories.names == (*VOC.names, *filter(None, [name]))
+    assert [p.message for p in dataset.problems] == ["carr: no classes of VOC's; they follow its 20"] * bool(name)
+
+
+def test_the_order_of_values_that_nobody_states_is_said(folder):
+    write_xml(folder / "Annotations" / "b.xml", [("zebra", (1, 1, 60, 40)), ("ant", (11, 21, 20, 30))])
+    assert "their alphabetical order is taken" in messages(open_dataset(folder, "val").problems, "warning")[0]
+    shutil.rmtree(folder / "SegmentationClass")
+    assert open_dataset(folder, "val").problems == [], "boxes have names"

@@ -52,6 +52,7 @@ def test_boxes_and_polygons(tmp_path):
         ("0 0.5 0.5 -0.1 0.1", "-6 wide"),
         ("0 0.5 nan 0.1 0.1", "no numbers"),
         ("0 0.5 0.5 0.1 cat", "is no number"),
+        ("0 0.5 0.5 0.1 0_1", "underscore"),
         ("0 10 10 30 10 30 30", "not a fraction of the image"),
         ("0 1.1 0.1 1.2 0.1 1.2 0.3", "outside"),
     ],
@@ -101,7 +102,7 @@ def test_list_of_images(tmp_path):
     (tmp_path / "train.txt").write_text("./images/train/a.png\nimages/train/nowhere.png\n")
     dataset = open_dataset(tmp_path, "train")
     assert [r.path.name for r in dataset.records] == ["a.png"]
-    assert "nowhere.png" in dataset.problems[0].file
+    assert dataset.problems[0].record == "images/train/nowhere.png"
 
 
 @pytest.mark.parametrize(
@@ -203,3 +204,50 @@ def test_oriented_boxes_are_said(tmp_path):
         write_yolo(tmp_path / str(angle), "\n".join(lines))
         dataset = open_dataset(tmp_path / str(angle), "train")
         assert sum("oriented boxes" in p.message for p in dataset.problems) == warned
+
+
+def test_a_line_of_a_pose_is_a_box_and_keypoints(tmp_path):
+    """Which would be a polygon of five points otherwise."""
+    write_yolo(tmp_path, "1 0.5 0.25 0.5 0.5 0.3 0.1 0.4 0.2 0.5 0.3\n0 0.5 0.5 0.1 0.1 0.5 0.5\n", kpt_shape=[3, 2])
+    dataset = open_dataset(tmp_path, "train")
+    (found,) = dataset.records[0].annotations
+    assert (found.label, found.box, found.segmentation) == (1, (15, 0, 45, 20), None)
+    assert "keypoints, which are not read" in messages(dataset.problems, "warning")[0]
+    assert "line 2: 7 values; a box has 5, and by kpt_shape its keypoints 6" in messages(dataset.problems, "error")
+    with pytest.raises(DataError, match="kpt_shape is not"):
+        open_dataset(write_yolo(tmp_path, "", kpt_shape=[17]), "train")
+
+
+def test_as_many_classes_as_it_says(tmp_path):
+    write_yolo(tmp_path, f"1 {POLYGON}", nc=2)
+    assert len(open_dataset(tmp_path, "train")) == 2
+    with pytest.raises(DataError, match="nc is 3, but names lists 2 classes"):
+        open_dataset(write_yolo(tmp_path, "", nc=3), "train")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "images/train/a.png",
+        "./images/train/a.png",
+        "images\\train\\a.png",
+        "C:\\data\\pets\\images\\train\\a.png",
+        "/content/pets/images/train/a.png",
+        "data/images/train/a.png",  # CVAT's Ultralytics YOLO
+    ],
+)
+def test_a_list_of_another_machine(tmp_path, line):
+    write_yolo(tmp_path, f"1 {POLYGON}", train="lists\\train.txt", path="D:\\pets")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text(f"{line}\n{line}\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert [(r.path.name, len(r.annotations)) for r in dataset.records] == [("a.png", 1)]
+    assert dataset.problems == []
+
+
+def test_an_image_whose_labels_cannot_be_read_is_none_without_objects(tmp_path):
+    write_yolo(tmp_path, "0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "labels/train/b.txt").write_bytes("0 0.5 0.5 0.5 0.5\n".encode("utf-16-le"))
+    dataset = open_dataset(tmp_path, "train")
+    assert [r.path.name for r in dataset.records] == ["a.png"]
+    assert "is not a text file; check the path; its image is left out" in messages(dataset.problems, "error")[0]

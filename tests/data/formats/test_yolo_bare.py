@@ -94,3 +94,21 @@ def test_the_yaml_file_is_not_needed(tmp_path: Path) -> None:
     after = open_dataset(tmp_path / "bare")
     assert before.coco()["annotations"] == after.coco()["annotations"]
     assert before.categories == after.categories
+
+
+def test_the_number_of_a_line_is_that_of_its_class(tmp_path: Path) -> None:
+    place(tmp_path, "a.png", "a.txt", "1 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n\n")
+    assert open_dataset(tmp_path).categories.names == ("cat", "dog")
+    (tmp_path / "classes.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(DataError, match=r"classes\.txt: line 2 is empty"):
+        open_dataset(tmp_path)
+
+
+def test_a_split_whose_labels_are_broken_does_not_vanish(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    place(tmp_path, "images/val/b.png", "labels/val/b.txt", "0 0.5 x 0.5 0.5\n0 0.5 0.5 0.5 0.5\n")
+    assert find_splits(tmp_path) == ["train", "val"]
+    dataset = open_dataset(tmp_path, "val")
+    assert len(dataset.records[0].annotations) == 1
+    assert "line 1: the line has a value that is no number: 'x'" in messages(dataset.problems, "error")

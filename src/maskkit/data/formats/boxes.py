@@ -1,11 +1,11 @@
 """Tables of boxes: a csv with one box a row, as TensorFlow's, RetinaNet's, Roboflow's and Open Images' tools write it.
 
 The first row names the columns: the image (``filename``, ``path``, ``ImageID``, ...), the class (``class``, ``label``,
-``LabelName``) and four corners (``xmin ymin xmax ymax``, ``x1 y1 x2 y2``, ``left top right bottom``) or corner and size
-(``x y w h``), in any order; ``width`` and ``height`` are the size of the image. A table without such a row is
-RetinaNet's: ``path,x1,y1,x2,y2,class``, with empty cells for an image without objects. Coordinates are pixels, counted
-from 0 at the edge of the image; fractions of the image where no value is above 1, as in Open Images. Objects are boxes
-without masks.
+``LabelName``) and four corners (``xmin ymin xmax ymax``, ``x1 y1 x2 y2``, ``left top right bottom``), corner and size
+(``x y w h``) or centre and size (``x_center y_center width height``), in any order; otherwise ``width`` and ``height``
+are the size of the image. A table without such a row is RetinaNet's: ``path,x1,y1,x2,y2,class``, with empty cells for
+an image without objects. Coordinates are pixels, counted from 0 at the edge of the image, or fractions of it, as in
+Open Images: where no value is above 1, or none above 2 and not all are whole. Objects are boxes without masks.
 """
 
 from collections import defaultdict
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, image_folders
 from maskkit.data.images import image_size
 from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, Warn, brief, sound_box, stated_size, to_number
+from maskkit.data.rules import Problems, Warn, brief, is_set, sound_box, stated_size, to_number
 from maskkit.data.text_files import read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
@@ -32,11 +33,27 @@ _CLASS = ("class", "class_name", "classname", "label", "labelname", "label_name"
 _CORNERS = (
     ("xmin", "ymin", "xmax", "ymax"),
     ("x_min", "y_min", "x_max", "y_max"),
+    ("min_x", "min_y", "max_x", "max_y"),
     ("x1", "y1", "x2", "y2"),
+    ("x0", "y0", "x1", "y1"),
     ("left", "top", "right", "bottom"),
+    ("xtl", "ytl", "xbr", "ybr"),
     ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
+    ("bbox_xmin", "bbox_ymin", "bbox_xmax", "bbox_ymax"),
 )
-_CORNER_AND_SIZE = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("bbox_x", "bbox_y", "bbox_w", "bbox_h"))
+_CENTRE_AND_SIZE = tuple(
+    (*centre, *sides)
+    for centre in (("x_center", "y_center"), ("xcenter", "ycenter"), ("center_x", "center_y"), ("cx", "cy"))
+    for sides in (("width", "height"), ("w", "h"))
+)
+_CORNER_AND_SIZE = (
+    *((*corner, "w", "h") for corner in (("x", "y"), ("xmin", "ymin"), ("x_min", "y_min"), ("left", "top"))),
+    *((*corner, "width", "height") for corner in (("x", "y"), ("xmin", "ymin"), ("x_min", "y_min"), ("left", "top"))),
+    ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
+    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
+)
+_FORMS = {"corners": _CORNERS, "centre": _CENTRE_AND_SIZE, "corner": _CORNER_AND_SIZE}
+"""Names of the four columns of a box, by what they are; the last two have its size."""
 _SIGNS = {"xmin", "x_min", "bbox_x", "bbox", "bounding_box", "region_shape_attributes"}
 """Names of columns that no class has."""
 _BEGINNING = 1 << 16
@@ -52,8 +69,8 @@ class _Columns:
     label: int | None
     """None: there is one class."""
     box: tuple[int, ...]
-    extent: bool
-    """Whether the box is a corner and a size."""
+    form: str
+    """What the box is: one of `_FORMS`."""
     size: tuple[int, int] | None
     """Height and width of the image."""
     group: int | None
@@ -86,7 +103,8 @@ def is_table(file: Path) -> bool:
     except DataError:
         return False
     names = set(_names(rows[0])) if rows else set()
-    return any(set(box) <= names for box in (*_CORNERS, *_CORNER_AND_SIZE)) or bool(names & _SIGNS) or _nameless(rows)
+    boxed = any(set(box) <= names for form in _FORMS.values() for box in form)
+    return boxed or bool(names & _SIGNS) or _nameless(rows)
 
 
 def recognise(path: Path) -> bool:
@@ -142,7 +160,7 @@ class _Table:
         rows = read_table(file, partial(problems.warn, file, ""))
         nameless = _nameless(rows)
         columns = (
-            _Columns(0, 5, (1, 2, 3, 4), False, None, None) if nameless else _columns(file, rows[0] if rows else [])
+            _Columns(0, 5, (1, 2, 3, 4), "corners", None, None) if nameless else _columns(file, rows[0] if rows else [])
         )
         names, label = _descriptions(file), columns.label
         for row in rows:
@@ -166,9 +184,11 @@ class _Table:
                 by_image[row[columns.image]].append((i, row))
         fractions = self._fractions()
         if fractions and columns.group is None:
-            problems.warn(self.file, "", "no coordinate is above 1; they are read as fractions of the image")
+            problems.warn(self.file, "", "no coordinate is above 2; they are read as fractions of the image")
         records = []
-        for (name, rows), path in zip(by_image.items(), _locate(list(by_image), image_places(self.file)), strict=True):
+        for (name, rows), path in zip(
+            by_image.items(), locate_images(list(by_image), image_places(self.file)), strict=True
+        ):
             if isinstance(path, str):
                 problems.error(self.file, name or f"row {rows[0][0]}", path)
                 continue
@@ -193,10 +213,10 @@ class _Table:
         return records
 
     def _fractions(self) -> bool:
-        """Whether no coordinate is above 1."""
+        """Whether no coordinate is above 1, or none above 2, and they are no whole numbers."""
         cells = (row[at] for _, row in self.rows for at in self.columns.box if len(row) > at and row[at])
         values = [float(cell) for cell in cells if _is_number(cell)]
-        return bool(values) and max(values) <= 1
+        return bool(values) and (max(values) <= 1 or (max(values) <= 2 and not all(v.is_integer() for v in values)))
 
 
 def _object(
@@ -209,12 +229,14 @@ def _object(
 ) -> Annotation:
     """The box of a row. Raises ``ValueError``."""
     x1, y1, x2, y2 = (to_number(row[at], "the box") * s for at, s in zip(columns.box, scale, strict=True))
-    if columns.extent:
+    if columns.form == "corner":
         x2, y2 = x1 + x2, y1 + y2
+    elif columns.form == "centre":
+        x1, y1, x2, y2 = x1 - x2 / 2, y1 - y2 / 2, x1 + x2 / 2, y1 + y2 / 2
     name = "object" if columns.label is None else row[columns.label]
     if not name:
         raise ValueError("has no class; name it")
-    crowd = columns.group is not None and len(row) > columns.group and row[columns.group] == "1"
+    crowd = columns.group is not None and len(row) > columns.group and is_set(row[columns.group])
     return Annotation(0, categories.names.index(name), sound_box((x1, y1, x2, y2), size, warn), crowd=crowd)
 
 
@@ -226,9 +248,8 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
         return next((names.index(name) for name in known if name in names), None)
 
     image, label = at(*_IMAGE), at(*_CLASS)
-    corners = next((c for c in _CORNERS if set(c) <= set(names)), None)
-    extent = next((c for c in _CORNER_AND_SIZE if set(c) <= set(names)), None) if corners is None else None
-    box = corners or extent
+    boxes = ((form, box) for form, known in _FORMS.items() for box in known if set(box) <= set(names))
+    form, box = next(boxes, ("", None))
     if "region_shape_attributes" in names:
         raise DataError(f"{file}: this is a VIA (VGG Image Annotator) table, which is not read: export it as COCO")
     if image is None or box is None:
@@ -238,7 +259,7 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
         )
     sides = ("height", "width")
     size = tuple(names.index(s) for s in sides) if set(sides) <= set(names) - set(box) else None
-    return _Columns(image, label, tuple(map(names.index, box)), extent is not None, size, at("isgroupof"))  # type: ignore[arg-type]
+    return _Columns(image, label, tuple(map(names.index, box)), form, size, at("isgroupof"))  # type: ignore[arg-type]
 
 
 def _descriptions(file: Path) -> dict[str, str]:
@@ -274,16 +295,19 @@ def _stated(row: Sequence[str], columns: _Columns) -> tuple[int, int] | None:
     """(H, W) of the image as the row has it."""
     if columns.size is None or len(row) <= max(columns.size):
         return None
-    height, width = (int(row[at]) if row[at].isascii() and row[at].isdigit() else None for at in columns.size)
-    return stated_size(height, width)
+    height, width = (float(row[at]) if _is_number(row[at]) else None for at in columns.size)
+    return stated_size(ids.whole(height), ids.whole(width))
 
 
-def _locate(names: list[str], folders: list[Path]) -> list[Path | str]:
+def locate_images(names: list[str], folders: list[Path]) -> list[Path | str]:
     """The files of images; a name without an ending, as Open Images has, may be that of a JPEG or PNG."""
     files = locate(names, folders)
+    taken = {file for file in files if isinstance(file, Path)}
     for suffix in (".jpg", ".png", ".jpeg", ".JPG"):
         bare = [i for i, file in enumerate(files) if isinstance(file, str) and names[i] and "." not in names[i]]
         for i, file in zip(bare, locate([names[i] + suffix for i in bare], folders), strict=True):
             if isinstance(file, Path):
-                files[i] = file
+                twice = f"is {file.name}, which has a name of its own; keep one of them"
+                files[i] = twice if file in taken else file
+                taken.add(file)
     return files

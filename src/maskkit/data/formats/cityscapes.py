@@ -23,7 +23,7 @@ from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_labels
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, kind_of, sound_polygons, to_numbers
+from maskkit.data.rules import WITHOUT_OBJECTS, Problems, counted, is_thing, kind_of, sound_polygons, to_numbers
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
@@ -66,6 +66,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
             "",
             f"{reader.painted} images have no labelIds.png; pixels without a polygon of a class are read as background",
         )
+    if 0 < reader.maps_alone < len(records):
+        problems.warn(path, "", f"{counted(reader.maps_alone, 'image')} with labelIds.png alone: {WITHOUT_OBJECTS}")
     records = [Record(i, r.path, r.size, r.annotations, r.semantic) for i, r in enumerate(records, 1)]
     return Dataset(number(records), reader.categories, path, "cityscapes", problems)
 
@@ -90,7 +92,7 @@ def _classes(path: Path, problems: Problems) -> tuple[Categories, dict[int, int]
     found = find_classes(path, problems)
     rows = load_json(file)["classes"]
     assert found is not None
-    stuff = {row["id"] for row in rows if row.get("isthing") in (0, False)}
+    stuff = {row["id"] for row in rows if not is_thing(row)}
     categories = found.categories
     things = tuple(value not in stuff for value in categories.ids)
     return Categories(categories.names, categories.ids, things), {0: BACKGROUND, IGNORE: IGNORE} | dict(found.numbers)
@@ -106,6 +108,8 @@ class _Reader:
     problems: Problems
     painted: int = 0
     """Images whose label map is made of polygons."""
+    maps_alone: int = 0
+    """Images of which no object is known."""
 
     def record(self, image: Path) -> Record | None:
         """The image with its labels, None when it cannot be used."""
@@ -121,6 +125,7 @@ class _Reader:
                 found = self.masked(objects, size)
             else:
                 found = self.drawn(polygons, size, semantic is None) if polygons.is_file() else []
+                self.maps_alone += not polygons.is_file()
         except DataError as error:
             self.problems.error(image, "", str(error))
             return None
@@ -170,6 +175,10 @@ class _Reader:
             single = name if whole else name.removesuffix("group")
             if single in self.categories.names:
                 kinds[i] = (self.categories.names.index(single), not whole)
+            elif single not in (*known.NAMES, "license plate"):
+                self.problems.error(
+                    file, f"object {i}", f"its class {name!r} is not known; rename it or list the class"
+                )
         found = []
         for i, window in enumerate(ndimage.find_objects(numbers), 1):
             if window is None or i not in kinds:

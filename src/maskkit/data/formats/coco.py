@@ -5,7 +5,6 @@ Layouts: ``annotations.json``; ``train.json`` and ``val.json`` with ``images/``;
 images beside it; FiftyOne's ``labels.json`` with ``data/``.
 """
 
-import re
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -22,13 +21,16 @@ from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
 from maskkit.data.records import UNKNOWN_SIZE, Annotation, Record, extent_or_none
 from maskkit.data.rules import (
+    CORNERS,
     Problems,
+    are_corners,
     counted,
+    is_set,
+    is_thing,
     kind_of,
     sound_rle,
     stated_size,
 )
-from maskkit.data.text_files import beginning_of
 from maskkit.errors import DataError
 from maskkit.geometry import polygons
 from maskkit.prediction import Categories
@@ -53,6 +55,10 @@ _WHOLE = (
 )
 
 
+_PARTLY = (
+    "each image is labelled for a part of the classes (LVIS); objects of the others are taught as background and count "
+    "as false, so a measurement here is not that of LVIS"
+)
 _SHOWN = 20
 """Boxes that contradict their masks, of one file, that are named one by one."""
 
@@ -77,24 +83,13 @@ def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
                 f"panoptic_{name}*.json",
             )
             ranked = sorted(patterns, key=lambda pattern: not segments or "panoptic_" not in pattern)
-            candidates = [p for pattern in ranked for p in sorted(folder.glob(pattern)) if not of_one_image(p)]
+            candidates = [p for pattern in ranked for p in sorted(folder.glob(pattern)) if not foreign.of_one_image(p)]
             if candidates:
                 found.setdefault(split, candidates[0])
     for name in _WHOLE:
-        if (folder / name).is_file() and not of_one_image(folder / name):
+        if (folder / name).is_file() and not foreign.of_one_image(folder / name):
             found.setdefault(None, folder / name)
     return found
-
-
-def of_one_image(file: Path) -> bool:
-    """Whether a json is LabelMe's, called as its image is, which may be ``test``, or lists classes of images."""
-    try:
-        beginning = beginning_of(file, 1 << 16)
-    except DataError:
-        return False
-    keys = set(re.findall(rb'"(\w+)"\s*:', beginning))
-    named = file.name == "labels.json" or bool(keys & {b"shapes", b"imagePath", b"imageData"})
-    return named and not keys & {b"images", b"annotations", b"categories"}
 
 
 def splits(folder: Path) -> list[str]:
@@ -119,7 +114,8 @@ def read(path: Path, split: str | None = None, images: bool = True) -> Dataset:
     if split in found:
         return read_json(found[split], images)
     if split is None and found:
-        return join([read_json(file, images) for file in found.values()], path)
+        parts = [file for key, file in found.items() if key is not None]  # beside them, the whole would be them again
+        return join([read_json(file, images) for file in parts or found.values()], path)
     raise DataError(
         f"{path}: has no {split} split; it has {', '.join(str(f) for f in found.values()) or 'no COCO file'}"
     )
@@ -187,23 +183,21 @@ class _Reader:
                     f"category {key}", f"the id is used twice, for {names[key]!r} and {name!r}; the first one counts"
                 )
                 continue
-            if name in names.values():
-                self.warn(f"category {key}", f"the name {name!r} is used twice; give each class its own")
             names[key] = name
-            things.append(row.get("isthing") not in (0, "0", False))
+            things.append(is_thing(row))
         if not names:
             self.error("", "has no category; add the classes")
         return Categories(tuple(names.values()), tuple(names), tuple(things))
 
     def images(self, rows: list[Any]) -> dict[Any, Record | None]:
         """Records by the image id of the annotations; None for an image that is left out."""
-        named = {i: n for i, row in enumerate(rows, 1) if isinstance(n := _get(row, "file_name"), str)}
+        named = {i: n for i, row in enumerate(rows, 1) if isinstance(n := _file_name(row), str)}
         files = dict(zip(named, locate(list(named.values()), image_folders(self.file)), strict=True))
         first = next(iter(image_folders(self.file)), self.file.parent)
         found: dict[Any, Record | None] = {}
         for i, row in enumerate(rows, 1):
             key = ids.key(_get(row, "id"))
-            file_name = _get(row, "file_name")
+            file_name = _file_name(row)
             if key is None or (self.look and not isinstance(file_name, str)):
                 self.error(f"image {i} of the list", "has no id or no file_name; add them")
                 continue
@@ -230,6 +224,8 @@ class _Reader:
             found[key] = Record(own, path, size, [])
         if not rows:
             self.error("", "lists no image")
+        if _get(next(iter(rows), None), "not_exhaustive_category_ids") is not None:
+            self.warn("", _PARTLY)
         return found
 
     def annotations(
@@ -269,7 +265,7 @@ class _Reader:
                 mask, box, stated_box = known or outline(row, record.size, said.append)
                 area = _area(row)
                 area = area if area is None or area >= 0 else None
-                usable = Annotation(number, label, box, mask, _is_crowd(row), area, stated_box)
+                usable = Annotation(number, label, box, mask, is_set(row.get("iscrowd")), area, stated_box)
                 objects[key].append(usable)
                 # the measure counts what the file says, not what was mended
                 mended = bool(said) and any(message != CONTRADICTION for message in said)
@@ -287,6 +283,9 @@ class _Reader:
                 differ.add(key)
         if not rows:
             self.warn("", "has no annotation; every image is read as background")
+        sized = ((a.box, r.size) for k, r in images.items() if r is not None for a in stated.get(k, ()) if a.box)
+        if are_corners(((x, y, right - x, low - y), s) for (x, y, right, low), s in sized if s != UNKNOWN_SIZE):
+            self.warn("", CORNERS)
         if self.contradictions > _SHOWN:
             others = counted(self.contradictions - _SHOWN, "other annotation")
             self.warn(others, f"the same: {CONTRADICTION}")
@@ -325,7 +324,7 @@ def _as_stated(row: dict[str, Any], number: int, label: int, size: tuple[int, in
         box, stated = extent_or_none(shape), None
     if box is None and (shape is None or size == UNKNOWN_SIZE):
         return None
-    return Annotation(number, label, box, shape, _is_crowd(row), _area(row), stated)
+    return Annotation(number, label, box, shape, is_set(row.get("iscrowd")), _area(row), stated)
 
 
 def _area(row: dict[str, Any]) -> float | None:
@@ -337,9 +336,10 @@ def _area(row: dict[str, Any]) -> float | None:
     return float(area) if usable else None  # type: ignore[arg-type]
 
 
-def _is_crowd(row: dict[str, Any]) -> bool:
-    crowd = row.get("iscrowd")
-    return bool(crowd) and (crowd == "1" or isinstance(crowd, int | float))
+def _file_name(row: Any) -> Any:
+    """The name of an image's file; LVIS has an address in its place."""
+    name, address = _get(row, "file_name"), _get(row, "coco_url")
+    return "/".join(address.split("/")[-2:]) if name is None and isinstance(address, str) else name
 
 
 def _get(row: Any, key: str) -> Any:

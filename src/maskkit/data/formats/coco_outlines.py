@@ -13,6 +13,7 @@ from maskkit.data.rules import (
     SLACK,
     Warn,
     contradicts,
+    is_line,
     kind_of,
     sound_box,
     sound_polygons,
@@ -25,6 +26,9 @@ CONTRADICTION = (
     "the bbox is not around the mask; boxes are learnt from the one and masks from the other: correct the wrong one "
     "(a bbox is x, y, width, height)"
 )
+
+_LEAST = 1.0
+"""Twice the area of polygons that may be lines."""
 
 
 class Outline(NamedTuple):
@@ -108,7 +112,13 @@ def plain_outlines(rows: Sequence[Any], sizes: Sequence[tuple[int, int] | None])
     x, y = numbers[0::2], numbers[1::2]
     ends_of = (np.minimum, x), (np.minimum, y), (np.maximum, x), (np.maximum, y)
     sides = np.stack([extreme.reduceat(values, starts // 2) for extreme, values in ends_of], 1)  # of each part
-    plain = np.logical_and.reduceat(_inside(sides, np.repeat(height, counts), np.repeat(width, counts)), first)
+    following = np.arange(1, len(x) + 1)  # the next corner of the same part
+    following[ends // 2 - 1] = starts // 2
+    areas = np.add.reduceat(x * y[following] - x[following] * y, starts // 2)  # twice those of the parts; 0 on a line
+    inside = _inside(sides, np.repeat(height, counts), np.repeat(width, counts))
+    for k in np.flatnonzero(abs(areas) <= _LEAST).tolist():
+        inside[k] &= not is_line(numbers[starts[k] : ends[k]].reshape(-1, 2))
+    plain = np.logical_and.reduceat(inside, first)
     around = np.stack([extreme.reduceat(sides[:, k], first) for k, (extreme, _) in enumerate(ends_of)], 1)
     corners = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], 1)
     plain &= _inside(corners, height, width) & (abs(corners - around) <= NEAR).all(1)

@@ -19,7 +19,7 @@ from maskkit.data.files import image_folders
 from maskkit.data.label_map import IGNORE, IdImage, LabelFile
 from maskkit.data.places import locate, unseen
 from maskkit.data.records import Annotation, Box, Record, Segment
-from maskkit.data.rules import Problems, Warn, sound_box, stated_size, to_numbers
+from maskkit.data.rules import Problems, Warn, is_set, is_thing, kind_of, sound_box, stated_size, to_numbers
 from maskkit.errors import DataError
 from maskkit.prediction import Categories, ImageId
 
@@ -34,7 +34,7 @@ def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset
     cannot be used.
     """
     try:
-        listed = [(str(c["name"]), number(c["id"]), bool(c.get("isthing", 1))) for c in content["categories"]]
+        listed = [(str(c["name"]), number(c["id"]), is_thing(c)) for c in content["categories"]]
         categories = Categories(*zip(*listed, strict=True))
         rows: dict[ImageId | None, dict[str, Any]] = {}
         for row in content["annotations"]:
@@ -62,6 +62,8 @@ def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset
             reason = reason_of(error)
             name = image.get("file_name") if isinstance(image, dict) else None
             reader.problems.error(file, f"image {name or place}", reason)
+    if not content["images"]:
+        reader.problems.error(file, "", "lists no image")
     return Dataset(list(records.values()), categories, file, "panoptic", reader.problems)
 
 
@@ -97,7 +99,7 @@ class _Reader:
         values, objects = {0: IGNORE}, []
         for key, segment in segments.items():
             place = f"segment {key} of {name}"
-            label, crowd = self.numbers.get(ids.whole(segment["category_id"])), bool(segment.get("iscrowd"))
+            label, crowd = self.numbers.get(ids.whole(segment["category_id"])), is_set(segment.get("iscrowd"))
             values[key] = IGNORE if crowd or label is None else label
             if label is None:
                 self.problems.error(self.file, place, f"has the unknown class {segment['category_id']}; add it")
@@ -124,6 +126,8 @@ def _name(row: Any) -> str:
 def segments_by_id(row: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
     """The segments of an annotation by their value in the image of ids. Raises one of `MALFORMED`."""
     segments: dict[int, Mapping[str, Any]] = {}
+    if not isinstance(row["segments_info"], list):
+        raise ValueError(f"segments_info is {kind_of(row['segments_info'])}; it is a list of segments")
     for segment in row["segments_info"]:
         key = number(segment["id"])
         if not 0 < key < 2**24:

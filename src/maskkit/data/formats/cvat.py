@@ -20,7 +20,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.files import image_folders
 from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
-from maskkit.data.rules import Problems, Warn, to_number, to_numbers
+from maskkit.data.rules import Problems, Warn, is_set, to_number, to_numbers
 from maskkit.data.text_files import beginning_of, read_xml
 from maskkit.errors import DataError
 from maskkit.geometry.rle import Rle
@@ -28,8 +28,7 @@ from maskkit.geometry.rle import Rle
 LAYOUT = "CVAT: annotations.xml (CVAT for images 1.1) with images/"
 
 _SHAPES = ("polygon", "mask", "box", "ellipse")
-_OTHERS = ("polyline", "points", "cuboid", "skeleton")
-"""Shapes without an area in the image."""
+_NO_SHAPES = ("tag", "attribute")
 _BEGINNING = 1 << 16
 """Bytes of a file by which it is recognised."""
 
@@ -69,7 +68,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
 
 def _is_cvat(file: Path) -> bool:
     try:
-        beginning = beginning_of(file, _BEGINNING)
+        beginning = beginning_of(file, _BEGINNING).replace(b"\0", b"")  # of UTF-16
     except DataError:
         return False
     return bool(re.search(rb"<annotations\b", beginning) and re.search(rb"<(image|track|meta|version)\b", beginning))
@@ -127,7 +126,7 @@ def _shapes(file: Path, image: str, node: Element, size: Size, problems: Problem
         where = f"shape {i}"
         full = f"{image}, {where}"
         try:
-            if child.tag in _OTHERS:
+            if child.tag not in (*_SHAPES, *_NO_SHAPES):
                 raise ValueError(f"is a {child.tag}, which is not a region; draw a polygon, a mask or a box")
             if child.tag in _SHAPES:
                 yield _shape(where, child, size, partial(problems.warn, file, full))
@@ -179,4 +178,4 @@ def _value(node: Element, key: str) -> float:
 
 def _is_crowd(node: Element) -> bool:
     flags = (child for child in node.iterfind("attribute") if child.get("name") in ("is_crowd", "iscrowd", "crowd"))
-    return any((child.text or "").strip().lower() in ("true", "1", "yes") for child in flags)
+    return any(is_set(child.text) for child in flags)

@@ -20,13 +20,13 @@ from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
 from maskkit.data.images import SUFFIXES
 from maskkit.data.places import locate
-from maskkit.data.rules import Problems, kind_of, sound_rle, to_numbers
+from maskkit.data.rules import Problems, is_set, kind_of, sound_rle, to_numbers
 from maskkit.errors import DataError
 
 LAYOUT = "Datumaro: annotations/train.json with items and categories, and images/train/"
 
 _AREAS = ("polygon", "mask", "bbox", "ellipse")
-_OTHERS = ("polyline", "points", "cuboid_2d", "cuboid_3d", "skeleton", "rotated_bbox")
+_NO_REGIONS = ("label", "caption", "hash_key", "feature_vector")
 
 
 def find(path: Path) -> list[tuple[str | None, Path]]:
@@ -121,7 +121,7 @@ def _shapes(
         try:
             if not isinstance(row, dict) or not isinstance(kind, str):
                 raise ValueError(f"is {kind_of(row)} without a type; export it again")
-            if kind in _OTHERS:
+            if kind not in (*_AREAS, *_NO_REGIONS):
                 raise ValueError(f"is a {kind}, which is not read; draw a polygon, a mask or a box")
             if kind in _AREAS and not (kind == "bbox" and _group(row) in masked):
                 yield _shape(where, row, kind, names, size)
@@ -139,9 +139,8 @@ def _shape(where: str, row: dict[str, Any], kind: str, names: Sequence[str], siz
     number = ids.whole(row.get("label_id"))
     if number is None or not 0 <= number < len(names):
         raise ValueError(f"label_id is not one of the {len(names)} classes (from 0); correct it")
-    crowd = _get(row.get("attributes"), "is_crowd")
-    flagged = crowd in (True, 1, "true", "True", "1") if isinstance(crowd, bool | int | str) else False
-    shape = partial(Shape, where, names[number], group=_group(row), crowd=flagged, id=ids.whole(row.get("id")))
+    crowd = is_set(_get(row.get("attributes"), "is_crowd"))
+    shape = partial(Shape, where, names[number], group=_group(row), crowd=crowd, id=ids.whole(row.get("id")))
     if kind == "mask":
         if not isinstance(row.get("rle"), dict):
             raise ValueError("the mask has no run lengths (rle); export it again")

@@ -94,6 +94,8 @@ def dataset(
         keys.append(entry.id)
     if None not in keys and len({ids.key(k) for k in keys}) == len(keys):
         records = [Record(k, r.path, r.size, r.annotations) for k, r in zip(keys, records, strict=True)]
+    elif None not in keys:
+        problems.warn(path, "", "several images have one id; the images are numbered 1, 2, ... instead")
     numbers = [a.id for r in records for a in r.annotations]
     if min(numbers, default=1) < 1 or len(set(numbers)) < len(numbers):
         records = number(records)
@@ -122,7 +124,7 @@ def _object(parts: Sequence[Shape], size: Size, categories: Categories, warn: Wa
     """One object. Raises ``ValueError``."""
     first = parts[0]
     if first.label not in categories.names:
-        raise ValueError("has no label; name its class")
+        raise ValueError(f"the class {first.label!r} is not listed" if first.label else "has no label; name its class")
     key, label, crowd = first.id or 0, categories.names.index(first.label), any(part.crowd for part in parts)
     if first.box is not None:
         return Annotation(key, label, sound_box(first.box, size, warn), crowd=crowd)
@@ -203,7 +205,9 @@ def json_files(path: Path, looks: Callable[[str], bool], *folders: str) -> list[
     for split, name in [(None, ""), *((None, folder) for folder in folders), *inside]:
         candidates = sorted((path / name).glob("*.json"))
         if any(looks(opening(file)) for file in candidates[:_LOOKED_AT]):
-            found += [(split or split_of(file.stem), file) for file in candidates if looks(opening(file))]
+            named = ((split or split_of(file.stem), file) for file in candidates)
+            # a file called as a split is one, whatever is wrong with it
+            found += [(part, file) for part, file in named if looks(opening(file)) or split_of(file.stem)]
     return found
 
 

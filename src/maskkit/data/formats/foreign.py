@@ -71,6 +71,17 @@ _ENDINGS = {
 _LOOKED_AT = {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"}
 
 
+def of_one_image(file: Path) -> bool:
+    """Whether a json is LabelMe's, called as its image is, which may be ``test``, or lists classes of images."""
+    try:
+        beginning = beginning_of(file, 1 << 16)
+    except DataError:
+        return False
+    keys = set(re.findall(rb'"(\w+)"\s*:', beginning))
+    named = file.name == "labels.json" or bool(keys & {b"shapes", b"imagePath", b"imageData"})
+    return named and not keys & {b"images", b"annotations", b"categories"}
+
+
 def of_json(content: Any) -> str | None:
     """The sentence about a json, parsed, that is of a known format."""
     one = next(iter(content), None) if isinstance(content, list) else content

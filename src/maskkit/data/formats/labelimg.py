@@ -1,7 +1,8 @@
 """LabelImg's Pascal VOC: an xml beside each image, with boxes; Roboflow's export has ``train/`` and ``valid/`` of them.
 
-The xml of ``a.jpg`` is ``a.xml``, or the one whose ``filename`` is ``a.jpg``. Objects are boxes without masks, counted
-as in `maskkit.data.formats.voc`. Images without an xml are left out, because they may be unlabelled.
+The xml of ``a.jpg`` is ``a.xml``, or the one whose ``filename`` is ``a.jpg``. Objects are boxes, with a mask where
+there is a polygon, as in `maskkit.data.formats.voc`. Images without an xml are left out, because they may be
+unlabelled.
 """
 
 import re
@@ -90,6 +91,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
             records.append(Record(len(records) + 1, image, size, objects))
         if bare := len(images) - len(taken):
             problems.warn(place, "", f"{bare} images have no xml; they are left out, because they may be unlabelled")
+    if split and (stray := sum(file.parent == path for file in contents)):
+        problems.warn(path, "", f"{stray} images are in no split (train, val, test); they are left out of all of them")
     return Dataset(number(records), categories, path, "labelimg", problems)
 
 

@@ -22,7 +22,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import SUFFIXES, find_images, image_size
 from maskkit.data.records import Annotation, Record, extent, number
-from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, stated_size, to_numbers
+from maskkit.data.rules import Problems, Warn, is_set, sound_box, sound_polygons, stated_size, to_numbers
 from maskkit.errors import DataError
 from maskkit.geometry import rle
 from maskkit.geometry.polygons import to_rle
@@ -32,6 +32,8 @@ from maskkit.prediction import Categories
 LAYOUT = "LabelMe: a .json with shapes beside each image, in the folder itself or in train/ and val/"
 
 _CORNERS = 64  # of the polygon that stands for a circle
+_OUTLINES = ("polygon", "rectangle", "oriented_rectangle", "rotation", "quadrilateral")
+"""Shapes given by their corners; the last ones are turned boxes, as LabelMe and X-AnyLabeling call them."""
 
 
 def recognise(folder: Path) -> bool:
@@ -83,6 +85,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
         records.append(Record(i, image, size, _objects(file, contents[file]["shapes"], size, categories, problems)))
     places = [parts[split]] if split else [path, *parts.values()]
     described = {file.with_suffix("") for file in contents}
+    if split and (stray := sum(file.parent == path for file in contents)):
+        problems.warn(path, "", f"{stray} images are in no split (train, val, test); they are left out of all of them")
     if bare := sum(p.with_suffix("") not in described for place in places for p in find_images(place)):
         problems.warn(path, "", f"{bare} images have no json; they are left out, because they may be unlabelled")
     return Dataset(number(records), categories, path, "labelme", problems)
@@ -137,13 +141,13 @@ def _objects(
         label, flags = categories.names.index(str(parts[0][1]["label"])), parts[0][1].get("flags")
         flags = flags if isinstance(flags, dict) else {}
         warn = partial(problems.warn, file, where)
-        crowd = bool(flags.get("crowd"))
+        crowd = is_set(flags.get("crowd"))
         try:
             if any(shape.get("shape_type") == "mask" for _, shape in parts):
                 found.append(Annotation(0, label, None, _union([shape for _, shape in parts], size, warn), crowd))
                 continue
             outlines = [_outline(shape) for _, shape in parts]
-            if flags.get("box_only"):
+            if is_set(flags.get("box_only")):
                 found.append(Annotation(0, label, sound_box(extent(outlines), size, warn), crowd=crowd))
                 continue
             polygons = sound_polygons(outlines, size, warn)
@@ -165,7 +169,7 @@ def _outline(shape: dict[str, Any]) -> list[float]:
         (x, y), radius = points[0], math.dist(*points)
         angles = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
         points = [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
-    elif kind not in ("polygon", "rectangle"):
+    elif kind not in _OUTLINES:
         raise ValueError(f"a {kind} of {len(points)} points is not a region; draw a polygon, a rectangle or a circle")
     return [v for point in points for v in point]
 

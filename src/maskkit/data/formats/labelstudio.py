@@ -33,8 +33,10 @@ from maskkit.geometry.rle import Rle
 LAYOUT = "Label Studio: an export as JSON, or train.json and val.json, with images/"
 
 _AREAS = {"polygon", "brush", "rectangle", "ellipse"}
-_OTHERS = {"keypoint", "vector", "bitmask", "video"}
-"""Regions that are not read."""
+_WHOLE = {"choices", "taxonomy"}
+"""Results that are classes of the image."""
+_NO_REGIONS = _WHOLE | {"textarea", "rating", "number", "datetime", "pairwise", "ranker", "relation", ""}
+"""Results that are no regions, and the labels of regions that are in results of their own."""
 _LARGEST = 1 << 28
 """Pixels of the rows that a brush may cover."""
 
@@ -97,7 +99,7 @@ def _entries(
     split: str | None, file: Path, tasks: Sequence[Any], problems: Problems
 ) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
     """The labelled images of a file, each with its regions."""
-    folders, bare = image_folders(file), 0
+    folders, bare, whole = image_folders(file), 0, 0
     for i, task in enumerate(tasks, 1):
         where = f"task {_get(task, 'id', f'number {i}')}"
         data, made = _get(task, "data"), _get(task, "annotations") or _get(task, "completions") or []
@@ -116,10 +118,13 @@ def _entries(
             if not isinstance(row, dict):
                 problems.error(file, where, f"a region is {kind_of(row)}, not an object; export the tasks again")
         regions = [row for row in sound[0]["result"] if isinstance(row, dict)]
+        whole += sum(str(row.get("type")) in _WHOLE for row in regions)
         stated = (drawn.size_of(row.get("original_height"), row.get("original_width")) for row in regions)
         size = next((s for s in stated if s is not None), None)
         own = ids.own(_get(data, "image_id", _get(task, "id")))
         yield Entry(file, where, _name(raw, folders), partial(_shapes, file, where, regions), size, own, split), regions
+    if whole:
+        problems.warn(file, "", f"{whole} labels of whole images are left out; masks and boxes are read")
     if bare:
         problems.warn(file, "", f"{bare} tasks have no annotation; they are left out, because they may be unlabelled")
 
@@ -158,7 +163,7 @@ def _shapes(
         where = f"region {i}"
         kind = str(row.get("type")).removesuffix("labels")
         try:
-            if kind in _OTHERS:
+            if kind not in _AREAS | _NO_REGIONS:
                 raise ValueError(f"is a {kind}, which is not read; draw a polygon, a brush or a rectangle")
             if kind in _AREAS:
                 names = _names(row, regions)

@@ -11,12 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from maskkit.data.class_files import LabelClasses, find_classes, of_values
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
-from maskkit.data.label_map import LabelFile, colour_of, read_labels
+from maskkit.data.label_map import IGNORE, LabelFile, colour_of, read_labels
 from maskkit.data.records import Record
 from maskkit.data.rules import Problems, counted
 from maskkit.errors import DataError
@@ -133,10 +134,35 @@ def _usable(
             f"the label images hold {len(values)} different values, and each is read as a class; if edges were blurred "
             f"or compressed, make the masks again; if not, name the classes in {folder / 'classes.txt'}",
         )
+    elif _are_numbers_of_objects([mask for _, mask in kept][:_LOOKED_AT]):
+        problems.warn(
+            folder,
+            "",
+            "the values of each label image count from 1, and each is one region: if they number objects, it is wrong "
+            "that each is read as a class; write COCO, or VOC's SegmentationObject beside SegmentationClass",
+        )
     return kept, of_values({value: str(value) for value in values})
 
 
+def _are_numbers_of_objects(masks: list[Path]) -> bool:
+    """Whether label images number objects, as far as one can see: 1 to n in each, of which each is one region."""
+    found = [set(_look(mask, mask.stat().st_mtime_ns)[0]) - {0, IGNORE} for mask in masks]
+    counted = all(values == set(range(1, len(values) + 1)) for values in found)
+    several = len(set(map(len, found))) > 1 and max(map(len, found)) >= _OBJECTS
+    return counted and several and all(map(_has_single_regions, masks))
+
+
+def _has_single_regions(mask: Path) -> bool:
+    """Whether every value but 0 and 255 is one connected region."""
+    pixels, _ = read_labels(mask, None)
+    windows = enumerate(ndimage.find_objects(pixels, IGNORE - 1), 1)
+    parts = (ndimage.label(pixels[w] == value, np.ones((3, 3)))[1] for value, w in windows if w is not None)  # type: ignore[index]
+    return all(count == 1 for count in parts)
+
+
 _COLOURED, _LARGE = "colours", "values of more than 8 bits"
+_LOOKED_AT = 20
+_OBJECTS = 4
 _MANY = 64
 """So many values without a list of classes are rather blurred edges."""
 

@@ -1,10 +1,11 @@
 """Image tags: images with classes alone, given by a table or by the folders of the images.
 
 Layouts: ``tags.csv``, or one table per split (``train.csv``, ``val.csv``), whose rows are an image and its classes
-(``beach.jpg,dog,person``), or 0 and 1 under the names of the classes in the first row; and one folder of images for
-each class, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` above them.
+(``beach.jpg,dog,person``), or 1 and 0 (true and false, 1 and -1) under the names of the classes in the first row; and
+one folder of images for each class, ``cat/`` beside ``dog/``, with or without ``train/`` and ``val/`` above them.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from maskkit.data.files import SPLITS, image_folders
 from maskkit.data.formats import boxes
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
-from maskkit.data.places import locate
 from maskkit.data.records import Record
 from maskkit.data.rules import Problems
 from maskkit.data.text_files import read_table
@@ -25,7 +25,19 @@ LAYOUT = "Image tags: tags.csv or train.csv (image,class,class,...), or a folder
 _WHOLE = "tags.csv"
 _HEADS = {"image", "file", "filename", "file_name", "path"}
 _NO_TAGS = {"width", "height", "depth", "size", "date", "source", "split", "id", "url", "license"}
+_CLASSES = {"class", "classes", "label", "labels", "tag", "tags", "category", "categories", "target"}
+"""Names of columns that hold names of classes."""
+_YES, _NO = {"1", "1.0", "true", "yes", "x"}, {"0", "0.0", "-1", "-1.0", "false", "no", ""}
+_EITHER = _YES | _NO
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?", re.IGNORECASE)
+_NUMBERS = re.compile(r"[\s\[(]*-?[0-9][0-9.]*([\s,;]+-?[0-9][0-9.]*)+[\s\])]*")
+"""Several numbers in a cell: a box, or run lengths."""
+_BOX = 4
+"""So many columns of numbers are a box."""
 _OTHER_FOLDERS = {"images", "masks", "labels", "annotations", "jpegimages"}.union(*SPLITS.values())
+_PARTS = {"training", "trainval", "testing", "images", "img", "imgs"}.union(*SPLITS.values())
+"""Words in the names of folders of a split, like ``train_images`` and ``val2017``."""
+_OF_PARTS = _PARTS | {"image", "mask", "masks", "label", "labels", "data", "set", "gt"}
 
 
 def find(folder: Path) -> dict[str | None, Path]:
@@ -87,9 +99,15 @@ def class_folders(folder: Path) -> list[Path]:
     """Folders in ``folder`` with the images of one class each; none when there are fewer than two."""
     if not folder.is_dir():
         return []
-    inside = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() not in _OTHER_FOLDERS]
+    inside = [f for f in sorted(folder.iterdir()) if f.is_dir() and not _is_part(f.name.lower())]
     classes = [f for f in inside if find_images(f)]
     return classes if len(classes) > 1 else []
+
+
+def _is_part(name: str) -> bool:
+    """Whether a folder is called as a part of a data set is, not as a class."""
+    words = set(re.findall(r"[a-z]+", name))
+    return name in _OTHER_FOLDERS or bool(words & _PARTS and words <= _OF_PARTS)
 
 
 def _folders(folder: Path) -> list[Row]:
@@ -97,23 +115,82 @@ def _folders(folder: Path) -> list[Row]:
 
 
 def _table(file: Path, problems: Problems) -> list[Row]:
-    """The rows of a table whose image exists; the others are reported to ``problems``."""
-    rows = read_table(file, partial(problems.warn, file, ""))
-    files = locate([row[0] for row in rows], image_folders(file))
+    """The images of a table that exist; others are reported to ``problems``. Rows of one image add up.
+
+    Raises `DataError` where columns have numbers that are no names of classes.
+    """
+    rows, folders = read_table(file, partial(problems.warn, file, "")), image_folders(file)
+    if rows and len(rows[0]) > 1 and not rows[0][0]:
+        rows = [row[1:] for row in rows]  # pandas writes the numbers of rows in front
     head: list[str] = []
-    if rows and (rows[0][0].lower() in _HEADS or ("." not in rows[0][0] and isinstance(files[0], str))):
-        head, rows, files = rows[0][1:], rows[1:], files[1:]
-    ticked = bool(head) and all(cell in ("0", "1") for row in rows for cell in row[1:])
-    if not ticked and (others := [i for i, name in enumerate(head, 1) if name.lower() in _NO_TAGS]):
-        problems.warn(file, "", f"the columns {', '.join(head[i - 1] for i in others)} are no classes and are not read")
-        rows = [[cell for i, cell in enumerate(row) if i not in others] for row in rows]
+    if rows and _is_head(rows[0][0], folders):
+        head, rows = _read_columns(file, rows[0][1:], rows[1:], problems)
+    ticks = _ticks(head, rows)
+    if ticks is None:
+        _refuse_numbers(file, head, rows)
+    tags: dict[str, set[str]] = {}
+    for name, *cells in rows:
+        if ticks is not None and len(cells) != len(head):
+            problems.error(file, name, f"has {len(cells)} values under {len(head)} classes; complete the row")
+            continue
+        chosen = cells if ticks is None else [tag for tag, c in zip(head, cells, strict=True) if c.lower() in ticks]
+        tags.setdefault(name, set()).update(tag for tag in chosen if tag)
     found = []
-    for (name, *cells), image in zip(rows, files, strict=True):
+    for (name, chosen), image in zip(tags.items(), boxes.locate_images(list(tags), folders), strict=True):
         if isinstance(image, str):
             problems.error(file, name, image)
-        elif ticked and len(cells) != len(head):
-            problems.error(file, name, f"has {len(cells)} values under {len(head)} classes; complete the row")
         else:
-            chosen = [tag for tag, cell in zip(head, cells, strict=True) if cell == "1"] if ticked else cells
-            found.append((image, {tag for tag in chosen if tag}))
+            found.append((image, chosen))
     return found
+
+
+def _is_head(first: str, folders: list[Path]) -> bool:
+    """Whether the first cell of a table is the name of a column, not that of an image."""
+    return first.lower() in _HEADS or ("." not in first and isinstance(boxes.locate_images([first], folders)[0], str))
+
+
+def _read_columns(
+    file: Path, head: list[str], rows: list[list[str]], problems: Problems
+) -> tuple[list[str], list[list[str]]]:
+    """Names and rows without the columns that are not of classes: all others, where one is called so."""
+    named = [name.lower() in _CLASSES for name in head]
+    others = [i for i, name in enumerate(head, 1) if (not named[i - 1] if any(named) else _is_other(name, i, rows))]
+    if others:
+        problems.warn(file, "", f"the columns {', '.join(head[i - 1] for i in others)} are no classes and are not read")
+    kept = [name for i, name in enumerate(head, 1) if i not in others]
+    return kept, [[cell for i, cell in enumerate(row) if i not in others] for row in rows]
+
+
+def _is_other(name: str, column: int, rows: list[list[str]]) -> bool:
+    """Whether a column is known to be of something else, and has no ticks."""
+    return name.lower() in _NO_TAGS and not all(row[column].lower() in _EITHER for row in rows if len(row) > column)
+
+
+def _ticks(head: list[str], rows: list[list[str]]) -> set[str] | None:
+    """The cells that mean that an image has the class of the column; None where cells are names of classes.
+
+    Beside 0, -1 is neither yes nor no, and so a number.
+    """
+    cells = {cell.lower() for row in rows for cell in row[1:]}
+    named = any(name.lower() in _CLASSES for name in head)
+    doubtful = bool(cells & {"-1", "-1.0"} and cells & {"0", "0.0"})
+    return None if not head or named or doubtful or not cells <= _EITHER else _YES
+
+
+def _refuse_numbers(file: Path, head: list[str], rows: list[list[str]]) -> None:
+    """Raise `DataError` where classes would be called by numbers that count or measure something.
+
+    A single column of whole numbers has the numbers of classes.
+    """
+    count = max(map(len, rows), default=1) - 1
+    columns = {i: [row[i] for row in rows if len(row) > i and row[i]] for i in range(1, count + 1)}
+    columns = {i: cells for i, cells in columns.items() if cells}
+    numeric = [i for i, cells in columns.items() if all(map(_NUMBER.fullmatch, cells))]
+    measured = [i for i in numeric if not all(float(cell).is_integer() for cell in columns[i])]
+    measured += [i for i, cells in columns.items() if all(map(_NUMBERS.fullmatch, cells))]
+    if measured or (head and count > 1 and numeric) or len(numeric) >= _BOX:
+        names = ", ".join(head[i - 1] if i <= len(head) else f"number {i + 1}" for i in measured or numeric)
+        raise DataError(
+            f"{file}: the columns {names} have numbers, which are no classes; for tags write 1 and 0 under the name of "
+            "each class, for boxes name the columns filename, class, xmin, ymin, xmax, ymax"
+        )

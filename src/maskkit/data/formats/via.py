@@ -22,7 +22,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.files import image_folders
 from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
-from maskkit.data.rules import Problems, kind_of, to_number, to_numbers
+from maskkit.data.rules import Problems, is_set, kind_of, to_number, to_numbers
 
 LAYOUT = "VIA: a .json of the VGG Image Annotator beside the images, in the folder itself or in train/ and val/"
 
@@ -69,7 +69,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
         images = _version_3 if _has(content, "metadata", "file") else _version_2
         found += [(part, file, *image) for image in images(content, report)]
     key = _class_attribute(r.attributes for *_, regions in found for r in regions if isinstance(r, _Region))
-    listed = dict.fromkeys(name for _, _, content in contents for name in _options(content, key))
+    listed = dict.fromkeys(name for *_, content in contents for name in _options(content, key or _declared(content)))
     used = {_name(r.attributes, key) for *_, regions in found for r in regions if isinstance(r, _Region)} - {""}
     entries = [
         Entry(
@@ -140,6 +140,8 @@ def _version_3(
                 options = _dict(_dict(attribute).get("options"))
                 attributes[str(_dict(attribute).get("aname"))] = options.get(str(values[key]), values[key])
         by_file.setdefault(str(files[0]), []).append(_Region(_shape_3(row), attributes))
+    for key in by_file.keys() - content["file"].keys():
+        report(f"file {key}", f"has {len(by_file[key])} regions and is not in the project; save it again")
     for key, row in content["file"].items():
         name = _dict(row).get("fname") or _dict(row).get("src")
         if not isinstance(name, str):
@@ -167,6 +169,12 @@ def _class_attribute(regions: Iterable[dict[str, Any]]) -> str | None:
     names = dict.fromkeys(name for attributes in regions for name in attributes if name not in _OWN)
     known = (name for wanted in _CLASS for name in names if name.lower() == wanted)
     return next(known, next(iter(names), None))
+
+
+def _declared(content: Any) -> str | None:
+    """The attribute of a project that is the class, where no region has one."""
+    region = _dict(_dict(_dict(content).get("_via_attributes")).get("region"))
+    return _class_attribute([region])
 
 
 def _options(content: Any, key: str | None) -> list[str]:
@@ -199,12 +207,14 @@ def _shapes(
             if not isinstance(region, _Region):
                 raise ValueError(f"is {kind_of(region)} without shape_attributes; draw it again")
             group, crowd = region.attributes.get("part_of"), region.attributes.get("is_crowd")
+            if sum(map(bool, _dict(region.attributes.get(key or "")).values())) > 1:
+                problems.warn(file, f"image {image}, {where}", "has several classes ticked; the first one is read")
             shape = partial(
                 Shape,
                 where,
                 _name(region.attributes, key),
                 group=None if group in (None, "") else str(group),
-                crowd=str(crowd).lower() in ("true", "1", "yes"),
+                crowd=is_set(crowd),
             )
             yield _drawn(shape, region.shape)
         except ValueError as error:

@@ -1,8 +1,10 @@
 """Pascal VOC: ``SegmentationObject`` and ``SegmentationClass`` palette images, ``Annotations`` in xml.
 
 A value of ``SegmentationObject`` is one object (0 background, 255 void); its class is the most frequent value of its
-pixels in ``SegmentationClass``, which is also the label map of the image. An image without them has the boxes of its
-xml file and no masks; its size is compared with the image's. "Difficult" objects are read like the others.
+pixels in ``SegmentationClass``, which is also the label map of the image. An image without them has the objects of its
+xml file: boxes, with a mask where there is a ``polygon`` too, as Roboflow and supervision write it. The size in the xml
+is compared with the image's. "Difficult" objects are read like the others. Where a ``labelmap.txt`` gives the classes
+their colours, as in CVAT's export of segmentation masks, the images may be coloured: a colour is an object.
 """
 
 import re
@@ -14,13 +16,24 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from jaxtyping import Int
 
+from maskkit.data.class_files import VOID, LabelClasses, read_labelmap
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
-from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_labels
-from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, sound_box, stated_size, to_number
-from maskkit.data.text_files import read_lines, read_xml
+from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, colour_number, colour_of, read_labels
+from maskkit.data.records import Annotation, Polygons, Record, number
+from maskkit.data.rules import (
+    WITHOUT_OBJECTS,
+    Problems,
+    Warn,
+    brief,
+    counted,
+    sound_box,
+    sound_polygons,
+    stated_size,
+    to_number,
+)
+from maskkit.data.text_files import read_lines, read_names, read_xml
 from maskkit.data.voc_classes import VOC
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
@@ -49,8 +62,9 @@ def splits(folder: Path) -> list[str]:
 def read(path: Path, split: str | None = None) -> Dataset:
     """The images in the list of ``split``; for None those of all lists, or all that are labelled.
 
-    Images are numbered from 1 in the order of their names. Classes are VOC's, or those of ``class_names.txt``, or the
-    names in the xml files in alphabetical order; their ids 1..K are the values of ``SegmentationClass``. Raises
+    Images are numbered from 1 in the order of their names. Classes are those of ``class_names.txt`` or
+    ``labelmap.txt``, else VOC's, which other names in the xml files follow; where no name is VOC's, or there are no
+    masks, the names alone, in alphabetical order. Their ids 1..K are the values of ``SegmentationClass``. Raises
     `DataError` when the folder does not have VOC's layout or has no such list.
     """
     folder = _images(path)
@@ -65,8 +79,12 @@ def read(path: Path, split: str | None = None) -> Dataset:
     listed = {_listed(line, images) for f in files for line in read_lines(f, partial(problems.warn, f, ""))} - {""}
     labelled = {p.stem for sub in _LABELS for p in path.glob(sub) if p.is_file()}
     names = sorted(listed if files else labelled)
-    reader = _Reader(path, _categories(path, problems), problems)
+    if not files and (bare := len(images.keys() - labelled)):
+        problems.warn(folder, "", f"{bare} images have no labels; they are left out, because they may be unlabelled")
+    reader = _Reader(path, _classes(path, problems), problems)
     records = [r for i, name in enumerate(names, 1) if (r := reader.record(i, name, images.get(name)))]
+    if 0 < reader.maps_alone < len(records):
+        problems.warn(path, "", f"{counted(reader.maps_alone, 'image')} with a label map alone: {WITHOUT_OBJECTS}")
     return Dataset(number(records), reader.categories, path, "voc", problems)
 
 
@@ -102,26 +120,47 @@ def _list(folder: Path, split: str) -> Path | None:
     return next((f for sub in _LISTS if (f := folder / sub / f"{split}.txt").is_file()), None)
 
 
+def _classes(folder: Path, problems: Problems) -> LabelClasses:
+    """The classes, and the class number of each value and, by ``labelmap.txt``, of each colour."""
+    labelmap = folder / "labelmap.txt"
+    if labelmap.is_file() and not (folder / "class_names.txt").is_file():
+        return read_labelmap(labelmap, problems)
+    categories = _categories(folder, problems)
+    values = {0: BACKGROUND, IGNORE: IGNORE} | {value: i for i, value in enumerate(categories.ids)}
+    return LabelClasses(categories, values)
+
+
 def _categories(folder: Path, problems: Problems) -> Categories:
     names_file = folder / "class_names.txt"  # written by labelme's own converter
     if names_file.is_file():
-        lines = [line.strip() for line in read_lines(names_file, partial(problems.warn, names_file, ""))]
-        return Categories.of(n for n in lines if n and n not in ("__ignore__", "_background_"))
+        names = read_names(names_file, partial(problems.warn, names_file, ""))
+        return Categories.of(name for name in names if name not in ("__ignore__", "_background_"))
     used: set[str] = set()
     for file in sorted((folder / "Annotations").glob("*.xml")):
         try:
             used |= {_name(node) for node in read_xml(file).iter("object")}
         except DataError:
             continue  # reported when its image is read
-    return VOC if used <= set(VOC.names) else Categories.of(sorted(used - {""}))
+    used -= {""}
+    others = sorted(used - set(VOC.names))
+    masked = any((folder / "SegmentationClass").glob("*.png"))
+    if masked and not used & set(VOC.names):
+        taken = "their alphabetical order is taken" if used else "VOC's 20 classes are taken"
+        problems.warn(folder, "", f"no class_names.txt says which value of the masks is which class; {taken}")
+    if masked and len(others) < len(used) and others:  # an odd name must not renumber the values of the masks
+        problems.warn(folder, "", f"{brief(', '.join(others))}: no classes of VOC's; they follow its 20")
+        return Categories.of([*VOC.names, *others])
+    return Categories.of(sorted(used)) if others else VOC
 
 
 class _Reader:
     """Reads one image at a time and collects the problems."""
 
-    def __init__(self, root: Path, categories: Categories, problems: Problems) -> None:
-        self.root, self.categories, self.problems = root, categories, problems
-        self.values = {0: BACKGROUND, IGNORE: IGNORE} | {value: i for i, value in enumerate(categories.ids)}
+    def __init__(self, root: Path, classes: LabelClasses, problems: Problems) -> None:
+        self.root, self.classes, self.problems = root, classes, problems
+        self.categories = classes.categories
+        self.maps_alone = 0
+        """Images of which neither objects nor boxes are known."""
 
     def record(self, image_id: int, name: str, image: Path | None) -> Record | None:
         """The image called ``name`` with its objects, None when it cannot be used."""
@@ -134,15 +173,19 @@ class _Reader:
         labels = self.root / "SegmentationClass" / f"{name}.png"
         try:
             size = image_size(image)
-            semantic = LabelFile(labels, self.values) if labels.is_file() else None
+            known = self.classes
+            semantic = LabelFile(labels, known.numbers, known.colours) if labels.is_file() else None
             if masks.is_file():
                 return Record(image_id, image, size, self.masked(masks, size), semantic)
             if boxes.is_file():
                 content = read_xml(boxes)
+                if content.tag != "annotation":
+                    raise DataError(f"{boxes}: is not Pascal VOC's, its root is {content.tag!r}; export it again")
                 size = size_of(content) or size  # the doctor compares it with the image
                 objects = boxes_of(boxes, content, size, self.categories, self.problems)
                 return Record(image_id, image, size, objects, semantic)
             if semantic is not None:
+                self.maps_alone += 1
                 return Record(image_id, image, size, [], semantic)
         except DataError as error:
             self.problems.error(image, "", str(error))
@@ -152,9 +195,11 @@ class _Reader:
 
     def masked(self, file: Path, size: tuple[int, int]) -> list[Annotation]:
         """The objects of a ``SegmentationObject`` image."""
-        objects, classes = _palette(file, size), _palette(self.root / "SegmentationClass" / file.name, size)
+        objects, coloured = self.values(file, size)
+        none = {0, colour_number(*VOID)} if coloured else {0, IGNORE}
+        classes = self.class_ids(self.root / "SegmentationClass" / file.name, size)
         found = []
-        for value in sorted(set(np.unique(objects).tolist()) - {0, 255}):
+        for value in sorted(set(np.unique(objects).tolist()) - none):
             mask = objects == value
             votes = np.bincount(classes[mask], minlength=256)[1:255]
             category = 1 + int(votes.argmax()) if votes.any() else 0
@@ -165,24 +210,48 @@ class _Reader:
             found.append(Annotation(0, self.categories.index(category), None, mask_math.encode(mask[None])[0]))
         return found
 
+    def values(self, file: Path, size: tuple[int, int]) -> tuple[Int[np.ndarray, "h w"], bool]:
+        """The values of an image, and whether they are colours, as they may be where classes have some.
+
+        Raises `DataError`.
+        """
+        values, coloured = read_labels(file, size, opaque=self.classes.colours is not None)
+        if coloured and self.classes.colours is None:
+            raise DataError(f"{file}: is a colour image; name the colours in labelmap.txt, or save it with a palette")
+        if not coloured and values.max(initial=0) > 255:
+            raise DataError(f"{file}: has the value {values.max()}; VOC's values are 0 to 255, save it with 8 bits")
+        return values, coloured
+
+    def class_ids(self, file: Path, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+        """The id of the class of each pixel, 0 for none, 255 where it is unknown. Raises `DataError`."""
+        values, coloured = self.values(file, size)
+        if not coloured:
+            return values
+        known, special = self.classes.colours or {}, {BACKGROUND: 0, IGNORE: IGNORE}
+        colours, place = np.unique(values, return_inverse=True)
+        if unknown := [c for c in colours.tolist() if c not in known]:
+            raise DataError(f"{file}: the colour {colour_of(unknown[0])} is not in labelmap.txt; add its class")
+        numbers = (known[colour] for colour in colours.tolist())
+        table = [special[n] if n in special else self.categories.ids[n] for n in numbers]
+        return np.array(table)[place.reshape(size)]
+
 
 def boxes_of(
     file: Path, content: Element, size: tuple[int, int], categories: Categories, problems: Problems
 ) -> list[Annotation]:
-    """The objects of an xml file, as boxes without masks; those that cannot be used are noted in ``problems``."""
+    """The objects of an xml file, boxes with or without a polygon; ``problems`` are told of those of no use."""
     found = []
     for i, node in enumerate(content.iter("object"), 1):
-        name = _name(node)
+        name, warn = _name(node), partial(problems.warn, file, f"object {i}")
         try:
             if name not in categories.names:
                 raise ValueError(f"the class {name!r} is not one of {', '.join(categories.names)}")
             x1, y1, x2, y2 = (_side(node, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-            edges = (x1 - 1, y1 - 1, x2, y2)  # VOC counts from 1 and includes the last pixel
-            box = sound_box(edges, size, partial(problems.warn, file, f"object {i}"))
+            box = sound_box((x1 - 1, y1 - 1, x2, y2), size, warn)  # VOC counts from 1 and includes the last pixel
         except ValueError as error:
             problems.error(file, f"object {i}", str(error))
             continue
-        found.append(Annotation(0, categories.names.index(name), box))
+        found.append(Annotation(0, categories.names.index(name), box, _polygons(node, size, warn)))
     return found
 
 
@@ -193,6 +262,20 @@ def class_names(content: Element) -> set[str]:
 
 def _name(node: Element) -> str:
     return (node.findtext("name") or "").strip()
+
+
+def _polygons(node: Element, size: tuple[int, int], warn: Warn) -> Polygons | None:
+    """The polygon ``<x1/><y1/><x2/>...`` of an object; None without a sound one."""
+    corners = {child.tag: child.text for child in node.iterfind("polygon/*")}
+    sides = (f"{axis}{i}" for i in range(1, len(corners) // 2 + 1) for axis in "xy")
+    if not corners:
+        return None
+    try:
+        flat = [to_number((corners.get(side) or "").strip(), side) - 1 for side in sides]
+        return sound_polygons([flat], size, warn)
+    except ValueError as error:
+        warn(f"{error}; the box alone is read")
+        return None
 
 
 def _side(node: Element, side: str) -> float:
@@ -207,13 +290,3 @@ def size_of(content: Element) -> tuple[int, int] | None:
     """(H, W) that an xml file states; None when it states none, or one that cannot be."""
     sides = [(content.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
     return stated_size(*(int(side) if re.fullmatch(r"[0-9]{1,9}", side) else None for side in sides))
-
-
-def _palette(file: Path, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """Indices 0 to 255 of a palette or grey image of ``size``. Raises `DataError`."""
-    values, coloured = read_labels(file, size)
-    if coloured:
-        raise DataError(f"{file}: is a colour image; save it with a palette, or as 8-bit grey")
-    if values.max(initial=0) > 255:
-        raise DataError(f"{file}: has the value {values.max()}; VOC's values are 0 to 255, save it with 8 bits")
-    return values

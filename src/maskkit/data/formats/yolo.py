@@ -2,10 +2,11 @@
 
 A line is ``class cx cy w h`` (a box, no mask) or ``class x1 y1 x2 y2 ...`` (a polygon), all coordinates as fractions of
 the image's width and height. The text of ``images/a.jpg`` is ``labels/a.txt``. An image without text has no objects.
+Where the yaml file has a ``kpt_shape``, a line is a box and the keypoints of the object, and the box is read.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS
 from maskkit.data.images import find_images, image_size
+from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Record, extent, number
 from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, to_numbers
 from maskkit.data.text_files import read_lines, read_yaml
@@ -45,7 +47,11 @@ def read(path: Path, split: str | None = None) -> Dataset:
     parts = folders(file)
     if split is not None and split not in parts:
         raise DataError(f"{file}: has no {split} split; it has {', '.join(parts) or 'none'}")
-    return dataset(path, _names(read_yaml(file), file), parts, split, Problems(), file)
+    content, problems = read_yaml(file), Problems()
+    names, keypoints = _names(content, file), _keypoints(content, file)
+    if keypoints:
+        problems.warn(file, "", "the labels have keypoints, which are not read; objects are boxes without masks")
+    return dataset(path, names, parts, split, problems, file, keypoints)
 
 
 def dataset(
@@ -55,11 +61,16 @@ def dataset(
     split: str | None,
     problems: Problems,
     file: Path | None = None,
+    keypoints: int = 0,
 ) -> Dataset:
-    """The images of a split, or of all ``parts``, which are folders or list files by split; ``file`` describes them."""
+    """The images of a split, or of all ``parts``, which are folders or list files by split; ``file`` describes them.
+
+    ``keypoints`` is how many numbers of keypoints follow the box of an object.
+    """
+    homes = roots(file) if file is not None else []
     file = file or path
     chosen = [split] if split else list(parts)
-    images = sorted({image for name in chosen for source in parts[name] for image in _images(source, problems)})
+    images = sorted({image for name in chosen for source in parts[name] for image in _images(source, homes, problems)})
     records: list[Record] = []
     owners: dict[Path, Path] = {}
     bare = 0
@@ -74,7 +85,11 @@ def dataset(
         if (owner := owners.setdefault(text, image)) != image and text.is_file():
             problems.error(image, "", f"has the labels of {owner.name}, {text.name}; rename one of them and its labels")
             continue
-        record.annotations.extend(_objects(text, record.size, len(names), problems))
+        try:
+            record.annotations.extend(_objects(text, record.size, len(names), keypoints, problems))
+        except DataError as error:
+            problems.error(text, "", f"{error}; its image is left out")
+            continue
         records.append(record)
     if not images:
         problems.error(file, "", f"no image in {', '.join(chosen) or 'any split'}")
@@ -150,7 +165,20 @@ def _names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
         raise DataError(f"{file}: names lists no class; write them as a list or as 0: name")
     if unnamed := [i for i, n in enumerate(names) if not isinstance(n, str) or not n]:
         raise DataError(f"{file}: class {unnamed[0]} of names has no name; write it as text")
+    count = content.get("nc", "")
+    if isinstance(count, str) and count.isdecimal() and int(count[:9]) != len(names):
+        raise DataError(f"{file}: nc is {count[:9]}, but names lists {len(names)} classes; correct one of them")
     return tuple(names)
+
+
+def _keypoints(content: dict[str, Any], file: Path) -> int:
+    """How many numbers each object has for its keypoints. Raises `DataError`."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(n in map(str, range(1, 1000)) for n in shape):
+        raise DataError(f"{file}: kpt_shape is not [number of keypoints, 2 or 3]; correct it")
+    return int(shape[0]) * int(shape[1])
 
 
 def roots(path: Path) -> list[Path]:
@@ -192,22 +220,30 @@ def _entries(content: dict[str, Any], key: str, file: Path) -> list[str]:
 def _locate(value: str, roots: list[Path]) -> Path | str:
     """The path that an entry of the yaml file means, or the entry itself when nothing is there."""
     # Roboflow writes ../train/images for train/images beside the file; a folder of that name above is another data set
-    entries = dict.fromkeys((value, value.removeprefix("../")))
+    forms = (value, value.replace("\\", "/"))  # as it is written on Windows
+    entries = dict.fromkeys(entry for form in forms for entry in (form, form.removeprefix("../")))
     places = [Path(os.path.normpath(root / entry)) for entry in entries for root in roots]
     there = [place for place in places if os.path.exists(place)]  # False, not an error, for an impossible name
     homes = [os.path.normpath(root) for root in roots]
     return next((p for p in there if any(p.is_relative_to(home) for home in homes)), there[0] if there else value)
 
 
-def _images(source: Path, problems: Problems) -> list[Path]:
-    """Images of a folder, or the images in a list file."""
+def _images(source: Path, homes: Sequence[Path], problems: Problems) -> list[Path]:
+    """Images of a folder, or the images in a list file, whose names begin beside it or in one of ``homes``."""
     if source.is_dir():
         return find_images(source, recursive=True)
     try:
         lines = [line.strip() for line in read_lines(source, partial(problems.warn, source, ""))]
     except DataError as error:
         raise DataError(f"{source}: is neither a folder nor a list of images; correct the yaml file") from error
-    return [Path(os.path.normpath(source.parent / line)) for line in lines if line]
+    names = list(dict.fromkeys(os.path.normpath(line) for line in lines if line))
+    found = []
+    for name, image in zip(names, locate(names, dict.fromkeys((source.parent, *homes))), strict=True):
+        if isinstance(image, str):
+            problems.error(source, name, image)
+        else:
+            found.append(Path(os.path.normpath(image)))
+    return found
 
 
 def _label_file(image: Path) -> Path:
@@ -227,27 +263,27 @@ def label_folder(images: Path) -> Path:
     return Path(*parts)
 
 
-def _objects(text: Path, size: tuple[int, int], classes: int, problems: Problems) -> list[Annotation]:
-    if not text.is_file():
-        return []
-    try:
-        lines = read_lines(text, partial(problems.warn, text, ""))
-    except DataError as error:
-        problems.error(text, "", str(error))
-        return []
+def _objects(text: Path, size: tuple[int, int], classes: int, keypoints: int, problems: Problems) -> list[Annotation]:
+    """The objects of an image, of which those that cannot be used are noted. Raises `DataError`."""
+    lines = read_lines(text, partial(problems.warn, text, "")) if text.is_file() else []
     objects = []
     for i, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            objects.append(_object(line, size, classes, partial(problems.warn, text, f"line {i}")))
+            objects.append(_object(line, size, classes, partial(problems.warn, text, f"line {i}"), keypoints))
         except ValueError as error:
             problems.error(text, f"line {i}", str(error))
     return objects
 
 
-def _object(line: str, size: tuple[int, int], classes: int, warn: Warn) -> Annotation:
+def _object(line: str, size: tuple[int, int], classes: int, warn: Warn, keypoints: int = 0) -> Annotation:
     values = to_numbers(line.split(), "the line")
+    if "_" in line:
+        raise ValueError("has an underscore in a number")  # Python takes 1_0 for 10
+    if keypoints and len(values) != 5 + keypoints:
+        raise ValueError(f"{len(values)} values; a box has 5, and by kpt_shape its keypoints {keypoints}")
+    values = values[:5] if keypoints else values
     label = values[0]
     if not (label.is_integer() and 0 <= label < classes):
         raise ValueError(f"class {label:g} is not one of the {classes} that the yaml file names (0 to {classes - 1})")

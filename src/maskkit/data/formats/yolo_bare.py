@@ -8,7 +8,7 @@ folder or beside the labels. Without such a file the classes are called by their
 
 from collections.abc import Collection, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from maskkit.data.files import SPLITS
 from maskkit.data.formats import yolo
 from maskkit.data.images import find_images
 from maskkit.data.rules import Problems, to_numbers
-from maskkit.data.text_files import read_lines
+from maskkit.data.text_files import read_lines, read_names
 from maskkit.errors import DataError
 
 LAYOUT = "YOLO without data.yaml: images/ and labels/, or a .txt beside each image, and classes.txt or obj.names"
@@ -42,15 +42,20 @@ def splits(folder: Path) -> list[str]:
 
 
 def find(folder: Path) -> dict[str | None, Path]:
-    """The folders of images by split; None means all images."""
-    found: dict[str | None, Path] = {}
-    for split, names in SPLITS.items():
-        forms = ("images/{}", "{}/images", "{}", "obj_{}_data", "obj_{}_data/images")
-        places = (folder / form.format(name) for name in names for form in forms)
-        if place := next(filter(_has_labels, places), None):
-            found[split] = place
-    whole = next(filter(_has_labels, (folder / "images", folder)), None)
-    return found or ({None: whole} if whole is not None else {})
+    """The folders of images by split; None means all images.
+
+    Where one split has labels, the texts of another are labels too, whatever is wrong with them.
+    """
+    forms = ("images/{}", "{}/images", "{}", "obj_{}_data", "obj_{}_data/images")
+    places = {split: [folder / form.format(n) for n in names for form in forms] for split, names in SPLITS.items()}
+    if not any(map(_has_labels, chain.from_iterable(places.values()))):
+        whole = next(filter(_has_labels, (folder / "images", folder)), None)
+        return {None: whole} if whole is not None else {}
+    found = {
+        split: next(filter(_has_labels, there), None) or next(filter(_has_texts, there), None)
+        for split, there in places.items()
+    }
+    return {split: place for split, place in found.items() if place is not None}
 
 
 def read(path: Path, split: str | None = None) -> Dataset:
@@ -64,8 +69,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     problems = Problems()
     file = _names_file(path, found.values())
     if file is not None:
-        lines = (line.strip() for line in read_lines(file, partial(problems.warn, file, "")))
-        names = tuple(line for line in lines if line)
+        names = tuple(read_names(file, partial(problems.warn, file, "")))
     else:
         names = tuple(map(str, range(_classes(found.values()))))
         problems.warn(
@@ -94,6 +98,11 @@ def _texts(images: Path) -> Iterator[Path]:
 def _has_labels(images: Path) -> bool:
     """Whether a folder has images, of which some have a text that looks like YOLO's."""
     return images.is_dir() and any(map(_looks, islice(_texts(images), _LOOKED_AT))) and bool(find_images(images))
+
+
+def _has_texts(images: Path) -> bool:
+    """Whether a folder has images and, beside them or in its folder of labels, texts."""
+    return images.is_dir() and any(_texts(images)) and bool(find_images(images))
 
 
 def _looks(text: Path) -> bool:
