@@ -98,7 +98,9 @@ def source(tmp_path):
 def test_every_object_comes_back(source, tmp_path, to):
     counts = convert(source, tmp_path / "dst", to)
     crowds = 1 if to == "yolo" else 0
-    assert counts == {"images": 3, "objects": 7 - crowds, "crowds left out": crowds, "problems": 0}
+    lost = {"ids of images that became others": 2} if to != "coco" else {}  # 7 and 9 of the training images
+    lost |= {"classes without an object left out": 1} if to == "labelme" else {}
+    assert counts == {"images": 3, "objects": 7 - crowds, "crowds left out": crowds, "problems": 0} | lost
     assert find_splits(tmp_path / "dst") == ["train", "val"]
     for split in ("train", "val"):
         before, after = open_dataset(source, split), open_dataset(tmp_path / "dst", split)
@@ -143,9 +145,10 @@ def test_polygons_are_written_as_they_are(source, tmp_path, to):
 def test_yolo_lines_give_coordinates_of_six_digits_exactly_back(points, size):
     from maskkit.data.formats.yolo import _object
     from maskkit.data.records import Annotation
+    from maskkit.data.rules import is_line
 
     points = np.round(points / 1.0007e6 * [size[1], size[0]], 6)
-    if (np.ptp(points, axis=0) <= 0).any():
+    if (np.ptp(points, axis=0) <= 0).any() or is_line(points):
         return
     numbers = yolo.fractions(Annotation(1, 0, None, [points.reshape(-1)]), size)
     line = f"0 {' '.join(f'{v:.12g}' for v in numbers)}"
@@ -225,3 +228,38 @@ def test_labelme_files_are_as_labelme_writes_them(source, tmp_path):
 def test_problems_of_the_result_are_none(source, tmp_path):
     convert(source, tmp_path / "dst", "yolo")
     assert messages(open_dataset(tmp_path / "dst").problems, "error") == []
+
+
+def test_classes_without_an_object_are_counted_where_no_list_holds_them(tmp_path):
+    file = write_coco(tmp_path / "src" / "a.json", [object_row(1)])
+    assert convert(file, tmp_path / "labelme", "labelme")["classes without an object left out"] == 1
+    for to in ("yolo", "via", "voc", "cvat"):
+        assert "classes without an object left out" not in convert(file, tmp_path / to, to)
+        assert open_dataset(tmp_path / to).categories.names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("to", ["yolo", "labelme", "voc", "png", "cityscapes"])
+def test_ids_of_images_are_counted_where_a_format_has_none(tmp_path, to):
+    """Which numbers them by name: 10 comes before 9."""
+    for number in (9, 10):
+        write_image(tmp_path / "src" / "images" / f"{number}.png", number)
+    images = [image_row(9) | {"id": 1}, image_row(10) | {"id": 2}]
+    rows = [object_row(1), object_row(2, 2, category_id=7)]
+    counts = convert(write_coco(tmp_path / "src" / "a.json", rows, images), tmp_path / "out", to)
+    assert counts["ids of images that became others"] == 2
+    split = (find_splits(tmp_path / "out") or [None])[0]
+    first = open_dataset(tmp_path / "out", split).records[0]
+    assert (first.image_id, first.path.stem[:2]) == (1, "10")
+    images = [image_row(9) | {"id": 2}, image_row(10) | {"id": 1}]
+    counts = convert(write_coco(tmp_path / "src" / "a.json", rows, images), tmp_path / "again", to)
+    assert "ids of images that became others" not in counts
+
+
+def test_classes_of_one_name_are_counted_where_they_get_others(tmp_path):
+    categories = [{"id": 3, "name": "cat"}, {"id": 7, "name": "cat"}]
+    rows = [object_row(1), object_row(2, 2, category_id=7)]
+    file = write_coco(tmp_path / "src" / "a.json", rows, categories=categories)
+    for to, names in (("coco", ("cat", "cat")), ("yolo", ("cat", "cat")), ("via", ("cat (3)", "cat (7)"))):
+        counts = convert(file, tmp_path / to, to)  # type: ignore[arg-type]
+        assert open_dataset(tmp_path / to).categories.names == names
+        assert counts.get("names of classes that became others", 0) == (2 if to == "via" else 0)

@@ -49,6 +49,10 @@ _WRITERS: dict[TargetFormat, Callable[[Job, Splits], None]] = {
 }
 
 
+_NUMBERED = ("coco", "coco-panoptic", "png", "yolo")
+"""Formats that tell classes apart by numbers; in the others two of one name get their ids behind it."""
+
+
 def convert(
     src: str | Path, dst: str | Path, to: TargetFormat, progress: bool = False, allow_outside: bool = False
 ) -> dict[str, int]:
@@ -82,6 +86,12 @@ def write(datasets: Splits, dst: str | Path, to: TargetFormat, progress: bool = 
     require_new(dst, to)
     dst, source = Path(dst).absolute(), next(iter(datasets.values())).source
     job = Job(new_folder(dst), to, progress)
+    if not any(len(dataset.categories) for dataset in datasets.values()):
+        raise DataError(f"{source}: has no class and no object, so there is nothing to convert; add labels")
+    categories = next(iter(datasets.values())).categories
+    if to not in _NUMBERED:
+        changed = (title != name for title, name in zip(categories.titles, categories.names, strict=True))
+        job.counts["names of classes that became others"] += sum(changed)
     job.problems |= {problem for dataset in datasets.values() for problem in dataset.problems}
     try:
         job.root.mkdir(parents=True)

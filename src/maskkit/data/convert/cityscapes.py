@@ -39,7 +39,7 @@ def write(job: Job, datasets: Splits) -> None:
     for split, dataset in datasets.items():
         images, labels = (job.root / kind / (split or "train") / "images" for kind in ("leftImg8bit", "gtFine"))
         labels.mkdir(parents=True)
-        copy = job.copier(images)
+        copy, ids = job.copier(images), {}
         for record in job.records(split, dataset):
             try:
                 classes, objects, drawn = _painted(job, record, categories, values, own)
@@ -49,10 +49,12 @@ def write(job: Job, datasets: Splits) -> None:
             name = copy(record)
             stem, _, suffix = name.rpartition(".")
             (images / name).rename(images / f"{stem}_leftImg8bit.{suffix}")
+            ids[f"{stem}_leftImg8bit.{suffix}"] = record.image_id
             Image.fromarray(classes).save(labels / f"{stem}_gtFine_labelIds.png", format="PNG")
             Image.fromarray(objects).save(labels / f"{stem}_gtFine_instanceIds.png", format="PNG")
             content = {"imgHeight": record.size[0], "imgWidth": record.size[1], "objects": drawn}
             write_json(labels / f"{stem}_gtFine_polygons.json", content)
+        job.number(ids)
 
 
 def _official(datasets: Splits, categories: Categories) -> bool:

@@ -15,6 +15,7 @@ from maskkit.data.images import SUFFIXES, image_size, opened
 from maskkit.data.records import Record
 from maskkit.data.rules import Problem, size_mismatch
 from maskkit.errors import DataError
+from maskkit.prediction import ImageId
 
 Splits = Mapping[str, Dataset]
 """Data sets by the names of their splits; the only one without splits has an empty name."""
@@ -54,6 +55,11 @@ class Job:
         """Count an image that is left out."""
         message = str(error).removeprefix(f"{record.path}: ")
         self.problems.add(Problem("error", str(record.path), f"image {record.image_id}", message))
+
+    def number(self, ids: Mapping[str, ImageId]) -> None:
+        """Count the ids of a split that a format without ids loses: it numbers images from 1 in the order of names."""
+        order = enumerate(sorted(ids), 1)
+        self.counts["ids of images that became others"] += sum(ids[name] != number for number, name in order)
 
     def copier(self, folder: Path, spaces: bool = True) -> "Copier":
         """Copies images into ``folder``, which is made."""

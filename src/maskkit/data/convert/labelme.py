@@ -16,8 +16,10 @@ from maskkit.errors import DataError
 def write(job: Job, datasets: Splits) -> None:
     """Write the splits; classes of one name are told apart by their ids."""
     refuse_tags(job, datasets)
-    for split, dataset in without_background(datasets).items():
-        copy, names = job.copier(job.root / split), dataset.categories.titles
+    datasets = without_background(datasets)
+    used: set[int] = set()
+    for split, dataset in datasets.items():
+        copy, names, ids = job.copier(job.root / split), dataset.categories.titles, {}
         for record in job.records(split, dataset):
             groups = itertools.count(1)
             try:
@@ -27,7 +29,8 @@ def write(job: Job, datasets: Splits) -> None:
                 job.fail(record, error)
                 continue
             job.counts["objects"] += len(found.annotations)
-            name = copy(record)
+            used |= {a.label for a in found.annotations}
+            ids[name := copy(record)] = record.image_id
             content = {
                 "version": "5.5.0",
                 "flags": {},
@@ -38,6 +41,8 @@ def write(job: Job, datasets: Splits) -> None:
                 "imageWidth": record.size[1],
             }
             (job.root / split / name).with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+        job.number(ids)
+    job.counts["classes without an object left out"] += len(next(iter(datasets.values())).categories) - len(used)
 
 
 def _shapes(annotation: Annotation, size: tuple[int, int], name: str, group: int) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def write(job: Job, datasets: Splits) -> None:
         masks = job.root / "masks" / split
         masks.mkdir(parents=True)
         copy = job.copier(job.root / "images" / split)
-        objects = {record.path: record for record in datasets[split].records}
+        objects, ids = {record.path: record for record in datasets[split].records}, {}
         for record in job.records(split, view):
             try:
                 assert record.semantic is not None, "as_semantic gives every record a label map"
@@ -49,7 +49,9 @@ def write(job: Job, datasets: Splits) -> None:
                 continue
             image = Image.fromarray(labels)
             image.putpalette(palette.tobytes())
-            image.save((masks / copy(record)).with_suffix(".png"), format="PNG")
+            ids[name := copy(record)] = record.image_id
+            image.save((masks / name).with_suffix(".png"), format="PNG")
+        job.number(ids)
     classes = [{"id": value, "name": name} for value, name in zip(values, categories.names, strict=True)]
     write_json(job.root / "classes.json", {"classes": classes, "void": {"id": IGNORE, "name": "unknown"}})
 

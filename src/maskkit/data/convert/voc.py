@@ -37,7 +37,7 @@ def write(job: Job, datasets: Splits) -> None:
         (job.root / folder).mkdir(parents=True)
     copy = job.copier(job.root / "JPEGImages", spaces=False)
     for split, dataset in datasets.items():
-        listed = []
+        listed, ids = [], {}
         for record in job.records(split, dataset):
             try:
                 objects, classes, kept = _painted(job, record, categories)
@@ -51,8 +51,10 @@ def write(job: Job, datasets: Splits) -> None:
             xml = _xml(record, name, kept, categories, objects is not None)
             xml.write((job.root / "Annotations" / name).with_suffix(".xml"), encoding="utf-8")
             listed.append(f"{Path(name).stem}\n")
+            ids[Path(name).stem] = record.image_id
             job.counts["objects"] += len(kept)
         (job.root / _LISTS / f"{split or 'trainval'}.txt").write_text("".join(listed), encoding="utf-8")
+        job.number(ids)
     (job.root / "class_names.txt").write_text("".join(f"{n}\n" for n in categories.titles), encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ def write(job: Job, datasets: Splits) -> None:
         content["names"] = dict(enumerate(dataset.categories.names))
         labels = job.root / "labels" / split
         labels.mkdir(parents=True)
-        copy = job.copier(job.root / "images" / split)
+        copy, ids = job.copier(job.root / "images" / split), {}
         for record in job.records(split, dataset):
             try:
                 found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
@@ -31,9 +31,11 @@ def write(job: Job, datasets: Splits) -> None:
             except DataError as error:
                 job.fail(record, error)
                 continue
-            (labels / copy(record)).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+            ids[name := copy(record)] = record.image_id
+            (labels / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
             job.counts["objects"] += len(objects)
             job.counts["crowds left out"] += len(found.annotations) - len(objects)
+        job.number(ids)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (job.root / "data.yaml").write_text(text, encoding="utf-8")
 
