@@ -6,6 +6,7 @@ from rich.console import Console
 from maskkit.data import check as doctor
 from maskkit.data import open_dataset
 from maskkit.data.check import check, check_datasets
+from maskkit.data.convert import convert
 from maskkit.errors import DataError
 
 from .written import SIZE, image_row, object_row, write_coco, write_image, write_json
@@ -120,3 +121,50 @@ def test_an_unreadable_file_raises(tmp_path):
     (tmp_path / "annotations.json").write_text("")
     with pytest.raises(DataError, match="empty"):
         check(tmp_path)
+
+
+def test_objects_that_are_there_twice(tmp_path):
+    box = object_row(3, 2, segmentation=[])
+    others = [
+        object_row(2, category_id=7),
+        object_row(5, segmentation=[[10, 10, 30, 10, 30, 30]]),
+        object_row(6, iscrowd=1),
+    ]
+    report = check(write_coco(tmp_path / "a.json", [object_row(1), *others, box]))
+    assert report.problems == []
+    rows = [object_row(1), *others, box, object_row(7), box | {"id": 8}, box | {"id": 9}, object_row(10, iscrowd=1)]
+    (problem,) = check(write_coco(tmp_path / "a.json", rows)).problems
+    assert (problem.level, problem.message[:31]) == ("warning", "3 objects are there twice, with")
+
+
+@pytest.mark.parametrize(("side", "warned"), [(0.3, True), (3, False)])
+def test_boxes_of_fractions_are_doubted(tmp_path, side, warned):
+    rows = [object_row(i, bbox=[0.1, 0.1 * i, side, side], segmentation=[]) for i in (1, 2)]
+    report = check(write_coco(tmp_path / "a.json", [*rows, object_row(3, 2, category_id=7)]))
+    assert [p.message[:7] for p in report.problems] == ["2 of 3 "] * warned
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat", "cat"), "2 classes are called 'cat'; give each its own name"),
+        (("Cat", "cat "), "the classes 'Cat' and 'cat ' differ only in case"),
+        (("caf\u00e9", "cafe\u0301"), "'caf\\xe9' and 'cafe\\u0301' differ only in case"),
+    ],
+)
+def test_classes_that_may_be_one_are_doubted(tmp_path, names, message):
+    categories = [{"id": i, "name": name} for i, name in zip((3, 7), names, strict=True)]
+    file = write_coco(tmp_path / "a.json", [object_row(1), object_row(2, category_id=7)], categories=categories)
+    (problem,) = check(file).problems
+    assert problem.level == "warning"
+    assert message in problem.message
+
+
+def test_nothing_to_learn_is_an_error(tmp_path):
+    write_image(tmp_path / "a.png")
+    write_json(tmp_path / "a.json", {"shapes": [], "imagePath": "a.png"})
+    assert [p.message for p in check(tmp_path).errors] == [
+        "there is no class and no object, so there is nothing to learn; add labels"
+    ]
+    with pytest.raises(DataError, match="has no class and no object, so there is nothing to convert"):
+        convert(tmp_path, tmp_path / "out", "yolo")

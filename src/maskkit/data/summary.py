@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
+from unicodedata import normalize
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from maskkit.data.class_files import EXAMPLE
 from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile
-from maskkit.data.records import Record, area_of
-from maskkit.data.rules import counted
+from maskkit.data.records import Annotation, Record, area_of
+from maskkit.data.rules import counted, folded
+from maskkit.prediction import Categories
 
 Pixels = Mapping[int, int]
 """Pixels of each class number, of `BACKGROUND` and of `IGNORE`, in one label map."""
 
 _SMALL = 32 * 32  # COCO's border between small and medium objects, in pixels
+_TINY = 2.0  # pixels: both sides of a box that nobody draws
 _UNKNOWN = 0.5
 """Share of unknown pixels from which on a data set is doubtful."""
 
@@ -137,15 +141,71 @@ def doubts(dataset: Dataset, summary: Summary) -> Iterator[tuple[Literal["error"
     if summary.fault is not None:
         yield "error", summary.fault
         return
+    if not dataset.categories.names:
+        yield "error", "there is no class and no object, so there is nothing to learn; add labels"
+        return
     labels = summary.labels
-    if labels is not None:
-        for text in _map_doubts(labels):
-            yield "warning", text
+    for text in (
+        *_class_doubts(dataset.categories),
+        *_object_doubts(dataset),
+        *(_map_doubts(labels) if labels is not None else ()),
+    ):
+        yield "warning", text
     kinds = (summary.classes, labels.classes if labels else {}, summary.tags or {})
     absent = [name for name in summary.classes if not any(kind.get(name) for kind in kinds)]
     if absent and summary.images and (labels is None or labels.maps == summary.images):
         what = "object" if labels is None and summary.tags is None else "image" if labels is None else "pixel"
         yield "warning", f"no {what} of {', '.join(absent)}; the class cannot be trained or evaluated"
+
+
+def _class_doubts(categories: Categories) -> Iterator[str]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name, uses in Counter(categories.names).items():
+        alike[folded(name)].append(name)
+        if uses > 1:
+            yield f"{uses} classes are called {name!r}; give each its own name, or join them if they are one"
+    for names in alike.values():
+        if len(names) > 1:
+            look_alike = len({normalize("NFC", name) for name in names}) < len(names)
+            shown = " and ".join(map(ascii if look_alike else repr, names))
+            yield (
+                f"the classes {shown} differ only in case, in spaces around them or in the form of letters, and are "
+                "classes of their own; if they are one, give them one name"
+            )
+
+
+def _object_doubts(dataset: Dataset) -> Iterator[str]:
+    boxes = [a.box for r in dataset.records for a in r.annotations if a.box is not None]
+    tiny = sum(max(x2 - x1, y2 - y1) < _TINY for x1, y1, x2, y2 in boxes)
+    if tiny > len(boxes) / 2:
+        yield (
+            f"{tiny} of {len(boxes)} boxes are smaller than {_TINY:g} pixels; if the coordinates are fractions of the "
+            "image, multiply x by its width and y by its height"
+        )
+    repeated = {r.path: n for r in dataset.records if (n := _repetitions(r.annotations))}
+    if repeated:
+        yield (
+            f"{counted(sum(repeated.values()), 'object', be=True)} there twice, with one class, box and mask, as in "
+            f"{next(iter(repeated)).name}; remove them, because a model finds such an object once"
+        )
+
+
+def _repetitions(objects: Sequence[Annotation]) -> int:
+    """How many objects have class, box and mask of one before them."""
+    alike: dict[object, list[Annotation]] = defaultdict(list)
+    for a in objects:
+        if not a.crowd:
+            alike[a.label, a.box].append(a)
+    several = (same for same in alike.values() if len(same) > 1)
+    return sum(len(same) - len({_shape(a) for a in same}) for same in several)
+
+
+def _shape(annotation: Annotation) -> object:
+    """What is equal for equal masks of one origin."""
+    shape = annotation.segmentation
+    if isinstance(shape, dict):
+        return shape["counts"]
+    return tuple(np.asarray(part).tobytes() for part in shape) if isinstance(shape, Sequence) else shape
 
 
 def _map_doubts(labels: MapSummary) -> Iterator[str]:
