@@ -16,9 +16,11 @@ from PIL import Image
 from maskkit import api, cli
 from maskkit.checkpoints import find
 from maskkit.checkpoints.header import read_header
+from maskkit.cli.image_files import image_files
 from maskkit.data import shapes
 from maskkit.zoo import list_models
 from maskkit.zoo.class_names import COCO
+from tests.data.written import write_image
 from tests.small import PRESET, save_small
 
 TINY = ["--input.size", "64", "64", "--model.width", "16"]
@@ -670,3 +672,15 @@ def test_demo(tmp_path, monkeypatch, capfd):
     assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(PHOTOS.glob("*.jpg"))) == 3
     assert len(list((tmp_path / "found" / "overlays").iterdir())) == 10
     assert (tmp_path / "eval" / "report.html").is_file()
+
+
+def test_folders_in_a_folder_of_images_are_not_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "deep/b.png", ".hidden/c.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    assert image_files([str(tmp_path)], []) == [tmp_path / "a.png"]
+    said = "".join(capsys.readouterr()).replace("\n", " ")
+    assert "the images in deep are left out" in said
+    assert sorted(image_files([str(tmp_path / "**" / "*")], [])) == [tmp_path / "a.png", tmp_path / "deep" / "b.png"]

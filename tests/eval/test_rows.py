@@ -125,3 +125,73 @@ def test_no_shared_class_is_an_error():
         shared_classes(Categories.of(["cat", "dog"]), data)
     assert "cat, dog" in str(error.value)
     assert "disc" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": [0.5]}, r"score is \[0.5\], not a finite number"),
+        ({"score": {}}, "score is {}, not a finite number"),
+        ({"score": "0.5"}, "score is '0.5', not a finite number"),
+        ({"score": float("nan")}, "score is nan, not a finite number"),
+        ({"score": True}, "score is True, not a finite number"),
+        ({"bbox": 5}, "bbox is 5, not"),
+        ({"bbox": {"x": 1, "y": 2, "w": 3, "h": 4}}, "bbox is {.*}, not"),
+        ({"bbox": [1, 2, 3]}, "bbox is .1, 2, 3., not"),
+        ({"bbox": [1, 2, None, 4]}, "bbox is None, not a finite number"),
+    ],
+)
+def test_values_of_another_kind_are_said_in_our_words(change: dict, message: str) -> None:
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": np.float32(0.5)}
+    assert sound_rows([row], KNOWN)[0].get("score") == 0.5
+    with pytest.raises(DataError, match=f"row 1 of 1: {message}"):
+        sound_rows([row | change], KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 and more", "is a zip archive, not JSON; unpack it"),
+        (b"\x1f\x8b\x08", "is packed by gzip, not JSON; unpack it"),
+        (b'{"annotations": []}', "is a list of rows, this is an object; write the list 'annotations'"),
+        (b'{"images": [], "annotations": []}', "it looks like ground truth"),
+        (b"7", "is a list of rows, this is a number$"),
+    ],
+)
+def test_files_of_another_kind_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "found.json"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        rows_in(read_json(file), file, KNOWN, ())
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_corners_in_the_place_of_sizes_are_logged(caplog: pytest.LogCaptureFixture, corners: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.sort(rng.uniform(0, 60, (12, 2))).T, np.sort(rng.uniform(0, 40, (12, 2))).T
+    boxes = np.stack([x[0], y[0], x[1], y[1]] if corners else [x[0], y[0], x[1] - x[0], y[1] - y[0]], 1).tolist()
+    rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1} for box in boxes]
+    rows_in(rows, Path("found.json"), Known({1: (40, 60)}, (1,)), ("score",))
+    assert ("found.json: the boxes are all but surely x1, y1, x2, y2" in caplog.text) == corners
+
+
+def test_names_in_two_forms_of_unicode_are_one_class(caplog: pytest.LogCaptureFixture) -> None:
+    data = replace(shapes_dataset(1, size=(64, 64)), records=[], categories=Categories.of(["cafe\u0301"]))
+    assert shared_classes(Categories.of(["caf\u00e9"]), data)[0] == {1: 1}
+    assert "is taken for the model's" in caplog.text
+
+
+def test_classes_that_the_model_lacks_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    data = shapes_dataset(6, size=(64, 64))
+    shared_classes(data.categories, data)
+    assert not caplog.records
+    shared_classes(Categories.of(["disc", "star"]), data)
+    assert "the model does not know ring, square, pair; only the other classes are measured" in caplog.text
+
+
+def test_scores_of_another_range_are_kept_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": score} for score in (0, 1)]
+    rows_in(rows, Path("found.json"), KNOWN, ("score",))
+    assert not caplog.records
+    assert rows_in([*rows, {**rows[0], "score": 57}], Path("found.json"), KNOWN, ("score",))[2].get("score") == 57
+    assert "scores that are not between 0 and 1" in caplog.text

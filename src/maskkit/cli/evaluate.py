@@ -96,7 +96,7 @@ def evaluate(
     failed = attempt(report, lambda: chosen.write_report(report, result, rows, dataset, title=title))
     stdout().print(result.table())
     if best is not None:
-        say(f"{best}; use it with maskkit predict --score {best.score:.2f}")
+        say(f"{best}" + (f"; use it with maskkit predict --score {best.score:.2f}" if 0 <= best.score <= 1 else ""))
     say(f"{len(dataset)} images, {len(dataset.categories)} classes: {out / 'metrics.json' if failed else report}")
     if failed:
         complain(failed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,8 @@ def image_files(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
             found = (listed := list_images(path)).images
             if note := listed.note():
                 complain(f"{path}: {note}")
+            if inside := _folders_with_images(path):
+                complain(f"{path}: the images in {', '.join(inside)} are left out; give {path / '**' / '*'} for all")
         elif path.exists() or not glob.has_magic(source):
             found = [path]  # a missing file fails when it is read
         else:
@@ -39,6 +43,22 @@ def image_files(sources: Iterable[str], failures: list[Failure]) -> list[Path]:
             failures.append(Failure(source, DataError(f"{source}: contains no image; check the path")))
         paths += found
     return paths
+
+
+def _folders_with_images(folder: Path) -> list[str]:
+    """Folders in ``folder``, not hidden, that have a file with the suffix of an image; three at most."""
+    from maskkit.data.images import SUFFIXES
+
+    def has_image(entry: os.DirEntry[str]) -> bool:
+        try:
+            with os.scandir(entry) as files:
+                return any(os.path.splitext(file.name)[1].lower() in SUFFIXES for file in files)
+        except OSError:
+            return False
+
+    with os.scandir(folder) as entries:
+        inside = [e for e in sorted(entries, key=lambda e: e.name) if e.is_dir() and not e.name.startswith(".")]
+    return [entry.name for entry in islice(filter(has_image, inside), 3)]
 
 
 def complain_of(failures: Sequence[Failure]) -> None:

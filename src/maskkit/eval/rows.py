@@ -6,12 +6,12 @@ lengths. A label map has one row per class that occurs, a panoptic image one per
 
 import json
 import logging
-import math
 import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
-from maskkit.data.rules import brief, sound_rle
+from maskkit.data.rules import CORNERS, are_corners, brief, folded, kind_of, sound_rle
 from maskkit.errors import DataError
 from maskkit.files import in_file_name, read_bytes, write_json
 from maskkit.geometry import rle as rle_codec
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 Size = tuple[int, int]
 
 _LARGEST = 1e300
+_PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "packed by gzip"}
+"""How files begin that hold other files."""
 Unchecked = Sequence[Mapping[str, Any]]
 """Rows of any origin that have not been checked."""
 
@@ -102,6 +104,8 @@ def sound_rows(
 def read_json(path: Path) -> Any:
     """The content of a results file. Raises `DataError` when it cannot be read or is not JSON."""
     content = read_bytes(path)
+    if packed := next((name for start, name in _PACKED.items() if content.startswith(start)), None):
+        raise DataError(f"{path}: is {packed}, not JSON; unpack it and give the file that is in it")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # of the JSON, or of its UTF-8
@@ -111,10 +115,17 @@ def read_json(path: Path) -> Any:
 def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> list[Row]:
     """The rows of ``content``, which was read from ``path``. Raises `DataError` for the first bad row."""
     if not isinstance(content, list):
-        is_truth = isinstance(content, dict) and "images" in content
-        hint = "; it looks like ground truth, pass it as the data" if is_truth else ""
-        raise DataError(f"{path}: a COCO results file is a list of rows, this is a {type(content).__name__}{hint}")
-    return sound_rows(content, known, need, str(path))
+        lists = [key for key, value in content.items() if isinstance(value, list)] if isinstance(content, dict) else []
+        hint = f"; write the list {lists[0]!r} in it as a file of its own" if lists else ""
+        if "images" in lists:
+            hint = "; it looks like ground truth, pass it as the data"
+        raise DataError(f"{path}: a COCO results file is a list of rows, this is {kind_of(content)}{hint}")
+    rows = sound_rows(content, known, need, str(path))
+    if are_corners((r["bbox"], s) for r in rows if "bbox" in r and (s := known.sizes[r["image_id"]])):
+        log.warning("%s: %s", path, CORNERS)
+    if any(not 0 <= row.get("score", 0) <= 1 for row in rows):
+        log.warning("%s: has scores that are not between 0 and 1; they are ranked as they are", path)
+    return rows
 
 
 def rows_by_image(rows: Unchecked, dataset: Dataset) -> dict[ImageId, list[Mapping[str, Any]]]:
@@ -195,15 +206,16 @@ class StoredRows(Sequence[Mapping[str, Any]]):
 def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int], Dataset]:
     """A map from ids of ``known`` to ids of the data for the shared class names, and the data set with these classes.
 
-    Names are compared exactly (`Categories.numbers_in`). What is left is compared without case and surrounding spaces,
-    where that names one class on both sides, and logged. Raises `DataError` when no class is shared.
+    Names are compared exactly (`Categories.numbers_in`). What is left is compared without case, surrounding spaces and
+    forms of Unicode, where that names one class on both sides, and logged, as are classes with objects that are left
+    out because the model lacks them. Raises `DataError` when no class is shared.
     """
     theirs = dataset.categories
     numbers = theirs.numbers_in(known)
-    ours, folded = _folded(known), _folded(theirs)
+    ours, others = _folded(known), _folded(theirs)
     for k, name in enumerate(theirs.names):
-        fold = _fold(name)
-        if k not in numbers and len(folded[fold]) == 1 == len(ours[fold]):
+        fold = folded(name)
+        if k not in numbers and len(others[fold]) == 1 == len(ours[fold]):
             numbers[k] = ours[fold][0]
             log.warning("%s: class %r is taken for the model's %r", dataset.source, name, known.names[numbers[k]])
     if not numbers:
@@ -211,18 +223,17 @@ def shared_classes(known: Categories, dataset: Dataset) -> tuple[dict[int, int],
             f"{dataset.source}: shares no class with the model: the model has {_some(known.names)}, the data has "
             f"{_some(theirs.names)}; rename the classes of the data, or train on it"
         )
+    if unknown := sorted({n for r in dataset.records for n in r.classes} - numbers.keys()):
+        names = _some([theirs.titles[n] for n in unknown])
+        log.warning("%s: the model does not know %s; only the other classes are measured", dataset.source, names)
     return {known.ids[n]: theirs.ids[k] for k, n in numbers.items()}, dataset.only(sorted(numbers))
-
-
-def _fold(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _folded(categories: Categories) -> defaultdict[str, list[int]]:
     """Class numbers by folded name."""
     numbers: defaultdict[str, list[int]] = defaultdict(list)
     for n, name in enumerate(categories.names):
-        numbers[_fold(name)].append(n)
+        numbers[folded(name)].append(n)
     return numbers
 
 
@@ -252,14 +263,16 @@ def number(value: Any, name: str) -> float:
     """A finite number, else ``ValueError``."""
     if type(value) is float and -_LARGEST <= value <= _LARGEST:  # nearly always, and files have many
         return value
-    if isinstance(value, str | bool) or abs(value) > _LARGEST or not math.isfinite(value):
+    if isinstance(value, Real) and not isinstance(value, bool | int):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         raise ValueError(f"{name} is {shorten(value)}, not a finite number")
     return float(value)
 
 
 def box(value: Any) -> list[float]:
     """``[x, y, width, height]``, else ``ValueError``."""
-    if isinstance(value, str) or len(value) != 4:
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) != 4:
         raise ValueError(f"bbox is {shorten(value)}, not [x, y, width, height]")
     return [number(v, "bbox") for v in value]
 

@@ -96,3 +96,13 @@ def test_a_folder_of_results_has_the_rows_too(file: Path, tmp_path: Path) -> Non
     write_results(tmp_path / "out", rows, data.coco_images(), data.categories)
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == rows
     assert read_results(tmp_path / "out" / "panoptic.json", data) == rows
+
+
+def test_an_image_has_one_entry(file: Path, tmp_path: Path) -> None:
+    data = open_dataset(file).as_panoptic()
+    out = tmp_path / "out" / "panoptic.json"
+    write_segments(out, predicted(data), data.coco_images(), data.categories)
+    content = json.loads(out.read_text())
+    out.write_text(json.dumps(content | {"annotations": content["annotations"] * 2}))
+    with pytest.raises(DataError, match=r"panoptic\.json: has 2 entries for image 4; keep one"):
+        read_results(out, data)

@@ -129,3 +129,11 @@ def test_report_names_every_class_and_the_worst_images(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     for text in ("Title", "a note", *DATA.categories.names, "3.jpg", "predicted as"):
         assert text in page
+
+
+def test_two_classes_cannot_claim_a_pixel() -> None:
+    """Nor can they for COCO's stuff API; rows of one class may overlap."""
+    rows = rows_of(predicted())
+    assert evaluate([*rows, rows[0]], DATA).main == evaluate(rows, DATA).main
+    with pytest.raises(DataError, match="two predicted regions of different classes claim the same pixel of image 1"):
+        evaluate([*rows, {**rows[0], "category_id": rows[1]["category_id"]}], DATA)

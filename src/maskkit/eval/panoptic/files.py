@@ -1,5 +1,6 @@
 """COCO's panoptic results: a JSON file of segments and a folder of id PNGs. In memory, a segment is a row."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def _segments(content: Mapping[str, Any], file: Path, dataset: Dataset) -> list[
     known = Known.of(dataset)
     rows = []
     by_image = {ids.key(a["image_id"]): a for a in content["annotations"]}
+    ((image_id, entries),) = Counter(ids.key(a["image_id"]) for a in content["annotations"]).most_common(1) or ((0, 1),)
+    if entries > 1:
+        raise ValueError(f"has {entries} entries for image {image_id}; keep one")
     names = [str(a["file_name"]) for a in by_image.values()]
     pngs = dict(zip(by_image, locate(names, id_folders(file)), strict=True))
     for record in dataset.records:

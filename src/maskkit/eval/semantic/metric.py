@@ -126,7 +126,10 @@ def evaluate(rows: Unchecked, dataset: Dataset) -> SemanticResult:
 
 
 def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
-    """True and predicted label map of each image of ``dataset``. Raises `DataError`."""
+    """True and predicted label map of each image of ``dataset``.
+
+    Raises `DataError`, also where two predicted classes claim a pixel, as COCO's stuff API does.
+    """
     numbers = {key: i for i, key in enumerate(dataset.categories.ids)}
     by_image = rows_by_image(rows, dataset)
     for record in dataset.records:
@@ -135,7 +138,14 @@ def pairs(rows: Unchecked, dataset: Dataset) -> Iterator[Pair]:
         truth = record.semantic.read(record.size)
         found = np.full(record.size, len(numbers), np.uint8)
         for row in by_image[record.image_id]:
-            found[mask_math.decode([row["segmentation"]], record.size)[0]] = numbers[row["category_id"]]
+            mask, number = mask_math.decode([row["segmentation"]], record.size)[0], numbers[row["category_id"]]
+            before = found[mask]
+            if ((before != number) & (before != len(numbers))).any():
+                raise DataError(
+                    f"{record.path}: two predicted regions of different classes claim the same pixel of image "
+                    f"{record.image_id}; a pixel of a label map has one class"
+                )
+            found[mask] = number
         found[truth == IGNORE] = IGNORE
         yield Pair(record, truth, found)
 
