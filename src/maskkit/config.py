@@ -157,8 +157,8 @@ class AugmentConfig:
     """Random augmentation of training images, in the order of application; zero or None switches one off."""
 
     crop: tuple[Pixels, Pixels] | None = None
-    """Height and width of a random part of the image that holds one of its objects whole, where the image is larger:
-    for large images that are predicted in tiles of this size."""
+    """Height and width of a random crop with at least one whole object, for images that are larger than that. For large
+    images that are predicted in tiles of this size."""
     copy_paste: Share = 0.0
     """Probability of pasting objects of another training image (Ghiasi et al., 2021)."""
     photometric: bool = True
@@ -189,13 +189,13 @@ class TrainConfig:
     steps: Count | None = None
     """Optimizer steps of the whole run."""
     minutes: Weight = 0.0
-    """Length of the run in minutes, evaluations included, in place of ``epochs``: the first steps are timed, and the
-    number of steps that fit is fixed from then on. 0: ``epochs`` or ``steps`` count."""
+    """Length of the run in minutes, evaluations included, instead of ``epochs``: some steps are timed, and the number
+    of steps that fit is fixed. 0: ``epochs`` or ``steps`` count."""
     batch: Whole = 8
-    """Images per step, over all processes. 0, or ``auto`` on the command line: as many as memory holds, and the
-    learning rate grows with them."""
+    """Images per step, over all processes. 0, or ``auto`` on the command line: as many as fit into memory; the learning
+    rate is scaled."""
     repeat: Share = 0.0
-    """Share of the images in which a class should be: images of rarer classes are repeated (LVIS: 0.001); 0: none."""
+    """Images of classes that occur in a smaller share of the images than this are repeated (LVIS: 0.001); 0: none."""
     accumulate: Count = 1
     """Parts of a batch that are computed one after another, so that a step needs the memory of one part. Each part
     counts the same, and its losses are divided by its own objects."""
@@ -241,11 +241,11 @@ class TrainConfig:
     eval_every: Weight = 1.0
     """Epochs between evaluations. The last step is always evaluated; 0 evaluates only there."""
     patience: Whole = 0
-    """Evaluations without a better result than the best one, after which the training ends early; 0: it never does."""
+    """Number of evaluations without a new best result after which the training ends early; 0: it never does."""
     save_every: Count = 200
     """Steps between saves of ``last.safetensors``."""
     log: tuple[Tracker, ...] = ()
-    """Experiment trackers that get the curves, beside ``metrics.jsonl``."""
+    """Experiment trackers that get the curves, in addition to ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)

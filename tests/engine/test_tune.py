@@ -136,6 +136,13 @@ def test_every_part_of_the_space_is_a_setting_and_keeps_the_given_value(run: Run
         assert applied(run, {name: given}) == run, name
 
 
+def test_values_that_are_given_or_listed_are_not_rounded(run: RunConfig) -> None:
+    exact = replace(run, train=replace(run.train, lr=0.0123456, ema=0.9998))
+    assert applied(exact, {"train.lr": 1.0, "train.ema": 0.9998}) == exact
+    drawn = applied(exact, {"train.lr": 2.0, "train.ema": 0.998, "augment.expand": 1.23456})
+    assert (drawn.train.lr, drawn.train.ema, drawn.augment.expand) == (0.0247, 0.998, 1.23)
+
+
 def search(config: dict[str, Any], out: Path, trials: int) -> None:
     import sys
 

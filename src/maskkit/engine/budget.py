@@ -1,7 +1,7 @@
-"""A training of so many minutes: the first steps are timed, and the number of steps that fit is fixed before step 1.
+"""A training with a budget in minutes: some steps are timed, and the number of steps that fit is fixed before step 1.
 
-From then on everything is as in a run of that many steps: the state holds their number, so that a run that is continued
-goes on the same. The run takes longer than its budget where the machine gets slower.
+From then on everything is as in a run with that number of steps. The state stores it, so a resumed run keeps it. The
+run exceeds its budget if the machine becomes slower.
 """
 
 import time
@@ -23,13 +23,13 @@ from maskkit.models.base import Model
 from maskkit.targets import Batch
 
 WARM_UP = 2
-"""Steps that are not timed: loader processes start, kernels are chosen."""
+"""First steps that are not timed: loader processes start, kernels are chosen."""
 LEAST, MOST = 3, 30
-"""Steps that are timed."""
+"""Least and largest number of steps that are timed."""
 SHARE = 0.05
-"""Share of the budget after which no more are."""
+"""Share of the budget after which no more steps are timed."""
 MARGIN = 0.03
-"""Share of the budget that is kept for the report and for what gets slower."""
+"""Share of the budget that is reserved for the report and for slower steps."""
 
 
 def fit_steps(
@@ -41,10 +41,10 @@ def fit_steps(
     train_set: Dataset,
     val_set: Dataset,
 ) -> int:
-    """How many steps fit into ``train.minutes``, with their evaluations; a note of ``run`` says it.
+    """The number of steps that fit into ``train.minutes``, with their evaluations; it is added to the notes of ``run``.
 
-    ``take`` takes an optimizer step. What the timed steps change in the models is undone; the caller clears the
-    optimizer. All processes have to call it.
+    ``take`` takes an optimizer step. The timed steps are undone in the models; the caller clears the optimizer. All
+    processes have to call this.
     """
     settings = config.train
     with undone(model, average):
@@ -63,9 +63,9 @@ def fit_steps(
 
 
 def steps_in(seconds: float, step: float, evaluation: float, period: float) -> int:
-    """Steps of ``step`` seconds that fit into ``seconds``, at least one.
+    """The number of steps of ``step`` seconds that fit into ``seconds``, at least one.
 
-    There is an evaluation, of ``evaluation`` seconds, every ``period`` steps (0: none) and one at the end.
+    An evaluation of ``evaluation`` seconds follows every ``period`` steps (0: none) and the last step.
     """
     left = seconds * (1 - MARGIN) - evaluation
     total = left / step
@@ -75,7 +75,7 @@ def steps_in(seconds: float, step: float, evaluation: float, period: float) -> i
 
 
 def time_steps(run: Run, take: Callable[[Batch, int], object], config: RunConfig, train_set: Dataset) -> float:
-    """Seconds that a step takes, loading included."""
+    """Seconds per step, loading included."""
     loader = train_loader(train_set, config, 0, WARM_UP + MOST, run.rank, run.world, lambda line: None)
     began = first = time.monotonic()
     timed = 0
@@ -103,7 +103,7 @@ def _most(config: RunConfig) -> float:
 
 
 def time_evaluation(model: Model, config: RunConfig, train_set: Dataset, val_set: Dataset) -> float:
-    """Seconds that the predictions for the validation images take in one process, from those for a few of them."""
+    """Seconds that predicting the validation images takes in one process, extrapolated from a few of them."""
     part = val_set.subset(range(min(len(val_set), 2 * config.train.batch)))
     found = predictor(model, config.input, train_set.categories)
     began = time.monotonic()
@@ -114,7 +114,7 @@ def time_evaluation(model: Model, config: RunConfig, train_set: Dataset, val_set
 
 @contextmanager
 def undone(model: nn.Module, average: nn.Module | None) -> Iterator[None]:
-    """Whatever is done to the weights and buffers inside, they are as before afterwards."""
+    """Restores all weights and buffers at the end."""
     tensors = [t for m in (model, average) if m is not None for t in chain(m.parameters(), m.buffers())]
     before = [t.detach().to("cpu", copy=True) for t in tensors]
     try:

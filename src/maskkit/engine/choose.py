@@ -1,4 +1,4 @@
-"""Which preset a training takes where none is named: by the labels of the data and the number of images."""
+"""The preset of a training that names none, by the labels of the data and the number of images."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from maskkit.errors import DataError
 from maskkit.infer.torch_runtime import find_device
 
 LARGE = 2000
-"""Training images from which on a published model is fine-tuned, where there is an accelerator."""
+"""Number of training images from which on a published model is fine-tuned, if there is an accelerator."""
 
 KNOWN = 0.5
-"""Share of the classes that the built-in model has to know, by their names, to be the start."""
+"""Share of the class names that the built-in model has to know to be the initial weights."""
 
 
 def choose(data: DataConfig, device: str | None = None) -> tuple[str, str]:
@@ -80,7 +80,7 @@ def _preset(labels: str, large: bool, train_set: Dataset) -> tuple[str, str]:
 
 
 def known_classes(train_set: Dataset) -> int:
-    """How many classes of the data the built-in model has by name."""
+    """Number of classes of the data whose names the built-in model knows."""
     if not Path(find.BUILT_IN_WEIGHTS).is_file():
         return 0
     return len(train_set.categories.numbers_in(categories_of(read_header(find.BUILT_IN_WEIGHTS))))

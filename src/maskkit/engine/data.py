@@ -41,7 +41,7 @@ def open_data(config: RunConfig, measure: bool = True) -> tuple[Dataset, Dataset
 
 
 def _files(data: DataConfig, task: Task) -> tuple[Path, Path | None]:
-    """What to open for the training and the validation images; None: what belongs to the former."""
+    """The files to open for the training and the validation images; None: find or split off the validation images."""
     train = task.data_file(data.train, "train")
     if data.val is not None:
         return train, task.data_file(data.val, "val")
@@ -50,11 +50,11 @@ def _files(data: DataConfig, task: Task) -> tuple[Path, Path | None]:
 
 
 def try_measure(config: RunConfig, val_set: Dataset) -> None:
-    """Measure the validation images as if nothing had been found in them.
+    """Evaluate empty predictions for the validation images.
 
-    Raises `DataError` for what would otherwise be said after the last step: data that the task cannot measure, and
-    images in which there is nothing to find. Where tags are all that is learnt from, nothing else need be known: such a
-    run is not measured, and its last weights are the best.
+    Raises `DataError` for what would otherwise fail after the last step: data that the task cannot evaluate, and images
+    without any object. A run that learns from tags may have no other labels: it is not evaluated, and its last weights
+    are the best.
     """
     task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong in a training and is not a bug, as one line with a remedy."""
+"""Errors of a training that are not bugs, as one line with a remedy."""
 
 import torch
 
@@ -6,9 +6,9 @@ from maskkit.errors import FileError, MaskkitError, explain
 
 
 def failure(error: BaseException, flags: str, hint: str) -> MaskkitError | None:
-    """The error to raise in place of one of torch or of the system, or None for any other.
+    """The error to raise instead of a known one of torch or of the system; None for any other.
 
-    ``flags`` is how the command line spells the settings, ``hint`` says how to go on.
+    ``flags`` is the prefix of the settings on the command line, ``hint`` says how to continue.
     """
     text, further = str(error), f"; {hint}" if hint else ""
     if isinstance(error, OSError):

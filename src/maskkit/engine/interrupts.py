@@ -19,11 +19,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Turns signals into `Stopped`, as a context manager: at once, but only at the end of a step that is under way.
+    """Turns signals into `Stopped`, as a context manager: immediately, or at the end of the current step.
 
-    A second signal ends the step too: then the state is that of the last save. Where several processes share the steps
-    (``alone`` False), they stop after the same step, once they have told one another (`agree`). Only the
-    main thread can handle signals; in others nothing changes.
+    A second signal interrupts the step; then the last saved state counts. If several processes share the steps
+    (``alone`` False), they stop after the same step, once they have told each other (`agree`). Only the main thread can
+    handle signals; in other threads nothing changes.
     """
 
     def __init__(self, alone: bool = True) -> None:
@@ -53,11 +53,11 @@ class Interrupts:
         self._before.clear()
 
     def begin_step(self) -> None:
-        """From now on a signal waits."""
+        """From now on signals are deferred."""
         self.within = True
 
     def end_step(self) -> None:
-        """The step is complete. Raises `Stopped` when a signal came while it lasted."""
+        """The step is complete. Raises `Stopped` if a signal was deferred."""
         self.within = False
         if self.pending and (self.alone or self.agreed):
             self._stop()

@@ -12,17 +12,17 @@ from typing import Any
 from maskkit.errors import FileError, MaskkitError, explain
 
 NAME = "run.lock"
-"""Its content is the owner: process, host, and when the process began."""
+"""Its content is the owner: process, host, and the start time of the process."""
 
 _BEING_WRITTEN = 10.0
-"""Seconds after which a lock that cannot be read is one of a process that was killed while it wrote it."""
+"""Age in seconds from which on an unreadable lock belongs to a process that was killed while it wrote it."""
 
 
 class Lock:
-    """The right to write to the folder of a run, from `take` to `free`.
+    """The exclusive right to write to the folder of a run, from `take` to `free`.
 
-    The owner is a process on a host. A process that is no more has no right: its lock is replaced. A lock of another
-    host has to be removed by the user, because nobody here can tell whether its owner lives.
+    The owner is a process on a host. If that process has ended, its lock is replaced. The lock of another host has to
+    be removed by the user, because this host cannot know whether its owner is still running.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,12 +31,12 @@ class Lock:
         self._made = False
 
     def check(self) -> None:
-        """Raise `MaskkitError` where another process has the folder."""
+        """Raise `MaskkitError` if another process holds the lock."""
         if (text := _read(self.path)) is not None and not self._is_abandoned(text):
             raise self._refusal(text)
 
     def take(self) -> None:
-        """Take the folder, which is made where it is not there. Raises `MaskkitError` where another process has it."""
+        """Lock the folder, which is created if needed. Raises `MaskkitError` if another process holds the lock."""
         own = json.dumps(_me() | {"lock": secrets.token_hex(6)})
         try:
             self._made = not self.path.parent.exists()
@@ -51,7 +51,7 @@ class Lock:
         self._text = own
 
     def free(self) -> None:
-        """Give the folder back; one that `take` made goes away when nothing was written to it."""
+        """Release the lock; a folder that `take` created and that is empty is removed."""
         with suppress(OSError):
             if self._text is not None and _read(self.path) == self._text:
                 self.path.unlink()
@@ -60,7 +60,7 @@ class Lock:
         self._text = None
 
     def _remove(self, text: str) -> None:
-        """Remove a lock whose owner is no more. Raises `MaskkitError` where it lives."""
+        """Remove a lock whose owner has ended. Raises `MaskkitError` if it is still running."""
         if not self._is_abandoned(text):
             raise self._refusal(text)
         aside = self.path.with_name(f".{NAME}.{secrets.token_hex(6)}.tmp")
@@ -87,25 +87,25 @@ class Lock:
             return MaskkitError(f"{folder}: another process is beginning a run here; choose another folder with --out")
         return MaskkitError(
             f"{folder}: process {owner['pid']} on {owner['host']} writes a run here; choose another folder with --out, "
-            f"or remove {self.path} if that process runs no more"
+            f"or remove {self.path} if that process has ended"
         )
 
 
 def _me() -> dict[str, Any]:
     try:
-        space = os.readlink("/proc/self/ns/pid")  # containers may share a host's name, but number their processes anew
+        space = os.readlink("/proc/self/ns/pid")  # containers may share a host name, but have their own process ids
     except (OSError, AttributeError):
         space = None
     return {"pid": os.getpid(), "host": socket.gethostname(), "space": space, "began": _began(os.getpid())}
 
 
 def _place(owner: dict[str, Any]) -> tuple[Any, Any]:
-    """Where the number of a process means something."""
+    """The scope in which process ids are unique."""
     return owner["host"], owner.get("space")
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """The owner in a lock, or None where it cannot be read."""
+    """The owner in a lock, or None if it cannot be read."""
     try:
         owner = json.loads(text)
         return owner if isinstance(owner["pid"], int) and isinstance(owner["host"], str) else None
@@ -114,7 +114,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> str | None:
-    """The content of a lock, or None where there is none."""
+    """The content of a lock, or None if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def _read(path: Path) -> str | None:
 
 
 def _create(path: Path, text: str) -> bool:
-    """Make a lock with its whole content at once; False where there is one."""
+    """Create a lock atomically, with its content; False if there is one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -144,7 +144,7 @@ def _create(path: Path, text: str) -> bool:
 
 
 def _lives(pid: int, began: str | None) -> bool:
-    """Whether the process lives that had this number and began then: numbers are used again."""
+    """Whether the process with this id and start time is still running; ids are reused."""
     if os.name == "nt":  # where a signal cannot be tried without sending one
         return True
     try:
@@ -158,7 +158,7 @@ def _lives(pid: int, began: str | None) -> bool:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in the system's own count since it started; None where the system does not say."""
+    """Start time of a process, in ticks since the system booted; None where the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

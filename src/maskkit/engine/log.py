@@ -106,13 +106,13 @@ class RunLog:
             self._counted_from, self._images = now, 0
 
     def line(self, step: int, width: int = 80) -> str:
-        """Where the run is after ``step``, in at most ``width`` columns: what matters least is left out first."""
+        """The progress of the run after ``step``, in at most ``width`` columns; the least important parts go first."""
         left = (time.monotonic() - self._began) / max(step - self.start, 1) * (self.total - step)
         metric = f"{self._metric} {shown(self._value)}" if self._metric else ""
         if self._metric and self._best > self._value:
             metric += f" (best {shown(self._best)})"
         epochs = math.ceil(self.total / self.epoch) if self.epoch else 0
-        parts = [  # and how much they matter
+        parts = [  # each with its importance
             (f"epoch {math.ceil(step / self.epoch)}/{epochs}" if epochs else "", 2),
             (f"step {step}/{self.total}", 5),
             (f"loss {self._loss:.3f}", 3),
@@ -148,7 +148,7 @@ class RunLog:
             self._console.print(text, markup=False, highlight=False)
 
     def track(self, things: Iterable[T], total: int, description: str) -> Iterator[T]:
-        """Yield ``things`` with a line of their own that counts them."""
+        """Yield ``things`` and show their count in a separate line."""
         bar = self._bars.add_task(description, total=total, text=f"{description} 0/{total}")
         for i, thing in enumerate(things, 1):
             yield thing

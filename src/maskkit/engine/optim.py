@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and moving average of the weights, all from the `TrainConfig`; and where bf16 is fast."""
+"""Optimizer, learning rate and moving average of the weights, all from the `TrainConfig`; the faster precision."""
 
 import math
 from collections.abc import Sequence

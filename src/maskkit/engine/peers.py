@@ -1,8 +1,8 @@
-"""Processes that share a training notice when one of them is gone: collective operations may wait for it for hours.
+"""Detects that one of the processes of a training has died: collective operations may wait for it for hours.
 
-Each process holds a connection to the first one and says goodbye before it ends well. A connection that breaks without
-a goodbye is that of a process that was killed, or of a machine that is off: the system closes the connections of a
-process, whatever it was doing, and keep-alive messages find out about the machine within half a minute.
+Each process holds a connection to the first one, and says goodbye before it ends normally. A connection that breaks
+without a goodbye belonged to a process that was killed, or to a machine that failed: the system closes the connections
+of a killed process, and keep-alive messages detect a failed machine within half a minute.
 """
 
 import os
@@ -17,13 +17,13 @@ from contextlib import suppress
 from maskkit.terminal import complain
 
 GRACE = 15.0
-"""Seconds that the training has to end by itself once a process is gone; then it is ended."""
+"""Seconds that this process has to end by itself after another has died; then it is ended."""
 MEETING = 30.0
-"""Seconds to make the connections."""
+"""Timeout of connecting, in seconds."""
 
 _GOODBYE, _GONE = b"bye.", b"gone"
 _HELLO = struct.Struct("!16sI")
-"""A secret, so that no stranger counts, and the number of the process."""
+"""A secret, so that only processes of this training count, and the number of the process."""
 _TOLD = struct.Struct("!4sI")
 
 
@@ -37,9 +37,9 @@ class Peers:
         self._found, self._closed = threading.Event(), threading.Event()
 
     def meet(self, share: Callable[[Callable[[], tuple[int, bytes]]], tuple[int, bytes]]) -> None:
-        """Connect the processes, all of which have to call this; ``share`` gives all the result of the first one.
+        """Connect the processes, all of which have to call this; ``share`` broadcasts the result of the first one.
 
-        Raises ``OSError`` where that is not possible; then nothing is noticed.
+        Raises ``OSError`` if that is not possible; then no death is detected.
         """
         if self.world == 1:
             return
@@ -64,13 +64,13 @@ class Peers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def lost(self, seconds: float = 2.0) -> int | None:
-        """The number of a process that is gone, which may be found within so many seconds; None where there is none."""
+        """The number of a process that has died, after waiting for at most ``seconds``; None if there is none."""
         if self._sockets:
             self._found.wait(seconds)
         return self._lost
 
     def close(self, well: bool) -> None:
-        """End the connections; ``well`` says goodbye, so that the others do not miss this process."""
+        """End the connections; with ``well`` after a goodbye, so that the others do not take this process for dead."""
         self._closed.set()
         for connection in self._sockets:
             with suppress(OSError):
@@ -89,7 +89,7 @@ class Peers:
                 connection.close()
 
     def _watch(self) -> None:
-        """Wait for messages until a process is gone, or all have said goodbye."""
+        """Wait for messages until a process has died, or all have said goodbye."""
         with selectors.DefaultSelector() as selector:
             for connection, rank in self._sockets.items():
                 connection.settimeout(None)
@@ -103,7 +103,7 @@ class Peers:
                     selector.unregister(key.fileobj)
 
     def _miss(self, rank: int) -> None:
-        """Process ``rank`` is gone: tell the others and end this one, if it does not end by itself."""
+        """Process ``rank`` has died: tell the others, and end this process if it does not end by itself."""
         self._lost = rank
         self._found.set()
         for connection, other in self._sockets.items():
@@ -116,7 +116,7 @@ class Peers:
 
 
 def missing(rank: int, world: int) -> str:
-    """The line about a process that is gone."""
+    """The message about a process that has died."""
     return (
         f"process {rank} of {world} that share this training (the first is 0) has ended before the others; see what "
         "it or its machine says, then go on with the same command and --resume"
@@ -132,7 +132,7 @@ def _listen(address: str) -> socket.socket:
 
 
 def _kept_alive(connection: socket.socket) -> socket.socket:
-    """The connection, which breaks half a minute after the other machine is off."""
+    """The connection, set to break half a minute after the other machine has failed."""
     connection.settimeout(MEETING)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
@@ -142,7 +142,7 @@ def _kept_alive(connection: socket.socket) -> socket.socket:
 
 
 def _read(connection: socket.socket, size: int) -> bytes | None:
-    """So many bytes, or None where the connection ends before."""
+    """``size`` bytes, or None if the connection ends before."""
     content = b""
     with suppress(OSError):
         while len(content) < size and (part := connection.recv(size - len(content))):

@@ -1,4 +1,4 @@
-"""Batch and length of a training, before it begins: checked, and fitted to the memory where the batch is ``auto``."""
+"""Batch and length of a training, checked before it begins; a batch of ``auto`` is fitted to the memory."""
 
 import math
 import os
@@ -24,22 +24,22 @@ from maskkit.errors import MaskkitError
 from maskkit.models.base import Model
 
 _MOST = 65_536
-"""Images of a batch: lists of more take longer to make than anybody waits."""
+"""Largest batch: making a list of more images takes longer than anybody waits."""
 ROOM = 0.6
-"""Share of the free memory that the batch of ``auto`` takes: images, and what is found in them, differ."""
+"""Share of the free memory that a batch of ``auto`` may take: images and their numbers of objects differ."""
 LARGEST = 64
-"""Images of the largest batch of ``auto``."""
+"""Largest batch of ``auto``."""
 LEAST_STEPS = 16
-"""Steps that an epoch then has at least."""
+"""Least number of steps per epoch with a batch of ``auto``."""
 BESIDE = 2.0
-"""Memory of a step on a processor beside what it saves for the backward pass: gradients of that, and work space."""
+"""Memory of a step on a processor, relative to what it saves for the backward pass: gradients and work space."""
 
 
 def plan_steps(run: Run, images: int) -> None:
-    """Set the number of steps for a training set of so many images.
+    """Set the number of steps for a training set with this number of images.
 
-    Raises `MaskkitError` for a batch that no memory holds, or that the processes cannot share evenly, and for settings
-    that contradict one another.
+    Raises `MaskkitError` for a batch that is too large or that the processes cannot share evenly, and for settings that
+    contradict each other.
     """
     settings = run.settings
     if settings.patience and not settings.eval_every:
@@ -70,16 +70,16 @@ def plan_steps(run: Run, images: int) -> None:
 
 
 def steps_of(settings: TrainConfig, images: int) -> int:
-    """The number of steps that ``steps`` or ``epochs`` give for so many training images."""
+    """The number of steps, from ``steps`` or ``epochs``, for this number of training images."""
     return settings.steps or max(1, math.ceil(settings.epochs * images / settings.batch))
 
 
 def fit_batch(run: Run, config: RunConfig, train_set: Dataset) -> RunConfig:
-    """``config`` with the number of images per step that memory holds, where ``train.batch`` leaves it open.
+    """``config`` with the largest batch that fits into memory, if ``train.batch`` is ``auto`` (0); else ``config``.
 
-    The learning rate is that of the preset's batch, and grows with the batch: in proportion for SGD (Goyal et al.,
-    2017, https://arxiv.org/abs/1706.02677), by the square root for AdamW (Malladi et al., 2022,
-    https://arxiv.org/abs/2205.10287). A run that is continued keeps its batch. All processes have to call it.
+    The learning rate, given for the preset's batch, is scaled: linearly for SGD (Goyal et al., 2017,
+    https://arxiv.org/abs/1706.02677), by the square root for AdamW (Malladi et al., 2022,
+    https://arxiv.org/abs/2205.10287). A resumed run keeps its batch. All processes have to call this.
     """
     settings = config.train
     if settings.batch:
@@ -100,10 +100,11 @@ def fit_batch(run: Run, config: RunConfig, train_set: Dataset) -> RunConfig:
 
 
 def largest_batch(run: Run, config: RunConfig, train_set: Dataset) -> int:
-    """The largest batch, a power of two times the parts that it is shared in, of which a part fits into the memory.
+    """The largest batch whose parts fit into memory; a part is what one process computes at a time (``accumulate``).
 
-    At most `LARGEST`, and so that an epoch has `LEAST_STEPS`; at least one image in each part. On CUDA devices steps of
-    growing batches are tried; elsewhere what a step saves for the backward pass is counted.
+    It is a power of two times the number of parts, at most `LARGEST`, and small enough for `LEAST_STEPS` per epoch,
+    with at least one image in each part. On CUDA devices steps with growing batches are tried; elsewhere what a step
+    saves for the backward pass is counted.
     """
     parts = run.world * config.train.accumulate
     most = max(parts, min(LARGEST, len(train_set) // LEAST_STEPS))
@@ -127,7 +128,7 @@ def largest_batch(run: Run, config: RunConfig, train_set: Dataset) -> int:
 
 
 def try_step(run: Run, model: Model, config: RunConfig, train_set: Dataset, images: int, backward: bool = True) -> None:
-    """The work of a step with the first images of the training, which changes no weight."""
+    """Compute a step with the first images of the training, without changing any weight."""
     settings = replace(config.train, batch=images, workers=0, repeat=0.0)
     (batch,) = train_loader(train_set, replace(config, train=settings), 0, 1)
     batch = batch.to(run.device)
@@ -139,7 +140,7 @@ def try_step(run: Run, model: Model, config: RunConfig, train_set: Dataset, imag
 
 
 def peak(device: torch.device, work: Callable[[], None]) -> int | None:
-    """Bytes that ``work`` takes at most on a CUDA device, or None where it has not enough."""
+    """Peak number of bytes that ``work`` takes on a CUDA device; None if there is not enough memory."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
@@ -151,7 +152,7 @@ def peak(device: torch.device, work: Callable[[], None]) -> int | None:
 
 
 def saved_bytes(model: Model, work: Callable[[], None]) -> int:
-    """Bytes that ``work`` saves for its backward pass, without the weights."""
+    """Number of bytes that ``work`` saves for its backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -167,13 +168,13 @@ def saved_bytes(model: Model, work: Callable[[], None]) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; of processors what the machine, or its container, can still give."""
+    """Free bytes on a device; for processors those of the machine, or of its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     for limit, used, cache in (("max", "current", ""), ("limit_in_bytes", "usage_in_bytes", "total_")):
         folder = Path("/sys/fs/cgroup") / ("memory" if cache else "")  # the second version of control groups, the first
-        with suppress(OSError, ValueError):  # no container, or one without a limit
+        with suppress(OSError, ValueError):  # not a container, or one without a limit
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             taken = int((folder / f"memory.{used}").read_text()) - int(stat.get(f"{cache}inactive_file", 0))
             free = min(free, int((folder / f"memory.{limit}").read_text()) - taken)

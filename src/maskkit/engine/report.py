@@ -1,4 +1,4 @@
-"""What the report of a run says about its training: curves, samples over time, start, duration, configuration."""
+"""The part of a report about the training: curves, samples over time, initial weights, duration, configuration."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from maskkit.engine.run import Run
 from maskkit.eval import page
 
 EVALUATIONS = 6
-"""Most evaluations whose samples are shown."""
+"""Largest number of evaluations whose samples are shown."""
 SIDE = 240
 """Longer side of a sample, in pixels."""
 
@@ -52,7 +52,7 @@ def training_section(run: Run, config: RunConfig, images: int) -> Markup:
 
 
 def samples(folder: Path) -> list[tuple[int, list[str]]]:
-    """The step of some evaluations, the first and the last among them, and the images drawn at it, as their sources."""
+    """Some evaluations, with the first and the last: the step, and the drawn images as data URLs."""
     steps = sorted(drawn for drawn in folder.glob("[0-9]" * 7) if drawn.is_dir())
     count = min(len(steps), EVALUATIONS)
     chosen = [steps[round(i * (len(steps) - 1) / max(count - 1, 1))] for i in range(count)]
@@ -60,7 +60,7 @@ def samples(folder: Path) -> list[tuple[int, list[str]]]:
 
 
 def commands(config: RunConfig, out: Path) -> list[tuple[str, str]]:
-    """What can be done next, and the commands for it."""
+    """Next steps, each with its command."""
     best, data = shlex.quote(str(out / "best.safetensors")), shlex.quote(config.data.train)
     another = shlex.quote(f"{out}-2")
     return [
@@ -76,7 +76,7 @@ def commands(config: RunConfig, out: Path) -> list[tuple[str, str]]:
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Loss with its terms, and metrics, by step, as the source of an image; empty where there are none."""
+    """Curves of the losses and metrics by step, as SVG; empty if there are none."""
     losses = sorted({n for row in rows for n in row if n == "loss" or n.startswith("loss/")})
     metrics = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("val/")][:7]
     groups = [("loss", losses), ("metric", metrics)]

@@ -60,23 +60,23 @@ class Run:
     """Whether a run in the folder is to be continued."""
     accelerator: Accelerator
     flags: str = "--train."
-    """How the command line spells the settings."""
+    """Prefix of the settings on the command line."""
     total: int = 0
-    """Optimizer steps of the whole run; with ``train.minutes`` they are known once the first ones were timed."""
+    """Optimizer steps of the whole run; with ``train.minutes`` their number is known after some steps were timed."""
     epoch: float = 0.0
-    """Steps that go through the training images once."""
+    """Number of steps per pass over the training images."""
     start: int = 0
-    """Steps that were done before this process began."""
+    """Steps that earlier processes have done."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user, printed when the log opens."""
     keep: Callable[[], None] | None = None
     """Writes the state to resume from; called in the first process alone."""
     opened: float = field(default_factory=time.monotonic)
-    """When the run was opened, in seconds of the monotonic clock."""
+    """Time at which the run was opened, in seconds of the monotonic clock."""
     begun: bool = False
-    """Whether `begin` was called: from then on the state can be saved."""
+    """Whether `begin` was called; from then on the state can be saved."""
     done: int = 0
-    """Steps that are complete."""
+    """Number of complete steps."""
     resumed: bool = field(init=False)
     """Whether the folder holds a checkpoint to continue from."""
     log: RunLog = field(init=False)
@@ -154,7 +154,7 @@ class Run:
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """What the first process does inside, or fails to do, before the others do the same."""
+        """The first process runs the body; the others wait until it has ended, even with an error, and then run it."""
         if not self.main:
             self.accelerator.wait_for_everyone()
         try:
@@ -170,11 +170,11 @@ class Run:
         return self.resume and self.last.exists()
 
     def _hint(self) -> str:
-        """How to go on after a failure."""
+        """How to continue after a failure."""
         return f"then go on after step {self._saved} with --resume" if self._saved > 0 else ""
 
     def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
-        """Save the state, where no step is half done; returns the error to raise."""
+        """Save the state, unless a step was interrupted; returns the error to raise."""
         number = getattr(error, "number", signal.SIGINT)
         problem = ""
         try:
@@ -205,7 +205,7 @@ class Run:
         return rate
 
     def read_losses(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """Each loss, averaged over the processes. This waits for the device, the only time in a step."""
+        """Each loss, averaged over the processes. The only call in a step that waits for the device."""
         values = torch.stack([loss.detach() for loss in losses.values()])
         if self.world > 1:  # all processes have to stop after the same step
             values = torch.cat([values, values.new_full((1,), float(self.interrupts.pending))])
@@ -227,7 +227,7 @@ class Run:
         optimizer.zero_grad()
 
     def end_step(self, done: int) -> None:
-        """So many steps are complete. Raises `KeyboardInterrupt` when a signal came; ``with run`` then saves."""
+        """Note that ``done`` steps are complete. Raises `KeyboardInterrupt` after a signal; ``with run`` then saves."""
         self.done = done
         self.interrupts.end_step()
 
@@ -342,7 +342,7 @@ def finite(losses: Mapping[str, float]) -> bool:
 def keep_bad_batch(
     run: Run, losses: Mapping[str, float], step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> NotFinite:
-    """Write the batch of step ``step`` (0 is the first), whose loss is not finite; returns the error to raise."""
+    """Write the batch of step ``step`` (0 is the first) whose loss is not finite; returns the error to raise."""
     path = run.out / ("bad_batch.safetensors" if run.rank == 0 else f"bad_batch_{run.rank}.safetensors")
     texts = {"step": step + 1, "loss": {name: str(value) for name, value in losses.items()}, **about}
     write_tensors(path, tensors, {"batch": json.dumps(texts)})

@@ -22,9 +22,9 @@ _LENGTH = ("train.epochs", "train.steps")
 def check_same(config: RunConfig, categories: Categories, images: int, last: Path, world: int = 1) -> list[str]:
     """Raise `MaskkitError` when the run in ``last`` had other settings, classes, data or number of processes.
 
-    Every difference is named. ``world`` is the number of processes: each draws at random for itself, and its batch norm
-    sees its own images, so another number would give another result. A run that has ended may be made longer; the line
-    that says so is returned.
+    The error names every difference. ``world`` is the number of processes: each one draws its own random numbers, and
+    its batch norm sees only its images, so another number would give another result. A finished run may become longer;
+    then a line that says so is returned.
     """
     header = read_header(last)
     earlier = config_of(header, last)
@@ -40,7 +40,7 @@ def check_same(config: RunConfig, categories: Categories, images: int, last: Pat
 
 
 def extension(then: TrainConfig, now: TrainConfig, step: object, images: int) -> list[str]:
-    """The line about a run that ended after ``step`` steps, where ``now`` makes it longer; none in any other case."""
+    """The line about a run that ended after ``step`` steps, if ``now`` makes it longer; otherwise empty."""
     before, after = steps_of(then, images), steps_of(now, images)
     if then.minutes or now.minutes or step != before or after <= before:
         return []

@@ -1,8 +1,8 @@
 """Experiment trackers by name, through the interface that accelerate has for them.
 
-They follow ``metrics.jsonl``: its rows are sent to each tracker in their order, once. ``trackers.json`` in the folder
-holds the name of the run in each tracker and the last row that was sent. So a training that is killed and resumed is
-one run there too, with every step once, and a tracker that is added later gets the earlier rows.
+The rows of ``metrics.jsonl`` are sent to each tracker in order, once. ``trackers.json`` in the folder of the run holds
+the name of the run in each tracker and the last row that was sent. So a training that is killed and resumed is one run
+there too, with every step once, and a tracker that is added later gets the earlier rows.
 """
 
 import importlib.util
@@ -21,24 +21,24 @@ from maskkit.files import write_json
 from maskkit.plain_types import flat
 
 PROJECT = "maskkit"
-"""Name of the project or experiment where WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or TRACKIO_PROJECT says no other."""
+"""Name of the project or experiment, unless WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or TRACKIO_PROJECT names another."""
 
 _INSTALL = {"tensorboard": "'maskkit[log]'"}
-"""What to install for a tracker where it is not the package of its name."""
+"""What to install for a tracker whose package has another name."""
 
 
 def require(names: Sequence[str]) -> None:
-    """Raise `MaskkitError` for a tracker that is not installed. None is imported."""
+    """Raise `MaskkitError` for a tracker that is not installed. Nothing is imported."""
     for name in names:
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # or a folder of that name, in which such a tracker keeps its files
+        if found is None or found.origin is None:  # without origin: a folder with this name, such as a tracker's data
             raise MaskkitError(f"--log {name}: it is not installed; pip install {_INSTALL.get(name, name)}")
 
 
 class Trackers:
     """The trackers ``names`` of the run in ``out``, which has the configuration ``config``.
 
-    One that fails gets no more rows from this process, and ``note`` gets a line about it.
+    A tracker that fails gets no more rows from this process, and ``note`` is called with a line about it.
     """
 
     def __init__(self, names: Sequence[str], out: Path, config: Mapping[str, Any], note: Callable[[str], None]) -> None:
@@ -46,17 +46,17 @@ class Trackers:
         self._runs = _read(self._path) if names else {}
         self._open: dict[str, tracking.GeneralTracker] = {}
         if names:
-            PartialState()  # which accelerate's trackers ask whether they are in the first process
+            PartialState()  # accelerate's trackers need it to know whether this is the main process
         for name in dict.fromkeys(names):
             self._try(name, lambda n=name: self._start(n, out.resolve(), config))
 
     def send(self, row: Mapping[str, Any]) -> None:
-        """Send a row of ``metrics.jsonl`` to the trackers that have not had it."""
+        """Send a row of ``metrics.jsonl`` to the trackers that do not have it yet."""
         numbers = {n: v for n, v in row.items() if n not in ("step", "seconds") and isinstance(v, int | float)}
         for name, tracker in list(self._open.items()):
             before, place = self._runs[name]["sent"], _place(row)
             if place > before and numbers:
-                self._set(name, sent=place)  # first: a row that a kill cuts off is missing rather than there twice
+                self._set(name, sent=place)  # before `log`: after a kill a row may be missing, but is never there twice
                 named = _files(numbers) if name == "mlflow" else numbers
                 if not self._try(name, lambda t=tracker, n=named: t.log(n, step=row["step"])):
                     self._set(name, sent=before)
@@ -72,7 +72,7 @@ class Trackers:
         run = known or secrets.token_hex(4)
         tracker = _make(name, out, run, known is not None)
         tracker.start()
-        if isinstance(tracker, tracking.MLflowTracker):  # which names its runs itself
+        if isinstance(tracker, tracking.MLflowTracker):  # MLflow chooses the id of a run
             run = tracker.tracker.info.run_id
         self._open[name] = tracker
         if known is None:
@@ -114,7 +114,7 @@ def _make(name: str, out: Path, run: str, resumed: bool) -> tracking.GeneralTrac
 
 
 class _TensorBoard(tracking.TensorBoardTracker):
-    """accelerate's tracker, which would write the settings as a run of its own beside the curves."""
+    """accelerate's tracker, without its settings as hyperparameters, which TensorBoard shows as another run."""
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Write the settings as a text."""
@@ -128,12 +128,12 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(numbers: Mapping[str, float]) -> dict[str, float]:
-    """``loss`` as ``loss/sum``: MLflow may keep each metric in a file of its name, so none is the folder of another."""
+    """``loss`` as ``loss/sum``: MLflow may store each metric in a file, and ``loss`` is the folder of the others."""
     return {"loss/sum" if name == "loss" else name: value for name, value in numbers.items()}
 
 
 def _place(row: Mapping[str, Any]) -> int:
-    """Where a row is in the order of ``metrics.jsonl``: losses of a step come before the evaluation after it."""
+    """The position of a row in ``metrics.jsonl``: the losses of a step come before the evaluation after it."""
     return 2 * row["step"] + any(name.startswith("val/") for name in row)
 
 

@@ -69,7 +69,7 @@ class Learner:
     average: Model | None
     """The moving average of the weights, where one is kept."""
     network: Callable[..., Any]
-    """The model as it is called: compiled, or shared by several processes."""
+    """The model to call: compiled, or wrapped for several processes."""
     optimizer: AcceleratedOptimizer
     info: dict[str, Any]
     """``step``, the last one that was ``evaluated``, number of training ``images`` and of ``processes``, ``best`` value
@@ -78,7 +78,7 @@ class Learner:
 
     @property
     def shown(self) -> Model:
-        """The model that is evaluated and saved to predict with."""
+        """The model that is evaluated and saved for prediction."""
         return self.model if self.average is None else self.average
 
 
@@ -93,10 +93,10 @@ def train(
     """Train the preset of ``config`` on its data and write the run to the folder ``out``.
 
     ``resume`` continues the run in ``out``, which must have the same configuration, or starts it where there is none
-    yet: the same command can be given until it succeeds. With more epochs or steps a run that has ended goes on.
+    yet, so the same command can be repeated until it succeeds. With more epochs or steps a finished run continues.
     ``weights`` are the initial ones (`start_weights`). ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None
     uses an accelerator where there is one. ``watch`` may end the training after an evaluation. Raises `MaskkitError`
-    for what the user can correct.
+    for whatever the user can correct.
     """
     check_ranges(config)
     run = open_run(out, config.train, resume, device=device)
@@ -152,7 +152,7 @@ def take_step(run: Run, learner: Learner, batch: Batch, step: int) -> dict[str, 
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch as so many batches of equally many images, which keep their padding."""
+    """The batch as ``parts`` batches with the same number of images each, which keep their padding."""
     if parts == 1:
         return [batch]
     size = len(batch) // parts
@@ -171,7 +171,7 @@ def measure(
     val_set: Dataset,
     watch: Watch | None,
 ) -> bool:
-    """Evaluate where that is due after this number of steps, and save what came of it.
+    """Evaluate if that is due after this step, and save the result.
 
     Returns whether the training ends here, before its last step.
     """
@@ -179,7 +179,7 @@ def measure(
     period = settings.eval_every * info["images"] / settings.batch
     if info["step"] > info["evaluated"] and evaluation_due(info["step"], run.total, period):
         value = evaluate(run, learner.shown, info, config, train_set.categories, val_set)
-        if watch is not None:  # before the save: what is stopped in between is evaluated and watched again
+        if watch is not None:  # before the save: after an interruption in between, both are repeated
             ended = once(run, lambda: watch(info["step"], run.total, value))
         run.save()
     return ends_early(run, info) or ended

@@ -1,8 +1,9 @@
-"""A search for the settings of a training: trials of `SPACE` by optuna's TPE, which prunes those that fall behind.
+"""A search for the settings of a training: trials drawn from `SPACE` by optuna's TPE; those that fall behind are
+pruned.
 
 The folder of a search: ``journal.log`` (optuna's record of all trials), ``trials/07`` (the run of a trial) and
-``best.json`` (the configuration of the best one so far, for ``maskkit train --config``). A search that was killed goes
-on with the very trial that it was in, from the last save of its run: none is done twice.
+``best.json`` (the configuration of the best trial so far, for ``maskkit train --config``). A search that was killed
+continues with the trial that was interrupted, from the last save of its run: no trial is repeated.
 
 Paper: Akiba et al., Optuna, KDD 2019 (https://arxiv.org/abs/1907.10902).
 """
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """Numbers from ``low`` to ``high``, with ``log`` evenly by their logarithm; with ``times`` factors on the given
-    value."""
+    """Numbers from ``low`` to ``high``, with ``log`` uniform in their logarithm; with ``times`` they are factors of the
+    given value."""
 
     low: float
     high: float
@@ -54,13 +55,13 @@ SPACE: dict[str, Span | tuple[float, ...]] = {
     "augment.vertical_flip": (0.0, 0.5),
     "augment.copy_paste": (0.0, 0.3),
 }
-"""What is searched: numbers in a span, or one of several values. The given value is always among them."""
+"""The settings that are searched: a span of numbers, or a list of values. The given value is always possible."""
 
 PATIENT = 0.25
 """Share of a training before which no trial is pruned."""
 
 FIRST = 4
-"""Trials that are drawn evenly, and ended trials before which none is pruned."""
+"""Number of trials that are drawn at random before TPE takes over; no trial is pruned before as many have ended."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class TuneResult:
 
     config: RunConfig
     file: Path
-    """Where the configuration is: ``best.json``."""
+    """The file with the configuration: ``best.json``."""
     trial: int
     value: float
     """Its decisive metric."""
@@ -89,9 +90,9 @@ def tune(
 ) -> TuneResult:
     """Train with ``trials`` choices of the settings named in ``space``, the first of them as given in ``config``.
 
-    ``resume`` continues the search in ``out``, or starts it where there is none. ``say`` gets a line per trial.
-    ``weights`` and ``device`` are those of `maskkit.engine.train.train`. Raises `MaskkitError` for what the user can
-    correct.
+    ``resume`` continues the search in ``out``, or starts it if there is none. ``say`` is called with a line per trial.
+    ``weights`` and ``device`` are those of `maskkit.engine.train.train`. Raises `MaskkitError` for whatever the user
+    can correct.
     """
     check_ranges(config)
     require("optuna", "tune")
@@ -109,7 +110,7 @@ def tune(
             _run_trial(study, trial, config, out, weights, device)
             _write_best(study, config, out)
             say(_line(study.trials[trial.number], trials))
-        _write_best(study, config, out)  # perhaps killed before
+        _write_best(study, config, out)  # an earlier process may have been killed before it did
         if not _complete(study):
             raise MaskkitError(f"{out}: none of {trials} trials has a result; their runs are in {out / 'trials'}")
         best, file = study.best_trial, out / "best.json"
@@ -120,17 +121,24 @@ def tune(
 
 
 def applied(config: RunConfig, found: Mapping[str, Any]) -> RunConfig:
-    """``config`` with the values of a trial, by their dotted names; numbers have three digits."""
+    """``config`` with the values of a trial, by their dotted names.
+
+    Numbers that were drawn from a `Span` are rounded to three digits; given values stay exactly as they are.
+    """
     sections: dict[str, dict[str, Any]] = {}
     for name, value in found.items():
         section, _, field = name.partition(".")
-        value = value * _value(config, name) if _is_factor(name) else value
-        sections.setdefault(section, {})[field] = float(f"{value:.3g}") if type(value) is float else value
+        given = _value(config, name)
+        if _is_factor(name):
+            value *= given
+        if isinstance(SPACE[name], Span) and value != given:
+            value = float(f"{value:.3g}")
+        sections.setdefault(section, {})[field] = value
     return change(config, **sections)
 
 
 def _chosen(space: Collection[str], config: RunConfig) -> list[str]:
-    """The names of ``space`` in the order of `SPACE`, without those that change nothing. Raises `MaskkitError`."""
+    """The names of ``space`` in the order of `SPACE`, without those that have no effect. Raises `MaskkitError`."""
     for name in space:
         if name not in SPACE:
             raise MaskkitError(f"--space {name}: is not searched; choose among {', '.join(SPACE)}")
@@ -144,7 +152,7 @@ def _chosen(space: Collection[str], config: RunConfig) -> list[str]:
 
 
 def _distribution(name: str, config: RunConfig) -> "BaseDistribution":
-    """What a setting is drawn from: its part of `SPACE` and the given value."""
+    """What a setting is drawn from: its entry in `SPACE`, extended by the given value."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     among, given = SPACE[name], _value(config, name)
@@ -166,7 +174,7 @@ def _value(config: RunConfig, name: str) -> Any:
 
 
 def _open_study(out: Path, resume: bool, facts: Mapping[str, Any]) -> "Study":
-    """The search in ``out``. Raises `MaskkitError` where there is one that is not to be continued, or another one."""
+    """The search in ``out``. Raises `MaskkitError` for one without ``resume``, with other settings, or damaged."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -198,7 +206,7 @@ def _open_study(out: Path, resume: bool, facts: Mapping[str, Any]) -> "Study":
 
 
 def _mend(journal: Path) -> None:
-    """Remove what a killed process left: the lock of the journal, and a line without its end."""
+    """Remove what a killed process left: the lock of the journal, and an incomplete last line."""
     with suppress(FileNotFoundError):
         Path(f"{journal}.lock").unlink()
     with suppress(FileNotFoundError), open(journal, "rb+") as file:
@@ -209,9 +217,9 @@ def _mend(journal: Path) -> None:
 def _next_trial(
     study: "Study", distributions: Mapping[str, "BaseDistribution"], trials: int, seed: int
 ) -> "Trial | None":
-    """The trial that a killed process was in, or a new one; None when there are ``trials``.
+    """The trial that was interrupted, or a new one; None when all ``trials`` are done.
 
-    What is drawn follows from the seed, the number of the trial and the results before it.
+    What is drawn is a function of the seed, the number of the trial and the results before it.
     """
     import optuna
 
@@ -223,7 +231,7 @@ def _next_trial(
         return None
     study.sampler = optuna.samplers.TPESampler(seed=mix(seed, number, 0) % 2**32, n_startup_trials=FIRST)
     trial = optuna.trial.Trial(study, running[0]._trial_id) if running else study.ask()
-    for name, among in distributions.items():  # what is drawn already stays
+    for name, among in distributions.items():  # values that were drawn before the interruption are kept
         if isinstance(among, optuna.distributions.CategoricalDistribution):
             trial.suggest_categorical(name, among.choices)
         elif isinstance(among, optuna.distributions.FloatDistribution):
@@ -234,7 +242,7 @@ def _next_trial(
 def _run_trial(
     study: "Study", trial: "Trial", config: RunConfig, out: Path, weights: str | Path | None, device: str | None
 ) -> None:
-    """Train a trial, from where it was stopped, and record how it ended."""
+    """Train a trial, or continue it, and record its result."""
     from optuna.trial import TrialState
 
     folder = _folder(out, trial.number)
@@ -242,7 +250,7 @@ def _run_trial(
     def falls_behind(step: int, total: int, value: float) -> bool:
         if step < PATIENT * total or step == total:
             return False
-        if step not in study.trials[trial.number].intermediate_values:  # else the evaluation was repeated
+        if step not in study.trials[trial.number].intermediate_values:  # it is there if the evaluation was repeated
             trial.report(value, step)
         return trial.should_prune()
 
@@ -280,7 +288,7 @@ def _complete(study: "Study") -> "list[FrozenTrial]":
 
 
 def _line(trial: "FrozenTrial", trials: int) -> str:
-    """How a trial ended."""
+    """One line about the result of a trial."""
     from optuna.trial import TrialState
 
     if trial.state == TrialState.FAIL:

@@ -1,4 +1,4 @@
-"""Evaluation during a training: when it is due, what is kept of it, and the report at the end."""
+"""Evaluation during a training: when it is due, which weights are kept, and the report at the end."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ SAMPLES = 4
 """Validation images that are drawn at each evaluation."""
 
 SAMPLE_SCORE = 0.3
-"""Objects with a lower score are not drawn there, where the validation images do not give a threshold."""
+"""Score threshold of these drawings, if the validation images yield none."""
 
 
 def evaluation_due(done: int, total: int, period: float) -> bool:
@@ -39,9 +39,9 @@ def evaluation_due(done: int, total: int, period: float) -> bool:
 def evaluate(
     run: Run, model: Model, info: dict[str, Any], config: RunConfig, categories: Categories, val_set: Dataset
 ) -> float:
-    """Measure the model after ``info["step"]`` steps; the best weights so far are saved, and noted in ``info``.
+    """Evaluate the model after ``info["step"]`` steps; the best weights so far are saved, and recorded in ``info``.
 
-    Returns the decisive metric in the first process, 0 in others.
+    Returns the decisive metric in the first process, 0 in the others.
     """
     step, decisive = info["step"], 0.0
     rows, samples = detect(run, model, config, categories, val_set)
@@ -53,7 +53,7 @@ def evaluate(
         if failed := attempt(folder, lambda: draw(samples, folder, score)):
             run.log.note(failed)
         decisive = _decisive(metrics)
-        if config.train.patience:  # by their steps: one that is repeated counts once
+        if config.train.patience:  # by step, so that a repeated evaluation counts once
             info["evaluations"] = {**info.get("evaluations", {}), str(step): decisive}
         if info["best"] is None or decisive >= info["best"]:
             facts = {"step": step, "metrics": metrics} | ({} if threshold is None else {"score": threshold.score})
@@ -61,14 +61,14 @@ def evaluate(
             save_model(run.out / "best.safetensors", model, config, categories, facts)
             info |= {"best": decisive, "metrics": metrics}
         run.log.evaluation(step, metrics if threshold is None else metrics | {"score": threshold.score})
-    info["evaluated"] = step  # the last change: what is stopped before is done again
+    info["evaluated"] = step  # the last change: an evaluation that is interrupted before is repeated
     return decisive
 
 
 def since_best(evaluations: Mapping[str, float]) -> tuple[int, int]:
-    """How many evaluations followed the best one, and its step; ``evaluations`` maps steps to the decisive metric.
+    """The number of evaluations since the best one, and its step; ``evaluations`` maps steps to the decisive metric.
 
-    Of equal ones the first is the best. 0 and 0 where there is none.
+    Of equal ones the first is the best. 0 and 0 without evaluations.
     """
     if not evaluations:
         return 0, 0
@@ -78,11 +78,11 @@ def since_best(evaluations: Mapping[str, float]) -> tuple[int, int]:
 
 
 def ends_early(run: Run, info: Mapping[str, Any]) -> bool:
-    """Whether the evaluations so far end the training before its last step, which a line says."""
+    """Whether the training ends early because of its evaluations; if so, a line says why."""
     patience = run.settings.patience
     if not patience or info["step"] != info["evaluated"] or info["step"] >= run.total:
         return False
-    waited, best = once(run, lambda: since_best(info.get("evaluations", {})))  # which only the first process has
+    waited, best = once(run, lambda: since_best(info.get("evaluations", {})))  # only the first process has them
     if waited < patience:
         return False
     run.log.note(
@@ -93,9 +93,9 @@ def ends_early(run: Run, info: Mapping[str, Any]) -> bool:
 
 
 def keep_best(run: Run, info: dict[str, Any]) -> None:
-    """A run that continues: note in ``info`` the best weights in its folder, which may be newer than its state.
+    """For a resumed run: record in ``info`` the best weights in its folder, which may be newer than its state.
 
-    Where they are not there any more, the next evaluation writes new ones.
+    If they are missing, the next evaluation writes new ones.
     """
     best = run.out / "best.safetensors"
     if not best.exists() or not (run.out / "predictions.json").exists():
@@ -109,7 +109,7 @@ def keep_best(run: Run, info: dict[str, Any]) -> None:
 
 
 def _decisive(metrics: Mapping[str, Metric]) -> float:
-    """The metric that decides which weights are best; what cannot be measured counts as 0."""
+    """The metric that decides which weights are best; None counts as 0."""
     return next(iter(metrics.values())) or 0.0
 
 
@@ -132,7 +132,7 @@ def detect(
 
 
 def draw(predictions: Iterable[Prediction], folder: Path, score: float) -> None:
-    """Save the images of predictions with their objects of at least ``score`` drawn over them."""
+    """Save the images of predictions, with their objects of at least ``score`` drawn on them."""
     for prediction in predictions:
         found = prediction.instances
         if found is not None:
@@ -141,7 +141,7 @@ def draw(predictions: Iterable[Prediction], folder: Path, score: float) -> None:
 
 
 def write_report(run: Run, config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
-    """Write ``report.html`` about the predictions of the best weights, or a line about why that failed."""
+    """Write ``report.html`` about the predictions of the best weights; if that fails, print a line that says why."""
 
     def write() -> None:
         task = TASKS[zoo.model_class(config.preset).task_of(config.model)]
