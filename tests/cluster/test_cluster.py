@@ -141,6 +141,9 @@ def test_a_run_goes_on(photos: Path, tmp_path: Path, no_ray: None, capsys) -> No
     (out / "run.json").write_text("{")
     assert predict(*args, "--resume") == 1
     assert "is damaged" in capsys.readouterr().err
+    (out / "run.json").unlink()  # nobody knows which model made the parts
+    assert predict(*args) == predict(*args, "--resume") == 1
+    assert capsys.readouterr().err.count("parts: holds results, but run.json beside it is missing") == 2
 
 
 def tables(folder: Path) -> dict[str, Path]:
@@ -287,6 +290,12 @@ def test_a_fault_of_the_program_is_one_images(tmp_path: Path) -> None:
     assert "row 4: not an image" in errors[4]
 
 
+def test_a_damaged_table_stops_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "names.parquet"
+    parquet.write_table(pa.table({"image": pa.array([b"\xff.png"], pa.binary()).view(pa.string())}), path)
+    assert "names.parquet: is damaged ('utf-8'" in Worker(job(out=str(tmp_path / "out")))(part(path, 1))["stop"]
+
+
 def test_an_image_at_which_workers_die_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = tmp_path / "bytes.parquet", tmp_path / "out"
     parquet.write_table(pa.table({"bytes": [encoded(image(c)) for c in (10, 20, 30)]}), path)
@@ -341,3 +350,5 @@ def test_wrong_usage(tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as left:
             predict(*args, "--out", tmp_path)
         assert left.value.code == 2
+    with pytest.raises(SystemExit):
+        predict("a.jpg", "--cluster", "--results", "coco", "--out", "memory://coco")

@@ -16,7 +16,8 @@ from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
     from maskkit.api import Segmenter
-    from maskkit.cluster.ray_batch import Pool, Run
+    from maskkit.cluster.ray_batch import Counts, Pool, Run
+    from maskkit.cluster.worker import Job
     from maskkit.infer.predict import Failure
     from maskkit.infer.selection import Selection
 
@@ -34,35 +35,18 @@ def predict_on_cluster(
     coco: bool,
     resume: bool,
 ) -> int:
-    """Predict the sources and write the results; the exit code. ``load`` makes the model in each worker.
+    """Predict the sources, write the results and return the exit code. ``load`` makes the model in each worker.
 
-    ``settings`` are those of `Results`. Raises ``KeyboardInterrupt`` that says how to go on.
+    ``settings`` are those of `Results`. A ``KeyboardInterrupt`` gets a message on how to continue.
     """
     from maskkit.cluster.ray_batch import Counts, begin, predict_parts
     from maskkit.cluster.storage import Storage, is_address
-    from maskkit.cluster.worker import Job
     from maskkit.engine.lock import Lock
 
     storage = Storage(out)
     failures: list[Failure] = []
-    paths = [s for s in sources if not is_address(s)]
-    model = str(settings["model"])
-    files = [*paths, model] if os.path.isfile(model) else paths  # else it is a name, or an address of the Hub
-    relative = any(not os.path.isabs(path) for path in files)
-    settings = {**settings, "sources": list(sources), "directory": os.getcwd() if relative else None}
-    folders = {path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths}
-    job = Job(
-        model=model,
-        weights=settings["weights"],
-        load=load,
-        selection=selection,
-        score=settings["score"],
-        batch=batch,
-        out=storage.address,
-        directory=os.getcwd(),
-        relative=relative,
-        folders=tuple(sorted(os.path.abspath(folder) for folder in folders if os.path.isdir(folder))),
-    )
+    job = _job(load, sources, settings, storage.address, selection, batch)
+    settings = {**settings, "sources": list(sources), "directory": job.directory if job.relative else None}
     counts, began = Counts(), time.monotonic()
     with ExitStack() as stack:
         if not is_address(out):
@@ -81,11 +65,47 @@ def predict_on_cluster(
             raise
         except MaskkitError as error:
             raise type(error)(f"{error}; {_kept(run, counts.images)}") from None
-        speed = f", {counts.images / (time.monotonic() - began):.1f} images/s" if counts.images else ""
+        seconds = time.monotonic() - began
         if coco:
             _write_coco(segmenter, run)
+    return _report(segmenter, run, counts, seconds, failures)
+
+
+def _job(
+    load: Callable[[], Segmenter],
+    sources: Sequence[str],
+    settings: Mapping[str, Any],
+    out: str,
+    selection: Selection,
+    batch: int,
+) -> Job:
+    """What the workers do. They need the working directory of this process if a source or the model is relative."""
+    from maskkit.cluster.storage import is_address
+    from maskkit.cluster.worker import Job
+
+    paths = [s for s in sources if not is_address(s)]
+    model = str(settings["model"])
+    files = [*paths, model] if os.path.isfile(model) else paths  # else it is a name, or an address of the Hub
+    folders = {path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths}
+    return Job(
+        model=model,
+        weights=settings["weights"],
+        load=load,
+        selection=selection,
+        score=settings["score"],
+        batch=batch,
+        out=out,
+        directory=os.getcwd(),
+        relative=any(not os.path.isabs(path) for path in files),
+        folders=tuple(sorted(os.path.abspath(folder) for folder in folders if os.path.isdir(folder))),
+    )
+
+
+def _report(segmenter: Segmenter, run: Run, counts: Counts, seconds: float, failures: Sequence[Failure]) -> int:
+    """Print what was found and what failed; returns the exit code."""
+    speed = f", {counts.images / seconds:.1f} images/s" if counts.images else ""
     earlier = f" and {run.done} images done before" if run.done else ""
-    say(f"{counts.rows} {segmenter.task.noun} in {counts.images} images{earlier}{speed}: {storage.at('parts')}")
+    say(f"{counts.rows} {segmenter.task.noun} in {counts.images} images{earlier}{speed}: {run.storage.at('parts')}")
     for message in [str(failure.error) for failure in failures] + counts.errors:
         complain(message)
     if failed := counts.failed + len(failures):
@@ -102,7 +122,10 @@ def _kept(run: Run, images: int) -> str:
 
 
 def _names(sources: Sequence[str], failures: list[Failure]) -> list[str]:
-    """The files, addresses and Parquet tables that ``sources`` name; sources without any are added to ``failures``."""
+    """The files, addresses and Parquet tables that ``sources`` name; sources without any are added to ``failures``.
+
+    Raises `DataError` where no source has any.
+    """
     from maskkit.cluster.sources import addresses
     from maskkit.cluster.storage import is_address
     from maskkit.errors import DataError
@@ -114,18 +137,17 @@ def _names(sources: Sequence[str], failures: list[Failure]) -> list[str]:
             names += addresses(source) if is_address(source) else map(str, image_files([source], failures))
         except DataError as error:
             failures.append(Failure(source, error))
+    if not names and failures:
+        raise failures[0].error
     return names
 
 
 def _write_coco(segmenter: Segmenter, run: Run) -> None:
     """The results files of the task, as `predict` writes them."""
     from maskkit.cluster.ray_batch import read_parts
-    from maskkit.cluster.storage import is_address
     from maskkit.eval.rows import StoredRows
     from maskkit.files import write_json
 
-    if is_address(run.storage.address):
-        raise MaskkitError(f"{run.storage.address}: --results coco takes a folder as --out; the parts are complete")
     folder = Path(run.storage.address)
 
     def images() -> Iterator[dict[str, Any]]:

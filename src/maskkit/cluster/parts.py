@@ -1,7 +1,7 @@
 """The results of a part as a Parquet file: a row for each object, with the image, the model and the version.
 
-An image in which nothing was found has one row without a class, one that could not be read one row with its error. So
-every image of a run is in the column ``image_id``.
+An image without objects has one row without a class; an image that could not be read has one row with its error. So
+every image of a run occurs in the column ``image_id``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from maskkit.prediction import Categories
 
 
 class Done(NamedTuple):
-    """An image that was predicted, or could not be read."""
+    """An image that was predicted, or that could not be read."""
 
     image_id: int
     image: str
-    """Its address, its path, or its name in a table."""
+    """Address, path, or name in a table."""
     size: tuple[int, int] | None
-    """(Height, width); None where it could not be read."""
+    """(Height, width); None if it could not be read."""
     rows: list[dict[str, Any]]
     """COCO's results, see `Prediction.to_coco`."""
     error: str | None = None
 
 
 def schema() -> Any:
-    """The columns. ``box`` is ``x y width height`` in pixels, ``mask`` COCO's compressed run lengths of the image."""
+    """The columns. ``box`` is ``x y width height`` in pixels, ``mask`` COCO's compressed run lengths at image size."""
     pa = require("pyarrow", "cluster")
     name = pa.dictionary(pa.int32(), pa.string())
     columns = {

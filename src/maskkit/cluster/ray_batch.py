@@ -1,7 +1,7 @@
-"""`predict --cluster`: Ray Data deals the parts of a run out to workers; what is written already is not done again.
+"""`predict --cluster`: Ray Data distributes the parts of a run to workers; parts that are written are not repeated.
 
-Nothing but names goes through Ray: workers read images and write results themselves. A worker that dies is replaced,
-and its part is done again under the same name, so that each image is in the results once.
+Only names go through Ray: workers read images and write results themselves. A worker that dies is replaced, and its
+part is predicted again under the same name, so each image is in the results exactly once.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from maskkit.infer.results import compare_settings
 from maskkit.infer.runtimes import require
 
 _STORE = 100 * 2**20
-"""Bytes of shared memory of a local Ray: nothing but names goes through it."""
+"""Bytes of shared memory of a local Ray: only names go through it."""
 _STARTS = 3
-"""Attempts to start Ray, which gives a busy machine half a minute."""
+"""Attempts to start Ray: on a busy machine one may fail after half a minute."""
 _NAMED = 20
+"""Largest number of errors that are kept to be shown."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be done, and what is done."""
+    """The parts of a run, and which of them are left."""
 
     storage: Storage
     parts: list[Part]
     done: int
-    """Images whose parts an earlier run has written."""
+    """Images in parts that an earlier process has written."""
     left: list[Part]
 
     @property
     def images(self) -> int:
-        """Images of all parts."""
+        """Number of images of all parts."""
         return sum(part.images for part in self.parts)
 
 
@@ -53,16 +54,16 @@ class Pool:
     """The workers of a run."""
 
     size: int | None
-    """How many; None uses all cores of this machine, or lets Ray choose on a cluster (``RAY_ADDRESS``)."""
+    """Number of workers; None uses all cores of this machine, or lets Ray choose on a cluster (``RAY_ADDRESS``)."""
     threads: int = 1
-    """Processor cores of each."""
+    """Processor cores of each worker."""
     gpus: int = 0
-    """GPUs of each."""
+    """GPUs of each worker."""
 
 
 @dataclass
 class Counts:
-    """What a run did."""
+    """What a run has done so far."""
 
     images: int = 0
     rows: int = 0
@@ -80,16 +81,18 @@ class Counts:
 
 
 def begin(storage: Storage, settings: Mapping[str, Any], names: Callable[[], Sequence[str]], resume: bool) -> Run:
-    """The run in ``storage``, new or to be gone on with.
+    """The run in ``storage``: a new one, or the one to continue.
 
-    ``names`` lists files, addresses or Parquet tables (which then are all); it is asked for a new run alone, whose list
-    of files is kept. Raises `MaskkitError` for a folder with another run, and for tables of content beside files.
+    ``names`` lists files, addresses or Parquet tables; it is called for a new run only, and what it returns is kept.
+    Raises `MaskkitError` for a folder with another run, and for tables that hold images mixed with other sources.
     """
     before = RUN in storage.names("")
     if before and not resume:
         raise MaskkitError(
             f"{storage.at(RUN)}: the results of a run are there; give --resume to go on with it, or another --out"
         )
+    if not before and storage.names(PARTS):
+        raise MaskkitError(f"{storage.at(PARTS)}: holds results, but {RUN} beside it is missing; give another --out")
     if before:
         stored = _settings(storage)
         compare_settings(storage.at(RUN), {n: v for n, v in stored.items() if n != "tables"}, settings)
@@ -132,9 +135,9 @@ def _tables(storage: Storage, names: Sequence[str]) -> list[Any]:
 
 
 def predict_parts(run: Run, job: Job, pool: Pool) -> Generator[dict[str, Any], None, None]:
-    """What the workers say about each part that they have done, in the order in which they end.
+    """The answers of the workers (`Worker.__call__`), one per part, as they finish.
 
-    Raises `MaskkitError` for a fault that is not one image's.
+    Raises `MaskkitError` for an error that does not concern a single image.
     """
     ray = require("ray", "cluster")
     require("ray.data", "cluster")
@@ -162,13 +165,13 @@ def predict_parts(run: Run, job: Job, pool: Pool) -> Generator[dict[str, Any], N
 
 
 def _start(ray: Any) -> bool:
-    """Join the cluster at ``RAY_ADDRESS``, or start Ray on this machine; whether it is this process's own."""
+    """Join the cluster at ``RAY_ADDRESS``, or start Ray on this machine; returns whether this call did so."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}  # a worker that dies is replaced
     address = os.environ.get("RAY_ADDRESS")
     here = {} if address else {"address": "local", "include_dashboard": False, "object_store_memory": _STORE}
@@ -187,7 +190,7 @@ def _start(ray: Any) -> bool:
 
 
 def _size(ray: Any, own: bool, pool: Pool) -> int | None:
-    """The number of workers; None: as many as the cluster has room for. Raises `MaskkitError` for too many."""
+    """The number of workers; None: as many as fit on the cluster. Raises `MaskkitError` for too many."""
     if os.environ.get("RAY_ADDRESS") or not own:
         return pool.size  # a cluster may grow
     have = ray.cluster_resources()
@@ -200,7 +203,7 @@ def _size(ray: Any, own: bool, pool: Pool) -> int | None:
 
 
 def read_parts(run: Run) -> Iterator[Done]:
-    """The images of all parts, in order. Raises `DataError` for a part that is not there, or damaged."""
+    """The images of all parts, in order. Raises `DataError` for a part that is missing or damaged."""
     for part in run.parts:
         address = run.storage.at(f"{PARTS}/{part.name}")
         with opened(address) as file:

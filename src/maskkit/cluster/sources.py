@@ -1,8 +1,8 @@
-"""The images of a run on many machines, as Parquet tables whose row groups are dealt out to the workers.
+"""The images of a run on many machines, as Parquet tables whose row groups are distributed to the workers.
 
-A table has images in one of three layouts: a column ``image`` with addresses or paths; a column ``bytes`` with the
-content of image files, and maybe ``image`` with their names; a column ``image`` of structs with the fields ``bytes``
-and ``path``, as data sets on the Hugging Face Hub have it. Folders and patterns are written as a table of addresses.
+A table has one of three layouts: a column ``image`` with addresses or paths; a column ``bytes`` with the content of
+image files, and optionally ``image`` with their names; or a column ``image`` of structs with the fields ``bytes`` and
+``path``, as in data sets on the Hugging Face Hub. For folders and patterns a table of addresses is written.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from maskkit.infer.runtimes import require
 from maskkit.infer.sources import Item, numbered_images, stored_image
 
 LIST = "images.parquet"
-"""The table of addresses of a run, in its folder."""
+"""The table of addresses, in the folder of the run."""
 _PARTS = 1000
-"""About how many parts a run has, within the limits of their size."""
+"""The number of parts of a run, as far as the limits of their size allow."""
 _SMALLEST, _LARGEST = 16, 4096
-"""Images of a part: a worker that dies loses at most one, and each is a file."""
+"""Images in a part. A worker that dies loses at most one part; each part is one file."""
 _AT_ONCE = 16
-"""Rows of a table that are in memory together."""
+"""Rows of a table that are in memory at a time."""
 
 Layout = Literal["addresses", "bytes", "structs"]
 
@@ -39,24 +39,25 @@ class Table(NamedTuple):
     address: str
     layout: Layout
     groups: tuple[int, ...]
-    """Rows of each row group."""
+    """Number of rows of each row group."""
 
 
 class Part(NamedTuple):
-    """Row groups of a table that one worker predicts, and whose results are one file."""
+    """Row groups of a table that one worker predicts; its results are one file."""
 
     number: int
     table: str
     layout: Layout
     begin: int
-    """The first row group,"""
+    """The first row group."""
     end: int
-    """and the one behind the last."""
+    """The row group after the last one."""
     row: int
-    """Rows of the table before it."""
+    """Number of rows of the table before it."""
     first: int
     """Id of its first image."""
     images: int
+    """Number of images."""
 
     @property
     def name(self) -> str:
@@ -65,14 +66,14 @@ class Part(NamedTuple):
 
 
 def is_table(source: str) -> bool:
-    """Whether a source is a Parquet file, or a pattern of such files, by its name."""
+    """Whether the name of a source is that of a Parquet file, or a pattern of such names."""
     return source.partition("::")[0].lower().endswith(".parquet")
 
 
 def addresses(source: str) -> list[str]:
-    """The files of an address, sorted: of one file, of a pattern, or the images of a folder.
+    """The files at an address, sorted: one file, the matches of a pattern, or the images of a folder.
 
-    Raises `DataError` where there is none.
+    Raises `DataError` where there is none, `FileError` where the storage fails.
     """
     system, path = file_system(source)
     head, chain, tail = source.partition("::")
@@ -91,7 +92,7 @@ def addresses(source: str) -> list[str]:
 
 
 def open_table(address: str) -> Table:
-    """The table in a Parquet file. Raises `DataError` where it is none, or has no column of images."""
+    """The table in a Parquet file. Raises `DataError` for another file, and for one without a column of images."""
     parquet = require("pyarrow.parquet", "cluster")
     with opened(address) as file:
         try:
@@ -121,27 +122,29 @@ def _layout(schema: Any) -> Layout | None:
 
 
 def rows_of(table: Table, begin: int = 0, end: int | None = None, first: int = 0) -> Iterator[tuple[str, bytes | None]]:
-    """The name of each image of some row groups, and its content where the table has it.
+    """The name of each image of some row groups, and its content if the table has it.
 
-    An image without a name is called after its row, counted from 1; ``first`` are the rows before these.
+    An image without a name is called after its row, counted from 1; ``first`` is the number of rows before ``begin``.
+    Raises `DataError` for a damaged table, `FileError` where the storage fails.
     """
     parquet = require("pyarrow.parquet", "cluster")
     groups = range(begin, len(table.groups) if end is None else end)
     with opened(table.address) as file:
         source = parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         wanted = [name for name in ("image", "bytes") if name in source.schema_arrow.names]
-        row = first
-        for batch in source.iter_batches(_AT_ONCE, row_groups=list(groups), columns=wanted):
-            for record in batch.to_pylist():
-                row += 1
+        batches = source.iter_batches(_AT_ONCE, row_groups=list(groups), columns=wanted)
+        try:
+            for row, record in enumerate((r for batch in batches for r in batch.to_pylist()), first + 1):
                 name, content = record.get("image"), record.get("bytes")
                 if table.layout == "structs":
                     name, content = (name.get("path"), name.get("bytes")) if name else (None, None)
                 yield name or f"{table.address}, row {row}", content
+        except ValueError as error:  # such as names that are not UTF-8
+            raise DataError(f"{table.address}: is damaged ({one_line(error)}); write it again") from None
 
 
 def write_list(storage: Storage, names: Sequence[str]) -> None:
-    """Write the table of a run whose images are files, with a row group for each part."""
+    """Write the table of addresses of a run, with a row group for each part."""
     pa, parquet = require("pyarrow", "cluster"), require("pyarrow.parquet", "cluster")
     size = part_size(len(names))
     content, schema = BytesIO(), pa.schema([("image", pa.string())])
@@ -152,12 +155,12 @@ def write_list(storage: Storage, names: Sequence[str]) -> None:
 
 
 def part_size(images: int) -> int:
-    """Images per part in a run of so many."""
+    """Images per part in a run with this number of images."""
     return min(max(images // _PARTS, _SMALLEST), _LARGEST)
 
 
 def parts_of(tables: Iterable[Table]) -> list[Part]:
-    """The parts of a run: whole row groups, as many as make a part. Image ids are places in the tables, from 1."""
+    """The parts of a run, each of whole row groups. Image ids are positions in all tables together, from 1."""
     tables = list(tables)
     size = part_size(sum(sum(table.groups) for table in tables))
     parts: list[Part] = []
@@ -173,7 +176,7 @@ def parts_of(tables: Iterable[Table]) -> list[Part]:
 
 
 def items_of(part: Part) -> Iterator[Item]:
-    """The images of a part, with their ids; each is read when its turn comes."""
+    """The images of a part, with their ids; each is read when its `Item` is."""
     table = Table(part.table, part.layout, ())
     for number, (name, content) in enumerate(rows_of(table, part.begin, part.end, part.row), part.first):
         if part.layout != "addresses":

@@ -1,4 +1,4 @@
-"""Files that many machines read and write: in folders that all of them see, or at addresses that fsspec opens."""
+"""Files that many machines read and write: in a shared folder, or at an address that fsspec opens."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from maskkit.files import read_bytes, remove_leftovers, replacing, require_file
 
 
 def is_address(name: str) -> bool:
-    """Whether a source or a folder is an address (``s3://bucket/photos``, ``zip://*.jpg::photos.zip``)."""
+    """Whether a name is an address (``s3://bucket/photos``, ``zip://*.jpg::photos.zip``) and not a path."""
     return "://" in name
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it. Raises `MaskkitError` where no package opens it."""
+    """The file system of an address, and the path in it. Raises `MaskkitError` if no package opens it."""
     import fsspec
 
     try:
         return fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:  # which names the package to install; a protocol that nobody knows
+    except (ImportError, ValueError) as error:  # a package that is not installed; an unknown protocol
         raise MaskkitError(f"{address}: cannot be opened ({one_line(error)})") from None
-    except Exception as error:  # a chain (zip://*::photos.zip) is opened at once
+    except Exception as error:  # a chained address (zip://*::photos.zip) is opened here already
         raise _explained(error, address) from None
 
 
 def fetch(address: str) -> bytes:
-    """What lies at an address. Raises `DataError` where there is no such file, `FileError` where the storage fails."""
+    """The content of a file at an address. Raises `DataError` if it is missing, `FileError` if the storage fails."""
     system, path = file_system(address)
     try:
         return system.cat_file(path)
-    except Exception as error:  # storages have errors of their own
+    except Exception as error:  # each file system has its own errors
         raise _explained(error, address) from None
 
 
@@ -56,7 +56,7 @@ def opened(address: str) -> Iterator[BinaryIO]:
 
 
 class Storage:
-    """A folder or an address to write to. Every file is complete or absent."""
+    """A folder, local or at an address, to write to. Every file is either complete or absent."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/") if is_address(address) else os.path.abspath(address)
@@ -67,7 +67,7 @@ class Storage:
         return f"{self.address}/{name}"
 
     def names(self, folder: str) -> set[str]:
-        """The names of the files in ``folder``; none where it is not there."""
+        """The names of the files in ``folder``; none if it does not exist."""
         if not self._remote:
             place = Path(self.at(folder))
             return {entry.name for entry in place.iterdir()} if place.is_dir() else set()
@@ -81,11 +81,11 @@ class Storage:
             raise _explained(error, self.at(folder)) from None
 
     def read(self, name: str) -> bytes:
-        """The content of a file. Raises `DataError` where there is none."""
+        """The content of a file. Raises `DataError` for a missing file, `FileError` where the storage fails."""
         return fetch(self.at(name)) if self._remote else read_bytes(Path(self.at(name)))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of one with its name. Raises `FileError` where that is impossible."""
+        """Write a file, or replace the one with its name. Raises `FileError` where that is impossible."""
         if not self._remote:
             with replacing(Path(self.at(name))) as temporary:
                 temporary.write_bytes(content)
@@ -93,12 +93,12 @@ class Storage:
         system, path = file_system(self.at(name))
         try:
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            system.pipe_file(path, content)  # an object appears when all of it has arrived
+            system.pipe_file(path, content)  # an object appears once it is complete
         except Exception as error:
             raise FileError(f"{self.at(name)}: cannot be written ({one_line(error)}); check the address") from None
 
     def remove(self, name: str) -> None:
-        """Remove a file that may be there; one that stays does no harm."""
+        """Remove a file if it exists; errors are ignored."""
         with suppress(Exception):
             if self._remote:
                 system, path = file_system(self.at(name))
@@ -107,14 +107,14 @@ class Storage:
                 Path(self.at(name)).unlink(missing_ok=True)
 
     def clear(self, folder: str) -> None:
-        """Remove what killed processes have left in ``folder``; no process may be writing to it."""
+        """Remove what killed processes left in ``folder``; no process may be writing to it."""
         if not self._remote:
             remove_leftovers(Path(self.at(folder)))
 
 
 def _explained(error: Exception, address: str) -> MaskkitError:
-    """An error of the file's own (there is none, it may not be read, it is damaged) as `DataError`; of the storage
-    (a network, a mount) as `FileError`: it would meet every file."""
+    """`DataError` for an error of this file (missing, not readable, damaged); `FileError` for one of the storage (a
+    network, a mount), which would affect every file."""
     if isinstance(error, MaskkitError):
         return error
     if isinstance(error, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""A worker: one model in a process of its own, which predicts one part after another by the loop of `predict`."""
+"""A worker: a process with one model, which predicts one part after another with the loop of `predict`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ RUN = "run.json"
 PARTS = "parts"
 """The folder of the results."""
 BEGUN = "begun"
-"""The folder of notes about parts that are being predicted: a worker may die at one, and another begins it again."""
+"""The folder of notes about parts in progress: they tell a worker about the workers that died at its part before."""
 _CAREFUL = 3
-"""From the time on that a part is begun so often, each of its images is predicted alone and noted before."""
+"""From this attempt at a part on, its images are predicted one by one, and each is noted first."""
 _DEADLY = 2
-"""An image at which so many workers have died then is given up."""
+"""An image at which this number of workers have died is given up."""
 _HOPELESS = 12
-"""A part that is begun so often, and never comes to an image, ends the run."""
+"""The run ends at this attempt at a part, if no attempt has reached an image."""
 _READERS = 4
-"""Threads that read ahead: storages answer late."""
+"""Threads that read ahead: storages have a high latency."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class Job:
     weights: str
     """Checksum of the model's file."""
     load: Callable[[], Segmenter]
-    """Makes the model in the process of a worker, so it can be pickled."""
+    """Makes the model in the process of a worker, so it has to be picklable."""
     selection: Selection
     score: float
     batch: int
     out: str
     directory: str
-    """Where the command was given: relative paths begin there."""
+    """The working directory of the command, for relative paths."""
     relative: bool = False
-    """Whether the command has such a path."""
+    """Whether the command has a relative path."""
     folders: tuple[str, ...] = ()
-    """Folders of images that were there when the run began."""
+    """Folders of images that existed when the run began."""
 
 
 class Worker:
@@ -69,9 +69,10 @@ class Worker:
         self._segmenter: Segmenter | None = None
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Predict a `Part`: what there is to say about it.
+        """Predict the `Part` ``record`` and write its results; returns its number and counts.
 
-        A fault that is not one image's is the ``stop`` of the answer: an exception would be Ray's, with its traceback.
+        An error that does not concern a single image is returned as ``stop``: Ray would show an exception with a
+        traceback.
         """
         part, done, stop = Part(**record), list[Done](), ""
         try:
@@ -81,7 +82,7 @@ class Worker:
             stop = explain(error)
         except MaskkitError as error:
             stop = str(error)
-        self.storage.remove(f"{BEGUN}/{part.name}.json")  # this worker lives
+        self.storage.remove(f"{BEGUN}/{part.name}.json")  # this worker has not died
         return _answer(part, sum(len(d.rows) for d in done), [d.error for d in done if d.error is not None], stop)
 
     def _predict(self, part: Part) -> list[Done]:
@@ -97,7 +98,7 @@ class Worker:
             return self._together(part)
         except MaskkitError:
             raise
-        except Exception:  # a fault of the program at one image must not end a run of millions
+        except Exception:  # a bug that one image triggers must not end a run of millions
             return list(self._one_by_one(part))
 
     def _together(self, part: Part) -> list[Done]:
@@ -171,7 +172,7 @@ class Worker:
         return self._segmenter
 
     def _refuse_vanished(self) -> None:
-        """Raise `DataError` where a folder of images is gone: they are not bad."""
+        """Raise `DataError` if a folder of images has disappeared: then the images are not bad."""
         for folder in self.job.folders:
             if not os.path.isdir(folder):
                 raise DataError(f"{folder}: is not on {socket.gethostname()}, or not any more; restore it")
@@ -182,7 +183,7 @@ class Worker:
 
 @dataclass
 class _Note:
-    """How often a part was begun, and at which images workers have died, in a file that outlives them."""
+    """How often a part was begun, and at which images workers have died; kept in a file that survives them."""
 
     storage: Storage
     name: str
@@ -192,7 +193,7 @@ class _Note:
 
     @classmethod
     def begin(cls, storage: Storage, part: Part) -> _Note:
-        """The note of the part, which is begun once more."""
+        """The note of a part that is begun once more."""
         name = f"{BEGUN}/{part.name}.json"
         try:
             before = json.loads(storage.read(name))
@@ -205,7 +206,7 @@ class _Note:
         return note
 
     def at(self, number: int | None) -> None:
-        """Note the image that is predicted next."""
+        """Write down the image that is predicted next."""
         at = None if number is None else str(number)
         self.storage.write(self.name, json.dumps({"begun": self.begun, "deaths": self.deaths, "at": at}).encode())
 
