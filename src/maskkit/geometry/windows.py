@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from maskkit.errors import MaskkitError
 
+OVERLAP = 0.2
+"""Share of a tile that its neighbours see too, where the user does not say otherwise."""
+
 
 class Rect(NamedTuple):
     """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, the last ones not included."""
@@ -22,7 +25,7 @@ class Rect(NamedTuple):
         return max(self.bottom - self.top, 0), max(self.right - self.left, 0)
 
     def meet(self, other: Rect) -> Rect:
-        """The part that both have; its size has a zero where there is none."""
+        """The intersection; its size has a zero if it is empty."""
         low = max(self.top, other.top), max(self.left, other.left)
         return Rect(*low, min(self.bottom, other.bottom), min(self.right, other.right))
 
@@ -33,15 +36,15 @@ class Window(NamedTuple):
     seen: Rect
     """What the network sees."""
     own: Rect
-    """The pixels that belong to this tile alone."""
+    """The pixels that this tile owns; no other tile owns them."""
 
 
-def windows(size: tuple[int, int], tile: int, overlap: float = 0.2) -> list[Window]:
+def windows(size: tuple[int, int], tile: int, overlap: float = OVERLAP) -> list[Window]:
     """The tiles of an image of ``size`` (height, width), row by row.
 
-    A tile has ``tile`` rows and columns, or those of a smaller image; neighbours share at least the part ``overlap`` of
-    it. The last tile of a row or column is moved back into the image. Raises `MaskkitError` for an overlap of half a
-    tile or more.
+    A tile has ``tile`` rows and columns, or those of the image where it is smaller; neighbours share at least
+    ``overlap`` of a tile. The last tile of a row or column is moved back into the image. Raises `MaskkitError` for an
+    overlap of half a tile or more.
     """
     if not 0 <= overlap < 0.5:
         raise MaskkitError(f"tiles overlap by at least 0 and less than 0.5 of their size, not {overlap:g}")
@@ -53,10 +56,21 @@ def windows(size: tuple[int, int], tile: int, overlap: float = 0.2) -> list[Wind
     ]
 
 
+def count(size: tuple[int, int], tile: int, overlap: float = OVERLAP) -> int:
+    """The number of `windows`, without making them."""
+    step = _step(tile, overlap)
+    down, across = (1 + -(-max(length - tile, 0) // step) for length in size)
+    return down * across
+
+
+def _step(tile: int, overlap: float) -> int:
+    """Pixels from one tile to the next."""
+    return max(tile - round(tile * overlap), 1)
+
+
 def _axis(length: int, tile: int, overlap: float) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """First and last pixel of each tile along one axis, and of what it owns."""
-    step = max(tile - round(tile * overlap), 1)
-    starts = [*range(0, max(length - tile, 0), step), max(length - tile, 0)]
+    """Begin and end of each tile along one axis, and of the part that it owns."""
+    starts = [*range(0, max(length - tile, 0), _step(tile, overlap)), max(length - tile, 0)]
     seen = [(start, min(start + tile, length)) for start in starts]
     inner = [(after[0] + before[1]) // 2 for before, after in pairwise(seen)]
     return list(zip(seen, pairwise([0, *inner, length]), strict=True))

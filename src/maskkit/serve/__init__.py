@@ -1,5 +1,5 @@
-"""`maskkit serve`: a model behind HTTP, and a page to try it. No torch by itself: exported files are served without it.
+"""`maskkit serve`: a model behind HTTP, and a page to try it. No torch: exported files are served without it.
 
-The process with the event loop reads requests and answers them; another process has the model (`serve.worker`).
-Between them is a queue with a bound (`serve.queue`), from which images of several requests share a forward pass.
+One process runs the event loop: it reads requests and answers them. Another process runs the model (`serve.worker`).
+Between them is a bounded queue (`serve.queue`), from which images of several requests can share a forward pass.
 """

@@ -1,4 +1,4 @@
-"""What is asked about an image, and the bytes of the answer: rows of COCO results, or an overlay."""
+"""A question about an image, and the bytes of the answer: rows of COCO results, or an overlay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MaskFormat = Literal["rle", "polygon", "png"]
 
 
 class Ask(NamedTuple):
-    """An image and what is asked about it."""
+    """An image and the parameters of its prediction."""
 
     image: bytes
     """The encoded image."""
@@ -27,19 +27,19 @@ class Ask(NamedTuple):
     score: float | None = None
     """Objects above this score; None: above the model's own threshold."""
     classes: tuple[str, ...] = ()
-    """Objects of these classes; none means all."""
+    """Names of classes; empty means all."""
     tile: int | None = None
-    """Tiles of so many rows and columns."""
+    """Height and width of a tile in pixels; None predicts the whole image at once."""
     mask: MaskFormat = "rle"
     overlay: bool = False
-    """Whether the answer is the image with its objects drawn, a PNG, in place of rows."""
+    """Whether the answer is a PNG of the image with its objects drawn, instead of rows."""
 
 
 class Answer(NamedTuple):
     """The answer to one `Ask`."""
 
     status: int
-    """That of HTTP."""
+    """HTTP status."""
     body: bytes
     """JSON, or a PNG."""
     found: int = 0
@@ -63,14 +63,14 @@ def image_answer(prediction: Prediction, ask: Ask, score: float) -> Answer:
         for row in rows:
             if "segmentation" in row:
                 row["segmentation"] = _other_form(row["segmentation"], ask.mask)
-    # every row on a line of its own, as predictions.json has it: clients can keep the text of its numbers
+    # one row per line, with the text of predictions.json: clients can copy the numbers without rounding them
     lines = ",\n".join(map(json.dumps, rows))
     text = f'{json.dumps(head)[:-1]}, "predictions": [\n{lines}\n]}}'
     return Answer(200, text.encode(), len(rows))
 
 
 def _other_form(mask: rle.Rle, form: MaskFormat) -> Any:
-    """A mask as polygons along its pixels, or as a PNG of the image's size with 0 and 255, in base64."""
+    """A mask as polygons along its pixel edges, or as a PNG of the image's size with 0 and 255, in base64."""
     region, top, left = rle.decode_region(mask)
     if form == "polygon":
         shift = (left, top)

@@ -1,4 +1,4 @@
-"""The service as an ASGI application, and the server that runs it until it is told to stop."""
+"""The service as an ASGI application, and the server that runs it until a signal stops it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from maskkit.serve.worker import Load
 log = logging.getLogger(__name__)
 
 Log = Callable[[dict[str, Any]], None]
-"""Takes what is logged of each request."""
+"""Takes the log record of a request."""
 
 _SAMPLES = Path(maskkit.__file__).parent / "demo_images"
 _HEADERS = (
@@ -51,7 +51,7 @@ class Service:
     """What the routes of an application share."""
 
     name: str
-    """Name of the model, without its folder."""
+    """File name of the model."""
     limits: Limits
     token: str | None
     metrics: Metrics
@@ -69,10 +69,10 @@ def create_app(
     page: bool = True,
     log: Log | None = None,
 ) -> FastAPI:
-    """An application that serves the model that ``load`` makes, in a process of its own.
+    """An application that serves the model that ``load`` makes, in another process.
 
-    ``token`` is asked of every request to /v1 and /metrics. ``cors`` are the origins whose pages may read answers. With
-    ``page``, / is a page to try the model. ``log`` takes a record of each request.
+    Every request to /v1 and /metrics has to send ``token``, where it is given. ``cors`` are the origins whose pages may
+    read answers. With ``page``, / is a page to try the model. ``log`` is called with a record of each request.
     """
     metrics = Metrics()
     samples = {path.name: path.read_bytes() for path in sorted(_SAMPLES.glob("*.jpg"))} if page else {}
@@ -86,7 +86,7 @@ def create_app(
         finally:
             await queue.stop()
 
-    # no page of FastAPI's own: those load scripts from other hosts
+    # without FastAPI's documentation pages: they load scripts from other hosts
     app = FastAPI(
         title="maskkit",
         version=maskkit.__version__,
@@ -118,7 +118,7 @@ def create_app(
 
 
 class _Watch:
-    """Counts and logs every request, and adds headers to every answer."""
+    """Middleware that counts and logs every request, and adds headers to the answers of the routes."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, log: Log | None) -> None:
         self.app, self.metrics, self.log = app, metrics, log
@@ -169,7 +169,7 @@ def _no_route(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    """The server logs what happened; the client is told nothing of it."""
+    """An error of the program: the server logs it, the client learns no details."""
     return refused(request, Refusal(500, "internal", "the service failed; its log says why"))
 
 
@@ -183,7 +183,7 @@ def _ready(request: Request) -> Response:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address; port 0 takes a free one. Raises `MaskkitError` where it cannot be had."""
+    """A socket that listens on an address; port 0 takes a free one. Raises `MaskkitError` where that is impossible."""
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
@@ -200,9 +200,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def run(app: FastAPI, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; what is in hand then is finished.
+    """Serve until SIGINT or SIGTERM, then answer the requests that were accepted.
 
-    The model has been loaded before: ``app.state.service.queue.worker.start()``.
+    The model has to be loaded before: ``app.state.service.queue.worker.start()``.
     """
     limits: Limits = app.state.service.limits
     config = uvicorn.Config(
@@ -223,5 +223,5 @@ def run(app: FastAPI, bound: socket.socket) -> None:
 
 
 def line(record: dict[str, Any]) -> str:
-    """What is logged of a request, as one line of JSON."""
+    """The log record of a request as one line of JSON."""
     return json.dumps(record)

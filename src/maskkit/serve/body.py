@@ -1,4 +1,4 @@
-"""The images in the body of a request. They stay in memory: no part of a request becomes a file, or the name of one."""
+"""The images in the body of a request. They stay in memory: nothing of a request becomes a file or a file name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _InMemory(MultiPartParser):
 
 
 async def read_images(request: Request, limits: Limits, most: int) -> list[bytes]:
-    """The encoded images of a form, at most ``most``, or the only one that is the body itself.
+    """The encoded images of a form, at most ``most``, or the single image that is the body itself.
 
     Raises `Refusal` for a body that is too large, empty or of another type.
     """

@@ -1,13 +1,13 @@
-"""What a service accepts, and how it refuses the rest."""
+"""The limits of a service, and how it refuses requests."""
 
 from dataclasses import dataclass
 
 from maskkit.ranges import Batch, Count, Positive, Weight
 
 MAX_TILES = 256
-"""Largest number of tiles that an image may be cut into: a small tile of a large image would take minutes."""
+"""Largest number of tiles of an image: with small tiles a large image would take minutes."""
 BUSY_SECONDS = 1
-"""What a client is told to wait when the queue is full."""
+"""Seconds that a client is told to wait when the queue is full."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Limits:
     """Bounds of memory and time. At most ``queue`` bodies of ``max_bytes`` are in memory."""
 
     queue: Count = 64
-    """Images that are being read, wait or are in hand; a request beyond them is refused at once."""
+    """Images that are being read, waiting or being predicted; a request beyond them is refused immediately."""
     batch: Batch = 1
-    """Largest number of images, of any requests, that share a forward pass. A GPU is faster with several; the last
-    digits of scores and the borders of masks then depend on how many there were, as with maskkit predict --batch."""
+    """Largest number of images, from any requests, that share a forward pass. A GPU is faster with several; the last
+    digits of scores and the borders of masks then depend on their number, as with maskkit predict --batch."""
     wait: Weight = 5.0
     """Milliseconds that an image waits for others to share its forward pass."""
     timeout: Positive = 30.0
@@ -28,7 +28,7 @@ class Limits:
     max_pixels: Count = 1 << 25
     """Pixels of an image, by its header, before it is decoded."""
     max_images: Count = 16
-    """Images of a request to /v1/predict-batch, if the queue has so many places."""
+    """Images of a request to /v1/predict-batch, at most as many as the queue takes."""
 
     @property
     def images(self) -> int:
@@ -50,7 +50,7 @@ class Refusal(Exception):
 
 def busy() -> Refusal:
     """The queue is full."""
-    return Refusal(503, "busy", "the service has as many images in hand as it takes; try again", BUSY_SECONDS)
+    return Refusal(503, "busy", "the queue of the service is full; try again", BUSY_SECONDS)
 
 
 def not_ready() -> Refusal:

@@ -1,4 +1,4 @@
-"""What is counted, in Prometheus' text format."""
+"""The metrics of a service, in Prometheus' text format."""
 
 from collections.abc import Callable
 
@@ -35,10 +35,10 @@ class Metrics:
         self._ready = Gauge("maskkit_ready", "1 while the model is loaded.", registry=registry)
 
     def watch(self, waiting: Callable[[], int], ready: Callable[[], bool]) -> None:
-        """What is read when the metrics are."""
+        """Set the functions that give the number of waiting images, and whether the model is ready."""
         self._waiting.set_function(waiting)
         self._ready.set_function(lambda: float(ready()))
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics as text."""
         return generate_latest(self._registry)

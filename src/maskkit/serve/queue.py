@@ -1,4 +1,4 @@
-"""The queue between requests and the process of the model: bounded, in batches, in order."""
+"""The queue between requests and the model's process: bounded, in order, with batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PATIENCE = 10.0
-"""Seconds in which the process of the model may end by itself."""
+"""Seconds that the model's process has to end before it is killed."""
 
 
 @dataclass(eq=False)
@@ -34,13 +34,13 @@ class _Waiting:
 
 
 class Slots:
-    """Places in the queue that a request holds."""
+    """The places in the queue that a request holds."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue, self.count = queue, 0
 
     def take(self, count: int) -> None:
-        """Hold so many more places. Raises `Refusal` where they are not there, at once."""
+        """Take ``count`` more places. Raises `Refusal` where there are not enough."""
         if self._queue.held + count > self._queue.limits.queue:
             raise busy()
         self._queue.held += count
@@ -48,16 +48,16 @@ class Slots:
 
 
 class Queue:
-    """Images of all requests, on their way to the model and back.
+    """The images of all requests, on their way to the model.
 
-    ``start`` and ``stop`` frame its life in one event loop; `asked` may be called between them.
+    `asked` may be called between ``start`` and ``stop``, in the same event loop.
     """
 
     def __init__(self, load: Load, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
         self.worker = Worker(load, limits)
         self.held = 0
-        """Places that are taken by requests."""
+        """Places that requests hold."""
         self._waiting: list[_Waiting] = []
         self._thread = ThreadPoolExecutor(1, "maskkit-queue")
         self._news = asyncio.Event()
@@ -71,13 +71,13 @@ class Queue:
         return self.worker.model
 
     async def start(self) -> None:
-        """Begin to work; the model is loaded unless ``worker.start`` did it before. Raises `MaskkitError`."""
+        """Start to work; loads the model unless ``worker.start`` was called before. Raises `MaskkitError`."""
         if self.worker.model is None:
             await self._in_thread(self.worker.start)
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Finish what is waiting, then end the process of the model."""
+        """Answer what is waiting, then end the model's process."""
         self._stopping = True
         self._news.set()
         if self._task is not None:
@@ -87,7 +87,7 @@ class Queue:
 
     @contextmanager
     def slots(self, count: int = 1) -> Iterator[Slots]:
-        """Places for a request. Raises `Refusal` when there are not so many, or no model is ready."""
+        """Places for a request, inside ``with``. Raises `Refusal` where there are not enough, or no model is ready."""
         if self.model is None or self._stopping:
             raise not_ready()
         slots = Slots(self)
@@ -98,7 +98,7 @@ class Queue:
             self.held -= slots.count
 
     async def asked(self, asks: Sequence[Ask]) -> list[Answer]:
-        """The answers. Raises `Refusal` where the process of the model ends; can be cancelled."""
+        """The answers, in order; they are refusals where the model's process ends. The call may be cancelled."""
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(ask, loop.create_future(), loop.time()) for ask in asks]
         self._waiting += waiting
@@ -135,14 +135,14 @@ class Queue:
             first = self._waiting[0]
             batch = [w for w in self._waiting if _together(w.ask, first.ask)][: self.limits.batch]
             left = first.since + self.limits.wait / 1000 - loop.time()
-            # nobody to wait for: the batch is full, or every request has all its images here
+            # nothing to wait for: the batch is full, or all images of all requests are here
             if len(batch) == self.limits.batch or self.held <= len(self._waiting) or left <= 0:
                 self._waiting = [w for w in self._waiting if w not in batch]
                 return batch
             await self._more(left)
 
     async def _more(self, seconds: float | None) -> None:
-        """Wait for news, at most so long."""
+        """Wait for news, at most for ``seconds``."""
         self._news.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), seconds)
@@ -156,7 +156,8 @@ class Queue:
                 return
             except MaskkitError as error:
                 log.error("%s; the next attempt is in %d s", error, pause)
-                await self._more(pause)  # or until the service stops
+                if not self._stopping:  # `stop` may have been called meanwhile
+                    await self._more(pause)
                 pause = min(2 * pause, 30)
 
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:

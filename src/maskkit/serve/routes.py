@@ -1,4 +1,4 @@
-"""What the service answers under /v1."""
+"""The routes under /v1, and /metrics."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 Score = Annotated[float | None, Query(ge=0, le=1, description="Above this score; default: the model's own threshold.")]
 Classes = Annotated[list[str] | None, Query(description="Names of classes; repeat it for several. Default: all.")]
-Tile = Annotated[int | None, Query(ge=32, le=65_536, description="Cut large images into tiles of so many pixels.")]
+Tile = Annotated[int | None, Query(ge=32, le=65_536, description="Cut large images into tiles of this size in pixels.")]
 Mask = Annotated[MaskFormat, Query(description="How masks are written.")]
 ImageNumber = Annotated[int, Query(ge=0, le=2**53 - 1, description="The image_id of the rows.")]
 
@@ -164,7 +164,7 @@ async def predict(
 async def predict_batch(
     request: Request, score: Score = None, classes: Classes = None, tile: Tile = None, mask: Mask = "rle"
 ) -> Response:
-    """The images are the fields ``image`` of a form; their ids are their places, from 1.
+    """The images are the fields ``image`` of a form; their ids are their positions, from 1.
 
     An image that cannot be read has an error in place of its rows.
     """
@@ -180,7 +180,7 @@ async def predict_batch(
     responses={401: _REFUSALS[401], 503: _REFUSALS[503]},
 )
 def model(request: Request) -> JSONResponse:
-    """Task, classes, input, threshold and licence; the version of the program; the limits; names of sample images."""
+    """Task, classes, input, threshold and licence; the version of maskkit; the limits; names of sample images."""
     service = service_of(request)
     return JSONResponse(
         {
@@ -216,7 +216,7 @@ def metrics(request: Request) -> Response:
     },
 )
 def sample(request: Request, name: str) -> Response:
-    """One of the images of the package, which were read when the service began."""
+    """One of the images of the package."""
     content = service_of(request).samples.get(name)
     if content is None:
         raise Refusal(404, "not_found", "there is no such sample")
@@ -224,7 +224,7 @@ def sample(request: Request, name: str) -> Response:
 
 
 async def _answers(request: Request, most: int, ask: Ask) -> list[Answer]:
-    """The answers for the images of a request, which are asked what ``ask`` says."""
+    """The answers for the images of a request, at most ``most``; ``ask`` holds the parameters. Raises `Refusal`."""
     service = service_of(request)
     _check_classes(ask.classes, _model_of(service))
     deadline = asyncio.get_running_loop().time() + service.limits.timeout
@@ -266,7 +266,7 @@ def _check_classes(classes: tuple[str, ...], model: Model) -> None:
 
 
 def _wants_png(accept: str) -> bool:
-    """Whether the overlay is asked for: a PNG is named, and JSON is not."""
+    """Whether the Accept header asks for the overlay: it names PNG and not JSON. Raises `Refusal` for other types."""
     kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
     if not kinds or kinds & {"application/json", "application/*"}:
         return False

@@ -1,4 +1,4 @@
-"""The process that has the model: it takes images from a pipe and gives answers, a batch at a time."""
+"""The process that runs the model: it receives batches of images through a pipe and sends back the answers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from maskkit.data.images import opened
 from maskkit.errors import DataError, MaskkitError, explain
+from maskkit.geometry import windows
 from maskkit.infer.predict import Failure
 from maskkit.infer.selection import Selection
 from maskkit.infer.sources import numbered_images
@@ -30,17 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Load = Callable[[], "Segmenter"]
-"""Makes the model in the process that it is passed to, so it can be pickled: a function of a module, or a partial."""
-_OVERLAP = 0.2
-"""Part of a tile that its neighbours share, as by default everywhere."""
+"""Makes the model in the other process, so it has to be picklable: a function of a module, or a partial of one."""
 
 
 class Model(NamedTuple):
-    """What the service says about its model."""
+    """The description of a model that the service publishes."""
 
     task: str
     noun: str
-    """Plural noun for its results."""
+    """Plural noun for its results: objects, regions, segments."""
     classes: list[dict[str, Any]]
     """COCO's category records, in order."""
     score: float
@@ -48,7 +47,7 @@ class Model(NamedTuple):
     input: dict[str, Any]
     """Size (height, width) and way of resizing."""
     licence: str | None
-    """Licence of the weights, where it is known."""
+    """Licence of the weights, if it is known."""
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Model:
@@ -65,16 +64,16 @@ class Model(NamedTuple):
 
 
 class Engine:
-    """A model that answers."""
+    """Answers questions about images with a model."""
 
     def __init__(self, segmenter: Segmenter, limits: Limits) -> None:
         self.segmenter, self.limits = segmenter, limits
         self._tiled = lru_cache(16)(segmenter.with_tiles)
 
     def answers(self, asks: Sequence[Ask]) -> list[Answer]:
-        """An answer to each; they have one score and one tile, and share forward passes.
+        """One answer for each of ``asks``, which have the same score and tile, and may share a forward pass.
 
-        An image for which the program fails, with a fault that is none of the image's, does not fail the others.
+        If the program fails on an image, only the answer for that image is an error.
         """
         try:
             return self._together(asks)
@@ -96,7 +95,7 @@ class Engine:
         def failed(failure: Failure) -> None:
             answers[names[failure.path]] = _refused(_unreadable(failure.error))
 
-        segmenter = self.segmenter if asks[0].tile is None else self._tiled(asks[0].tile, _OVERLAP)
+        segmenter = self.segmenter if asks[0].tile is None else self._tiled(asks[0].tile)
         score = segmenter.score if asks[0].score is None else asks[0].score
         items = numbered_images((place, ask.image) for place, ask in enumerate(asks) if place not in answers)
         for prediction in segmenter.predictor.predict(items, batch=len(asks), score=score, failed=failed):
@@ -107,7 +106,7 @@ class Engine:
         return [answers[place] for place in range(len(asks))]
 
     def _check(self, ask: Ask) -> None:
-        """Refuse what the header of an image forbids; its pixels are not decoded for this."""
+        """Raise `Refusal` for an image that is too large by its header, without decoding its pixels."""
         try:
             with opened(BytesIO(ask.image)) as image:
                 width, height = image.size
@@ -118,22 +117,22 @@ class Engine:
             raise Refusal(
                 413, "too_many_pixels", f"the image has {width} x {height} pixels, the service takes at most {most}"
             )
-        if ask.tile is not None and _tiles(height, ask.tile) * _tiles(width, ask.tile) > MAX_TILES:
+        if ask.tile is not None and windows.count((height, width), ask.tile) > MAX_TILES:
             message = f"{width} x {height} pixels are more than {MAX_TILES} tiles of {ask.tile}; name a larger tile"
             raise Refusal(422, "too_many_tiles", message)
 
 
 def run(pipe: Connection, load: Load, limits: Limits) -> None:
-    """The life of the process: load, say so, answer until the other end of the pipe is closed.
+    """What the process does: load the model, then answer until the other end of the pipe is closed.
 
-    The first message is a `Model`, or the reason why there is none.
+    Its first message is the `Model`, or a text that says why it cannot be loaded.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # the service ends it, when all requests are answered
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service ends this process, after all requests are answered
         signal.signal(number, signal.SIG_IGN)
     prepare_streams()
     try:
         engine = Engine(load(), limits)
-        engine.segmenter.predict(np.zeros((*engine.segmenter.input.size, 3), np.uint8))  # the first one takes longer
+        engine.segmenter.predict(np.zeros((*engine.segmenter.input.size, 3), np.uint8))  # the first call is slow
         pipe.send(Model.of(engine.segmenter))
     except MaskkitError as error:
         pipe.send(str(error))
@@ -155,7 +154,7 @@ def run(pipe: Connection, load: Load, limits: Limits) -> None:
 
 
 class Worker:
-    """The process of a model, seen from the service. Its methods block: they are called in a thread."""
+    """The model's process, as the service controls it. Its methods block, so they are called in a thread."""
 
     def __init__(self, load: Load, limits: Limits) -> None:
         self._load, self._limits = load, limits
@@ -166,15 +165,19 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The number of the process, while there is one."""
+        """The id of the process, while it runs."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> Model:
-        """Start the process and wait for its model. Raises `MaskkitError` where it cannot be loaded."""
+        """Start the process and wait for its model. Raises `MaskkitError` where it cannot be started or loaded."""
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=run, args=(theirs, self._load, self._limits), name="maskkit", daemon=True)
-        process.start()
+        try:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=run, args=(theirs, self._load, self._limits), name="maskkit", daemon=True)
+            process.start()
+        except OSError as error:  # no memory, or too many processes or open files
+            reason = error.strerror or error
+            raise MaskkitError(f"the process of the model cannot be started ({reason}); free some memory") from None
         theirs.close()
         self._process, self._pipe = process, ours
         try:
@@ -189,11 +192,12 @@ class Worker:
         return found
 
     def answers(self, asks: Sequence[Ask]) -> list[Answer]:
-        """The answers to a batch. Raises ``EOFError`` where the process has ended, or gives none for very long."""
-        assert self._pipe is not None
+        """The answers to a batch. Raises ``EOFError`` where the process has ended, or does not answer in time."""
+        if self._pipe is None:
+            raise EOFError
         try:
             self._pipe.send(list(asks))
-            if not self._pipe.poll(2 * self._limits.timeout):  # nobody waits for the answer any more
+            if not self._pipe.poll(2 * self._limits.timeout):  # all requests have timed out
                 raise EOFError
             return self._pipe.recv()
         except (EOFError, OSError):
@@ -201,7 +205,7 @@ class Worker:
             raise EOFError from None
 
     def stop(self, patience: float = 0) -> None:
-        """End the process, at the latest after ``patience`` seconds."""
+        """End the process; it is killed after ``patience`` seconds."""
         self.model = None
         process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
         if pipe is not None:
@@ -219,12 +223,6 @@ def _refused(refusal: Refusal) -> Answer:
 
 
 def _unreadable(error: DataError) -> Refusal:
-    """The message is about bytes in memory: it names no file."""
+    """The refusal for an image that cannot be read."""
     status, code = (413, "too_many_pixels") if "too many pixels" in str(error) else (422, "bad_image")
     return Refusal(status, code, str(error))
-
-
-def _tiles(length: int, tile: int) -> int:
-    """The number of tiles along a side."""
-    step = max(tile - round(tile * _OVERLAP), 1)
-    return 1 + -(-max(length - tile, 0) // step)
