@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from maskkit.cli.console import progress, stdout
 from maskkit.cli.options import Fetch
 from maskkit.ranges import Batch, Whole
-from maskkit.terminal import say
+from maskkit.terminal import complain, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def check(
 ) -> int:
     """Check a data set: list bad records and images, count objects, draw samples. Fails when there are errors.
 
-    With a model, also the labels that are likely to be errors: objects without a label, wrong classes, loose masks.
+    With a model, also list the labels that are likely to be wrong: missed objects, wrong classes, loose masks.
 
     Example: maskkit check pets/ --out pets-samples
 
@@ -43,12 +43,12 @@ def check(
 
     Args:
         data: Folder or annotation file, in any format.
-        out: Folder for drawn samples; without it none are drawn.
+        out: Folder for drawn samples; by default none are drawn.
         samples: Number of images to draw from each split.
-        decode: Whether to decode every image or read headers only; by default images are decoded up to 5000 of them.
+        decode: Whether to decode every image or read headers only; by default up to 5000 images are decoded.
         allow_outside: Use images outside of the data set's folder too.
-        model: Compare the labels with what this model finds: a checkpoint or anything that predict takes. One that was
-            trained on other images finds more errors than one that was trained on these labels.
+        model: Compare the labels with the predictions of this model: a checkpoint, or anything else that predict takes.
+            A model that was trained on other images finds more errors than one that was trained on these labels.
         top: Number of likely errors to list; label_errors.csv in OUT has all of them.
         batch: Images per forward pass of the model.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
@@ -84,9 +84,12 @@ def _list_label_errors(
     with progress() as bars:
         bar = bars.add_task("comparing", total=sum(map(len, datasets.values())))
         for split, dataset in datasets.items():
-            rows, known = segmenter.detect(dataset, batch, progress=lambda n: bars.advance(bar, n))
-            paths = {record.image_id: record.path for record in known.records}
-            found += [(split, paths[s.image_id], s) for s in suspects(rows, known.truth())]
+            rows, shared = segmenter.detect(dataset, batch, progress=lambda n: bars.advance(bar, n))
+            labelled, known = segmenter.task.view(dataset), shared.categories.ids
+            if unknown := len(labelled.categories) - len(known):
+                complain(f"{split}: the model knows {len(known)} of the classes, labels of {unknown} are not judged")
+            paths = {record.image_id: record.path for record in labelled.records}
+            found += [(split, paths[s.image_id], s) for s in suspects(rows, labelled.truth(), known)]
     ranked = in_turns(found, lambda item: item[2])
     if top and ranked:
         stdout().print(table(ranked[:top]))

@@ -32,6 +32,14 @@ def test_labels_that_agree_are_not_suspect() -> None:
     assert suspects(rows, truth_of({1: SIZE}, [crowd], NAMES)) == []  # anything may be inside
 
 
+def test_labels_of_classes_that_the_model_does_not_know_are_not_suspect() -> None:
+    mask = rectangle(SIZE, 5, 5, 20, 20)
+    truth = truth_of({1: SIZE}, [annotation(1, 3, mask)], {**NAMES, 3: "rabbit"})
+    rows = [detection(1, 1, mask, 0.9)]  # the rabbit looks like a cat to a model of cats and dogs
+    assert [s.kind for s in suspects(rows, truth)] == ["wrong class"]
+    assert suspects(rows, truth, known=NAMES) == []
+
+
 @pytest.mark.parametrize("boxes", [False, True])
 def test_each_kind_is_found(boxes: bool) -> None:
     labels, rows = [], []

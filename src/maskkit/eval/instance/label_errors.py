@@ -1,17 +1,17 @@
-"""Likely errors of labels, found by a model: objects without a label, wrong classes, loose masks.
+"""Likely errors of labels, found by a model: missed objects, wrong classes, loose masks.
 
-The scores follow ObjectLab (Tkachenko et al., 2023), with masks in place of boxes. An object is *missed* where the
-model is sure of one and no label is near. A label has the *wrong class* where the model is sure of another one with the
-same outline. A mask is *loose* where the model is sure of the object, but with an outline that fits worse than is
-typical of objects of that class and size. A model that was trained on the same labels has learnt some of their errors:
-one that was trained on other images finds more.
+The scores follow ObjectLab (Tkachenko et al., 2023), with masks instead of boxes. An object is *missed* if the model is
+confident of it and no label is near. A label has the *wrong class* if the model is confident of another class for the
+same outline. A mask is *loose* if the model is confident of the object, but their IoU is lower than is typical of
+objects of that class and size. A model that was trained on the same labels has learnt some of their errors: one that
+was trained on other images finds more.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -39,7 +39,7 @@ _NEAR = 0.2
 _SAME = 0.5
 """IoU from which on they do."""
 _ENOUGH = 10
-"""So many pairs tell what IoU is typical of a class and a size; with fewer, it is that of all objects."""
+"""Least number of pairs for the typical IoU of a class and size; with fewer, that of all objects is used."""
 _SIZES = (32**2, 96**2)
 
 
@@ -60,15 +60,17 @@ class Suspect(NamedTuple):
     """``x y width height`` of the label, or of the object without one."""
 
 
-def suspects(rows: Unchecked, truth: Mapping[str, Any]) -> list[Suspect]:
+def suspects(rows: Unchecked, truth: Mapping[str, Any], known: Collection[int] | None = None) -> list[Suspect]:
     """All labels that may be errors, image by image; `in_turns` ranks them.
 
-    Labels and rows are compared by their masks where both have some, else by their boxes. Raises `DataError` for rows
-    that do not belong to the ground truth.
+    Labels and rows are compared by masks if both have any, else by boxes. ``known`` are the ids of the classes that the
+    model can find, by default all: a label of another class is never suspect, and an object at its place is not missed.
+    Raises `DataError` for rows that do not belong to the ground truth.
     """
     both = all(any(r.get("segmentation") for r in records) for records in (rows, truth["annotations"]))
     kind: Kind = "segm" if both else "bbox"
     names = list(class_names(truth).values())
+    judged = np.array([known is None or i in known for i in class_names(truth)], bool)
     seen = list(scenes(rows, truth, kind))
     ids = [annotation.get("id") for annotation in truth["annotations"]]
     typical = _typical(seen)
@@ -79,7 +81,7 @@ def suspects(rows: Unchecked, truth: Mapping[str, Any]) -> list[Suspect]:
             name, box = names[scene.found_labels[d]], _box(scene.found[d])
             found.append(Suspect("missed object", value, scene.image_id, None, "", name, box))
         best = near.argmax(1) if near.shape[1] else np.zeros(len(near), np.int64)
-        for g in np.flatnonzero(~scene.crowd).tolist():
+        for g in np.flatnonzero(~scene.crowd & judged[scene.labels]).tolist():
             label, row = scene.labels[g], scene.objects[g]
             mine = (best == g) & (near[:, g] >= _NEAR)
             about = (scene.image_id, ids[row["id"] - 1], names[label])
@@ -96,7 +98,7 @@ def suspects(rows: Unchecked, truth: Mapping[str, Any]) -> list[Suspect]:
 
 
 def in_turns(found: Iterable[T], suspect: Callable[[T], Suspect]) -> list[T]:
-    """The most suspicious first; the kinds take turns, since their suspicions cannot be compared."""
+    """The most suspicious first; the kinds alternate, because their suspicions cannot be compared."""
     groups: dict[ErrorKind, list[T]] = {kind: [] for kind in ERROR_KINDS}
     for item in found:
         groups[suspect(item).kind].append(item)
@@ -105,7 +107,7 @@ def in_turns(found: Iterable[T], suspect: Callable[[T], Suspect]) -> list[T]:
 
 
 def _missed(scene: Scene, kind: Kind) -> Iterable[tuple[int, float]]:
-    """Detections, best first, with no label and no better such detection near, each with its suspicion."""
+    """Detections, best first, that are near no label and no better such detection, each with its suspicion."""
     alone = np.flatnonzero((scene.iou < _NEAR).all(1)).tolist()
     kept: list[int] = []
     for d in alone:
@@ -124,7 +126,8 @@ def _overlaps(scene: Scene, d: int, others: Sequence[int], kind: Kind) -> Float[
 
 
 def _wrong_class(scene: Scene, same: Bool[np.ndarray, "d"], label: int) -> tuple[float, int]:
-    """How sure the model is of another class for an object that ``same`` detections outline, and of which."""
+    """How confident the model is of another class for an object that the ``same`` detections outline, and which
+    class."""
     other = same & (scene.found_labels != label)
     if not other.any():
         return 0.0, label
@@ -158,7 +161,7 @@ def _typical(seen: Sequence[Scene]) -> dict[tuple[int, int], float]:
 
 
 def _size(row: Mapping[str, Any]) -> int:
-    """The range of COCO's sizes that an object is in."""
+    """The size range of COCO that an object is in: 0 small, 1 medium, 2 large."""
     return sum(row["area"] >= limit for limit in _SIZES)
 
 
@@ -168,7 +171,7 @@ def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
 
 
 def table(rows: Sequence[tuple[str, Path, Suspect]]) -> Table:
-    """A table of suspects, each with its split and its image."""
+    """A table of suspects; ``rows`` have the split and the image of each one."""
     found = Table(
         "", "likely error", "suspicion", "image", "label", "id", "the model finds", "x y w h", box=SIMPLE_HEAD
     )
@@ -181,7 +184,7 @@ def table(rows: Sequence[tuple[str, Path, Suspect]]) -> Table:
 
 
 def write_suspects(file: Path, rows: Iterable[tuple[str, Path, Suspect]]) -> None:
-    """Write a table with one line for each; ``rows`` have the split and the image of each one."""
+    """Write suspects as a CSV file; ``rows`` have the split and the image of each one."""
     with replacing(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(("kind", "suspicion", "split", "image", "annotation", "label", "found", "x", "y", "w", "h"))
