@@ -195,6 +195,13 @@ def test_regions_of_label_maps_come_back(tmp_path, to, background):
     assert len(open_dataset(tmp_path / "back")) == 3
 
 
+def test_label_studio_tells_regions_of_label_maps_apart(tmp_path):
+    convert(_label_maps(tmp_path / "src"), tmp_path / "out", "labelstudio")
+    for task in json.loads((tmp_path / "out" / "tasks.json").read_text()):
+        regions = [region["id"] for region in task["annotations"][0]["result"]]
+        assert len(set(regions)) == len(regions) == 2
+
+
 def test_tags_are_refused(tmp_path):
     for number in (1, 2):
         write_image(tmp_path / "src" / f"{number}.png", number)

@@ -1,7 +1,7 @@
-"""Converts a data set of any format to another one, with its splits, images and labels.
+"""Converts a data set from any format to another, with its splits, images and labels.
 
-Polygons are copied. A mask of pixels becomes the polygon along the edges of its pixels, which rasterises to the same
-pixels. Whatever a format cannot hold is refused, or counted in the result.
+Polygons are copied. A pixel mask becomes the polygon along the edges of its pixels, which rasterises to the same
+pixels. What a format cannot hold is refused, or counted in the result.
 """
 
 import os
@@ -59,10 +59,10 @@ def convert(
     """Write the data set ``src`` in another format to the new folder ``dst``.
 
     Returns counts of ``images``, ``objects``, ``crowds left out`` and ``problems`` (of the source, see
-    `maskkit.data.check`; images with an error are left out), and of whatever else the format could not hold or holds
-    as something else. The folder appears when it is complete. ``allow_outside`` is as in `open_dataset`. Raises
-    `DataError` when ``dst`` is not empty or cannot be written, when ``src`` cannot be read or has no usable image,
-    and when the format cannot hold its labels at all, as with image tags.
+    `maskkit.data.check`; images with an error are left out), and of everything that was lost or changed. The folder
+    appears when it is complete. ``allow_outside`` is as in `open_dataset`. Raises `DataError` if ``dst`` is not empty
+    or cannot be written, if ``src`` cannot be read or has no usable image, and if the format cannot hold its labels at
+    all, such as image tags.
     """
     require_new(dst, to)
     opened = {name: open_dataset(src, name, allow_outside) for name in find_splits(src) or [""]}
@@ -70,7 +70,7 @@ def convert(
 
 
 def require_new(dst: str | Path, to: str) -> None:
-    """Raise `DataError` for a folder that is not empty, and for a format that is not written."""
+    """Raise `DataError` for a folder that is not empty, and for a format without a writer."""
     dst = Path(dst)
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise DataError(f"{dst}: is not empty; choose another folder, or empty this one")
@@ -79,7 +79,7 @@ def require_new(dst: str | Path, to: str) -> None:
 
 
 def write(datasets: Splits, dst: str | Path, to: TargetFormat, progress: bool = False) -> dict[str, int]:
-    """Write open data sets, which have the same classes, by the names of their splits (an empty one without splits).
+    """Write open data sets, which have the same classes, by the names of their splits (empty if there is only one).
 
     Returns the counts of `convert`; the folder appears when it is complete. Raises `DataError` as `convert` does.
     """
@@ -108,5 +108,5 @@ def write(datasets: Splits, dst: str | Path, to: TargetFormat, progress: bool = 
     except UnicodeEncodeError as error:
         raise DataError(f"{source}: a class has a name that is no text ({error.object!r}); rename it") from error
     finally:
-        shutil.rmtree(job.root, ignore_errors=True)  # made here, under a name that is new
+        shutil.rmtree(job.root, ignore_errors=True)  # safe: this call created it, under a new name
     return job.result()

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import as_stuff, label_map, mapped, refuse_tags, with_regions, without_background
-from maskkit.data.records import coco_row
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import as_stuff, labelled, mapped, refuse_tags, without_background
+from maskkit.data.records import Record, coco_row
+from maskkit.prediction import Categories
 
 
 def write(job: Job, datasets: Splits) -> None:
@@ -18,17 +21,16 @@ def write(job: Job, datasets: Splits) -> None:
         copy = job.copier(job.root / "images" / split)
         images, rows = [], []
         fresh = itertools.count(1 + max((a.id for r in dataset.records for a in r.annotations), default=0))
-        for record in job.records(split, dataset):
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                objects = [a if a.id else replace(a, id=next(fresh)) for a in found.annotations]
-                made = [coco_row(found, a, dataset.categories) for a in objects]
-            except DataError as error:
-                job.fail(record, error)
-                continue
+        for record, made in labelled(job, split, dataset, partial(_rows, dataset.categories, fresh)):
             height, width = record.size
             images.append({"id": record.image_id, "file_name": copy(record), "height": height, "width": width})
             rows += made
         job.counts["objects"] += len(rows)
         content = {"images": images, "categories": dataset.categories.to_coco(), "annotations": rows}
         (job.root / f"{split or 'annotations'}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _rows(categories: Categories, fresh: Iterator[int], record: Record) -> list[dict[str, Any]]:
+    """COCO's annotations of an image; regions of label maps get ``fresh`` ids."""
+    objects = (a if a.id else replace(a, id=next(fresh)) for a in record.annotations)
+    return [coco_row(record, a, categories) for a in objects]

@@ -1,25 +1,16 @@
-"""Writes CVAT for images 1.1: ``annotations.xml`` and ``images/``; the splits are subsets, in folders of their own.
+"""Writes CVAT for images 1.1: ``annotations.xml`` and ``images/``; each split is a subset with its own folder.
 
-Polygons stay polygons, other masks become masks of run lengths, which hold holes and single pixels.
+Polygons stay polygons; other masks become run-length masks, which can hold holes and single pixels.
 """
 
-import itertools
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import (
-    label_map,
-    refuse_names,
-    refuse_tags,
-    whole_ids,
-    with_regions,
-    without_background,
-)
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, refuse_names, refuse_tags, whole_ids, without_background
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.geometry.rle import decode_region
 from maskkit.prediction import Categories
 
@@ -40,22 +31,19 @@ def write(job: Job, datasets: Splits) -> None:
     SubElement(root, "version").text = "1.1"
     _list(SubElement(SubElement(SubElement(root, "meta"), "task"), "labels"), categories)
     numbers = whole_ids(job, datasets)
+
+    def nodes(record: Record) -> list[list[Element]]:
+        return [list(_nodes(a, record.size, names[a.label], n)) for n, a in enumerate(record.annotations, 1)]
+
     for split, dataset in datasets.items():
         copy = job.copier(job.root / "images" / split)
-        for record in job.records(split, dataset):
-            groups = itertools.count(1)
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                objects = [list(_nodes(a, record.size, names[a.label], next(groups))) for a in found.annotations]
-            except DataError as error:
-                job.fail(record, error)
-                continue
+        for record, objects in labelled(job, split, dataset, nodes):
             key = str(numbers[split, record.image_id])
             image = SubElement(root, "image", {"id": key, "name": copy(record)} | ({"subset": split} if split else {}))
             image.set("width", str(record.size[1]))
             image.set("height", str(record.size[0]))
-            for nodes in objects:
-                image.extend(nodes)
+            for parts in objects:
+                image.extend(parts)
             job.counts["objects"] += len(objects)
     indent(root)
     ElementTree(root).write(job.root / "annotations.xml", encoding="utf-8", xml_declaration=True)

@@ -1,14 +1,12 @@
 """Writes Datumaro: ``annotations/train.json`` (or ``default.json``) and ``images/train/``."""
 
-import itertools
 from typing import Any
 
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.files import write_json
 from maskkit.geometry.rle import to_text
 
@@ -20,19 +18,12 @@ def write(job: Job, datasets: Splits) -> None:
         name = split or "default"
         copy = job.copier(job.root / "images" / name)
         items = []
-        for record in job.records(split, dataset):
-            groups = itertools.count(1)
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                rows = [row for a in found.annotations for row in _rows(a, record.size, next(groups))]
-            except DataError as error:
-                job.fail(record, error)
-                continue
+        for record, rows in labelled(job, split, dataset, _objects):
             file = copy(record)
             image = {"path": file, "size": list(record.size)}
             item = {"id": file.rpartition(".")[0], "annotations": rows, "attr": {"id": record.image_id}}
             items.append(item | {"image": image})
-            job.counts["objects"] += len(found.annotations)
+            job.counts["objects"] += len(record.annotations)
         labels = [{"name": title, "parent": "", "attributes": []} for title in dataset.categories.titles]
         content = {
             "dm_format_version": "1.0",
@@ -43,6 +34,10 @@ def write(job: Job, datasets: Splits) -> None:
         }
         (job.root / "annotations").mkdir(exist_ok=True)
         write_json(job.root / "annotations" / f"{name}.json", content)
+
+
+def _objects(record: Record) -> list[dict[str, Any]]:
+    return [row for n, a in enumerate(record.annotations, 1) for row in _rows(a, record.size, n)]
 
 
 def _rows(annotation: Annotation, size: tuple[int, int], group: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One conversion: where it writes, and what it counts; images are checked, named and copied here."""
+"""One conversion: its folder and its counts; images are checked, named and copied here."""
 
 import errno
 import re
@@ -18,10 +18,10 @@ from maskkit.errors import DataError
 from maskkit.prediction import ImageId
 
 Splits = Mapping[str, Dataset]
-"""Data sets by the names of their splits; the only one without splits has an empty name."""
+"""Data sets by the names of their splits; a data set without splits has an empty name."""
 
 _KEPT = ("images", "objects", "crowds left out")
-"""Counts that are reported also when they are 0."""
+"""Counts that are reported even if they are 0."""
 
 
 @dataclass
@@ -35,12 +35,12 @@ class Job:
     problems: set[Problem] = field(default_factory=set)
 
     def result(self) -> dict[str, int]:
-        """The counts; those of what is lost or changed only where there is any."""
+        """The counts; those of what is lost or changed only if they are not 0."""
         extra = {name: count for name, count in self.counts.items() if count and name not in _KEPT}
         return {name: self.counts[name] for name in _KEPT} | extra | {"problems": len(self.problems)}
 
     def records(self, split: str, dataset: Dataset) -> Iterator[Record]:
-        """The records whose image is as large as they say; a caller reports by `fail` what else is wrong with one."""
+        """The records whose image has the stated size; the caller reports other errors with `fail`."""
         title = f"{split or 'all'}: images"
         for record in track(dataset.records, title) if self.progress else dataset.records:
             try:
@@ -62,14 +62,14 @@ class Job:
         self.counts["ids of images that became others"] += sum(ids[name] != number for number, name in order)
 
     def copier(self, folder: Path, spaces: bool = True) -> "Copier":
-        """Copies images into ``folder``, which is made."""
+        """Copies images into ``folder``, which is created."""
         folder.mkdir(parents=True, exist_ok=True)
         return Copier(self, folder, spaces)
 
 
 @dataclass
 class Copier:
-    """Copies images into one folder, where no two names differ only in their suffix or their case."""
+    """Copies images into one folder, with names that differ in more than suffix and case."""
 
     job: Job
     folder: Path
@@ -98,13 +98,13 @@ class Copier:
         return name
 
     def _clean(self, stem: str) -> str:
-        """A name that every reader takes for an image's: not hidden, a text, without control characters."""
+        """A name that every reader accepts: not hidden, valid text, without control characters."""
         stem = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", stem).strip(" .") or "image"
         return stem if self.spaces else re.sub(r"\s", "_", stem)
 
 
 def _suffix(path: Path) -> str:
-    """The usual suffix of what the file holds."""
+    """The usual suffix for the format of the file."""
     with opened(path) as image:
         found = (image.format or "png").lower()
     return "." + {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}.get(found, found)

@@ -1,6 +1,5 @@
 """Writes LabelMe: a json beside every image, in ``train/``, ``val/`` where there are splits."""
 
-import itertools
 import json
 from typing import Any
 
@@ -8,28 +7,24 @@ import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.outlines import polygons_of
-from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 
 
 def write(job: Job, datasets: Splits) -> None:
     """Write the splits; classes of one name are told apart by their ids."""
     refuse_tags(job, datasets)
     datasets = without_background(datasets)
-    used: set[int] = set()
+    names, used = next(iter(datasets.values())).categories.titles, set[int]()
+
+    def shapes_of(record: Record) -> list[dict[str, Any]]:
+        return [s for n, a in enumerate(record.annotations, 1) for s in _shapes(a, record.size, names[a.label], n)]
+
     for split, dataset in datasets.items():
-        copy, names, ids = job.copier(job.root / split), dataset.categories.titles, {}
-        for record in job.records(split, dataset):
-            groups = itertools.count(1)
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                shapes = [s for a in found.annotations for s in _shapes(a, record.size, names[a.label], next(groups))]
-            except DataError as error:
-                job.fail(record, error)
-                continue
-            job.counts["objects"] += len(found.annotations)
-            used |= {a.label for a in found.annotations}
+        copy, ids = job.copier(job.root / split), {}
+        for record, shapes in labelled(job, split, dataset, shapes_of):
+            job.counts["objects"] += len(record.annotations)
+            used |= {a.label for a in record.annotations}
             ids[name := copy(record)] = record.image_id
             content = {
                 "version": "5.5.0",
@@ -42,7 +37,7 @@ def write(job: Job, datasets: Splits) -> None:
             }
             (job.root / split / name).with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
         job.number(ids)
-    job.counts["classes without an object left out"] += len(next(iter(datasets.values())).categories) - len(used)
+    job.counts["classes without an object left out"] += len(names) - len(used)
 
 
 def _shapes(annotation: Annotation, size: tuple[int, int], name: str, group: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Writes Label Studio: ``train.json``, ``val.json`` (or ``tasks.json``), ``images/`` and ``label_config.xml``.
 
-The addresses of the images are those of local files whose root is the folder. Polygons of one part stay polygons, other
+The addresses of the images are those of local files relative to the folder. Polygons of one part stay polygons; other
 masks become brushes.
 """
 
@@ -12,16 +12,8 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import (
-    label_map,
-    pixels_of,
-    refuse_names,
-    refuse_tags,
-    with_regions,
-    without_background,
-)
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, pixels_of, refuse_names, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.files import write_json
 from maskkit.geometry.rle import decode
 from maskkit.prediction import Categories
@@ -39,17 +31,16 @@ def write(job: Job, datasets: Splits) -> None:
     names = categories.titles
     _config(categories).write(job.root / "label_config.xml", encoding="utf-8")
     number = 0
+
+    def regions_of(record: Record) -> list[dict[str, Any]]:
+        made = (_region(job, a, record.size, names[a.label], n) for n, a in enumerate(record.annotations, 1))
+        return [region for region in made if region is not None]
+
     for split, dataset in datasets.items():
         copy = job.copier(job.root / "images" / split)
         tasks = []
-        for record in job.records(split, dataset):
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                made = [_region(job, a, record.size, names[a.label]) for a in found.annotations]
-            except DataError as error:
-                job.fail(record, error)
-                continue
-            number, regions = number + 1, [region for region in made if region is not None]
+        for record, regions in labelled(job, split, dataset, regions_of):
+            number += 1
             place = quote("/".join(part for part in ("images", split, copy(record)) if part))
             data = {"image": f"/data/local-files/?d={place}", "image_id": record.image_id}
             tasks.append({"id": number, "data": data, "annotations": [{"result": regions, "was_cancelled": False}]})
@@ -69,8 +60,12 @@ def _config(categories: Categories) -> ElementTree:
     return ElementTree(view)
 
 
-def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str) -> dict[str, Any] | None:
-    """One region: a polygon, a brush, or a rectangle where the mask is unknown; None for a brush without a pixel."""
+def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str, place: int) -> dict[str, Any] | None:
+    """One region: a polygon, a brush, or a rectangle where the mask is unknown; None for a brush without a pixel.
+
+    ``place`` is its place in the image, from 1. It gives an id to the regions of label maps, which have none: Label
+    Studio takes regions with the same id for one.
+    """
     shape, percent = annotation.segmentation, 100 / np.array([size[1], size[0]], np.float64)
     if shape is None:
         (x1, y1), (x2, y2) = (np.reshape(box_of(annotation, size), (2, 2)) * percent).tolist()
@@ -84,7 +79,7 @@ def _region(job: Job, annotation: Annotation, size: tuple[int, int], name: str) 
             return None
         kind, value = "brush", {"format": "rle", "rle": pack(decode([rle], size)[0])}
     region = {
-        "id": str(annotation.id),
+        "id": str(annotation.id or f"region-{place}"),
         "type": f"{kind}labels",
         "from_name": f"{kind}labels",
         "to_name": "image",

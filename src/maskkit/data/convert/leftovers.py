@@ -1,6 +1,6 @@
-"""Half-made data sets of conversions that were killed: each folder's name names its process, the next one removes it.
+"""Incomplete data sets of killed conversions: a folder's name contains the process id, and the next process removes it.
 
-The name is there from the first moment to the last, so that a kill at any moment leaves nothing of unknown origin.
+The folder has this name from its creation on, so a kill at any moment leaves nothing of unknown origin.
 """
 
 import glob
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 def new_folder(dst: Path) -> Path:
-    """Where this process makes the data set ``dst``: beside it, under a name that nothing has."""
+    """The folder in which this process writes the data set ``dst``: next to it, with a unique name."""
     return dst.with_name(f".{dst.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_abandoned(dst: Path) -> None:
-    """Remove the half-made folders for ``dst`` whose process on this machine has ended."""
+    """Remove incomplete folders for ``dst`` whose process on this machine has ended."""
     for folder in dst.parent.glob(f".{glob.escape(dst.name)}.*.tmp"):
         name = folder.name.removeprefix(f".{dst.name}.")
         owner = re.fullmatch(r"([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.tmp", name)

@@ -1,4 +1,4 @@
-"""Polygons around the pixels of masks: traced along the edges, parts joined to one polygon."""
+"""Polygons around the pixels of masks: traced along the edges, with parts joined to one polygon."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ Points = Float[np.ndarray, "n 2"]
 
 
 def trace(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k"]]:
-    """Flat polygons along the pixel edges of a mask, one per connected part, holes joined by a bridge of width 0.
+    """Flat polygons along the pixel edges of a mask, one per connected part; holes are joined by a bridge of width 0.
 
-    COCO's rasteriser turns them into exactly the same pixels.
+    COCO's rasteriser turns them back into exactly the same pixels.
     """
     return [bridge([loop.reshape(-1) for loop in loops]) for loops in outlines(mask)]
 
@@ -33,10 +33,10 @@ def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[Points]]:
 
 
 def bridge(polygons: Sequence[Float[np.ndarray, "k"]]) -> Float[np.ndarray, "m"]:
-    """One polygon of several: each is joined to another one by a line, there and back, between near corners.
+    """One polygon from several: each is joined to another one by a line, there and back, between near corners.
 
-    Several rounds, each over twice as many polygons as the last: the polygons of a round, taken at random, are joined
-    to the nearest of those of all earlier rounds. This takes N log N steps for N corners.
+    Each round joins twice as many polygons as the round before, chosen at random, each to the nearest polygon of all
+    earlier rounds. This takes N log N steps for N corners.
     """
     if len(polygons) == 1:
         return np.asarray(polygons[0])

@@ -18,7 +18,7 @@ from maskkit.prediction import Categories
 def write(job: Job, datasets: Splits) -> None:
     """Write the splits. Values are the ids of the classes, or their numbers where ids are above 254 or 0 is taken.
 
-    Objects of one class melt into one region; crowds, and boxes without a mask, are unknown pixels.
+    Objects of one class are merged into one region; crowds, and boxes without a mask, become unknown pixels.
     """
     refuse_tags(job, datasets)
     instances = not mapped(datasets)

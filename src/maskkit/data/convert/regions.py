@@ -1,9 +1,9 @@
-"""What a record holds, as another format can hold it: label maps as regions, objects as label maps."""
+"""Labels of a record in a form that another format can hold: label maps as regions, objects as label maps."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -18,12 +18,14 @@ from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories, ImageId
 
+T = TypeVar("T")
+
 MOST = 254
-"""Most classes of a label map, and most objects of a VOC image: one value is no class, one is unknown."""
+"""Largest number of classes of a label map, and of objects of a VOC image: two values mean none and unknown."""
 
 
 def same_classes(datasets: Splits) -> dict[str, Dataset]:
-    """The splits with one list of classes: those of the first, then the additional ones of the others."""
+    """The splits with a common list of classes: those of the first, then additional ones of the others."""
     categories, *others = [d.categories for d in datasets.values()]
     for known in others:
         added = known.subset(sorted(set(range(len(known))) - known.numbers_in(categories).keys()))
@@ -37,7 +39,7 @@ def same_classes(datasets: Splits) -> dict[str, Dataset]:
 
 
 def whole_ids(job: Job, datasets: Splits) -> dict[tuple[str, ImageId], int]:
-    """A whole number for every image, by its split and id: its id where that is one, from 0; others are counted."""
+    """A whole number for every image, by its split and id: its id if possible; other images get new numbers."""
     found: dict[tuple[str, ImageId], int] = {}
     waiting, taken = [], set()
     for split, dataset in datasets.items():
@@ -55,7 +57,7 @@ def whole_ids(job: Job, datasets: Splits) -> dict[tuple[str, ImageId], int]:
 
 
 def refuse_names(job: Job, categories: Categories) -> None:
-    """Raise `DataError` for names of classes that xml cannot hold."""
+    """Raise `DataError` for class names that XML cannot hold."""
     for name in categories.titles:
         if not name.isprintable():
             raise DataError(f"{job.to} cannot hold the class name {name!r}; rename it, or write coco, yolo or labelme")
@@ -84,9 +86,9 @@ def as_stuff(datasets: Splits) -> Splits:
 
 
 def without_background(datasets: Splits) -> Splits:
-    """The data sets without a class called background, which is "no object" in formats of objects.
+    """The data sets without a class called background, which formats of objects do not have.
 
-    Nothing changes where objects have that class.
+    Nothing changes if objects have that class.
     """
     first = next(iter(datasets.values())).categories
     if BACKGROUND_NAME not in first.names:
@@ -157,6 +159,21 @@ def with_regions(job: Job, record: Record, categories: Categories, found: LabelM
     return record
 
 
+def labelled(job: Job, split: str, dataset: Dataset, make: Callable[[Record], T]) -> Iterator[tuple[Record, T]]:
+    """Each record that can be written, its label map as objects (`with_regions`), and what ``make`` makes of it.
+
+    An image for which that raises `DataError` is left out and counted.
+    """
+    for record in job.records(split, dataset):
+        try:
+            found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
+            made = make(found)
+        except DataError as error:
+            job.fail(record, error)
+            continue
+        yield found, made
+
+
 def _without_object(record: Record, found: LabelMap) -> set[int]:
     """Classes of the label map with a pixel that no mask of an object of the class covers."""
     if any(isinstance(a.segmentation, Segment) for a in record.annotations):
@@ -171,7 +188,7 @@ def _without_object(record: Record, found: LabelMap) -> set[int]:
 
 
 def pixels_of(job: Job, annotation: Annotation, size: tuple[int, int]) -> Rle | None:
-    """The mask as run lengths; None, and counted, where it is known and covers no pixel."""
+    """The mask as run lengths; None for an empty mask, which is counted."""
     rle = annotation.rle(size)
     assert rle is not None, "an object without a known mask has no pixels"
     if mask_math.area([rle])[0]:
@@ -181,16 +198,16 @@ def pixels_of(job: Job, annotation: Annotation, size: tuple[int, int]) -> Rle | 
 
 
 class Layers(NamedTuple):
-    """The objects of an image in one layer, so that every pixel has one at most."""
+    """The objects of an image in one layer, so that every pixel belongs to at most one."""
 
     numbers: np.ndarray
-    """(H, W) int64: 0, or 1 + the place of the object in the annotations."""
+    """(H, W) int64: 0, or 1 + the index of the object in the annotations."""
     visible: list[int]
-    """Places of the objects of which at least a pixel is seen."""
+    """Indices of the objects with at least one visible pixel."""
 
 
 def layers(job: Job, record: Record) -> Layers:
-    """Objects with a known mask, painted crowds first, then large ones first; what others cover is counted."""
+    """Objects with a known mask, painted in the order crowds, large, small; objects that others cover are counted."""
     objects = record.annotations
     rles = [(i, rle) for i, a in enumerate(objects) if (rle := a.rle(record.size)) is not None]
     areas = dict(zip([i for i, _ in rles], mask_math.area([r for _, r in rles]).tolist() if rles else [], strict=True))

@@ -1,4 +1,4 @@
-"""Polygons with few corners for masks of models, so that people can edit them, within a stated IoU of the mask."""
+"""Polygons with few corners for masks of models, easy to edit, and with a least IoU with the mask."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,15 +11,15 @@ from maskkit.geometry import rle as mask_math
 from maskkit.geometry.rle import Rle
 
 _COARSEST, _FINEST = 16.0, 0.5
-"""Tolerances that are tried, in pixels, each sqrt(2) times as large as the next."""
+"""Range of the tolerances in pixels, which fall by a factor of sqrt(2)."""
 
 
 def simplified(rle: Rle, least_iou: float) -> list[Float[np.ndarray, "k"]]:
-    """Flat polygons, one per connected part, whose pixels have at least ``least_iou`` with those of the mask.
+    """Flat polygons, one per connected part, whose pixels have an IoU of at least ``least_iou`` with the mask.
 
-    Of the tolerances that are tried the largest one that keeps the IoU is taken; where none does, the polygons run
-    along the edges of the pixels. Holes are joined to their part by a line there and back. Parts and holes smaller
-    than the square of the tolerance are left out, but never the largest part. None for an empty mask.
+    The largest tolerance that keeps the IoU is used; if there is none, the polygons follow the edges of the pixels.
+    Holes are joined to their part by a line there and back. Parts and holes smaller than the square of the tolerance
+    are left out, but never the largest part. Empty for an empty mask.
     """
     region, top, left = mask_math.decode_region(rle)
     if not region.any():
@@ -30,7 +30,7 @@ def simplified(rle: Rle, least_iou: float) -> list[Float[np.ndarray, "k"]]:
 
 
 def _trials(region: Bool[np.ndarray, "h w"], least_iou: float) -> Iterator[list[Float[np.ndarray, "k"]]]:
-    """The polygons for each tolerance, coarse to fine, that keep the IoU."""
+    """The polygons for each tolerance that keeps the IoU, from coarse to fine."""
     size = (region.shape[0], region.shape[1])
     (mask,) = mask_math.encode(region[None])
     parts = [[(loop, _area(loop), _significance(loop)) for loop in loops] for loops in outlines(region)]
@@ -44,7 +44,7 @@ def _trials(region: Bool[np.ndarray, "h w"], least_iou: float) -> Iterator[list[
                 for loop, area, significance in loops
                 if area >= min(tolerance**2, largest)
             ]
-            # the border of a part is its longest line: without it the holes would be parts
+            # the first line is the outer border of the part: without it the holes would become parts
             if kept and loops[0][1] >= min(tolerance**2, largest):
                 found.append(bridge(kept))
         if mask_math.iou([polygons.to_rle([p.tolist() for p in found], size)], [mask])[0, 0] >= least_iou:
@@ -59,11 +59,11 @@ def _area(loop: Points) -> float:
 
 
 def _significance(loop: Points) -> Float[np.ndarray, "n"]:
-    """For each corner of a closed line the tolerance up to which Douglas and Peucker (1973) keep it.
+    """For each corner of a closed line, the tolerance up to which the algorithm of Douglas and Peucker (1973) keeps it.
 
-    A corner is kept for a tolerance where its distance to the line between its neighbours is larger, and so were
-    those of the corners that were kept before it. The first corner, the one farthest from it, and the next one that
-    would be kept are always kept, so that three are left.
+    A corner is kept if its distance to the line between its neighbours is larger than the tolerance, and if that holds
+    for the corners that were kept before it. The first corner, the one farthest from it, and the most significant other
+    one are always kept, so that three are left.
     """
     found = np.zeros(len(loop))
     far = int(np.argmax(((loop - loop[0]) ** 2).sum(1)))

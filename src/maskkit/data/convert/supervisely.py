@@ -1,6 +1,6 @@
 """Writes a Supervisely project: ``meta.json``, and ``img/`` and ``ann/`` in a folder for each split.
 
-Masks become bitmaps, because Supervisely fills polygons by a rule of its own. A data set without splits is ``ds0``.
+Masks become bitmaps, because Supervisely fills polygons by another rule. A data set without splits is ``ds0``.
 """
 
 import base64
@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from maskkit.data.convert.job import Job, Splits
-from maskkit.data.convert.regions import label_map, pixels_of, refuse_tags, with_regions, without_background
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, pixels_of, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.files import write_json
 from maskkit.geometry.paint import class_colours
 from maskkit.geometry.rle import decode_region
@@ -27,18 +26,16 @@ def write(job: Job, datasets: Splits) -> None:
     datasets = without_background(datasets)
     categories = next(iter(datasets.values())).categories
     write_json(job.root / "meta.json", _meta(categories))
+
+    def objects_of(record: Record) -> list[dict[str, Any]]:
+        made = (_object(job, a, record.size, categories) for a in record.annotations)
+        return [row for row in made if row is not None]
+
     for split, dataset in datasets.items():
         folder = job.root / (split or "ds0")
         copy = job.copier(folder / "img")
         (folder / "ann").mkdir()
-        for record in job.records(split, dataset):
-            try:
-                found = with_regions(job, record, categories, label_map(record, categories))
-                made = [_object(job, a, record.size, categories) for a in found.annotations]
-            except DataError as error:
-                job.fail(record, error)
-                continue
-            objects = [row for row in made if row is not None]
+        for record, objects in labelled(job, split, dataset, objects_of):
             content = {
                 "description": "",
                 "tags": [{"name": "image_id", "value": str(record.image_id)}],

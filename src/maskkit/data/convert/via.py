@@ -1,37 +1,34 @@
 """Writes a project of VIA 2: ``via_project.json`` beside the images, in ``train/``, ``val/`` where there are splits."""
 
-import itertools
 from typing import Any
 
 import numpy as np
 
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.outlines import polygons_of
-from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 from maskkit.files import write_json
 
 
 def write(job: Job, datasets: Splits) -> None:
     """Write the splits; classes of one name are told apart by their ids."""
     refuse_tags(job, datasets)
-    for split, dataset in without_background(datasets).items():
-        copy, names = job.copier(job.root / split), dataset.categories.titles
+    datasets = without_background(datasets)
+    names = next(iter(datasets.values())).categories.titles
+
+    def regions_of(record: Record) -> list[dict[str, Any]]:
+        return [r for n, a in enumerate(record.annotations, 1) for r in _regions(a, record.size, names[a.label], n)]
+
+    for split, dataset in datasets.items():
+        copy = job.copier(job.root / split)
         images = {}
-        for record in job.records(split, dataset):
-            groups = itertools.count(1)
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                regions = [r for a in found.annotations for r in _regions(a, record.size, names[a.label], next(groups))]
-            except DataError as error:
-                job.fail(record, error)
-                continue
+        for record, regions in labelled(job, split, dataset, regions_of):
             name = copy(record)
             weight = (job.root / split / name).stat().st_size
             row = {"filename": name, "size": weight, "regions": regions}
             images[f"{name}{weight}"] = row | {"file_attributes": {"image_id": record.image_id}}
-            job.counts["objects"] += len(found.annotations)
+            job.counts["objects"] += len(record.annotations)
         write_json(job.root / split / "via_project.json", _project(images, names))
 
 

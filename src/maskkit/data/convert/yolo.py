@@ -7,9 +7,8 @@ import yaml
 
 from maskkit.data.convert.job import Job, Splits
 from maskkit.data.convert.outlines import one_polygon
-from maskkit.data.convert.regions import label_map, refuse_tags, with_regions, without_background
-from maskkit.data.records import Annotation, box_of
-from maskkit.errors import DataError
+from maskkit.data.convert.regions import labelled, refuse_tags, without_background
+from maskkit.data.records import Annotation, Record, box_of
 
 
 def write(job: Job, datasets: Splits) -> None:
@@ -23,21 +22,19 @@ def write(job: Job, datasets: Splits) -> None:
         labels = job.root / "labels" / split
         labels.mkdir(parents=True)
         copy, ids = job.copier(job.root / "images" / split), {}
-        for record in job.records(split, dataset):
-            try:
-                found = with_regions(job, record, dataset.categories, label_map(record, dataset.categories))
-                objects = [a for a in found.annotations if not a.crowd]
-                lines = [f"{a.label} {' '.join(f'{v:.12g}' for v in fractions(a, record.size))}\n" for a in objects]
-            except DataError as error:
-                job.fail(record, error)
-                continue
+        for record, lines in labelled(job, split, dataset, _lines):
             ids[name := copy(record)] = record.image_id
             (labels / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
-            job.counts["objects"] += len(objects)
-            job.counts["crowds left out"] += len(found.annotations) - len(objects)
+            job.counts["objects"] += len(lines)
+            job.counts["crowds left out"] += len(record.annotations) - len(lines)
         job.number(ids)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (job.root / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _lines(record: Record) -> list[str]:
+    objects = [a for a in record.annotations if not a.crowd]
+    return [f"{a.label} {' '.join(f'{v:.12g}' for v in fractions(a, record.size))}\n" for a in objects]
 
 
 def fractions(annotation: Annotation, size: tuple[int, int]) -> list[float]:
