@@ -294,6 +294,13 @@ def test_convolutions_in_eight_bits(fcos: Checkpoint, drawn: list, tmp_path: Pat
         assert "DequantizeLinear" not in [made_by[i].op_type for n in nodes if n.op_type == "MatMul" for i in n.input]
 
 
+def test_a_folder_without_images_is_not_replaced_by_those_of_the_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--model", "built-in", "--out", str(tmp_path / "x.onnx"), "--images", str(tmp_path)]) == 1
+    assert f"{tmp_path}: contains no image" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_line_exports_predicts_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from maskkit.cli.console import stdout, wrong_usage
 from maskkit.cli.options import Fetch
+from maskkit.errors import DataError
 from maskkit.ranges import Batch, Pixels
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ def export(
 ) -> int:
     """Export a model as ONNX (.onnx), OpenVINO (.xml) or a compiled package (.pt2).
 
-    The file holds the network, its classes and how images become its input: `maskkit predict`, `eval` and
-    `maskkit.load` take it in place of a checkpoint, on machines without PyTorch too (.onnx, .xml). Before it is
-    written it is compared with the checkpoint; a file that disagrees is not written, nor one that loses more than
-    0.001 AP on --data in fp32, or 0.01 in a lower precision.
+    The file contains the network, its classes and its preprocessing: `maskkit predict`, `eval` and `maskkit.load` take
+    it in place of a checkpoint, also on machines without PyTorch (.onnx, .xml). It is compared with the checkpoint
+    first, and not written if the predictions disagree or if it loses more than 0.001 AP on --data in fp32, or 0.01 in a
+    lower precision.
 
     Example: maskkit export --model runs/pets/best.safetensors --out pets.onnx
 
@@ -45,11 +46,11 @@ def export(
         out: File to write; its suffix chooses the format.
         size: Height and width of the network's input; by default as in the checkpoint.
         batch: Images per call.
-        dynamic: What is left open: batch, size or both. Not every method allows this.
-        precision: Of the arithmetic; bf16 and fp16 are for OpenVINO and take --data.
-        int8: Data set (50 images or more) to quantise the convolutions with, and to measure the loss on.
-        data: Data set on which the model is measured before and after.
-        images: Folder of images to compare on, in place of those of the package.
+        dynamic: What may vary from call to call: batch, size or both. Not every method allows this.
+        precision: Of the arithmetic; bf16 and fp16 are for OpenVINO and need --data.
+        int8: Data set (50 images or more) to quantise the convolutions with, and to measure the loss of AP on.
+        data: Data set to evaluate the model on before and after.
+        images: Folder of images to compare on, instead of those of the package.
         force: Write the file even if it disagrees with the checkpoint, or loses more AP than its precision may cost.
         fetch: Downloads.
     """
@@ -66,7 +67,10 @@ def export(
     from maskkit.infer.predict import Predictor
 
     if int8 is not None and precision != "fp32":
-        wrong_usage("--int8 is a precision of its own; leave --precision out")
+        wrong_usage("--int8 is a precision too; leave --precision out")
+    compared = find_images(images) if images is not None else []
+    if images is not None and not compared:
+        raise DataError(f"{images}: contains no image; check the path")
     checkpoint = load_model(find_weights(model))
     task = TASKS[checkpoint.model.task]
     source = data or int8
@@ -83,7 +87,7 @@ def export(
         checkpoint,
         out,
         ExportConfig(size, batch, dynamic, "int8" if int8 is not None else precision),
-        images=find_images(images) if images is not None else (),
+        images=compared,
         data=task.view(part(source, "val")) if source is not None else None,
         calibration=part(int8, "train") if int8 is not None else None,
         measure=measure,
@@ -98,15 +102,17 @@ def _report(done: Exported) -> None:
     from maskkit.eval.numbers import shown
 
     console = stdout()
-    megabytes = sum(f.stat().st_size for f in (done.path, done.path.with_suffix(".bin")) if f.is_file()) / 1e6
+    weights = {".xml": ".bin", ".onnx": ".data"}.get(done.path.suffix, done.path.suffix)
+    files = {done.path, done.path.with_suffix(weights)}
+    megabytes = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
     console.print(f"{done.path}: {megabytes:.1f} MB")
     if done.agreement is not None:
-        console.print(f"beside the checkpoint: {done.agreement}")
+        console.print(f"compared with the checkpoint: {done.agreement}")
         gaps = ", ".join(f"{name} {gap:.2g}" for name, gap in done.agreement.outputs.items())
         console.print(f"largest difference of each output: {gaps}")
     if done.resized is not None:
         console.print(
-            "images are fitted into an input of one size, which the checkpoint does not do; beside its own way: "
+            "images are fitted into an input of one size, which the checkpoint does not do; compared with its own way: "
             f"{done.resized}"
         )
     if done.before is not None and done.after is not None:

@@ -1,4 +1,4 @@
-"""Whether an exported file finds what the checkpoint finds. No torch."""
+"""Compares the predictions of an exported file with those of the checkpoint. No torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,38 +13,38 @@ from maskkit.infer.runtimes import Runtime
 Row = Mapping[str, Any]
 
 LEAST = 0.95
-"""Share of agreeing objects below which an export has failed. Scores of untrained models are full of near-ties."""
+"""Least share of agreeing objects of a successful export; untrained models have many nearly equal scores."""
 
 SAME = 0.9
 """IoU from which on two objects of a class are the same."""
 
 SURE = 0.05
-"""Score from which on the rows of two networks are compared: below it, the order of near ties is chance."""
+"""Score from which on outputs are compared: below it, the order of rows with nearly equal scores is random."""
 
 SPECK = 1e-3
-"""Share of the image below which a mask that only one has is not counted: pixels on the border of two classes."""
+"""A mask that only one side has is ignored below this share of the image: pixels on the border of two classes."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the objects (regions, segments) of a reference are found again."""
+    """How well the predictions of two networks agree; a row is an object, a region or a segment."""
 
     images: int
     objects: int
-    """Those of the reference."""
+    """Number of objects of the reference."""
     found: int
-    """Those that the other one has too: the same class, and an IoU of `SAME` or more."""
+    """Number of these that the other network finds too: the same class, and an IoU of at least `SAME`."""
     more: int
-    """Objects that the other one has and the reference has not."""
+    """Number of objects that only the other network finds."""
     score: float
-    """Largest difference of the scores of two that are the same."""
+    """Largest difference of the scores of objects that both find."""
     outputs: Mapping[str, float] = field(default_factory=dict)
-    """Largest difference of each output of the network. Of rows of objects, those count that are `SURE` in both and
-    have the same label."""
+    """Largest difference of each output. For outputs per object, only rows with the same label and a score above `SURE`
+    in both are compared."""
 
     @property
     def share(self) -> float:
-        """Of all objects of either, the share that both have; 1 where neither has any."""
+        """The share of all objects that both find; 1 if there are none."""
         total = self.objects + self.more
         return self.found / total if total else 1.0
 
@@ -56,10 +56,10 @@ class Agreement:
 
 
 def compare(reference: Predictor, other: Predictor, images: Sequence[Any], score: float = 0.0) -> Agreement:
-    """How ``other`` agrees with ``reference`` on ``images``, for objects of a score above ``score``.
+    """How well ``other`` agrees with ``reference`` on ``images``, for objects with a score above ``score``.
 
-    Images are anything that `Predictor.images` takes. An object counts from the score up, so that one of them may have
-    it a little lower: what is left out by one alone and lies within 1e-3 of ``score`` is not counted, nor is a `SPECK`.
+    Images are anything that `Predictor.images` takes. An object that only one network finds is not counted if its score
+    is within 1e-3 of ``score``, since the other may score it slightly below, nor if it is a `SPECK`.
     """
     ours, theirs = _Recorded(reference.runtime), _Recorded(other.runtime)
     pairs = zip(
@@ -103,7 +103,7 @@ def differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
 
 
 def rows_agree(ours: Sequence[Row], theirs: Sequence[Row], score: float = 0.0) -> Agreement:
-    """The agreement of the rows of one image, those of the reference first; see `compare`."""
+    """The agreement of the rows of one image, with those of the reference first; see `compare`."""
     overlaps = _overlaps(ours, theirs)
     left, found, furthest = set(range(len(theirs))), 0, 0.0
     lost = 0
@@ -137,7 +137,7 @@ def total(parts: Iterable[Agreement]) -> Agreement:
 
 
 def _counts(row: Row, score: float) -> bool:
-    """Whether a row that only one of both has is a difference."""
+    """Whether a row that only one network has counts as a difference."""
     if row.get("score", 1.0) < score + 1e-3:
         return False
     shape = row.get("segmentation")
@@ -148,7 +148,7 @@ def _counts(row: Row, score: float) -> bool:
 
 
 def _overlaps(ours: Sequence[Row], theirs: Sequence[Row]) -> np.ndarray:
-    """IoU of the masks, or of the boxes where there are none, of every pair."""
+    """IoU of every pair, of masks or, if any row has none, of boxes."""
     if not ours or not theirs:
         return np.zeros((len(ours), len(theirs)))
     if all("segmentation" in row for row in (*ours, *theirs)):

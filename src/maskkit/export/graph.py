@@ -14,20 +14,20 @@ from maskkit.infer.torch_runtime import evaluating
 from maskkit.models.base import Model
 
 DYNAMIC = ("batch", "size")
-"""What can be left open in a graph: the number of images, and their height and width."""
+"""What can be dynamic in a graph: the number of images, and their height and width."""
 
 MULTIPLE = 32
-"""Height and width of a graph that leaves them open are multiples of this."""
+"""A dynamic height or width is a multiple of this."""
 
 
 class Whole(nn.Module):
-    """`forward` and `select` in one; each tensor is given once, under the first of its names."""
+    """`forward` and `select` in one module; each tensor is returned once, under the first of its names."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
         self.same: dict[str, str] = {}
-        """Fields that are the tensor of an earlier field: ``{"mask_scores": "scores"}``."""
+        """Fields that are the same tensor as an earlier field: ``{"mask_scores": "scores"}``."""
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> dict[str, Tensor]:
         """The fields of the decoder's outputs, without those in ``same``."""
@@ -47,19 +47,20 @@ class Graph:
 
     program: ExportedProgram
     inputs: tuple[str, ...]
-    """``images``, and ``sizes`` where the method looks at the size of each image inside its padding."""
+    """``images``, and ``sizes`` if the method uses the size of each image inside its padding."""
     outputs: tuple[str, ...]
+    """Fields of the decoder's outputs, without those in ``same``."""
     same: dict[str, str]
-    """Fields of the decoder's outputs that equal another one."""
+    """Fields of the decoder's outputs that equal another field."""
     dynamic: tuple[str, ...]
-    """Which of `DYNAMIC` are left open."""
+    """Which of `DYNAMIC` are dynamic."""
 
 
 def trace(model: Model, images: Float[Tensor, "b 3 h w"], dynamic: Collection[str] = (), sized: bool = False) -> Graph:
     """The graph of ``model`` for inputs like ``images``.
 
-    ``dynamic`` names what is left open, of `DYNAMIC`. ``sized`` says that images may be padded: methods that look at
-    the size inside the padding get a second input. Raises `MaskkitError` where the method does not allow this.
+    ``dynamic`` names entries of `DYNAMIC`. With ``sized``, images may be padded: methods that use the size inside the
+    padding get a second input. Raises `MaskkitError` if the method does not allow this.
     """
     whole = Whole(model)
     sizes = torch.tensor([images.shape[2:]] * images.shape[0])
@@ -92,7 +93,7 @@ def trace(model: Model, images: Float[Tensor, "b 3 h w"], dynamic: Collection[st
 
 
 def _is_read(program: ExportedProgram, name: str) -> bool:
-    """Whether any node reads the input ``name``."""
+    """Whether any node uses the input ``name``."""
     return any(node.users for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
 
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 OPSET = 20
 
 LARGEST = 1_900_000_000
-"""Bytes of weights that an ONNX file holds itself; protobuf ends at 2 GiB."""
+"""Largest number of bytes of weights inside an ONNX file; protobuf is limited to 2 GiB."""
 
-op: Any = opset20  # its own types know no tensors of unknown type
+op: Any = opset20  # Any, because its type hints do not allow tensors of unknown type
 
 FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", "SequenceAt", "ConcatFromSequence"})
-"""Operators that no graph of a method has: runtimes are slow at them or lack them."""
+"""Operators that no graph of a method may have: runtimes run them slowly or not at all."""
 
 
 def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]) -> onnx.ModelProto:
@@ -38,7 +38,7 @@ def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]
 
     Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`.
     """
-    # the fused kernels of attention have another memory order than the graph was traced with
+    # fused attention kernels use another memory order than the graph was traced with
     with _quiet(), sdpa_kernel(SDPBackend.MATH):
         program = torch.onnx.export(
             graph.program,
@@ -52,8 +52,8 @@ def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     if found := FORBIDDEN & {node.op_type for node in model.graph.node}:
-        raise MaskkitError(f"the graph has {', '.join(sorted(found))}, which runtimes are slow at or lack")
-    for node in model.graph.node:  # where in the source each node comes from: half of the file
+        raise MaskkitError(f"the graph has {', '.join(sorted(found))}, which runtimes run slowly or not at all")
+    for node in model.graph.node:  # without source locations, which are half of the file
         node.ClearField("doc_string")
         del node.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -64,7 +64,7 @@ def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]
 
 
 def write_description(model: onnx.ModelProto, description: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Set the metadata: ``maskkit`` is read by maskkit, the others by people and other programs."""
+    """Set the metadata: maskkit reads ``maskkit``, the other entries are for people and other programs."""
     del model.metadata_props[:]
     export = description["export"]
     plain = {
@@ -78,7 +78,7 @@ def write_description(model: onnx.ModelProto, description: Mapping[str, Any], na
 
 
 def _nms_mask(boxes: Any, scores: Any, threshold: float) -> Any:
-    """`maskkit::nms_mask`: ONNX finds the rows (image, class, box) that are kept, all images at once."""
+    """`maskkit::nms_mask` by ONNX's NMS, which returns the kept rows (image, class, box) of all images."""
     count = op.Shape(scores, start=1, end=2)
     limit = op.Constant(value_float=float(threshold))
     rows = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), count, limit)
@@ -90,7 +90,7 @@ def _nms_mask(boxes: Any, scores: Any, threshold: float) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's reports, which are about its own insides."""
+    """Without the exporter's messages, which are about its internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -105,14 +105,14 @@ def _quiet() -> Iterator[None]:
 
 
 def save(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """Write the file, with its weights in a second one, ``.data``, where they are more than `LARGEST` bytes.
+    """Write the file; weights of more than `LARGEST` bytes go into a second file, ``.data``.
 
-    Returns the files, the ``.onnx`` file last. ``model`` is not of use afterwards.
+    Returns the files, the ``.onnx`` file last. ``model`` cannot be used afterwards.
     """
     import onnx
 
     data = path.with_suffix(".data")
-    data.unlink(missing_ok=True)  # an earlier one would be written on
+    data.unlink(missing_ok=True)  # otherwise it would be appended to
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
     onnx.save_model(model, str(path), save_as_external_data=large, location=data.name)
     return [data, path] if large else [path]

@@ -1,4 +1,4 @@
-"""An OpenVINO file of an ONNX file, made in a process of its own: a crash of the converter takes no other with it."""
+"""Converts an ONNX file for OpenVINO, in a separate process, so that a crash of the converter is an error message."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ openvino.Core().compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
 def to_openvino(onnx: Path, xml: Path, description: dict, half: bool = False) -> None:
     """Write ``xml`` and its ``.bin`` from the ONNX file, with the description as run-time information ``maskkit``.
 
-    ``half`` stores weights in 16 bits. Raises `MaskkitError` when OpenVINO cannot convert or compile the graph.
+    ``half`` stores weights in 16 bits. Raises `MaskkitError` if OpenVINO cannot convert or compile the graph.
     """
     given = [sys.executable, "-c", _CODE, str(onnx), str(xml), "half" if half else "full"]
     done = subprocess.run(given, input=json.dumps(description), capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A ``.pt2`` package: the graph compiled ahead of time for this kind of machine, by AOTInductor."""
+"""A ``.pt2`` package: the graph, compiled ahead of time for this kind of machine by AOTInductor."""
 
 import json
 import os
@@ -14,16 +14,16 @@ from maskkit.export.graph import Graph
 
 
 def to_package(graph: Graph, path: Path, description: Mapping[str, Any]) -> None:
-    """Compile the graph and write the package, with the description as its metadata. Takes a C++ compiler.
+    """Compile the graph and write the package, with the description as its metadata. Needs a C++ compiler.
 
-    Raises `MaskkitError` when there is none, or when the graph cannot be compiled.
+    Raises `MaskkitError` if there is none, or if the graph cannot be compiled.
     """
     text = {"maskkit": json.dumps(description)}
     try:
         torch._inductor.aoti_compile_and_package(
             graph.program, package_path=str(path), inductor_configs={"aot_inductor.metadata": text}
         )
-    except Exception as error:  # of the compiler, of inductor, of torch: nothing common
+    except Exception as error:  # of the compiler, of inductor, of torch: they have no common base
         raise MaskkitError(f"{path}: cannot be compiled ({' '.join(str(error).split())[:200]})") from error
 
 

@@ -1,7 +1,7 @@
 """Layer-sequential unit variance (Mishkin and Matas, All you need is a good init, ICLR 2016).
 
-Random models whose activations neither vanish nor explode find objects in any image: what exports are compared and
-timed with where there are no trained weights.
+Random models whose activations neither vanish nor explode find objects in any image. Exports are compared and timed
+with them if there are no trained weights.
 """
 
 from typing import TypeVar

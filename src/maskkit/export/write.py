@@ -1,4 +1,4 @@
-"""`export`: a checkpoint as a file for another runtime, checked against the checkpoint before it gets its name."""
+"""`export`: writes a checkpoint as a file for another runtime, after comparing the file with the checkpoint."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from maskkit.infer.torch_runtime import TorchRuntime, predictor
 Say = Callable[[str], None]
 
 _OPEN = (384, 512)
-"""The least height and width that a graph of open size is traced with: no map of any pyramid has a single row there."""
+"""Least height and width for tracing a graph of dynamic size: no map of a pyramid may have a single row or column."""
 
 LOSS = {"fp32": 0.001, "bf16": 0.01, "fp16": 0.01, "int8": 0.01}
-"""How far the first main metric (AP, mIoU, PQ) may fall in each precision; an export that loses more has failed."""
+"""Largest allowed drop of the first main metric (AP, mIoU, PQ) in each precision."""
 
 DEMO_IMAGES = Path(__file__).parents[1] / "demo_images"
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is decided when a model leaves PyTorch."""
+    """The choices of an export."""
 
     size: tuple[int, int] | None = None
-    """Height and width of the network's input; by default that of the checkpoint."""
+    """Height and width of the network's input; by default those of the checkpoint."""
     batch: int = 1
     """Images per call of the file."""
     dynamic: tuple[Literal["batch", "size"], ...] = ()
-    """What is left open: the number of images, their height and width."""
+    """What may vary from call to call: the number of images, their height and width."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Of the arithmetic. bf16 and fp16 are for OpenVINO alone, int8 takes ``data``."""
+    """Precision of the arithmetic. bf16 and fp16 are for OpenVINO only; all but fp32 need ``data``."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Exported:
 
     path: Path
     agreement: Agreement | None
-    """With the checkpoint, preprocessed in the same way; None for a lower precision, which is measured instead."""
+    """With the checkpoint, with the same preprocessing; None for a lower precision, which is evaluated instead."""
     resized: Agreement | None
-    """With the checkpoint as it preprocesses images itself, where the file does so otherwise; else None."""
+    """With the checkpoint and its own preprocessing, if that of the file differs; else None."""
     before: dict[str, Metric] | None
-    """Main metrics of the checkpoint on the data given, or None."""
+    """Main metrics of the checkpoint on the given data, or None."""
     after: dict[str, Metric] | None
-    """The same of the file."""
+    """Main metrics of the file."""
 
 
 def export(
@@ -85,10 +85,10 @@ def export(
     """Write ``path``, an ``.onnx``, ``.xml`` (OpenVINO) or ``.pt2`` file, from ``checkpoint``.
 
     The file is compared with the checkpoint on ``images`` (by default those of the package) and on an image of noise,
-    and appears only if at least the share `LEAST` of the objects agrees. With ``data``, both are measured by
-    ``measure``, and the file appears only if the first metric falls by at most `LOSS`; int8 is calibrated on
-    ``calibration``. ``force`` writes a file that fails these checks. ``say`` gets a line for each step. Raises
-    `MaskkitError` when the method cannot be exported so, or when the file disagrees or loses more than allowed.
+    and written only if at least the share `LEAST` of the objects agrees. With ``data``, ``measure`` evaluates both, and
+    the file is written only if the first metric drops by at most `LOSS`; int8 is calibrated on ``calibration``.
+    ``force`` writes a file that fails these checks. ``say`` is called with a line for each step. Raises `MaskkitError`
+    if the method does not support this export, or if the file disagrees or loses more than allowed.
     """
     kind = _kind(checkpoint, path, config, data, calibration)
     given = checkpoint.config.input
@@ -126,7 +126,7 @@ def export(
         description["export"]["checked"] = checked
         _describe(made, kind, description, checkpoint.categories.names)
         del other  # Windows does not rename files that are open
-        if len(files) > 1:  # a process that is killed here must not leave the weights of one model with another's graph
+        if len(files) > 1:  # a process killed here must not leave the graph of one model with the weights of another
             path.unlink(missing_ok=True)
         for file in files:
             with replacing(path.with_suffix(file.suffix)) as temporary:
@@ -146,7 +146,7 @@ def open_runtime(path: Path, device: str | None = None, threads: int | None = No
 def _kind(
     checkpoint: Checkpoint, path: Path, config: ExportConfig, data: Dataset | None, calibration: Dataset | None
 ) -> Format:
-    """The format of ``path``, after a check of what it needs."""
+    """The format of ``path``, after checking what it needs. Raises `MaskkitError`."""
     kind = SUFFIXES.get(path.suffix)
     if kind is None:
         raise MaskkitError(f"{path}: the suffix chooses the format; it is one of {', '.join(SUFFIXES)}")
@@ -177,13 +177,14 @@ def _kind(
 
 
 def _input(given: InputConfig, config: ExportConfig) -> InputConfig:
-    """The input of the file: one fixed canvas where the checkpoint's own follows the shape of the image."""
+    """The input of the file: of fixed size, even if that of the checkpoint depends on the image, unless it is
+    dynamic."""
     if "size" in config.dynamic:
         given = replace(given, multiple=MULTIPLE)
     if config.size is None and (given.resize != "shorter" or "size" in config.dynamic):
         return given
     short, long = given.size
-    if given.resize == "shorter":  # some have no limit
+    if given.resize == "shorter":  # some presets have no limit
         long = min(long, short * 5 // 3)
     size = config.size or tuple(-(-side // MULTIPLE) * MULTIPLE for side in (short, long))
     if min(size) < MULTIPLE:
@@ -193,7 +194,7 @@ def _input(given: InputConfig, config: ExportConfig) -> InputConfig:
 
 
 def _canvas(input: InputConfig) -> tuple[int, int]:
-    """A height and width that the input may have."""
+    """A possible height and width of the input."""
     if input.resize != "shorter":
         return input.size
     short = -(-input.size[0] // MULTIPLE) * MULTIPLE
@@ -203,10 +204,10 @@ def _canvas(input: InputConfig) -> tuple[int, int]:
 def _trace(runtime: TorchRuntime, input: InputConfig, config: ExportConfig) -> Graph:
     count = 2 if "batch" in config.dynamic else config.batch
     size = _canvas(input)
-    if "size" in config.dynamic:  # a map of one cell would be taken for one that always has one
+    if "size" in config.dynamic:  # a dimension of one cell would become a constant of the graph
         size = tuple(max(side, least) for side, least in zip(size, _OPEN, strict=True))
     images = torch.zeros(count, 3, *size)
-    # tensors that are made in inference mode cannot be exported
+    # tensors created in inference mode cannot be exported
     with runtime.evaluating(images) as network, torch.inference_mode(False):
         return trace(network, images, config.dynamic, sized=input.resize != "stretch")
 
@@ -217,7 +218,7 @@ def _description(
     model = checkpoint.model
     portable = replace(checkpoint.config, model=checkpoint.config.model.portable(), input=input)
     header = make_header(portable, checkpoint.categories, model.decoder, checkpoint.info)
-    header["config"].pop("data", None)  # paths that are not valid elsewhere
+    header["config"].pop("data", None)  # its paths are not valid elsewhere
     exported = ExportedAs(
         task=model.task,
         format=kind,
@@ -251,7 +252,7 @@ def _write(
     config: ExportConfig,
     calibrated: tuple[Predictor, Dataset | None, Say],
 ) -> list[Path]:
-    """Write the file, and its weights where they are apart; the file itself is the last."""
+    """Write the file, and a file of weights if they are separate; returns them, the file itself last."""
     reference, calibration, say = calibrated
     if kind == "pt2":
         from maskkit.export.package import to_package
@@ -284,7 +285,7 @@ def _write(
 
 
 def _describe(made: Path, kind: Format, description: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Put the description into the file once more, now that the checks are known."""
+    """Write the description again, now with the results of the checks."""
     if kind == "onnx":
         import onnx
 
@@ -292,7 +293,7 @@ def _describe(made: Path, kind: Format, description: dict[str, Any], names: tupl
 
         model = onnx.load(made)
         write_description(model, description, names)
-        save(model, made)  # in as many files as before
+        save(model, made)  # writes the same number of files again
     elif kind == "openvino":
         from xml.etree import ElementTree
 
@@ -308,7 +309,7 @@ def _describe(made: Path, kind: Format, description: dict[str, Any], names: tupl
 
 
 def _refuse_loss(path: Path, before: Mapping[str, Metric], after: Mapping[str, Metric], precision: str) -> None:
-    """Raise `MaskkitError` where the first metric falls by more than `LOSS` allows."""
+    """Raise `MaskkitError` if the first metric drops by more than `LOSS`."""
     name, value = next(iter(before.items()))
     if value is not None and value - (after[name] or 0.0) > LOSS[precision]:
         raise MaskkitError(
@@ -320,7 +321,7 @@ def _refuse_loss(path: Path, before: Mapping[str, Metric], after: Mapping[str, M
 def _try_other_shapes(
     path: Path, ours: TorchRuntime, theirs: Runtime, input: InputConfig, config: ExportConfig
 ) -> None:
-    """Run the file on other shapes than it was traced with: a graph that exports may still refuse them."""
+    """Run the file with other shapes than it was traced with, which may fail although the export succeeded."""
     height, width = _canvas(input)
     count = 3 if "batch" in config.dynamic else config.batch
     size = (height + MULTIPLE, width + 2 * MULTIPLE) if "size" in config.dynamic else (height, width)
