@@ -12,6 +12,7 @@ from maskkit.checkpoints.exported import SUFFIXES
 from maskkit.checkpoints.find import BUILT_IN, find_weights, in_repository, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
 from maskkit.errors import DataError, MaskkitError
+from maskkit.geometry.windows import OVERLAP
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
 from maskkit.ranges import check_ranges
@@ -53,11 +54,11 @@ def load(
     """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, of a preset whose weights can be fetched, or of a
     repository of the Hugging Face Hub, ``"hf://user/name"``, or a file in it, ``"hf://user/name/FILE"``.
 
-    An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch; ``threads`` limits the cores that it
-    uses. ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose
-    batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be
-    trained further. Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device
-    that is not there.
+    An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch. ``threads`` limits the processor
+    cores of the network; for a checkpoint that sets torch's number of threads in the whole process. ``device`` None
+    uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose batch norm is folded into
+    the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be trained further. Raises
+    `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device that is not there.
     """
     if (suffix := Path(source).suffix) in SUFFIXES:
         file = find_weights(source) if in_repository(source) else Path(source)
@@ -169,14 +170,14 @@ class Segmenter:
         return float(chosen) if isinstance(chosen, int | float) and 0 <= chosen <= 1 else DEFAULT_SCORE
 
     def predict(
-        self, source: Source, score: float | None = None, *, tile: int | None = None, overlap: float = 0.2
+        self, source: Source, score: float | None = None, *, tile: int | None = None, overlap: float = OVERLAP
     ) -> Prediction:
         """The prediction for one image: a file, its content (bytes or an open binary file), a PIL image, or a uint8 RGB
         array ``(H, W, 3)`` or tensor ``(3, H, W)``. Several images are for `predict_many`.
 
         Objects below ``score`` are left out; None means `score` of the segmenter. ``tile`` cuts a large image into
-        tiles of so many pixels, see `with_tiles`. Raises `DataError` when the image cannot be read, and for a list, a
-        folder or an address.
+        tiles of this size in pixels, see `with_tiles`. Raises `DataError` when the image cannot be read, and for a
+        list, a folder or an address.
         """
         segmenter = self if tile is None else self.with_tiles(tile, overlap)
         return next(segmenter.predict_many([source], score))
@@ -225,11 +226,11 @@ class Segmenter:
         pairs = follow(self.predictor, video, clip, failed or raise_failure, score=least, track=track, batch=batch)
         return (prediction for _, prediction in pairs)
 
-    def with_tiles(self, tile: int, overlap: float = 0.2) -> Segmenter:
+    def with_tiles(self, tile: int, overlap: float = OVERLAP) -> Segmenter:
         """The same model for large images: each is predicted in tiles of ``tile`` rows and columns, and the results are
-        put together.
+        merged.
 
-        Neighbouring tiles share the part ``overlap`` of their size, which should be as large as most objects. Raises
+        ``overlap`` is the share of a tile that its neighbours see too; it should be as large as most objects. Raises
         `MaskkitError` for an overlap of half a tile or more.
         """
         from maskkit.infer.tiles import with_tiles
@@ -254,9 +255,9 @@ class Segmenter:
         return replace(self, predictor=with_tta(self.predictor, tta))
 
     def evaluate(self, data: str | Path | Dataset, batch: int = 1, workers: int = 0) -> Result:
-        """The metrics on a data set (on a folder's validation split where it has one), over the classes that both have.
+        """The metrics on a data set (of a folder, on its validation split if it has one), over the shared classes.
 
-        Classes are matched by name. Raises `DataError` when model and data share none.
+        Classes are matched by name. Raises `DataError` if model and data share none.
         """
         from maskkit.data import find_splits, open_dataset
 

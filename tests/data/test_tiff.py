@@ -151,6 +151,17 @@ def test_a_file_with_lying_tiles_is_one_clear_line(lie: str, tmp_path: Path, mon
     assert re.search(text, message), message
 
 
+def test_a_cut_strip_that_says_it_is_short_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), rowsperstrip=64, metadata=None)
+    content = bytearray(path.read_bytes())
+    kind, at = tag_place(bytes(content), 279)
+    struct.pack_into(kind, content, at, 10)
+    path.write_bytes(content[:-1000])
+    with pytest.raises(DataError, match=r"a\.tif: ends before the last of its 64 x 64 pixels"), open_tiff(path, 8, 0):
+        pass
+
+
 def test_tiles_of_a_file_are_predicted_without_reading_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,9 @@ from tests.small import masks, objects
 
 def test_supervision_gets_everything():
     prediction = scene((20, 30), [[2, 3, 12, 13], [15, 5, 29, 18]])
+    objects(prediction).track_ids = np.array([7, 3])
     detections = prediction.to_supervision()
+    np.testing.assert_array_equal(np.asarray(detections.tracker_id), [7, 3])
     np.testing.assert_array_equal(detections.xyxy, objects(prediction).boxes)
     np.testing.assert_array_equal(np.asarray(detections.mask), masks(prediction).dense())
     np.testing.assert_array_equal(np.asarray(detections.confidence), objects(prediction).scores)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from maskkit.config import InputConfig
 from maskkit.decode import Decoder, LabelMap, OverInput
 from maskkit.errors import DataError, MaskkitError
-from maskkit.geometry.windows import Window, windows
+from maskkit.geometry.windows import Window, count, windows
 from maskkit.infer.predict import Predictor
 from maskkit.infer.stitch import stitch
 from maskkit.infer.tiles import TiledPredictor, with_tiles
@@ -92,6 +92,7 @@ def truth(image: np.ndarray) -> list[tuple[int, bytes]]:
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(8, 90), st.floats(0, 0.49))
 def test_every_pixel_is_owned_once_and_seen_by_its_owner(height: int, width: int, tile: int, overlap: float) -> None:
     owners = np.zeros((height, width), int)
+    assert count((height, width), tile, overlap) == len(windows((height, width), tile, overlap))
     for seen, own in windows((height, width), tile, overlap):
         owners[own.top : own.bottom, own.left : own.right] += 1
         assert seen.meet(own) == own

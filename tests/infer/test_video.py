@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -306,7 +306,7 @@ def test_few_frames_are_in_memory(tmp_path: Path) -> None:
     class Long(Video):
         name, rate = "long", Fraction(20)
 
-        def frames(self, clip: Clip, failed: object) -> Iterator[Frame]:
+        def frames(self, clip: Clip, failed: object) -> Generator[Frame, None, None]:
             for n in range(300):
                 numbers.append(n)
                 yield Frame(n, n / 20, drawn(n % 30))
@@ -331,7 +331,7 @@ def test_a_thread_ends_with_its_reader() -> None:
     before = threading.active_count()
     some = ahead(made(), 2)
     assert next(some) == 0
-    some.close()  # type: ignore[attr-defined]
+    some.close()
     assert threading.active_count() == before
     with pytest.raises(DataError, match="the end"):
         list(ahead(made(True), 2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ _NAMED = 20
 
 
 def clip_of(sources: Sequence[str], track: bool, every: int, start: float, stop: float | None) -> Clip | None:
-    """The part of the video that is predicted; None where the sources are images. Leaves with code 2 for a mixture."""
+    """The part of the video to predict; None where the sources are images. Exits with code 2 for a mixture."""
     from maskkit.infer.video import Clip, is_video
 
     given = track or every > 1 or start > 0 or stop is not None
@@ -52,7 +53,7 @@ def predict_video(
     score: float,
     batch: int,
 ) -> int:
-    """Predict the frames of a video and write what is found; the exit code."""
+    """Predict the frames of a video, write the results and return the exit code."""
     from maskkit.engine.lock import Lock
     from maskkit.infer.results import Results
     from maskkit.infer.video import open_video
@@ -93,7 +94,7 @@ class _VideoRun:
         self.tracks: set[int] = set()
 
     def __call__(self, score: float, track: bool, batch: int) -> int:
-        """The exit code. What there is, is written also where an error ends the video early, or Ctrl-C."""
+        """Predict the frames and return the exit code. After an error or Ctrl-C, the frames so far are written."""
         from maskkit.infer.video_writer import Mp4Writer
 
         began = time.monotonic()
@@ -130,30 +131,27 @@ class _VideoRun:
         pairs = follow(
             self.segmenter.predictor, self.video, self.clip, self._failed, score=score, track=track, batch=batch
         )
-        drawn = ahead(self._drawn(ahead(pairs)))  # reading, network, drawing and encoding, each in its thread
-        began = time.monotonic()
-        with progress() as bars:
+        # reading, the network, drawing and encoding, each in its own thread
+        with closing(ahead(self._drawn(ahead(pairs)))) as drawn, progress() as bars:
+            began = time.monotonic()
             bar = bars.add_task("predicting", total=self._total())
-            try:
-                for frame, prediction, pixels in drawn:
-                    writer.add(pixels, frame.seconds)
-                    self._write(frame, prediction)
-                    speed = self.count / max(time.monotonic() - began, 1e-9)
-                    bars.update(bar, advance=1, description=f"predicting, {speed:.1f} frames/s")
-            finally:
-                drawn.close()  # type: ignore[attr-defined]
+            for frame, prediction, pixels in drawn:
+                writer.add(pixels, frame.seconds)
+                self._write(frame, prediction)
+                speed = self.count / max(time.monotonic() - began, 1e-9)
+                bars.update(bar, advance=1, description=f"predicting, {speed:.1f} frames/s")
 
-    def _drawn(self, pairs: Iterator[tuple[Frame, Prediction]]) -> Iterator[tuple[Frame, Prediction, Pixels]]:
+    def _drawn(
+        self, pairs: Generator[tuple[Frame, Prediction], None, None]
+    ) -> Generator[tuple[Frame, Prediction, Pixels], None, None]:
         from maskkit.infer.draw import overlay
 
-        try:
+        with closing(pairs):
             for frame, found in pairs:
                 prediction = self.selection(found)
                 pixels = overlay(frame.pixels, prediction, self.style)
                 prediction.image = None
                 yield frame._replace(pixels=pixels[:0]), prediction, pixels
-        finally:
-            pairs.close()  # type: ignore[attr-defined]
 
     def _write(self, frame: Frame, prediction: Prediction) -> None:
         rows = [row | {"frame": frame.number} for row in prediction.to_coco()]
@@ -169,7 +167,7 @@ class _VideoRun:
             complain(failure.error)
 
     def _total(self) -> int | None:
-        """The number of frames that are predicted, as far as the file says it."""
+        """The expected number of predicted frames; None where the file does not say how many it has."""
         if self.video.count is None:
             return None
         rate = float(self.video.rate)

@@ -22,10 +22,10 @@ from maskkit.files import digest
 from maskkit.terminal import Console
 
 MANY = 5000
-"""Data sets with more images are checked by their headers alone unless ``decode`` is given."""
+"""Of larger data sets only the headers of the images are read, unless ``decode`` is given."""
 
 LABEL_MAPS = 200
-"""So many label maps are read in any case."""
+"""Number of label maps that are read in any case."""
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class CheckReport:
         for table in tables(self.source, {n: d.format for n, d in self.datasets.items()}, self.summaries):
             console.print(table)
         if not self.decoded:
-            console.print(f"More than {MANY} images: only their headers were read, damaged pixels stay undiscovered.")
+            console.print(f"More than {MANY} images: only their headers were read, so damaged pixels are not found.")
         for level, found, colour in (("error", self.errors, "red"), ("warning", self.warnings, "yellow")):
             for problem in found[:limit]:
                 console.print(Text(str(problem), style=colour), soft_wrap=True)

@@ -52,6 +52,8 @@ class LargeTiff:
         self._array: Any = None
         if page.is_memmappable and page.is_contiguous:
             shape = (height, width, page.samplesperpixel)
+            if page.dataoffsets[0] + math.prod(shape) > path.stat().st_size:  # whatever the list of strips says
+                raise DataError(f"{path}: ends before the last of its {width} x {height} pixels; restore the file")
             self._array = np.memmap(path, np.uint8, "r", page.dataoffsets[0], shape)
         band = (math.ceil(rows / self._tile[0]) + 1) * self._across
         self._most = max(1, min(band, _KEPT // self._bytes()))

@@ -244,13 +244,21 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
 
 
 def box_iou(
-    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], crowd: Sequence[bool] | None = None
+    a: Sequence[Sequence[float]] | Float[np.ndarray, "n 4"],
+    b: Sequence[Sequence[float]] | Float[np.ndarray, "m 4"],
+    crowd: Sequence[bool] | None = None,
 ) -> Float[np.ndarray, "n m"]:
     """The same for boxes ``x y w h``."""
     if len(a) == 0 or len(b) == 0:
         return np.zeros((len(a), len(b)))
     flags = [int(c) for c in crowd] if crowd is not None else [0] * len(b)
     return np.asarray(coco_mask.iou(np.array(a, np.float64), np.array(b, np.float64), flags)).reshape(len(a), len(b))
+
+
+def xywh(boxes: Float[np.ndarray, "n 4"] | Sequence[Sequence[float]]) -> Float[np.ndarray, "n 4"]:
+    """``x y w h`` of boxes ``x1 y1 x2 y2``, as `box_iou` takes them."""
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def to_text(rle: Rle) -> Rle:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def to_supervision(prediction: Prediction) -> supervision.Detections:
-    """The instances as `supervision.Detections`: masks ``(N, H, W)``, class names in ``data["class_name"]``.
+    """The instances as `supervision.Detections`: masks ``(N, H, W)``, class names in ``data["class_name"]``, track
+    numbers as ``tracker_id``.
 
-    Raises `MaskkitError` when supervision is not installed.
+    Raises `MaskkitError` if supervision is not installed.
     """
     try:
         with warnings.catch_warnings():  # it warns when OpenCV is missing, which is not used here
@@ -35,5 +36,6 @@ def to_supervision(prediction: Prediction) -> supervision.Detections:
         mask=found.masks.dense() if found.masks is not None else None,
         confidence=np.asarray(found.scores, np.float32),
         class_id=np.asarray(found.labels, int),
+        tracker_id=np.asarray(found.track_ids, int) if found.track_ids is not None else None,
         data={"class_name": names},
     )

@@ -1,8 +1,8 @@
-"""Steps that run at the same time, each in its thread, with short queues between them. No torch."""
+"""Steps that run at the same time, each in its own thread, with short queues between them. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 AHEAD = 4
 """Length of the queue behind a step."""
 _WAIT = 0.1
-"""Seconds after which a thread looks whether it is still needed."""
+"""Seconds after which a waiting thread checks whether it is still needed."""
 
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], size: int = AHEAD) -> Iterator[T]:
-    """The same items, made by a thread of its own that is at most ``size`` of them ahead; its errors are raised here.
+def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
+    """The same items, made by another thread, which is at most ``size`` of them ahead; its errors are raised here.
 
-    When this iterator is closed, the thread ends after the item that it works on.
+    When this generator is closed, the thread ends after the item that it works on, and closes ``items``.
     """
     queue: Queue[tuple[bool, Any]] = Queue(size)
     left = Event()
@@ -38,7 +38,7 @@ def ahead(items: Iterable[T], size: int = AHEAD) -> Iterator[T]:
                     break
             else:
                 put(False, None)
-        except BaseException as error:  # any error is the caller's to see
+        except BaseException as error:  # whatever it is, the caller gets it
             put(False, error)
         finally:
             close = getattr(items, "close", None)

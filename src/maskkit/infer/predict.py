@@ -7,8 +7,9 @@ so that memory stays small.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -47,7 +48,7 @@ class Ready(NamedTuple):
     """An image that waits for its forward pass."""
 
     place: int
-    """Its place among the images that can be read."""
+    """Its position among the images that can be read."""
     prepared: Prepared
     pixels: Pixels | None
 
@@ -90,25 +91,27 @@ class Predictor:
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
         pixels: bool = False,
-    ) -> Iterator[Prediction]:
-        """The loop. ``workers`` threads read and preprocess ahead of the network, which then has a thread too, so that
-        it runs while the caller uses a prediction; 0 does everything in the calling thread.
+    ) -> Generator[Prediction, None, None]:
+        """Predictions for ``items``, in order.
 
-        Objects with a score up to ``score`` are left out. ``batch`` is the largest number of images per forward pass:
-        only images that have the same size with their padding share one, so that no result depends on the others.
-        With ``pixels``, predictions have those of their image, unless it is too large to be kept.
+        ``workers`` threads read and preprocess ahead, and another thread runs the network while the caller uses a
+        prediction; with 0 everything runs in the calling thread. Objects with a score up to ``score`` are left out.
+        ``batch`` is the largest number of images per forward pass: only images with the same size including padding
+        share one, so that no result depends on other images. With ``pixels``, predictions keep the pixels of their
+        image, unless it is too large. An image that cannot be read raises `DataError`, or is passed to ``failed``.
         """
         outputs = self._outputs(items, batch, workers, failed, pixels)
         found: dict[int, Prediction] = {}
         following = 0
-        for group, inputs, arrays in ahead(outputs, 1) if workers else outputs:
-            decoded = decode(self.decoder, arrays, inputs.metas, self.categories, score)
-            for prediction, w in zip(decoded, group, strict=True):
-                prediction.image = w.pixels
-                found[w.place] = prediction
-            while following in found:
-                yield found.pop(following)
-                following += 1
+        with closing(ahead(outputs, 1) if workers else outputs) as batches:
+            for group, inputs, arrays in batches:
+                decoded = decode(self.decoder, arrays, inputs.metas, self.categories, score)
+                for prediction, w in zip(decoded, group, strict=True):
+                    prediction.image = w.pixels
+                    found[w.place] = prediction
+                while following in found:
+                    yield found.pop(following)
+                    following += 1
 
     def _outputs(
         self,
@@ -117,9 +120,9 @@ class Predictor:
         workers: int,
         failed: Callable[[Failure], None] | None,
         pixels: bool,
-    ) -> Iterator[tuple[list[Ready], Inputs, dict[str, np.ndarray]]]:
-        """Images that shared a forward pass, and what the network made of them."""
-        waiting: list[Ready] = []  # the first one is the next to be yielded
+    ) -> Generator[tuple[list[Ready], Inputs, dict[str, np.ndarray]], None, None]:
+        """Images that shared a forward pass, their inputs, and the outputs of the network."""
+        waiting: list[Ready] = []  # the first one is the next to be predicted
         prepare = partial(self._prepare, keep=pixels)
         ready = iter(enumerate(_readable(_ahead(items, prepare, workers), failed)))
         window = batch if batch == 1 or self.input.resize != "shorter" else 2 * batch
@@ -135,13 +138,14 @@ class Predictor:
             yield group, inputs, self.runtime.run(inputs.images, inputs.sizes)
 
     def _prepare(self, item: Item, keep: bool) -> tuple[Prepared, Pixels | None]:
-        """The preprocessed image, and its pixels unless they can be read again from a file."""
+        """The preprocessed image, and the pixels that stay with its prediction (`kept`)."""
         pixels, meta = item.read(self.input)
         return prepare(pixels, meta, self.input), kept(pixels, meta, keep)
 
 
 def kept(pixels: Pixels, meta: ImageMeta, keep: bool) -> Pixels | None:
-    """The pixels that stay with a prediction: of images without a file, and to ``keep`` of files, unless large."""
+    """The pixels that stay with a prediction: those of an image without a file, and with ``keep`` of any small
+    image."""
     small = pixels.shape[:2] == meta.size and meta.size[0] * meta.size[1] <= LARGE
     return pixels if not meta.path or (keep and small) else None
 
@@ -151,7 +155,7 @@ Outcome = tuple[Prepared, Pixels | None] | Failure
 
 
 def _ahead(items: Iterable[Item], work: Work, workers: int) -> Iterator[Outcome]:
-    """The outcome of each item, in order; ``workers`` threads work a few items ahead."""
+    """The outcome of each item, in order; ``workers`` threads are a few items ahead."""
     if workers < 1:
         yield from (_attempt(work, item) for item in items)
         return

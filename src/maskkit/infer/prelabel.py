@@ -1,8 +1,8 @@
-"""Predictions as labels that people correct: polygons with few corners, as the records of a data set."""
+"""Predictions as labels for people to correct: polygons with few corners, as the records of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +19,15 @@ from maskkit.geometry.rle import Rle
 from maskkit.prediction import Categories, ImageMeta, Prediction
 
 FORMAT = "predictions"
-"""What `Dataset.format` says of labels that a model made."""
+"""`Dataset.format` of labels that a model made."""
 
 
 LEAST_SCORE = 0.05
-"""Objects with a lower score fill no box: a given box is certain, however weak the object is that is found in it."""
+"""Score from which on an object can fill a given box; it is low, because the box says that there is an object."""
 _SAME_BOX = 0.5
-"""IoU from which on a box that is found means the object in a given box."""
+"""IoU with a given box from which on a detected object can fill it."""
 _SAME_CLASS = 0.25
-"""What the same class is worth, in IoU, where two objects could be in one box."""
+"""Bonus, added to the IoU, for an object of the same class."""
 
 
 class Candidate(NamedTuple):
@@ -38,20 +38,20 @@ class Candidate(NamedTuple):
     score: float
     mask: Rle | None
     box: Box | None
-    """``x1 y1 x2 y2``; None: that of the mask."""
+    """``x1 y1 x2 y2``; None: the box of the mask."""
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """Makes labels of predictions."""
+    """Turns predictions into labels."""
 
     score: float
-    """Candidates below it are no labels."""
+    """Candidates with a lower score do not become labels."""
     least_iou: float = 0.95
-    """IoU of a polygon with the mask that it stands for, at least; 1 for polygons along the edges of the pixels."""
+    """Least IoU of a polygon with its mask; 1 for polygons along the edges of the pixels."""
 
     def record(self, meta: ImageMeta, found: Iterable[Candidate]) -> Record:
-        """The image with its labels. Masks without a pixel are left out."""
+        """The image with its labels. Empty masks are left out."""
         labels = []
         for label, score, mask, box in found:
             if score < self.score:
@@ -64,18 +64,18 @@ class Labeller:
 
 
 def fill_boxes(record: Record, prediction: Prediction, categories: Categories, least_iou: float) -> Record:
-    """The image with a mask in each box whose mask is unknown, where the model finds an object in nearly the same box.
+    """The image with a mask for each box without one, if the model finds an object in nearly the same box.
 
     ``categories`` are the classes of the record. Boxes and objects are matched so that the sum of their IoU is largest,
-    those of one class before others; the mask is cut off at the given box. Other labels, and boxes in which nothing is
-    found, stay as they are.
+    with a bonus for the same class; the mask is clipped to the given box. Other labels, and boxes in which nothing is
+    found, do not change.
     """
     found = prediction.instances
     waiting = [i for i, a in enumerate(record.annotations) if a.segmentation is None and not a.crowd]
     if found is None or found.masks is None or not waiting or not len(found):
         return record
-    boxes = [_sides(box_of(record.annotations[i], record.size)) for i in waiting]
-    overlaps = mask_math.box_iou(boxes, [_sides(box) for box in found.boxes.tolist()])  # (boxes, found)
+    boxes = mask_math.xywh([box_of(record.annotations[i], record.size) for i in waiting])
+    overlaps = mask_math.box_iou(boxes, mask_math.xywh(found.boxes))  # (boxes, found)
     same = categories.numbers_in(prediction.categories)
     labels = np.array([same.get(record.annotations[i].label, -1) for i in waiting])
     value = np.where(overlaps >= _SAME_BOX, overlaps + _SAME_CLASS * (labels[:, None] == found.labels), 0)
@@ -89,12 +89,6 @@ def fill_boxes(record: Record, prediction: Prediction, categories: Categories, l
     return replace(record, annotations=annotations, truth=None)
 
 
-def _sides(box: Sequence[float]) -> list[float]:
-    """``x y width height`` of ``x1 y1 x2 y2``."""
-    x1, y1, x2, y2 = box
-    return [x1, y1, x2 - x1, y2 - y1]
-
-
 def _cut(mask: Rle, box: Box, size: tuple[int, int]) -> Rle:
     """The pixels of a mask whose centres are inside a box."""
     region, top, left = mask_math.decode_region(mask)
@@ -106,7 +100,7 @@ def _cut(mask: Rle, box: Box, size: tuple[int, int]) -> Rle:
 
 
 def candidates(prediction: Prediction) -> Iterator[Candidate]:
-    """Everything that the model finds; the regions of a label map have the score 1, and the background is none."""
+    """The objects, segments or regions of a prediction, without the background; regions of a label map have score 1."""
     names = prediction.categories.names
     if prediction.instances is not None:
         found = prediction.instances
@@ -126,7 +120,7 @@ def candidates(prediction: Prediction) -> Iterator[Candidate]:
 
 
 def as_dataset(records: list[Record], categories: Categories, source: Path) -> Dataset:
-    """The data set of the images, with ids of objects from 1; a class called background is none of its classes."""
+    """The images as a data set, with object ids from 1, and without a class called background."""
     kept = [n for n, name in enumerate(categories.names) if name != BACKGROUND_NAME]
     numbers = {n: i for i, n in enumerate(kept)}
     return Dataset(number([r.with_labels(numbers) for r in records]), categories.subset(kept), source, FORMAT)

@@ -95,10 +95,10 @@ def write_pseudo_masks(
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
     for record, prediction in zip(dataset.records, pseudo_masks(model, dataset, input, settings), strict=True):
-        name = (
-            record.path.stem if record.path.stem not in taken else f"{in_file_name(record.image_id)}-{record.path.stem}"
-        )
-        taken.add(name)
+        name = record.path.stem
+        while name.lower() in taken:
+            name = f"{in_file_name(record.image_id)}-{name}"
+        taken.add(name.lower())
         save_labels(prediction, out / "masks" / "train" / f"{name}.png")
         with replacing(out / "images" / "train" / f"{name}{record.path.suffix}") as temporary:
             shutil.copyfile(record.path, temporary)

@@ -1,7 +1,7 @@
-"""The results of many images on disk: every image is written when it is done, so that a run can be continued.
+"""The results of many images on disk: every image is written as soon as it is predicted, so a run can be continued.
 
 ``predictions.jsonl`` has a line with the settings, then a line for each image with its record, its overlay and its
-rows. Nothing is kept in memory but names.
+rows. Only names are kept in memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Record = dict[str, Any]
 
 _MADE_AT_THE_END = ("predictions.json", "images.json", "categories.json", "panoptic.json")
 _LONGEST = 150
-"""Largest number of bytes of an overlay's name without ending; file systems have a limit for names."""
+"""Largest number of bytes of an overlay's name without suffix; file systems limit the length of names."""
 
 
 class Results:
-    """Predictions in ``folder``, which belongs to the caller, who has locked it; a context manager.
+    """Predictions in ``folder``, which the caller has locked; a context manager.
 
-    With ``resume``, what an earlier run with the same ``settings`` has done is kept, else the files that it made are
-    removed. Raises `MaskkitError` when the earlier run had other settings, or its file is damaged.
+    With ``resume``, the results of an earlier run with the same ``settings`` are kept; without it, the files of an
+    earlier run are removed. Raises `MaskkitError` if the earlier run had other settings, or its file is damaged.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool = False) -> None:
@@ -61,16 +61,16 @@ class Results:
         return len(self._done)
 
     def has(self, image_id: ImageId, path: str) -> bool:
-        """Whether an image is done. Raises `MaskkitError` where another file has its id: the images have changed."""
+        """Whether an image is done. Raises `MaskkitError` if another image had its id: then the images have changed."""
         if self._done.get(image_id, path) != path:
             raise MaskkitError(
                 f"{self.path}: image {image_id} was {self._done[image_id]}, now it is {path}; give the same images "
-                "to go on, or leave --resume out to start anew"
+                "to continue, or leave --resume out to start again"
             )
         return image_id in self._done
 
     def overlay_of(self, meta: ImageMeta) -> Path:
-        """A file for the overlay of an image that no other image of the folder has."""
+        """A file for the overlay of an image; no other image of the run has its name."""
         stem = Path(meta.path).stem
         while len(stem.encode("utf-8", "surrogateescape")) > _LONGEST:
             stem = stem[: len(stem) * 3 // 4]
@@ -80,7 +80,7 @@ class Results:
         return self.overlays / name
 
     def add(self, meta: ImageMeta, overlay: Path, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-        """Write an image whose overlay is complete; ``more`` are fields of its record."""
+        """Write the line of an image, after its overlay; ``more`` are further fields of its record."""
         assert self._file is not None
         image = {"id": meta.image_id, "file_name": meta.path, "height": meta.size[0], "width": meta.size[1], **more}
         self._file.write(json.dumps({"image": image, "overlay": overlay.name, "rows": rows}) + "\n")
@@ -98,7 +98,7 @@ class Results:
         return (line["image"] | {"overlay": line["overlay"]} for line in self._lines() if "image" in line)
 
     def foreign(self) -> int:
-        """How many overlays in the folder are of no image of this run."""
+        """Number of files in the folder of overlays that do not belong to this run."""
         return (
             sum(p.name.lower() not in self._taken for p in self.overlays.glob("*.*")) if self.overlays.is_dir() else 0
         )
@@ -119,7 +119,7 @@ class Results:
                     ) from None
 
     def _continue(self, settings: Mapping[str, Any]) -> None:
-        """Keep what is complete: a process that was killed may leave a part of a line."""
+        """Keep the complete lines: a killed process may leave part of a line."""
         complete = 0
         with open(self.path, "rb") as file:
             for number, text in enumerate(file, 1):
@@ -173,7 +173,7 @@ class Results:
 
 
 def compare_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `MaskkitError` where a run that is gone on with was made with other settings, which ``path`` has."""
+    """Raise `MaskkitError` if the run to be continued had other settings; ``path`` is the file with those."""
     now = json.loads(json.dumps(now))
     for name in (n for n in (*now, *before) if before.get(n) != now.get(n)):
         raise MaskkitError(

@@ -1,4 +1,4 @@
-"""Which of the objects that a model finds are kept: by class, by number, by overlap whatever their classes."""
+"""Which of the objects that a model finds are kept: by class, by number, and by overlap regardless of class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from maskkit.errors import MaskkitError
 from maskkit.geometry import rle
@@ -16,18 +16,19 @@ from maskkit.prediction import Categories, Instances, Panoptic, Prediction
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept of each prediction; by default everything."""
+    """Which part of each prediction is kept; by default everything."""
 
     classes: tuple[str, ...] = ()
-    """Names of classes; none means all."""
+    """Names of classes; empty means all."""
     max_objects: int | None = None
-    """The best so many of each image."""
+    """Largest number of objects of an image; those with the highest scores are kept."""
     max_overlap: float = 1.0
     """Of objects that overlap more than this (intersection over union of their masks, or of their boxes where there
     are none) the best is kept, whatever their classes."""
 
     def check(self, categories: Categories, task: str) -> None:
-        """Raise `MaskkitError` for a class that the model does not have, and for what its task cannot do."""
+        """Raise `MaskkitError` for a class that the model does not have, and for options that its task does not
+        allow."""
         for name in self.classes:
             if name not in categories.names:
                 near = get_close_matches(name, categories.names, 3, 0.5) or list(categories.names[:5])
@@ -39,7 +40,7 @@ class Selection:
                 raise MaskkitError(f"{option} is for models that find objects; this one gives every pixel a class")
 
     def __call__(self, prediction: Prediction) -> Prediction:
-        """The prediction with what is kept."""
+        """The prediction with only what is kept."""
         wanted = [n for n, name in enumerate(prediction.categories.names) if not self.classes or name in self.classes]
         if prediction.instances is not None:
             return replace(prediction, instances=self._objects(prediction.instances, wanted))
@@ -61,17 +62,12 @@ def without_overlaps(found: Instances, limit: float) -> Int[np.ndarray, "k"]:
     """Indices, in order, of the objects that no better one overlaps by more than ``limit``; best score first."""
     kept: list[int] = []
     rles = found.masks.rle() if found.masks is not None else None
+    boxes = rle.xywh(found.boxes)
     for i in np.argsort(-found.scores, kind="stable").tolist():
         if rles is not None:
-            overlaps = rle.iou([rles[i]], [rles[k] for k in kept])[0]
+            overlaps = rle.iou([rles[i]], [rles[k] for k in kept])
         else:
-            overlaps = _box_iou(found.boxes[i], found.boxes[kept])
+            overlaps = rle.box_iou(boxes[[i]], boxes[kept])
         if not (overlaps > limit).any():
             kept.append(i)
     return np.array(sorted(kept), np.int64)
-
-
-def _box_iou(box: Float[np.ndarray, "4"], others: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
-    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(min=0).prod(1)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
-    return shared / np.maximum(union, 1e-9)

@@ -1,6 +1,6 @@
 """Sources of images: files, pixels in memory, data sets. Images are read lazily.
 
-Torch tensors are accepted, but torch is not imported.
+Tensors of torch are accepted, but torch is not imported.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class Item(NamedTuple):
     name: str
     """Its name in messages."""
     read: Callable[[InputConfig | None], tuple[Pixels, ImageMeta]]
-    """Returns RGB pixels for such an input, all pixels for None, and their meta. Raises `DataError`."""
+    """Returns RGB pixels, perhaps reduced for this input, or all pixels for None, and their meta. Raises
+    `DataError`."""
     path: Path | None = None
-    """The file, where it is one: parts of a large one may be read."""
+    """The file, if the image is one: of a large file, single parts may be read."""
     image_id: ImageId = 0
     size: tuple[int, int] | None = None
     """Height and width that it has to have; None: any."""
@@ -63,9 +64,9 @@ def numbered_images(sources: Iterable[tuple[ImageId, Source]]) -> Iterator[Item]
 
 
 def stored_image(image_id: ImageId, name: str, fetch: Callable[[], bytes]) -> Item:
-    """An image called ``name``, whose content ``fetch`` gets when its turn comes.
+    """An image called ``name``, whose encoded content ``fetch`` returns when the image is read.
 
-    It is read as a file is: a large one may be reduced, and its pixels are not kept.
+    It is read like a file: a large one may be reduced, and its pixels are not kept with the prediction.
     """
 
     def read(input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
@@ -87,8 +88,8 @@ def dataset_images(dataset: Dataset) -> Iterator[Item]:
 def read_source(source: Source, input: InputConfig | None = None) -> tuple[Pixels, tuple[int, int]]:
     """RGB pixels of a `Source`, and the (height, width) of the image.
 
-    With ``input``, the pixels of a large file may be those at a fraction of its size (`read_reduced`). Raises
-    `DataError` for what is not an RGB image.
+    With ``input``, a large file may be read at a fraction of its size (`read_reduced`). Raises `DataError` for a source
+    that is not an RGB image.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         source = BytesIO(source)
@@ -101,7 +102,7 @@ def read_source(source: Source, input: InputConfig | None = None) -> tuple[Pixel
 
 
 def _reduction(size: tuple[int, int], input: InputConfig | None) -> int:
-    """The largest reduction that leaves twice as many rows and columns as the network's input has."""
+    """The largest reduction, 8 at most, that leaves twice as many rows and columns as the network's input has."""
     if input is None:
         return 1
     fitted = fitted_size(size, input.size, input.resize, input.rounding)
@@ -121,7 +122,7 @@ def _refuse_what_is_no_file(name: str) -> None:
 
 
 def _in_memory(source: object) -> Pixels:
-    """RGB pixels that are a copy of an image in memory."""
+    """A copy of an image in memory as RGB pixels. Raises `DataError`."""
     if isinstance(source, list | tuple | dict | set):
         raise DataError(f"predict takes one image, not a {type(source).__name__}; give its images to predict_many")
     if isinstance(source, Image.Image):

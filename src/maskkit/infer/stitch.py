@@ -1,7 +1,7 @@
-"""Results of overlapping tiles as the result of the whole image.
+"""Merges the results of overlapping tiles into the result of the whole image.
 
-Two parts of one object are recognised in the overlap, which both tiles see: there their masks agree. Objects are kept
-as run lengths; no mask is ever a dense array of the whole image.
+Two parts of one object are recognised by their masks, which agree in the overlap that both tiles see. Masks stay run
+lengths; none is ever a dense array of the whole image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from maskkit.geometry.windows import Rect, Window
 from maskkit.prediction import Categories, ImageMeta, Instances, Masks, Panoptic, PanopticSegment, Prediction
 
 AGREEMENT = 0.5
-"""Masks that agree at least so well in the overlap of two tiles are of one object."""
+"""IoU of two masks in the overlap of their tiles from which on they are of one object."""
 
 
 def stitch(parts: Iterable[tuple[Window, Prediction]], meta: ImageMeta, categories: Categories) -> Prediction:
-    """The prediction for the image ``meta`` from those for its tiles, which come row by row."""
+    """The prediction for the image ``meta`` from those for its tiles, which are in the order of `windows`."""
     found = Prediction(meta, categories)
     objects: list[_Object] = []
     segments = _Segments(meta.size)
@@ -48,7 +48,7 @@ def stitch(parts: Iterable[tuple[Window, Prediction]], meta: ImageMeta, categori
 
 
 def _paste(canvas: np.ndarray, part: np.ndarray, window: Window) -> None:
-    """Write what the tile owns."""
+    """Write the pixels that the tile owns."""
     (top, left, _, _), own = window.seen, window.own
     canvas[own.top : own.bottom, own.left : own.right] = part[
         own.top - top : own.bottom - top, own.left - left : own.right - left
@@ -60,7 +60,7 @@ def _paste(canvas: np.ndarray, part: np.ndarray, window: Window) -> None:
 
 @dataclass(frozen=True)
 class _Object:
-    """An object of one tile, in the pixels of the image."""
+    """An object of one tile, in pixels of the whole image."""
 
     window: Window
     label: int
@@ -70,16 +70,17 @@ class _Object:
     mask: Rle | None
     """Over the whole image."""
     cut: bool
-    """Whether it touches a border of the tile that is none of the image."""
+    """Whether it touches a border of the tile that is not a border of the image."""
 
     @property
     def is_owned(self) -> bool:
-        """Whether the centre of its box belongs to its tile, and so to no other."""
+        """Whether its tile owns the centre of its box."""
         own, (x, y) = self.window.own, (self.box[:2] + self.box[2:]) / 2
         return bool(own.left <= x < own.right and own.top <= y < own.bottom)
 
     def inside(self, place: Rect) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-        """Its pixels in a part of the image: a mask and its top left corner there. A box stands for a missing mask."""
+        """Its pixels inside ``place``: a mask, and the row and column of its corner. Without a mask the box is
+        filled."""
         if self.mask is not None:
             region, top, left = rle_codec.decode_region(self.mask)
         else:
@@ -109,11 +110,11 @@ def _objects(window: Window, found: Instances, size: tuple[int, int]) -> Iterato
 
 
 def _joined(objects: list[_Object]) -> list[_Object]:
-    """Parts of one object as one, without the remains of objects that another tile sees better; best score first."""
+    """Whole objects, best score first; fragments that another tile does not confirm are dropped (`_union`)."""
     groups = _Groups(len(objects))
     for agreement, i, j in sorted(_agreements(objects), reverse=True):
         if agreement >= AGREEMENT:
-            # two objects of one tile are two objects
+            # two detections of one tile, which may overlap, are two objects
             tiles = [{objects[k].window for k in groups.of(n)} for n in (i, j)]
             if not tiles[0] & tiles[1]:
                 groups.join(i, j)
@@ -122,7 +123,7 @@ def _joined(objects: list[_Object]) -> list[_Object]:
 
 
 def _agreements(objects: list[_Object]) -> Iterator[tuple[float, int, int]]:
-    """How well each two objects of one class agree in the overlap of their tiles."""
+    """The agreement of every two objects of one class in the overlap of their tiles, with their numbers."""
     by_tile: dict[Window, list[int]] = defaultdict(list)
     for i, found in enumerate(objects):
         by_tile[found.window].append(i)
@@ -132,7 +133,7 @@ def _agreements(objects: list[_Object]) -> Iterator[tuple[float, int, int]]:
     for number, first in enumerate(tiles):
         for second in tiles[number + 1 :]:
             if second.seen.top >= first.seen.bottom:
-                break  # row by row: all that follow are below
+                break  # tiles come row by row: all that follow are further down
             band = first.seen.meet(second.seen)
             if 0 in band.size:
                 continue
@@ -147,14 +148,14 @@ def _agreements(objects: list[_Object]) -> Iterator[tuple[float, int, int]]:
 
 
 def _within(numbers: list[int], boxes: Float[np.ndarray, "n 4"], place: Rect) -> Int[np.ndarray, "m"]:
-    """Those whose boxes reach into a part of the image."""
+    """Those of ``numbers`` whose boxes overlap ``place``."""
     index = np.array(numbers)
     x1, y1, x2, y2 = boxes[index].T
     return index[(x1 < place.right) & (x2 > place.left) & (y1 < place.bottom) & (y2 > place.top)]
 
 
 def _agreement(a: tuple[Bool[np.ndarray, "_ _"], int, int], b: tuple[Bool[np.ndarray, "_ _"], int, int]) -> float:
-    """IoU of two masks, each with its top left corner."""
+    """IoU of two masks, each with the row and column of its corner."""
     (one, top, left), (other, top_b, left_b) = a, b
     rows = max(top, top_b), min(top + one.shape[0], top_b + other.shape[0])
     columns = max(left, left_b), min(left + one.shape[1], left_b + other.shape[1])
@@ -167,9 +168,9 @@ def _agreement(a: tuple[Bool[np.ndarray, "_ _"], int, int], b: tuple[Bool[np.nda
 
 
 def _union(parts: list[_Object]) -> _Object | None:
-    """One object of its parts, which agree: as its owner sees it, or their union where that sees a part alone.
+    """One object from its parts: the part of the tile that owns its centre if it is whole there, else their union.
 
-    None for what one tile alone sees in the pixels of another, which then had the better view of it.
+    None for a single part whose centre another tile owns: that tile, which sees it better, did not find it.
     """
     owner = next((o for o in parts if o.is_owned), None)
     if len(parts) == 1 or (owner is not None and not owner.cut):
@@ -197,7 +198,7 @@ def _instances(objects: list[_Object], size: tuple[int, int], masks: bool, mask_
 
 
 class _Groups:
-    """Numbers 0 to n - 1 in groups that are joined."""
+    """A partition of the numbers 0 to n - 1, at first each in its own group."""
 
     def __init__(self, count: int) -> None:
         self._group = [[i] for i in range(count)]
@@ -222,18 +223,18 @@ class _Groups:
 
 
 class _Segments:
-    """The segments of panoptic tiles, with ids that go through all of them."""
+    """The segments of panoptic tiles, with ids that are unique in the whole image."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._ids = np.zeros(size, np.int32)
         self._segments: list[PanopticSegment] = []
         self._tiles: list[tuple[Window, Int[np.ndarray, "h w"]]] = []
-        """Those that may overlap tiles that are still to come."""
+        """Those that may overlap later tiles."""
         self._pairs: list[tuple[float, int, int]] = []
         self.known = False
 
     def add(self, window: Window, part: Panoptic) -> None:
-        """Take a tile."""
+        """Add the segments of a tile."""
         self.known = True
         numbers = np.zeros(max([0, *(s.id for s in part.segments)]) + 1, np.int32)
         for segment in part.segments:
@@ -249,7 +250,7 @@ class _Segments:
         self._tiles.append((window, ids))
 
     def _compare(self, a: Int[np.ndarray, "h w"], b: Int[np.ndarray, "h w"]) -> None:
-        """Note how well the things of two tiles agree in their overlap."""
+        """Record the agreement of the things of two tiles; ``a`` and ``b`` are their ids in the overlap."""
         both = (a > 0) & (b > 0)
         pairs, counts = np.unique(np.stack([a[both], b[both]]), axis=1, return_counts=True)
         areas = [dict(zip(*(v.tolist() for v in np.unique(m, return_counts=True)), strict=True)) for m in (a, b)]
@@ -259,7 +260,7 @@ class _Segments:
                 self._pairs.append((inter / (areas[0][i] + areas[1][j] - inter), i - 1, j - 1))
 
     def joined(self) -> Panoptic:
-        """The segments of the image, those with pixels, numbered from 1."""
+        """The segments of the image that have pixels, numbered from 1."""
         groups = _Groups(len(self._segments))
         for agreement, i, j in sorted(self._pairs, reverse=True):
             if agreement >= AGREEMENT:

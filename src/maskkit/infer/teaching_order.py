@@ -1,12 +1,12 @@
-"""The order in which images are worth labelling: those first about which a model is in doubt, and that look unlike.
+"""The order in which images are worth labelling: first those on which a model is uncertain and that look different.
 
-*Doubt* of an image is the number of objects whose label a person is expected to change: the sum over all candidates,
-of which one at the score threshold counts a half, and one with the score 0 or 1 nothing. The sum over an image is what
-Brust et al. (Active learning for deep object detection, 2018) find best among sum, mean and maximum.
+*Doubt* of an image is the expected number of objects whose label a person will change: a sum over all candidates, of
+which one at the score threshold counts 0.5, and one with a score of 0 or 1 counts 0. Brust et al. (Active learning for
+deep object detection, 2018) find the sum over an image better than mean and maximum.
 
-*Distance* is how much an image differs from the nearest one chosen before, by colours and edges of a coarse grid.
-Images are chosen one after another, each the one with the largest product of both: farthest-first traversal, as in
-Sener and Savarese (Active learning for convolutional neural networks: a core-set approach, 2018), weighted by doubt.
+*Distance* is the difference to the most similar image chosen before, by colours and edges on a coarse grid. Images are
+chosen one after another, each the one with the largest product of both: farthest-first traversal, as in Sener and
+Savarese (Active learning for convolutional neural networks: a core-set approach, 2018), weighted by doubt.
 """
 
 import csv
@@ -22,7 +22,7 @@ from maskkit.data.images import read_pixels
 from maskkit.files import replacing
 
 LEAST = 0.25
-"""Candidates below this share of the score threshold do not count as doubtful: there are many, and all are wrong."""
+"""Candidates below this share of the score threshold do not count: there are many, and nearly all are wrong."""
 _GRID, _SIDE = 8, 64
 _ANGLES = 8
 
@@ -31,15 +31,15 @@ class Place(NamedTuple):
     """An image in the order."""
 
     index: int
-    """Which image, in the order given."""
+    """Index of the image in the order given."""
     doubt: float
     """Expected number of labels to change."""
     distance: float
-    """To the nearest image before it in the order, as a share of the typical distance of two images; at most 1."""
+    """Distance to the nearest image before it, relative to the typical distance of two images; at most 1."""
 
 
 def doubt(scores: Sequence[float], threshold: float) -> float:
-    """Expected number of wrong labels: candidates from ``threshold`` on are labels, others are not."""
+    """Expected number of wrong decisions, if candidates become labels from ``threshold`` on."""
     values = np.asarray(scores, np.float64)
     values = values[values >= LEAST * threshold]
     below = values / max(threshold, 1e-9)
@@ -66,7 +66,7 @@ def appearance(path: Path) -> Float[np.ndarray, "d"]:
 
 
 def teaching_order(doubts: Sequence[float], appearances: Sequence[Float[np.ndarray, "d"]]) -> list[Place]:
-    """All images, those that teach most first; of equal ones the first one given."""
+    """All images, the most useful ones first; of equal ones the first one given."""
     looks = np.stack(appearances) if appearances else np.zeros((0, 1))
     typical = np.sqrt(2 * ((looks - looks.mean(0)) ** 2).sum(1).mean()) if len(looks) else 1.0
     distances, left = np.ones(len(looks)), np.ones(len(looks), bool)

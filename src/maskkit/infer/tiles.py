@@ -1,13 +1,13 @@
-"""Prediction of large images in tiles: the same loop over windows of the image, whose results are put together.
+"""Prediction of large images in tiles: the same loop over windows of the image, whose results are merged.
 
-Neighbouring tiles overlap, so that an object at the border of one is seen whole, or at least in part, by another. Each
+Neighbouring tiles overlap, so that an object at the border of one tile is also seen, whole or in part, by another. Each
 pixel belongs to exactly one tile (`Window.own`): the borders between tiles run through the middle of their overlap.
-How results are joined is in `maskkit.infer.stitch`.
+`maskkit.infer.stitch` merges the results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ from maskkit.data.images import LARGE
 from maskkit.data.rules import size_mismatch
 from maskkit.data.tiff import LargeTiff, open_tiff
 from maskkit.errors import DataError
-from maskkit.geometry.windows import Rect, windows
+from maskkit.geometry.windows import OVERLAP, Rect, windows
 from maskkit.infer.predict import Failure, Predictor, kept
 from maskkit.infer.sources import Item, Pixels
 from maskkit.infer.stitch import stitch
 from maskkit.prediction import ImageMeta, Prediction
 
 MOST = 1 << 32
-"""Pixels that run lengths can count, in C."""
+"""Pixels that run lengths can count: the C code has 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class TiledPredictor(Predictor):
 
     tile: int
     """Height and width of a tile in pixels of the image."""
-    overlap: float = 0.2
-    """Part of a tile that neighbours share."""
+    overlap: float = OVERLAP
+    """Share of a tile that its neighbours see too."""
 
     def predict(
         self,
@@ -46,7 +46,7 @@ class TiledPredictor(Predictor):
         score: float = 0.0,
         failed: Callable[[Failure], None] | None = None,
         pixels: bool = False,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """See `Predictor.predict`. ``batch`` tiles share a forward pass.
 
         A large TIFF is read tile by tile (`maskkit.data.tiff`), any other image whole.
@@ -68,7 +68,7 @@ class TiledPredictor(Predictor):
 
     @contextmanager
     def _opened(self, item: Item) -> Iterator[tuple[Pixels | LargeTiff, ImageMeta]]:
-        """The image of which parts are read, and its meta."""
+        """The image from which the tiles are read, and its meta. Raises `DataError`."""
         with ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(item.path, self.tile, LARGE)) if item.path is not None else None
             if tiff is None:
@@ -84,7 +84,7 @@ class TiledPredictor(Predictor):
                 yield tiff, ImageMeta(item.image_id, str(item.path), tiff.size, tiff.size)
 
 
-def with_tiles(predictor: Predictor, tile: int, overlap: float = 0.2) -> TiledPredictor:
+def with_tiles(predictor: Predictor, tile: int, overlap: float = OVERLAP) -> TiledPredictor:
     """The same predictor for large images. Raises `MaskkitError` for an overlap of half a tile or more."""
     windows((1, 1), tile, overlap)
     given = (predictor.runtime, predictor.decoder, predictor.input, predictor.categories)

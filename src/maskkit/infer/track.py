@@ -1,17 +1,17 @@
-"""Tracking: which object of a frame of a video is which of the frames before. numpy and scipy only.
+"""Tracking: assigns the objects in a frame of a video to those of earlier frames. numpy and scipy only.
 
 The order of the association is that of ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every
-Detection Box", ECCV 2022, algorithm 1): first all tracks with the detections of high score, then the tracks that are
-left with those of low score, which are often objects that are half hidden. Differences:
+Detection Box", ECCV 2022, algorithm 1): first all tracks with the detections of high score, then the remaining tracks
+with those of low score, which are often partly hidden objects. Differences:
 
-- The mean of the IoU of masks, in run lengths, and of that of boxes counts: masks tell apart what has the same box,
-  boxes are steadier where objects are thin. Boxes alone are used where a model finds no masks.
-- In place of a Kalman filter, a track expects its last mask where its velocity has moved it to. The velocity is a
-  running average of the shift that is seen, which is measured only while the box keeps its size: an object that
-  something hides seems to slow down.
-- An object that is hidden, or of which only a part is seen, is also expected in its box as it was before. A part that
-  comes back has a small IoU with the last mask, but lies in that box.
-- A track has the class that most of its detections had, weighted by their scores.
+- The similarity is the mean of the IoU of masks, as run lengths, and the IoU of boxes: masks separate objects with the
+  same box, boxes are more stable for thin objects. If a model finds no masks, boxes alone are used.
+- Instead of a Kalman filter, a track predicts its last mask, moved by its velocity. The velocity is a running average
+  of the observed shifts, which are measured only while the box keeps its size: an object that becomes hidden seems to
+  slow down.
+- A hidden or partly hidden object is also predicted in its box as it was when it was last whole. A part that reappears
+  has a small IoU with the last mask, but lies in that box.
+- The class of a track is the one that most of its detections had, weighted by their scores.
 """
 
 from __future__ import annotations
@@ -36,37 +36,38 @@ _OVERLAP_LOW = 0.35
 _INSIDE = 0.5
 """Least share of a detection's box inside the box where a hidden track is expected."""
 _MARGIN = 0.1
-"""By which share of its size that box is grown on each side."""
+"""Share of its size by which that box is enlarged on each side."""
 _HIDDEN = 0.7
-"""Factor of the share: it tells less than an IoU."""
+"""Factor on that share, which is weaker evidence than an IoU."""
 _OTHER_CLASS = 0.8
-"""Factor of the IoU of a detection that has another class than the track."""
+"""Factor on the similarity of a detection whose class is not that of the track."""
 _WHOLE = 0.95
 """An object whose box has at least this share of its track's area is whole."""
 _PARTLY = 0.8
 """With less than this share it is partly hidden."""
 _GAIN = 0.3
-"""Share of the last shift in the velocity."""
+"""Weight of the last shift in the velocity."""
 _SHRINK = 0.98
-"""How much of a track's area stays from frame to frame where its boxes get smaller: objects may move away."""
+"""Factor by which the area of a track may fall per frame, because objects may move away."""
 
 
 @dataclass
 class _Shape:
-    """A mask and its box, or a box alone, and when it was seen."""
+    """A mask and its box, or a box alone, and the time of its frame."""
 
     box: Float[np.ndarray, "4"]
     mask: Rle | None
     area: float
-    """Of the box: where masks are thin, theirs varies more."""
+    """Area of the box; that of thin masks would vary more."""
     seen: int
+    """Number of its frame."""
 
     def moved_box(self, velocity: Float[np.ndarray, "2"], now: int) -> Float[np.ndarray, "4"]:
-        """Where its box is at the time ``now`` with this velocity (x, y) in pixels per frame."""
+        """Its box at frame ``now``, with a velocity (x, y) in pixels per frame."""
         return self.box + np.tile(velocity * (now - self.seen), 2)
 
     def moved_mask(self, velocity: Float[np.ndarray, "2"], now: int) -> Rle | None:
-        """Its mask at that time, moved by whole pixels."""
+        """Its mask at frame ``now``, moved by whole pixels."""
         dx, dy = np.round(velocity * (now - self.seen)).astype(int).tolist()
         return rle.shifted(self.mask, dx, dy) if self.mask is not None else None
 
@@ -78,22 +79,23 @@ class _Track:
     whole: _Shape
     """The last shape that was whole."""
     area: float = 0.0
-    """In pixels, when it is not hidden."""
+    """Area of the box in pixels when the object is not hidden."""
     velocity: Float[np.ndarray, "2"] = field(default_factory=lambda: np.zeros(2))
     times: int = 0
-    """How often it was detected."""
+    """Number of its detections."""
     votes: dict[int, float] = field(default_factory=dict)
+    """Sum of the scores of its detections for each class number."""
 
     @property
     def label(self) -> int:
         return max(self.votes, key=self.votes.__getitem__)
 
     def is_partly(self, shape: _Shape) -> bool:
-        """Whether only a part of the object is seen."""
+        """Whether only a part of the object is visible."""
         return shape.area < _PARTLY * self.area
 
     def add(self, shape: _Shape, label: int, score: float, patience: int) -> None:
-        """The track with one more detection."""
+        """Add a detection."""
         self.votes[label] = self.votes.get(label, 0.0) + score
         self.area = max(shape.area, _SHRINK * self.area)
         was_partly, is_partly = self.is_partly(self.last), self.is_partly(shape)
@@ -109,11 +111,11 @@ class _Track:
 
 
 class Tracker:
-    """Gives the objects of one frame after the other the numbers of their tracks.
+    """Assigns track numbers to the objects of one frame after another.
 
-    Detections with a score of at least ``score`` begin tracks. Those with a third of it are welcome too: they continue
-    tracks, and are dropped where they do not. A track ends when it was not seen for ``patience`` frames, or was seen
-    only once.
+    Detections with a score of at least ``score`` start tracks. Weaker ones, down to a third of it (`LOW`), only
+    continue tracks; if they do not, they are dropped. A track ends after ``patience`` frames without a detection, or
+    after one frame if it had only one.
     """
 
     def __init__(self, score: float = 0.5, patience: int = 30) -> None:
@@ -122,9 +124,9 @@ class Tracker:
         self._now = self._count = 0
 
     def __call__(self, prediction: Prediction) -> Prediction:
-        """The prediction of the next frame with ``track_ids``, and with the class of its track for each object.
+        """The prediction of the next frame with ``track_ids``; each object gets the class of its track.
 
-        Raises `MaskkitError` for a prediction without objects, that of a semantic or panoptic model.
+        Raises `MaskkitError` for the prediction of a semantic or panoptic model.
         """
         if prediction.instances is None:
             raise MaskkitError("only objects can be tracked; this model gives every pixel a class, predict without it")
@@ -166,7 +168,7 @@ class Tracker:
         return chosen
 
     def _alike(self, shapes: list[_Shape], labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n m"]:
-        """How well each detection fits each track, 0 to 1."""
+        """Similarity of each detection and each track, 0 to 1."""
         tracks, now = self._tracks, self._now
         alike = _iou(shapes, tracks, now)
         other = labels[:, None] != np.array([t.label for t in tracks])
@@ -179,10 +181,10 @@ class Tracker:
 
 
 def _shift(before: _Shape, after: _Shape) -> Float[np.ndarray, "2"]:
-    """By how much an object has moved (x, y): the shift of its box's centre.
+    """The movement (x, y) of an object: the shift of its box's centre.
 
-    Where its area becomes smaller it may be on its way behind something, whose border stops one edge of the box: then
-    it is the shift of the edge that moves more, if both move in one direction.
+    If its area shrinks, it may be moving behind something, whose border stops one edge of the box. Then the movement is
+    the shift of the edge that moves more, if both edges move in one direction.
     """
     edges = (after.box - before.box).reshape(2, 2)
     mean = edges.mean(0)
@@ -197,7 +199,7 @@ def _shapes(found: Instances, now: int) -> list[_Shape]:
 
 
 def _iou(shapes: list[_Shape], tracks: list[_Track], now: int) -> Float[np.ndarray, "n m"]:
-    """IoU of each detection with where each track is expected: the mean of that of masks and that of boxes."""
+    """IoU of each detection with each predicted track: the mean of mask IoU and box IoU, or box IoU without masks."""
     given, boxes = np.array([s.box for s in shapes]), np.array([t.last.moved_box(t.velocity, now) for t in tracks])
     shared = _shared(given, boxes)
     of_boxes = shared / np.maximum(_sizes(given)[:, None] + _sizes(boxes) - shared, 1e-9)
@@ -208,7 +210,7 @@ def _iou(shapes: list[_Shape], tracks: list[_Track], now: int) -> Float[np.ndarr
 
 
 def _inside(shapes: list[_Shape], boxes: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """The share of each detection's box inside each of ``boxes``, which are grown by a part of their size."""
+    """The share of each detection's box that is inside each of ``boxes``, which are enlarged by `_MARGIN`."""
     margin = _MARGIN * (boxes[:, 2:] - boxes[:, :2])
     given = np.array([s.box for s in shapes])
     return _shared(given, np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], 1)) / np.maximum(
@@ -217,7 +219,7 @@ def _inside(shapes: list[_Shape], boxes: Float[np.ndarray, "m 4"]) -> Float[np.n
 
 
 def _shared(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Area that the boxes share."""
+    """Area of the intersection of each two boxes."""
     return (np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])).clip(min=0).prod(2)
 
 

@@ -1,8 +1,8 @@
 """Frames of a video: of a file, of a folder of images, of a camera. Prediction and tracking frame by frame.
 
-Files and cameras are read by PyAV (the extra ``maskkit[video]``), which is imported when it is needed. Reading, the
-network and what the caller does with a prediction run at the same time, in threads with short queues between them
-(`maskkit.infer.pipeline.ahead`), so that memory does not grow with the length of the video.
+PyAV (the extra ``maskkit[video]``), which is imported when it is needed, reads files and cameras. Reading, the network
+and the caller run concurrently, in threads with short queues between them (`maskkit.infer.pipeline.ahead`), so memory
+does not grow with the length of the video.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -45,22 +45,22 @@ class Frame(NamedTuple):
     """One frame, upright."""
 
     number: int
-    """Its place in the whole video, from 0."""
+    """Its position in the whole video, from 0."""
     seconds: float
-    """Since the beginning of the video."""
+    """Time since the beginning of the video."""
     pixels: Pixels
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Which frames of a video are read. Raises `MaskkitError` where there can be none."""
+    """Which frames of a video are predicted. Raises `MaskkitError` if there can be none."""
 
     every: int = 1
-    """One frame of so many."""
+    """Every n-th frame, beginning with the first."""
     start: float = 0.0
-    """In seconds."""
+    """Time of the first frame, in seconds."""
     stop: float | None = None
-    """In seconds; None is the end."""
+    """Time of the first frame that is left out, in seconds; None is the end of the video."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or not self.start >= 0 or (self.stop is not None and not self.stop > self.start):
@@ -70,25 +70,38 @@ class Clip:
             )
 
 
+class _Unread(NamedTuple):
+    """A frame that has not been read yet."""
+
+    number: int
+    seconds: float
+    path: str
+    """The file that it is in."""
+    name: str
+    """Its name in messages."""
+    read: Callable[[], Pixels]
+    """Raises `DataError`."""
+
+
 class Video(ABC):
-    """Where frames come from."""
+    """A source of frames, all of one size."""
 
     name: str
-    """In messages."""
+    """Its name in messages."""
     rate: Fraction
     """Frames per second, the mean where they vary."""
     count: int | None = None
-    """Frames as the file states them; None where it does not."""
+    """Number of frames as the file states it; None where it does not."""
     sound: Path | None = None
     """The file whose sound belongs to the frames."""
 
     @abstractmethod
-    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
-        """The frames of ``clip`` in order. ``failed`` gets each one that cannot be read, and the next one follows."""
+    def frames(self, clip: Clip, failed: Failed) -> Generator[Frame, None, None]:
+        """The frames of ``clip`` in order; ``failed`` gets each one that cannot be read or has another size."""
 
 
 def is_video(source: str) -> bool:
-    """Whether a source is a video by its name: a file, or the number of a camera."""
+    """Whether the name of a source is that of a video file, or the number of a camera."""
     path = Path(source)
     return (source.isdecimal() and not path.exists()) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
 
@@ -96,7 +109,7 @@ def is_video(source: str) -> bool:
 def open_video(source: str | Path | int) -> Video:
     """A video file, a folder of frames in the natural order of their names, or a camera by its number.
 
-    Raises `DataError` for what is none of these or cannot be opened, `MaskkitError` where PyAV is not installed.
+    Raises `DataError` for a source that is none of these or cannot be opened, `MaskkitError` if PyAV is not installed.
     """
     if isinstance(source, int) or (str(source).isdecimal() and not Path(source).exists()):
         return _Stream(f"camera {source}", partial(_camera, int(str(source))))
@@ -115,35 +128,24 @@ class _Stream(Video):
                 length = float(stream.duration * stream.time_base) if stream.duration else 0.0
                 self.count = stream.frames or round(length * self.rate) or None
 
-    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
-        size, taken = None, 0
+    def frames(self, clip: Clip, failed: Failed) -> Generator[Frame, None, None]:
+        """See `Video.frames`."""
+        return _read(self._all(failed), clip, failed)
+
+    def _all(self, failed: Failed) -> Generator[_Unread, None, None]:
         with self._stream() as (container, stream):
             begin = float((stream.start_time or 0) * stream.time_base)
             for number, decoded in _decoded(container, stream):
+                name = f"{self.name}, frame {number}"
                 if isinstance(decoded, str):
-                    failed(self._failure(number, decoded))
+                    failed(Failure(self.name, DataError(f"{name}: {decoded}")))
                     continue
                 seconds = number / float(self.rate) if decoded.time is None else decoded.time - begin
-                if clip.stop is not None and seconds >= clip.stop:
-                    return
-                if seconds < clip.start:
-                    continue
-                taken += 1
-                if (taken - 1) % clip.every:
-                    continue
-                pixels = _upright(decoded.to_ndarray(format="rgb24"), decoded.rotation)
-                size = size or pixels.shape
-                if pixels.shape != size:
-                    failed(self._failure(number, _other_size(pixels, size)))
-                    continue
-                yield Frame(number, seconds, pixels)
-
-    def _failure(self, number: int, reason: str) -> Failure:
-        return Failure(self.name, DataError(f"{self.name}, frame {number}: {reason}"))
+                yield _Unread(number, seconds, self.name, name, partial(_upright, decoded))
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, Any]]:
-        """The open container and its first video stream that is no cover."""
+        """The open container and its first video stream that is not a cover image. Raises `DataError`."""
         av = require("av", "video")
         with self._open() as container:
             covers = av.stream.Disposition.attached_pic
@@ -151,12 +153,12 @@ class _Stream(Video):
             if not streams or not streams[0].codec_context:
                 kind = "only sound" if container.streams.audio else "nothing that can be decoded"
                 raise DataError(f"{self.name}: has no video stream, {kind}; give a file with one")
-            streams[0].thread_type = "SLICE"  # not of several frames: an error belongs to its frame
+            streams[0].thread_type = "SLICE"  # not several frames at a time: then errors would not belong to a frame
             yield container, streams[0]
 
 
 class _Folder(Video):
-    """Images of one size, each a frame."""
+    """A folder of images, each of which is a frame."""
 
     def __init__(self, folder: Path) -> None:
         self.name, self.folder, self.rate = str(folder), folder, FOLDER_RATE
@@ -165,27 +167,42 @@ class _Folder(Video):
         if not self.paths:
             raise DataError(f"{folder}: contains no image; give a folder of frames, or a video file")
 
-    def frames(self, clip: Clip, failed: Failed) -> Iterator[Frame]:
-        size, taken = None, 0
+    def frames(self, clip: Clip, failed: Failed) -> Generator[Frame, None, None]:
+        """See `Video.frames`."""
+        return _read(self._all(), clip, failed)
+
+    def _all(self) -> Generator[_Unread, None, None]:
         for number, path in enumerate(self.paths):
-            seconds = number / float(self.rate)
-            if clip.stop is not None and seconds >= clip.stop:
+            if not self.folder.is_dir():  # not a fault of each frame
+                raise DataError(f"{self.folder}: has vanished before frame {number}; restore it")
+            yield _Unread(number, number / float(self.rate), str(path), str(path), partial(_pixels, path))
+
+
+def _read(found: Generator[_Unread, None, None], clip: Clip, failed: Failed) -> Generator[Frame, None, None]:
+    """The frames of ``clip`` among all that are ``found``; ``failed`` gets those that cannot be given."""
+    size, taken = None, 0
+    with closing(found):
+        for frame in found:
+            if clip.stop is not None and frame.seconds >= clip.stop:
                 return
-            taken += seconds >= clip.start
-            if seconds < clip.start or (taken - 1) % clip.every:
+            if frame.seconds < clip.start:
+                continue
+            taken += 1
+            if (taken - 1) % clip.every:
                 continue
             try:
-                pixels, _ = read_source(path)
+                pixels = frame.read()
+                size = size or pixels.shape
+                if pixels.shape != size:
+                    raise DataError(f"{frame.name}: {_other_size(pixels, size)}")
             except DataError as error:
-                if not self.folder.is_dir():
-                    raise DataError(f"{self.folder}: has vanished before frame {number}; restore it") from None
-                failed(Failure(str(path), error))
+                failed(Failure(frame.path, error))
                 continue
-            size = size or pixels.shape
-            if pixels.shape != size:
-                failed(Failure(str(path), DataError(f"{path}: {_other_size(pixels, size)}")))
-                continue
-            yield Frame(number, seconds, pixels)
+            yield Frame(frame.number, frame.seconds, pixels)
+
+
+def _pixels(file: Path) -> Pixels:
+    return read_source(file)[0]
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -202,27 +219,28 @@ def follow(
     score: float,
     track: bool = False,
     batch: int = 1,
-) -> Iterator[tuple[Frame, Prediction]]:
-    """Each frame and its prediction, whose image id is the frame's number and which has the frame's pixels.
+) -> Generator[tuple[Frame, Prediction], None, None]:
+    """Each frame and its prediction, whose image id is the number of the frame and which has its pixels.
 
-    With ``track`` objects have ``track_ids`` (`Tracker`); the network's objects from a third of ``score`` on are then
-    used to continue tracks. A track that is not seen for a second ends.
+    Objects with a score up to ``score`` are left out. With ``track`` they have ``track_ids`` (`Tracker`), and objects
+    from a third of ``score`` on are used to continue tracks. A track that is not seen for a second ends.
     """
     tracker = Tracker(score, max(2, round(video.rate / clip.every))) if track else None
-    read = ahead(video.frames(clip, failed))
     waiting: deque[Frame] = deque()
 
-    def items() -> Iterator[Item]:
-        for frame in read:
+    def items(frames: Iterable[Frame]) -> Iterator[Item]:
+        for frame in frames:
             waiting.append(frame)
             yield Item(f"{video.name}, frame {frame.number}", partial(_given, frame))
 
-    try:
-        least = LOW * score if track else score
-        for prediction in predictor.predict(items(), batch=batch, workers=1, score=least):
+    least = LOW * score if track else score
+    # closed in this order: first who takes frames, then who reads them
+    with (
+        closing(ahead(video.frames(clip, failed))) as read,
+        closing(predictor.predict(items(read), batch=batch, workers=1, score=least)) as found,
+    ):
+        for prediction in found:
             yield waiting.popleft(), prediction if tracker is None else tracker(prediction)
-    finally:
-        read.close()  # type: ignore[attr-defined]
 
 
 def _given(frame: Frame, input: InputConfig | None) -> tuple[Pixels, ImageMeta]:
@@ -258,13 +276,13 @@ def _camera(number: int) -> Any:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
-    """The frames of a stream with their numbers, and for each one that is lost its number and a text that says why.
+    """The frames of a stream with their numbers; for a lost frame its number and a text that says why.
 
-    Decoders give frames in the order of their times. So a packet has lost its frame when one with a later time comes
-    out. Some packets have none by intention; they are passed over as long as nothing is wrong.
+    Decoders return frames in the order of their times. So the frame of a packet is lost when a frame with a later time
+    comes out. Some packets have no frame by design; they are skipped as long as there was no error.
     """
     av = require("av", "video")
-    waiting: list[int] = []  # times of packets whose frames have not come out, a heap
+    waiting: list[int] = []  # a heap: times of packets whose frames have not come out
     latest: int | None = None
     number, reason, packets, is_over = 0, "", container.demux(stream), False
     while not is_over:
@@ -272,7 +290,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         packet = None
         try:
             packet = next(packets, None)
-        except av.FFmpegError as error:  # the rest of the file cannot be told apart into packets
+        except av.FFmpegError as error:  # the rest of the file cannot be split into packets
             reason = f"cannot be read ({error.strerror})"
         try:
             is_over = packet is None or packet.size == 0
@@ -288,7 +306,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
                 number += 1
         for frame in frames:
             if reason and latest is not None and frame.pts is not None and frame.pts <= latest:
-                continue  # behind the others, after an error: its number was given as lost
+                continue  # late, after an error: it was reported as lost
             while waiting and frame.pts is not None and waiting[0] < frame.pts:
                 heappop(waiting)
                 if reason:
@@ -303,9 +321,10 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         yield from ((number + i, reason) for i in range(len(waiting)))
 
 
-def _upright(pixels: Pixels, degrees: int) -> Pixels:
-    """The frame turned counterclockwise, to the next quarter."""
-    return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4))
+def _upright(decoded: Any) -> Pixels:
+    """The pixels of a decoded frame, turned as the file says, to the nearest quarter turn."""
+    pixels = decoded.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(decoded.rotation / 90) % 4))
 
 
 def _other_size(pixels: Pixels, size: tuple[int, ...]) -> str:

@@ -18,15 +18,15 @@ from maskkit.infer.sources import Pixels
 _CLOCK = 90_000
 """Ticks per second of the times of frames."""
 _OLD_CLOCK = 30_000
-"""The same for MPEG-4, which has 16 bits for it."""
+"""The same for MPEG-4, which stores this number in 16 bits."""
 
 
 class Mp4Writer:
     """An MP4 file of frames, each with its time; a context manager.
 
-    The file is complete or absent: it appears at the end, also where an error ends the context early, as long as there
-    is a frame. Frames with an odd number of rows or columns get one more. ``sound`` is a file whose sound is copied
-    from ``start`` seconds on, as it is; ``silence`` says why it is not.
+    The file is either complete or absent: it appears at the end of the context, also after an error, if there is a
+    frame. Frames with an odd number of rows or columns get one more. ``sound`` is a file whose sound is copied without
+    re-encoding, from ``start`` seconds on; if it is not, ``silence`` says why.
     """
 
     def __init__(self, path: Path, rate: Fraction, sound: Path | None = None, start: float = 0.0) -> None:
@@ -122,7 +122,7 @@ class Mp4Writer:
 
 
 def _codec() -> tuple[str, dict[str, str]]:
-    """H.264 where the installed FFmpeg encodes it, else MPEG-4, which every one does."""
+    """H.264 if the installed FFmpeg encodes it, else MPEG-4, which every FFmpeg does."""
     av = require("av", "video")
     if "libx264" in av.codecs_available:
         return "libx264", {"preset": "veryfast", "crf": "20"}
