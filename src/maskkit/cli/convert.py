@@ -18,7 +18,7 @@ def convert(
     to: TargetFormat,
     allow_outside: bool = False,
 ) -> int:
-    """Convert a data set to another format, with its images, splits and labels; what it cannot hold is counted.
+    """Convert a data set to another format, with its images, splits and labels; what is lost is counted.
 
     Example: maskkit convert pets/ pets-yolo/ --to yolo
 

@@ -11,6 +11,7 @@ from maskkit.cli.console import progress, stdout, wrong_usage
 from maskkit.cli.options import Fetch
 from maskkit.config import Tta
 from maskkit.errors import DataError
+from maskkit.geometry.windows import OVERLAP
 from maskkit.ranges import Batch, Count, Pixels, Share, Workers
 from maskkit.terminal import complain, say
 
@@ -28,7 +29,7 @@ def evaluate(
     batch: Batch = 1,
     workers: Workers = 0,
     tile: Pixels | None = None,
-    overlap: Share = 0.2,
+    overlap: Share = OVERLAP,
     tta: Tta = Tta(),  # noqa: B008 (frozen)
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
@@ -51,8 +52,8 @@ def evaluate(
         threads: Processor cores of the network; by default all.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
-        tile: Predict large images in tiles of so many rows and columns.
-        overlap: Part of a tile that its neighbours see too, below 0.5.
+        tile: Predict large images in tiles with this many rows and columns.
+        overlap: Share of a tile that its neighbours see too, below 0.5.
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """

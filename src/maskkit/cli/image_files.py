@@ -1,4 +1,4 @@
-"""The image files that the sources of a command name, and what is said of those that fail."""
+"""The image files that the sources of a command name, and the messages about those that fail."""
 
 from __future__ import annotations
 

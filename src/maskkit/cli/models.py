@@ -28,7 +28,7 @@ def models(
         task: Only presets of this task.
         supervision: Only presets that can train on these labels alone.
         small: Only presets that train on two processor cores.
-        weights: List what is published, with licence and size of the download, and whether it is here already.
+        weights: List published weights, with licence, size of the download, and whether they were downloaded.
         json: Print JSON instead of a table.
         fetch: Downloads.
     """

@@ -1,4 +1,4 @@
-"""Numbers of the command line that make no sense are wrong usage, in every verb."""
+"""What the verbs share: options about downloads, and the check of the range of every number."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Fetch:
     """What may be downloaded."""
 
     offline: bool = False
-    """Download nothing; HF_HUB_OFFLINE=1 does the same. What was downloaded before is in ~/.cache/maskkit, or where
-    MASKKIT_HOME says."""
+    """Download nothing; HF_HUB_OFFLINE=1 does the same. Earlier downloads are in ~/.cache/maskkit, or in the folder
+    that MASKKIT_HOME names."""
     accept_licence: str | None = None
-    """Accept a licence of published weights that does not allow every use, by its name, for this and later commands."""
+    """Accept a licence of published weights that restricts their use, by its name, for this and later commands."""
 
     def apply(self) -> None:
-        """Do what the options say, before anything is downloaded."""
+        """Apply the options; to be called before anything is downloaded."""
         if self.offline:
             os.environ["MASKKIT_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
         if self.accept_licence is not None:
@@ -34,7 +34,7 @@ class Fetch:
 
 
 def checked(verb: Callable[..., int]) -> Callable[..., int]:
-    """The verb, which leaves with code 2 when a number is not in the range that its type states."""
+    """The verb, which exits with code 2 when a number is outside of the range that its type states."""
     hints = get_type_hints(verb, include_extras=True)
 
     @functools.wraps(verb)
@@ -50,7 +50,7 @@ def checked(verb: Callable[..., int]) -> Callable[..., int]:
 
 
 def refuse_ranges(config: Any, flags: str) -> None:
-    """Leave with code 2 when a number in ``config`` is not in its range."""
+    """Exit with code 2 when a number in ``config`` is outside of its range."""
     try:
         check_ranges(config, flags)
     except MaskkitError as error:
@@ -58,5 +58,5 @@ def refuse_ranges(config: Any, flags: str) -> None:
 
 
 def _is_unnamed(hint: Any) -> bool:
-    """Whether the fields of a config are options without a common prefix."""
+    """Whether the options for the fields of a config have no common prefix."""
     return get_origin(hint) is Annotated and any(getattr(mark, "name", None) == "" for mark in get_args(hint)[1:])

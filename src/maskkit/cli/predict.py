@@ -18,6 +18,7 @@ from maskkit.cli.predict_video import clip_of, predict_video
 from maskkit.config import Tta
 from maskkit.errors import DataError, FileError, MaskkitError, explain
 from maskkit.files import digest
+from maskkit.geometry.windows import OVERLAP
 from maskkit.ranges import Batch, Count, Pixels, Positive, Share, Weight
 from maskkit.terminal import say
 
@@ -50,7 +51,7 @@ def predict(
     colours: Literal["object", "class"] = "object",
     batch: Batch = 1,
     tile: Pixels | None = None,
-    overlap: Share = 0.2,
+    overlap: Share = OVERLAP,
     megapixels: Positive | None = None,
     track: bool = False,
     every: Count = 1,
@@ -67,8 +68,9 @@ def predict(
     A semantic model also writes labels/, PNGs whose values are class numbers. A panoptic model also writes
     panoptic.json and panoptic/ in COCO's panoptic format.
 
-    Each image is written when it is done, its rows to predictions.jsonl. Images that cannot be read are listed at the
-    end and do not stop the others. What an earlier run wrote to the same folder is removed, unless --resume is given.
+    Each image is written as soon as it is predicted, its rows to predictions.jsonl. Images that cannot be read are
+    listed at the end and do not stop the others. The files of an earlier run in the same folder are removed, unless
+    --resume is given.
 
     Example: maskkit predict photo.jpg holiday/ "scans/*.png" --out found --score 0.5
 
@@ -78,42 +80,42 @@ def predict(
 
     Example: maskkit predict clip.mp4 --track
 
-    A video, one at a time, gives a video with the objects drawn, clip.mp4, and rows with the number of their frame
-    (and track_id with --track). --track, --every, --start and --stop make a folder of images a video too.
+    For a video, one at a time, the result is a video with the objects drawn, clip.mp4, and rows with the number of the
+    frame (and track_id with --track). With --track, --every, --start or --stop, a folder of images is a video too.
 
     Args:
         sources: Images, folders or glob patterns; or a video file, or the number of a camera (0).
         model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in for the model in the package, or a preset whose
             published weights are downloaded: maskkit models --weights.
-        out: Folder to write to; an address (s3://bucket/found) with --cluster.
+        out: Folder to write to; with --cluster also an address (s3://bucket/found).
         data: Ground truth of the images. The results get its ids, of images by file name and of classes by name, so
-            that they can be measured with maskkit eval --predictions. Without it images are numbered from 1.
-        resume: Go on with the run in the folder: images that are done are left out.
+            that maskkit eval --predictions can evaluate them. Without it images are numbered from 1.
+        resume: Continue the run in the folder: images that are done are skipped.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         threads: Processor cores of the network; by default all.
-        score: Leave out objects below this score. By default the threshold that the training of the model chose on its
-            validation images, with the highest F1; 0.3 for weights from elsewhere.
+        score: Leave out objects below this score. By default the threshold with the highest F1 on the validation images
+            of the training; 0.3 for weights from elsewhere.
         classes: Keep only objects of these classes.
-        max_objects: Keep the best so many objects of each image.
+        max_objects: Keep at most this many objects of each image, those with the highest scores.
         max_overlap: Of objects that overlap more than this (intersection over union) keep the best, whatever their
-            classes; 1 keeps all. For one thing that is found as several classes.
+            classes; 1 keeps all. For objects that are found as several classes.
         boxes: Draw boxes.
         labels: Draw names and scores.
-        colours: Whether each object is drawn in a colour of its own, or in that of its class.
-        batch: Images per forward pass; tiles of one image with --tile. More than one pays on a GPU only.
-        tile: Cut large images into tiles of so many rows and columns, and put the results together.
-        overlap: Part of a tile that its neighbours see too, below 0.5. Objects larger than it are joined from parts.
-        megapixels: Largest number of pixels of an image, in millions; 179 without it, since a small file could fill the
-            memory. A tiled TIFF has no such limit with --tile (maskkit[tiff]).
-        track: Follow the objects of a video: each has a track_id and a colour that stay.
-        every: Predict one frame of so many of a video.
-        start: Where to begin in a video, in seconds.
-        stop: Where to end, in seconds.
+        colours: One colour for each object, or for each class.
+        batch: Images per forward pass; with --tile, tiles of one image. More than one is faster on a GPU only.
+        tile: Cut large images into tiles with this many rows and columns, and merge the results.
+        overlap: Share of a tile that its neighbours see too, below 0.5. Objects larger than it are merged from parts.
+        megapixels: Largest number of pixels of an image, in millions; by default 179, because a small file could fill
+            the memory. With --tile, a tiled TIFF has no such limit (maskkit[tiff]).
+        track: Follow the objects of a video: each keeps its track_id and its colour.
+        every: Predict every n-th frame of a video.
+        start: Start of the part of a video to predict, in seconds.
+        stop: End of that part, in seconds.
         cluster: Predict with Ray Data on all cores, or on the cluster at RAY_ADDRESS. Sources may be addresses and
             Parquet tables too; the results are parts/*.parquet in --out, without overlays (docs/scale.md).
-        workers: Models at a time with --cluster, each with --threads cores (1), or a GPU (--device cuda); by default
-            as many as there is room for.
-        results: What --cluster writes at the end: nothing more, or predictions.json (COCO) as without it.
+        workers: Number of worker processes with --cluster, each with --threads cores (1), or a GPU (--device cuda); by
+            default as many as fit.
+        results: What --cluster writes at the end: Parquet files only, or also predictions.json (COCO).
         tta: Test-time augmentation, for semantic models.
         fetch: Downloads.
     """
@@ -135,10 +137,12 @@ def predict(
         wrong_usage("--cluster takes images, numbers them, and draws nothing: leave videos, --data and colours out")
     if not cluster and (workers is not None or results != "parquet" or "://" in out):
         wrong_usage("--workers, --results and an address as --out are for --cluster")
+    if results == "coco" and "://" in out:
+        wrong_usage("--results coco takes a folder as --out, not an address")
     paths = image_files(sources, failures) if clip is None and not cluster else []
     folder = Path(out)
     overlays = folder / "overlays"
-    if overlays.resolve() in {folder.resolve() for folder in {p.parent for p in paths}}:
+    if overlays.resolve() in {parent.resolve() for parent in {path.parent for path in paths}}:
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     threads = threads or (1 if cluster else None)
     made = partial(_segmenter, model, threads=threads, tile=tile, overlap=overlap, tta=tta, megapixels=megapixels)
@@ -191,7 +195,7 @@ def _segmenter(
     tta: Tta,
     megapixels: float | None,
 ) -> Segmenter:
-    """The model as the options say, in this process or in a worker."""
+    """The model with the options of the command, in this process or in a worker."""
     from maskkit.api import load
     from maskkit.data.images import allow_megapixels
 
@@ -202,7 +206,7 @@ def _segmenter(
 
 
 class _Run:
-    """The images of one command, from the first to the files at the end."""
+    """The predictions of one command, from the first image to the files at the end."""
 
     def __init__(
         self,
@@ -224,7 +228,7 @@ class _Run:
             say(f"{others} files in {results.overlays} are not of this run; they are left as they are")
 
     def images(self, paths: list[Path], score: float, batch: int) -> None:
-        """Predict and write what is not done. Raises ``KeyboardInterrupt`` that says how to go on."""
+        """Predict and write the images that are not done. A ``KeyboardInterrupt`` gets a message on how to continue."""
         began = time.monotonic()
         self.score = score
         try:
@@ -255,7 +259,7 @@ class _Run:
         self.seconds = time.monotonic() - began
 
     def finish(self) -> None:
-        """Write the files of the task, and say what there is and what failed."""
+        """Write the results files of the task; print what was found and what failed."""
         from maskkit.eval.rows import StoredRows
         from maskkit.files import write_json
 
@@ -298,7 +302,7 @@ class _Run:
         return numbered_images(left())
 
     def _write(self, prediction: Prediction) -> None:
-        """The overlay first: an image with a line in the results is complete."""
+        """Write the overlay first, so that an image with a line in the results is complete."""
         from maskkit.infer.draw import save
         from maskkit.infer.predict import Failure
 
@@ -312,7 +316,7 @@ class _Run:
 
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:
-    """The ids of the ground truth in ``data``: of its validation images where it has a split of them."""
+    """The ids of the ground truth in ``data``, of its validation split where it has one."""
     from maskkit.data import find_splits, open_truth
     from maskkit.eval.truth_ids import TruthIds
 

@@ -13,6 +13,7 @@ from maskkit.cli.console import progress, wrong_usage
 from maskkit.cli.image_files import complain_of, image_files
 from maskkit.cli.options import Fetch
 from maskkit.data.target_formats import TargetFormat
+from maskkit.geometry.windows import OVERLAP
 from maskkit.ranges import Batch, Count, Pixels, Share
 from maskkit.terminal import say
 
@@ -39,16 +40,16 @@ def prelabel(
     max_objects: Count | None = None,
     max_overlap: Share = 1.0,
     tile: Pixels | None = None,
-    overlap: Share = 0.2,
+    overlap: Share = OVERLAP,
     batch: Batch = 1,
     device: str | None = None,
     threads: Count | None = None,
     fetch: Annotated[Fetch, arg(name="")] = Fetch(),  # noqa: B008 (frozen)
 ) -> int:
-    """Label images by a model, for a labelling tool: people correct the labels in place of drawing them.
+    """Label images with a model, for a labelling tool: people correct the labels instead of drawing them.
 
-    The images are copied to OUT with their labels, in the format of --to, which maskkit train reads again once they
-    are corrected. Masks become polygons with few corners; holes are kept.
+    The images are copied to OUT with their labels, in the format of --to. Once they are corrected, maskkit train reads
+    them. Masks become polygons with few corners; holes are kept.
 
     Example: maskkit prelabel photos/ --model runs/pets/best.safetensors --to cvat --out pets-to-correct
 
@@ -61,20 +62,21 @@ def prelabel(
         to: Format to write: cvat, labelstudio, coco, labelme, ...
         model: As in maskkit predict.
         out: Folder to create.
-        from_: What is known already. boxes: IMAGES is a data set; its boxes keep their place and class, and get masks
-            by a model, best by one that was trained on them (maskkit train --labels boxes). tags: IMAGES is a data set
-            whose images have classes; a model of EPS (maskkit pseudo-masks) gives the pixels of each.
-        order: Order of the images in the file. uncertain: those first whose labels teach the model most, because it is
-            in doubt about many objects and they look unlike the ones before; order.csv has both figures.
-        count: Label the first so many images only.
+        from_: What is known already. boxes: IMAGES is a data set; its boxes keep their position and class, and a model
+            adds masks, best one that was trained on them (maskkit train --labels boxes). tags: IMAGES is a data set
+            whose images have classes; an EPS model (maskkit pseudo-masks) finds the pixels of each.
+        order: Order of the images in the file. uncertain: those first from whose labels the model should learn most,
+            because it is uncertain about many objects and they differ from the images before; order.csv has both
+            figures.
+        count: Label only this many images, the first ones.
         iou: A polygon has at least this intersection over union with the mask of the model; 1 follows every pixel.
-        score: As in maskkit predict: objects below this score are no labels.
+        score: As in maskkit predict: objects below this score are not labelled.
         classes: Label only objects of these classes.
-        max_objects: Label the best so many objects of each image.
+        max_objects: Label at most this many objects of each image, those with the highest scores.
         max_overlap: Of objects that overlap more than this (intersection over union) label the best, whatever their
             classes; 1 labels all.
-        tile: Cut large images into tiles of so many rows and columns.
-        overlap: Part of a tile that its neighbours see too, below 0.5.
+        tile: Cut large images into tiles with this many rows and columns.
+        overlap: Share of a tile that its neighbours see too, below 0.5.
         batch: Images per forward pass.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         threads: Processor cores of the network; by default all.

@@ -38,7 +38,7 @@ def serve(
 ) -> int:
     """Serve a model: an API to predict over HTTP, and a page to try it in a browser.
 
-    POST /v1/predict answers an image with COCO result rows or an overlay; /openapi.json describes all of it. Needs
+    POST /v1/predict takes an image and returns COCO result rows or an overlay; /openapi.json describes the API. Needs
     maskkit[serve].
 
     Example: maskkit serve --model runs/pets/best.safetensors
@@ -48,16 +48,15 @@ def serve(
     Args:
         model: Checkpoint, exported file (.onnx, .xml, .pt2), built-in for the model in the package, or a preset whose
             published weights are downloaded: maskkit models --weights.
-        host: Address to listen at; by default only this machine can connect. 0.0.0.0 for all.
+        host: Address to listen on; by default only this machine can connect. 0.0.0.0 for all.
         port: Port; 0 takes a free one.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
         threads: Processor cores of the network; by default all.
-        token_file: File with a token that every request has to send; the environment variable MASKKIT_TOKEN does the
-            same.
-        cors: Origins, as https://example.org, whose pages may use the API.
+        token_file: File with a token that every request has to send; or set the environment variable MASKKIT_TOKEN.
+        cors: Origins, such as https://example.org, whose pages may use the API.
         page: Serve the page at /.
         log: Print a line of JSON for each request.
-        limits: What is accepted.
+        limits: Limits of requests.
         fetch: Downloads.
     """
     fetch.apply()
@@ -81,7 +80,9 @@ def serve(
     with bound_socket(host, port) as bound:
         found = app.state.service.queue.worker.start()
         if host not in _LOOPBACK and token is None:
-            complain(f"--host {host}: whoever reaches this machine can use the service; --token-file asks for a token")
+            complain(
+                f"--host {host}: anyone who reaches this machine can use the service; --token-file asks for a token"
+            )
         shown = f"[{host}]" if ":" in host else host
         say(
             f"serving {Path(model).name} ({found.task}, {len(found.classes)} classes) at "

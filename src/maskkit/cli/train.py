@@ -38,7 +38,7 @@ SECTIONS = ("model", "input", "augment", "train")
 class TrainOptions:
     """Train a preset on your own images. The data format and the class names are detected.
 
-    Without --model the preset follows from the labels and the number of images, and a line says why.
+    Without --model a preset is chosen by the labels and the number of images, and a line says why.
 
     Every field of the preset can be changed. The run folder contains the resolved configuration, metrics.jsonl,
     best.safetensors, sample predictions and report.html.
@@ -53,7 +53,7 @@ class TrainOptions:
     """
 
     preset: Annotated[str, arg(name="model")]
-    """Preset to start from; `maskkit models` lists them. Without it one is chosen for the data."""
+    """Preset to train; `maskkit models` lists them. By default one is chosen for the data."""
     model: ModelConfig
     input: InputConfig
     augment: AugmentConfig
@@ -62,8 +62,8 @@ class TrainOptions:
     out: Path | None = None
     """Folder of the run; by default runs/PRESET."""
     resume: bool = False
-    """Continue the run in the folder, or start it where there is none. With more --train.epochs a run that has ended is
-    made longer."""
+    """Continue the run in the folder, or start it if there is none. With more --train.epochs a finished run becomes
+    longer."""
     device: str = "auto"
     """auto for an accelerator where there is one, cpu, cuda, cuda:1 or mps."""
     fetch: Annotated[Fetch, arg(name="")] = Fetch()  # noqa: RUF009 (frozen)
@@ -71,7 +71,7 @@ class TrainOptions:
     """Initial weights: a checkpoint, built-in, a backbone file with timm's names, hub for the published ones, random,
     or auto for the best of those in the package, published ones and timm's backbone."""
     config: Path | None = None
-    """Settings to start from in place of a preset's: config.json of a run, or best.json of maskkit tune."""
+    """Settings to start from instead of a preset's: config.json of a run, or best.json of maskkit tune."""
 
 
 Options = TypeVar("Options", bound=TrainOptions)
@@ -99,7 +99,7 @@ def train(options: TrainOptions) -> int:
 
 
 def summary(config: RunConfig, out: Path) -> list[str]:
-    """What is going to be trained, in a few lines; the folder ``out`` gets all settings."""
+    """What will be trained, in a few lines; the folder ``out`` gets all settings."""
     from maskkit import zoo
     from maskkit.config import to_dict
     from maskkit.plain_types import flat
@@ -171,8 +171,8 @@ def preset_in(args: list[str]) -> "tuple[str | None, Preset]":
 
 
 def settings_in(args: list[str], preset: str | None) -> RunConfig | None:
-    """The settings in the file after ``--config``, if any. Raises `MaskkitError` where it has none, or others than of
-    ``preset``."""
+    """The settings in the file after ``--config``, if any. Raises `MaskkitError` where it has none, or those of another
+    preset than ``preset``."""
     import json
 
     from maskkit.checkpoints.checkpoint import run_config
@@ -195,7 +195,7 @@ def settings_in(args: list[str], preset: str | None) -> RunConfig | None:
 def preset_for_data(args: list[str]) -> tuple[str, str] | None:
     """Name and reason of the preset for the data in ``args``; a run that is continued keeps its preset.
 
-    None where the command line is to be explained, or is wrong.
+    None where the command line asks for help, or is wrong.
     """
     from maskkit.checkpoints.checkpoint import config_of
     from maskkit.checkpoints.header import read_header

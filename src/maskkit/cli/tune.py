@@ -15,9 +15,9 @@ from maskkit.terminal import say
 
 @dataclass
 class TuneOptions(TrainOptions):
-    """Search for better settings of a training: several trainings, each with other settings.
+    """Search for better settings of a training: several trainings with different settings.
 
-    The first trial has the settings as they are given; those that fall behind end early. The best settings are in
+    The first trial has the given settings; trials that fall behind are pruned. The best settings are written to
     best.json, for maskkit train --config. Takes all options of maskkit train.
 
     Example: maskkit tune --data pets/ --trials 12 --train.epochs 10
@@ -26,13 +26,13 @@ class TuneOptions(TrainOptions):
     """
 
     trials: Count = 12
-    """Trainings of the whole search. With more of them and --resume a search that has ended goes on."""
+    """Number of trainings. With a larger number and --resume, a finished search continues."""
     space: tuple[str, ...] = ()
-    """Settings that are searched, such as train.lr augment.expand; by default all that docs/training.md names."""
+    """Settings to search, such as train.lr augment.expand; by default all that docs/training.md names."""
     out: Path | None = None
     """Folder of the search; by default runs/tune-PRESET."""
     resume: bool = False
-    """Continue the search in the folder, or start it where there is none."""
+    """Continue the search in the folder, or start it if there is none."""
 
 
 def parse(args: list[str]) -> TuneOptions:
