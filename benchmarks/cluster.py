@@ -169,7 +169,7 @@ def run(command: list[str], out: Path, workers: int, watch: Callable[[subprocess
 
 def same(truth: bytes, out: Path, name: str) -> None:
     found = (out / "predictions.json").read_bytes()
-    print(f"{name}: predictions.json {'equals' if found == truth else 'DIFFERS from'} that of one process to the byte")
+    print(f"{name}: predictions.json {'is byte for byte' if found == truth else 'DIFFERS from'} that of one process")
 
 
 def size(out: Path, count: int) -> None:

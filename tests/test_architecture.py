@@ -82,6 +82,8 @@ GONE = (
     r"is right now",
     r"so many cases",
     r"the judge of",
+    r"to the (byte|letter)",
+    r"in hand",
 )
 """Words of the private language of the first edition; docs/glossary.md has the field's."""
 

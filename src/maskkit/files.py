@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """An empty temporary file beside ``path`` to write to; it replaces ``path`` once it is complete on the disk.
 
     The temporary name is unique, so that several processes may write the same file: the last one wins. Permissions
-    follow the umask, also when the writer puts a file of its own in place of the temporary one. An exception inside
+    follow the umask, also if the writer replaces the temporary file by another. An exception inside
     removes the temporary file and leaves ``path`` as it was; a process that is killed leaves a hidden file, for
     `remove_leftovers`. Raises `FileError`, which names ``path``, where the system cannot write.
     """

@@ -28,7 +28,7 @@ from tests.serve.fake import CATEGORIES, load
 
 
 def rows_text(body: str) -> str:
-    """The predictions of an answer as the text of a results file: its numbers are kept to the letter."""
+    """The predictions of an answer as the text of a results file: its numbers are kept as they are written."""
     lines = body.splitlines()
     return "[" + ", ".join(line.removesuffix(",") for line in lines[1:-1] if line) + "]"
 

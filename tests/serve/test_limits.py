@@ -195,7 +195,7 @@ def test_a_full_queue_a_slow_model_and_the_end(other: Callable[..., Any]) -> Non
         with socket.create_connection(service.socket.getsockname()) as client:
             client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
             assert client.recv(1000).startswith(b"HTTP/1.1 408")
-        # the service stops when what is in hand is done
+        # the service stops when all accepted requests are answered
         last = pool.submit(service.predict, png())
         while not service.queue.held:
             time.sleep(0.01)

@@ -75,7 +75,7 @@ class Array:
         self._parts = shape, kind, bool(fortran), content
 
     def tensor(self) -> Tensor:
-        """The numbers, in a tensor of its own. Raises ``ValueError`` where shape, type and bytes contradict."""
+        """The numbers, in a new tensor. Raises ``ValueError`` where shape, type and bytes contradict."""
         if self._parts is None:
             raise ValueError("an array without content")
         shape, kind, fortran, content = self._parts

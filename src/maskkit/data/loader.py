@@ -174,7 +174,7 @@ class _Copied:
 
 @dataclass(frozen=True)
 class _Guarded:
-    """Returns a `DataError` instead of raising it: a worker process would hide it in a traceback of its own."""
+    """Returns a `DataError` instead of raising it: a worker process would hide it in its own traceback."""
 
     steps: Steps[object]
 

@@ -73,7 +73,7 @@ def _shortened(folders: list[Path], name: str) -> Path | None:
 
 
 def confined(dataset: "Dataset", homes: Iterable[Path]) -> "Dataset":
-    """The data set without the images and label images that lie outside of ``homes``, each an error of its own.
+    """The data set without the images and label images that lie outside of ``homes``, each with a separate error.
 
     Links are followed: a link inside to a file outside is outside, unless its folder is one of ``homes``.
     """

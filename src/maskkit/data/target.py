@@ -20,7 +20,7 @@ def target_of(record: Record, supervision: Supervision, classes: int) -> Target:
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    """Pixels as a tensor of their own."""
+    """A copy of the pixels as a tensor."""
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 

@@ -1,4 +1,4 @@
-"""The formats that data sets are written in. A module of its own, so that the command line can list them cheaply."""
+"""The formats that data sets are written in, in a module that the command line can load without the writers."""
 
 from typing import Literal, get_args
 

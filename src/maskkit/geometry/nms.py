@@ -39,7 +39,7 @@ def batched_nms(
     if not torch.compiler.is_exporting():
         boxes = boxes.double()  # moving groups apart costs float32 digits; ONNX knows NMS of float32 alone
     real = has_area(boxes)
-    if groups is not None:  # each group gets a place of its own
+    if groups is not None:  # each group is moved to a separate place
         boxes = boxes + (groups * (boxes.max() + 1))[..., None]
     # boxes without area share one place and vanish at the first of them, so that NMS compares them with nothing else
     boxes = torch.where(real[..., None], boxes, boxes.new_tensor([-3.0, -3.0, -2.0, -2.0]))

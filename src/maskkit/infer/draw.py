@@ -48,7 +48,7 @@ class Style:
     labels: bool = True
     """Name and score of each object, and names of regions."""
     colours: Literal["object", "class"] = "object"
-    """Whether each object has a colour of its own, in a video that of its track, or that of its class. With ``class``,
+    """Whether each object has its own colour, in a video that of its track, or the colour of its class. With ``class``,
     the segments of a class in a panoptic image have the same brightness."""
 
 

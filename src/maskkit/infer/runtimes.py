@@ -94,7 +94,7 @@ class OnnxRuntime(FileRuntime):
                 )
         try:
             self._session = ort.InferenceSession(os.fspath(path), options, providers=providers)
-        except Exception as error:  # pybind raises RuntimeError and a dozen kinds of its own
+        except Exception as error:  # pybind raises RuntimeError and a dozen other kinds
             if (data := path.with_suffix(".data")).name in str(error) and not data.is_file():
                 raise DataError(f"{path}: its weights are missing: {data}; copy both files") from None
             raise DataError(f"{path}: ONNX Runtime cannot open it ({one_line(error)}); export it again") from None

@@ -85,7 +85,7 @@ class BlendMaskConfig(BackboneModelConfig):
     mask_weight: Weight = 1.0
     semantic_weight: Weight = 0.3
     masks_to_train: Whole = 500
-    """Positives of a batch that learn a mask from their box alone, chosen at random; each needs a map of its own."""
+    """Positives of a batch that learn a mask from their box alone, chosen at random; each needs a separate map."""
 
 
 class BasisRaw(NamedTuple):

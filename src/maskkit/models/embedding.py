@@ -20,7 +20,7 @@ first two dimensions are offsets, to which the place of the pixel in units of ``
 "Semi-convolutional Operators for Instance Segmentation", ECCV 2018); ``unit`` 0 is the embedding of the paper.
 
 Other differences from the paper: a feature pyramid in place of its ResNet-38; objects are told from
-background by a map of their own, and the pixels of an instance vote for its class, so that one clustering serves all
+background by a separate map, and the pixels of an instance vote for its class, so that one clustering serves all
 classes. The paper gives no scores: ours is the mean foreground probability times the share of the votes.
 """
 

@@ -149,7 +149,7 @@ class MasklabRaw(NamedTuple):
 
 
 class Conv5BoxHead(nn.Module):
-    """A conv5 of its own on crops of conv4, then a class, the last of which is background, and a code for each."""
+    """A separate conv5 on crops of conv4, then a class, the last of which is background, and a code for each."""
 
     def __init__(self, backbone: Backbone, config: MasklabConfig) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def first_stage(boxes: BoxRaw) -> Stage:
 
 
 def of_stage(terms: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Terms of stage ``number``, from 0, which have names of their own behind the first: ``box/stage2``."""
+    """Terms of stage ``number``, from 0, with the stage in the name after the first: ``box/stage2``."""
     named: dict[str, Tensor] = {}
     for name, term in terms.items():
         key, _, rest = name.partition("/")

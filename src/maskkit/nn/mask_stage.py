@@ -1,9 +1,9 @@
-"""A mask branch behind the two stages: what Mask R-CNN, PANet and EVA's detector have in common.
+"""A mask branch after the two stages: the common part of Mask R-CNN, PANet and EVA's detector.
 
-In training the branch sees the positive regions, in inference the final boxes. Objects of which only the box is known
-train it by `loss_from_boxes`: their region is the union of proposal and box, widened by a random share on each
-side, so that it shows what lies around the object, and neither the middle nor the rim of a region stands for anything.
-The image inside the region is to the loss what the whole image is elsewhere.
+In training the branch sees the positive regions, in inference the final boxes. Objects with a known box and no mask
+train it by `loss_from_boxes`: their region is the union of proposal and box, enlarged by a random share on each side.
+So it contains the surroundings of the object, and the object has no fixed position in it. The loss treats the image
+inside the region as other methods treat the whole image.
 """
 
 from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ def loss_from_boxes(
     batch: Batch,
     box_only: BoxOnly,
 ) -> FromBoxes:
-    """The box-only loss of regions with the ``boxes`` of their objects, each an image of its own, of two pixels to a
+    """The box-only loss of regions with the ``boxes`` of their objects; each region is an image with two pixels per
     cell."""
     side = 2 * logits.shape[1]
     seen = roi_align(batch.valid[:, None].float(), rois, side, aligned=True)[:, 0] > 0.5

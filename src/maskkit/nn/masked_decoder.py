@@ -27,7 +27,7 @@ class MaskedDecoderConfig:
     """Channels inside the feed-forward networks."""
     position_frequencies: Whole = 0
     """Frequencies, per axis, of the positional encoding that features and mask embeddings get as extra channels
-    (`maskkit.nn.positional_encoding`): the mask of each query starts near a place of its own. 0 for none, as in the
+    (`maskkit.nn.positional_encoding`): the mask of each query starts near another place. 0 for none, as in the
     paper."""
 
 

@@ -64,7 +64,7 @@ class RtmDetectorConfig:
 class RtmHead(nn.Module):
     """One tower for classes and distances, whose convolutions serve all levels while norms belong to one.
 
-    Every level has outputs of its own, and a second tower of its own for the ``extra`` channels.
+    Every level has its own outputs, and its own second tower for the ``extra`` channels.
 
     In the official code the tower is run twice, for classes and for boxes, because its two towers are the same module:
     in training the statistics of its norms move twice in a step. Here it runs once, with the momentum of two moves.

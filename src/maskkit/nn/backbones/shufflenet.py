@@ -45,7 +45,7 @@ class Conv(nn.Module):
 class Unit(nn.Module):
     """A block of ShuffleNetV2: two halves of the channels, one of them through convolutions, then shuffled.
 
-    With ``stride`` 2 both halves come from the whole input, each through convolutions of its own.
+    With ``stride`` 2 both halves come from the whole input, each through its own convolutions.
     """
 
     def __init__(self, before: int, after: int, stride: int, norm: bool) -> None:
