@@ -153,6 +153,7 @@ def test_values_of_another_kind_are_said_in_our_words(change: dict, message: str
     [
         (b"PK\x03\x04 and more", "is a zip archive, not JSON; unpack it"),
         (b"\x1f\x8b\x08", "is packed by gzip, not JSON; unpack it"),
+        (b'{"image_id": 1}\n{"image_id": 2}\n', "not JSON .*; make one list of its lines, as a COCO results file"),
         (b'{"annotations": []}', "is a list of rows, this is an object; write the list 'annotations'"),
         (b'{"images": [], "annotations": []}', "it looks like ground truth"),
         (b"7", "is a list of rows, this is a number$"),

@@ -109,7 +109,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # of the JSON, or of its UTF-8
-        raise DataError(f"{path}: not JSON ({error}); export the predictions as a COCO results file") from None
+        remedy = "make one list of its lines" if "Extra data" in str(error) else "export the predictions again"
+        raise DataError(f"{path}: not JSON ({error}); {remedy}, as a COCO results file") from None
 
 
 def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> list[Row]:

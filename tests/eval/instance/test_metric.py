@@ -296,3 +296,22 @@ def test_ids_of_any_size_stay_apart(images: tuple[int, int], classes: tuple[int,
     assert ap(images[0], classes[0]) == ONE
     assert ap(images[1], classes[0]) == 0
     assert ap(images[0], classes[1]) == 0
+
+
+def test_a_row_without_a_mask_among_others_is_named_with_its_file(tmp_path):
+    shape = [[10.0, 10, 30, 10, 30, 30, 10, 30]]
+    truth = {
+        "images": [{"id": 1, "height": 40, "width": 60}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "segmentation": shape}],
+    }
+    boxed = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.5}
+    path = tmp_path / "found.json"
+    for rows in ([boxed, boxed], [boxed | {"segmentation": shape}] * 2):
+        path.write_text(json.dumps(rows))
+        assert len(read_results(path, truth)) == 2
+    path.write_text(json.dumps([boxed | {"segmentation": shape}, boxed]))
+    with pytest.raises(DataError, match=r"found\.json, row 2 of 2: has no segmentation, as others have"):
+        read_results(path, truth)
+    del truth["annotations"][0]["segmentation"]
+    assert len(read_results(path, truth)) == 2, "boxes alone are measured"
