@@ -12,6 +12,7 @@ from maskkit.checkpoints.exported import SUFFIXES
 from maskkit.checkpoints.find import BUILT_IN, find_weights, in_repository, initial_weights
 from maskkit.config import DataConfig, InputConfig, RunConfig, Tta, change
 from maskkit.errors import DataError, MaskkitError
+from maskkit.files import DEMO_IMAGES
 from maskkit.geometry.windows import OVERLAP
 from maskkit.infer.predict import Failure, Predictor
 from maskkit.prediction import Categories, Prediction
@@ -259,11 +260,8 @@ class Segmenter:
 
         Classes are matched by name. Raises `DataError` if model and data share none.
         """
-        from maskkit.data import find_splits, open_dataset
-
         if isinstance(data, str | Path):
-            split = "val" if "val" in find_splits(data) else None
-            data = open_dataset(self.task.data_file(data, split), split)
+            data = self.task.open(data, "val")
         rows, known = self.detect(data, batch, workers)
         return self.task.evaluate(rows, known)
 
@@ -323,7 +321,7 @@ class Segmenter:
         licence = licence or self.info.get("licence")
         if not licence:
             raise MaskkitError(f"{address}: say under which licence: push({address!r}, licence='apache-2.0')")
-        image = Path(__file__).parent / "demo_images" / "coffee.jpg" if sample is None else sample
+        image = DEMO_IMAGES / "coffee.jpg" if sample is None else sample
         checkpoint = Checkpoint(self.runtime.model, self.config, self.categories, dict(self.info))
         with tempfile.TemporaryDirectory() as folder:
             overlay = self.predict(image).save(Path(folder) / "sample.jpg")

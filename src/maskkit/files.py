@@ -14,6 +14,9 @@ from typing import Any
 
 from maskkit.errors import DataError, FileError, explain
 
+DEMO_IMAGES = Path(__file__).parent / "demo_images"
+"""The folder of the photographs in the package."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",

@@ -661,7 +661,7 @@ def test_a_signal_in_a_training(drawn, tmp_path, workers, number):
 @pytest.mark.slow
 def test_demo(tmp_path, monkeypatch, capfd):
     """Everything but the size of the drawn images and the length of the training is as the user has it."""
-    from maskkit.cli.demo import PHOTOS
+    from maskkit.files import DEMO_IMAGES
 
     write = shapes.write
     monkeypatch.setattr(shapes, "write", lambda *args, **counts: write(*args, **counts, size=(64, 64)))
@@ -669,7 +669,7 @@ def test_demo(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr().out
     assert said.count("$ maskkit ") == 4
     assert "AP50" in said
-    assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(PHOTOS.glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "photos" / "overlays").iterdir())) == len(list(DEMO_IMAGES.glob("*.jpg"))) == 3
     assert len(list((tmp_path / "found" / "overlays").iterdir())) == 10
     assert (tmp_path / "eval" / "report.html").is_file()
 

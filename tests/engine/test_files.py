@@ -3,15 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskkit import zoo
+from maskkit.cli import main
 from maskkit.config import DataConfig, RunConfig
+from maskkit.data.dataset import Dataset
 from maskkit.engine.data import open_data
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.eval.task import TASKS
 
 SIZE = (24, 32)
@@ -56,6 +59,21 @@ def test_each_task_opens_its_own_file(both: Path) -> None:
         for part, split in zip(open_data(run_of(preset, both))[:2], ("train", "val"), strict=True):
             assert (part.format, part.categories.names) == (format, classes)
             assert split in part.source.name
+
+
+def test_an_export_is_measured_on_the_file_of_its_task(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def write(*_: object, data: Dataset, calibration: Dataset, **__: object) -> None:
+        measured.extend([data, calibration])
+        raise MaskkitError("no export in this test")
+
+    model = SimpleNamespace(model=SimpleNamespace(task="panoptic"), categories=None)
+    monkeypatch.setattr("maskkit.checkpoints.checkpoint.load_model", lambda _: model)
+    monkeypatch.setattr("maskkit.export.write.export", write)
+    assert main(["export", "--model", "built-in", "--out", str(both / "x.xml"), "--int8", str(both)]) == 1
+    assert [part.source.name for part in measured] == ["panoptic_val2017.json", "panoptic_train2017.json"]
+    assert measured[0].categories.names == ("cat", "sky")
 
 
 def test_the_file_of_segments_need_not_be_there_for_both_splits(both: Path) -> None:

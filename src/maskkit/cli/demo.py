@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from maskkit.files import DEMO_IMAGES
 from maskkit.ranges import Count
 from maskkit.terminal import say
 
-PHOTOS = Path(__file__).parents[1] / "demo_images"
 PRESET = "yolact-mobilenetv2-256"
 
 
@@ -31,7 +31,7 @@ def demo(out: Path = Path("demo"), steps: Count = 300) -> int:
     drawn = shapes.write(out / "shapes", train=200, val=40)
     last_images, best = drawn / "images" / "0023?.jpg", out / "run" / "best.safetensors"
     commands = {
-        "1. Photographs and the built-in model": f"predict {_q(PHOTOS)} --out {_q(out / 'photos')}",
+        "1. Photographs and the built-in model": f"predict {_q(DEMO_IMAGES)} --out {_q(out / 'photos')}",
         "2. Training on the drawn data set": f"train --model {PRESET} --data {_q(drawn)} --out {_q(out / 'run')} "
         f"--train.steps {steps} --train.eval-every 0 --resume",
         "3. Evaluating the trained model": f"eval --model {_q(best)} --data {_q(drawn)} --out {_q(out / 'eval')}",

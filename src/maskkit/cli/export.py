@@ -13,6 +13,7 @@ from maskkit.errors import DataError
 from maskkit.ranges import Batch, Pixels
 
 if TYPE_CHECKING:
+    from maskkit.data.dataset import Dataset
     from maskkit.eval.numbers import Metric
     from maskkit.export.write import Exported
 
@@ -57,8 +58,6 @@ def export(
     fetch.apply()
     from maskkit.api import find_weights
     from maskkit.checkpoints.checkpoint import load_model
-    from maskkit.data import find_splits, open_dataset
-    from maskkit.data.dataset import Dataset
     from maskkit.data.images import find_images
     from maskkit.eval.rows import rows_of, shared_classes, translated
     from maskkit.eval.task import TASKS
@@ -75,10 +74,6 @@ def export(
     task = TASKS[checkpoint.model.task]
     source = data or int8
 
-    def part(path: Path, split: str) -> Dataset:
-        """The split of a data set where it has one."""
-        return open_dataset(path, split if split in find_splits(path) else None)
-
     def measure(predictor: Predictor, dataset: Dataset) -> dict[str, Metric]:
         ids, known = shared_classes(checkpoint.categories, dataset)
         return task.evaluate(translated(rows_of(predictor.dataset(known)), ids), known).main
@@ -88,8 +83,8 @@ def export(
         out,
         ExportConfig(size, batch, dynamic, "int8" if int8 is not None else precision),
         images=compared,
-        data=task.view(part(source, "val")) if source is not None else None,
-        calibration=part(int8, "train") if int8 is not None else None,
+        data=task.view(task.open(source, "val")) if source is not None else None,
+        calibration=task.open(int8, "train") if int8 is not None else None,
         measure=measure,
         force=force,
         say=lambda line: stdout().print(f"{line} ..."),

@@ -41,14 +41,14 @@ def pseudo_masks(
     """
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.checkpoints.find import initial_weights
-    from maskkit.data import find_splits, open_dataset
     from maskkit.engine.pseudo import train_on_tags
     from maskkit.eval.semantic.metric import evaluate
+    from maskkit.eval.task import TASKS
     from maskkit.infer.pseudo_labels import learns_from_tags, write_pseudo_masks
     from maskkit.infer.torch_runtime import find_device
 
     found_device = find_device(device)
-    dataset = open_dataset(data, "train" if "train" in find_splits(data) else None)
+    dataset = TASKS["semantic"].open(data, "train")
     checkpoint = Path(model)
     if not checkpoint.is_file():
         if saliency is None:

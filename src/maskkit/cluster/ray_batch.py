@@ -89,7 +89,7 @@ def begin(storage: Storage, settings: Mapping[str, Any], names: Callable[[], Seq
     before = RUN in storage.names("")
     if before and not resume:
         raise MaskkitError(
-            f"{storage.at(RUN)}: the results of a run are there; give --resume to go on with it, or another --out"
+            f"{storage.at(RUN)}: the results of a run are there; give --resume to continue it, or another --out"
         )
     if not before and storage.names(PARTS):
         raise MaskkitError(f"{storage.at(PARTS)}: holds results, but {RUN} beside it is missing; give another --out")
@@ -118,7 +118,7 @@ def _settings(storage: Storage) -> dict[str, Any]:
             return stored
     except ValueError:
         pass
-    raise DataError(f"{storage.at(RUN)}: is damaged; choose another --out to start anew")
+    raise DataError(f"{storage.at(RUN)}: is damaged; choose another --out")
 
 
 def _tables(storage: Storage, names: Sequence[str]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from maskkit.data import find_splits, open_dataset
 from maskkit.data.dataset import Dataset
 from maskkit.eval.instance import files as instance_files
 from maskkit.eval.instance import match, report
@@ -91,6 +92,11 @@ class Task:
     threshold: Callable[[Any, Unchecked, Dataset], Threshold | None] = lambda result, rows, dataset: None
     """The score threshold with the highest F1 for a result with its rows and data; None: nothing has a score, or no row
     is right."""
+
+    def open(self, data: str | Path, split: str) -> Dataset:
+        """The ``split`` of the data set at ``data`` if it has one, else all of it. Raises `DataError`."""
+        there = split if split in find_splits(data) else None
+        return open_dataset(self.data_file(data, there), there)
 
 
 def _measure_objects(rows: Unchecked, dataset: Dataset) -> CocoResult:

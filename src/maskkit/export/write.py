@@ -25,7 +25,7 @@ from maskkit.errors import MaskkitError
 from maskkit.eval.numbers import Metric, shown
 from maskkit.export.check import LEAST, Agreement, compare
 from maskkit.export.graph import DYNAMIC, MULTIPLE, Graph, trace
-from maskkit.files import replacing
+from maskkit.files import DEMO_IMAGES, replacing
 from maskkit.infer.predict import Predictor
 from maskkit.infer.runtimes import FILES, Runtime, require
 from maskkit.infer.torch_runtime import TorchRuntime, predictor
@@ -37,8 +37,6 @@ _OPEN = (384, 512)
 
 LOSS = {"fp32": 0.001, "bf16": 0.01, "fp16": 0.01, "int8": 0.01}
 """Largest allowed drop of the first main metric (AP, mIoU, PQ) in each precision."""
-
-DEMO_IMAGES = Path(__file__).parents[1] / "demo_images"
 
 
 @dataclass(frozen=True)

@@ -133,11 +133,11 @@ class Results:
                         self._note(line["image"], line["overlay"], line["rows"])
                 except (ValueError, KeyError, TypeError) as error:
                     raise MaskkitError(
-                        f"{self.path}, line {number}: is damaged ({error}); leave --resume out to start anew"
+                        f"{self.path}, line {number}: is damaged ({error}); leave --resume out to start again"
                     ) from None
                 complete += len(text)
         if not complete:
-            raise MaskkitError(f"{self.path}: has no complete line; leave --resume out to start anew")
+            raise MaskkitError(f"{self.path}: has no complete line; leave --resume out to start again")
         with open(self.path, "rb+") as file:
             file.truncate(complete)
 
@@ -178,5 +178,5 @@ def compare_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[s
     for name in (n for n in (*now, *before) if before.get(n) != now.get(n)):
         raise MaskkitError(
             f"{path}: was made with {name} {before.get(name)}, not {now.get(name)}; give the same options to "
-            "go on, or leave --resume out to start anew"
+            "go on, or leave --resume out to start again"
         )

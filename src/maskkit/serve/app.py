@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import maskkit
 from maskkit.errors import MaskkitError, explain
+from maskkit.files import DEMO_IMAGES
 from maskkit.serve.limits import Limits, Refusal
 from maskkit.serve.metrics import Metrics
 from maskkit.serve.queue import Queue
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 Log = Callable[[dict[str, Any]], None]
 """Takes the log record of a request."""
 
-_SAMPLES = Path(maskkit.__file__).parent / "demo_images"
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -75,7 +75,7 @@ def create_app(
     read answers. With ``page``, / is a page to try the model. ``log`` is called with a record of each request.
     """
     metrics = Metrics()
-    samples = {path.name: path.read_bytes() for path in sorted(_SAMPLES.glob("*.jpg"))} if page else {}
+    samples = {path.name: path.read_bytes() for path in sorted(DEMO_IMAGES.glob("*.jpg"))} if page else {}
     queue = Queue(load, limits, metrics)
 
     @asynccontextmanager
