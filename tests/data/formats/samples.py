@@ -113,6 +113,20 @@ def voc_named(folder: Path) -> None:
     (folder / "class_names.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
 
 
+def voc_coloured(folder: Path) -> None:
+    """CVAT's export of segmentation masks: colours, of classes by ``labelmap.txt``, of objects by VOC's palette."""
+    _image_files(folder / "JPEGImages", "a.jpg", "b.jpg")
+    for kind, colours in (("Class", [[61, 245, 61], [250, 50, 83]]), ("Object", [[128, 0, 0], [0, 128, 0]])):
+        for name in ("a", "b"):
+            file = folder / f"Segmentation{kind}" / f"{name}.png"
+            _labels(file)
+            with Image.open(file) as image:
+                values = np.asarray(image)
+            Image.fromarray(np.array([[0, 0, 0], *colours], np.uint8)[values]).save(file)
+    labels = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:61,245,61::\ndog:250,50,83:head:\n"
+    (folder / "labelmap.txt").write_text(labels)
+
+
 def labelimg(folder: Path) -> None:
     _image_files(folder, "a.jpg", "b c.jpg", "d.jpg")
     for name, place in (("a", folder), ("b c", folder)):
@@ -325,8 +339,8 @@ TOOLS = (cityscapes, supervisely, cvat, labelstudio, via, via_of_version_3, datu
 SAMPLES: dict[str, Callable[[Path], None]] = {
     f.__name__: f
     for f in (
-        *(coco, coco_panoptic, yolo, yolo_without_yaml, voc, voc_named, labelimg, labelme, png, png_described),
-        *(tags, csv_of_boxes, *TOOLS),
+        *(coco, coco_panoptic, yolo, yolo_without_yaml, voc, voc_named, voc_coloured, labelimg, labelme, png),
+        *(png_described, tags, csv_of_boxes, *TOOLS),
     )
 }
 """Writers of a data set into a folder, by name."""
