@@ -144,7 +144,7 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
 
 def size_mismatch(stated: tuple[int, int], real: tuple[int, int]) -> str:
     """The error text for annotations that were made for another (H, W) than the image has."""
-    turned = " (the image is turned by its EXIF orientation)" if stated == real[::-1] else ""
+    turned = " (width and height are exchanged, as by an EXIF orientation)" if stated == real[::-1] else ""
     return (
         f"the annotations say {stated[1]} x {stated[0]} pixels, the image has {real[1]} x {real[0]}{turned}; "
         "restore the image that was annotated, or correct the annotations"
