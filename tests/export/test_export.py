@@ -20,7 +20,7 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, differences, rows_agree
 from maskkit.export.onnx import save
-from maskkit.export.quantize import _fold_casts
+from maskkit.export.quantize import _depthwise, _fold_casts
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
@@ -275,6 +275,17 @@ def test_casts_of_constants_are_folded() -> None:
     assert folded.data_type == onnx.TensorProto.FLOAT
 
 
+def test_depthwise_convolutions_are_told_from_others() -> None:
+    graph = onnx.parser.parse_graph(
+        "g (float[1,4,8,8] x) => (float[1,4,8,8] y)"
+        "<float[4,4,1,1] full = {0}, float[4,1,3,3] single = {0}, float[4,2,1,1] pair = {0}>"
+        "{ a = Conv(x, full)  b = Conv<group = 4>(a, single)  c = Conv<group = 2>(b, pair)  y = Relu(c) }"
+    )
+    for node in graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    assert _depthwise(graph) == ["Conv_b"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["small.onnx", "small.xml"])
 def test_convolutions_in_eight_bits(fcos: Checkpoint, drawn: list, tmp_path: Path, name: str) -> None:
@@ -287,10 +298,14 @@ def test_convolutions_in_eight_bits(fcos: Checkpoint, drawn: list, tmp_path: Pat
     found = compare(predictor(fcos.model, fcos.config.input, CATEGORIES, "cpu"), small, drawn, 0.05)
     assert found.found > 0.25 * found.objects > 0  # of a random model
     if done.path.suffix == ".onnx":
-        nodes = onnx.load(done.path).graph.node
+        graph = onnx.load(done.path).graph
+        nodes, depthwise = graph.node, set(_depthwise(graph))
         made_by = {output: node for node in nodes for output in node.output}
-        of_convolutions = [made_by[n.input[0]].op_type for n in nodes if n.op_type == "Conv"]
-        assert of_convolutions.count("DequantizeLinear") > 0.9 * len(of_convolutions)
+        of_convolutions = {n.name: made_by[n.input[0]].op_type for n in nodes if n.op_type == "Conv"}
+        assert len(depthwise) > 10
+        assert "DequantizeLinear" not in [of_convolutions[name] for name in depthwise]
+        others = [kind for name, kind in of_convolutions.items() if name not in depthwise]
+        assert others.count("DequantizeLinear") > 0.9 * len(others)
         assert "DequantizeLinear" not in [made_by[i].op_type for n in nodes if n.op_type == "MatMul" for i in n.input]
 
 

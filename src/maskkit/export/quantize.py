@@ -6,7 +6,7 @@ object; quantised too, they lose most of their accuracy while the boxes keep the
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,12 @@ def calibration(predictor: Predictor, dataset: Dataset, batch: int, names: tuple
 
 
 def onnx_int8(path: Path, inputs: Inputs) -> None:
-    """Quantise the convolutions of an ONNX file, in place."""
+    """Quantise the convolutions of an ONNX file, in place, but for the depthwise ones.
+
+    ONNX Runtime takes one scale for all channels of an input. In depthwise convolutions, whose channels are not mixed,
+    this costs accuracy, and they are slower in eight bits: with them the built-in model had an AP of 0.243, without them
+    0.258 (0.256 in fp32) in five sixths of the time.
+    """
     import onnx
 
     from maskkit.export.onnx import save
@@ -47,8 +52,14 @@ def onnx_int8(path: Path, inputs: Inputs) -> None:
     model = onnx.load(path)
     _fold_casts(model.graph)
     others = {node.op_type for node in model.graph.node} - {"Conv"}
-    # ONNX Runtime takes one zero point for all channels of an input
-    save(_quantised(model, others, inputs, per_channel=False), path)
+    save(_quantised(model, others, inputs, per_channel=False, names=_depthwise(model.graph)), path)
+
+
+def _depthwise(graph: Any) -> list[str]:
+    """The names of the convolutions of which each output channel sees a single input channel of several."""
+    seen = {weight.name: weight.dims[1] for weight in graph.initializer if len(weight.dims) == 4}
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and seen.get(node.input[1]) == 1]
+    return [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
 
 
 def _fold_casts(graph: Any) -> None:
@@ -76,8 +87,10 @@ def openvino_int8(onnx: Path, xml: Path, description: Mapping[str, Any], inputs:
     openvino.save_model(small, str(xml), compress_to_fp16=False)
 
 
-def _quantised(model: Any, others: set[str], inputs: Inputs, per_channel: bool | None) -> Any:
-    """``model`` in eight bits by NNCF, without the kinds of nodes in ``others``.
+def _quantised(
+    model: Any, others: set[str], inputs: Inputs, per_channel: bool | None, names: Sequence[str] = ()
+) -> Any:
+    """``model`` in eight bits by NNCF, without the kinds of nodes in ``others`` and the nodes called ``names``.
 
     ``per_channel`` says whether inputs of convolutions have a scale for each channel; None leaves this to NNCF. Its
     correction of biases is what counts: ONNX Runtime's static quantisation, which has none, lost 0.027 of the
@@ -87,7 +100,7 @@ def _quantised(model: Any, others: set[str], inputs: Inputs, per_channel: bool |
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
     nncf.set_log_level(logging.ERROR)  # it reports every operation that it leaves alone
-    ignored = nncf.IgnoredScope(types=sorted(others), validate=False)
+    ignored = nncf.IgnoredScope(types=sorted(others), names=list(names), validate=False)
     scales = nncf.AdvancedQuantizationParameters(
         activations_quantization_params=QuantizationParameters(per_channel=per_channel)
     )
