@@ -42,8 +42,8 @@ def onnx_int8(path: Path, inputs: Inputs) -> None:
     """Quantise the convolutions of an ONNX file, in place, but for the depthwise ones.
 
     ONNX Runtime takes one scale for all channels of an input. In depthwise convolutions, whose channels are not mixed,
-    this costs accuracy, and they are slower in eight bits: with them the built-in model had an AP of 0.243, without them
-    0.258 (0.256 in fp32) in five sixths of the time.
+    this costs accuracy, and they are slower in eight bits: with them the built-in model had an AP of 0.243, without
+    them 0.258 (0.256 in fp32) in five sixths of the time.
     """
     import onnx
 
