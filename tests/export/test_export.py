@@ -20,7 +20,7 @@ from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, differences, rows_agree
 from maskkit.export.onnx import save
-from maskkit.export.quantize import _depthwise, _fold_casts
+from maskkit.export.quantize import _depthwise, _fold_constants
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
 from maskkit.infer.runtimes import OnnxRuntime
@@ -263,15 +263,16 @@ def test_a_compiled_package_says_what_was_checked(drawn: list, tmp_path: Path) -
     assert compare(ours, segmenter.predictor, drawn).share > 0.8
 
 
-def test_casts_of_constants_are_folded() -> None:
+def test_casts_and_concatenations_of_constants_are_folded() -> None:
     graph = onnx.parser.parse_graph(
-        "g (float[2] x) => (float[2] y) <int64[2] c = {3, 4}>"
-        "{ b = Cast<to = 6>(c)  d = Cast<to = 1>(b)  y = Add(x, d) }"
+        "g (float[4] x) => (float[4] y) <int64[2] c = {3, 4}>"
+        "{ b = Cast<to = 6>(c)  d = Cast<to = 1>(b)  e = Concat<axis = 0>(d, d)"
+        "  f = Concat<axis = 0>(x)  y = Add(f, e) }"
     )
-    _fold_casts(graph)
-    assert [node.op_type for node in graph.node] == ["Add"]
-    folded = next(constant for constant in graph.initializer if constant.name == "d")
-    assert onnx.numpy_helper.to_array(folded).tolist() == [3.0, 4.0]
+    _fold_constants(graph)
+    assert [node.op_type for node in graph.node] == ["Concat", "Add"]
+    folded = next(constant for constant in graph.initializer if constant.name == "e")
+    assert onnx.numpy_helper.to_array(folded).tolist() == [3.0, 4.0, 3.0, 4.0]
     assert folded.data_type == onnx.TensorProto.FLOAT
 
 

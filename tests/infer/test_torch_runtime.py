@@ -9,6 +9,7 @@ import torch
 import maskkit
 from maskkit.errors import MaskkitError
 from maskkit.infer.torch_runtime import TorchRuntime, best_device, find_device
+from maskkit.nn import winograd
 from tests.small import small_model
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
@@ -40,6 +41,18 @@ def test_without_a_copy_the_model_itself_runs_and_a_folded_copy_equals_it() -> N
     with plain.evaluating(torch.from_numpy(IMAGES)) as network:
         assert network is model
     one, other = plain.run(IMAGES, SIZES), folded.run(IMAGES, SIZES)
+    np.testing.assert_allclose(np.sort(one["scores"]), np.sort(other["scores"]), atol=1e-4)
+
+
+def test_a_copy_on_a_cpu_computes_convolutions_by_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"IS_FASTER": True, "LEAST_IN": 1, "LEAST_OUT": 1, "LEAST_TILES": 1}.items():
+        monkeypatch.setattr(winograd, name, value)
+    model = small_model()
+    plain, fast = TorchRuntime(model), TorchRuntime(model, fold=True)
+    network = fast._network(torch.from_numpy(IMAGES))
+    assert any(isinstance(m, winograd.WinogradConv) for m in network.modules())
+    assert not any(isinstance(m, winograd.WinogradConv) for m in model.modules())
+    one, other = plain.run(IMAGES, SIZES), fast.run(IMAGES, SIZES)
     np.testing.assert_allclose(np.sort(one["scores"]), np.sort(other["scores"]), atol=1e-4)
 
 

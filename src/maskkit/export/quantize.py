@@ -50,7 +50,7 @@ def onnx_int8(path: Path, inputs: Inputs) -> None:
     from maskkit.export.onnx import save
 
     model = onnx.load(path)
-    _fold_casts(model.graph)
+    _fold_constants(model.graph)
     others = {node.op_type for node in model.graph.node} - {"Conv"}
     save(_quantised(model, others, inputs, per_channel=False, names=_depthwise(model.graph)), path)
 
@@ -62,16 +62,17 @@ def _depthwise(graph: Any) -> list[str]:
     return [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
 
 
-def _fold_casts(graph: Any) -> None:
-    """Put constants in place of their casts: NNCF looks the type of a cast's input up, and a constant has none."""
-    from onnx import helper, numpy_helper
+def _fold_constants(graph: Any) -> None:
+    """Put constants in place of their casts and concatenations, for which NNCF looks up types that they do not have."""
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
 
     constants = {constant.name: constant for constant in graph.initializer}
     for node in list(graph.node):
-        if node.op_type == "Cast" and node.input[0] in constants:
-            kind = helper.tensor_dtype_to_np_dtype(helper.get_node_attr_value(node, "to"))
-            array = numpy_helper.to_array(constants[node.input[0]]).astype(kind)
-            constants[node.output[0]] = numpy_helper.from_array(array, node.output[0])
+        if node.op_type in ("Cast", "Concat") and all(name in constants for name in node.input):
+            arrays = {name: numpy_helper.to_array(constants[name]) for name in node.input}
+            (array,) = ReferenceEvaluator(node).run(None, arrays)
+            constants[node.output[0]] = numpy_helper.from_array(np.asarray(array), node.output[0])
             graph.initializer.append(constants[node.output[0]])
             graph.node.remove(node)
 

@@ -18,7 +18,6 @@ from torch import nn
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.checkpoints.exported import SUFFIXES, ExportedAs, Format
 from maskkit.checkpoints.header import make_header
-from maskkit.checkpoints.listing import one_line
 from maskkit.config import BackboneModelConfig, InputConfig, to_dict
 from maskkit.data.dataset import Dataset
 from maskkit.errors import MaskkitError
@@ -103,13 +102,13 @@ def export(
         files = _write(made, kind, graph, description, checkpoint, config, (reference, calibration, say))
         say("checking")
         other = replace(reference, runtime=open_runtime(made))
+        if config.dynamic and kind != "pt2":
+            _try_other_shapes(path, reference.runtime, other.runtime, input, config)
         found = compare(reference, other, compared) if config.precision == "fp32" else None
         if found is not None and found.share < LEAST and not force:
             raise MaskkitError(
                 f"{path}: not written, because it disagrees with the checkpoint ({found}); --force writes it anyway"
             )
-        if config.dynamic and kind != "pt2":
-            _try_other_shapes(path, reference.runtime, other.runtime, input, config)
         resized = None
         if input.resize != given.resize:
             resized = compare(replace(reference, input=given), other, compared)
@@ -327,11 +326,8 @@ def _try_other_shapes(
     sizes = np.array([size] * count)
     try:
         found = theirs.run(noise, sizes)
-    except Exception as error:  # every runtime has its own
-        raise MaskkitError(
-            f"{path}: not written, because it fails at {count} images of {size[0]} x {size[1]} "
-            f"({one_line(error)}); leave --dynamic out"
-        ) from None
+    except MaskkitError as error:
+        raise MaskkitError(f"not written, because it takes no other shapes; leave --dynamic out: {error}") from None
     wanted = ours.run(noise, sizes)
     if any(found[name].shape != array.shape for name, array in wanted.items()):
         raise MaskkitError(f"{path}: not written, because other shapes give outputs of the wrong size")

@@ -42,7 +42,8 @@ class FileRuntime(ABC):
         self.exported = exported_as(self.description, path)
 
     def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
-        """See `Runtime.run`. Raises `MaskkitError` for images of a size that the file does not take."""
+        """See `Runtime.run`. Raises `MaskkitError` for images of a size that the file does not take, and where it
+        fails."""
         if self.exported.size not in (None, images.shape[2:]):
             height, width = self.exported.size
             raise MaskkitError(
@@ -61,7 +62,12 @@ class FileRuntime(ABC):
             index = np.minimum(np.arange(count), real - 1)
             images, sizes = images[index], sizes[index]
         given = {"images": np.ascontiguousarray(images), "sizes": np.ascontiguousarray(sizes, np.int64)}
-        arrays = self._infer({name: given[name] for name in self.exported.inputs})
+        try:
+            arrays = self._infer({name: given[name] for name in self.exported.inputs})
+        except Exception as error:  # every runtime has its own
+            raise MaskkitError(
+                f"{self.path}: fails for {count} images of {images.shape[2]} x {images.shape[3]} ({one_line(error)})"
+            ) from None
         return {n: np.asarray(a, np.float32)[:real] for n, a in zip(self.exported.outputs, arrays, strict=True)}
 
     @abstractmethod

@@ -25,20 +25,22 @@ from maskkit.infer.runtimes import FileRuntime
 from maskkit.infer.tta import probabilities
 from maskkit.models.base import Model, to_arrays
 from maskkit.nn.backbones.backbone import fold_batch_norm
+from maskkit.nn.winograd import profits, use_winograd
 from maskkit.prediction import Categories
 
 
 class TorchRuntime:
     """Runs ``model`` unchanged on its own device, in evaluation mode, and restores its mode afterwards.
 
-    With ``device`` or ``fold`` it runs a copy on that device, with the batch norm folded into the convolutions for
-    speed. The model itself is never changed and can be trained further; when its weights change, the copy is updated.
+    With ``device`` or ``fold`` it runs a copy on that device; with ``fold`` the batch norm is folded into the
+    convolutions, and on a CPU `maskkit.nn.winograd` computes them, for speed. The model itself is never changed and can
+    be trained further; when its weights change, the copy is updated.
     """
 
     def __init__(self, model: Model, device: torch.device | str | None = None, fold: bool = False) -> None:
         self.model = model
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self._fold = fold and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        self._fold = fold and any(isinstance(m, nn.BatchNorm2d) or profits(m) for m in model.modules())
         self._copy: Model | None = None
         self._copied: list[int] = []
 
@@ -68,6 +70,7 @@ class TorchRuntime:
             copy.to(self.device, memory_format=torch.channels_last)
             if self._fold:
                 fold_batch_norm(copy, torch.zeros_like(images[:1]))
+                use_winograd(copy)
             self._copy, self._copied = copy, now
             return copy
         return self._copy

@@ -228,7 +228,8 @@ class PolarMask(Model[PolarMaskRaw, ObjectMasks[Tensor]]):
             first += of_class.shape[2]
         score, place = torch.cat(scores, 2), torch.cat(places, 1)  # (B, K, M), (B, M)
         score, order = score.flatten(1).topk(min(config.pairs, score[0].numel()))  # (B, T)
-        labels, place = order // place.shape[1], place.gather(1, order % place.shape[1])
+        labels = order // place.shape[1]
+        place = place.gather(1, order - labels * place.shape[1])  # `%` of an open size is not in ONNX
 
         b, t = place.shape
         image = torch.arange(b, device=place.device)[:, None].expand(-1, t)
