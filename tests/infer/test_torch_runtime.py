@@ -69,6 +69,15 @@ def test_the_copy_follows_the_weights() -> None:
     )
 
 
+def test_the_copy_has_no_second_set_of_weights() -> None:
+    net = small_model()
+    ours = {p.data_ptr() for p in net.parameters()}
+    network = TorchRuntime(net, fold=True)._network(torch.from_numpy(IMAGES))
+    flat = [p.data_ptr() in ours for p in network.parameters() if p.dim() != 4]  # kernels have another order in memory
+    assert sum(flat) > 10
+    assert not any(p.requires_grad for p in network.parameters())
+
+
 def test_devices_are_found_by_name() -> None:
     assert find_device("cpu") == find_device(torch.device("cpu")) == find_device("cpu:0") == torch.device("cpu")
     assert find_device(None) == find_device("auto") == best_device()

@@ -66,7 +66,7 @@ class TorchRuntime:
             return self.model
         now = [t._version for t in chain(self.model.parameters(), self.model.buffers())]
         if self._copy is None or now != self._copied:
-            copy: Any = deepcopy(self.model).requires_grad_(False)
+            copy = _sharing(self.model)
             copy.to(self.device, memory_format=torch.channels_last)
             if self._fold:
                 fold_batch_norm(copy, torch.zeros_like(images[:1]))
@@ -74,6 +74,12 @@ class TorchRuntime:
             self._copy, self._copied = copy, now
             return copy
         return self._copy
+
+
+def _sharing(model: Model) -> Any:
+    """A copy of ``model`` whose weights lie where those of ``model`` do, until they are replaced or moved."""
+    weights = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return deepcopy(model, weights | {id(b): b.detach() for b in model.buffers()})
 
 
 class PackageRuntime(FileRuntime):
