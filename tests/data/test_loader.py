@@ -157,11 +157,9 @@ def test_shorter_pads_even_a_single_image_to_a_multiple_of_32():
 def test_sizes_are_the_extent_of_each_image_with_the_augmentation_of_eva(seed):
     """The field that scale jitter adds is of the mean colour, thus zero after normalisation, and yet no padding."""
     recipe = preset("eva-giant-1280")
-    given = replace(recipe.input, size=(128, 128))
+    given, augment = replace(recipe.input, size=(128, 128)), replace(recipe.augment, canvas=(128, 128))
     dataset = shapes.shapes_dataset(3, seed, size=(96, 150))
-    samples = [
-        apply(train_ops(recipe.augment, given), dataset.load(i), np.random.default_rng([seed, i])) for i in range(3)
-    ]
+    samples = [apply(train_ops(augment, given), dataset.load(i), np.random.default_rng([seed, i])) for i in range(3)]
     batch = collate(samples, given)
     for sizes, valid, found, (image, _, meta) in zip(batch.sizes, batch.valid, batch.images, samples, strict=True):
         assert tuple(sizes.tolist()) == meta.input_size == tuple(image.shape[1:]) == (128, 128)

@@ -77,12 +77,12 @@ def reach(images: torch.Tensor, sizes: torch.Tensor | None) -> list[list[float]]
 def test_proposals_are_clipped_to_the_size_that_the_batch_says_whatever_the_colours(seed):
     """Scale jitter fills with the mean colour, which is zero in the input, and still is a part of the image."""
     preset = zoo.preset("eva-giant-1280")
-    given = replace(preset.input, size=(128, 128))
+    given, augment = replace(preset.input, size=(128, 128)), replace(preset.augment, canvas=(128, 128))
     samples = []
     for i in range(4):
         image, target = draw(10 * seed + i, (96, 120), (1, 3))
         meta = ImageMeta(i, "", (96, 120), (96, 120))
-        samples.append(apply(train_ops(preset.augment, given), (image, target, meta), np.random.default_rng(seed + i)))
+        samples.append(apply(train_ops(augment, given), (image, target, meta), np.random.default_rng(seed + i)))
     batch = collate(samples, given)
     assert batch.images.shape == (4, 3, 128, 128)
     assert any(not image[:, -1].any() or not image[..., -1].any() for image in batch.images), "some end in the fill"

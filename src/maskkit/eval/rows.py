@@ -124,7 +124,7 @@ def rows_in(content: Any, path: Path, known: Known, need: Collection[str]) -> li
     rows = sound_rows(content, known, need, str(path))
     if are_corners((r["bbox"], s) for r in rows if "bbox" in r and (s := known.sizes[r["image_id"]])):
         log.warning("%s: %s", path, CORNERS)
-    if any(not 0 <= row.get("score", 0) <= 1 for row in rows):
+    if any(not 0 <= (row.get("score") or 0) <= 1 for row in rows):
         log.warning("%s: has scores that are not between 0 and 1; they are ranked as they are", path)
     return rows
 
