@@ -18,10 +18,10 @@ from maskkit.nn.blocks import infers_on_cpu
 
 IS_FASTER = platform.machine() in ("x86_64", "AMD64")
 """Measured on x86 alone."""
-LEAST_IN, LEAST_OUT, LEAST_TILES = 96, 64, 16
+LEAST_IN, LEAST_OUT, LEAST_TILES = 96, 64, 32
 """Channels and 4x4 tiles of the output below which the transforms cost more than they save."""
-TILES = 128
-"""Tiles at a time: their transforms stay in the cache."""
+TILES = 512
+"""Tiles at a time: more would not stay in the cache, fewer keep several cores less busy."""
 
 _KERNEL = torch.tensor(
     [[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
