@@ -2,8 +2,8 @@
 
 Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
 2016): tiles of 6x6 inputs and the kernel are transformed, multiplied place by place, which is one matrix product for
-each of the 36 places, and transformed back to 4x4 outputs. With 256 channels this takes half the time of oneDNN's
-convolution (``benchmarks/winograd.py``). The result differs in its rounding: about 1e-5 of the largest output.
+each of the 36 places, and transformed back to 4x4 outputs. With 256 channels this takes 0.55 to 0.65 of the time of
+oneDNN's convolution (``benchmarks/winograd.py``). The result differs in its rounding: about 1e-5 of the largest output.
 """
 
 import platform
