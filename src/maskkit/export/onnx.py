@@ -15,6 +15,7 @@ import torch
 from onnxscript import opset20
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from maskkit.checkpoints.listing import one_line
 from maskkit.errors import MaskkitError
 from maskkit.export.graph import Graph
 from maskkit.geometry.nms import NMS_MASK
@@ -36,19 +37,23 @@ FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", 
 def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]) -> onnx.ModelProto:
     """The graph as ONNX, opset `OPSET`. ``description`` becomes the metadata ``maskkit``; ``names`` are the classes.
 
-    Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`.
+    Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`, or with one that ONNX does not have.
     """
     # fused attention kernels use another memory order than the graph was traced with
-    with _quiet(), sdpa_kernel(SDPBackend.MATH):
-        program = torch.onnx.export(
-            graph.program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            custom_translation_table={NMS_MASK: _nms_mask},
-            verbose=False,
-        )
+    try:
+        with _quiet(), sdpa_kernel(SDPBackend.MATH):
+            program = torch.onnx.export(
+                graph.program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                custom_translation_table={NMS_MASK: _nms_mask},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        why = one_line(error.__cause__ or error)
+        raise MaskkitError(f"this graph has no form in ONNX ({why}); leave --dynamic out where it was given") from None
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     if found := FORBIDDEN & {node.op_type for node in model.graph.node}:
