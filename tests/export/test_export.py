@@ -1,8 +1,10 @@
 """Exported files: what they say about themselves, what they refuse, other shapes, precisions, OpenVINO."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +16,7 @@ import maskkit
 from maskkit import zoo
 from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.cli import main
-from maskkit.config import RunConfig, Tta, change
+from maskkit.config import InputConfig, RunConfig, Tta, change
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
@@ -261,6 +263,19 @@ def test_a_compiled_package_says_what_was_checked(drawn: list, tmp_path: Path) -
     assert checked["agreement"]["objects"] == done.agreement.objects > 0
     ours = predictor(model, chosen.input, chosen.classes, "cpu")
     assert compare(ours, segmenter.predictor, drawn).share > 0.8
+
+
+def test_a_file_that_takes_no_other_shape_is_refused_by_the_name_that_was_given(tmp_path: Path) -> None:
+    class Fixed:
+        def run(self, *_: object) -> dict:
+            raise MaskkitError(f"{tmp_path / '.x.tmp' / 'small.onnx'}: fails for 1 images of 96 x 128 (Concat)")
+
+    given: Any = (None, Fixed(), InputConfig((64, 64)), ExportConfig(dynamic=("size",)))
+    told = re.escape(
+        f"{tmp_path / 'small.onnx'}: not written, because it fails for 1 images of 96 x 128 (Concat); leave"
+    )
+    with pytest.raises(MaskkitError, match=f"^{told} --dynamic out$"):
+        write._try_other_shapes(tmp_path / "small.onnx", *given)
 
 
 def test_casts_and_concatenations_of_constants_are_folded() -> None:

@@ -327,7 +327,8 @@ def _try_other_shapes(
     try:
         found = theirs.run(noise, sizes)
     except MaskkitError as error:
-        raise MaskkitError(f"not written, because it takes no other shapes; leave --dynamic out: {error}") from None
+        reason = str(error).partition(": ")[2]  # behind the name of the temporary file
+        raise MaskkitError(f"{path}: not written, because it {reason}; leave --dynamic out") from None
     wanted = ours.run(noise, sizes)
     if any(found[name].shape != array.shape for name, array in wanted.items()):
         raise MaskkitError(f"{path}: not written, because other shapes give outputs of the wrong size")

@@ -19,9 +19,9 @@ from maskkit.nn.blocks import infers_on_cpu
 IS_FASTER = platform.machine() in ("x86_64", "AMD64")
 """Measured on x86 alone."""
 LEAST_IN, LEAST_OUT, LEAST_TILES = 96, 64, 32
-"""Channels and 4x4 tiles of the output below which the transforms cost more than they save."""
+"""Input channels, output channels and 4x4 tiles below which the transforms cost more than they save."""
 TILES = 512
-"""Tiles at a time: more would not stay in the cache, fewer keep several cores less busy."""
+"""Tiles that are transformed at a time: more would not fit the cache, fewer are too little work for several cores."""
 
 _KERNEL = torch.tensor(
     [[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
@@ -46,7 +46,8 @@ class WinogradConv(nn.Conv2d):
 
 
 def use_winograd(model: nn.Module) -> nn.Module:
-    """Change the convolutions of ``model`` that profit to `WinogradConv`, in place; its weights must not change then.
+    """Turn the convolutions of ``model`` for which it pays into `WinogradConv`, in place. Their weights must not change
+    afterwards.
 
     The transformed weights take four times the memory of the 3x3 ones, which stay.
     """

@@ -96,6 +96,14 @@ def test_folding_lets_the_features_of_a_large_image_go() -> None:
     assert [type(m) for m in net] == [torch.nn.Conv2d, torch.nn.Identity] * 2
 
 
+def test_a_network_without_batch_norm_is_not_run_for_it() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.GroupNorm(1, 3))
+    runs: list[bool] = []
+    net.register_forward_hook(lambda *_: runs.append(True))
+    assert fold_batch_norm(net, torch.zeros(1, 3, 8, 8)) is net
+    assert not runs
+
+
 def test_stride_in_the_first_convolution_is_the_resnet_of_detectron2() -> None:
     net = Backbone("resnet50", stride_in_1x1=True).eval()
     with torch.no_grad():
