@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -21,7 +23,8 @@ from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, differences, rows_agree
-from maskkit.export.onnx import save
+from maskkit.export.graph import Graph
+from maskkit.export.onnx import save, to_onnx
 from maskkit.export.quantize import _depthwise, _fold_constants
 from maskkit.export.unit_variance import unit_variance
 from maskkit.export.write import ExportConfig, export
@@ -91,6 +94,12 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     assert apart.stat().st_size < 1_000_000 < (tmp_path / "apart.data").stat().st_size < 1.1 * file.stat().st_size
     rows = [maskkit.load(f).predict(drawn[0], score=0.0).to_coco() for f in (file, apart)]
     assert rows[0] == rows[1]
+    shutil.copy(tmp_path / "apart.data", tmp_path / "of_others.data")
+    for name, left in (("apart", False), ("of_others", True)):  # a smaller model in place of the large one
+        write._put([Path(shutil.copy(file, tmp_path / "new.onnx"))], tmp_path / f"{name}.onnx")
+        assert (tmp_path / f"{name}.data").exists() == left
+        assert maskkit.load(tmp_path / f"{name}.onnx").predict(drawn[0], score=0.0).to_coco() == rows[0]
+    save(onnx.load(file), apart)
     (tmp_path / "apart.data").unlink()
     with pytest.raises(DataError, match=r"apart.onnx: its weights are missing: .*apart.data; copy both files"):
         maskkit.load(apart)
@@ -108,6 +117,28 @@ def test_threads_are_chosen_and_test_time_augmentation_is_refused(file: Path, dr
 def test_an_image_of_another_size_is_refused(file: Path) -> None:
     with pytest.raises(MaskkitError, match=r"takes inputs of 96 x 128 .* not 64 x 64; export with --size"):
         OnnxRuntime(file).run(np.zeros((1, 3, 64, 64), np.float32), np.array([[64, 64]]))
+
+
+def test_a_failure_is_told_once_with_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.zeros((1, 3, *SIZE), np.float32), np.array([SIZE])
+    failures = [RuntimeError("no memory"), MaskkitError("the device is gone")]
+    for error, told in zip(
+        failures, [rf"{re.escape(str(file))}: fails for 1 .*\(no memory\)", "the device is gone"], strict=True
+    ):
+        monkeypatch.setattr(OnnxRuntime, "_infer", Mock(side_effect=error))
+        with pytest.raises(MaskkitError, match=f"^{told}$"):
+            OnnxRuntime(file).run(*given)
+
+
+def test_a_graph_that_runtimes_read_differently_is_refused() -> None:
+    class Smaller(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+
+    program = torch.export.export(Smaller(), (torch.zeros(1, 3, 16, 16),))
+    graph = Graph(program, ("images",), ("logits",), {}, ())
+    with pytest.raises(MaskkitError, match=r"antialiasing, which OpenVINO leaves out"):
+        to_onnx(graph, {"export": {"task": "semantic", "size": None}}, ())
 
 
 def test_files_of_other_programs_are_refused(file: Path, tmp_path: Path) -> None:

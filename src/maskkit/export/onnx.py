@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from google.protobuf.message import DecodeError
 from onnxscript import opset20
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -37,7 +38,8 @@ FORBIDDEN = frozenset({"Loop", "Scan", "If", "SequenceEmpty", "SequenceInsert", 
 def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]) -> onnx.ModelProto:
     """The graph as ONNX, opset `OPSET`. ``description`` becomes the metadata ``maskkit``; ``names`` are the classes.
 
-    Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`, or with one that ONNX does not have.
+    Raises `MaskkitError` for a graph with an operator of `FORBIDDEN`, with one that ONNX does not have, or with a
+    ``Resize`` that antialiases.
     """
     # fused attention kernels use another memory order than the graph was traced with
     try:
@@ -58,6 +60,11 @@ def to_onnx(graph: Graph, description: Mapping[str, Any], names: tuple[str, ...]
     model: onnx.ModelProto = program.model_proto
     if found := FORBIDDEN & {node.op_type for node in model.graph.node}:
         raise MaskkitError(f"the graph has {', '.join(sorted(found))}, which runtimes run slowly or not at all")
+    if any(attribute.name == "antialias" and attribute.i for n in model.graph.node for attribute in n.attribute):
+        raise MaskkitError(
+            "the graph resizes with antialiasing, which OpenVINO leaves out; the model has to do it by "
+            "maskkit.geometry.resample_tensors.resize_antialiased"
+        )
     for node in model.graph.node:  # without source locations, which are half of the file
         node.ClearField("doc_string")
         del node.metadata_props[:]
@@ -121,3 +128,18 @@ def save(model: onnx.ModelProto, path: Path) -> list[Path]:
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
     onnx.save_model(model, str(path), save_as_external_data=large, location=data.name)
     return [data, path] if large else [path]
+
+
+def weights_beside(path: Path) -> Path | None:
+    """The second file of weights that the ONNX file ``path`` reads, if both are there."""
+    import onnx
+
+    data = path.with_suffix(".data")
+    if not path.is_file() or not data.is_file():
+        return None
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:  # a damaged file, or another one of this name
+        return None
+    read = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
+    return data if data.name in read else None

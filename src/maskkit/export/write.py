@@ -123,12 +123,24 @@ def export(
         description["export"]["checked"] = checked
         _describe(made, kind, description, checkpoint.categories.names)
         del other  # Windows does not rename files that are open
-        if len(files) > 1:  # a process killed here must not leave the graph of one model with the weights of another
-            path.unlink(missing_ok=True)
-        for file in files:
-            with replacing(path.with_suffix(file.suffix)) as temporary:
-                os.replace(file, temporary)
+        _put(files, path)
     return Exported(path, found, resized, before, after)
+
+
+def _put(files: list[Path], path: Path) -> None:
+    """Move the ``files`` of an export to ``path``; weights that lay beside an earlier ``.onnx`` file go with it."""
+    beside = None
+    if path.suffix == ".onnx":
+        from maskkit.export.onnx import weights_beside
+
+        beside = weights_beside(path)
+    if len(files) > 1:  # a process killed here must not leave the graph of one model with the weights of another
+        path.unlink(missing_ok=True)
+    for file in files:
+        with replacing(path.with_suffix(file.suffix)) as temporary:
+            os.replace(file, temporary)
+    if beside is not None and len(files) == 1:
+        beside.unlink()
 
 
 def open_runtime(path: Path, device: str | None = None, threads: int | None = None) -> Runtime:
@@ -272,7 +284,7 @@ def _write(
         if kind == "openvino":
             quantize.openvino_int8(onnx, made, description, inputs)
         else:
-            quantize.onnx_int8(onnx, inputs)
+            files = quantize.onnx_int8(onnx, inputs)  # fewer, if its weights fit into one now
     elif kind == "openvino":
         from maskkit.export.openvino import to_openvino
 

@@ -1,9 +1,9 @@
 """Bilinear interpolation on tensors: the cells next to a place, their weights, and weighted sums of cells.
 
 The counterpart of `maskkit.geometry.resample`, which does the same in numpy. Places are measured in cells from the
-centre of the first one, as in ``F.interpolate(align_corners=False)``. Whole maps are resized by `resize`, points
-are read by `sample_points`; `taps` serves the callers that combine the weights themselves (RoIAlign, crops, label
-assignment).
+centre of the first one, as in ``F.interpolate(align_corners=False)``. Whole maps are resized by `resize`, images by
+`resize_antialiased`, points are read by `sample_points`; `taps` serves the callers that combine the weights themselves
+(RoIAlign, crops, label assignment).
 """
 
 from typing import NamedTuple
@@ -57,3 +57,31 @@ def sample_points(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]
 def resize(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
     """Maps at another resolution (h, w), without antialiasing."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def resize_antialiased(images: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Images at another resolution (h, w), bilinear with antialiasing, as Pillow does it.
+
+    An exported graph has two matrix products for it: OpenVINO computes ONNX's ``Resize`` without the antialiasing that
+    its attribute asks for, and does not say so.
+    """
+    if size == images.shape[2:]:
+        return images
+    if torch.compiler.is_exporting():
+        rows, columns = (
+            antialiasing(cells, wanted, images.device) for cells, wanted in zip(images.shape[2:], size, strict=True)
+        )
+        return rows @ images @ columns.T
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+
+def antialiasing(cells: int, wanted: int, device: torch.device | None = None) -> Float[Tensor, "wanted cells"]:
+    """The share of each of ``cells`` along an axis in each of the ``wanted`` cells that they are resized to.
+
+    It falls linearly from the centre of the wanted cell, to zero at the distance of one cell of the coarser axis.
+    """
+    # distances in units of 1 / (2 wanted) cells are integers, so that every runtime has the same
+    own = (2 * torch.arange(cells, device=device) + 1) * wanted
+    centres = (2 * torch.arange(wanted, device=device) + 1) * cells
+    weights = (1 - (own - centres[:, None]).abs() / (2 * max(cells, wanted))).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)

@@ -64,6 +64,8 @@ class FileRuntime(ABC):
         given = {"images": np.ascontiguousarray(images), "sizes": np.ascontiguousarray(sizes, np.int64)}
         try:
             arrays = self._infer({name: given[name] for name in self.exported.inputs})
+        except MaskkitError:
+            raise
         except Exception as error:  # every runtime has its own
             raise MaskkitError(
                 f"{self.path}: fails for {count} images of {images.shape[2]} x {images.shape[3]} ({one_line(error)})"

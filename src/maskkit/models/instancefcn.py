@@ -44,6 +44,7 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.geometry import boxes as box_math
 from maskkit.geometry.masks import dense_boxes
 from maskkit.geometry.nms import batched_nms
+from maskkit.geometry.resample_tensors import resize_antialiased
 from maskkit.models.base import Model
 from maskkit.nn.backbones.backbone import Backbone
 from maskkit.nn.backbones.vgg import Vgg, VggShape
@@ -244,8 +245,8 @@ class InstanceFcn(Model[InstanceFcnRaw, ObjectMasks[Tensor]]):
         size = (images.shape[2], images.shape[3])
         maps, objectness = [], []
         for scale in self.config.scales:
-            view = [max(round(side * scale / STRIDE), 1) * STRIDE for side in size]
-            y = self.features(F.interpolate(images, size=view, mode="bilinear", antialias=True))
+            height, width = (max(round(side * scale / STRIDE), 1) * STRIDE for side in size)
+            y = self.features(resize_antialiased(images, (height, width)))
             maps.append(self.segment(y))  # (B, k k, h/8, w/8)
             objectness.append(self.objectness(y).flatten(1))
         windows = window_boxes(_grids(maps), size, self.config.window, images.device)
