@@ -3,8 +3,10 @@
     python benchmarks/cluster.py --images DATA/coco_instances --count 500
 
 The images are copies of at most ``--side`` pixels, some of them damaged. Each process of a model has one thread. The
-speed is that from the first part that is written to the last; starting Ray and the model is shown apart. Linux only:
-processes are found in /proc.
+speed is that from the first part that is written to the last; starting Ray and the model is shown apart. A worker
+reads images ahead in threads, and Ray has processes of its own, so one worker on an idle machine uses more than one
+core: it is also measured with all its processes on one core, which is what two workers on two cores compare with. Linux
+only: processes are found in /proc.
 """
 
 import argparse
@@ -58,8 +60,9 @@ def main() -> None:
         print(f"one process, no Ray: {alone:.2f} images/s, start and overlays included")
         truth = (root / "plain" / "predictions.json").read_bytes()
         if given.only in (None, "speed"):
-            speeds = [speed(command, root / f"workers{n}", n, given.count) for n in (1, 2)]
-            print(f"two workers are {speeds[1] / speeds[0]:.2f} times as fast as one")
+            one, two = (speed(command, root / f"workers{n}", n, given.count) for n in (1, 2))
+            pinned = speed(command, root / "pinned", 1, given.count, cores={min(os.sched_getaffinity(0))})
+            print(f"two workers are {two / one:.2f} times as fast as one, {two / pinned:.2f} times as one on one core")
             same(truth, root / "workers2", "two workers")
             size(root / "workers2", given.count)
         if given.only in (None, "kill"):
@@ -101,8 +104,11 @@ def copies(source: Path, target: Path, count: int, side: int) -> Path:
     return target
 
 
-def speed(command: list[str], out: Path, workers: int, count: int) -> float:
-    """Images per second between the first and the last part, and the memory of the workers."""
+def speed(command: list[str], out: Path, workers: int, count: int, cores: set[int] | None = None) -> float:
+    """Images per second between the first and the last part, and the memory of the workers.
+
+    ``cores`` are those that all processes of the command may use; by default all.
+    """
     sizes: list[list[float]] = []
 
     def watch(process: subprocess.Popen) -> None:
@@ -110,15 +116,16 @@ def speed(command: list[str], out: Path, workers: int, count: int) -> float:
             sizes.append([private(pid) for pid in models_of(process.pid)])
 
     begin = time.time()
-    run(command, out, workers, watch)
+    run(command, out, workers, watch, every=1, cores=cores)
     times = sorted(path.stat().st_mtime for path in (out / PARTS).glob("*.parquet"))
     per_part = count / len(times)
     found = per_part * (len(times) - workers) / (times[-1] - times[workers - 1])
     each = [s for s in sizes if len(s) == workers]
     tenth = max(1, len(each) // 10)
     early, late = (max(map(max, part)) for part in (each[:tenth], each[-tenth:]))
+    name = f"{workers} workers" + (" on one core" if cores else "")
     print(
-        f"{workers} workers: {found:.2f} images/s; the first part after {times[0] - begin:.0f} s; largest worker "
+        f"{name}: {found:.2f} images/s; the first part after {times[0] - begin:.0f} s; largest worker "
         f"{early:.0f} MiB in the first tenth, {late:.0f} MiB in the last"
     )
     return found
@@ -154,13 +161,26 @@ def gone_on(command: list[str], out: Path, truth: bytes) -> None:
     same(truth, out, "all killed, and gone on")
 
 
-def run(command: list[str], out: Path, workers: int, watch: Callable[[subprocess.Popen], None]) -> str:
-    """What the command says; ``watch`` is called now and then."""
+def run(
+    command: list[str],
+    out: Path,
+    workers: int,
+    watch: Callable[[subprocess.Popen], None],
+    every: float = 0.2,
+    cores: set[int] | None = None,
+) -> str:
+    """What the command says; ``watch`` is called after every so many seconds."""
     args = [*command, "--cluster", "--workers", str(workers), "--results", "coco", "--out", str(out)]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    given = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or given)  # its processes inherit it
+    try:
+        process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        os.sched_setaffinity(0, given)
+    with process:
         while process.poll() is None:
             watch(process)
-            time.sleep(0.2)
+            time.sleep(every)
         assert process.stdout is not None
         text = process.stdout.read()
     assert list((out / PARTS).glob("*.parquet")), text
