@@ -21,7 +21,7 @@ from maskkit.zoo.card import Weights
 ROOT = Path(maskkit.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 FLOORS = (
-    ("geometry", "config", "errors", "files", "plain_types", "ranges", "terminal"),
+    ("geometry", "config", "errors", "files", "plain_types", "processes", "ranges", "terminal"),
     ("prediction",),
     ("targets",),
     ("data", "decode"),

@@ -53,6 +53,9 @@ def test_bad_images(service: Running) -> None:
     sound(service.predict(header_alone(60_000, 60_000)), 413, "too_many_pixels")
     sound(service.predict(png((5, 5)) + bytes(300_000)), 413, "too_many_bytes")
     assert service.predict(good).status_code == 200
+    files = [("image", image) for image in (b"", good, header_alone(2000, 2000))]
+    mixed = service.client.post("/v1/predict-batch", files=files).json()["results"]
+    assert [r["error"]["code"] if "error" in r else r["image"]["id"] for r in mixed] == ["empty", 2, "too_many_pixels"]
 
 
 def damaged(seed: int) -> Iterator[tuple[str, bytes]]:
@@ -213,6 +216,10 @@ def ends(service: Running, colour: tuple[int, int, int], code: str) -> None:
     assert answer.status_code == 200
 
 
+def bug() -> None:
+    raise RuntimeError("a secret of the server")
+
+
 def test_the_process_of_the_model_may_fail(other: Callable[..., Any]) -> None:
     with other(
         Limits(timeout=2, batch=8, wait=50), token="a token of a service", cors=["https://example.org"]
@@ -229,6 +236,11 @@ def test_the_process_of_the_model_may_fail(other: Callable[..., Any]) -> None:
             both = [pool.submit(service.predict, png(colour=FAILS)), pool.submit(service.predict, png())]
             sound(both[0].result(), 500, "internal")
             assert both[1].result().status_code == 200
+        service.app.add_api_route("/bug", bug)
+        failed = service.client.get("/bug")
+        sound(failed, 500, "internal")
+        assert failed.headers["x-content-type-options"] == "nosniff"
+        assert service.records[-1]["status"] == 500
         ends(service, KILLS, "worker_ended")
         assert "maskkit_worker_restarts_total 1.0" in service.client.get("/metrics").text
         assert json.dumps(service.records).count("secret") == 0

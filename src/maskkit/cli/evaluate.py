@@ -61,7 +61,6 @@ def evaluate(
         wrong_usage("eval takes either --model or --predictions")
     fetch.apply()
     from maskkit.api import load
-    from maskkit.data import find_splits, open_dataset, open_truth
     from maskkit.eval.page import attempt
     from maskkit.eval.task import TASKS
     from maskkit.files import write_json
@@ -72,9 +71,7 @@ def evaluate(
             wrong_usage("--tile is for a model; results of any tool are measured as they are")
         segmenter = segmenter.with_tiles(tile, overlap)
     chosen = segmenter.task if segmenter is not None else TASKS[task]
-    split = split or ("val" if "val" in find_splits(data) else None)
-    read = open_truth if segmenter is None else open_dataset  # results are measured without images
-    dataset = read(chosen.data_file(data, split), split, allow_outside)
+    dataset = chosen.open(data, "val", split, images=segmenter is not None, allow_outside=allow_outside)
     if left_out := [p for p in dataset.problems if p.level == "error" and not p.measured]:
         complain(f"{len(left_out)} bad records were left out; list them: maskkit check {data}")
     if len(dataset) == 0:

@@ -317,9 +317,7 @@ class _Run:
 
 def _truth_ids(data: Path, paths: list[Path], segmenter: Segmenter) -> TruthIds:
     """The ids of the ground truth in ``data``, of its validation split where it has one."""
-    from maskkit.data import find_splits, open_truth
     from maskkit.eval.truth_ids import TruthIds
 
-    split = "val" if "val" in find_splits(data) else None
-    dataset = open_truth(segmenter.task.data_file(data, split), split)
+    dataset = segmenter.task.open(data, "val", images=False)
     return TruthIds.of(segmenter.task.view(dataset), paths, segmenter.categories)

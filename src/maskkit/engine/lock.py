@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskkit.errors import FileError, MaskkitError, explain
+from maskkit.processes import lives, start_of
 
 NAME = "run.lock"
 """Its content is the owner: process, host, and the start time of the process."""
@@ -79,7 +80,7 @@ class Lock:
             with suppress(OSError):
                 return time.time() - self.path.stat().st_mtime > _BEING_WRITTEN
             return True
-        return _place(owner) == _place(_me()) and not _lives(owner["pid"], owner.get("began"))
+        return _place(owner) == _place(_me()) and not lives(owner["pid"], owner.get("began"))
 
     def _refusal(self, text: str) -> MaskkitError:
         folder, owner = self.path.parent, _parse(text)
@@ -96,7 +97,7 @@ def _me() -> dict[str, Any]:
         space = os.readlink("/proc/self/ns/pid")  # containers may share a host name, but have their own process ids
     except (OSError, AttributeError):
         space = None
-    return {"pid": os.getpid(), "host": socket.gethostname(), "space": space, "began": _began(os.getpid())}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "space": space, "began": start_of(os.getpid())}
 
 
 def _place(owner: dict[str, Any]) -> tuple[Any, Any]:
@@ -141,27 +142,3 @@ def _create(path: Path, text: str) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
-
-
-def _lives(pid: int, began: str | None) -> bool:
-    """Whether the process with this id and start time is still running; ids are reused."""
-    if os.name == "nt":  # where a signal cannot be tried without sending one
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # of another user
-        return True
-    now = _began(pid)
-    return began is None or now is None or now == began
-
-
-def _began(pid: int) -> str | None:
-    """Start time of a process, in ticks since the system booted; None where the system does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return "ended" if fields[0] == "Z" else fields[19]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
-from maskkit.data import find_splits, open_dataset
+from maskkit.data import find_splits, open_dataset, open_truth
 from maskkit.data.dataset import Dataset
 from maskkit.eval.instance import files as instance_files
 from maskkit.eval.instance import match, report
@@ -93,10 +93,21 @@ class Task:
     """The score threshold with the highest F1 for a result with its rows and data; None: nothing has a score, or no row
     is right."""
 
-    def open(self, data: str | Path, split: str) -> Dataset:
-        """The ``split`` of the data set at ``data`` if it has one, else all of it. Raises `DataError`."""
-        there = split if split in find_splits(data) else None
-        return open_dataset(self.data_file(data, there), there)
+    def open(
+        self,
+        data: str | Path,
+        prefer: str,
+        split: str | None = None,
+        images: bool = True,
+        allow_outside: bool = False,
+    ) -> Dataset:
+        """The ``split`` of the data set at ``data``; by default the split ``prefer`` if it has one, else all of it.
+
+        Without ``images`` none of them must be there (`maskkit.data.open_truth`). Raises `DataError`.
+        """
+        split = split or (prefer if prefer in find_splits(data) else None)
+        read = open_dataset if images else open_truth
+        return read(self.data_file(data, split), split, allow_outside)
 
 
 def _measure_objects(rows: Unchecked, dataset: Dataset) -> CocoResult:

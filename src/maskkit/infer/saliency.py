@@ -12,6 +12,7 @@ from torch import Tensor
 from maskkit.config import InputConfig
 from maskkit.data.images import read_image
 from maskkit.data.label_map import BACKGROUND_NAME
+from maskkit.data.saliency import places
 from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import DataError
 from maskkit.files import replacing
@@ -30,9 +31,10 @@ def write_saliency(
 ) -> None:
     """Write a saliency map for each image that has none yet to ``folder``, where `maskkit.data.saliency.find` looks.
 
-    Raises `DataError` for an image that cannot be read, and for a model with neither masks nor a background class.
+    Raises `DataError` for an image that cannot be read, for two whose names differ in the suffix alone, and for a model
+    with neither masks nor a background class.
     """
-    files = {image: folder / image.parent.name / f"{image.stem}.png" for image in images}
+    files = places(folder, images)
     lacking = [image for image, file in files.items() if not file.is_file()]
     for image, found in zip(lacking, _maps(model, input, categories, lacking), strict=True):
         with replacing(files[image]) as temporary:

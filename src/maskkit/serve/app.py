@@ -100,7 +100,6 @@ def create_app(
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Exception, _failed)
     app.add_api_route("/healthz", _healthy, summary="The service answers.", response_class=JSONResponse)
     app.add_api_route("/readyz", _ready, summary="The model is loaded.", responses={503: {"description": "It is not."}})
     if page:
@@ -118,7 +117,7 @@ def create_app(
 
 
 class _Watch:
-    """Middleware that counts and logs every request, and adds headers to the answers of the routes."""
+    """Middleware that counts and logs every request, and adds headers to every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, log: Log | None) -> None:
         self.app, self.metrics, self.log = app, metrics, log
@@ -133,8 +132,12 @@ class _Watch:
             seen["in"] += len(message.get("body", b""))
             return message
 
+        started = False
+
         async def sent(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 seen["status"] = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             seen["out"] += len(message.get("body", b""))
@@ -142,6 +145,11 @@ class _Watch:
 
         try:
             await self.app(scope, received, sent)
+        except Exception:  # a bug: the server logs what is raised, the client learns no details
+            if not started:
+                refusal = Refusal(500, "internal", "the service failed; its log says why")
+                await refused(Request(scope), refusal)(scope, receive, sent)
+            raise
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
@@ -166,11 +174,6 @@ def _no_route(request: Request, error: Exception) -> Response:
     answer = refused(request, refusal)
     answer.headers.update(error.headers or {})
     return answer
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    """An error of the program: the server logs it, the client learns no details."""
-    return refused(request, Refusal(500, "internal", "the service failed; its log says why"))
 
 
 def _healthy() -> dict[str, str]:

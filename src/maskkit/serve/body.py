@@ -20,7 +20,7 @@ class _InMemory(MultiPartParser):
 async def read_images(request: Request, limits: Limits, most: int) -> list[bytes]:
     """The encoded images of a form, at most ``most``, or the single image that is the body itself.
 
-    Raises `Refusal` for a body that is too large, empty or of another type.
+    Raises `Refusal` for a body that is too large or of another type.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
@@ -32,14 +32,10 @@ async def read_images(request: Request, limits: Limits, most: int) -> list[bytes
         raise _too_large(limits)
     try:
         if not is_form:
-            images = [b"".join([chunk async for chunk in _bounded(request, limits)])]
-        else:
-            images = await _form(request, limits, most)
+            return [b"".join([chunk async for chunk in _bounded(request, limits)])]
+        return await _form(request, limits, most)
     except ClientDisconnect:
         raise Refusal(400, "disconnected", "the client left before the end of its request") from None
-    if not all(images):
-        raise Refusal(422, "empty", "the image is empty (0 bytes)")
-    return images
 
 
 async def _form(request: Request, limits: Limits, most: int) -> list[bytes]:

@@ -166,7 +166,7 @@ async def predict_batch(
 ) -> Response:
     """The images are the fields ``image`` of a form; their ids are their positions, from 1.
 
-    An image that cannot be read has an error in place of its rows.
+    An image that is empty, broken or too large has an error in place of its rows.
     """
     most = service_of(request).limits.images
     answers = await _answers(request, most, Ask(b"", 1, score, tuple(classes or ()), tile, mask))

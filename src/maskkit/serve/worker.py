@@ -106,7 +106,9 @@ class Engine:
         return [answers[place] for place in range(len(asks))]
 
     def _check(self, ask: Ask) -> None:
-        """Raise `Refusal` for an image that is too large by its header, without decoding its pixels."""
+        """Raise `Refusal` for an image that is empty, or too large by its header, without decoding its pixels."""
+        if not ask.image:
+            raise Refusal(422, "empty", "the image is empty (0 bytes)")
         try:
             with opened(BytesIO(ask.image)) as image:
                 width, height = image.size

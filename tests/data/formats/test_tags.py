@@ -13,6 +13,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.label_map import BACKGROUND, IGNORE, ImageTags, LabelFile
 from maskkit.data.loader import collate
 from maskkit.data.records import Annotation, Record
+from maskkit.data.saliency import find, places
 from maskkit.data.transforms import Flip, Resize, ScaleJitter, apply
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
@@ -131,6 +132,23 @@ def test_saliency_is_found_by_name_and_folder(tmp_path: Path) -> None:
     assert saliency is not None
     assert saliency[:, : SIZE[1] // 2].eq(1).all()
     assert saliency[:, SIZE[1] // 2 :].eq(0).all()
+
+
+def test_each_image_has_its_own_saliency_map(tmp_path: Path) -> None:
+    images = [write_image(tmp_path / "data" / split / "cat" / "1.png") for split in ("train", "val")]
+    maps = tmp_path / "maps"
+    write_map(maps / "1.png")
+    with pytest.raises(DataError, match=r"1\.png: would be the saliency map of both .*train.* and .*val"):
+        find(maps, images)
+    files = places(maps, images)
+    assert list(files.values()) == [maps / "train/cat/1.png", maps / "val/cat/1.png"]
+    for file in files.values():
+        write_map(file)
+    assert find(maps, images) == list(files.values())
+    assert places(maps, images[:1]) == {images[0]: maps / "cat/1.png"}
+    assert places(maps, []) == {}
+    with pytest.raises(DataError, match=r"both .*1\.png and .*1\.jpg; .*rename one"):
+        places(maps, [images[0], images[0].with_suffix(".jpg")])
 
 
 def test_saliency_of_another_size_is_refused(tmp_path: Path) -> None:

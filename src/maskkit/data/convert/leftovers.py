@@ -12,6 +12,8 @@ import shutil
 import socket
 from pathlib import Path
 
+from maskkit.processes import lives
+
 
 def new_folder(dst: Path) -> Path:
     """The folder in which this process writes the data set ``dst``: next to it, with a unique name."""
@@ -23,21 +25,9 @@ def remove_abandoned(dst: Path) -> None:
     for folder in dst.parent.glob(f".{glob.escape(dst.name)}.*.tmp"):
         name = folder.name.removeprefix(f".{dst.name}.")
         owner = re.fullmatch(r"([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.tmp", name)
-        if owner is not None and owner[1] == _host() and not _lives(int(owner[2])):
+        if owner is not None and owner[1] == _host() and not lives(int(owner[2])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
-def _lives(number: int) -> bool:
-    if number <= 0:
-        return True
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # of another user; no number of a process
-        return True
-    return True
