@@ -263,3 +263,11 @@ def test_classes_of_one_name_are_counted_where_they_get_others(tmp_path):
         counts = convert(file, tmp_path / to, to)  # type: ignore[arg-type]
         assert open_dataset(tmp_path / to).categories.names == names
         assert counts.get("names of classes that became others", 0) == (2 if to == "via" else 0)
+
+
+def test_boxes_beside_masks_are_counted_where_a_format_has_none(tmp_path):
+    rows = [object_row(1), object_row(2, bbox=[5, 5, 40, 30]), object_row(3, 2, bbox=[5, 5, 40, 30], segmentation=[])]
+    file = write_coco(tmp_path / "src" / "a.json", rows)
+    for to, count in (("coco", 0), ("voc", 0), ("cvat", 1), ("yolo", 1)):
+        counts = convert(file, tmp_path / to, to)  # type: ignore[arg-type]
+        assert counts.get("boxes that became those around their masks", 0) == count

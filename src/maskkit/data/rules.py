@@ -5,6 +5,7 @@ functions check one object. They raise ``ValueError`` with the reason when the o
 when they had to repair it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -165,6 +166,30 @@ def sound_box(box: Sequence[float], size: tuple[int, int], warn: Warn) -> Box:
         warn(f"the box {x1:g} {y1:g} {x2:g} {y2:g} crosses the border of {width} x {height} pixels and is cut there")
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     return x1, y1, x2, y2
+
+
+def turned(box: Box, degrees: Any, warn: Warn, pivot: tuple[float, float] | None = None) -> Box:
+    """The upright box around a box that is turned, clockwise, about its centre or about ``pivot``.
+
+    ``degrees`` are a number, which may be written as text, or nothing. Raises ``ValueError`` for anything else.
+    """
+    degrees = to_number(degrees or 0, "the rotation")
+    if not degrees:
+        return box
+    if not math.isfinite(degrees):
+        raise ValueError("the rotation is no number; draw the box again")
+    x1, y1, x2, y2 = box
+    pivot = pivot or ((x1 + x2) / 2, (y1 + y2) / 2)
+    corners = (np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]) - pivot) @ turn(degrees) + pivot
+    warn(f"is a box turned by {degrees:g} degrees; the upright box around it is taken")
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, top, right, bottom
+
+
+def turn(degrees: float) -> np.ndarray:
+    """The matrix that turns rows (x, y) clockwise, y pointing down."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, sin], [-sin, cos]])
 
 
 def are_corners(boxes: Iterable[tuple[Sequence[float], tuple[int, int]]]) -> bool:

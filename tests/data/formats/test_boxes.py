@@ -105,6 +105,15 @@ def test_the_stated_size_is_compared_with_the_image(folder: Path) -> None:
     assert [r.path.name for r in report.datasets["all"].records] == ["b.png"]
 
 
+def test_rows_that_contradict_one_another_and_rows_without_a_box(folder: Path) -> None:
+    rows = ["a.png,60,40,cat,,,,", "a.png,60,40,cat,5,6,25,30", "b.png,60,40,cat,5,6,25,30", "b.png,120,80,cat,1,1,9,9"]
+    (folder / "annotations.csv").write_text("\n".join([HEAD, *rows]))
+    dataset = open_dataset(folder)
+    assert found(dataset) == {"a.png": EXPECTED["a.png"][:1]}
+    assert messages(dataset.problems, "error") == [": the rows of the image state several sizes of it; correct them"]
+    assert "1 row with a class and no box" in messages(dataset.problems, "warning")[0]
+
+
 def test_fractions_are_said(folder: Path) -> None:
     (folder / "annotations.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.png,cat,0.25,0.25,0.5,1\n")
     dataset = open_dataset(folder)

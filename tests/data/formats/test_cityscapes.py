@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_polygons_alone(tmp_path: Path) -> None:
     sizes = [int(a.rle(SIZE) is not None) for a in (cat, dog, group)]
     assert sizes == [1, 1, 1]
     assert "no labelIds.png" in messages(dataset.problems, "warning")[0]
+
+
+def test_polygons_of_another_size_and_deleted_ones(tmp_path: Path) -> None:
+    SAMPLES["cityscapes"](tmp_path)
+    (file,) = (tmp_path / "gtFine/val").rglob("*_polygons.json")
+    content = json.loads(file.read_text())
+    content["objects"][1]["deleted"] = 1
+    write_json(file, content)
+    assert len(open_dataset(tmp_path, "val").records[0].annotations) == 2
+    write_json(file, content | {"imgHeight": 24, "imgWidth": 32})
+    dataset = open_dataset(tmp_path, "val")
+    assert len(dataset) == 0
+    assert "the annotations say 32 x 24 pixels, the image has 16 x 12" in messages(dataset.problems, "error")[0]
 
 
 @pytest.mark.parametrize("names", [("car", "road"), ("cat", "road")])

@@ -457,3 +457,9 @@ def test_lvis_has_addresses_in_place_of_names(tmp_path):
     dataset = read_json(write_coco(tmp_path / "lvis_v1_val.json", [object_row(1)], [image]))
     assert [r.path for r in dataset.records] == [tmp_path / "val2017" / "1.png"]
     assert "a measurement here is not that of LVIS" in messages(dataset.problems, "warning")[0]
+
+
+def test_keypoints_are_counted(tmp_path):
+    rows = [object_row(1, keypoints=[10, 10, 2]), object_row(2, keypoints=[]), object_row(3)]
+    dataset = open_dataset(write_coco(tmp_path / "annotations.json", rows))
+    assert messages(dataset.problems, "warning") == [": 1 annotation with keypoints: they are not read"]

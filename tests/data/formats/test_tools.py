@@ -73,6 +73,14 @@ def test_cvat_for_video_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_tracks_of_cvat_beside_images_are_counted(tmp_path: Path) -> None:
+    SAMPLES["cvat"](tmp_path)
+    _edit(tmp_path / "annotations.xml", ("</annotations>", "<track id='0' label='cat'/></annotations>"))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 3
+    assert messages(dataset.problems, "error") == [": 1 track is left out; export it as CVAT for images 1.1"]
+
+
 def test_an_unknown_subset_is_in_no_split(tmp_path: Path) -> None:
     SAMPLES["cvat"](tmp_path)
     _edit(tmp_path / "annotations.xml", ('name="b.jpg" subset="train"', 'name="b.jpg" subset="Default"'))
@@ -151,6 +159,18 @@ def test_tasks_without_an_annotation_are_left_out(tmp_path: Path) -> None:
     assert "1 tasks have no annotation" in found[1]
 
 
+def test_a_task_of_several_images_is_named(tmp_path: Path) -> None:
+    """Which image a region is on is in the labelling interface alone, which need not be there."""
+    SAMPLES["labelstudio"](tmp_path)
+    content = json.loads((tmp_path / "val.json").read_text())
+    content[0]["annotations"][0]["result"][1]["to_name"] = "other"
+    write_json(tmp_path / "val.json", content)
+    dataset = open_dataset(tmp_path)
+    assert [r.path.name for r in dataset.records] == ["a.jpg", "b.jpg"]
+    (message,) = messages(dataset.problems, "error")
+    assert "has regions of several images (image, other)" in message
+
+
 def test_via(tmp_path: Path) -> None:
     SAMPLES["via"](tmp_path)
     dataset = open_dataset(tmp_path, "train")
@@ -175,6 +195,26 @@ def test_via_of_other_versions(tmp_path: Path) -> None:
     assert (first.categories.names, areas(first.records[0].annotations)) == (("object",), [pytest.approx(21, abs=2)])
 
 
+def test_shapes_of_via_by_points_on_their_border(tmp_path: Path) -> None:
+    SAMPLES["via_of_version_3"](tmp_path)
+    content = json.loads((tmp_path / "project.json").read_text())
+    content["attribute"]["1"]["type"] = 2  # boxes to tick
+    for name, xy in (
+        ("1_0", [8, 5, 1, 9, 3, 4, 8, 2, 2]),
+        ("1_1", [9, 4, 6, 8, 2, 12, 6]),
+        ("1_2", [9, 1, 1, 2, 2, 3, 3]),
+    ):
+        content["metadata"][name] |= {"xy": xy, "av": {"1": "1,0"}}
+    write_json(tmp_path / "project.json", content)
+    dataset = open_dataset(tmp_path)
+    assert dataset.categories.names == ("cat", "dog")
+    box, circle, _ = dataset.records[0].annotations
+    assert (box.label, box.box, box.segmentation) == (1, (2, 1, 9, 8), None)
+    assert circle.box == pytest.approx((4, 2, 12, 10))
+    assert "are on one line" in messages(dataset.problems, "error")[0]
+    assert sum("has several classes ticked" in message for message in messages(dataset.problems, "warning")) == 3
+
+
 def test_datumaro(tmp_path: Path) -> None:
     SAMPLES["datumaro"](tmp_path)
     dataset = open_dataset(tmp_path, "train")
@@ -183,6 +223,42 @@ def test_datumaro(tmp_path: Path) -> None:
     assert (box.box, box.segmentation) == ((1, 1.5, 5, 6.5), None)
     assert areas([polygon, mask]) == [42, 7]
     assert ellipse.label == 1
+
+
+def test_a_group_of_datumaro_is_of_one_class(tmp_path: Path) -> None:
+    """CVAT's groups join what belongs together, as a rider and a horse."""
+    SAMPLES["datumaro"](tmp_path)
+    file = tmp_path / "annotations/val.json"
+    file.write_text(json.dumps(spoil(json.loads(file.read_text()), ("items", 0, "annotations", 1, "label_id"), 1)))
+    boxes = [a.box for a in open_dataset(tmp_path, "val").records[0].annotations if a.segmentation is None]
+    assert boxes == [(2, 2, 9, 8), (1, 1.5, 5, 6.5)]
+
+
+TURNED = {
+    "coco": ("val.json", '"segmentation": [[2, 2, 9, 2, 9, 8, 2, 8]]', '"attributes": {"rotation": 90.0}'),
+    "datumaro": (
+        "annotations/val.json",
+        '"group": 1, "bbox": [2, 2, 7, 6]',
+        '"group": 0, "bbox": [2, 2, 7, 6], "attributes": {"rotation": 90}',
+    ),
+    "voc": (
+        "Annotations/d.xml",
+        "<xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>",
+        "<xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox><attributes><attribute><name>rotation</name>"
+        "<value>90.0</value></attribute></attributes>",
+    ),
+}
+"""Where CVAT says by how much a box of 7 x 6 pixels at (2, 2) is turned about its centre."""
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_boxes_that_cvat_turns_in_other_formats(tmp_path: Path, name: str) -> None:
+    SAMPLES[name](tmp_path)
+    file, *change = TURNED[name]
+    _edit(tmp_path / file, (change[0], change[1]))
+    dataset = open_dataset(tmp_path, "val")
+    assert any(a.box == pytest.approx((2.5, 1.5, 8.5, 8.5)) for a in dataset.records[0].annotations)
+    assert sum("is a box turned by 90 degrees" in m for m in messages(dataset.problems, "warning")) == 1
 
 
 def test_supervisely(tmp_path: Path) -> None:

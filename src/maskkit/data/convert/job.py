@@ -4,7 +4,7 @@ import errno
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from rich.progress import track
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.images import SUFFIXES, image_size, opened
-from maskkit.data.records import Record
-from maskkit.data.rules import Problem, size_mismatch
+from maskkit.data.records import Annotation, Record, extent, extent_of_rle
+from maskkit.data.rules import NEAR, Problem, size_mismatch
 from maskkit.errors import DataError
 from maskkit.prediction import ImageId
 
@@ -22,6 +22,8 @@ Splits = Mapping[str, Dataset]
 
 _KEPT = ("images", "objects", "crowds left out")
 """Counts that are reported even if they are 0."""
+_BOXED = ("coco", "voc")
+"""Formats in which an object has a box and a mask."""
 
 
 @dataclass
@@ -49,6 +51,10 @@ class Job:
             except DataError as error:
                 self.fail(record, error)
                 continue
+            if self.to not in _BOXED:
+                self.counts["boxes that became those around their masks"] += sum(
+                    _has_own_box(a, record.size) for a in record.annotations
+                )
             yield record
 
     def fail(self, record: Record, error: DataError) -> None:
@@ -101,6 +107,15 @@ class Copier:
         """A name that every reader accepts: not hidden, valid text, without control characters."""
         stem = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", stem).strip(" .") or "image"
         return stem if self.spaces else re.sub(r"\s", "_", stem)
+
+
+def _has_own_box(annotation: Annotation, size: tuple[int, int]) -> bool:
+    """Whether the box of an object with a mask differs by more than `NEAR` from the one around the mask."""
+    box, shape = annotation.box, annotation.segmentation
+    if box is None or not isinstance(shape, Sequence | dict):
+        return False
+    around = extent_of_rle(shape) if isinstance(shape, dict) else extent(shape)
+    return max(abs(one - other) for one, other in zip(box, around, strict=True)) > NEAR
 
 
 def _suffix(path: Path) -> str:

@@ -20,7 +20,7 @@ from maskkit.data.files import SPLITS, image_folders
 from maskkit.data.images import image_size
 from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import Problems, Warn, brief, is_set, sound_box, stated_size, to_number
+from maskkit.data.rules import Problems, Warn, brief, counted, is_set, sound_box, stated_size, to_number
 from maskkit.data.text_files import read_table
 from maskkit.errors import DataError
 from maskkit.prediction import Categories
@@ -185,7 +185,7 @@ class _Table:
         fractions = self._fractions()
         if fractions and columns.group is None:
             problems.warn(self.file, "", "no coordinate is above 2; they are read as fractions of the image")
-        records = []
+        records, bare = [], 0
         for (name, rows), path in zip(
             by_image.items(), locate_images(list(by_image), image_places(self.file)), strict=True
         ):
@@ -193,7 +193,10 @@ class _Table:
                 problems.error(self.file, name or f"row {rows[0][0]}", path)
                 continue
             try:
-                size = _stated(rows[0][1], columns) or image_size(path)
+                sizes = {size for _, row in rows if (size := _stated(row, columns)) is not None}
+                if len(sizes) > 1:
+                    raise DataError("the rows of the image state several sizes of it; correct them")
+                size = sizes.pop() if sizes else image_size(path)
             except DataError as error:
                 problems.error(path, "", str(error))
                 continue
@@ -201,6 +204,7 @@ class _Table:
             objects = []
             for i, row in rows:
                 if not any(row[at] for at in columns.box):
+                    bare += columns.label is not None and bool(row[columns.label])
                     continue  # an image without objects
                 try:
                     warn = partial(problems.warn, self.file, f"row {i}")
@@ -208,6 +212,8 @@ class _Table:
                 except ValueError as error:
                     problems.error(self.file, f"row {i}", str(error))
             records.append(Record(first + len(records), path, size, objects))
+        if bare:
+            problems.warn(self.file, "", f"{counted(bare, 'row')} with a class and no box: read as no object")
         if not self.rows:
             problems.error(self.file, "", "has no row; export the annotations again")
         return records

@@ -23,7 +23,18 @@ from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import BACKGROUND, IGNORE, LabelFile, read_labels
 from maskkit.data.records import Annotation, Record, number
-from maskkit.data.rules import WITHOUT_OBJECTS, Problems, counted, is_thing, kind_of, sound_polygons, to_numbers
+from maskkit.data.rules import (
+    WITHOUT_OBJECTS,
+    Problems,
+    counted,
+    is_set,
+    is_thing,
+    kind_of,
+    size_mismatch,
+    sound_polygons,
+    stated_size,
+    to_numbers,
+)
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
@@ -159,9 +170,13 @@ class _Reader:
         rows = content.get("objects") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise DataError(f"{file}: has no list of objects; it is not one of Cityscapes")
+        if (stated := stated_size(content.get("imgHeight"), content.get("imgWidth")) or size) != size:
+            raise DataError(f"{file}: {size_mismatch(stated, size)}")
         numbers = np.zeros(size, np.int64)
         kinds: dict[int, tuple[int, bool]] = {}
         for i, row in enumerate(rows, 1):
+            if isinstance(row, dict) and is_set(row.get("deleted")):
+                continue  # as in Cityscapes' own scripts
             try:
                 name, outline = self.outline(row)
                 warn = lambda text, i=i: self.problems.warn(file, f"object {i}", text)  # noqa: E731

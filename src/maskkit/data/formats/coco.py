@@ -15,7 +15,7 @@ from maskkit.data import ids
 from maskkit.data.dataset import Dataset, join
 from maskkit.data.files import SPLITS, image_folders, load_json
 from maskkit.data.formats import foreign
-from maskkit.data.formats.coco_outlines import CONTRADICTION, bbox_numbers, outline, plain_outlines
+from maskkit.data.formats.coco_outlines import CONTRADICTION, bbox_numbers, outline, plain_outlines, upright
 from maskkit.data.formats.coco_panoptic import dataset as panoptic_dataset
 from maskkit.data.images import image_size
 from maskkit.data.places import locate, unseen
@@ -262,6 +262,7 @@ class _Reader:
             seen.add(number)
             said: list[str] = []
             try:
+                row = row if known else upright(row, said.append)
                 mask, box, stated_box = known or outline(row, record.size, said.append)
                 area = _area(row)
                 area = area if area is None or area >= 0 else None
@@ -283,6 +284,8 @@ class _Reader:
                 differ.add(key)
         if not rows:
             self.warn("", "has no annotation; every image is read as background")
+        if pointed := sum(bool(_get(row, "keypoints")) for row in rows):
+            self.warn("", f"{counted(pointed, 'annotation')} with keypoints: they are not read")
         sized = ((a.box, r.size) for k, r in images.items() if r is not None for a in stated.get(k, ()) if a.box)
         if are_corners(((x, y, right - x, low - y), s) for (x, y, right, low), s in sized if s != UNKNOWN_SIZE):
             self.warn("", CORNERS)

@@ -19,6 +19,7 @@ from maskkit.data.rules import (
     sound_polygons,
     sound_rle,
     to_numbers,
+    turned,
 )
 from maskkit.geometry.rle import Rle
 
@@ -68,6 +69,20 @@ def outline(row: dict[str, Any], size: tuple[int, int], warn: Warn) -> Outline:
         if around is not None and contradicts(box, around):
             warn(CONTRADICTION)
     return Outline(shape, box, stated)
+
+
+def upright(row: dict[str, Any], warn: Warn) -> dict[str, Any]:
+    """The annotation with the upright box around a box without a mask that its ``attributes`` turn, as CVAT writes it.
+
+    Any other annotation is returned as it is. Raises ``ValueError`` for a rotation that is no number.
+    """
+    attributes = row.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if not degrees or row.get("segmentation"):
+        return row
+    x, y, width, height = bbox_numbers(row.get("bbox"))
+    x1, y1, x2, y2 = turned((x, y, x + width, y + height), degrees, warn)
+    return row | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
 def bbox_numbers(bbox: Any) -> Box:

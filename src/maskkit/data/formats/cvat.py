@@ -20,7 +20,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.files import image_folders
 from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
-from maskkit.data.rules import Problems, Warn, is_set, to_number, to_numbers
+from maskkit.data.rules import Problems, Warn, counted, is_set, to_number, to_numbers, turned
 from maskkit.data.text_files import beginning_of, read_xml
 from maskkit.errors import DataError
 from maskkit.geometry.rle import Rle
@@ -62,6 +62,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
     for file, root in contents:
         if count := sum(1 for _ in root.iterfind("image/tag")):
             problems.warn(file, "", f"{count} tags of whole images are left out; masks and boxes are read")
+        if count := sum(1 for _ in root.iterfind("track")):
+            problems.error(file, "", f"{counted(count, 'track', be=True)} left out; export it as CVAT for images 1.1")
     folders = dict.fromkeys(folder for file, _ in contents for folder in image_folders(file))
     return drawn.dataset(path, "cvat", entries, labels, folders, problems)
 
@@ -143,12 +145,11 @@ def _shape(where: str, node: Element, size: Size, warn: Warn) -> Shape:
     if node.tag == "polygon":
         pairs = [pair.split(",") for pair in (node.get("points") or "").split(";")]
         return shape(outline=to_numbers([value for pair in pairs for value in pair], "the polygon").tolist())
-    degrees = to_number(node.get("rotation") or "0", "the rotation")
     if node.tag == "ellipse":
         x, y, across, down = (_value(node, key) for key in ("cx", "cy", "rx", "ry"))
-        return shape(outline=drawn.ellipse(x, y, across, down, degrees))
+        return shape(outline=drawn.ellipse(x, y, across, down, to_number(node.get("rotation") or 0, "the rotation")))
     x1, y1, x2, y2 = (_value(node, key) for key in ("xtl", "ytl", "xbr", "ybr"))
-    return shape(box=drawn.turned((x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2), warn))
+    return shape(box=turned((x1, y1, x2, y2), node.get("rotation"), warn))
 
 
 def _mask(node: Element, size: Size, warn: Warn) -> Rle:

@@ -1,8 +1,9 @@
 """Datumaro's own json: ``annotations/train.json`` and the images in ``images/train/``.
 
-Polygons, ellipses and masks are masks, a ``bbox`` is an object without a known mask, unless its group has one.
-Annotations of one class in the same ``group`` are parts of one object. The attribute ``is_crowd`` marks a crowd, the
-attribute ``id`` of an item is the id of the image.
+Polygons, ellipses and masks are masks. Annotations of one class in the same ``group`` are parts of one object. A
+``bbox`` is an object without a known mask, unless one of its parts has a mask; the attribute ``rotation``, which CVAT
+writes, turns it about its centre. The attribute ``is_crowd`` marks a crowd, the attribute ``id`` of an item is the id
+of the image.
 
 Format: https://openvinotoolkit.github.io/datumaro/latest/docs/data-formats/formats/datumaro.html
 """
@@ -20,7 +21,7 @@ from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
 from maskkit.data.images import SUFFIXES
 from maskkit.data.places import locate
-from maskkit.data.rules import Problems, is_set, kind_of, sound_rle, to_numbers
+from maskkit.data.rules import Problems, Warn, is_set, kind_of, sound_rle, to_numbers, turned
 from maskkit.errors import DataError
 
 LAYOUT = "Datumaro: annotations/train.json with items and categories, and images/train/"
@@ -114,7 +115,7 @@ def _shapes(
     file: Path, item: str, rows: Sequence[Any], names: Sequence[str], size: Size, problems: Problems
 ) -> Iterator[Shape]:
     """The annotations of an image that can be used."""
-    masked = {_group(row) for row in rows if _get(row, "type") in ("polygon", "mask", "ellipse")} - {None}
+    masked = {_object(row) for row in rows if _get(row, "type") in ("polygon", "mask", "ellipse")}
     for i, row in enumerate(rows, 1):
         where = f"annotation {i}"
         kind = _get(row, "type")
@@ -123,8 +124,8 @@ def _shapes(
                 raise ValueError(f"is {kind_of(row)} without a type; export it again")
             if kind not in (*_AREAS, *_NO_REGIONS):
                 raise ValueError(f"is a {kind}, which is not read; draw a polygon, a mask or a box")
-            if kind in _AREAS and not (kind == "bbox" and _group(row) in masked):
-                yield _shape(where, row, kind, names, size)
+            if kind in _AREAS and not (kind == "bbox" and _group(row) and _object(row) in masked):
+                yield _shape(where, row, kind, names, size, partial(problems.warn, file, f"{item}, {where}"))
         except ValueError as error:
             problems.error(file, f"{item}, {where}", str(error))
 
@@ -134,7 +135,12 @@ def _group(row: Any) -> str | None:
     return str(group) if group else None
 
 
-def _shape(where: str, row: dict[str, Any], kind: str, names: Sequence[str], size: Size) -> Shape:
+def _object(row: Any) -> tuple[str | None, int | None]:
+    """What the parts of an object have in common: its group and its class."""
+    return _group(row), ids.whole(_get(row, "label_id"))
+
+
+def _shape(where: str, row: dict[str, Any], kind: str, names: Sequence[str], size: Size, warn: Warn) -> Shape:
     """Raises ``ValueError``."""
     number = ids.whole(row.get("label_id"))
     if number is None or not 0 <= number < len(names):
@@ -152,7 +158,7 @@ def _shape(where: str, row: dict[str, Any], kind: str, names: Sequence[str], siz
         raise ValueError(f"the {kind} has {len(numbers)} numbers, not four; draw it again")
     x, y, third, fourth = numbers
     if kind == "bbox":
-        return shape(box=(x, y, x + third, y + fourth))
+        return shape(box=turned((x, y, x + third, y + fourth), _get(row.get("attributes"), "rotation"), warn))
     return shape(outline=drawn.ellipse((x + third) / 2, (y + fourth) / 2, (third - x) / 2, (fourth - y) / 2))
 
 

@@ -17,7 +17,7 @@ from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import image_size
 from maskkit.data.places import locate
 from maskkit.data.records import Annotation, Box, Record, extent, number
-from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, stated_size, to_number
+from maskkit.data.rules import Problems, Warn, sound_box, sound_polygons, stated_size, to_number, turn
 from maskkit.data.text_files import beginning_of
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
@@ -112,7 +112,7 @@ def _objects(
         groups.setdefault(i if alone else (shape.label, shape.group), []).append(shape)
     found = []
     for parts in groups.values():
-        where = f"{entry.where}, " + ", ".join(part.where for part in parts)
+        where = ", ".join(filter(None, [entry.where, *(part.where for part in parts)]))
         try:
             found.append(_object(parts, size, categories, partial(problems.warn, entry.file, where)))
         except ValueError as error:
@@ -161,27 +161,8 @@ def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0) 
     if not all(map(math.isfinite, (x, y, across, down, degrees))) or across <= 0 or down <= 0:
         raise ValueError(f"the ellipse has the radii {across:g} and {down:g}; draw it again or remove it")
     angles = 2 * math.pi * np.arange(_CORNERS) / _CORNERS
-    points = np.stack([across * np.cos(angles), down * np.sin(angles)], 1) @ _turn(degrees)
+    points = np.stack([across * np.cos(angles), down * np.sin(angles)], 1) @ turn(degrees)
     return (points + np.array([x, y])).reshape(-1).tolist()
-
-
-def turned(box: Box, degrees: float, pivot: tuple[float, float], warn: Warn) -> Box:
-    """The upright box around a box that is turned, clockwise, about ``pivot``."""
-    if not degrees:
-        return box
-    if not math.isfinite(degrees):
-        raise ValueError("the rotation is no number; draw the box again")
-    x1, y1, x2, y2 = box
-    corners = (np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]) - pivot) @ _turn(degrees) + pivot
-    warn(f"is a box turned by {degrees:g} degrees; the upright box around it is taken")
-    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
-    return left, top, right, bottom
-
-
-def _turn(degrees: float) -> np.ndarray:
-    """The matrix that turns rows (x, y) clockwise, y pointing down."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cos, sin], [-sin, cos]])
 
 
 def opening(file: Path) -> str:

@@ -25,7 +25,7 @@ from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
 from maskkit.data.images import SUFFIXES
 from maskkit.data.places import locate
-from maskkit.data.rules import Problems, Warn, kind_of, to_number, to_numbers
+from maskkit.data.rules import Problems, Warn, kind_of, to_number, to_numbers, turned
 from maskkit.data.text_files import read_xml
 from maskkit.errors import DataError
 from maskkit.geometry.rle import Rle
@@ -118,6 +118,11 @@ def _entries(
             if not isinstance(row, dict):
                 problems.error(file, where, f"a region is {kind_of(row)}, not an object; export the tasks again")
         regions = [row for row in sound[0]["result"] if isinstance(row, dict)]
+        drawn_on = {str(row.get("to_name")) for row in regions if _kind(row) in _AREAS}
+        if len(drawn_on) > 1:
+            shown = ", ".join(sorted(drawn_on))
+            problems.error(file, where, f"has regions of several images ({shown}); make a task of each image")
+            continue
         whole += sum(str(row.get("type")) in _WHOLE for row in regions)
         stated = (drawn.size_of(row.get("original_height"), row.get("original_width")) for row in regions)
         size = next((s for s in stated if s is not None), None)
@@ -161,7 +166,7 @@ def _shapes(
     """The regions of an annotation that can be used."""
     for i, row in enumerate(regions, 1):
         where = f"region {i}"
-        kind = str(row.get("type")).removesuffix("labels")
+        kind = _kind(row)
         try:
             if kind not in _AREAS | _NO_REGIONS:
                 raise ValueError(f"is a {kind}, which is not read; draw a polygon, a brush or a rectangle")
@@ -171,6 +176,11 @@ def _shapes(
                 yield from (shape(label=name) for name in names or [""])
         except ValueError as error:
             problems.error(file, f"{task}, {where}", str(error))
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """What a region is, without what it is labelled by."""
+    return str(row.get("type")).removesuffix("labels")
 
 
 def _shape(where: str, row: dict[str, Any], kind: str, size: Size, warn: Warn) -> "partial[Shape]":
@@ -195,10 +205,10 @@ def _shape(where: str, row: dict[str, Any], kind: str, size: Size, warn: Warn) -
     keys = ("x", "y", "width", "height") if kind == "rectangle" else ("x", "y", "radiusX", "radiusY")
     numbers = [to_number(value.get(key), key) for key in keys]
     (x, y), (across, down) = _pixels(np.reshape(numbers, (2, 2)), size).tolist()
-    degrees = to_number(value.get("rotation") or 0, "the rotation")
     if kind == "ellipse":
+        degrees = to_number(value.get("rotation") or 0, "the rotation")
         return partial(shape, outline=drawn.ellipse(x, y, across, down, degrees))
-    return partial(shape, box=drawn.turned((x, y, x + across, y + down), degrees, (x, y), warn))
+    return partial(shape, box=turned((x, y, x + across, y + down), value.get("rotation"), warn, pivot=(x, y)))
 
 
 def _pixels(percent: np.ndarray, size: Size) -> np.ndarray:

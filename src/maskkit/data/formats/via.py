@@ -17,19 +17,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from maskkit.data import ids
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import image_folders
 from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
-from maskkit.data.rules import Problems, is_set, kind_of, to_number, to_numbers
+from maskkit.data.rules import Problems, is_line, is_set, kind_of, to_number, to_numbers
 
 LAYOUT = "VIA: a .json of the VGG Image Annotator beside the images, in the folder itself or in train/ and val/"
 
 _CLASS = ("class", "label", "category", "name", "type", "object")
 _OWN = ("is_crowd", "part_of")
-_KINDS = {2: "rect", 3: "circle", 4: "ellipse", 7: "polygon", 8: "rect", 9: "circle"}
-"""Shapes of version 3 that have an area, by their number."""
+_KINDS = {
+    2: ("rect", ("x", "y", "width", "height")),
+    3: ("circle", ("cx", "cy", "r")),
+    4: ("ellipse", ("cx", "cy", "rx", "ry")),
+    8: ("extreme_rect", ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")),
+    9: ("extreme_circle", ("x1", "y1", "x2", "y2", "x3", "y3")),
+}
+"""Shapes of version 3 that have an area, by their number, and their numbers; 7 is a polygon. The extreme ones are drawn
+by points on their border."""
+_POLYGON, _CHECKBOX = 7, 2
 
 
 @dataclass(frozen=True)
@@ -137,8 +148,12 @@ def _version_3(
         attributes = {}
         for key, attribute in _dict(content.get("attribute")).items():
             if key in values:
-                options = _dict(_dict(attribute).get("options"))
-                attributes[str(_dict(attribute).get("aname"))] = options.get(str(values[key]), values[key])
+                options, value = _dict(_dict(attribute).get("options")), values[key]
+                if _dict(attribute).get("type") == _CHECKBOX and isinstance(value, str):
+                    value = {options.get(name, name): True for name in value.split(",") if name}
+                else:
+                    value = options.get(str(value), value)
+                attributes[str(_dict(attribute).get("aname"))] = value
         by_file.setdefault(str(files[0]), []).append(_Region(_shape_3(row), attributes))
     for key in by_file.keys() - content["file"].keys():
         report(f"file {key}", f"has {len(by_file[key])} regions and is not in the project; save it again")
@@ -154,14 +169,13 @@ def _shape_3(row: dict[str, Any]) -> dict[str, Any]:
     """The shape of a region of version 3 in the terms of version 2."""
     numbers = row.get("xy")
     kind = numbers[0] if isinstance(numbers, list) and numbers else None
-    if row.get("z") or not isinstance(kind, int) or kind not in _KINDS:
+    if row.get("z") or not isinstance(kind, int) or kind not in (*_KINDS, _POLYGON):
         return {"name": "point, line or time"}
     values = numbers[1:]  # type: ignore[index]
-    name = _KINDS[kind]
-    if name == "polygon":
-        return {"name": name, "all_points_x": values[::2], "all_points_y": values[1::2]}
-    keys = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
-    return {"name": name} | dict(zip(keys[name], values, strict=False))
+    if kind == _POLYGON:
+        return {"name": "polygon", "all_points_x": values[::2], "all_points_y": values[1::2]}
+    name, keys = _KINDS[kind]
+    return {"name": name} | dict(zip(keys, values, strict=False))
 
 
 def _class_attribute(regions: Iterable[dict[str, Any]]) -> str | None:
@@ -241,7 +255,21 @@ def _drawn(shape: "partial[Shape]", row: dict[str, Any]) -> Shape:
     if kind == "ellipse":
         turn = to_number(row.get("theta") or 0, "theta") * 180 / math.pi
         return shape(outline=drawn.ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn))
+    if kind in ("extreme_rect", "extreme_circle"):
+        points = np.array([(value(f"x{i}"), value(f"y{i}")) for i in range(1, len(row) // 2 + 1)])
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        return shape(box=(left, top, right, bottom)) if kind == "extreme_rect" else shape(outline=_circle(points))
     raise ValueError(f"is a {kind}, which is not a region; draw a polygon, a rectangle, a circle or an ellipse")
+
+
+def _circle(points: Float[np.ndarray, "3 2"]) -> list[float]:
+    """The flat polygon that stands for the circle through three points. Raises ``ValueError`` for points on a line."""
+    steps = points[1:] - points[0]
+    if not np.isfinite(points).all() or is_line(points):
+        raise ValueError("the three points of the circle are on one line; draw it again")
+    centre = np.linalg.solve(2 * steps, (steps**2).sum(1))  # as far from the first point as from the others
+    radius = math.hypot(*centre)
+    return drawn.ellipse(*(points[0] + centre).tolist(), radius, radius)
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A value of ``SegmentationObject`` is one object (0 background, 255 void); its class is the most frequent value of its
 pixels in ``SegmentationClass``, which is also the label map of the image. An image without them has the objects of its
 xml file: boxes, with a mask where there is a ``polygon`` too, as Roboflow and supervision write it. The size in the xml
-is compared with the image's. "Difficult" objects are read like the others. Where a ``labelmap.txt`` gives the classes
+is compared with the image's. "Difficult" objects are read like the others. The attribute ``rotation`` of a box, which
+CVAT writes, turns it about its centre. Where a ``labelmap.txt`` gives the classes
 their colours, as in CVAT's export of segmentation masks, the images may be coloured: a colour is an object.
 """
 
@@ -32,6 +33,7 @@ from maskkit.data.rules import (
     sound_polygons,
     stated_size,
     to_number,
+    turned,
 )
 from maskkit.data.text_files import read_lines, read_names, read_xml
 from maskkit.data.voc_classes import VOC
@@ -247,7 +249,8 @@ def boxes_of(
             if name not in categories.names:
                 raise ValueError(f"the class {name!r} is not one of {', '.join(categories.names)}")
             x1, y1, x2, y2 = (_side(node, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-            box = sound_box((x1 - 1, y1 - 1, x2, y2), size, warn)  # VOC counts from 1 and includes the last pixel
+            box = (x1 - 1, y1 - 1, x2, y2)  # VOC counts from 1 and includes the last pixel
+            box = sound_box(turned(box, _attribute(node, "rotation"), warn), size, warn)
         except ValueError as error:
             problems.error(file, f"object {i}", str(error))
             continue
@@ -262,6 +265,14 @@ def class_names(content: Element) -> set[str]:
 
 def _name(node: Element) -> str:
     return (node.findtext("name") or "").strip()
+
+
+def _attribute(node: Element, name: str) -> str | None:
+    """An attribute as CVAT writes it; None where the object has none of this name."""
+    found = (
+        child.findtext("value") for child in node.iterfind("attributes/attribute") if child.findtext("name") == name
+    )
+    return next(found, None)
 
 
 def _polygons(node: Element, size: tuple[int, int], warn: Warn) -> Polygons | None:
