@@ -236,6 +236,10 @@ def test_pages_behind_the_first_one_are_logged_once(tmp_path, caplog, monkeypatc
         assert read_pixels(tmp_path / name).shape == (6, 4, 3)
     (message,) = (r.getMessage() for r in caplog.records)
     assert "a.tif: has 3 pages, of which the first is read" in message
+    monkeypatch.setattr("maskkit.data.images._pages", [])
+    pages[0].save(tmp_path / "c.gif", save_all=True, append_images=pages[1:])
+    assert read_pixels(tmp_path / "c.gif").max() == 10
+    assert "c.gif: has 3 pages" in caplog.messages[-1]
     pages[0].save(tmp_path / "one.tif")
     monkeypatch.setattr("maskkit.data.images._pages", [])
     read_pixels(tmp_path / "one.tif")

@@ -17,6 +17,7 @@ from maskkit.data.convert import convert
 from maskkit.data.places import locate
 from maskkit.errors import DataError
 
+from .formats.samples import SAMPLES
 from .written import SIZE, image_row, messages, object_row, write_coco, write_image, write_json
 
 NAMES = st.lists(
@@ -220,6 +221,17 @@ def test_files_that_are_left_out_are_warned_of(tmp_path):
     assert "2 files are left out, because hidden or of no format that is read: .b.png, clip.mp4" in " ".join(
         messages(dataset.problems, "warning")
     )
+
+
+def test_images_in_folders_inside_are_warned_of(tmp_path):
+    SAMPLES["labelme"](tmp_path)
+    write_image(tmp_path / "own" / "c.png", 3)
+    write_json(tmp_path / "c.json", {"imagePath": "own/c.png", "shapes": []})
+    assert messages(open_dataset(tmp_path).problems, "warning") == []
+    for name in (".hidden/a.png", "batch 2/a.png", "batch 2/more/b.png"):
+        write_image(tmp_path / name, 4)
+    (warning,) = messages(open_dataset(tmp_path).problems, "warning")
+    assert "2 images are left out, in folders inside of it: batch 2/a.png, batch 2/more/b.png; move them up" in warning
 
 
 def test_labels_without_an_image_are_warned_of(tmp_path):

@@ -296,14 +296,14 @@ def _eight_bits(values: Int[np.ndarray, "h w"], wide: bool, path: str | Path) ->
 
 
 def _note_pages(image: Image.Image, path: Path | str) -> None:
-    """Log that a TIFF has pages behind the first one, other than smaller copies of it."""
-    if image.format != "TIFF" or _pages:
+    """Log that an image has pages behind the first one, other than smaller copies of it in a TIFF."""
+    if image.format not in ("TIFF", "GIF", "PNG", "WEBP", "AVIF") or _pages:
         return
     try:
-        pages = image.n_frames  # type: ignore[attr-defined]
+        pages = getattr(image, "n_frames", 1)
         if pages > 1:
             image.seek(1)
-            if not image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
+            if image.format != "TIFF" or not image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
                 _log_once(_pages, f"{path}: has {pages} pages, of which the first is read; save each as an image")
     except Exception:  # a page that is not read may be damaged
         log.debug("%s: the pages behind the first one cannot be read", path)

@@ -3,15 +3,19 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
-from maskkit.data.images import list_images
+from maskkit.data.files import walk
+from maskkit.data.images import SUFFIXES, list_images
 from maskkit.data.label_map import LabelFile
-from maskkit.data.rules import Problems
+from maskkit.data.rules import Problems, counted
+from maskkit.errors import DataError
 
 if TYPE_CHECKING:
     from maskkit.data.dataset import Dataset
@@ -20,6 +24,9 @@ HOW_TO_ALLOW = "copy it there, or allow it by --allow-outside if you trust the f
 
 _SHOWN = 20
 """Number of images of one fault that are reported one by one."""
+_NAMED = 5
+_LOOKED_AT = 100_000
+"""Files of a folder, and of those inside of it, that are looked at."""
 
 
 def locate(names: Sequence[str], folders: Iterable[Path]) -> list[Path | str]:
@@ -117,7 +124,32 @@ def inside(dataset: "Dataset", homes: Sequence[Path]) -> "Dataset":
 
 
 def note_left_out(dataset: "Dataset", folders: Iterable[Path], recursive: bool) -> None:
-    """Warn in the problems of the data set of files in ``folders`` that one would take for images of it."""
-    for folder in dict.fromkeys(folders):
-        if folder.is_dir() and (note := list_images(folder, recursive).note()):
+    """Warn in the problems of the data set of files in ``folders`` that one would take for images of it.
+
+    Without ``recursive`` that is true of images in folders inside of these too.
+    """
+    places = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    known = {os.path.normpath(record.path) for record in dataset.records}
+    for folder in places:
+        if note := list_images(folder, recursive).note():
             dataset.problems.warn(folder, "", note)
+        if not recursive and (deeper := _deeper(folder, places, known)):
+            shown = ", ".join(deeper[:_NAMED]) + (", ..." if len(deeper) > _NAMED else "")
+            count = counted(len(deeper), "image", be=True)
+            dataset.problems.warn(
+                folder, "", f"{count} left out, in folders inside of it: {shown}; move them up, or give that folder"
+            )
+
+
+def _deeper(folder: Path, others: Sequence[Path], known: set[str]) -> list[str]:
+    """Images in folders inside of a folder, other than ``others`` and hidden ones, that are not ``known``."""
+    apart = [other for other in others if other != folder]
+    found = []
+    with suppress(DataError):  # a folder that cannot be listed
+        for path in islice(walk(folder), _LOOKED_AT):
+            inner = path.relative_to(folder)
+            if len(inner.parts) == 1 or path.suffix.lower() not in SUFFIXES or os.path.normpath(path) in known:
+                continue
+            if not any(part.startswith(".") for part in inner.parts) and not any(map(path.is_relative_to, apart)):
+                found.append(inner.as_posix())
+    return found

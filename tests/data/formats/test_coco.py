@@ -463,3 +463,13 @@ def test_keypoints_are_counted(tmp_path):
     rows = [object_row(1, keypoints=[10, 10, 2]), object_row(2, keypoints=[]), object_row(3)]
     dataset = open_dataset(write_coco(tmp_path / "annotations.json", rows))
     assert messages(dataset.problems, "warning") == [": 1 annotation with keypoints: they are not read"]
+
+
+def test_of_several_files_for_a_split_those_not_read_are_named(tmp_path):
+    for part in (1, 2):
+        write_coco(tmp_path / "annotations" / f"instances_train_{part}.json", [object_row(1)])
+    write_coco(tmp_path / "annotations" / "instances_val.json", [object_row(1)])
+    message = ": instances_train_1.json is read, instances_train_2.json of the same split not; join the files"
+    assert messages(open_dataset(tmp_path, "train").problems, "warning") == [message]
+    assert messages(open_dataset(tmp_path).problems, "warning") == [message]
+    assert messages(open_dataset(tmp_path, "val").problems, "warning") == []

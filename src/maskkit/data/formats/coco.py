@@ -68,7 +68,12 @@ def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
 
     Of several for one split it is the first of the patterns below; with ``segments`` panoptic files come first.
     """
-    found: dict[str | None, Path] = {}
+    return {split: files[0] for split, files in _candidates(folder, segments).items()}
+
+
+def _candidates(folder: Path, segments: bool = False) -> dict[str | None, list[Path]]:
+    """All annotation files of a folder by split, those that count first."""
+    found: dict[str | None, list[Path]] = {}
     for split, names in SPLITS.items():
         for name in names:
             patterns = (
@@ -85,10 +90,10 @@ def find(folder: Path, segments: bool = False) -> dict[str | None, Path]:
             ranked = sorted(patterns, key=lambda pattern: not segments or "panoptic_" not in pattern)
             candidates = [p for pattern in ranked for p in sorted(folder.glob(pattern)) if not foreign.of_one_image(p)]
             if candidates:
-                found.setdefault(split, candidates[0])
+                found.setdefault(split, list(dict.fromkeys(candidates)))
     for name in _WHOLE:
         if (folder / name).is_file() and not foreign.of_one_image(folder / name):
-            found.setdefault(None, folder / name)
+            found.setdefault(None, [folder / name])
     return found
 
 
@@ -110,15 +115,20 @@ def read(path: Path, split: str | None = None, images: bool = True) -> Dataset:
     """
     if path.is_file():
         return read_json(path, images)
-    found = find(path)
-    if split in found:
-        return read_json(found[split], images)
-    if split is None and found:
-        parts = [file for key, file in found.items() if key is not None]  # beside them, the whole would be them again
-        return join([read_json(file, images) for file in parts or found.values()], path)
-    raise DataError(
-        f"{path}: has no {split} split; it has {', '.join(str(f) for f in found.values()) or 'no COCO file'}"
-    )
+    found = _candidates(path)
+    if not found or (split is not None and split not in found):
+        there = ", ".join(str(files[0]) for files in found.values())
+        raise DataError(f"{path}: has no {split} split; it has {there or 'no COCO file'}")
+    chosen = [found[split]] if split in found else list(found.values())
+    parts = [read_json(files[0], images) for files in chosen]
+    data = parts[0] if split in found else join(parts, path)
+    for first, *others in chosen:
+        same = [file.name for file in others if ("panoptic_" in file.name) == ("panoptic_" in first.name)]
+        if same:
+            data.problems.warn(
+                path, "", f"{first.name} is read, {', '.join(same)} of the same split not; join the files"
+            )
+    return data
 
 
 def read_truth(path: Path, split: str | None = None) -> Dataset:
