@@ -248,8 +248,38 @@ def test_a_cut_file_gives_what_it_has(tmp_path: Path, clip: Path, capsys, monkey
     )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 3 < len(read(path)[0]) < 20
+    with (
+        av.open(str(tmp_path / "cut.mp4"), "w", options={"movflags": "faststart"}) as container,
+        av.open(str(clip)) as old,
+    ):
+        stream = container.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    whole = tmp_path / "cut.mp4"
+    assert read(whole)[1] == []
+    whole.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 4])
+    frames, failures = read(whole)
+    assert 3 < len(frames) < 20
+    assert "its header says 20: it is cut off" in str(failures[-1].error)
     assert command(monkeypatch, clip, "--start", 30, "--out", tmp_path / "out") == 1
     assert "no frame was read" in capsys.readouterr().err
+
+
+def test_joined_recordings_go_on(tmp_path: Path) -> None:
+    """Their clock begins again, which neither MP4 nor --start can hold."""
+    part = write(tmp_path / "part.ts", [drawn(t) for t in range(6)], sound="aac")
+    both = tmp_path / "both.ts"
+    both.write_bytes(2 * part.read_bytes())
+    assert [frame.seconds for frame in read(both)[0]] == pytest.approx([0.05 * n for n in range(12)])
+    assert len(read(both, Clip(start=0.25))[0]) == 7
+    video = open_video(both)
+    with Mp4Writer(tmp_path / "new.mp4", video.rate, video.sound) as writer:
+        for frame in video.frames(Clip(), print):
+            writer.add(frame.pixels, frame.seconds)
+    assert len(read(tmp_path / "new.mp4")[0]) == 12
+    assert "its times go back there" in writer.silence
 
 
 def test_wrong_usage(tmp_path: Path, clip: Path, monkeypatch) -> None:

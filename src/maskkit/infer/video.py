@@ -37,6 +37,8 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 """Suffixes of video files, in lower case."""
 FOLDER_RATE = Fraction(25)
 """Frames per second of a folder of images."""
+_MOST_OF = 0.9
+"""Share of the frames that an MP4 file states, below which it is cut off."""
 
 Failed = Callable[[Failure], None]
 
@@ -134,14 +136,29 @@ class _Stream(Video):
 
     def _all(self, failed: Failed) -> Generator[_Unread, None, None]:
         with self._stream() as (container, stream):
-            begin = float((stream.start_time or 0) * stream.time_base)
-            for number, decoded in _decoded(container, stream):
+            begin, step = float((stream.start_time or 0) * stream.time_base), 1 / float(self.rate)
+            latest, packets = -step, 0
+
+            def demuxed() -> Iterator[Any]:
+                nonlocal packets
+                for packet in container.demux(stream):
+                    packets += packet.size > 0
+                    yield packet
+
+            for number, decoded in _decoded(demuxed(), stream):
                 name = f"{self.name}, frame {number}"
                 if isinstance(decoded, str):
                     failed(Failure(self.name, DataError(f"{name}: {decoded}")))
                     continue
-                seconds = number / float(self.rate) if decoded.time is None else decoded.time - begin
+                seconds = latest + step if decoded.time is None else round(decoded.time - begin, 6)
+                if seconds < latest:  # the clock begins again, as in recordings that were joined
+                    begin -= latest + step - seconds
+                    seconds = latest + step
+                latest = seconds
                 yield _Unread(number, seconds, self.name, name, partial(_upright, decoded))
+            if "mp4" in container.format.name and packets < _MOST_OF * stream.frames:  # other headers do not count them
+                lack = f"ends after {packets} frames, its header says {stream.frames}: it is cut off; restore it"
+                failed(Failure(self.name, DataError(f"{self.name}: {lack}")))
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, Any]]:
@@ -275,8 +292,8 @@ def _camera(number: int) -> Any:
         raise DataError(f"camera {number}: cannot be opened ({error.strerror}); check that it is plugged in") from None
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
-    """The frames of a stream with their numbers; for a lost frame its number and a text that says why.
+def _decoded(packets: Iterator[Any], stream: Any) -> Iterator[tuple[int, Any]]:
+    """The frames of a stream's packets with their numbers; for a lost frame its number and a text that says why.
 
     Decoders return frames in the order of their times. So the frame of a packet is lost when a frame with a later time
     comes out. Some packets have no frame by design; they are skipped as long as there was no error.
@@ -284,7 +301,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     av = require("av", "video")
     waiting: list[int] = []  # a heap: times of packets whose frames have not come out
     latest: int | None = None
-    number, reason, packets, is_over = 0, "", container.demux(stream), False
+    number, reason, is_over = 0, "", False
     while not is_over:
         frames: list[Any] = []
         packet = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -78,7 +79,7 @@ class Mp4Writer:
         self._video = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001), options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         self._video.codec_context.time_base = Fraction(1, self._clock)
-        self._packets, self._waiting, self._audio = iter(()), None, None
+        self._packets, self._waiting, self._audio, self._heard = iter(()), None, None, -math.inf
         if self._sound is not None:
             self._open_sound(self._sound)
 
@@ -113,6 +114,13 @@ class Mp4Writer:
             shift = round(self._begin / packet.time_base)
             packet.dts -= shift
             packet.pts = packet.pts - shift if packet.pts is not None else packet.dts
+            if packet.dts <= self._heard:  # as in recordings that were joined; MP4 holds times that grow
+                self._audio = None
+                self.silence = (
+                    f"the sound is left out from {self._last / self._clock:.1f} s on: its times go back there"
+                )
+                return
+            self._heard = packet.dts
             packet.stream = self._audio
             self._mux([packet])
 
