@@ -208,6 +208,17 @@ def test_a_second_annotation_of_an_image_is_named(tmp_path: Path) -> None:
     assert ["image 4 has two" in p.message for p in data.problems] == [True]
 
 
+def test_an_annotation_of_no_image_is_named(tmp_path: Path) -> None:
+    file = write_panoptic(tmp_path / "panoptic_val.json", {4: (IDS, SEGMENTS)})
+    content = json.loads(file.read_text())
+    content["annotations"].append(content["annotations"][0] | {"image_id": 5})
+    file.write_text(json.dumps(content))
+    data = open_dataset(file)
+    assert len(data) == 1
+    (message,) = messages(data.problems, "error")
+    assert message.startswith("annotation of image 5: the file has no such image")
+
+
 def test_flags_as_text(tmp_path):
     ids = np.ones(SIZE, np.int64)
     ids[:9] = 2

@@ -64,6 +64,10 @@ def dataset(file: Path, content: dict[str, Any], images: bool = True) -> Dataset
             reader.problems.error(file, f"image {name or place}", reason)
     if not content["images"]:
         reader.problems.error(file, "", "lists no image")
+    listed_ids = {ids.key(image.get("id")) for image in content["images"] if isinstance(image, dict)}
+    for key in (key for key in rows if key not in listed_ids):
+        where = f"annotation of image {key}"
+        reader.problems.error(file, where, "the file has no such image; add the image record, or remove the annotation")
     return Dataset(list(records.values()), categories, file, "panoptic", reader.problems)
 
 
