@@ -348,6 +348,28 @@ def test_labels_of_whole_images_are_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "place", "message"),
+    [
+        ("supervisely", "val/ann/c.jpg.json", ("tags", 0, "name"), "1 tag of whole images left out"),
+        ("labelme", "a.json", ("flags",), "1 image with flags of the whole image"),
+    ],
+)
+def test_tags_of_whole_images_are_counted(
+    tmp_path: Path, name: str, file: str, place: tuple[Any, ...], message: str
+) -> None:
+    SAMPLES[name](tmp_path)
+    content = {"flags": {}} | json.loads((tmp_path / file).read_text())
+    write_json(tmp_path / file, spoil(content, place, {"night": True} if place == ("flags",) else "night"))
+    assert message in " ".join(messages(open_dataset(tmp_path).problems, "warning"))
+
+
+def test_an_address_with_a_key_is_that_of_a_file(tmp_path: Path) -> None:
+    SAMPLES["labelstudio"](tmp_path)
+    _edit(tmp_path / "val.json", ("0a1b2c3d-c.jpg", "0a1b2c3d-c.jpg?X-Amz-Signature=1a%2Fb"))
+    assert [r.path.name for r in open_dataset(tmp_path, "val").records] == ["c.jpg"]
+
+
 def test_cvat_in_utf_16(tmp_path: Path) -> None:
     SAMPLES["cvat"](tmp_path)
     before = open_dataset(tmp_path)

@@ -22,7 +22,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, load_json
 from maskkit.data.images import SUFFIXES, find_images, image_size
 from maskkit.data.records import Annotation, Record, extent, number
-from maskkit.data.rules import Problems, Warn, is_set, sound_box, sound_polygons, stated_size, to_numbers
+from maskkit.data.rules import Problems, Warn, counted, is_set, sound_box, sound_polygons, stated_size, to_numbers
 from maskkit.errors import DataError
 from maskkit.geometry import rle
 from maskkit.geometry.polygons import to_rle
@@ -87,6 +87,8 @@ def read(path: Path, split: str | None = None) -> Dataset:
     described = {file.with_suffix("") for file in contents}
     if split and (stray := sum(file.parent == path for file in contents)):
         problems.warn(path, "", f"{stray} images are in no split (train, val, test); they are left out of all of them")
+    if flagged := sum(any(map(is_set, _flags(contents[file]).values())) for file in chosen):
+        problems.warn(path, "", f"{counted(flagged, 'image')} with flags of the whole image, which are not read")
     if bare := sum(p.with_suffix("") not in described for place in places for p in find_images(place)):
         problems.warn(path, "", f"{bare} images have no json; they are left out, because they may be unlabelled")
     return Dataset(number(records), categories, path, "labelme", problems)
@@ -138,8 +140,7 @@ def _objects(
     found = []
     for parts in groups.values():
         where = "shape " + ", ".join(str(i) for i, _ in parts)
-        label, flags = categories.names.index(str(parts[0][1]["label"])), parts[0][1].get("flags")
-        flags = flags if isinstance(flags, dict) else {}
+        label, flags = categories.names.index(str(parts[0][1]["label"])), _flags(parts[0][1])
         warn = partial(problems.warn, file, where)
         crowd = is_set(flags.get("crowd"))
         try:
@@ -156,6 +157,12 @@ def _objects(
             continue
         found.append(Annotation(0, label, extent(polygons), polygons, crowd))
     return found
+
+
+def _flags(row: dict[str, Any]) -> dict[str, Any]:
+    """The flags of an image or of a shape."""
+    flags = row.get("flags")
+    return flags if isinstance(flags, dict) else {}
 
 
 def _outline(shape: dict[str, Any]) -> list[float]:

@@ -144,7 +144,7 @@ def _image(data: Any) -> str | None:
 def _name(raw: str, folders: list[Path]) -> str:
     """The name of an image: an address, without what Label Studio puts before the name of an uploaded file."""
     path = raw.partition("?d=")[2] or raw
-    forms = [path, unquote(path)]
+    forms = [path, unquote(path), unquote(path.partition("?")[0])]  # what follows may be the key to a storage
     forms += [re.sub(r"(^|/)[0-9a-f]{6,12}-(?=[^/]+$)", r"\1", form) for form in forms]
     return next((form for form in forms if any(isinstance(f, Path) for f in locate([form], folders))), path)
 

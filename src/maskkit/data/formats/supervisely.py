@@ -24,7 +24,7 @@ from maskkit.data.files import load_json
 from maskkit.data.formats import drawn
 from maskkit.data.formats.drawn import Entry, Shape, Size
 from maskkit.data.images import find_images
-from maskkit.data.rules import Problems, Warn, kind_of, sound_polygons, to_numbers
+from maskkit.data.rules import Problems, Warn, counted, kind_of, sound_polygons, to_numbers
 from maskkit.errors import DataError
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
@@ -69,7 +69,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
 
 
 def _entries(path: Path, split: str | None, folder: Path, problems: Problems) -> Iterator[Entry]:
-    described = set()
+    described, tags = set(), 0
     for file in sorted((folder / "ann").glob("*.json")):
         name = file.name.removesuffix(".json")
         described.add(name)
@@ -82,10 +82,13 @@ def _entries(path: Path, split: str | None, folder: Path, problems: Problems) ->
             problems.error(file, "", str(error))
             continue
         size = drawn.size_of(_get(_get(content, "size"), "height"), _get(_get(content, "size"), "width"))
+        tags += sum(_get(tag, "name") != "image_id" for tag in _list(_get(content, "tags")))
         shapes = partial(_shapes, file, objects)
         yield Entry(
             file, "", f"{folder.relative_to(path).as_posix()}/img/{name}", shapes, size, _own_id(content), split
         )
+    if tags:
+        problems.warn(folder, "", f"{counted(tags, 'tag')} of whole images left out; masks and boxes are read")
     images = find_images(folder / "img") if (folder / "img").is_dir() else []
     if bare := sum(image.name not in described for image in images):
         problems.warn(folder, "", f"{bare} images have no json; they are left out, because they may be unlabelled")
