@@ -17,6 +17,7 @@ from PIL import Image
 import maskkit
 from maskkit import api, cli
 from maskkit.checkpoints import find
+from maskkit.cli.predict_cluster import _folder
 from maskkit.cluster import ray_batch, sources, storage, worker
 from maskkit.cluster.parts import decoded
 from maskkit.cluster.ray_batch import Pool, Run
@@ -250,6 +251,9 @@ def part(path: Path, images: int) -> dict[str, Any]:
 def test_what_stops_a_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults that the other images would have too; nothing is written then."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "unmounted").mkdir()
+    assert _folder(str(tmp_path / "photos" / "**" / "*.png")) == _folder(str(photos / "00.png")) == str(photos)
+    assert _folder("*.png") == "."
     listed = tmp_path / "list.parquet"
     parquet.write_table(pa.table({"image": [str(photos / "00.png"), str(photos / "no.png")]}), listed)
     out = str(tmp_path / "out")
@@ -260,6 +264,7 @@ def test_what_stops_a_run(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
         (job(out=out, weights="0" * 64), "built-in: is another file on"),
         (job(out=out, directory=str(tmp_path / "gone"), relative=True), "gone: is not on"),
         (job(out=out, folders=(str(photos), str(tmp_path / "gone"))), "gone: is not on"),
+        (job(out=out, folders=(str(tmp_path / "unmounted"),)), "unmounted: is not on"),
         (job(out=str(listed / "out")), "a file is where a folder should be"),
     ):
         answer = Worker(wrong)(given)

@@ -86,7 +86,7 @@ def _job(
     paths = [s for s in sources if not is_address(s)]
     model = str(settings["model"])
     files = [*paths, model] if os.path.isfile(model) else paths  # else it is a name, or an address of the Hub
-    folders = {path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths}
+    folders = {_folder(path) for path in paths}
     return Job(
         model=model,
         weights=settings["weights"],
@@ -97,8 +97,15 @@ def _job(
         out=out,
         directory=os.getcwd(),
         relative=any(not os.path.isabs(path) for path in files),
-        folders=tuple(sorted(os.path.abspath(folder) for folder in folders if os.path.isdir(folder))),
+        folders=tuple(sorted(os.path.abspath(folder) for folder in folders)),
     )
+
+
+def _folder(source: str) -> str:
+    """The folder of a source that is there: the source itself, or the last one above a file or a pattern."""
+    while not os.path.isdir(source):
+        source = os.path.dirname(source) or "."
+    return source
 
 
 def _report(segmenter: Segmenter, run: Run, counts: Counts, seconds: float, failures: Sequence[Failure]) -> int:

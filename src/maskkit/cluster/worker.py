@@ -174,11 +174,22 @@ class Worker:
     def _refuse_vanished(self) -> None:
         """Raise `DataError` if a folder of images has disappeared: then the images are not bad."""
         for folder in self.job.folders:
-            if not os.path.isdir(folder):
+            if _is_gone(folder):
                 raise DataError(f"{folder}: is not on {socket.gethostname()}, or not any more; restore it")
 
     def _made_with(self) -> tuple[str, str]:
         return self.job.model, maskkit.__version__
+
+
+def _is_gone(folder: str) -> bool:
+    """Whether a folder that had images is not there, or empty, as one is that is no longer mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except PermissionError:  # its files may be readable
+        return False
+    except OSError:
+        return True
 
 
 @dataclass
