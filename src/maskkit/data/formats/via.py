@@ -269,7 +269,8 @@ def _circle(points: Float[np.ndarray, "3 2"]) -> list[float]:
         raise ValueError("the three points of the circle are on one line; draw it again")
     centre = np.linalg.solve(2 * steps, (steps**2).sum(1))  # as far from the first point as from the others
     radius = math.hypot(*centre)
-    return drawn.ellipse(*(points[0] + centre).tolist(), radius, radius)
+    x, y = (points[0] + centre).tolist()
+    return drawn.ellipse(x, y, radius, radius)
 
 
 def _dict(value: Any) -> dict[str, Any]:
