@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, PngImagePlugin, features
 from maskkit.data.files import load_json, matching
 from maskkit.data.images import find_images, formats, image_size, list_images, read_image, read_pixels
 from maskkit.data.label_map import read_values
+from maskkit.data.tiff import said_of_pages
 from maskkit.errors import DataError
 
 
@@ -227,8 +228,8 @@ def test_images_that_come_out_black_are_logged_once(tmp_path, caplog, monkeypatc
     assert "stretch the values" in message
 
 
-def test_pages_behind_the_first_one_are_logged_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("maskkit.data.images._pages", [])
+def test_pages_behind_the_first_one_are_logged_once(tmp_path, caplog):
+    said_of_pages.clear()
     pages = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (10, 20, 30)]
     for name in ("a.tif", "b.tif"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], tiffinfo={274: 6})
@@ -236,12 +237,12 @@ def test_pages_behind_the_first_one_are_logged_once(tmp_path, caplog, monkeypatc
         assert read_pixels(tmp_path / name).shape == (6, 4, 3)
     (message,) = (r.getMessage() for r in caplog.records)
     assert "a.tif: has 3 pages, of which the first is read" in message
-    monkeypatch.setattr("maskkit.data.images._pages", [])
+    said_of_pages.clear()
     pages[0].save(tmp_path / "c.gif", save_all=True, append_images=pages[1:])
     assert read_pixels(tmp_path / "c.gif").max() == 10
     assert "c.gif: has 3 pages" in caplog.messages[-1]
     pages[0].save(tmp_path / "one.tif")
-    monkeypatch.setattr("maskkit.data.images._pages", [])
+    said_of_pages.clear()
     read_pixels(tmp_path / "one.tif")
     assert len(caplog.records) == 2
 

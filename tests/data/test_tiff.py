@@ -13,7 +13,7 @@ from maskkit.data import images, tiff
 from maskkit.data.dataset import Dataset
 from maskkit.data.images import read_pixels, read_reduced
 from maskkit.data.records import Record
-from maskkit.data.tiff import LargeTiff, open_tiff
+from maskkit.data.tiff import LargeTiff, open_tiff, said_of_pages
 from maskkit.errors import DataError
 from maskkit.eval.rows import Row, rows_of
 from maskkit.geometry.windows import Rect
@@ -197,6 +197,18 @@ def test_an_evaluation_does_not_read_it_whole_either(tmp_path: Path, monkeypatch
     assert {row["image_id"] for row in wanted} == {"slide 7"}
     with pytest.raises(DataError, match=r"a\.tif: the annotations say 130 x 170 pixels, the image has 170 x 130"):
         rows("a.tif", (170, 130))
+
+
+def test_pages_of_a_stack_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, second in (("pyramid.tif", ramp(3)[::2, ::2]), ("stack.tif", ramp(3))):
+        said_of_pages.clear()
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            for pixels in (ramp(3), second):
+                file.write(pixels, tile=(64, 64), compression="zlib", photometric="rgb", metadata=None)
+        with open_tiff(tmp_path / name, 1, 1) as found:
+            assert found is not None
+    (message,) = caplog.messages
+    assert "stack.tif: has 2 pages, of which the first is read" in message
 
 
 @pytest.mark.filterwarnings("ignore:Image size")

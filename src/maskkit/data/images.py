@@ -20,7 +20,7 @@ from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from maskkit.data.files import walk
-from maskkit.data.tiff import open_tiff
+from maskkit.data.tiff import note_pages, open_tiff, said_of_pages
 from maskkit.errors import DataError
 from maskkit.files import require_file
 from maskkit.geometry.resample import strips
@@ -297,14 +297,14 @@ def _eight_bits(values: Int[np.ndarray, "h w"], wide: bool, path: str | Path) ->
 
 def _note_pages(image: Image.Image, path: Path | str) -> None:
     """Log that an image has pages behind the first one, other than smaller copies of it in a TIFF."""
-    if image.format not in ("TIFF", "GIF", "PNG", "WEBP", "AVIF") or _pages:
+    if image.format not in ("TIFF", "GIF", "PNG", "WEBP", "AVIF") or said_of_pages:
         return
     try:
         pages = getattr(image, "n_frames", 1)
         if pages > 1:
             image.seek(1)
             if image.format != "TIFF" or not image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
-                _log_once(_pages, f"{path}: has {pages} pages, of which the first is read; save each as an image")
+                note_pages(path, pages)
     except Exception:  # a page that is not read may be damaged
         log.debug("%s: the pages behind the first one cannot be read", path)
     finally:
@@ -320,7 +320,6 @@ def _log_once(said: list[str], message: str) -> None:
 
 _warned: list[str] = []
 _large: list[str] = []
-_pages: list[str] = []
 
 
 def _limit() -> str:

@@ -35,6 +35,18 @@ _NONE, _JPEG = 1, 7
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
+log = logging.getLogger(__name__)
+
+said_of_pages: list[str] = []
+"""The first file of several pages of this process, once `note_pages` has named it."""
+
+
+def note_pages(path: Path | str, count: int) -> None:
+    """Log that of ``count`` pages the first is read, once in a process: data sets have many such images."""
+    if not said_of_pages:
+        said_of_pages.append(str(path))
+        log.warning("%s: has %d pages, of which the first is read; save each as an image", path, count)
+
 
 class LargeTiff:
     """An open file. Threads may read at the same time."""
@@ -166,7 +178,17 @@ def open_tiff(path: Path, rows: int, least: int) -> Iterator[LargeTiff | None]:
         yield None
         return
     with file:
+        if is_read and not said_of_pages and len(alike := _pages_like(file, page)) > 1:
+            note_pages(path, len(alike))
         yield LargeTiff(path, file.filehandle, page, rows) if is_read else None
+
+
+def _pages_like(file: Any, first: Any) -> list[Any]:
+    """The pages of a stack: those of the size of the first one, which are no smaller copies of it."""
+    try:
+        return [page for page in file.pages if page.shape[:2] == first.shape[:2]]
+    except Exception:  # a page that is not read may be damaged
+        return [first]
 
 
 def _is_read(page: Any) -> bool:
