@@ -25,6 +25,10 @@ FILES = {
     "samples.json": ({"samples": [{"filepath": "data/a.png"}]}, "FiftyOne"),
     "000001.txt": ("Car 0.00 0 -1.57 1 2 9 9 1.5 1.6 3.7 1.8 1.5 9.9 -1.57\n", "KITTI"),
     "data.zip": ("x", "unpack it"),
+    "v7.json": ({"version": "2.0", "item": {"name": "a.png"}, "annotations": []}, "Darwin"),
+    "output.manifest": ({"source-ref": "s3://bucket/a.png"}, "Ground Truth"),
+    "gt.txt": ("1,1,10,10,5,5,1,1,1\n2,1,11,10,5,5,1,1,1\n", "MOT"),
+    "_classes.csv": ("Pixel Value, Class\n0, background\n1, cat\n", "Roboflow"),
 }
 
 

@@ -47,11 +47,13 @@ _OBJECTS = (
     _Known("a VoTT project", "in VoTT choose the export format Pascal VOC", _has("assets", "tags")),
     _Known("a Labelbox export", _LABELBOX, _has("data_row")),
     _Known("FiftyOne's own format", "export it as fo.types.COCODetectionDataset", _has("samples")),
+    _Known("V7's Darwin json", "export it as COCO", _has("item", "annotations")),
     _Known("GeoJSON", "convert it to COCO, in pixels of the images", lambda c: _has("features", "type")(c)),
 )
 _ROWS = (
     _Known("a Labelbox export", _LABELBOX, _has("data_row")),
     _Known("a Labelbox export", "export it again as COCO", _has("Labeled Data")),
+    _Known("a manifest of SageMaker Ground Truth", "convert it to COCO, in a folder of the images", _has("source-ref")),
     _Known("a COCO results file", "give the ground truth; this is for eval --predictions", _has("image_id", "score")),
     _Known("a Scalabel (BDD100K) json", "convert it by: python -m scalabel.label.to_coco", _has("name", "labels")),
     _Known("a CreateML json", "export it again as COCO", _has("image", "annotations")),
@@ -68,7 +70,9 @@ _ENDINGS = {
     ".gz": ("an archive", "unpack it and give the folder"),
     ".mat": ("a MATLAB file", "save the label maps as PNG"),
 }
-_LOOKED_AT = {*_ENDINGS, ".json", ".jsonl", ".ndjson", ".xml", ".txt"}
+_LINES = (".jsonl", ".ndjson", ".manifest")
+"""Suffixes of files with a json in each line."""
+_LOOKED_AT = {*_ENDINGS, *_LINES, ".json", ".xml", ".txt", ".csv"}
 
 
 def of_one_image(file: Path) -> bool:
@@ -99,11 +103,14 @@ def of_file(file: Path) -> str | None:
     try:
         if suffix == ".xml":
             return _of_xml(beginning_of(file, 1 << 16))
-        if suffix in (".jsonl", ".ndjson"):
+        if suffix in _LINES:
             lines = beginning_of(file, 1 << 16).splitlines()
             return of_json([json.loads(lines[0])]) if lines else None
         if suffix == ".json" and file.stat().st_size <= _LARGEST:
             return of_json(json.loads(beginning_of(file, _LARGEST)))
+        if suffix == ".csv" and beginning_of(file, 4096).lstrip(b"\xef\xbb\xbf").startswith(b"Pixel Value"):
+            remedy = "put the images into images/, their *_mask.png as *.png into masks/, and name the classes there"
+            return _sentence("the list of classes of Roboflow's semantic masks", remedy)
         if suffix == ".txt":
             return _of_text(beginning_of(file, 4096).decode("utf-8", "replace"))
     except (DataError, OSError, ValueError, RecursionError):
@@ -148,6 +155,10 @@ def _of_text(text: str) -> str | None:
 
     if all_have(10, 8, 0, 8):
         return _sentence("DOTA text with oriented boxes", "write a polygon for each object, as YOLO or COCO has it")
+    if text and all(re.fullmatch(r"\d+,-?\d+(,-?[0-9.]+){7,8}", line.strip()) for line in text.splitlines()[:5]):
+        return _sentence(
+            "MOT text of tracks", "convert it to COCO, for example by Datumaro (datum convert -if mot_seq)"
+        )
     if all_have(15, 0, 1, 15):
         return _sentence("KITTI text", "convert it to COCO, for example by Datumaro (datum convert -if kitti -f coco)")
     return None

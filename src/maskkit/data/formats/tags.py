@@ -11,7 +11,7 @@ from pathlib import Path
 
 from maskkit.data.dataset import Dataset
 from maskkit.data.files import SPLITS, image_folders
-from maskkit.data.formats import boxes
+from maskkit.data.formats import boxes, foreign
 from maskkit.data.images import find_images, image_size
 from maskkit.data.label_map import ImageTags
 from maskkit.data.records import Record
@@ -58,7 +58,7 @@ def recognise(path: Path) -> bool:
 
 
 def _is_table(file: Path) -> bool:
-    return file.is_file() and not boxes.is_table(file)
+    return file.is_file() and not boxes.is_table(file) and foreign.of_file(file) is None
 
 
 def splits(folder: Path) -> list[str]:
