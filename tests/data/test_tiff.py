@@ -122,6 +122,7 @@ LIES = {
     "a larger image": ((257, 5000), r"lists 15 tiles, and its 203 x 5000 pixels take 395; write the file again"),
     "smaller tiles": ((323, 16), r"lists 15 tiles, and its 203 x 150 pixels take 50"),
     "a tile outside": ((324, 2**30), r"number 1 of 15 tiles lies beyond the end of the file; restore"),
+    "an empty tile": ((325, 0), r"number 1 of 15 tiles has 0 bytes for 48 x 64 pixels; write the file again"),
     "cut off": ((0, 0), r"number \d+ of 15 tiles lies beyond the end of the file; restore"),
     "garbage": ((None, 0), r"number 1 of 15 tiles cannot be decoded \(.*\); restore the file"),
 }

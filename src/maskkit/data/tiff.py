@@ -117,7 +117,7 @@ class LargeTiff:
                 raise DataError(
                     f"{self.path}: number {number} of {count} {noun} lies beyond the end of the file; restore the file"
                 )
-            if size > most:
+            if size > most or (offset and not size):  # without an offset the tile is left out by intention
                 raise DataError(
                     f"{self.path}: number {number} of {count} {noun} has {size} bytes for {wide} x {high} pixels; "
                     "write the file again"
