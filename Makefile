@@ -16,9 +16,10 @@ OLDEST_TESTS := tests/geometry tests/test_prediction.py tests/test_targets.py te
 demo: install
 	$(BIN)/maskkit demo
 
-# one thread per process: the processes share the cores
+# one thread per process: the processes share the cores. Each begins with half of the tests in their order, so that
+# what the tests of a file share is made once
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow

@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from maskkit import zoo
 from maskkit.checkpoints.checkpoint import run_config
 from maskkit.config import RunConfig, to_dict
 from maskkit.models.base import LOSS_KEYS
-from maskkit.zoo.card import Weights
+from maskkit.zoo.card import Preset, Weights
 
 ROOT = Path(maskkit.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
@@ -98,14 +99,15 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+CODE = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
 
 
-def imports(path: Path) -> set[str]:
+def imports(code: str) -> set[str]:
     """Modules of the package that a file imports anywhere, but for annotations alone (``if TYPE_CHECKING``)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(code)
     typing_only = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in (ast.walk(tree) if "TYPE_CHECKING" in code else ())
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for statement in node.body
         for inner in ast.walk(statement)
@@ -124,17 +126,24 @@ def imports(path: Path) -> set[str]:
     return found - {""}
 
 
-IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+@cache
+def imports_of(name: str) -> set[str]:
+    """What the module ``name`` imports of the package; nothing for a name that is no module."""
+    return imports(CODE[name]) if name in CODE else set()
 
 
 def floor(name: str) -> int:
     return next(i for i, rooms in enumerate(FLOORS) if name.split(".")[0] in rooms)
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("", "__main__")])
-def test_imports_point_down(name: str) -> None:
-    above = [o for o in IMPORTS[name] if floor(o) > floor(name) and (name, o) not in HAND_OVER]
-    assert not above, f"{name} is below {above}"
+def test_imports_point_down() -> None:
+    assert not [
+        f"{name} is below {other}"
+        for name in MODULES
+        if name not in ("", "__main__")
+        for other in imports_of(name)
+        if floor(other) > floor(name) and (name, other) not in HAND_OVER
+    ]
 
 
 def test_there_is_no_circle() -> None:
@@ -144,7 +153,7 @@ def test_there_is_no_circle() -> None:
         if name in path:
             pytest.fail(" -> ".join((*path[path.index(name) :], name)))
         if name not in done:
-            for other in sorted(o for o in IMPORTS.get(name, ()) if (name, o) not in HAND_OVER):
+            for other in sorted(o for o in imports_of(name) if (name, o) not in HAND_OVER):
                 visit(other, (*path, name))
             done.add(name)
 
@@ -155,7 +164,7 @@ def test_there_is_no_circle() -> None:
 def test_no_model_imports_another() -> None:
     for name in MODULES:
         if name.startswith("models.") and name != "models.base":
-            others = {m for m in IMPORTS[name] if m.startswith("models.")} - {"models.base"}
+            others = {m for m in imports_of(name) if m.startswith("models.")} - {"models.base"}
             assert not others, name
 
 
@@ -166,8 +175,7 @@ def test_the_torch_free_rooms_import_no_torch() -> None:
     while rooms:
         name = rooms.pop()
         seen.add(name)
-        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-        for node in tree.body:
+        for node in ast.parse(CODE[name]).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for imported in names:
@@ -176,30 +184,34 @@ def test_the_torch_free_rooms_import_no_torch() -> None:
                 rooms |= {m for m in (inner,) if m in MODULES and m and m not in seen}
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n])
-def test_files_are_short(name: str) -> None:
-    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{name} has {lines} lines"
+def test_files_are_short() -> None:
+    lines = {name: len(CODE[name].splitlines()) for name in MODULES}
+    assert not {name: count for name, count in lines.items() if count > 400}
 
 
 PRESETS = zoo.presets()
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
-def test_every_card_is_complete(preset) -> None:
-    assert zoo.preset(preset.name) is preset
-    assert len(preset.classes) == preset.model.num_classes
-    assert preset.paper is None or preset.paper.strip()
-    assert preset.ours is None or preset.ours.strip()
-    assert preset.weights is None or (preset.weights.source and preset.weights.licence)
-    assert preset.weights is None or not mistakes(preset.weights)
-    method = zoo.method(preset.name)
-    assert method.title
-    assert method.paper
-    assert method.agreement
-    assert method.model.supervision_of(preset.model)
-    assert method.model.supervision_of(preset.model) <= {"masks", "boxes", "tags", "label_map"}
-    assert method.rename is not None or preset.weights is None
+def missing(preset: Preset) -> list[str]:
+    """What the card of a preset does not say."""
+    method, weights = zoo.method(preset.name), preset.weights
+    supervision = method.model.supervision_of(preset.model)
+    checks = {
+        "it is not found by its name": zoo.preset(preset.name) is preset,
+        "a name for each class": len(preset.classes) == preset.model.num_classes,
+        "the paper's result": preset.paper is None or preset.paper.strip(),
+        "our result": preset.ours is None or preset.ours.strip(),
+        "source and licence of its weights": weights is None or (weights.source and weights.licence),
+        "title, paper and agreement of its method": method.title and method.paper and method.agreement,
+        "what it learns from": supervision and supervision <= {"masks", "boxes", "tags", "label_map"},
+        "the names in its weights": method.rename is not None or weights is None,
+    }
+    return [name for name, is_there in checks.items() if not is_there] + (mistakes(weights) if weights else [])
+
+
+def test_every_card_is_complete() -> None:
+    found = {preset.name: missing(preset) for preset in PRESETS}
+    assert not {name: lacks for name, lacks in found.items() if lacks}
 
 
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic|research|no licence|unknown|other", re.IGNORECASE)
@@ -241,10 +253,10 @@ def test_what_a_card_cannot_say_of_weights() -> None:
         assert len(mistakes(wrong)) == 1, wrong
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
-def test_every_config_travels_as_plain_types(preset) -> None:
-    config = RunConfig(preset.name, preset.model, preset.input, preset.augment, preset.train)
-    assert run_config(to_dict(config)) == config
+def test_every_config_travels_as_plain_types() -> None:
+    for preset in PRESETS:
+        config = RunConfig(preset.name, preset.model, preset.input, preset.augment, preset.train)
+        assert run_config(to_dict(config)) == config
 
 
 def test_presets_have_names_of_their_own() -> None:
@@ -270,8 +282,8 @@ def test_every_knob_is_read(method: str) -> None:
     while todo:
         name = todo.pop()
         reached.add(name)
-        todo |= {m for m in IMPORTS.get(name, ()) if m.startswith("nn.") and m not in reached}
-    code = "\n".join(MODULES[name].read_text(encoding="utf-8") for name in sorted(reached))
+        todo |= {m for m in imports_of(name) if m.startswith("nn.") and m not in reached}
+    code = "\n".join(CODE[name] for name in sorted(reached))
     for preset in found.presets:
         unread = [k for k in knobs(preset.model) if not re.search(rf"\.{k.rpartition('.')[2]}\b", code)]
         assert unread in ([], ["num_classes"] if len(preset.classes) == 1 else []), preset.name
@@ -280,7 +292,7 @@ def test_every_knob_is_read(method: str) -> None:
 def test_models_are_not_told_apart_by_their_type() -> None:
     for name in MODULES:
         if name.split(".")[0] in ("engine", "infer", "eval", "checkpoints", "api", "cli", "export"):
-            code = MODULES[name].read_text(encoding="utf-8")
+            code = CODE[name]
             assert not re.search(r"(hasattr|isinstance)\((self\.)?(model|network|net|segmenter\.model)\b", code), name
 
 
@@ -288,7 +300,7 @@ def test_only_the_terminal_prints() -> None:
     """`maskkit.terminal` escapes what a terminal would obey; nothing is printed past it."""
     for name in MODULES:
         if name != "terminal":
-            code = MODULES[name].read_text(encoding="utf-8")
+            code = CODE[name]
             past = r"(?<![.\w])(?<!def )print\(|from rich\.console import .*Console\b|std(out|err)\.write\("
             assert not re.search(past, code), f"{name}: use say, complain or Console of maskkit.terminal"
 
@@ -314,11 +326,12 @@ def test_the_contract_is_checked_strictly() -> None:
             assert "# pyright:" not in file.read_text(encoding="utf-8"), f"{file} switches rules off"
 
 
-@pytest.mark.parametrize("package", [re.split(r"[^\w-]", line)[0] for line in PROJECT["project"]["dependencies"]])
-def test_core_dependencies_are_permissive(package: str) -> None:
-    licence = licence_of(metadata.distribution(package))
-    assert PERMISSIVE.search(licence), f"{package}: {licence}"
-    assert not COPYLEFT.search(licence), f"{package}: {licence}"
+def test_core_dependencies_are_permissive() -> None:
+    for line in PROJECT["project"]["dependencies"]:
+        package = re.split(r"[^\w-]", line)[0]
+        licence = licence_of(metadata.distribution(package))
+        assert PERMISSIVE.search(licence), f"{package}: {licence}"
+        assert not COPYLEFT.search(licence), f"{package}: {licence}"
 
 
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSFL?|Python Software Foundation|HPND|ISC|MPL-2\.0)\b")
@@ -357,13 +370,15 @@ TEXTS = sorted(
 )
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_the_private_language_is_gone(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    if path.name == "glossary.md":  # its last table names the words that are not used
-        text = text.partition("## Words that are not used")[0]
-    found = [m.group(0) for word in GONE for m in re.finditer(rf"(?<!\w)({word})\b", text)]
-    assert not found, sorted(set(found))
+def test_the_private_language_is_gone() -> None:
+    gone, found = re.compile(rf"(?<!\w)({'|'.join(GONE)})\b"), {}
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        if path.name == "glossary.md":  # its last table names the words that are not used
+            text = text.partition("## Words that are not used")[0]
+        if words := {m.group(0) for m in gone.finditer(text)}:
+            found[str(path.relative_to(REPOSITORY))] = sorted(words)
+    assert not found
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples"])

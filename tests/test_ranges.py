@@ -48,7 +48,6 @@ def numbers(kind: type) -> dict[str, Any]:
 
 
 CONFIGS = configs()
-PRESETS = zoo.presets()
 
 
 def test_there_are_configs() -> None:
@@ -56,10 +55,14 @@ def test_there_are_configs() -> None:
     assert sum(len(numbers(c)) for c in CONFIGS) > 250
 
 
-@pytest.mark.parametrize("kind", CONFIGS, ids=lambda c: c.__name__)
-def test_every_number_states_its_range(kind: type) -> None:
-    hints = numbers(kind)
-    assert [name for name, hint in hints.items() for _, allowed in leaves(hint) if allowed is None] == []
+def test_every_number_states_its_range() -> None:
+    assert not [
+        f"{kind.__name__}.{name}"
+        for kind in CONFIGS
+        for name, hint in numbers(kind).items()
+        for _, allowed in leaves(hint)
+        if allowed is None
+    ]
 
 
 def bad(hint: Any, value: float) -> Any:
@@ -87,10 +90,10 @@ def test_what_is_not_in_the_range_is_refused_by_name(kind: type) -> None:
             assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
-def test_presets_are_in_range(preset: Any) -> None:
-    for part in (preset.model, preset.input, preset.augment, preset.train):
-        assert list(misfits(part)) == []
+def test_presets_are_in_range() -> None:
+    for preset in zoo.presets():
+        for part in (preset.model, preset.input, preset.augment, preset.train):
+            assert list(misfits(part)) == [], preset.name
 
 
 def test_defaults_are_in_range() -> None:

@@ -1,6 +1,6 @@
 """What the goldens of AdelaiDet's methods have in common: inputs as their manifests write them, and FCOS itself.
 
-Images are BGR there and RGB here; `published` turns the first convolution round, this file the gradients.
+Images are BGR there and RGB here; `Case.filled` turns the first convolution round, this file the gradients.
 """
 
 import importlib
@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate
-from maskkit.models.base import Model
 from maskkit.nn.fcos import FcosRaw
 from maskkit.nn.fcos_targets import Positives
 from maskkit.prediction import Categories, ImageMeta, Instances, Prediction
@@ -78,12 +76,10 @@ def knobs_of(case: Case) -> dict[str, Any]:
 def model_of(case: Case, fill: bool = False) -> Any:
     """The model of the case, with the recipe's weights or, for losses and decoding, without any."""
     name, knobs = preset_of(case), knobs_of(case)
-    with torch.device("cpu" if fill else "meta"):
-        model: Model = zoo.model_class(name)(change(zoo.preset(name).model, **knobs))  # type: ignore[call-arg]
     if fill:
-        constants = {n: torch.tensor(v) for n, v in case.manifest.get("constants", {}).items()}
-        model.load_state_dict(published.convert({**case.weights(), **constants}, name, **knobs))
-    return model
+        return case.filled(name, {**case.weights(), **case.constants}, **knobs)
+    with torch.device("meta"):
+        return zoo.model_class(name)(change(zoo.preset(name).model, **knobs))  # type: ignore[call-arg]
 
 
 # inputs --------------------------------------------------------------------------------------------------------------

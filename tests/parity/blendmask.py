@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import change
 from maskkit.decode import decode
 from maskkit.models.base import to_arrays
@@ -18,7 +17,7 @@ from maskkit.nn.roi import Sampled, crop_masks
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.blendmask import rename
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 _PRESETS = {
     "R_50_1x": "blendmask-resnet50-1x",
@@ -89,14 +88,12 @@ def _unpack(case: Case, name: str) -> np.ndarray:
 
 
 def _forward(case: Case) -> None:
-    model = _model(case).eval()
-    model.load_state_dict(published.convert(case.weights(), _preset(case)))
+    model = case.filled(_preset(case))
     images = _batch(case).images
-    with torch.no_grad():
-        levels = model.fpn(list(model.backbone(images).values()))
+    with torch.no_grad(), watched(model.fpn) as seen:
         raw = model(images)
     close = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
-    for i, level in enumerate(levels):
+    for i, level in enumerate(seen[0]):
         case.compare(f"fpn.p{i + 3}", level, *close)
     for name, parts in zip(("logits", "reg", "ctrness", "top_feats"), raw.detector[:4], strict=True):
         for i, part in enumerate(parts):
@@ -186,8 +183,7 @@ def _loss(case: Case) -> None:
 
 
 def _train_step(case: Case) -> None:
-    model = _model(case).train()
-    model.load_state_dict(published.convert(case.weights(), _preset(case)))
+    model = case.filled(_preset(case)).train()
     batch = _batch(case)
     losses = model.loss_terms(model(batch.images), batch)
     total = torch.stack(list(losses.values())).sum()

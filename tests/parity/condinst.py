@@ -26,7 +26,7 @@ from maskkit.nn.fcos_targets import locate
 from maskkit.nn.losses import dice_loss
 from maskkit.targets import RleMasks, Target
 from tests.parity import adelaidet as official
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,14 +58,13 @@ def _kind(case: Case) -> str:
 
 
 def _forward(case: Case) -> None:
-    model = official.model_of(case, fill=True).eval()
+    model = official.model_of(case, fill=True)
     images = official.image_batch(case).images
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
     near = case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
-    with torch.no_grad():
-        levels = model.fpn(list(model.backbone(images).values()))
+    with torch.no_grad(), watched(model.fpn) as seen:
         raw = model(images)
-        official.compare_detector(case, levels, raw.detector)
+        official.compare_detector(case, seen[0], raw.detector)
         if "mask_feats" in case.outputs:
             case.compare("mask_feats", raw.branch.features, *near)
         if "sem_logits" in case.outputs:

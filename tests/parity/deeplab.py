@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import change
-from maskkit.models.deeplab import Deeplab, DeeplabConfig, SummedAspp
+from maskkit.models.deeplab import SummedAspp
 from maskkit.nn.crf import CrfConfig, mean_field
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 from tests.parity.semantic import batch, check, every_output_seen
 
 
@@ -26,12 +24,10 @@ def _forward(case: Case) -> None:
     config = case.config
     name = "deeplabv1-resnet101" if config["name"].startswith("DeepLabV1") else "deeplabv2-resnet101"
     preset = zoo.preset(name)
-    assert isinstance(preset.model, DeeplabConfig)
-    knobs = {"num_classes": config["n_classes"]}
+    knobs: dict[str, Any] = {"num_classes": config["n_classes"]}
     if "atrous_rates" in config:
         knobs |= {"rates": tuple(config["atrous_rates"]), "scales": tuple(config["scales"])}
-    model = Deeplab(change(preset.model, **knobs)).eval()
-    model.load_state_dict(published.convert(case.weights(), name, **knobs))
+    model = case.filled(name, **knobs)
     # the manifest's means, in the order of its BGR images
     given = batch(case, replace(preset.input, mean=(122.675, 116.669, 104.008)), config["n_classes"])
     with torch.no_grad():
@@ -40,9 +36,9 @@ def _forward(case: Case) -> None:
             check(case, "logits", raw.logits)
             return
         body: Any = model.backbone.body
-        stem = body.maxpool(body.act1(body.bn1(body.conv1(given.images))))
-        features = model.backbone(given.images)
-        second = body.layer2(body.layer1(stem))
+        with watched(body.maxpool, body.layer2) as seen:
+            features = model.backbone(given.images)
+        stem, second = seen
         assert isinstance(model.score, SummedAspp)
         branches = [branch(features[32]) for branch in model.score.branches]
     check(case, "stem", stem)

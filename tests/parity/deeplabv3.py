@@ -14,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import change
-from maskkit.models.deeplab import Deeplab, DeeplabConfig
 from maskkit.nn.semantic import pixel_loss, truth_of
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 from tests.parity.semantic import batch, check, every_output_seen
 
 _BACKBONES = {"mobilenet": "mobilenetv2_100"}
@@ -28,16 +25,13 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     version, _, official = case.config["model"].partition("_")
     name = f"{version}-{_BACKBONES.get(official, official)}"
     preset = zoo.preset(name)
-    assert isinstance(preset.model, DeeplabConfig)
     stride, classes = case.config["output_stride"], case.config["num_classes"]
     knobs = {"num_classes": classes, "output_stride": stride, "rates": tuple(r * 16 // stride for r in (6, 12, 18))}
-    model = Deeplab(change(preset.model, **knobs)).eval()
-    model.load_state_dict(published.convert(case.weights(), name, **knobs))
+    model = case.filled(name, **knobs)
     given = batch(case, replace(preset.input, mean=(123.675, 116.28, 103.53)), classes)
-    with torch.no_grad():
-        features = model.backbone(given.images)
+    with torch.no_grad(), watched(model.backbone, model.aspp) as seen:
         raw = model(given.images)
-        aspp = model.aspp(features[32])
+    features, aspp = seen
     check(case, "feature_out", features[32])
     if "feature_low_level" in case.outputs:
         check(case, "feature_low_level", features[4])

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import PseudoMasks, TrainConfig, change
 from maskkit.data.loader import normalise
 from maskkit.decode.tags import rival_scores
@@ -43,10 +42,7 @@ def _model(case: Case, classes: int) -> Eps:
         if "tau" in case.config:
             knobs |= {"tau": case.config["tau"], "mix": case.config["lam"]}
         return Eps(change(preset.model, backbone={"name": "mobilenetv2_100", "frozen_stride": 0}, **knobs)).eval()
-    with torch.device("meta"):
-        model = Eps(change(preset.model, **knobs))
-    model.load_state_dict(published.convert(case.weights(), NAME, **knobs), assign=True)
-    return model.eval()
+    return case.filled(NAME, **knobs)
 
 
 def _image(case: Case) -> Tensor:

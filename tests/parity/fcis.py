@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.decode import Votes, decode
 from maskkit.decode.outputs import RegionVotes
 from maskkit.models.base import to_arrays
@@ -35,7 +34,7 @@ from maskkit.nn.position_sensitive import corner_sums, pool
 from maskkit.nn.roi import Sampled
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Target
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 PRESET = "fcis-resnet101"
 EDGE = torch.tensor([0, 0, 1, 1])
@@ -265,8 +264,7 @@ def _weighted(each: RegionLosses, chosen: Tensor, keep: int) -> tuple[Tensor, Te
 
 def _filled(case: Case) -> tuple[Fcis, Tensor]:
     """The model with official weights, and the image."""
-    model = Fcis(zoo.preset(PRESET).model).eval()  # type: ignore[arg-type]
-    model.load_state_dict(published.convert(case.weights(), PRESET))
+    model = case.filled(PRESET)
     height, width = case.config["image"]
     image = torch.from_numpy(case.recipe.seeded_image(height, width, case.seed)).permute(2, 0, 1)
     return model, (image - torch.tensor(zoo.preset(PRESET).input.mean)[:, None, None])[None]
@@ -279,13 +277,13 @@ def _forward(case: Case) -> None:
     parts = {"conv1": body.conv1, "res2c": body.layer1, "res3b3": body.layer2, "hidden": model.rpn.conv}
     for name, part in parts.items():
         part.register_forward_hook(lambda _, __, y, name=name: caught.update({name: y.clone()}))
-    with torch.no_grad():
-        shallow, deep = model.backbone(images).values()
+    with torch.no_grad(), watched(model.backbone, model.squeeze, model.score, model.deltas) as seen:
+        raw = model(images)
+        features, squeezed, maps, boxes = seen
+        shallow, deep = features.values()
+        squeezed = F.relu(squeezed)
         level = model.anchored(shallow, (images.shape[2], images.shape[3]))
         objectness, deltas = model.rpn(shallow)
-        squeezed = F.relu(model.squeeze(deep))
-        maps, boxes = model.score(squeezed), model.deltas(squeezed)
-        raw = model(images)
     for name in ("conv1", "res2c", "res3b3"):
         _close(case, name, caught[name])
     _close(case, "res4b22", shallow)
@@ -342,12 +340,13 @@ def _objects(case: Case) -> Target:
 def _train_step(case: Case) -> None:
     model, images = _filled(case)
     config, target, keep = model.config, _objects(case), case.config["batch_rois_ohem"]
-    shallow, deep = model.backbone(images).values()
+    with watched(model.backbone) as seen:
+        proposed = model(images).sampled.rois
+    shallow, deep = seen[0].values()
     level = model.anchored(shallow, (images.shape[2], images.shape[3]))
     squeezed = F.relu(model.squeeze(deep))
     rois = _ours(case.stored("rois"))
-    with torch.no_grad():
-        ours = model(images).sampled.rois[: config.proposals.after[1], 1:]
+    ours = proposed[: config.proposals.after[1], 1:].detach()
     near = (rois[:, None, 1:] - torch.cat([ours, target.boxes])).abs().amax(2).amin(1) < 0.05
     assert near.float().mean() >= 0.95
 

@@ -7,7 +7,7 @@ from maskkit.decode import decode
 from maskkit.models.base import to_arrays
 from maskkit.nn.fcos import fcos_loss
 from tests.parity import adelaidet as official
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,12 +20,12 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forward(case: Case) -> None:
-    model = official.model_of(case, fill=True).eval()
+    model = official.model_of(case, fill=True)
     images = official.image_batch(case).images
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
-    with torch.no_grad():
-        levels = model.fpn(list(model.backbone(images).values()))
-        official.compare_detector(case, levels, model(images))
+    with torch.no_grad(), watched(model.fpn) as seen:
+        raw = model(images)
+    official.compare_detector(case, seen[0], raw)
 
 
 def _loss(case: Case) -> None:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import change
 from maskkit.data.loader import normalise
 from maskkit.decode import Decoder, decode
@@ -25,7 +24,7 @@ from maskkit.nn.query_loss import mask_costs, match, uncertain_points
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.mask2former import rename
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,20 +60,16 @@ def _knobs(case: Case) -> dict[str, Any]:
     return knobs | {ours: limits[theirs] for theirs, ours in places.items() if theirs in limits}
 
 
-def _model(case: Case, meta: bool = True, **knobs: Any) -> Mask2Former:
-    """The model of a case, filled from its weights unless it is on the ``meta`` device."""
+def _model(case: Case, **knobs: Any) -> Mask2Former:
+    """The model of a case without weights."""
     config = change(zoo.preset(_preset(case)).model, **_knobs(case), **knobs)
     assert isinstance(config, Mask2FormerConfig)
-    with torch.device("meta" if meta else "cpu"):
-        model = Mask2Former(config)
-    if not meta:
-        model.load_state_dict(published.convert(_weights(case), _preset(case)))
-    return model
+    with torch.device("meta"):
+        return Mask2Former(config)
 
 
-def _weights(case: Case) -> dict[str, Tensor]:
-    constants = {n: torch.tensor(v) for n, v in case.manifest.get("constants", {}).items()}
-    return case.weights() | constants
+def _filled(case: Case) -> Mask2Former:
+    return case.filled(_preset(case), case.weights() | case.constants, **_knobs(case))
 
 
 def _limits(case: Case) -> tuple[float, float]:
@@ -109,20 +104,12 @@ def _recipe_rand(case: Case, monkeypatch: pytest.MonkeyPatch, seed: int | None =
 
 
 def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(case, meta=False).eval()
+    model = _filled(case)
     images = _images(case)
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
-    layers: list[Tensor] = []
-
-    def watch(_: nn.Module, __: Any, output: Tensor) -> None:
-        layers.append(output)
-
-    for layer in model.pixel_decoder.layers:
-        layer.register_forward_hook(watch)
-    with torch.no_grad():
-        stages = model.backbone(images)
-        features, levels = model.pixel_decoder(list(stages.values()))
+    with torch.no_grad(), watched(model.backbone, model.pixel_decoder, *model.pixel_decoder.layers) as seen:
         raw = model(images)
+    stages, (features, levels), *layers = seen
     for stride, feature in stages.items():
         _nearly(case, f"backbone.res{stride.bit_length() - 1}", feature)
     for name in [n for n in case.outputs if n.startswith("encoder.layer")]:
@@ -258,7 +245,7 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(case, meta=False).train()
+    model = _filled(case).train()
     images = _images(case)
     sizes = [(h, w) for h, w in case.manifest["inputs"]["image_sizes_hw"]]
     batch = _batch(images, list(_scenes(case, sizes)))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.data.loader import collate
 from maskkit.data.records import extent
 from maskkit.data.transforms import Resize
@@ -29,7 +28,7 @@ from maskkit.nn.mask_stage import loss_from_masks
 from maskkit.nn.two_stage import STRIDES
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Batch, Target
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 CATEGORIES = Categories.of(map(str, range(80)))
 
@@ -68,11 +67,7 @@ def _model(case: Case) -> FasterRcnn | MaskRcnn:
 
 
 def _filled(case: Case) -> FasterRcnn | MaskRcnn:
-    name = _preset(case)
-    model = zoo.model_class(name)(zoo.preset(name).model)  # type: ignore[call-arg]
-    model.load_state_dict(published.convert(case.weights(), name))
-    assert isinstance(model, FasterRcnn | MaskRcnn)
-    return model
+    return case.filled(_preset(case))
 
 
 def _limits(case: Case) -> tuple[float, float]:
@@ -103,13 +98,13 @@ def _batch(case: Case, targets: list[Target] | None = None) -> Batch:
 
 
 def _forward(case: Case) -> None:
-    model, batch, limits = _filled(case).eval(), _batch(case), _limits(case)
+    model, batch, limits = _filled(case), _batch(case), _limits(case)
     size = (batch.images.shape[2], batch.images.shape[3])
     assert list(size) == case.manifest["padded_hw"]
     with torch.no_grad():
-        features = model.backbone(batch.images)
-        levels = model.fpn(list(features.values()))
-        raw = model(batch.images, batch.sizes)
+        with watched(model.backbone, model.fpn) as seen:
+            raw = model(batch.images, batch.sizes)
+        features, levels = seen
         selected = model.select(raw)
         anchored = model.anchored(levels, size)
         maps = [model.rpn(level) for level in levels]

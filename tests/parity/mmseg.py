@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, Tta
 from maskkit.data.loader import normalise
 from maskkit.decode import LabelMap
@@ -21,7 +20,7 @@ from maskkit.models.base import Model
 from maskkit.models.mask2former import Mask2Former
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.zoo.card import Preset
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 _LAYERS = {
     "fcn": {"head.convs": "score.convs"},
@@ -67,9 +66,7 @@ def check_classes(case: Case, name: str, ours: np.ndarray) -> None:
 
 def build(case: Case) -> tuple[Preset, Model]:
     preset = preset_of(case)
-    model: Any = zoo.model_class(preset.name)(preset.model)  # type: ignore[call-arg]
-    model.load_state_dict(published.convert(case.weights(), preset.name))
-    return preset, model.eval()
+    return preset, case.filled(preset.name)
 
 
 def given(case: Case, input: InputConfig) -> tuple[Tensor, ImageMeta]:
@@ -142,10 +139,10 @@ def _queries(case: Case) -> None:
     preset, model = build(case)
     assert isinstance(model, Mask2Former)
     images, meta = given(case, preset.input)
-    with torch.no_grad():
-        stages = model.backbone(images)
+    with torch.no_grad(), watched(model.backbone) as seen:
         raw = model(images)
         out = model.select(raw)
+    (stages,) = seen
     assert isinstance(out, ClassLogits)
     check(case, "input", images)
     for i, stage in enumerate(stages.values(), 2):

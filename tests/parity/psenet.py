@@ -9,13 +9,12 @@ from scipy.special import expit
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig, change
+from maskkit.config import InputConfig
 from maskkit.data.loader import normalise
 from maskkit.decode.clustering import expand, rate
 from maskkit.geometry.rectangles import least_rectangle
-from maskkit.models.psenet import Psenet, PsenetConfig, hard_pixels, kernel_losses, resize
-from tests.parity.goldens import Case
+from maskkit.models.psenet import PsenetConfig, hard_pixels, kernel_losses, resize
+from tests.parity.goldens import Case, watched
 
 _PRESET = "psenet-resnet50"
 
@@ -27,17 +26,13 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _forward(case: Case) -> None:
     preset = zoo.preset(_PRESET)
-    assert isinstance(preset.model, PsenetConfig)
     assert case.config["config"].startswith("psenet_r50")
-    knobs = {"kernels": case.config["kernel_num"]}
-    model = Psenet(change(preset.model, **knobs)).eval()
-    model.load_state_dict(published.convert(case.weights(), _PRESET, **knobs))
+    model = case.filled(_PRESET, kernels=case.config["kernel_num"])
     images = _image(case, preset.input)
-    with torch.no_grad():
-        features = model.backbone(images)
-        levels = model.fpn(list(features.values()))
+    with torch.no_grad(), watched(model.backbone, model.fpn) as seen:
         raw = model(images)
         logits = resize(raw.kernels, (images.shape[2], images.shape[3]))
+    features, levels = seen
     ours = {
         "c2": features[4],
         "c5": features[32],

@@ -6,11 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig, Tta, change
+from maskkit.config import InputConfig, Tta
 from maskkit.data.loader import normalise
 from maskkit.infer.tta import probabilities
-from maskkit.models.pspnet import Pspnet, PspnetConfig
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen, image
 
@@ -26,10 +24,8 @@ def _forward(case: Case) -> None:
     config = case.config
     name = f"pspnet-resnet{config['layers']}-ade20k"
     preset = zoo.preset(name)
-    assert isinstance(preset.model, PspnetConfig)
     knobs = {"num_classes": config["classes"], "bins": tuple(config["bins"]), "auxiliary": config["aux_weight"]}
-    model = Pspnet(change(preset.model, **knobs)).eval()
-    model.load_state_dict(published.convert(case.weights(), name, **knobs))
+    model = case.filled(name, **knobs)
     given = batch(case, preset.input, config["classes"])
     seen: dict[str, Tensor] = {}
     body = model.backbone.body

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import change
-from maskkit.models.segnet import Segnet, SegnetConfig, unpool
+from maskkit.models.segnet import unpool
 from tests.parity.goldens import Case
 from tests.parity.semantic import batch, check, every_output_seen
 
@@ -19,10 +17,8 @@ from tests.parity.semantic import batch, check, every_output_seen
 def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "segnet-vgg16"
     preset = zoo.preset(name)
-    assert isinstance(preset.model, SegnetConfig)
     knobs = {"num_classes": case.config["n_classes"], "ceil": "ceil" in case.config["pooling"], "norm_scores": True}
-    model = Segnet(change(preset.model, **knobs)).eval()
-    model.load_state_dict(published.convert(case.weights(), name, **knobs))
+    model = case.filled(name, **knobs)
     input = replace(preset.input, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
     given = batch(case, input, case.config["n_classes"])
     seen: dict[str, Tensor] = {}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import InputConfig, change
 from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, eval_ops
@@ -21,7 +20,7 @@ from maskkit.models.solov2 import Solov2, Solov2Raw
 from maskkit.nn import grid
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Batch, Target, full_sizes
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 CLOSE = (5e-4, 1e-5)
 _HEADS = {"SOLOHead": "vanilla", "DecoupledSOLOHead": "decoupled", "DecoupledSOLOLightHead": "decoupled-light"}
@@ -67,15 +66,13 @@ def _model(preset: str, **knobs: Any) -> Any:
 
 def _forward(case: Case) -> None:
     preset, knobs = _knobs(case)
-    model = _model(preset, **knobs)
-    model.load_state_dict(published.convert(case.weights(), preset, **knobs))
+    model = case.filled(preset, **knobs)
     images = _input(case, replace(zoo.preset(preset).input, size=tuple(sorted(case.manifest["input"]["img_scale"]))))
     case.compare("input", images, 1e-4, 1e-5)
     grids = knobs["grid"]["grids"]
-    with torch.no_grad():
-        features = model.backbone(images)
-        levels = model.fpn(list(features.values()))
+    with torch.no_grad(), watched(model.backbone, model.fpn) as seen:
         trained, raw = model.train()(images), model.eval()(images)
+    features, levels = seen
     for i, feature in enumerate(features.values()):
         case.compare(f"c{i + 2}", feature, 1e-4, 1e-5)
     for i, level in enumerate(levels):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import change
 from maskkit.data.loader import collate
 from maskkit.engine.optim import learning_rate, make_optimizer
@@ -18,7 +17,7 @@ from maskkit.nn import grid
 from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target
 from maskkit.zoo.solov2 import rename
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 from tests.parity.solo import decoded, official_masks
 
 _PRESETS = {"R50_3x": "solov2-caffe-resnet50-3x", "R101_3x": "solov2-caffe-resnet101-3x"}
@@ -47,12 +46,6 @@ def _model(case: Case, **knobs: Any) -> Solov2:
     return Solov2(change(config, **knobs))
 
 
-def _filled(case: Case) -> Solov2:
-    model = _model(case)
-    model.load_state_dict(published.convert(case.weights(), _preset(case)))
-    return model
-
-
 def _batch(case: Case, targets: list[Target]) -> Batch:
     """The images of a case, never resized, in the package's own batch."""
     given = case.manifest["inputs"]
@@ -75,11 +68,11 @@ def _target(scene: dict[str, Any]) -> Target:
 def _forward(case: Case) -> None:
     tolerance = case.manifest["tolerance"]
     close = (tolerance["rtol"], tolerance["atol"])
-    model, images = _filled(case).eval(), _batch(case, []).images
+    model, images = case.filled(_preset(case)), _batch(case, []).images
     assert list(images.shape[2:]) == case.manifest["padded_hw"]
-    with torch.no_grad():
-        levels = model.fpn(list(model.backbone(images).values()))
+    with torch.no_grad(), watched(model.fpn) as seen:
         raw = model(images)
+    levels = seen[0]
     for i, (level, split) in enumerate(zip(levels, grid.head_levels(levels), strict=True)):
         case.compare(f"fpn.p{i + 2}", level, *close)
         case.compare(f"split.{i}", split, *close)
@@ -207,7 +200,7 @@ def _loss(case: Case) -> None:
 
 
 def _train_step(case: Case) -> None:
-    model, tolerance = _filled(case).train(), case.manifest["tolerance"]
+    model, tolerance = case.filled(_preset(case)).train(), case.manifest["tolerance"]
     given = case.manifest["inputs"]
     first = case.numbers_in(given["targets"].split("w_i,")[1])[0]
     _, targets = _scene_targets(case, first, given["image_sizes_hw"])

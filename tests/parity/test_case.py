@@ -46,6 +46,32 @@ def test_slices_are_those_of_the_manifest(tmp_path: Path, meaning: str, taken: A
     assert np.array_equal(case.sample("labels", masks), masks[taken])
 
 
+def test_weights_are_those_of_the_recipe(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[1] / "data" / "goldens" / "recipe.py"
+    (tmp_path / "recipe.py").write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    shapes = {
+        "conv.weight": [40, 64, 3, 3],  # of more than one piece
+        "exactly.weight": [128, 128],
+        "norm.weight": [64],
+        "norm.running_var": [64],
+        "norm.num_batches_tracked": [],
+        "attention.in_proj_bias": [3, 4],
+    }
+    dtypes = {"norm.num_batches_tracked": "int64"}
+    described = [[name, shape, dtypes.get(name, "float32")] for name, shape in shapes.items()]
+    (tmp_path / "case").mkdir()
+    for seed, gains in ((3, None), (4, [["^conv", 0.5], ["weight", 2.0]])):
+        case = _case(tmp_path / "case", np.zeros(21, np.int32), absmax=1)
+        case.manifest.update(seed=seed, gains=gains, parameters=described)
+        official = case.recipe.fill_state_dict(case.manifest)
+        for _ in range(2):  # made, and kept
+            ours = case.weights()
+            assert list(ours) == list(shapes)
+            for name, tensor in ours.items():
+                assert tensor.numpy().dtype == official[name].dtype
+                assert np.array_equal(tensor, official[name]), name
+
+
 def test_runners_have_no_stride_of_their_own() -> None:
     """Beside ``[::2]`` for pairs of names and values: a case of another file may be stored whole."""
     for runner in Path(__file__).parent.rglob("*.py"):

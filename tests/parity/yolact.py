@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
-from maskkit.config import InputConfig, change
+from maskkit.checkpoints.outline import build
+from maskkit.config import InputConfig, RunConfig, change
 from maskkit.data.loader import collate
 from maskkit.data.transforms import eval_ops
 from maskkit.decode import decode
 from maskkit.models.base import to_arrays
-from maskkit.models.yolact import Yolact, YolactConfig, YolactDetections, YolactRaw
+from maskkit.models.yolact import Yolact, YolactDetections, YolactRaw
 from maskkit.prediction import Categories, ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.yolact import rename
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 _PRESETS = {
     "yolact_base_config": "yolact-resnet101",
@@ -39,18 +39,24 @@ def run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not case.unchecked, f"stored but not compared: {sorted(case.unchecked)}"
 
 
-def _model(case: Case, **knobs: Any) -> tuple[str, Yolact]:
-    """The preset of the case with whatever its manifest says otherwise."""
-    given = case.config
-    name = _PRESETS[given["name"]]
-    preset = zoo.preset(name)
-    assert isinstance(preset.model, YolactConfig)
+def _knobs(case: Case) -> tuple[str, dict[str, Any]]:
+    """The preset of the case, and what its manifest says otherwise."""
+    given, knobs = case.config, dict[str, Any]()
     knobs["num_classes"] = given["num_classes"] - 1
     if "pred_scales" in given:
         knobs["scales"] = tuple(tuple(float(s) for s in level) for level in given["pred_scales"])
         knobs["ratios"] = tuple(float(r) for r in given["pred_aspect_ratios"][0][0])
         knobs["square_anchors"] = given["use_square_anchors"]
-    return name, Yolact(change(preset.model, **knobs))
+    return _PRESETS[given["name"]], knobs
+
+
+def _model(case: Case, **more: Any) -> Yolact:
+    """The model with weights of any value; the mask-IoU net has those of the case, where there are some."""
+    name, knobs = _knobs(case)
+    model: Any = build(RunConfig(name, change(zoo.preset(name).model, **knobs, **more)))
+    if model.maskiou is not None:
+        model.maskiou.load_state_dict({n.removeprefix("maskiou."): t for n, t in rename(case.weights()).items()})
+    return model
 
 
 def _priors(model: Yolact, size: int) -> Tensor:
@@ -60,21 +66,9 @@ def _priors(model: Yolact, size: int) -> Tensor:
     return model.priors([(s, s) for s in sides[3 : 3 + len(model.config.scales)]], (size, size))
 
 
-def _fill(model: Yolact, case: Case) -> None:
-    model.load_state_dict(
-        published.convert(case.weights(), _PRESETS[case.config["name"]], num_classes=model.config.num_classes)
-    )
-
-
-def _fill_rescoring(model: Yolact, case: Case) -> None:
-    """The weights of a case that has none but those of the mask-IoU net."""
-    if model.maskiou is not None:
-        model.maskiou.load_state_dict({n.removeprefix("maskiou."): t for n, t in rename(case.weights()).items()})
-
-
 def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, model = _model(case)
-    _fill(model, case)
+    name, knobs = _knobs(case)
+    model: Yolact = case.filled(name, **knobs)
     given = zoo.preset(name).input
     size = case.config["max_size"]
     height, width, seed = case.numbers_in(case.manifest["input"]["image"])[:3]
@@ -82,11 +76,9 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     images = _preprocess(image, replace(given, size=(size, size))).images
     case.compare("input", images, 1e-4, 1e-5)
 
-    model.eval()
-    with torch.no_grad():
-        features = model.backbone(images)
-        levels = model.fpn(list(features.values()))
+    with torch.no_grad(), watched(model.backbone, model.fpn) as seen:
         raw = model(images)
+    features, levels = seen
     close = (1e-4, 1e-5)
     for key, stride in (("c3", 8), ("c4", 16), ("c5", 32)):
         case.compare(f"eval.{key}", features[stride], *close)
@@ -111,9 +103,7 @@ def _forward(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         case.compare("train.conf", raw.conf, *close)
         case.compare("train.segm", raw.segm, *close)
     if any(n.startswith("trainbn.") for n in case.outputs):
-        _, model = _model(case, backbone={"norm": "train"})
-        _fill(model, case)
-        model.train()
+        model = case.filled(name, **knobs, backbone={"norm": "train"}).train()
         with torch.no_grad():
             raw = model(torch.cat([images, images.flip(3)]))
         for field in ("loc", "conf", "mask", "proto", "segm"):
@@ -141,7 +131,7 @@ def _preprocess(image: Tensor, given: InputConfig) -> Batch:
 def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     given = case.config
     size = given["max_size"]
-    _, model = _model(
+    model = _model(
         case,
         nms=_NMS[given["nms"]],
         nms_top=given["nms_top_k"],
@@ -150,7 +140,6 @@ def _postprocess(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         detections=given["max_num_detections"],
         rescore=given["rescore_mask"],
     )
-    _fill_rescoring(model, case)
     seed, count = case.numbers_in(case.manifest["input"]["predictions"])[:2]
     priors = _priors(model, size)
     made = case.inputs.detections(priors.numpy(), seed=seed, count=count, num_classes=given["num_classes"])
@@ -217,7 +206,7 @@ def _order_like(scores: np.ndarray, labels: np.ndarray, found: YolactDetections)
 def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     given = case.config
     size = given["max_size"]
-    _, model = _model(
+    model = _model(
         case,
         positive_iou=given["positive_iou_threshold"],
         negative_iou=given["negative_iou_threshold"],
@@ -231,7 +220,6 @@ def _loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         rescore_weight=given["maskiou_alpha"],
         rescore_min_area=given["discard_mask_area"],
     )
-    _fill_rescoring(model, case)
     if any("randperm" in stub for stub in case.manifest["stubs"]):
         monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
 

@@ -182,7 +182,7 @@ def test_64_clients(service: Running) -> None:
 
 
 def test_a_full_queue_a_slow_model_and_the_end(other: Callable[..., Any]) -> None:
-    with other(Limits(queue=2, batch=1, timeout=1.5), seconds=1.0) as service, ThreadPoolExecutor(4) as pool:
+    with other(Limits(queue=2, batch=1, timeout=0.9), seconds=0.6) as service, ThreadPoolExecutor(4) as pool:
         two = [pool.submit(service.predict, png(seed=n)) for n in range(2)]
         while service.queue.held < 2:
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from tests.thorough import THOROUGH, of
 MANY = of(2000)
 LATER = {f.__name__ for f in TOOLS}
 """Formats of which many files are read in thorough runs alone."""
-RUNS = [(name, 60) for name in SAMPLES] + [
+RUNS = [(name, 40) for name in SAMPLES] + [
     pytest.param(name, MANY, marks=pytest.mark.slow) for name in SAMPLES if THOROUGH or name not in LATER
 ]
 

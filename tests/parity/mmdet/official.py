@@ -3,40 +3,31 @@
 `model_of` makes a preset's model with whatever the case says otherwise, and fills it through the card's key map.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskkit import zoo
-from maskkit.checkpoints import convert as published
 from maskkit.config import change
 from maskkit.data.loader import collate
 from maskkit.decode import decode
 from maskkit.models.base import to_arrays
 from maskkit.prediction import Categories, ImageMeta, Instances
 from maskkit.targets import Batch, Target
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 
 CATEGORIES = Categories.of(map(str, range(80)))
 
 
 def model_of(case: Case, preset: str, *, fill: bool = True, **knobs: Any) -> Any:
     """The preset's model with ``knobs``, in evaluation, with the case's weights or, for decoding, without any."""
-    config = change(zoo.preset(preset).model, **knobs)
-    with torch.device("meta"):  # no random weights first
-        model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
-    if not fill:
-        return model.eval()
-    state = published.convert(case.weights(), preset, **knobs)
-    model.load_state_dict(state, assign=True)
-    if any(buffer.is_meta for buffer in model.buffers()):  # constants that no file carries
-        model = zoo.model_class(preset)(config)  # type: ignore[call-arg]
-        model.load_state_dict(state)
-    return model.eval()
+    if fill:
+        return case.filled(preset, **knobs)
+    with torch.device("meta"):
+        return zoo.model_class(preset)(change(zoo.preset(preset).model, **knobs)).eval()  # type: ignore[call-arg]
 
 
 def image_batch(case: Case, preset: str) -> Batch:
@@ -61,22 +52,6 @@ def image_batch(case: Case, preset: str) -> Batch:
 def near(case: Case) -> tuple[float, float]:
     """The relative and the absolute tolerance of a case."""
     return case.manifest["tolerance"]["rtol"], case.manifest["tolerance"]["atol"]
-
-
-@contextmanager
-def watched(*modules: nn.Module) -> Iterator[list[Any]]:
-    """What each of the modules gives when a model that contains them is run, in their order."""
-    seen: list[Any] = [None] * len(modules)
-
-    def keep(at: int) -> Any:
-        return lambda module, inputs, output: seen.__setitem__(at, output)
-
-    hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def run_on(case: Case, model: Any, batch: Batch) -> Any:

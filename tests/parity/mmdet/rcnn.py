@@ -17,7 +17,7 @@ from maskkit.models.mask_rcnn import MaskRcnn
 from maskkit.nn import roi, rpn
 from maskkit.nn.mask_stage import final_regions, object_masks
 from maskkit.nn.two_stage import STRIDES, BoxRaw
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 from tests.parity.mask_rcnn import _same_rows as same_rows
 from tests.parity.mmdet import official
 from tests.parity.mmdet.official import near
@@ -41,7 +41,7 @@ def _forward(case: Case) -> None:
     model: Rcnn = official.model_of(case, preset)
     _same_settings(case, model)
     batch = official.image_batch(case, preset)
-    with official.watched(model.fpn) as seen:
+    with watched(model.fpn) as seen:
         raw = official.run_on(case, model, batch)
     levels: list[Tensor] = seen[0]
     size = (batch.images.shape[2], batch.images.shape[3])

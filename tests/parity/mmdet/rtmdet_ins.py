@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from maskkit import zoo
-from maskkit.checkpoints.convert import convert
 from maskkit.data.loader import collate
 from maskkit.data.transforms import apply, eval_ops
 from maskkit.engine.optim import learning_rate, param_groups, update_average
@@ -32,7 +31,7 @@ from maskkit.prediction import ImageMeta
 from maskkit.targets import Batch, Target, full_sizes
 from maskkit.zoo.card import Preset
 from maskkit.zoo.rtmdet_ins import rename
-from tests.parity.goldens import Case
+from tests.parity.goldens import Case, watched
 from tests.parity.mmdet import official
 from tests.parity.mmdet.official import near
 
@@ -59,14 +58,12 @@ def _preset(case: Case) -> Preset:
 def _model(case: Case, fill: bool = False) -> RtmdetIns:
     """The model of the case, with the recipe's weights or, for losses and decoding, without any."""
     preset = _preset(case)
-    with torch.device("cpu" if fill else "meta"):
-        model = RtmdetIns(preset.model)  # type: ignore[arg-type]
     if fill:
-        state = case.weights()
-        state |= {name: torch.tensor(value) for name, value in case.manifest.get("constants", {}).items()}
-        state |= {name: state[canonical].clone() for name, canonical in case.manifest["aliases"]}
-        model.load_state_dict(convert(state, preset.name))
-    return model
+        state = case.weights() | case.constants
+        state |= {name: state[canonical] for name, canonical in case.manifest["aliases"]}
+        return case.filled(preset.name, state)
+    with torch.device("meta"):
+        return RtmdetIns(preset.model)  # type: ignore[arg-type]
 
 
 # network --------------------------------------------------------------------------------------------------------------
@@ -77,7 +74,7 @@ def _forward(case: Case) -> None:
     images = _images(case).images
     case.compare("input", images.flip(1), *near(case))
     body = model.backbone.body
-    with torch.no_grad(), official.watched(body.stem, *body.stages, model.neck) as seen:
+    with torch.no_grad(), watched(body.stem, *body.stages, model.neck) as seen:
         raw = model(images)
     *stages, levels = seen
     for name, stage in zip(("stem", "stage1", "c3", "c4", "c5"), stages, strict=True):
