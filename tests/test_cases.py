@@ -30,7 +30,10 @@ from tests.small import PRESET, save_small
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "cases"
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the folder of cases is not beside the checkout")
+pytestmark = [
+    pytest.mark.skipif(not CASES.is_dir(), reason="the folder of cases is not beside the checkout"),
+    pytest.mark.usefixtures("without_figures"),
+]
 
 TINY = ["--input.size", "64", "64", "--model.width", "16", "--weights", "random"]
 SHORT = ["--train.steps", "2", "--train.batch", "2", "--train.workers", "0", "--train.warmup", "1"]

@@ -9,6 +9,8 @@ from maskkit import zoo
 from maskkit.cli import main
 from maskkit.data import shapes
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SMALL = sorted(p.name for p in zoo.presets() if p.name.endswith("-mobilenetv2-256"))
 OBJECTS = [name for name in SMALL if zoo.model_class(name).tasks[0] != "semantic"]
 

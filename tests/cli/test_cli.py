@@ -23,6 +23,8 @@ from maskkit.zoo.class_names import COCO
 from tests.data.written import write_image
 from tests.small import PRESET, save_small
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TINY = ["--input.size", "64", "64", "--model.width", "16"]
 SHORT = ["--train.steps", "2", "--train.batch", "2", "--train.workers", "0", "--train.warmup", "1"]
 

@@ -11,6 +11,11 @@ from maskkit import zoo
 from maskkit.config import DataConfig, RunConfig
 
 
+@pytest.fixture(autouse=True)
+def _plain_reports(without_figures) -> None:
+    """Files about reports draw figures: there, `without_figures` does nothing."""
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
     """Folder of a COCO data set: 16 + 4 dark images of 64 x 64 pixels with a red and a green rectangle each."""

@@ -33,6 +33,11 @@ from maskkit.files import remove_leftovers, replacing, scratch_folder, write_jso
 
 
 @pytest.fixture
+def without_figures() -> None:
+    """Here they are drawn."""
+
+
+@pytest.fixture
 def small_files() -> Iterator[Callable[[int], None]]:
     """Sets the size at which the system refuses to write more, as it does on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

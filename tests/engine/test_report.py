@@ -13,6 +13,11 @@ from maskkit.engine.report import commands, curves, samples
 from maskkit.engine.train import train
 
 
+@pytest.fixture
+def without_figures() -> None:
+    """Here they are drawn."""
+
+
 def test_a_report_tells_of_its_run(tmp_path: Path, run: RunConfig) -> None:
     out = tmp_path / "run"
     train(run, out)
