@@ -82,13 +82,13 @@ def traced_before(exported: tuple[Path, list[Graph]], monkeypatch: pytest.Monkey
     """Further exports of `fcos` take its graph as it is: making it takes most of the time."""
     path, (graph,) = exported
 
-    def to_onnx(_: Graph, description: dict, names: tuple[str, ...]) -> onnx.ModelProto:
+    def made_before(_: Graph, description: dict, names: tuple[str, ...]) -> onnx.ModelProto:
         model = onnx.load(path)
         write_description(model, description, names)
         return model
 
     monkeypatch.setattr(write, "_trace", lambda *_: graph)
-    monkeypatch.setattr("maskkit.export.onnx.to_onnx", to_onnx)
+    monkeypatch.setattr("maskkit.export.onnx.to_onnx", made_before)
 
 
 def test_a_file_describes_itself(file: Path, fcos: Checkpoint) -> None:
