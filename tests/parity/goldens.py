@@ -9,7 +9,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -166,7 +166,7 @@ class Case:
         """Tensors of the official state whose values the manifest writes down."""
         return {name: torch.tensor(value) for name, value in self.manifest.get("constants", {}).items()}
 
-    def filled(self, preset: str, state: Mapping[str, Tensor] | None = None, **knobs: Any) -> Any:
+    def filled(self, preset: str, state: dict[str, Tensor] | None = None, **knobs: Any) -> Any:
         """The preset's model with ``knobs``, in evaluation, with the case's weights or with other official ones."""
         model = build(RunConfig(preset, change(zoo.preset(preset).model, **knobs)))  # no random weights first
         model.load_state_dict(published.convert(self.weights() if state is None else state, preset, **knobs))
