@@ -12,8 +12,6 @@ from maskkit.data import shapes
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 SMALL = sorted(p.name for p in zoo.presets() if p.name.endswith("-mobilenetv2-256"))
-FEWER = {"masklab-mobilenetv2-256": ["--model.proposals.after", "60", "60"]}
-"""Methods whose 300 regions of an image take seconds."""
 OBJECTS = [name for name in SMALL if zoo.model_class(name).tasks[0] != "semantic"]
 
 
@@ -29,7 +27,7 @@ def test_train_measure_predict(name: str, folder: Path, tmp_path: Path, capsys: 
     run, out = tmp_path / "run", tmp_path / "eval"
     labels = "masks" if "masks" in kind.supervision else "boxes"
     options = ["--input.size", "96", "128", "--data.labels", labels, "--train.steps", "1", "--train.batch", "2"]
-    options += ["--train.workers", "0", *FEWER.get(name, [])]
+    options += ["--train.workers", "0"]
     assert main(["train", "--model", name, "--data", str(folder), "--out", str(run), *options]) == 0
     weights = str(run / "best.safetensors")
     assert (run / "report.html").is_file()
