@@ -15,6 +15,7 @@ from maskkit.checkpoints.find import RANDOM
 from maskkit.config import BoxOnly, DataConfig, RunConfig, change
 from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
+from maskkit.engine.drawn_masks import draw, with_drawn
 from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
 from maskkit.models.base import Model
@@ -74,6 +75,8 @@ class Training:
     weights: str | Path | None
     """Initial weights: ``auto``, a checkpoint, or a file for the backbone with timm's names; None: random."""
     labels: str = "masks"
+    teacher: str | None = None
+    """What draws masks in boxes (`DataConfig.teacher`); its time is part of the budget."""
     size: int | None = None
     """Side of a square input in pixels; None: that of the preset."""
     resize: Literal["stretch", "pad"] | None = None
@@ -115,7 +118,7 @@ class Training:
                 precision=precision_for(torch.device("cpu")),
                 seed=self.seed,
             ),
-            data=DataConfig(train=str(self.data), labels=self.labels),  # type: ignore[arg-type]
+            data=DataConfig(train=str(self.data), labels=self.labels, teacher=self.teacher),  # type: ignore[arg-type]
         )
 
     def run(self, train_set: Dataset, minutes: float, steps: int | None) -> tuple[Model, RunConfig, dict[str, Any]]:
@@ -128,6 +131,11 @@ class Training:
     ) -> tuple[list[Model], RunConfig, dict[str, Any]]:
         """As `run`, with the EMA of the weights at each of ``decays``; 0 is the trained model itself."""
         config = self.config(len(train_set.categories))
+        begin, drawn = spent(), 0
+        if self.teacher is not None:
+            masks = draw(train_set, config.data, torch.device("cpu"))
+            train_set, drawn = with_drawn(train_set, masks), sum(m is not None for row in masks for m in row)
+        drawing = spent() - begin
         torch.manual_seed(self.seed)
         model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -153,7 +161,7 @@ class Training:
                     update_average(average, model, decay, number)
 
         if steps is None:
-            steps, seconds = train_within(minutes * 120, step)
+            steps, seconds = train_within(minutes * 120 - drawing, step)
         else:
             begin = spent()
             for number in range(steps):
@@ -161,6 +169,8 @@ class Training:
             seconds = spent() - begin
         facts = {"model": self.model, "labels": self.labels, "seed": self.seed, "steps": steps} | self.knobs
         facts["precision"] = config.train.precision
+        if self.teacher is not None:
+            facts |= {"teacher": self.teacher, "drawn": drawn, "drawing_seconds": round(drawing)}
         if self.labels == "boxes":
             facts |= {"dilation": self.dilation, "pairwise": self.pairwise, "warmup": self.warmup}
         return kept, config, facts | {"batch": self.batch, "input": config.input.size, "cpu_seconds": round(seconds)}

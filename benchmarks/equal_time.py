@@ -10,16 +10,17 @@ All models have the same backbone weights (with frozen batch norm), images, augm
 learning rate, which is the preset's), batch size and budget: 120 processor seconds per minute of ``--minutes``, the
 time of two cores. The schedule is fitted to the budget by the speed of the first steps. Forward passes are in bf16
 where the processor supports it, else in fp32. Validation is not counted. With ``--labels boxes`` masks are used for
-evaluation only. ``--knob parts=1`` changes a field of the method's config, for ablations. ``--also instance semantic``
-evaluates the weights of a model with several tasks (Mask2Former) in those too. Results on one machine are reproducible
-except for the number of steps, which depends on its speed; ``--steps`` fixes that too.
+evaluation only; ``--teacher`` draws some, and its time is part of the budget. ``--knob parts=1`` changes a field of
+the method's config, for ablations. ``--also instance semantic`` evaluates the weights of a model with several tasks
+(Mask2Former) in those too. Results on one machine are reproducible except for the number of steps, which depends on its
+speed; ``--steps`` fixes that too.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--val", type=Path, help="validation data, if --data is a file without that split")
+    parser.add_argument("--allow-outside", action="store_true", help="images may lie outside of the data's folder")
     parser.add_argument("--model", required=True, help="a small preset")
     parser.add_argument(
         "--weights",
         help="mobilenetv2_100.safetensors for the backbone of most presets, a checkpoint, or auto; random without",
     )
     parser.add_argument("--labels", choices=["masks", "boxes"], default="masks")
+    parser.add_argument("--teacher", help="built-in or a checkpoint: draws masks in boxes, within the budget")
     parser.add_argument("--classes", nargs="*", default=[], help="classes to train on; all by default")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--steps", type=int, help="fixed number of steps in place of --minutes")
@@ -83,11 +86,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     task = TASKS[zoo.model_class(given.model).task_of(zoo.preset(given.model).model)]
-    train_set, val_set = open_splits(str(given.data), given.val, 0.2, 0)
+    train_set, val_set = open_splits(str(given.data), given.val, 0.2, 0, given.allow_outside)
     train_set = with_classes(task.view(train_set), given.classes)
     begin = time.perf_counter()
-    names = ("model", "data", "weights", "labels", "size", "batch", "seed", "lr", "dilation", "pairwise", "warmup")
-    training = Training(**{name: getattr(given, name) for name in names}, knobs=dict(given.knob))
+    settings = {f.name: getattr(given, f.name) for f in fields(Training) if f.name in vars(given)}
+    training = Training(**settings, knobs=dict(given.knob))
     model, config, facts = training.run(train_set, given.minutes, given.steps)
     if given.out:
         save_model(given.out.with_suffix(".safetensors"), model, config, train_set.categories, facts)

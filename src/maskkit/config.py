@@ -303,6 +303,9 @@ class DataConfig:
     """Folder or annotation file of the validation set; by default found in the folder, or split off."""
     labels: Literal["masks", "boxes", "tags"] = "masks"
     """Labels that the loss uses; evaluation uses all."""
+    teacher: str | None = None
+    """A model that draws masks in the boxes of objects whose masks are unknown: built-in, or a checkpoint of NanoInst,
+    CondInst or BoxInst. Where it is unsure, the object is learnt from its box."""
     saliency: str | None = None
     """Folder of grey images with the names of the training images, bright where something is salient (EPS)."""
     on_bad: Literal["refuse", "skip"] = "refuse"

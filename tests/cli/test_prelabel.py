@@ -98,6 +98,23 @@ def test_what_cannot_be_labelled_is_said(
     assert "prelabel" in cli.VERBS
 
 
+def test_a_model_that_draws_in_boxes_fills_all_of_them(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    known = open_dataset(photos.parent, "train").coco()
+    for row in known["annotations"]:
+        del row["segmentation"]
+    file = Path(photos.parent, "all.json")
+    file.write_text(json.dumps(known))
+    assert run("prelabel", file, "--from", "boxes", "--to", "coco", "--out", tmp_path / "out") == 0
+    filled = [a for r in open_dataset(tmp_path / "out").records for a in r.annotations]
+    before = [a for r in open_dataset(file).records for a in r.annotations]
+    assert [(a.id, a.label, a.box) for a in filled] == [(a.id, a.label, a.box) for a in before]
+    bare = sum(a.segmentation is None for a in filled)
+    assert bare < len(filled) / 2, "only empty masks are left out"
+    assert (f"{bare} boxes have no mask" in capsys.readouterr().out) == (bare > 0)
+
+
 def test_check_with_a_model_lists_likely_errors(
     photos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -55,6 +55,23 @@ def test_load_boxes_carries_no_mask(dataset):
     assert not target.has_mask.any()
 
 
+def test_drawn_masks_stand_in_for_those_that_are_unknown(dataset):
+    """With the supervision of boxes for all of them: masks of the file are not read."""
+    record = dataset.records[0]
+    drawn = mask_math.encode(np.pad(np.ones((1, 5, 5), bool), ((0, 0), (10, 25), (20, 35))))[0]
+    objects = [replace(a, drawn=drawn) if i != 1 else a for i, a in enumerate(record.annotations)]
+    given = replace(dataset, records=[replace(record, annotations=objects)])
+    _, target, _ = given.load(0, "boxes")
+    assert target.has_mask.tolist() == [True, False, True, True]
+    assert target.masks.areas().tolist() == [25, 0, 25, 25]
+    assert target.boxes.tolist() == dataset.load(0, "boxes")[1].boxes.tolist()
+    _, target, _ = given.load(0, "masks")
+    assert target.has_mask.all()
+    assert target.masks.areas().tolist() == [400, 24, 25, 2400]
+    assert given.load(0, "tags")[1].masks is None
+    assert given.coco() == replace(dataset, records=[record]).coco(), "they are no ground truth"
+
+
 def test_load_tags_carries_no_object(dataset):
     _, target, _ = dataset.load(0, "tags")
     assert len(target) == 0

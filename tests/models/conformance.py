@@ -135,6 +135,22 @@ class Conformance:
         assert from_dict(to_dict(model.decoder)) == model.decoder
         assert from_dict(json.loads(json.dumps(to_dict(model.decoder)))) == model.decoder
 
+    def test_masks_in_given_boxes(self) -> None:
+        """For the box of the best detection the mask is that of the detection, for two boxes the second is numbered."""
+        if not zoo.model_class(self.preset).draws_in_boxes:
+            pytest.skip("this method draws no masks in given boxes")
+        model = self.model(detector={"detections": 1}).eval()
+        with torch.no_grad():
+            raw = model(self.batch([1]).images)
+            best = model.select(raw)
+            boxes = torch.cat([best.boxes, torch.tensor([[[0.25, 0.25, 0.75, 0.5]]])], 1)
+            drawn = model.select_in(raw, boxes)
+        assert torch.allclose(drawn.masks[:, :1], best.masks, atol=1e-4)
+        assert torch.equal(drawn.boxes, boxes)
+        assert drawn.labels.tolist() == [[0, 1]]
+        assert drawn.scores.tolist() == [[1, 1]]
+        assert ((drawn.mask_scores >= 0) & (drawn.mask_scores <= 1)).all()
+
     def test_loss_is_finite_whatever_the_labels(self) -> None:
         model = self.model().train()
         names = None

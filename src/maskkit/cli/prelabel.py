@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -166,7 +166,6 @@ def _of_boxes(
     """Fills the boxes of a data set with masks."""
     from maskkit.api import load
     from maskkit.errors import MaskkitError
-    from maskkit.infer.prelabel import LEAST_SCORE, fill_boxes
 
     segmenter = load(model, device, threads)
     if segmenter.task_name != "instance":
@@ -176,13 +175,31 @@ def _of_boxes(
 
     def fill(dataset: Dataset, done: Callable[[], None]) -> Dataset:
         records = []
-        found = segmenter.predictor.dataset(dataset, batch=batch, score=LEAST_SCORE)
-        for record, prediction in zip(dataset.records, found, strict=True):
-            records.append(fill_boxes(record, prediction, dataset.categories, iou))
+        for record in _filled(segmenter, dataset, iou, batch):
+            records.append(record)
             done()
         return replace(dataset, records=records)
 
     return fill
+
+
+def _filled(segmenter: Segmenter, dataset: Dataset, iou: float, batch: int) -> Iterator[Record]:
+    """The images with masks in their boxes: drawn in them by a model that can, else of what is found in nearly the same
+    boxes."""
+    if segmenter.config is not None:  # not an exported file, beside which torch may be missing
+        from maskkit.infer.in_boxes import fill_all, masks_in_boxes
+        from maskkit.infer.torch_runtime import TorchRuntime
+
+        runtime = segmenter.runtime
+        if isinstance(runtime, TorchRuntime) and runtime.model.draws_in_boxes:
+            for index, record in enumerate(dataset.records):
+                yield fill_all(record, masks_in_boxes(runtime, segmenter.input, dataset, index), iou)
+            return
+    from maskkit.infer.prelabel import LEAST_SCORE, fill_boxes
+
+    found = segmenter.predictor.dataset(dataset, batch=batch, score=LEAST_SCORE)
+    for record, prediction in zip(dataset.records, found, strict=True):
+        yield fill_boxes(record, prediction, dataset.categories, iou)
 
 
 def _of_tags(

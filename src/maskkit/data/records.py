@@ -53,6 +53,8 @@ class Annotation:
     """Area given in the file; None means the pixels of the mask (or the area of the box)."""
     stated: Box | None = None
     """``x y width height`` as the file has them, where they do not follow from ``box`` exactly."""
+    drawn: Rle | None = None
+    """A mask that a model drew, for training where the file has none or its masks are not to be used."""
 
     def rle(self, size: tuple[int, int]) -> Rle | None:
         """Run-length record of the mask in an image of ``size`` (H, W); None when the mask is unknown.

@@ -36,12 +36,11 @@ def _labels_of(record: Record, supervision: Supervision, classes: int) -> Target
     height, width = record.size
     boxes = torch.tensor([box_of(a, record.size) for a in objects], dtype=torch.float32).reshape(-1, 4)
     boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    masks, known, semantic = None, None, None
-    if supervision == "masks":
-        if record.semantic is not None and not record.semantic.has_background:
-            semantic = torch.from_numpy(record.semantic.read(record.size))
-        rles = [a.rle(record.size) for a in objects]
-        known = [rle is not None for rle in rles]
-        if any(known) or not objects:
-            masks = RleMasks(record.size, [rle or mask_math.empty(record.size) for rle in rles])
+    masks, semantic = None, None
+    if supervision == "masks" and record.semantic is not None and not record.semantic.has_background:
+        semantic = torch.from_numpy(record.semantic.read(record.size))
+    rles = [(a.rle(record.size) if supervision == "masks" else None) or a.drawn for a in objects]
+    known = [rle is not None for rle in rles]
+    if any(known) or (supervision == "masks" and not objects):
+        masks = RleMasks(record.size, [rle or mask_math.empty(record.size) for rle in rles])
     return Target.of(boxes, [a.label for a in objects], masks, [a.crowd for a in objects], known, semantic)

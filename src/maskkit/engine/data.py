@@ -103,6 +103,8 @@ def _check_labels(config: RunConfig, train_set: Dataset) -> None:
     masks = any(a.segmentation is not None for a in objects) or any(m.known for m in maps)
     there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks", "label_map"} if masks else set())
     supervision = kind.supervision_of(config.model)
+    if data.teacher is not None and not {"masks", "boxes"} <= supervision:
+        raise DataError(f"{config.preset} does not learn from masks and boxes together; leave --data.teacher out")
     if not supervision & there & data.supervision:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
         enough = " or ".join(name for kind, name in SUPERVISION.items() if kind in supervision)

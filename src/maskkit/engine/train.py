@@ -7,7 +7,7 @@ still differ: what a loss draws at random, and trained batch norm, which sees th
 The folder of a run: ``config.json`` (all settings), ``metrics.jsonl``, ``last.safetensors`` (the state to resume from),
 ``best.safetensors`` (the weights to predict with), its ``predictions.json`` on the validation images and
 ``report.html``, and ``samples/`` with some of these images as predicted at each evaluation. ``run.lock`` is
-there while a process writes.
+there while a process writes. With ``data.teacher`` there is ``drawn_masks.json`` too.
 
 A run that ended early, by whatever cause, continues with ``resume`` from the last save: there is one after every
 evaluation, every ``save_every`` steps, about once a minute, and after a signal (Ctrl-C, SIGTERM).
@@ -30,6 +30,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.data.loader import train_loader
 from maskkit.engine.budget import fit_steps, stored_steps
 from maskkit.engine.data import open_data
+from maskkit.engine.drawn_masks import taught
 from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import freeze, learning_rate, make_optimizer, set_rate, update_average
 from maskkit.engine.plan import fit_batch, plan_steps
@@ -107,6 +108,7 @@ def train(
     settings = run.settings = config.train
     plan_steps(run, len(train_set))
     with run:
+        train_set = taught(run, config.data, train_set)
         learner = make_learner(run, config, train_set, val_set, weights)
         ended = measure(run, learner, config, train_set, val_set, watch)  # where a run was stopped in an evaluation
         stop = run.start if ended else run.total

@@ -83,13 +83,13 @@ def fill_boxes(record: Record, prediction: Prediction, categories: Categories, l
     for row, column in zip(*linear_sum_assignment(value, maximize=True), strict=True):
         if value[row, column] > 0:
             place = waiting[row]
-            inside = _cut(found.masks.rle()[column], box_of(annotations[place], record.size), record.size)
+            inside = clipped(found.masks.rle()[column], box_of(annotations[place], record.size), record.size)
             if polygons := simplified(inside, least_iou):
                 annotations[place] = replace(annotations[place], segmentation=polygons)
     return replace(record, annotations=annotations, truth=None)
 
 
-def _cut(mask: Rle, box: Box, size: tuple[int, int]) -> Rle:
+def clipped(mask: Rle, box: Box, size: tuple[int, int]) -> Rle:
     """The pixels of a mask whose centres are inside a box."""
     region, top, left = mask_math.decode_region(mask)
     x1, y1, x2, y2 = box

@@ -28,6 +28,8 @@ class Model(nn.Module, ABC, Generic[Raw, Out]):
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
     supervision: ClassVar[frozenset[str]] = frozenset({"masks"})
     """Kinds of labels (``masks``, ``boxes``, ``tags``, ``label_map``) of which one is enough for the loss."""
+    draws_in_boxes: ClassVar[bool] = False
+    """Whether the method can draw masks in given boxes, by `select_in`."""
     config: ModelConfig
     decoder: Decoder
     """How what `select` gives becomes a prediction; written into every checkpoint and export."""
@@ -78,6 +80,13 @@ class Model(nn.Module, ABC, Generic[Raw, Out]):
     @abstractmethod
     def select(self, raw: Raw) -> Out:
         """The tensors of fixed shape that the decoder reads; exported with `forward` as one graph."""
+
+    def select_in(self, raw: Raw, boxes: Float[Tensor, "b n 4"]) -> Out:
+        """What `select` gives for objects whose ``boxes`` are known, relative to the input; for ``draws_in_boxes``.
+
+        The label of each is the number of its box, its score is 1, and its mask score says how sure the mask is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no masks in given boxes")
 
     def adopt_backbone(self) -> None:
         """Called when the backbone has got the weights that a training starts from: for copies of its layers."""

@@ -55,6 +55,7 @@ class BoxInst(DynamicFcos, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """CondInst's network, taught by boxes."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    draws_in_boxes = True
     decoder = OverInput(offset=0.5)
     config: BoxInstConfig
 

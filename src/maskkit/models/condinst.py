@@ -59,6 +59,7 @@ class CondInst(DynamicFcos, Model[DynamicMaskRaw, ObjectMasks[Tensor]]):
     """FCOS with a mask branch and a dynamic mask head for every object."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    draws_in_boxes = True
     decoder = OverInput(offset=0.5)
     config: CondInstConfig
 

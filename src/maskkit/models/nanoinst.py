@@ -33,12 +33,24 @@ from maskkit.decode.outputs import ObjectMasks
 from maskkit.models.base import Model
 from maskkit.nn.backbones.nanodet import GhostPan
 from maskkit.nn.backbones.shufflenet import ShuffleNetV2
+from maskkit.nn.blocks import image_of
 from maskkit.nn.box_masks import BoxMaskConfig, DynamicHeads, FineMaskBranch, box_masks
 from maskkit.nn.dynamic_mask import terms_of_logits
-from maskkit.nn.fcos import pick, require_whole_cells
+from maskkit.nn.fcos import flatten, pick, require_whole_cells
 from maskkit.nn.fcos_targets import Positives
+from maskkit.nn.given_boxes import certainty, most_alike
 from maskkit.nn.losses import in_fp32
-from maskkit.nn.nanodet import STRIDES, NanoDetConfig, NanoDetHead, NanoDetRaw, boxes_at, detect, extent
+from maskkit.nn.nanodet import (
+    STRIDES,
+    NanoDetConfig,
+    NanoDetHead,
+    NanoDetRaw,
+    all_boxes,
+    boxes_at,
+    detect,
+    extent,
+    priors,
+)
 from maskkit.nn.nanodet_loss import nanodet_loss
 from maskkit.ranges import Weight, Whole
 from maskkit.targets import Batch, Target
@@ -69,6 +81,7 @@ class NanoInst(Model[NanoInstRaw, ObjectMasks[Tensor]]):
     """NanoDet-Plus with a mask branch and a dynamic mask head for every object."""
 
     supervision: ClassVar[frozenset[str]] = frozenset({"masks", "boxes"})
+    draws_in_boxes = True
     decoder = OverInput(offset=0.5)
     config: NanoInstConfig
 
@@ -135,8 +148,15 @@ class NanoInst(Model[NanoInstRaw, ObjectMasks[Tensor]]):
         sure = found.scores * certainty(masks)
         return ObjectMasks(found.boxes / extent(raw.detector), found.labels, found.scores, masks, sure)
 
-
-def certainty(masks: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k"]:
-    """Mean probability of the cells that are in each mask; 0 for an empty one (as SOLO's scores)."""
-    inside = (masks > 0.5).to(masks.dtype)
-    return (masks * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
+    def select_in(self, raw: NanoInstRaw, boxes: Float[Tensor, "b n 4"]) -> ObjectMasks[Tensor]:
+        """Masks in given boxes: each is drawn by the location whose own box is most like it, whatever its class."""
+        raw = in_fp32(raw)
+        whole = extent(raw.detector)
+        given = boxes * whole
+        own = torch.minimum(all_boxes(raw.detector, priors(raw.detector)).clamp(min=0), whole)  # (B, P, 4)
+        sure = flatten(raw.detector.logits).amax(2).sigmoid()  # (B, P)
+        location = most_alike(own, sure, given)  # (B, N)
+        parameters = pick(raw.detector.extra, image_of(location), location.flatten()).unflatten(0, location.shape)
+        masks = box_masks(parameters, given, raw.features, self.config.masks).sigmoid()
+        numbers = torch.arange(boxes.shape[1], device=boxes.device).expand(location.shape)
+        return ObjectMasks(boxes, numbers, torch.ones_like(masks[..., 0, 0]), masks, certainty(masks))

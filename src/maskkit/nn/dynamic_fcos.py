@@ -1,5 +1,6 @@
 """The network that CondInst and BoxInst share: FCOS, a mask branch, and a dynamic head for every location."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -11,11 +12,14 @@ from maskkit.nn.fcos import (
     FcosHead,
     extents_inside,
     fcos_loss,
+    input_size,
     pyramid,
     relative_boxes,
     require_whole_cells,
 )
 from maskkit.nn.fcos_targets import Positives
+from maskkit.nn.given_boxes import certainty, draw_in
+from maskkit.nn.losses import box_cells
 from maskkit.targets import Batch, Target
 
 
@@ -57,3 +61,13 @@ class DynamicFcos(nn.Module):
         found, masks = find(raw, self._detector, self._masks)
         boxes = relative_boxes(found, raw.detector, self._detector)
         return ObjectMasks(boxes, found.labels, found.scores, masks, found.scores)
+
+    def select_in(self, raw: DynamicMaskRaw, boxes: Float[Tensor, "b n 4"]) -> ObjectMasks[Tensor]:
+        """Masks in given boxes (`maskkit.models.base.Model.select_in`); cells outside of them are not judged."""
+        height, width = input_size(raw.detector, self._detector)
+        given = boxes * boxes.new_tensor([width, height, width, height])
+        masks = draw_in(raw, given, self._detector, self._masks)
+        inside = box_cells(given.flatten(0, 1), (height, width), (masks.shape[2], masks.shape[3])).view(masks.shape)
+        sure = certainty(masks * inside)
+        numbers = torch.arange(boxes.shape[1], device=boxes.device).expand(sure.shape)
+        return ObjectMasks(boxes, numbers, torch.ones_like(sure), masks, sure)
