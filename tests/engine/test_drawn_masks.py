@@ -23,7 +23,7 @@ from maskkit.infer.in_boxes import Drawn
 from tests.models.test_nanodet import SMALL
 from tests.small import save_small
 
-KNOBS: dict[str, Any] = {"num_classes": 3, "detector": SMALL, "masks": {"branch_width": 32}}
+KNOBS: dict[str, Any] = {"num_classes": 5, "detector": SMALL, "masks": {"branch_width": 32}}
 
 
 @pytest.fixture(scope="module")

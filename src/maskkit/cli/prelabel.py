@@ -63,8 +63,9 @@ def prelabel(
         model: As in maskkit predict.
         out: Folder to create.
         from_: What is known already. boxes: IMAGES is a data set; its boxes keep their position and class, and a model
-            adds masks, best one that was trained on them (maskkit train --labels boxes). tags: IMAGES is a data set
-            whose images have classes; an EPS model (maskkit pseudo-masks) finds the pixels of each.
+            adds masks: the built-in one, or one that was trained on them (maskkit train --labels boxes). tags:
+            IMAGES is a data set whose images have classes; an EPS model (maskkit pseudo-masks) finds the pixels of
+            each.
         order: Order of the images in the file. uncertain: those first from whose labels the model should learn most,
             because it is uncertain about many objects and they differ from the images before; order.csv has both
             figures.

@@ -3,6 +3,7 @@
 Nothing has to be detected: the filters are those of the location whose own box is most like the given one.
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
