@@ -63,7 +63,13 @@ def drawn(t: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def write(
-    path: Path, frames: list[np.ndarray], times: list[int] | None = None, sound: str = "", turn: int = 0, **stream: str
+    path: Path,
+    frames: list[np.ndarray],
+    times: list[int] | None = None,
+    sound: str = "",
+    turn: int = 0,
+    mirror: bool = False,
+    **stream: str,
 ) -> Path:
     """A video with 20 frames per second, or with frames at ``times`` in milliseconds."""
     with av.open(str(path), "w") as container:
@@ -71,8 +77,8 @@ def write(
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = stream.get("pixels", "yuv420p")
         video.codec_context.time_base = Fraction(1, 1000)
-        if turn:
-            video.set_display_rotation(turn)
+        if turn or mirror:
+            video.set_display_rotation(turn, hflip=mirror)
         audio = container.add_stream(sound, rate=48_000, layout="mono") if sound else None
         for n, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -129,6 +135,14 @@ def test_frames_of_a_phone_are_turned_upright(tmp_path: Path) -> None:
     """A phone held upright writes the frame lying on its side, with the turn that a player makes."""
     lying = [np.ascontiguousarray(np.rot90(drawn(t))) for t in range(3)]  # a quarter against the clock
     (frame, *_), _ = read(write(tmp_path / "phone.mp4", lying, turn=-90))
+    assert frame.pixels.shape == (*SIZE, 3)
+    assert abs(frame.pixels.astype(int) - drawn(0)).mean() < 8
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, -90])
+def test_frames_of_a_front_camera_are_mirrored(tmp_path: Path, turn: int) -> None:
+    lying = [np.ascontiguousarray(np.rot90(drawn(t)[:, ::-1], -turn // 90)) for t in range(3)]
+    (frame, *_), _ = read(write(tmp_path / "selfie.mp4", lying, turn=turn, mirror=True))
     assert frame.pixels.shape == (*SIZE, 3)
     assert abs(frame.pixels.astype(int) - drawn(0)).mean() < 8
 

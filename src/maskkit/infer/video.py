@@ -7,6 +7,7 @@ does not grow with the length of the video.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -339,9 +340,15 @@ def _decoded(packets: Iterator[Any], stream: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _upright(decoded: Any) -> Pixels:
-    """The pixels of a decoded frame, turned as the file says, to the nearest quarter turn."""
-    pixels = decoded.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(decoded.rotation / 90) % 4))
+    """The pixels of a decoded frame, mirrored and turned as the file says, to the nearest quarter turn."""
+    pixels, degrees = decoded.to_ndarray(format="rgb24"), decoded.rotation
+    if (matrix := decoded.side_data.get("DISPLAYMATRIX")) is not None:  # a, b, u, c, d, ...: (x, y) at (ax+cy, bx+dy)
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+        if (
+            a * d < b * c
+        ):  # a mirror, for which the rotation has no meaning: what is left after the columns are reversed
+            pixels, degrees = pixels[:, ::-1], -math.degrees(math.atan2(-b, -a))
+    return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4))
 
 
 def _other_size(pixels: Pixels, size: tuple[int, ...]) -> str:
