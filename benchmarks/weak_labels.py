@@ -25,6 +25,7 @@ from common_timing import describe
 from maskkit.api import Segmenter
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.checkpoints.find import find_weights
+from maskkit.cli.prelabel import filled
 from maskkit.config import PseudoMasks
 from maskkit.data import open_dataset
 from maskkit.data.convert import write
@@ -33,7 +34,6 @@ from maskkit.data.records import Annotation, box_of
 from maskkit.engine.pseudo import train_on_tags
 from maskkit.geometry import rle as mask_math
 from maskkit.geometry.polygons import to_rle
-from maskkit.infer.prelabel import LEAST_SCORE, fill_boxes
 from maskkit.infer.pseudo_labels import pseudo_masks
 from maskkit.infer.saliency import write_saliency
 
@@ -76,16 +76,14 @@ def of_boxes(given: argparse.Namespace, data: Dataset, scratch: Path) -> dict[st
         train=settings,
         data={"labels": "boxes"},
     )
-    found, plain, filled = [], [], 0
-    predictions = segmenter.predictor.dataset(boxes, score=LEAST_SCORE)
-    for true, record, prediction in zip(data.records, boxes.records, predictions, strict=True):
-        made = fill_boxes(record, prediction, boxes.categories, 0.95)
+    found, plain, count = [], [], 0
+    for true, made in zip(data.records, filled(segmenter, boxes, 0.95), strict=True):
         for a, b in zip(true.annotations, made.annotations, strict=True):
-            mask, truth = b.rle(record.size), a.rle(record.size)
-            filled += mask is not None
+            mask, truth = b.rle(true.size), a.rle(true.size)
+            count += mask is not None
             found.append(float(mask_math.iou([mask], [truth])[0, 0]) if mask is not None and truth else 0.0)
-            plain.append(float(mask_math.iou([rectangle(b, record.size)], [truth])[0, 0]) if truth else 0.0)
-    return {"objects": len(found), "filled": filled, "masks": quality(found), "boxes as masks": quality(plain)}
+            plain.append(float(mask_math.iou([rectangle(b, true.size)], [truth])[0, 0]) if truth else 0.0)
+    return {"objects": len(found), "filled": count, "masks": quality(found), "boxes as masks": quality(plain)}
 
 
 def of_tags(given: argparse.Namespace, data: Dataset, scratch: Path) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _of_boxes(
 
     def fill(dataset: Dataset, done: Callable[[], None]) -> Dataset:
         records = []
-        for record in _filled(segmenter, dataset, iou, batch):
+        for record in filled(segmenter, dataset, iou, batch):
             records.append(record)
             done()
         return replace(dataset, records=records)
@@ -184,7 +184,7 @@ def _of_boxes(
     return fill
 
 
-def _filled(segmenter: Segmenter, dataset: Dataset, iou: float, batch: int) -> Iterator[Record]:
+def filled(segmenter: Segmenter, dataset: Dataset, iou: float, batch: int = 1) -> Iterator[Record]:
     """The images with masks in their boxes: drawn in them by a model that can, else of what is found in nearly the same
     boxes."""
     if segmenter.config is not None:  # not an exported file, beside which torch may be missing
