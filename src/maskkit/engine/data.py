@@ -104,7 +104,10 @@ def _check_labels(config: RunConfig, train_set: Dataset) -> None:
     there = {"tags"} | ({"boxes"} if objects else set()) | ({"masks", "label_map"} if masks else set())
     supervision = kind.supervision_of(config.model)
     if data.teacher is not None and not {"masks", "boxes"} <= supervision:
-        raise DataError(f"{config.preset} does not learn from masks and boxes together; leave --data.teacher out")
+        raise DataError(
+            f"{config.preset} does not learn from masks and boxes together; leave --data.teacher out, or take a preset "
+            "that does, such as condinst-nanodet-320"
+        )
     if not supervision & there & data.supervision:
         given = f"--data.labels {data.labels}" if data.labels != "masks" else "the data has none"
         enough = " or ".join(name for kind, name in SUPERVISION.items() if kind in supervision)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
 
 from maskkit.checkpoints.checkpoint import load_model
 from maskkit.checkpoints.find import find_weights
@@ -21,6 +22,7 @@ from maskkit.files import read_bytes, write_json
 from maskkit.geometry.rle import Rle, to_text
 from maskkit.infer.in_boxes import Drawn, masks_in_boxes
 from maskkit.infer.torch_runtime import TorchRuntime
+from maskkit.terminal import Console
 
 FILE = "drawn_masks.json"
 """In the folder of the run: for each training image a list with the run lengths of each object's mask, or null."""
@@ -63,13 +65,15 @@ def draw(dataset: Dataset, data: DataConfig, device: torch.device) -> DrawnMasks
         )
     runtime = TorchRuntime(teacher.model, device, fold=True)
     masks: DrawnMasks = []
-    for index, record in enumerate(dataset.records):
-        wanted = [data.labels == "boxes" or a.segmentation is None for a in record.annotations]
-        if not any(wanted):
-            masks.append([None] * len(wanted))
-            continue
-        found = masks_in_boxes(runtime, teacher.config.input, dataset, index)
-        masks.append([d.mask if w and d and accepted(d) else None for w, d in zip(wanted, found, strict=True)])
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        for index, record in enumerate(bars.track(dataset.records, description="drawing masks in boxes")):
+            wanted = [data.labels == "boxes" or a.segmentation is None for a in record.annotations]
+            if not any(wanted):
+                masks.append([None] * len(wanted))
+                continue
+            found = masks_in_boxes(runtime, teacher.config.input, dataset, index)
+            masks.append([d.mask if w and d and accepted(d) else None for w, d in zip(wanted, found, strict=True)])
     return masks
 
 
