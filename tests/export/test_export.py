@@ -20,10 +20,11 @@ from maskkit.checkpoints.checkpoint import Checkpoint
 from maskkit.cli import main
 from maskkit.config import InputConfig, RunConfig, Tta, change
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset
+from maskkit.decode.outputs import ClassLogits
 from maskkit.errors import DataError, MaskkitError
 from maskkit.export import write
 from maskkit.export.check import Agreement, compare, differences, rows_agree
-from maskkit.export.graph import Graph
+from maskkit.export.graph import Graph, trace
 from maskkit.export.onnx import save, to_onnx, write_description
 from maskkit.export.quantize import _depthwise, _fold_constants
 from maskkit.export.unit_variance import unit_variance
@@ -63,11 +64,11 @@ def exported(
     graphs: list[Graph] = []
 
     def traced(*given: Any) -> Graph:
-        graphs.append(trace(*given))
+        graphs.append(plain(*given))
         return graphs[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        trace = write._trace
+        plain = write._trace
         patch.setattr(write, "_trace", traced)
         return export(fcos, tmp_path_factory.mktemp("export") / "fcos.onnx", images=drawn).path, graphs
 
@@ -170,6 +171,19 @@ def test_a_graph_that_runtimes_read_differently_is_refused() -> None:
     graph = Graph(program, ("images",), ("logits",), {}, ())
     with pytest.raises(MaskkitError, match=r"antialiasing, which OpenVINO leaves out"):
         to_onnx(graph, {"export": {"task": "semantic", "size": None}}, ())
+
+
+def test_a_varying_number_of_regions_does_not_fix_the_size() -> None:
+    class Regions(torch.nn.Module):
+        def forward(self, images: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+            return images
+
+        def select(self, raw: torch.Tensor) -> ClassLogits[torch.Tensor]:
+            chosen = torch.nonzero(raw[0, 0, 0, :8] > 0)[:, 0]  # eight at most, whatever the size
+            return ClassLogits(raw * torch.zeros(8).index_fill(0, chosen, 1.0).sum())
+
+    given: Any = Regions()
+    assert trace(given, torch.zeros(1, 3, 64, 96), ("size",)).dynamic == ("size",)
 
 
 def test_files_of_other_programs_are_refused(file: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class TestYolactPlus(Conformance):
 
     variant = True
     preset = "yolact-plus-resnet50"
-    openvino = False
+    no_openvino = "it has no deformable convolution"
     knobs: ClassVar[dict[str, Any]] = {
         "backbone": {"name": "resnet26"},
         "width": 32,

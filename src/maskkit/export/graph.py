@@ -85,7 +85,7 @@ def trace(model: Model, images: Float[Tensor, "b 3 h w"], dynamic: Collection[st
                 f"{type(model).__name__} cannot be exported with a dynamic {left} ({_first_line(error)}); leave "
                 "--dynamic out, or choose the batch and the size of the file: --batch, --size"
             ) from error
-    if any(r.upper < 1e6 for r in program.range_constraints.values() if dynamic):
+    if any(program.range_constraints[symbol].upper < 1e6 for symbol in _open(program)):
         raise MaskkitError(f"{type(model).__name__} cannot be exported with a dynamic size: it takes a few sizes only")
     if sized and not _is_read(program, "sizes"):
         return trace(model, images, dynamic)
@@ -95,6 +95,13 @@ def trace(model: Model, images: Float[Tensor, "b 3 h w"], dynamic: Collection[st
 def _is_read(program: ExportedProgram, name: str) -> bool:
     """Whether any node uses the input ``name``."""
     return any(node.users for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
+
+
+def _open(program: ExportedProgram) -> set[Any]:
+    """The symbols for the dynamic sides of the inputs; the graph has others, such as a number of chosen regions."""
+    (images,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == "images")
+    sides = [side for side in images.meta["val"].shape if isinstance(side, torch.SymInt)]
+    return {symbol for side in sides for symbol in side.node.expr.free_symbols}
 
 
 def _first_line(error: Exception) -> str:

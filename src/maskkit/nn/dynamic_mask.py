@@ -196,6 +196,8 @@ def dynamic_masks(
     cells = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, h, w)
     shared = torch.cat([cells.expand(*batch, -1, -1, -1), features], -3).flatten(-2)  # (*B, 2 + c, h w)
     unit = stride if stride.ndim == xy.ndim else stride[..., None]  # (*B, n, 1 or 2)
+    if isinstance(parameters.shape[-2], torch.SymInt):  # a graph of open size: a varying number of parts is a sequence
+        return _run(parameters, xy, unit, shared, widths).unflatten(-1, (height, width))
     rows = zip(parameters.split(_TOGETHER, -2), xy.split(_TOGETHER, -2), unit.split(_TOGETHER, -2), strict=True)
     return torch.cat([_run(*row, shared, widths) for row in rows], -2).unflatten(-1, (height, width))
 
