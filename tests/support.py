@@ -106,19 +106,20 @@ INTRODUCTION = """# What every method can do
 
 `make support` writes this page from the tests that all methods share
 ([conformance.py](../tests/models/conformance.py)), each run with a small model of the method. A cell leads to the
-method's file of tests, which has them all: `pytest tests/models/test_fcos.py -k overfits`."""
+file of the method's tests. One of them is run by the names of its class and of its test, such as
+`pytest tests/models/test_fcos.py -k "TestFcos and overfits"`."""
 
-WEIGHTS = """- **Published weights**: presets that `--model` downloads, and others that are imported by hand
+WEIGHTS = """- **published weights**: presets that `--model` downloads, and others that are imported by hand
   ([weights](weights.md))."""
 
 
 def page(found: Iterable[Seen]) -> str:
     """The page. Raises `MaskkitError` for a dash without a reason."""
-    methods = sorted(found, key=lambda seen: (zoo.method(seen.preset).title.lower(), seen.preset))
-    head = ("method", "a small model of", *(column.title for column in COLUMNS), "published weights")
+    methods = sorted(found, key=lambda seen: (zoo.method(seen.preset).title.lower(), seen.preset, seen.tests.__name__))
+    head = ("method", "a small model of", "tests", *(column.title for column in COLUMNS), "published weights")
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *map(row, methods)))
-    legend = [f"- **{c.title[0].upper()}{c.title[1:]}**: {c.says} (`{c.test}`)." for c in COLUMNS]
-    return "\n".join([INTRODUCTION, "", table, "", *legend, WEIGHTS, *_reasons(methods)]) + "\n"
+    legend = [f"- **{column.title}**: {column.says} (`{column.test}`)." for column in COLUMNS]
+    return "\n".join([INTRODUCTION, "", *legend, WEIGHTS, "", table, *_reasons(methods)]) + "\n"
 
 
 def _reasons(methods: list[Seen]) -> list[str]:
@@ -170,7 +171,7 @@ def row(seen: Seen) -> tuple[str, ...]:
         f"{len(fetched) - sum(fetched)} by hand" if not all(fetched) else "",
     ]
     weights = f"[{', '.join(filter(None, counts))}](../tests/zoo/test_sources.py)" if fetched else "-"
-    return (f"[{method.title}]({file})", f"`{seen.preset}`", *cells, weights)
+    return (method.title, f"`{seen.preset}`", f"[`{seen.tests.__name__}`]({file})", *cells, weights)
 
 
 def _tests(name: str) -> type[Conformance] | None:

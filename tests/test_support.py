@@ -29,10 +29,11 @@ def test_a_cell_says_yes_where_its_test_passed_and_a_dash_says_why(
     monkeypatch.setattr(test_fcos.TestFcos, "no_openvino", "it cannot")
     text = page(found)
     head, _, row = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|"))
-    title, preset, *cells, weights = row
-    assert (title, preset) == ("[FCOS](../tests/models/test_fcos.py)", f"`{test_fcos.TestFcos.preset}`")
+    title, preset, tests, *cells, weights = row
+    assert (title, preset) == ("FCOS", f"`{test_fcos.TestFcos.preset}`")
+    assert tests == "[`TestFcos`](../tests/models/test_fcos.py)"
     yes = "[yes](../tests/models/test_fcos.py)"
-    assert dict(zip(head[2:-1], cells, strict=True)) == {
+    assert dict(zip(head[3:-1], cells, strict=True)) == {
         column.title: yes if column.title in ("train", "boxes", "bf16", "ONNX", "int8") else "-" for column in COLUMNS
     }
     assert weights.endswith("(../tests/zoo/test_sources.py)")
