@@ -99,7 +99,7 @@ COLUMNS = (
         "size of the image; a dash: parts of its graph are of one size, as `maskkit export --dynamic size` says",
         OPEN_SIZE,
     ),
-    _recorded("tracked", "its objects can be followed in a video; a dash: it finds regions of classes, not objects"),
+    _recorded("tracked", "its objects can be followed in a video; a dash: it gives label maps or panoptic images"),
 )
 
 INTRODUCTION = """# What every method can do
