@@ -163,6 +163,8 @@ def test_a_task_of_several_images_is_named(tmp_path: Path) -> None:
     """Which image a region is on is in the labelling interface alone, which need not be there."""
     SAMPLES["labelstudio"](tmp_path)
     content = json.loads((tmp_path / "val.json").read_text())
+    content[0]["annotations"][0]["result"][0]["to_name"] = None
+    assert len(open_dataset(write_json(tmp_path / "val.json", content)).records) == 1
     content[0]["annotations"][0]["result"][1]["to_name"] = "other"
     write_json(tmp_path / "val.json", content)
     dataset = open_dataset(tmp_path)

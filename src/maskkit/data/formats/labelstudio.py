@@ -118,7 +118,7 @@ def _entries(
             if not isinstance(row, dict):
                 problems.error(file, where, f"a region is {kind_of(row)}, not an object; export the tasks again")
         regions = [row for row in sound[0]["result"] if isinstance(row, dict)]
-        drawn_on = {str(row.get("to_name")) for row in regions if _kind(row) in _AREAS}
+        drawn_on = {str(row["to_name"]) for row in regions if row.get("to_name") and _kind(row) in _AREAS}
         if len(drawn_on) > 1:
             shown = ", ".join(sorted(drawn_on))
             problems.error(file, where, f"has regions of several images ({shown}); make a task of each image")
