@@ -19,7 +19,7 @@ from tests.thorough import THOROUGH
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 STEPS = ["--train.steps", "4", "--train.save-every", "2", "--train.batch", "2", "--train.workers", "0"]
-FAST = {"train": 31, "eval --model": 13}
+FAST = {"train": 31, "predict": 13, "eval --model": 13}
 """In the fast tests one operation in so many fails, in 7 by default; in the slow ones one in 5, all where thorough."""
 
 
