@@ -4,8 +4,9 @@
 
 The validation images fill the cells of a mosaic of ``--side`` x ``--side`` pixels, again and again, each time flipped
 another way. The mosaic is predicted in tiles whose grid is not that of the cells; the same cells are predicted one by
-one. Printed are the AP of both on the cells, how often the objects that a border of a tile cuts are found, time, and
-the peak memory beside that of the decoded image.
+one. Printed are the AP of both on the cells, how often the objects that a border of a tile cuts are found, beside those
+that no border cuts (a network finds other objects when its input is shifted), time, and the peak memory beside that of
+the decoded image.
 """
 
 import argparse
@@ -181,31 +182,34 @@ def within(rle: rle_codec.Rle, top: int, left: int, cell: int) -> rle_codec.Rle:
 def once(
     truth: dict, alone: list[Prediction], found: list[Prediction], tiles: list[Window], cell: int, score: float
 ) -> None:
-    """How often objects that a border cuts, and that the network finds in the cell alone, are found in the mosaic."""
+    """How often objects that the network finds in the cell alone are found in the mosaic: cut by a border, and not."""
     lines = [sorted({getattr(t.own, side) for t in tiles}) for side in ("left", "top")]
     cells = math.isqrt(len(alone))
-    counts: Counter[int] = Counter()
-    objects: dict[int, list[Row]] = {}
+    counts: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
+    objects: dict[int, list[tuple[Row, bool]]] = {}
     for row in truth["annotations"]:
         top, left = (row["image_id"] - 1) // cells * cell, (row["image_id"] - 1) % cells * cell
         x, y, w, h = row["bbox"]
-        if any(left + x < line < left + x + w for line in lines[0]) or any(top + y < n < top + y + h for n in lines[1]):
-            objects.setdefault(row["image_id"], []).append(row["segmentation"])
-    for number, masks in objects.items():
-        hits = []
+        cut = any(left + x < n < left + x + w for n in lines[0]) or any(top + y < n < top + y + h for n in lines[1])
+        objects.setdefault(row["image_id"], []).append((row["segmentation"], cut))
+    for number, pairs in objects.items():
+        masks, hits = [mask for mask, _ in pairs], []
         for prediction in (alone[number - 1], found[number - 1]):
             instances = prediction.instances
             assert instances is not None
             assert instances.masks is not None
             sure = instances.masks[instances.scores >= score].rle()
             hits.append((rle_codec.iou(masks, sure) >= 0.5).sum(1))
-        counts.update(int(min(many, 2)) for one, many in zip(*hits, strict=True) if one == 1)
-    total = sum(counts.values())
-    if total:
-        print(
-            f"of {total} objects that a border between tiles cuts and that are found in their cell: found once "
-            f"{counts[1] / total:.3f}, not at all {counts[0] / total:.3f}, more than once {counts[2] / total:.3f}"
-        )
+        for (_, cut), one, many in zip(pairs, *hits, strict=True):
+            if one == 1:
+                counts[cut][int(min(many, 2))] += 1
+    for cut, found_so in counts.items():
+        if total := sum(found_so.values()):
+            shares = (found_so[n] / total for n in (1, 0, 2))
+            print(
+                f"of {total} objects that {'a' if cut else 'no'} border between tiles cuts and that are found in their "
+                "cell: found once {:.3f}, not at all {:.3f}, more than once {:.3f}".format(*shares)
+            )
 
 
 def status(name: str) -> float:
