@@ -2,6 +2,7 @@
 
     python benchmarks/video.py --data DATA/video_davis
     python benchmarks/video.py --data DATA/video_davis --models built-in yolact.xml --threads 2
+    python benchmarks/video.py --data DATA/video_davis --only memory --network built-in.xml
 
 The labels of the videos, moved, grown or shrunk at random and at times left out or with a low score, serve as
 detections: each video alone, and the objects of all of them in one frame, where they cross and hide each other. The
@@ -46,17 +47,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", choices=("memory",), help="what to measure; by default everything")
     parser.add_argument("--frames", type=int, default=2000, help="length of the video whose memory is measured")
+    parser.add_argument("--network", help="the model for that; by default bright pixels are a class, without a network")
     parser.add_argument("--stop", type=float, help="seconds of the video for --models")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(describe(given.threads))
+    if given.only == "memory":
+        return memory(given.frames, given.data, given.network)
     videos = {p.name: labels(p) for p in sorted(given.data.iterdir()) if (p / "masks").is_dir()}
     identity(videos, given.seeds)
     milliseconds()
     if given.frames:
-        memory(given.frames)
+        memory(given.frames, given.data, given.network)
     if given.models:
         speed(given.data, given.models, given.stop, given.threads)
 
@@ -180,8 +185,8 @@ class Threshold:
         return {"logits": np.stack([~bright, bright], 1).astype(np.float32)}
 
 
-def memory(frames: int) -> None:
-    """The resident memory of a prediction from MP4 to MP4, without a network, as the frames go by."""
+def memory(frames: int, data: Path, network: str | None) -> None:
+    """The resident memory of a prediction from MP4 to MP4 as the frames go by: those of all videos, again and again."""
     sizes = {}
     add = video_writer.Mp4Writer.add
 
@@ -192,19 +197,25 @@ def memory(frames: int) -> None:
 
     input = InputConfig(size=SIZE, resize="stretch", mean=(0, 0, 0), std=(1, 1, 1))
     plain = api.Segmenter(Predictor(Threshold(), LabelMap(), input, Categories.of(["dark", "bright"])), "semantic")
+    model = api.load(network, "cpu", torch.get_num_threads()) if network else plain
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "long.mp4"
-        with video_writer.Mp4Writer(path, Fraction(25)) as writer:
-            for n in range(frames):
-                image = np.full((*SIZE, 3), 40, np.uint8)
-                image[100:200, n % 500 : n % 500 + 100] = 220
-                writer.add(image, n / 25)
+        path = joined(data, Path(folder) / "long.mp4", frames)
         video_writer.Mp4Writer.add = watched
         try:
-            run(plain, path, Path(folder) / "out", None)
+            run(model, path, Path(folder) / "out", None)
         finally:
             video_writer.Mp4Writer.add = add
-    print(f"memory after {frames} frames less that after 100: {(sizes[frames] - sizes[100]) / 2**20:.1f} MiB")
+    grown = (sizes[frames] - sizes[100]) / 2**20
+    print(f"{network or 'no network'}: memory after {frames} frames less that after 100: {grown:.1f} MiB", flush=True)
+
+
+def joined(data: Path, path: Path, frames: int | None = None) -> Path:
+    """An MP4 file of the frames of all videos, one after the other, or of the first ``frames`` of their repetition."""
+    images = [image for video in sorted(data.iterdir()) for image in sorted((video / "frames").glob("*.jpg"))]
+    with video_writer.Mp4Writer(path, Fraction(24)) as writer:
+        for n in range(frames or len(images)):
+            writer.add(np.asarray(Image.open(images[n % len(images)])), n / 24)
+    return path
 
 
 def resident() -> int:
@@ -220,12 +231,9 @@ def run(model: api.Segmenter, path: Path, out: Path, stop: float | None) -> None
 def speed(data: Path, models: list[str], stop: float | None, threads: int) -> None:
     """The frames of all videos, one after the other, as an MP4 file; the first run of each model is not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "davis.mp4"
-        images = [image for video in sorted(data.iterdir()) for image in sorted((video / "frames").glob("*.jpg"))]
-        with video_writer.Mp4Writer(path, Fraction(24)) as writer:
-            for n, image in enumerate(images):
-                writer.add(np.asarray(Image.open(image)), n / 24)
-        count = len(images) if stop is None else min(len(images), int(stop * 24))
+        path = joined(data, Path(folder) / "davis.mp4")
+        frames = sum(1 for _ in data.glob("*/frames/*.jpg"))
+        count = frames if stop is None else min(frames, int(stop * 24))
         for name in models:
             model = api.load(name, "cpu", threads)
             run(model, path, Path(folder) / "first", 0.5)
