@@ -188,11 +188,12 @@ class Threshold:
 def memory(frames: int, data: Path, network: str | None) -> None:
     """The resident memory of a prediction from MP4 to MP4 as the frames go by: those of all videos, again and again."""
     sizes = {}
+    marks = sorted({100, frames // 4, frames // 2, frames})
     add = video_writer.Mp4Writer.add
 
     def watched(self: video_writer.Mp4Writer, pixels: np.ndarray, seconds: float) -> None:
         add(self, pixels, seconds)
-        if self.frames in (100, frames):
+        if self.frames in marks:
             sizes[self.frames] = resident()
 
     input = InputConfig(size=SIZE, resize="stretch", mean=(0, 0, 0), std=(1, 1, 1))
@@ -205,8 +206,8 @@ def memory(frames: int, data: Path, network: str | None) -> None:
             run(model, path, Path(folder) / "out", None)
         finally:
             video_writer.Mp4Writer.add = add
-    grown = (sizes[frames] - sizes[100]) / 2**20
-    print(f"{network or 'no network'}: memory after {frames} frames less that after 100: {grown:.1f} MiB", flush=True)
+    grown = ", ".join(f"{n}: {(sizes[n] - sizes[100]) / 2**20:+.1f}" for n in marks[1:])
+    print(f"{network or 'no network'}: memory after so many frames less that after 100, MiB: {grown}", flush=True)
 
 
 def joined(data: Path, path: Path, frames: int | None = None) -> Path:
