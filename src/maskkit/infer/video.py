@@ -344,9 +344,7 @@ def _upright(decoded: Any) -> Pixels:
     pixels, degrees = decoded.to_ndarray(format="rgb24"), decoded.rotation
     if (matrix := decoded.side_data.get("DISPLAYMATRIX")) is not None:  # a, b, u, c, d, ...: (x, y) at (ax+cy, bx+dy)
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-        if (
-            a * d < b * c
-        ):  # a mirror, for which the rotation has no meaning: what is left after the columns are reversed
+        if a * d < b * c:  # mirrored: the rotation has no meaning, but what is left once the columns are reversed has
             pixels, degrees = pixels[:, ::-1], -math.degrees(math.atan2(-b, -a))
     return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4))
 
