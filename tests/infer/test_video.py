@@ -1,5 +1,6 @@
 """Videos of drawn shapes: reading, tracking, writing, and the command, with a detector that is never wrong."""
 
+import gc
 import json
 import threading
 from collections.abc import Generator, Iterator
@@ -119,6 +120,17 @@ def test_frames_have_their_number_time_and_pixels(clip: Path) -> None:
     assert [f.number for f in read(clip, Clip(3, 0.25, 0.7))[0]] == [5, 8, 11]
     with pytest.raises(MaskkitError, match="no frame lies between"):
         Clip(start=2, stop=1)
+
+
+def test_pixels_are_freed_without_the_garbage_collector(clip: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(read(clip)[0]) == 20
+        left = [f for f in gc.get_objects() if isinstance(f, av.VideoFrame) and f.width > 2]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def test_frames_of_variable_rate_keep_their_times(tmp_path: Path) -> None:

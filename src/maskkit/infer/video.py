@@ -342,7 +342,9 @@ def _decoded(packets: Iterator[Any], stream: Any) -> Iterator[tuple[int, Any]]:
 def _upright(decoded: Any) -> Pixels:
     """The pixels of a decoded frame, mirrored and turned as the file says, to the nearest quarter turn."""
     pixels, degrees = decoded.to_ndarray(format="rgb24"), decoded.rotation
-    if (matrix := decoded.side_data.get("DISPLAYMATRIX")) is not None:  # a, b, u, c, d, ...: (x, y) at (ax+cy, bx+dy)
+    # a frame whose side data was read refers to itself, so that its pixels would wait for the garbage collector
+    small = decoded.reformat(width=2, height=2, interpolation="POINT")
+    if (matrix := small.side_data.get("DISPLAYMATRIX")) is not None:  # a, b, u, c, d, ...: (x, y) at (ax+cy, bx+dy)
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
         if a * d < b * c:  # mirrored: the rotation has no meaning, but what is left once the columns are reversed has
             pixels, degrees = pixels[:, ::-1], -math.degrees(math.atan2(-b, -a))
