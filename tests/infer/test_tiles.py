@@ -172,31 +172,46 @@ def test_what_another_tile_owns_is_no_object_of_its_own() -> None:
     assert masks_of(next(tiled.images([image]))) == truth(image)
 
 
+def seen_by(window: Window, size: tuple[int, int], *found: tuple[slice, slice, float]) -> tuple[Window, Prediction]:
+    """Objects in the columns and rows of the image, as the tile sees them."""
+    masks = np.zeros((len(found), *size), bool)
+    for mask, (rows, columns, _) in zip(masks, found, strict=True):
+        mask[rows, columns] = True
+    seen = Masks.from_dense(masks[:, :, window.seen.left : window.seen.right])
+    scores = np.array([score for *_, score in found], np.float32)
+    objects = Instances(seen.boxes(), np.zeros(len(found), np.int64), scores, seen)
+    return window, Prediction(ImageMeta(1, "", window.seen.size, window.seen.size), CLASSES, objects)
+
+
 def test_the_owner_of_an_object_that_it_sees_whole_has_the_word() -> None:
     """Its mask and score stand, whether another tile's agree or not; what the other alone sees there is left out."""
     size, (left, right) = (40, 90), windows((40, 90), 50, 0.2)
     assert (left.own.right, right.seen.left) == (45, 40)
-
-    def part(window: Window, *found: tuple[slice, slice, float]) -> tuple[Window, Prediction]:
-        """Objects in the columns and rows of the image, as the tile sees them."""
-        masks = np.zeros((len(found), *size), bool)
-        for mask, (rows, columns, _) in zip(masks, found, strict=True):
-            mask[rows, columns] = True
-        seen = Masks.from_dense(masks[:, :, window.seen.left : window.seen.right])
-        scores = np.array([score for *_, score in found], np.float32)
-        objects = Instances(seen.boxes(), np.zeros(len(found), np.int64), scores, seen)
-        return window, Prediction(ImageMeta(1, "", window.seen.size, window.seen.size), CLASSES, objects)
-
     rows = slice(10, 20)
     for theirs in (rows, slice(10, 18), slice(10, 13)):  # the same, alike, hardly so
-        parts = [part(left, (rows, slice(41, 47), 0.6)), part(right, (theirs, slice(41, 47), 0.9))]
+        parts = [seen_by(left, size, (rows, slice(41, 47), 0.6)), seen_by(right, size, (theirs, slice(41, 47), 0.9))]
         found = stitch(parts, ImageMeta(1, "", size, size), CLASSES).instances
         assert found is not None
         assert found.masks is not None
         assert found.scores.tolist() == pytest.approx([0.6])
         assert found.masks.areas().tolist() == [60]
-    only = stitch([part(left), part(right, (rows, slice(41, 44), 0.9))], ImageMeta(1, "", size, size), CLASSES)
+    only = stitch(
+        [seen_by(left, size), seen_by(right, size, (rows, slice(41, 44), 0.9))], ImageMeta(1, "", size, size), CLASSES
+    )
     assert len(only) == 0
+
+
+def test_what_one_of_two_tiles_takes_for_two_objects_is_one() -> None:
+    size, (left, right) = (40, 90), windows((40, 90), 50, 0.2)
+    columns, tall, low = slice(42, 50), slice(10, 20), slice(12, 20)
+    twice = seen_by(right, size, (tall, columns, 0.9), (low, columns, 0.6))
+    for theirs, expected in (
+        ([(tall, columns, 0.8)], [0.9]),
+        ([(tall, columns, 0.8), (low, columns, 0.5)], [0.9, 0.6]),
+    ):
+        found = stitch([seen_by(left, size, *theirs), twice], ImageMeta(1, "", size, size), CLASSES).instances
+        assert found is not None
+        assert found.scores.tolist() == pytest.approx(expected)
 
 
 def test_failures_and_wrong_settings(tmp_path) -> None:

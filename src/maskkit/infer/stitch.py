@@ -55,6 +55,10 @@ def _paste(canvas: np.ndarray, part: np.ndarray, window: Window) -> None:
     ]
 
 
+_Pixels = tuple[Bool[np.ndarray, "_ _"], int, int]
+"""A part of a mask, and the row and column of its corner."""
+
+
 # objects --------------------------------------------------------------------------------------------------------------
 
 
@@ -78,14 +82,16 @@ class _Object:
         own, (x, y) = self.window.own, (self.box[:2] + self.box[2:]) / 2
         return bool(own.left <= x < own.right and own.top <= y < own.bottom)
 
-    def inside(self, place: Rect) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-        """Its pixels inside ``place``: a mask, and the row and column of its corner. Without a mask the box is
-        filled."""
+    def pixels(self) -> _Pixels:
+        """Its mask; without one the box is filled."""
         if self.mask is not None:
-            region, top, left = rle_codec.decode_region(self.mask)
-        else:
-            left, top, right, bottom = (int(v) for v in np.round(self.box))
-            region = np.ones((max(bottom - top, 0), max(right - left, 0)), bool)
+            return rle_codec.decode_region(self.mask)
+        left, top, right, bottom = (int(v) for v in np.round(self.box))
+        return np.ones((max(bottom - top, 0), max(right - left, 0)), bool), top, left
+
+    def inside(self, place: Rect) -> _Pixels:
+        """The part of its mask inside ``place``."""
+        region, top, left = self.pixels()
         first = max(place.top - top, 0), max(place.left - left, 0)
         region = region[first[0] : max(place.bottom - top, 0), first[1] : max(place.right - left, 0)]
         return region, top + first[0], left + first[1]
@@ -110,16 +116,42 @@ def _objects(window: Window, found: Instances, size: tuple[int, int]) -> Iterato
 
 
 def _joined(objects: list[_Object]) -> list[_Object]:
-    """Whole objects, best score first; fragments that another tile does not confirm are dropped (`_union`)."""
+    """Whole objects, best score first, without duplicates (`_without_duplicates`); fragments that another tile does not
+    confirm are dropped (`_union`)."""
     groups = _Groups(len(objects))
-    for agreement, i, j in sorted(_agreements(objects), reverse=True):
-        if agreement >= AGREEMENT:
-            # two detections of one tile, which may overlap, are two objects
-            tiles = [{objects[k].window for k in groups.of(n)} for n in (i, j)]
-            if not tiles[0] & tiles[1]:
-                groups.join(i, j)
-    whole = [_union([objects[i] for i in group]) for group in groups]
-    return sorted((found for found in whole if found is not None), key=lambda o: -o.score)
+    pairs = sorted(_agreements(objects), reverse=True)
+
+    def tiles(number: int) -> set[Window]:
+        return {objects[k].window for k in groups.of(number)}
+
+    for agreement, i, j in pairs:
+        # two detections of one tile, which may overlap, are two objects
+        if agreement >= AGREEMENT and not tiles(i) & tiles(j):
+            groups.join(i, j)
+    whole = {group[0]: _union([objects[i] for i in group]) for group in groups}
+    rivals: dict[int, set[int]] = defaultdict(set)
+    for _, i, j in pairs:
+        if tiles(i) != tiles(j):  # else every tile that sees them sees two
+            a, b = groups.of(i)[0], groups.of(j)[0]
+            rivals[a].add(b)
+            rivals[b].add(a)
+    return _without_duplicates({n: found for n, found in whole.items() if found is not None}, rivals)
+
+
+def _without_duplicates(whole: dict[int, _Object], rivals: dict[int, set[int]]) -> list[_Object]:
+    """Of two rivals whose masks have an IoU of `AGREEMENT` the one with the better score; best score first.
+
+    Where a network sees two objects in one tile and one in its neighbour, both detections agree with that one, which
+    can join only one of them.
+    """
+    kept: dict[int, _Object] = {}
+    for number in sorted(whole, key=lambda n: -whole[n].score):
+        found = whole[number]
+        if all(
+            _agreement(found.pixels(), kept[other].pixels()) < AGREEMENT for other in rivals[number] if other in kept
+        ):
+            kept[number] = found
+    return list(kept.values())
 
 
 def _agreements(objects: list[_Object]) -> Iterator[tuple[float, int, int]]:
@@ -154,8 +186,8 @@ def _within(numbers: list[int], boxes: Float[np.ndarray, "n 4"], place: Rect) ->
     return index[(x1 < place.right) & (x2 > place.left) & (y1 < place.bottom) & (y2 > place.top)]
 
 
-def _agreement(a: tuple[Bool[np.ndarray, "_ _"], int, int], b: tuple[Bool[np.ndarray, "_ _"], int, int]) -> float:
-    """IoU of two masks, each with the row and column of its corner."""
+def _agreement(a: _Pixels, b: _Pixels) -> float:
+    """IoU of two masks."""
     (one, top, left), (other, top_b, left_b) = a, b
     rows = max(top, top_b), min(top + one.shape[0], top_b + other.shape[0])
     columns = max(left, left_b), min(left + one.shape[1], left_b + other.shape[1])
