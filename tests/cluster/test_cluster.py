@@ -17,7 +17,7 @@ from PIL import Image
 import maskkit
 from maskkit import api, cli
 from maskkit.checkpoints import find
-from maskkit.cli.predict_cluster import _folder
+from maskkit.cli.predict_cluster import _folder, _job
 from maskkit.cluster import ray_batch, sources, storage, worker
 from maskkit.cluster.parts import decoded
 from maskkit.cluster.ray_batch import Pool, Run
@@ -242,6 +242,15 @@ def job(**more: Any) -> Job:
     with suppress(FileError):
         Storage(more["out"]).write("run.json", b"{}")
     return Job(**{**given, "batch": 4, "directory": os.getcwd(), **more})
+
+
+@pytest.mark.parametrize(
+    ("source", "gpus", "readers"),
+    [("photos", 0, 1), ("photos", 1, 4), ("s3://photos", 0, 4), ("photos.parquet", 0, 4)],
+)
+def test_far_images_have_more_readers(source: str, gpus: int, readers: int) -> None:
+    settings = {"model": "built-in", "weights": "", "score": 0.5}
+    assert _job(load, [source], settings, "", worker.Selection(), 1, Pool(1, gpus=gpus)).readers == readers
 
 
 def part(path: Path, images: int) -> dict[str, Any]:

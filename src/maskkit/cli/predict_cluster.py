@@ -45,7 +45,7 @@ def predict_on_cluster(
 
     storage = Storage(out)
     failures: list[Failure] = []
-    job = _job(load, sources, settings, storage.address, selection, batch)
+    job = _job(load, sources, settings, storage.address, selection, batch, pool)
     settings = {**settings, "sources": list(sources), "directory": job.directory if job.relative else None}
     counts, began = Counts(), time.monotonic()
     with ExitStack() as stack:
@@ -78,8 +78,10 @@ def _job(
     out: str,
     selection: Selection,
     batch: int,
+    pool: Pool,
 ) -> Job:
     """What the workers do. They need the working directory of this process if a source or the model is relative."""
+    from maskkit.cluster.sources import is_table
     from maskkit.cluster.storage import is_address
     from maskkit.cluster.worker import Job
 
@@ -87,6 +89,7 @@ def _job(
     model = str(settings["model"])
     files = [*paths, model] if os.path.isfile(model) else paths  # else it is a name, or an address of the Hub
     folders = {_folder(path) for path in paths}
+    is_near = not pool.gpus and not any(is_address(s) or is_table(s) for s in sources)  # a table may hold addresses
     return Job(
         model=model,
         weights=settings["weights"],
@@ -98,6 +101,7 @@ def _job(
         directory=os.getcwd(),
         relative=any(not os.path.isabs(path) for path in files),
         folders=tuple(sorted(os.path.abspath(folder) for folder in folders)),
+        readers=1 if is_near else Job.readers,
     )
 
 

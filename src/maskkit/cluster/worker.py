@@ -36,8 +36,6 @@ _DEADLY = 2
 """An image at which this number of workers have died is given up."""
 _HOPELESS = 12
 """The run ends at this attempt at a part, if no attempt has reached an image."""
-_READERS = 4
-"""Threads that read ahead: storages have a high latency."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ class Job:
     """Whether the command has a relative path."""
     folders: tuple[str, ...] = ()
     """Folders of images that existed when the run began."""
+    readers: int = 4
+    """Threads of each worker that read ahead; more of them hide the latency of a storage, but slow a CPU down."""
 
 
 class Worker:
@@ -141,7 +141,7 @@ class Worker:
         found: dict[int, Done] = {}
         predictor, job = self._model().predictor, self.job
         for prediction in predictor.predict(
-            items, batch=batch, workers=_READERS, score=job.score, failed=failures.append
+            items, batch=batch, workers=job.readers, score=job.score, failed=failures.append
         ):
             meta = prediction.meta
             number = int(meta.image_id)
