@@ -80,7 +80,7 @@ class Known:
         """The images and classes of COCO ground truth."""
         images = truth["images"]
         sizes = {i["id"]: (i["height"], i["width"]) if "height" in i and "width" in i else None for i in images}
-        return cls(sizes, sorted(c["id"] for c in truth["categories"]))
+        return cls(sizes, dict.fromkeys(sorted(c["id"] for c in truth["categories"])))
 
 
 def sound_rows(
@@ -247,9 +247,8 @@ def place(record: Mapping[str, Any], known: Known) -> tuple[ImageId, int]:
     """Image and category id of a record, as the ground truth has them. Raises ``ValueError`` for unknown ones."""
     image_id = known.images.get(ids.key(record.get("image_id")))
     category_id = ids.whole(record.get("category_id"))
-    unknown = ("image_id", list(known.sizes)) if image_id is None else ("category_id", list(known.classes))
     if image_id is None or category_id is None or category_id not in known.classes:
-        name, there = unknown
+        name, there = ("image_id", [*known.sizes]) if image_id is None else ("category_id", [*known.classes])
         some = ", ".join(map(repr, there[:3])) + (", ..." if len(there) > 3 else "")
         raise ValueError(f"{name} {shorten(record.get(name))} is not in the ground truth, which has {some or 'none'}")
     return image_id, category_id

@@ -28,6 +28,15 @@ def to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
 def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """What COCO's own code makes of polygons, however degenerate they are; ground truth is measured so.
 
+    Raises ``ValueError`` as `stated_parts` does.
+    """
+    parts = stated_parts(polygons)
+    return union(coco_mask.frPyObjects(parts, *size)) if parts else empty(size)  # type: ignore[arg-type]
+
+
+def stated_parts(polygons: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The polygons that COCO's own code reads, without those that cover nothing, as it reads them.
+
     It drops an odd coordinate, and parts of fewer than three points cover nothing. Raises ``ValueError`` where no part
     has more than four numbers, which it does not read, and for coordinates that are not finite or far outside of any
     image.
@@ -37,7 +46,4 @@ def as_stated(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle
         raise ValueError("a polygon needs three points at least, x and y of each")
     if not all(min(part) > -_FAR and max(part) < _FAR and math.isfinite(sum(part)) for part in parts if part):
         raise ValueError("a polygon has coordinates that are not numbers, or lie far outside of the image")
-    parts = [part for part in parts if len(part) >= 6]
-    if not parts:
-        return empty(size)
-    return union(coco_mask.frPyObjects(parts, *size))  # type: ignore[arg-type]
+    return [part[: len(part) // 2 * 2] for part in parts if len(part) >= 6]
