@@ -66,9 +66,8 @@ def prelabel(
             adds masks: the built-in one, or one that was trained on them (maskkit train --labels boxes). tags:
             IMAGES is a data set whose images have classes; an EPS model (maskkit pseudo-masks) finds the pixels of
             each.
-        order: Order of the images in the file. uncertain: those first from whose labels the model should learn most,
-            because it is uncertain about many objects and they differ from the images before; order.csv has both
-            figures.
+        order: Order of the images in the file. uncertain: first the images whose labels should teach the model most,
+            since it is uncertain about many objects and they differ from the images before; order.csv has both figures.
         count: Label only this many images, the first ones.
         iou: A polygon has at least this intersection over union with the mask of the model; 1 follows every pixel.
         score: As in maskkit predict: objects below this score are not labelled.
