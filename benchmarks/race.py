@@ -1,7 +1,7 @@
 """A race of equal processor time: our small presets beside torchvision's Mask R-CNN, D-FINE-seg and RF-DETR-seg.
 
     python benchmarks/race.py --data DATA/nuclei_dsb2018 --weights mobilenetv2_100.safetensors --out RUNS \\
-        --preset maskrcnn-mobilenetv2-320 condinst-mobilenetv2-320 --seeds 0 1 2 --torchvision \\
+        --preset maskrcnn-mobilenetv2-320 condinst-mobilenetv2-320 --seeds 0 1 2 --torchvision default narrow \\
         --dfine-seg ENV/bin/python --rfdetr ENV/bin/python
 
 Each side trains for ``--seconds`` of processor time on the same images and is evaluated on the same validation images
@@ -33,6 +33,8 @@ from maskkit.eval.numbers import shown
 
 HERE = Path(__file__).parent
 BACKBONE, RANDOM = "mobilenetv2_100", "random"
+WIDTHS = ("default", "narrow")
+"""Of torchvision's Mask R-CNN: its own, and those of ours."""
 
 
 def sides(given: argparse.Namespace, data: Path) -> dict[str, tuple[str, list[str]]]:
@@ -46,11 +48,10 @@ def sides(given: argparse.Namespace, data: Path) -> dict[str, tuple[str, list[st
             found[f"{preset}-{seed}"] = (BACKBONE, [*ours, *backbone, "--seed", str(seed)])
         if given.random:
             found[f"{preset}-random"] = (RANDOM, [*ours, "--seed", "0"])
-    if given.torchvision:
-        theirs = [sys.executable, str(HERE / "against_torchvision.py"), *common, *backbone, "--side", "torchvision"]
-        theirs += ["--size", "320"]
-        found["torchvision"] = (BACKBONE, theirs)
-        found["torchvision-narrow"] = (BACKBONE, [*theirs, "--narrow"])
+    theirs = [sys.executable, str(HERE / "against_torchvision.py"), *common, *backbone, "--side", "torchvision"]
+    for widths in given.torchvision:
+        narrow = ["--narrow"] if widths == "narrow" else []
+        found[f"torchvision-{widths}"] = (BACKBONE, [*theirs, "--size", "320", *narrow])
     for library, python in (("dfine-seg", given.dfine_seg), ("rfdetr", given.rfdetr)):
         if python:
             other = [str(python), str(HERE / "common_race.py"), "--library", library, "--data", str(data)]
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--preset", nargs="*", default=[], help="our sides, presets with this backbone")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of our sides")
     parser.add_argument("--random", action="store_true", help="our sides from random weights too, seed 0")
-    parser.add_argument("--torchvision", action="store_true")
+    parser.add_argument("--torchvision", nargs="*", choices=WIDTHS, default=[], help="its Mask R-CNN in these widths")
     parser.add_argument("--dfine-seg", type=Path, help="an interpreter that has dfine-seg")
     parser.add_argument("--rfdetr", type=Path, help="an interpreter that has rfdetr[train]")
     parser.add_argument("--seconds", type=float, default=120, help="processor seconds of each training")
