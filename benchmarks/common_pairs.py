@@ -29,6 +29,7 @@ from maskkit.infer.predict import Predictor
 from maskkit.infer.runtimes import Runtime
 from maskkit.infer.torch_runtime import TorchRuntime
 from maskkit.models.base import Model, to_arrays
+from maskkit.nn.winograd import use_winograd
 from maskkit.prediction import Categories, ImageMeta, Prediction
 from maskkit.targets import Batch, Target, full_sizes
 
@@ -137,7 +138,7 @@ class Pair(ABC):
         metas = [ImageMeta(i, "", self.train_size, self.train_size) for i in range(BATCH)]
         batch = Batch(images, full_sizes(images), targets, metas)
         self.theirs.train()
-        self.ours.train()
+        use_winograd(self.ours.train(), learns=True)  # as `maskkit train` does
         backbone = self.ours.backbone
         freeze(self.body(), self.preset.model.backbone.frozen_stride)  # type: ignore[attr-defined]
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (self.body(), backbone)]

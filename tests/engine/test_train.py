@@ -20,6 +20,7 @@ from maskkit.engine.train import train
 from maskkit.engine.validate import evaluation_due
 from maskkit.errors import DataError, MaskkitError
 from maskkit.eval.numbers import rank
+from maskkit.nn import winograd
 from tests.engine import runner
 
 
@@ -60,7 +61,12 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, run, capsys)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_yolact_trains_on_drawn_shapes(tmp_path, precision):
+def test_yolact_trains_on_drawn_shapes_in_fp32_by_winograds_algorithm(tmp_path, precision, monkeypatch):
+    used = []
+    by_winograd = winograd.kernel_gradient
+    monkeypatch.setattr(winograd, "IS_FASTER", True)
+    monkeypatch.setattr(winograd, "LEAST_LEARNED", 1)
+    monkeypatch.setattr(winograd, "kernel_gradient", lambda *given: used.append(1) or by_winograd(*given))
     preset = zoo.preset("yolact-mobilenetv2-256")
     data = shapes.write(tmp_path / "shapes", train=4, val=2, size=(96, 96), objects=(1, 3))
     config = RunConfig(
@@ -74,6 +80,7 @@ def test_yolact_trains_on_drawn_shapes(tmp_path, precision):
     result = train(config, tmp_path / "run")
     (row,) = [row for row in metrics(result.out) if "loss" in row]
     assert {"loss/box", "loss/classification", "loss/mask", "loss/semantic"} <= row.keys()
+    assert bool(used) == (precision == "fp32")
     loaded = checkpoint.load_model(result.best)
     assert loaded.categories == shapes.CATEGORIES
     assert all(tensor.isfinite().all() for tensor in load_file(result.last).values())

@@ -37,6 +37,56 @@ def test_it_is_the_convolution(
     assert float((found - expected).abs().max()) < 2e-5 * float(expected.abs().max().clamp(min=1))
 
 
+@given(
+    count=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    size=st.tuples(st.integers(3, 21), st.integers(3, 21)),
+    pad=st.integers(0, 1),
+    learns=st.tuples(*[st.booleans()] * 3),
+    bias=st.booleans(),
+    at_once=st.integers(1, 40),
+    seed=st.integers(0, 9),
+)
+def test_its_gradients_are_those_of_the_convolution(
+    count: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    pad: int,
+    learns: tuple[bool, bool, bool],
+    bias: bool,
+    at_once: int,
+    seed: int,
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    shapes = [(count, channels[0], *size), (channels[1], channels[0], 3, 3), (channels[1],)][: 2 + bias]
+    given_values = [torch.randn(shape, generator=random) for shape in shapes]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"IS_FASTER": True, "LEAST_IN": 1, "LEAST_OUT": 1, "LEAST_LEARNED": 1}.items():
+            patch.setattr(winograd, name, value)
+        patch.setattr(winograd, "TILES", at_once)
+        module = use_winograd(nn.Conv2d(*channels, 3, padding=pad, bias=bias), learns=True)
+        assert isinstance(module, WinogradConv)
+        images = given_values[0].requires_grad_(learns[0])
+        module.weight = nn.Parameter(given_values[1], learns[1])
+        module.bias = nn.Parameter(given_values[2], learns[2]) if bias else None
+        found = module(images)
+        exact = [v.detach().double().requires_grad_(v.requires_grad) for v in (images, *module.parameters())]
+        expected = F.conv2d(exact[0], exact[1], exact[2] if bias else None, padding=pad)
+        assert found.requires_grad == expected.requires_grad
+        if found.requires_grad:
+            weights = torch.randn(expected.shape, generator=random)
+            (F.relu(found * weights, inplace=True) ** 2).sum().backward()
+            (F.relu(expected * weights.double()) ** 2).sum().backward()
+    assert float((found - expected).detach().abs().max()) < 2e-5 * float(expected.detach().abs().max().clamp(min=1))
+    for value, right in zip((images, *module.parameters()), exact, strict=True):
+        if right.grad is None:
+            assert value.grad is None
+        else:
+            assert value.grad is not None
+            assert value.grad.shape == right.shape
+            assert float((value.grad - right.grad).abs().max()) < 1e-4 * float(right.grad.abs().max().clamp(min=1))
+
+
 def conv(**options: Any) -> nn.Conv2d:
     given: dict[str, Any] = {"in_channels": 96, "out_channels": 64, "kernel_size": 3, "padding": 1}
     return nn.Conv2d(**given | options)
@@ -96,6 +146,41 @@ def test_a_layer_in_two_places_is_changed_in_both_and_keeps_its_weights(monkeypa
 def half(call: Callable[[], torch.Tensor]) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return call()
+
+
+def test_of_weights_that_learn_nothing_is_kept_that_could_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "IS_FASTER", True)
+    torch.manual_seed(0)
+    module, images = conv(), torch.randn(2, 96, 32, 32)
+    use_winograd(module, learns=True)
+    with torch.no_grad():
+        module.weight.mul_(2)
+    with torch.inference_mode():
+        changed = module(images)
+        assert not torch.equal(changed, F.conv2d(images, module.weight, module.bias, 1, 1)), "by Winograd's algorithm"
+        np.testing.assert_allclose(changed, F.conv2d(images, module.weight, module.bias, 1, 1), atol=1e-4)
+        assert torch.equal(use_winograd(module)(images), changed), "and then once for all images"
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize("case", ["compiled", "traced", "autocast", "double", "few tiles"])
+def test_in_training_other_ways_to_compute_are_torchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "IS_FASTER", True)
+    monkeypatch.setattr(winograd, "convolve", None)  # an error where it is called
+    module, images = conv(), torch.randn(2, 96, 12 if case == "few tiles" else 32, 32)
+    use_winograd(module, learns=True)
+    if case == "double":
+        module, images = module.double(), images.double()
+    if case == "traced":
+        traced: Any = torch.jit.trace(module, images, check_trace=False)
+        found = traced(images)
+    elif case == "compiled":
+        found = torch.compile(module, backend="eager", fullgraph=True)(images)
+    else:
+        found = half(lambda: module(images)) if case == "autocast" else module(images)
+    found.sum().backward()
+    assert module.weight.grad is not None
+    assert found.dtype == (torch.bfloat16 if case == "autocast" else images.dtype)
 
 
 @pytest.mark.parametrize("case", ["gradients", "autocast", "few tiles"])

@@ -41,6 +41,7 @@ from maskkit.engine.validate import ends_early, evaluate, evaluation_due, keep_b
 from maskkit.errors import DataError
 from maskkit.eval.numbers import Metric
 from maskkit.models.base import Model
+from maskkit.nn.winograd import use_winograd
 from maskkit.prediction import Categories
 from maskkit.ranges import check_ranges
 from maskkit.targets import Batch
@@ -207,6 +208,8 @@ def make_learner(
             start = start_weights(model, config, categories, weights)
         run.notes.append(start.note)
     model.to(run.device, memory_format=run.layout)  # type: ignore[call-overload]
+    if settings.precision == "fp32":
+        use_winograd(model, learns=True)
     average = deepcopy(model).requires_grad_(False) if settings.ema else None
     freeze(model, settings.freeze)
     optimizer = make_optimizer(model, settings)
