@@ -22,7 +22,7 @@ IS_FASTER = platform.machine() in ("x86_64", "AMD64")
 """Measured on x86 alone."""
 LEAST_IN, LEAST_OUT, LEAST_TILES = 96, 64, 32
 """Input channels, output channels and 4x4 tiles below which the transforms cost more than they save."""
-LEAST_LEARNED = 96
+LEAST_LEARNED = 128
 """Tiles where each call has to transform the kernels, because they learn."""
 TILES = 128
 """Tiles that are transformed at a time: more would not fit the cache, fewer are too little work for several cores."""
