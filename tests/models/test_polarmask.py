@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from maskkit import zoo
 from maskkit.data.shapes import CATEGORIES
-from maskkit.models.polarmask import PolarMask
+from maskkit.models.polarmask import PolarHead, PolarMask, PolarMaskConfig
 from tests.models.conformance import Conformance
 from tests.nn.test_polar import ellipse, iou
 
@@ -35,6 +36,18 @@ def test_objects_without_a_known_mask_train_the_box_but_no_rays() -> None:
     assert known["mask"] > 0
     assert losses["box"] > 0
     assert losses["mask"] == losses["quality"] == 0
+
+
+def test_untrained_distances_are_about_one_unit() -> None:
+    torch.manual_seed(0)
+    preset = zoo.preset("polarmask-mobilenetv2-320").model
+    assert isinstance(preset, PolarMaskConfig)
+    levels = [torch.randn(1, preset.detector.width, n, n) for n in (8, 4, 2, 1)]
+    for unit, expected in (("strides", preset.detector.strides), ("pixels", (1, 1, 1, 1))):
+        raw = PolarHead(replace(preset.detector, distance_unit=unit), 1, 36)(levels)
+        for size, distances, rays in zip(expected, raw.distances, raw.rays, strict=True):
+            assert 0.5 < distances.mean() / size < 2
+            assert 0.5 < rays.mean() / size < 2
 
 
 def test_of_two_copies_of_a_box_one_is_kept() -> None:

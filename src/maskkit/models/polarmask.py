@@ -31,7 +31,7 @@ neither object nor background.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,9 @@ class PolarDetectorConfig:
     """Levels P3, P4, P5 and those made from P5."""
     size_ranges: tuple[Positive, ...] = (64, 128, 256, 512)
     """Upper ends of the size ranges of all levels but the last, which has none, in pixels, as FCOS has them."""
+    distance_unit: Literal["strides", "pixels"] = "pixels"
+    """Unit of the distances and rays that the network gives; untrained it gives about 1. Strides are nearer to what
+    objects need, which counts in short trainings."""
     radius: Positive = 1.5
     """Half side, in strides, of the square around an object's centre of mass whose locations are positive."""
     min_score: Share = 0.05
@@ -120,6 +123,7 @@ class PolarHead(nn.Module):
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
         self.sides = nn.Conv2d(width, 4, 3, padding=1)
         self.rays = nn.Conv2d(width, rays, 3, padding=1)
+        self.units = config.strides if config.distance_unit == "strides" else (1,) * len(config.strides)
         self.side_scales = nn.ParameterList(torch.ones(()) for _ in config.strides)
         self.ray_scales = nn.ParameterList(torch.ones(()) for _ in config.strides)
         for module in self.modules():
@@ -133,12 +137,14 @@ class PolarHead(nn.Module):
     def forward(self, levels: Sequence[Float[Tensor, "b c _ _"]]) -> PolarMaskRaw:
         """Predictions on every level."""
         logits, distances, centerness, rays = [], [], [], []
-        for level, side_scale, ray_scale in zip(levels, self.side_scales, self.ray_scales, strict=True):
+        for level, unit, side_scale, ray_scale in zip(
+            levels, self.units, self.side_scales, self.ray_scales, strict=True
+        ):
             classes = self.class_tower(level)
             logits.append(self.logits(classes))
-            distances.append((self.sides(self.box_tower(level)) * side_scale).float().exp())
+            distances.append((self.sides(self.box_tower(level)) * side_scale).float().exp() * unit)
             centerness.append(self.centerness(classes))
-            rays.append((self.rays(self.ray_tower(level)) * ray_scale).float().exp())
+            rays.append((self.rays(self.ray_tower(level)) * ray_scale).float().exp() * unit)
         return PolarMaskRaw(tuple(logits), tuple(distances), tuple(centerness), tuple(rays))
 
 

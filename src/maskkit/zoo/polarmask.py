@@ -70,7 +70,10 @@ METHOD = Method(
             "polarmask-resnet101-1x", PolarMaskConfig(backbone=caffe_resnet(101)), "COCO val mask AP 30.7"
         ),
         *small_presets(
-            "polarmask", lambda _: change(PolarMaskConfig(backbone=FROZEN_MOBILENET), detector=SMALL_DETECTOR)
+            "polarmask",
+            lambda _: change(
+                PolarMaskConfig(backbone=FROZEN_MOBILENET), detector=SMALL_DETECTOR | {"distance_unit": "strides"}
+            ),
         ),
     ),
     rename=rename,
