@@ -39,6 +39,9 @@ from maskkit.zoo.card import Preset
 RUNTIMES = {"torch": None, "openvino": "fp32", "openvino int8": "int8"}
 """The runtimes of the left half, and the precision of the exported file."""
 
+TICKS = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
+"""Milliseconds that are named on the axes."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -124,19 +127,27 @@ def measure(models: dict[tuple[str, str], Segmenter], files: list[Path]) -> dict
 
 
 def draw(points: list[Point], path: Path) -> None:
-    """Both halves, each with an axis of time in logarithmic steps."""
+    """Both halves, each with an axis of time in logarithmic steps; a line joins the runtimes of a preset."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     for place, (title, published) in enumerate((("small presets", False), ("published, AP of the paper", True)), 1):
         axes = figure.add_subplot(1, 2, place, xscale="log", xlabel="ms per image, end to end", title=title)
         axes.set_ylabel("mask AP")
+        half = [p for p in points if p.published is published and p.ap is not None]
+        for preset in dict.fromkeys(p.preset for p in half):
+            of = sorted((p for p in half if p.preset == preset), key=lambda p: p.milliseconds)
+            times, ap = [p.milliseconds for p in of], [p.ap or 0 for p in of]
+            axes.plot(times, ap, color="lightgrey", zorder=0)
+            axes.annotate(preset, (times[-1], ap[-1]), (6, -3), textcoords="offset points", fontsize=8)
         for runtime, marker in zip(RUNTIMES, "os^", strict=True):
-            shown = [p for p in points if p.published is published and p.runtime == runtime and p.ap is not None]
+            shown = [p for p in half if p.runtime == runtime]
             if shown:
                 axes.scatter([p.milliseconds for p in shown], [p.ap or 0 for p in shown], marker=marker, label=runtime)
-        for point in points:
-            if point.published is published and point.runtime == "torch" and point.ap is not None:
-                axes.annotate(point.preset, (point.milliseconds, point.ap), fontsize=7)
-        if axes.collections:
+        if half:
+            fastest, slowest = (f(p.milliseconds for p in half) for f in (min, max))
+            axes.set_xlim(0.8 * fastest, 2 * slowest)  # room for the names on the right
+            axes.set_xticks([t for t in TICKS if 0.8 * fastest <= t <= 2 * slowest])
+            axes.get_xaxis().set_major_formatter("{x:g}")
+            axes.get_xaxis().set_minor_formatter("")
             axes.legend(frameon=False)
     figure.savefig(path)
 
