@@ -19,6 +19,7 @@ from maskkit.engine.drawn_masks import draw, with_drawn
 from maskkit.engine.initial import start_weights
 from maskkit.engine.optim import learning_rate, make_optimizer, precision_for, set_rate, update_average
 from maskkit.models.base import Model
+from maskkit.nn.winograd import use_winograd
 
 CALIBRATION = 6
 """Steps that measure the speed; the first one, which is slowest, is left out."""
@@ -140,6 +141,8 @@ class Training:
         model = zoo.model_class(self.model)(config.model)  # type: ignore[call-arg]
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         start_weights(model, config, train_set.categories, self.weights or RANDOM)
+        if config.train.precision == "fp32":  # as `maskkit train` does
+            use_winograd(model, learns=True)
         optimizer = make_optimizer(model, config.train)
         batches = iter(train_loader(train_set, config, 0, 10**6))
         model.train()
