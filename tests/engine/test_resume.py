@@ -131,16 +131,16 @@ def test_a_real_method_killed_in_the_middle(tmp_path, drawn, undisturbed):
         preset.model,
         replace(preset.input, size=(96, 96)),
         preset.augment,
-        replace(preset.train, steps=5, batch=2, workers=0, save_every=2, eval_every=0.0),
+        replace(preset.train, steps=9, batch=2, workers=0, save_every=2, eval_every=0.0),
         DataConfig(str(drawn)),
     )
     out = tmp_path / "run"
 
-    def after_step_2():
+    def in_the_middle():  # after step 2, 4 or 6: on a busy machine one of them may pass unseen
         last = out / "last.safetensors"
-        return last.exists() and read_header(last)["info"]["step"] == 2
+        return last.exists() and read_header(last)["info"]["step"] in (2, 4, 6)
 
-    assert runner.kill_when(runner.start(config, out), after_step_2)
+    assert runner.kill_when(runner.start(config, out), in_the_middle)
     runner.run_to_end(config, out, resume=True)
     assert_same_run(out, undisturbed(config))
 
