@@ -84,6 +84,16 @@ def test_what_cannot_be_read_counts_for_seconds(tmp_path: Path, text: str) -> No
     Lock(tmp_path).take()
 
 
+def test_a_process_that_died_while_it_removed_a_lock_is_in_nobodys_way(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (NAME, f".{NAME}.claim"):
+        (tmp_path / name).write_text(owner(dead.pid))
+    Lock(tmp_path).take()
+    assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
 def race(folder: Path, barrier: Any, won: Any) -> None:
     barrier.wait()
     try:
@@ -102,8 +112,8 @@ def test_only_one_takes_an_abandoned_lock(tmp_path: Path) -> None:
         dead = subprocess.Popen([sys.executable, "-c", ""])
         dead.wait()
         (folder / NAME).write_text(owner(dead.pid))
-        barrier, won = fork.Barrier(6), fork.Queue()
-        processes = [fork.Process(target=race, args=(folder, barrier, won)) for _ in range(6)]
+        barrier, won = fork.Barrier(12), fork.Queue()
+        processes = [fork.Process(target=race, args=(folder, barrier, won)) for _ in range(12)]
         for process in processes:
             process.start()
         winner = won.get(timeout=30)

@@ -15,6 +15,8 @@ from maskkit.processes import lives, start_of
 NAME = "run.lock"
 """Its content is the owner: process, host, and the start time of the process."""
 
+_PAUSE = 0.01
+"""Seconds until another look at an abandoned lock that another process removes."""
 _BEING_WRITTEN = 10.0
 """Age in seconds from which on an unreadable lock belongs to a process that was killed while it wrote it."""
 
@@ -33,7 +35,7 @@ class Lock:
 
     def check(self) -> None:
         """Raise `MaskkitError` if another process holds the lock."""
-        if (text := _read(self.path)) is not None and not self._is_abandoned(text):
+        if (text := _read(self.path)) is not None and not _is_abandoned(self.path, text):
             raise self._refusal(text)
 
     def take(self) -> None:
@@ -61,26 +63,21 @@ class Lock:
         self._text = None
 
     def _remove(self, text: str) -> None:
-        """Remove a lock whose owner has ended. Raises `MaskkitError` if it is still running."""
-        if not self._is_abandoned(text):
+        """Remove a lock whose owner has ended, unless another process is about to. Raises `MaskkitError` if it is still
+        running."""
+        if not _is_abandoned(self.path, text):
             raise self._refusal(text)
-        aside = self.path.with_name(f".{NAME}.{secrets.token_hex(6)}.tmp")
-        try:
-            os.rename(self.path, aside)  # only one process succeeds
-        except FileNotFoundError:
+        claim = self.path.with_name(f".{NAME}.claim")  # else a slow process could remove the lock that replaced it
+        if not _create(claim, json.dumps(_me())):
+            if (other := _read(claim)) is not None and _is_abandoned(claim, other):
+                claim.unlink(missing_ok=True)
+            time.sleep(_PAUSE)
             return
-        taken = _read(aside)
-        if taken != text and taken is not None:  # meanwhile another process had replaced the lock
-            _create(self.path, taken)
-        aside.unlink(missing_ok=True)
-
-    def _is_abandoned(self, text: str) -> bool:
-        owner = _parse(text)
-        if owner is None:
-            with suppress(OSError):
-                return time.time() - self.path.stat().st_mtime > _BEING_WRITTEN
-            return True
-        return _place(owner) == _place(_me()) and not lives(owner["pid"], owner.get("began"))
+        try:
+            if _read(self.path) == text:  # nobody without the claim removes it from now on
+                self.path.unlink(missing_ok=True)
+        finally:
+            claim.unlink(missing_ok=True)
 
     def _refusal(self, text: str) -> MaskkitError:
         folder, owner = self.path.parent, _parse(text)
@@ -90,6 +87,16 @@ class Lock:
             f"{folder}: process {owner['pid']} on {owner['host']} writes a run here; choose another folder with --out, "
             f"or remove {self.path} if that process has ended"
         )
+
+
+def _is_abandoned(path: Path, text: str) -> bool:
+    """Whether the owner of the lock at ``path``, whose content is ``text``, has ended."""
+    owner = _parse(text)
+    if owner is None:
+        with suppress(OSError):
+            return time.time() - path.stat().st_mtime > _BEING_WRITTEN
+        return True
+    return _place(owner) == _place(_me()) and not lives(owner["pid"], owner.get("began"))
 
 
 def _me() -> dict[str, Any]:
