@@ -94,6 +94,17 @@ def test_a_process_that_died_while_it_removed_a_lock_is_in_nobodys_way(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
 
 
+def test_a_claim_that_another_host_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / NAME).write_text(owner(dead.pid))
+    claim = tmp_path / f".{NAME}.claim"
+    claim.write_text(owner(1, host="elsewhere"))
+    os.utime(claim, (time.time() - 60, time.time() - 60))
+    Lock(tmp_path).take()
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
 def race(folder: Path, barrier: Any, won: Any) -> None:
     barrier.wait()
     try:

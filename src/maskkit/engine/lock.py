@@ -69,8 +69,10 @@ class Lock:
             raise self._refusal(text)
         claim = self.path.with_name(f".{NAME}.claim")  # else a slow process could remove the lock that replaced it
         if not _create(claim, json.dumps(_me())):
-            if (other := _read(claim)) is not None and _is_abandoned(claim, other):
-                claim.unlink(missing_ok=True)
+            if (other := _read(claim)) is not None and (
+                _is_abandoned(claim, other) or (_age(claim) or 0) > _BEING_WRITTEN
+            ):
+                claim.unlink(missing_ok=True)  # an old one is of another host, since a claim is held for an instant
             time.sleep(_PAUSE)
             return
         try:
@@ -93,10 +95,15 @@ def _is_abandoned(path: Path, text: str) -> bool:
     """Whether the owner of the lock at ``path``, whose content is ``text``, has ended."""
     owner = _parse(text)
     if owner is None:
-        with suppress(OSError):
-            return time.time() - path.stat().st_mtime > _BEING_WRITTEN
-        return True
+        return (age := _age(path)) is None or age > _BEING_WRITTEN
     return _place(owner) == _place(_me()) and not lives(owner["pid"], owner.get("began"))
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since a file was written; None if it is gone."""
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return None
 
 
 def _me() -> dict[str, Any]:
