@@ -1,6 +1,7 @@
 """Optimizer, learning rate and moving average of the weights, all from the `TrainConfig`; the faster precision."""
 
 import math
+import platform
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -61,13 +62,20 @@ def _keep_statistics(module: nn.Module, _: object) -> None:
 def precision_for(device: torch.device) -> Literal["fp32", "bf16"]:
     """The faster precision of the forward pass on ``device``.
 
-    On processors without AVX-512 (or its counterpart on Arm) oneDNN has no bf16 convolutions; torch's own ones take
-    several times as long as those in fp32.
+    A processor without instructions for bf16 takes several times as long as in fp32: oneDNN emulates them with AVX-512
+    and has no bf16 convolutions with less; torch's own ones are no faster.
     """
     if device.type != "cpu":
         return "bf16"
-    known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if known else "fp32"
+    return "bf16" if _processor_has_bf16() else "fp32"
+
+
+def _processor_has_bf16() -> bool:
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # oneDNN asks for AVX-512 alone
 
 
 def precision_notes(precision: str, device: torch.device) -> list[str]:
