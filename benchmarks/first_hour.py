@@ -5,7 +5,7 @@
 
 The first row is the preset that the command chooses for the data; ``--model`` names others. Each is trained by the
 command line, with the preset's own recipe and initial weights. The budget is processor time, 60 seconds per minute of
-``--minutes``, so that other work on the machine favours nobody: trainings of 2 and of 8 steps give the time of a step,
+``--minutes``, so that other work on the machine favours nobody: trainings of 4 and of 24 steps give the time of a step,
 and ``--train.steps`` fills the budget with steps. Start of the program and evaluation are not counted; evaluations
 before the last one are off. ``--torchvision`` adds ``against_torchvision.py --side torchvision`` with the same budget
 and these backbone weights. All are measured on the same validation images.
@@ -29,7 +29,7 @@ from maskkit.data.dataset import Dataset
 from maskkit.engine.choose import choose
 from maskkit.eval.numbers import shown
 
-SHORT, LONGER = 2, 8
+SHORT, LONGER = 4, 24
 """Steps of the trainings that give the time of a step."""
 
 
