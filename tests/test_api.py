@@ -177,6 +177,18 @@ def test_built_in_is_a_name(checkpoint, monkeypatch):
     assert maskkit.load().categories.names == ("disc", "ring")
 
 
+def test_many_images_share_the_cores(checkpoint, image_path):
+    before = torch.get_num_threads()
+    try:
+        plain, several = load(checkpoint, "cpu", 1), load(checkpoint, "cpu", 6, throughput=True)
+        assert (plain.predictor.streams, several.predictor.streams, torch.get_num_threads()) == (1, 4, 1)
+        expected, found = ([p.to_coco() for p in s.predict_many([image_path] * 9, 0)] for s in (plain, several))
+        assert found == expected
+        assert [row["image_id"] for row in found[-1]] == [9] * len(found[-1]) != []
+    finally:
+        torch.set_num_threads(before)
+
+
 def perfect(monkeypatch, segmenter: Segmenter, data: Dataset) -> None:
     """Let the model find exactly the objects of ``data`` that have its classes."""
     from maskkit.prediction import Instances, Masks

@@ -50,49 +50,61 @@ def create_model(preset: str, num_classes: int | None = None, **overrides: Any) 
 
 
 def load(
-    source: str | Path = BUILT_IN, device: torch.device | str | None = None, threads: int | None = None
+    source: str | Path = BUILT_IN,
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    throughput: bool = False,
 ) -> Segmenter:
     """The `Segmenter` of a checkpoint, of the ``"built-in"`` model, of a preset whose weights can be fetched, or of a
     repository of the Hugging Face Hub, ``"hf://user/name"``, or a file in it, ``"hf://user/name/FILE"``.
 
     An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch. ``threads`` limits the processor
-    cores of the network; for a checkpoint that sets torch's number of threads in the whole process. ``device`` None
-    uses an accelerator where there is one. For speed a checkpoint predicts with a copy whose batch norm is folded into
-    the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU, and can be trained further. Raises
-    `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for a device that is not there.
+    cores of the network; for a checkpoint that sets torch's number of threads in the whole process. With
+    ``throughput`` several images of `Segmenter.predict_many` or `Segmenter.evaluate` are predicted at the same time on
+    a CPU, each on its share of those cores: more images per second, and more time and memory for each (a ``.pt2`` file
+    takes one at a time). ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a
+    copy whose batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU,
+    and can be trained further. Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for
+    a device that is not there.
     """
     if (suffix := Path(source).suffix) in SUFFIXES:
         file = find_weights(source) if in_repository(source) else Path(source)
-        return _load_exported(file, suffix, str(device) if device is not None else None, threads)
+        return _load_exported(file, suffix, str(device) if device is not None else None, threads, throughput)
     from maskkit.checkpoints.checkpoint import load_model
+    from maskkit.infer.runtimes import split
     from maskkit.infer.torch_runtime import find_device
 
-    found = find_device(device)  # before the file is read or downloaded
-    if threads is not None:
+    found, streams = find_device(device), 1  # before the file is read or downloaded
+    if threads is not None or throughput:
         import torch
 
-        torch.set_num_threads(threads)
+        if throughput and found.type == "cpu":
+            streams, threads = split(threads or torch.get_num_threads())
+        torch.set_num_threads(threads or torch.get_num_threads())
     checkpoint = load_model(find_weights(source))
     segmenter = Segmenter.of(
         checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, found, fold=True
     )
-    return replace(segmenter, config=checkpoint.config)
+    return replace(segmenter, config=checkpoint.config, predictor=replace(segmenter.predictor, streams=streams))
 
 
-def _load_exported(path: Path, suffix: str, device: str | None, threads: int | None) -> Segmenter:
+def _load_exported(path: Path, suffix: str, device: str | None, threads: int | None, throughput: bool) -> Segmenter:
     from maskkit.checkpoints.exported import input_of
     from maskkit.checkpoints.header import categories_of, decoder_of
-    from maskkit.infer.runtimes import FILES, FileRuntime
+    from maskkit.infer.runtimes import FILES, FileRuntime, cores, split
 
     runtime: FileRuntime
+    streams = 1
     if suffix in FILES:
-        runtime = FILES[suffix](path, device, threads)
+        if throughput and device in (None, "cpu"):
+            streams, threads = split(threads or cores())
+        runtime = FILES[suffix](path, device, threads, streams)
     else:
         from maskkit.infer.torch_runtime import PackageRuntime
 
         runtime = PackageRuntime(path, device, threads)
     found = runtime.description
-    predictor = Predictor(runtime, decoder_of(found, path), input_of(found, path), categories_of(found))
+    predictor = Predictor(runtime, decoder_of(found, path), input_of(found, path), categories_of(found), streams)
     return Segmenter(predictor, runtime.exported.task, found["info"])
 
 

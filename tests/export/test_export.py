@@ -116,6 +116,14 @@ def test_images_are_run_one_by_one_where_the_file_takes_one(file: Path, fcos: Ch
         assert all(rows_agree(a.to_coco(), b.to_coco()).share == 1 for a, b in pairs)
 
 
+def test_several_images_at_a_time_give_the_same(file: Path, drawn: list) -> None:
+    one, several = maskkit.load(file, threads=1), maskkit.load(file, threads=3, throughput=True)
+    assert (one.predictor.streams, several.predictor.streams) == (1, 3)
+    found, expected = ([p.to_coco() for p in s.predict_many(drawn * 3, 0)] for s in (several, one))
+    assert found == expected
+    assert sum(map(len, expected)) > 0
+
+
 def test_weights_too_large_for_one_file_lie_beside_it(
     file: Path, drawn: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +325,10 @@ def test_openvino_finds_the_same(preset: str, drawn: list, tmp_path: Path) -> No
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     segmenter = maskkit.load(tmp_path / "model.xml")
     assert segmenter.predict(drawn[0]).meta.size == (90, 110)
+    many, one = maskkit.load(tmp_path / "model.xml", threads=2, throughput=True), maskkit.load(done.path, threads=1)
+    assert many.predictor.streams == 2
+    ours, theirs = (list(s.predict_many(drawn * 3, 0)) for s in (many, one))
+    assert all(rows_agree(a.to_coco(), b.to_coco()).share == 1 for a, b in zip(ours, theirs, strict=True))
     (tmp_path / "model.bin").unlink()
     with pytest.raises(DataError, match=r"model.xml: its weights are missing"):
         maskkit.load(tmp_path / "model.xml")

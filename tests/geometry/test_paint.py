@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from maskkit.geometry import paint
 
@@ -23,11 +26,26 @@ def test_a_tint_is_a_blend_and_only_of_pixels_with_a_colour(monkeypatch: pytest.
 
 def test_later_masks_lie_on_top_and_may_be_empty() -> None:
     masks = [(np.ones((3, 4), bool), 1, 2), (np.zeros((0, 0), bool), 0, 0), (np.eye(2, dtype=bool), 0, 5)]
-    numbers = paint.stack(iter(masks), (4, 8))
-    expected = np.full((4, 8), -1)
-    expected[1:4, 2:6] = 0
-    expected[0, 5] = expected[1, 6] = 2
-    assert np.array_equal(numbers, expected)
+    colours = np.array([[100, 0, 0], [0, 100, 0], [0, 0, 100]], np.uint8)
+    image = np.full((4, 8, 3), 20, np.uint8)
+    expected = image.copy()
+    expected[1:4, 2:6] = [60, 10, 10]
+    expected[0, 5] = expected[1, 6] = [10, 10, 60]
+    assert np.array_equal(paint.paint_objects(image, iter(masks), colours, 0.5, contour=0), expected)
+    assert (image == 20).all()
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)), st.integers(1, 4), st.booleans())
+def test_a_contour_is_what_lies_near_another_pixel_and_not_along_the_edge(mask, width, margin) -> None:
+    size = tuple(np.add(mask.shape, 6 if margin else 0).tolist())
+    place = (3, 3) if margin else (0, 0)
+    whole = np.zeros(size, bool)
+    whole[place[0] :, place[1] :][: mask.shape[0], : mask.shape[1]] = mask
+    painted = paint.paint_objects(
+        np.zeros((*size, 3), np.uint8), [(mask, *place)], np.full((1, 3), 200, np.uint8), 0.5, width
+    )
+    assert np.array_equal(np.asarray(painted)[..., 0] == 200, paint.borders(whole.astype(int), width) & whole)
+    assert np.array_equal(np.asarray(painted)[..., 0] > 0, whole)
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3])

@@ -1,5 +1,8 @@
 """The prediction loop: sources of every kind, failures, order, evaluation mode."""
 
+import threading
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,10 @@ from PIL import Image
 
 from maskkit.data import open_dataset
 from maskkit.data.shapes import CATEGORIES, draw, shapes_dataset, write
-from maskkit.errors import DataError
+from maskkit.errors import DataError, MaskkitError
 from maskkit.infer.predict import Failure
 from maskkit.infer.sources import loose_images, read_source
-from maskkit.infer.torch_runtime import predictor
+from maskkit.infer.torch_runtime import TorchRuntime, predictor
 from maskkit.prediction import Categories
 from tests.small import masks, objects, small_config, small_model
 
@@ -133,6 +136,49 @@ def test_threads_that_read_ahead_change_nothing(model, image_path, tmp_path):
     assert [Path(f.path).name for f in failures] == ["missing.png", "gone.png"]
     with pytest.raises(DataError, match=r"missing\.png"):
         list(found.predict(items, workers=2))
+
+
+def test_several_forward_passes_at_a_time_change_nothing(image_path, tmp_path):
+    data = shapes_dataset(7, size=(48, 56), objects=(1, 3))
+    plain = predictor(small_model().eval(), INPUT, CATEGORIES, "cpu", fold=True)
+    expected = [p.to_coco() for p in plain.dataset(data, batch=2)]
+    running, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(3)
+
+    class Counted(TorchRuntime):
+        def run(self, images, sizes):
+            nonlocal running, most
+            with lock:
+                running, most = running + 1, max(most, running + 1)
+            if not together.broken:
+                with suppress(threading.BrokenBarrierError):
+                    together.wait(2 if most < 3 else 0)
+            found = super().run(images, sizes)
+            with lock:
+                running -= 1
+            return found
+
+    runtime = Counted(small_model().eval(), "cpu", fold=True)
+    found = replace(plain, runtime=runtime, streams=3)
+    assert [p.to_coco() for p in found.dataset(data, batch=2)] == expected
+    assert most == 3
+    before = threading.active_count()
+    items = list(loose_images([image_path, image_path, tmp_path / "missing.png", image_path]))
+    some = found.predict(items)
+    assert [next(some).meta.image_id, next(some).meta.image_id] == [1, 2], "what comes before an error is not lost"
+    with pytest.raises(DataError, match=r"missing\.png"):
+        next(some)
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_network_comes_in_its_place(image_path):
+    class Fails:
+        def run(self, images, sizes):
+            raise MaskkitError("the network fails")
+
+    found = replace(predictor(small_model(), INPUT, TWO), runtime=Fails(), streams=2)
+    with pytest.raises(MaskkitError, match="the network fails"):
+        list(found.images([image_path] * 3))
 
 
 def test_score_cuts(model):

@@ -49,7 +49,8 @@ def evaluate(
         allow_outside: Use images outside of the data set's folder too.
         out: Folder to write to.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
-        threads: Processor cores of the network; by default all.
+        threads: Processor cores of the network; by default all. Up to four images are predicted at the same time, each
+            on its share of them.
         batch: Images per forward pass.
         workers: Threads that read and preprocess images.
         tile: Predict large images in tiles with this many rows and columns.
@@ -65,7 +66,7 @@ def evaluate(
     from maskkit.eval.task import TASKS
     from maskkit.files import write_json
 
-    segmenter = load(model, device, threads).with_tta(tta) if model is not None else None
+    segmenter = load(model, device, threads, throughput=True).with_tta(tta) if model is not None else None
     if tile is not None:
         if segmenter is None:
             wrong_usage("--tile is for a model; results of any tool are measured as they are")

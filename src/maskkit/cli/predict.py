@@ -92,7 +92,8 @@ def predict(
             that maskkit eval --predictions can evaluate them. Without it images are numbered from 1.
         resume: Continue the run in the folder: images that are done are skipped.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
-        threads: Processor cores of the network; by default all.
+        threads: Processor cores of the network; by default all. Of several images up to four are predicted at the same
+            time, each on its share of them.
         score: Leave out objects below this score. By default the threshold with the highest F1 on the validation images
             of the training; 0.3 for weights from elsewhere.
         classes: Keep only objects of these classes.
@@ -146,7 +147,7 @@ def predict(
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     threads = threads or (1 if cluster else None)
     made = partial(_segmenter, model, threads=threads, tile=tile, overlap=overlap, tta=tta, megapixels=megapixels)
-    segmenter = made("cpu" if cluster else device)
+    segmenter = made("cpu" if cluster else device, throughput=len(paths) > 1)
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)
@@ -194,6 +195,7 @@ def _segmenter(
     overlap: float,
     tta: Tta,
     megapixels: float | None,
+    throughput: bool = False,
 ) -> Segmenter:
     """The model with the options of the command, in this process or in a worker."""
     from maskkit.api import load
@@ -201,7 +203,7 @@ def _segmenter(
 
     if megapixels is not None:
         allow_megapixels(megapixels)
-    segmenter = load(model, device, threads).with_tta(tta)
+    segmenter = load(model, device, threads, throughput).with_tta(tta)
     return segmenter if tile is None else segmenter.with_tiles(tile, overlap)
 
 

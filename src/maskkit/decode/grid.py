@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from maskkit.decode.boxes import scored_boxes, separate_scores
 from maskkit.decode.outputs import ObjectMasks
@@ -115,12 +116,36 @@ def over_input(
     near = mask[first : rows[-1] + 2]  # (h', w)
     lower, upper, fx = x.lower[wide] - left, x.upper[wide] - left, x.weight[wide]
     lines = near[:, lower] * (1 - fx) + near[:, upper] * fx  # (h', W'): the few rows first, gathering columns is slow
-    first += top
-    above, below, fy = y.lower[tall] - first, y.upper[tall] - first, y.weight[tall, None]
-    region = np.empty((len(above), lines.shape[1]), bool)  # (H', W')
-    for rows in strips(region.shape[1], region.shape[0], DENSE):
-        region[rows] = lines[above[rows]] * (1 - fy[rows]) + lines[below[rows]] * fy[rows] > threshold
+    above, below, fy = y.lower[tall] - top - first, y.upper[tall] - top - first, y.weight[tall]
+    region = _exceeding(lines, above, below, fy, threshold)
     return rle_codec.encode_region(region, tall.start, wide.start, size)
+
+
+def _exceeding(
+    lines: Float[np.ndarray, "h w"],
+    above: Int[np.ndarray, "n"],
+    below: Int[np.ndarray, "n"],
+    weight: Float[np.ndarray, "n"],
+    threshold: float,
+) -> Bool[np.ndarray, "n w"]:
+    """Where ``lines``, interpolated down the columns, exceed ``threshold``: pixels between the rows ``above`` and
+    ``below``, with the share ``weight`` of the latter.
+
+    Between two values that exceed it, or do not, neither does what lies between; only the rest is interpolated.
+    """
+    sure = lines > threshold
+    region = sure[above]
+    changes = np.flatnonzero(np.diff(above) | np.diff(below)) + 1  # what is between them lies between the same rows
+    for start, stop in pairwise([0, *changes.tolist(), len(above)]):
+        if start == stop:
+            continue
+        upper, lower = above[start], below[start]
+        mixed = np.flatnonzero(sure[upper] != sure[lower])
+        if len(mixed):
+            fy = weight[start:stop, None]
+            values = lines[upper, mixed] * (1 - fy) + lines[lower, mixed] * fy
+            region[start:stop, mixed] = values > threshold
+    return region
 
 
 def _weighted(

@@ -105,8 +105,9 @@ def reduced(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
 
 def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map of labels, numbers or bools at another (height, width), by nearest neighbour."""
-    kind = values.dtype if values.dtype in (np.uint8, np.bool_) else np.int32
-    return np.asarray(Image.fromarray(values.astype(kind)).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    kind = np.uint8 if values.dtype in (np.uint8, np.bool_) else np.int32
+    small = np.asarray(Image.fromarray(values.astype(kind)).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return small.astype(bool) if values.dtype == np.bool_ else small
 
 
 def mark_errors(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

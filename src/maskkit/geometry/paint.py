@@ -1,4 +1,4 @@
-"""Tinting of the pixels of an image, for overlays, reports and samples. numpy and scipy only.
+"""Tinting of the pixels of an image, for overlays, reports and samples. numpy, scipy and Pillow only.
 
 Classes, segments or objects are given as a map of numbers (H, W) and a list of colours. A number without a colour, such
 as -1, leaves its pixel unchanged.
@@ -9,6 +9,7 @@ from colorsys import hsv_to_rgb
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from scipy import ndimage
 
 from maskkit.geometry.resample import strips
@@ -54,14 +55,6 @@ def _blend(
         part[...] = whole
 
 
-def stack(masks: Iterable[Region], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """For each pixel the index of the last mask that covers it, or -1. Only one mask is dense at a time."""
-    numbers = np.full(size, -1, np.int32)
-    for i, (mask, top, left) in enumerate(masks):
-        numbers[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = i
-    return numbers
-
-
 def borders(numbers: Int[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"]:
     """Pixels closer than ``radius`` to a pixel with another number; 1: direct neighbours, the image's edge excluded."""
     edge = np.zeros(numbers.shape, bool)
@@ -89,22 +82,52 @@ def paint_objects(
     colours: UInt8[np.ndarray, "n 3"],
     opacity: float = 0.45,
     contour: int = 1,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks on top."""
-    numbers = stack(masks, (image.shape[0], image.shape[1]))
-    tinted, table = image.copy(), np.asarray(colours, np.float32).reshape(-1, 3)
-    drawn = np.flatnonzero((numbers >= 0).any(1))
-    if len(drawn) == 0:
-        return tinted
-    there = slice(
-        max(int(drawn[0]) - contour - 1, 0), int(drawn[-1]) + contour + 2
-    )  # rows with objects and around them
-    part, numbers = tinted[there], numbers[there]
-    tint(part, numbers, colours, opacity, copy=False)
-    if contour:
-        for rows, edge in _borders_in_strips(numbers, contour):
-            _blend(part[rows], edge & (numbers[rows] >= 0), numbers[rows], table, 1.0)
-    return tinted
+) -> Image.Image:
+    """The RGB image with each mask tinted and its contour, ``contour`` pixels wide, drawn; later masks on top.
+
+    The contour lies inside the mask, and not along the image's edge. Masks may be an iterator, so that one is dense at
+    a time.
+    """
+    plain = Image.fromarray(image)
+    painted = plain.copy()
+    for (mask, top, left), colour in zip(masks, np.asarray(colours).reshape(-1, 3), strict=False):
+        height, width = mask.shape
+        if not mask.any():
+            continue
+        box, ink = (left, top, left + width, top + height), tuple(colour.tolist())
+        tinted = Image.blend(plain.crop(box), Image.new("RGB", (width, height), ink), opacity)
+        painted.paste(tinted, box, Image.fromarray(mask))
+        if contour:
+            ends = (top == 0, left == 0, box[3] == painted.height, box[2] == painted.width)
+            line = mask & ~_shrunk(mask, contour, *ends)
+            painted.paste(ink, box, Image.fromarray(line))
+    return painted
+
+
+def _shrunk(
+    mask: Bool[np.ndarray, "h w"], steps: int, top: bool, left: bool, bottom: bool, right: bool
+) -> Bool[np.ndarray, "h w"]:
+    """The mask without its outermost ``steps`` pixels: first those with a neighbour outside on one of four sides, then
+    those on one of eight. At the sides that are true it goes on.
+    """
+    around = np.zeros(np.add(mask.shape, 2 * steps), bool)
+    around[steps:-steps, steps:-steps] = mask
+    around[:steps] |= top
+    around[:, :steps] |= left
+    around[-steps:] |= bottom
+    around[:, -steps:] |= right
+    inside = around[1:-1, 1:-1] & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    return _all_of(_all_of(inside, 2 * steps - 1).T, 2 * steps - 1).T
+
+
+def _all_of(values: Bool[np.ndarray, "n w"], count: int) -> Bool[np.ndarray, "m w"]:
+    """Whether so many values in a row, down the columns, are all true."""
+    have = 1
+    while have < count:
+        step = min(have, count - have)
+        values = values[:-step] & values[step:]
+        have += step
+    return values
 
 
 def paint_classes(

@@ -36,11 +36,12 @@ def encode_region(region: Bool[np.ndarray, "h w"], top: int, left: int, size: tu
     """
     height, width = size
     parts = [np.zeros(0, np.int64)]
-    for columns in strips(region.shape[0] + 2, region.shape[1]):
+    tall = region.shape[0]
+    for columns in strips(tall + 1, region.shape[1]):
         part = region[:, columns].T
-        padded = np.zeros((part.shape[0], part.shape[1] + 2), np.int8)
-        padded[:, 1:-1] = part
-        column, row = np.nonzero(np.diff(padded, axis=1))  # run starts and ends in turn, column by column
+        flat = np.zeros(len(part) * (tall + 1) + 1, bool)  # a zero before, between and behind the columns
+        flat[:-1].reshape(len(part), tall + 1)[:, 1:] = part
+        column, row = divmod(np.flatnonzero(flat[1:] != flat[:-1]), tall + 1)  # run starts and ends in turn
         parts.append((column + (columns.start + left)) * height + row + top)
     edges = np.concatenate(parts)
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1  # a run that goes on at the top of the next column
@@ -76,12 +77,11 @@ def decode_region(rle: Rle) -> tuple[Bool[np.ndarray, "h w"], int, int]:
         tall = int(((ends - 1) % height).max()) + 1 - top
     column = starts // height
     before = column * height + top - (column - left) * tall  # of a run, in the whole image and not in the part
-    steps = np.zeros((right - left) * tall + 1, np.int8)
-    steps[starts - before] += 1
-    steps[ends - before] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8, out=steps[:-1]).reshape(-1, tall)
-    rows = np.flatnonzero(columns.any(0))
-    return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T).view(bool), top + int(rows[0]), left
+    inside = np.stack([starts - before, ends - before], 1).ravel()
+    counts = np.diff(inside, prepend=0, append=(right - left) * tall)
+    part = coco_mask.decode(from_counts(counts.tolist(), (tall, right - left)))
+    rows = np.flatnonzero(part.any(1))
+    return np.ascontiguousarray(part[rows[0] : rows[-1] + 1]).view(bool), top + int(rows[0]), left
 
 
 def from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:

@@ -105,9 +105,9 @@ def _canvas_of_objects(
     own = (tracks - 1 if tracks is not None else np.arange(len(found)))[order]
     by_class = style.colours == "class"
     colours = class_colours(len(names))[found.labels[order]] if by_class else _COLOURS[own % len(_COLOURS)]
-    tinted = paint_objects(image, masks, colours, contour=line)
+    painted = paint_objects(image, masks, colours, contour=line)
     frames = boxes[order] if style.boxes or not rles else None
-    return _draw_frames(tinted, boxes[order], frames, colours, shown, font, line)
+    return _draw_frames(painted, boxes[order], frames, colours, shown, font, line)
 
 
 def draw_objects(
@@ -125,12 +125,12 @@ def draw_objects(
     it covers other labels least, and left out where it would cover much of them; an empty text draws no label.
     ``line`` is the width of lines in pixels.
     """
-    tinted = paint_objects(image, masks, colours, contour=line)
-    return np.asarray(_draw_frames(tinted, boxes, boxes, colours, texts, font_size, line))
+    painted = paint_objects(image, masks, colours, contour=line)
+    return np.asarray(_draw_frames(painted, boxes, boxes, colours, texts, font_size, line))
 
 
 def _draw_frames(
-    tinted: UInt8[np.ndarray, "h w 3"],
+    canvas: Image.Image,
     places: Float[np.ndarray, "n 4"],
     boxes: Float[np.ndarray, "n 4"] | None,
     colours: UInt8[np.ndarray, "n 3"],
@@ -138,8 +138,7 @@ def _draw_frames(
     font_size: int,
     line: int,
 ) -> Image.Image:
-    """The image with ``boxes`` around its objects, and labels beside ``places``."""
-    canvas = Image.fromarray(tinted)
+    """The canvas with ``boxes`` around its objects, and labels beside ``places``."""
     pen = ImageDraw.Draw(canvas)
     inks = [tuple(colour) for colour in np.asarray(colours).tolist()]
     frames = np.asarray(boxes).round().astype(int).tolist() if boxes is not None else []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -14,6 +17,7 @@ _WAIT = 0.1
 """Seconds after which a waiting thread checks whether it is still needed."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
@@ -62,3 +66,31 @@ def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
             while True:
                 queue.get_nowait()
         thread.join()
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R, None, None]:
+    """``work`` of each item, in order; ``threads`` at a time, a few items ahead, or with 0 in the calling thread.
+
+    An error of ``items`` is raised after the results before it. When this generator is closed, the threads end after
+    the items that they work on.
+    """
+    if threads < 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[R]] = deque()
+        rest, failure = iter(items), None
+        try:
+            while True:
+                try:
+                    waiting.extend(pool.submit(work, item) for item in islice(rest, 2 * threads - len(waiting)))
+                except Exception as error:
+                    rest, failure = iter(()), error
+                if waiting:
+                    yield waiting.popleft().result()
+                elif failure is not None:
+                    raise failure
+                else:
+                    return
+        finally:
+            pool.shutdown(cancel_futures=True)

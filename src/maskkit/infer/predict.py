@@ -6,9 +6,7 @@ so that memory stays small.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +19,7 @@ from maskkit.config import InputConfig
 from maskkit.data.images import LARGE
 from maskkit.decode import Decoder, decode
 from maskkit.errors import DataError
-from maskkit.infer.pipeline import ahead
+from maskkit.infer.pipeline import ahead, in_threads
 from maskkit.infer.preprocess import Inputs, Prepared, padded_size, prepare, stack
 from maskkit.infer.runtimes import Runtime
 from maskkit.infer.sources import Item, Pixels, dataset_images, loose_images
@@ -61,6 +59,8 @@ class Predictor:
     decoder: Decoder
     input: InputConfig
     categories: Categories
+    streams: int = 1
+    """How many forward passes run at the same time; with more than one, images are read ahead."""
 
     def images(
         self,
@@ -94,12 +94,14 @@ class Predictor:
     ) -> Generator[Prediction, None, None]:
         """Predictions for ``items``, in order.
 
-        ``workers`` threads read and preprocess ahead, and another thread runs the network while the caller uses a
-        prediction; with 0 everything runs in the calling thread. Objects with a score up to ``score`` are left out.
-        ``batch`` is the largest number of images per forward pass: only images with the same size including padding
-        share one, so that no result depends on other images. With ``pixels``, predictions keep the pixels of their
-        image, unless it is too large. An image that cannot be read raises `DataError`, or is passed to ``failed``.
+        ``workers`` threads read and preprocess ahead, and `streams` threads run the network while the caller uses a
+        prediction; with 0 and one stream everything runs in the calling thread. Objects with a score up to ``score``
+        are left out. ``batch`` is the largest number of images per forward pass: only images with the same size
+        including padding share one, so that no result depends on other images. With ``pixels``, predictions keep the
+        pixels of their image, unless it is too large. An image that cannot be read raises `DataError`, or is passed to
+        ``failed``.
         """
+        workers = workers or int(self.streams > 1)
         outputs = self._outputs(items, batch, workers, failed, pixels)
         found: dict[int, Prediction] = {}
         following = 0
@@ -121,10 +123,25 @@ class Predictor:
         failed: Callable[[Failure], None] | None,
         pixels: bool,
     ) -> Generator[tuple[list[Ready], Inputs, dict[str, np.ndarray]], None, None]:
-        """Images that shared a forward pass, their inputs, and the outputs of the network."""
+        """Images that share a forward pass, their inputs, and the outputs of the network."""
+        prepare = partial(_attempt, partial(self._prepare, keep=pixels))
+        streams = self.streams if self.streams > 1 else 0  # one runs in the thread of `ahead`
+        with (
+            closing(in_threads(prepare, items, workers)) as outcomes,
+            closing(in_threads(self._run, self._groups(_readable(outcomes, failed), batch), streams)) as outputs,
+        ):
+            yield from outputs
+
+    def _run(self, group: list[Ready]) -> tuple[list[Ready], Inputs, dict[str, np.ndarray]]:
+        inputs = stack([w.prepared for w in group], self.input)
+        return group, inputs, self.runtime.run(inputs.images, inputs.sizes)
+
+    def _groups(
+        self, readable: Iterable[tuple[Prepared, Pixels | None]], batch: int
+    ) -> Generator[list[Ready], None, None]:
+        """Images that share a forward pass."""
         waiting: list[Ready] = []  # the first one is the next to be predicted
-        prepare = partial(self._prepare, keep=pixels)
-        ready = iter(enumerate(_readable(_ahead(items, prepare, workers), failed)))
+        ready = iter(enumerate(readable))
         window = batch if batch == 1 or self.input.resize != "shorter" else 2 * batch
         while True:
             waiting += [Ready(i, *outcome) for i, outcome in islice(ready, window - len(waiting))]
@@ -134,8 +151,7 @@ class Predictor:
             group = [w for w in waiting if padded_size([w.prepared], self.input) == size][:batch]
             taken = {w.place for w in group}
             waiting = [w for w in waiting if w.place not in taken]
-            inputs = stack([w.prepared for w in group], self.input)
-            yield group, inputs, self.runtime.run(inputs.images, inputs.sizes)
+            yield group
 
     def _prepare(self, item: Item, keep: bool) -> tuple[Prepared, Pixels | None]:
         """The preprocessed image, and the pixels that stay with its prediction (`kept`)."""
@@ -150,29 +166,10 @@ def kept(pixels: Pixels, meta: ImageMeta, keep: bool) -> Pixels | None:
     return pixels if not meta.path or (keep and small) else None
 
 
-Work = Callable[[Item], tuple[Prepared, Pixels | None]]
 Outcome = tuple[Prepared, Pixels | None] | Failure
 
 
-def _ahead(items: Iterable[Item], work: Work, workers: int) -> Iterator[Outcome]:
-    """The outcome of each item, in order; ``workers`` threads are a few items ahead."""
-    if workers < 1:
-        yield from (_attempt(work, item) for item in items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Outcome]] = deque()
-        rest = iter(items)
-        try:
-            while True:
-                waiting.extend(pool.submit(_attempt, work, item) for item in islice(rest, 2 * workers - len(waiting)))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _attempt(work: Work, item: Item) -> Outcome:
+def _attempt(work: Callable[[Item], tuple[Prepared, Pixels | None]], item: Item) -> Outcome:
     try:
         return work(item)
     except DataError as error:

@@ -49,10 +49,11 @@ def prepare(pixels: UInt8[np.ndarray, "h w 3"], meta: ImageMeta, input: InputCon
         resized = resize_bytes(pixels, size).astype(np.float32)
     else:
         resized = resize(pixels, size, opencv_taps if input.interpolation == "cv2_float" else resize_taps)
-    resized -= np.asarray(input.mean, np.float32)
-    resized /= np.asarray(input.std, np.float32)
+    rows = np.ascontiguousarray(resized).reshape(size[0], -1)  # numpy is slow on rows of three
+    rows -= np.tile(np.asarray(input.mean, np.float32), size[1])
+    rows /= np.tile(np.asarray(input.std, np.float32), size[1])
     scale = np.diag([1 / (size[1] / have[1]), 1 / (size[0] / have[0]), 1.0])
-    return Prepared(resized, replace(meta, input_size=size, affine=meta.affine @ scale))
+    return Prepared(rows.reshape(*size, 3), replace(meta, input_size=size, affine=meta.affine @ scale))
 
 
 def padded_size(prepared: Sequence[Prepared], input: InputConfig) -> tuple[int, int]:
@@ -68,9 +69,11 @@ def stack(prepared: Sequence[Prepared], input: InputConfig) -> Inputs:
     sizes = np.array([image.shape[:2] for image, _ in prepared], np.int64)
     height, width = padded_size(prepared, input)
     mean, std = np.asarray(input.mean, np.float32), np.asarray(input.std, np.float32)
-    around = (np.asarray(input.surround, np.float32) - mean) / std
-    images = np.broadcast_to(around, (len(prepared), height, width, 3)).copy()
-    for canvas, (image, _) in zip(images, prepared, strict=True):
-        canvas[: image.shape[0], : image.shape[1]] = image
+    around = np.tile((np.asarray(input.surround, np.float32) - mean) / std, width).reshape(width, 3)
+    images = np.empty((len(prepared), height, width, 3), np.float32)
+    for canvas, (image, _), (rows, columns) in zip(images, prepared, sizes, strict=True):
+        canvas[:rows, :columns] = image
+        canvas[:rows, columns:] = around[columns:]
+        canvas[rows:] = around
     metas = [replace(meta, input_size=(height, width)) for _, meta in prepared]
     return Inputs(images.transpose(0, 3, 1, 2), sizes, metas)  # (B, 3, H, W), channels last in memory

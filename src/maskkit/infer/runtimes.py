@@ -7,6 +7,7 @@ A `Runtime` takes normalised images and gives the decoder's arrays. `OnnxRuntime
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,24 @@ class Runtime(Protocol):
         ``images`` are normalised, in any memory order; ``sizes`` are the (height, width) of each inside its padding.
         """
         ...
+
+
+STREAMS = 4
+"""Most forward passes at the same time: each takes the memory of its own layers."""
+
+
+def split(cores: int) -> tuple[int, int]:
+    """How many forward passes to run at the same time on so many ``cores``, for many images, and the threads of each.
+
+    One thread per image keeps a core busy all the time; several wait for each other at every layer.
+    """
+    streams = min(cores, STREAMS)
+    return streams, cores // streams
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class FileRuntime(ABC):
@@ -81,10 +100,12 @@ class OnnxRuntime(FileRuntime):
     """An ONNX file in ONNX Runtime.
 
     ``device`` None or ``cpu`` runs on the processor, ``cuda`` on an NVIDIA GPU (package onnxruntime-gpu). ``threads``
-    None uses all cores.
+    None uses all cores; `run` may be called from ``streams`` threads, each with that many.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, device: str | None = None, threads: int | None = None, streams: int = 1
+    ) -> None:
         ort = require("onnxruntime", "export")
         path = Path(path)
         require_file(path)
@@ -120,10 +141,13 @@ class OpenVinoRuntime(FileRuntime):
     """An OpenVINO file (``.xml`` with its ``.bin``).
 
     Runs in the precision that the file was exported for; without this, OpenVINO takes bfloat16 on processors that have
-    it, and gives other masks there. ``device`` is OpenVINO's name, ``CPU`` by default.
+    it, and gives other masks there. ``device`` is OpenVINO's name, ``CPU`` by default. ``threads`` None uses all cores;
+    `run` may be called from ``streams`` threads, each with that many.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, device: str | None = None, threads: int | None = None, streams: int = 1
+    ) -> None:
         openvino = require("openvino", "openvino")
         path = Path(path)
         require_file(path)
@@ -139,26 +163,30 @@ class OpenVinoRuntime(FileRuntime):
         precision = PRECISIONS[self.exported.precision]
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+            config["INFERENCE_NUM_THREADS"] = threads * streams
+        if streams > 1:
+            config["NUM_STREAMS"] = streams
         try:
-            compiled = core.compile_model(model, (device or "CPU").upper(), config)
+            self._compiled = core.compile_model(model, (device or "CPU").upper(), config)
         except RuntimeError as error:
             raise MaskkitError(
                 f"{path}: OpenVINO cannot run it on {device or 'CPU'} ({one_line(error)}); it has "
                 f"{', '.join(core.available_devices)}"
             ) from None
-        self._request = compiled.create_infer_request()
+        self._requests = threading.local()
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        found = self._request.infer(dict(feeds))
+        request = getattr(self._requests, "mine", None) or self._compiled.create_infer_request()
+        self._requests.mine = request  # one for each thread
+        found = request.infer(dict(feeds))
         return [found[name].copy() for name in self.exported.outputs]
 
 
-FILES: dict[str, Callable[[Path, str | None, int | None], FileRuntime]] = {
+FILES: dict[str, Callable[[Path, str | None, int | None, int], FileRuntime]] = {
     ".onnx": OnnxRuntime,
     ".xml": OpenVinoRuntime,
 }
-"""The runtime of each kind of exported file that needs no torch, by suffix, for a path, a device and threads."""
+"""The runtime of each kind of exported file that needs no torch, by suffix, for a path, a device, threads, streams."""
 
 
 def require(module: str, extra: str) -> Any:

@@ -28,7 +28,7 @@ MOST = 1 << 32
 """Pixels that run lengths can count: the C code has 32 bits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TiledPredictor(Predictor):
     """A predictor that cuts every image into tiles."""
 
@@ -87,7 +87,7 @@ class TiledPredictor(Predictor):
 def with_tiles(predictor: Predictor, tile: int, overlap: float = OVERLAP) -> TiledPredictor:
     """The same predictor for large images. Raises `MaskkitError` for an overlap of half a tile or more."""
     windows((1, 1), tile, overlap)
-    given = (predictor.runtime, predictor.decoder, predictor.input, predictor.categories)
+    given = (predictor.runtime, predictor.decoder, predictor.input, predictor.categories, predictor.streams)
     return TiledPredictor(*given, tile=tile, overlap=overlap)
 
 

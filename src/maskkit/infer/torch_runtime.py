@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class TorchRuntime:
         self._fold = fold and any(isinstance(m, nn.BatchNorm2d) or profits(m) for m in model.modules())
         self._copy: Model | None = None
         self._copied: list[int] = []
+        self._copying = Lock()
 
     def run(self, images: Float[np.ndarray, "b 3 h w"], sizes: Int[np.ndarray, "b 2"]) -> dict[str, np.ndarray]:
         """What `Model.select` returns for normalised images, as float32 arrays."""
@@ -64,16 +66,17 @@ class TorchRuntime:
     def _network(self, images: Float[Tensor, "b 3 h w"]) -> Model:
         if not self._fold and self.device == next(self.model.parameters()).device:
             return self.model
-        now = [t._version for t in chain(self.model.parameters(), self.model.buffers())]
-        if self._copy is None or now != self._copied:
-            copy = _sharing(self.model)
-            copy.to(self.device, memory_format=torch.channels_last)
-            if self._fold:
-                fold_batch_norm(copy, torch.zeros_like(images[:1]))
-                use_winograd(copy)
-            self._copy, self._copied = copy, now
+        with self._copying:  # several threads may run it
+            now = [t._version for t in chain(self.model.parameters(), self.model.buffers())]
+            copy = self._copy
+            if copy is None or now != self._copied:
+                copy = _sharing(self.model)
+                copy.to(self.device, memory_format=torch.channels_last)
+                if self._fold:
+                    fold_batch_norm(copy, torch.zeros_like(images[:1]))
+                    use_winograd(copy)
+                self._copy, self._copied = copy.eval(), now
             return copy
-        return self._copy
 
 
 def _sharing(model: Model) -> Any:
