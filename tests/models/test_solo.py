@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import pytest
 import torch
 
 from maskkit import zoo
@@ -55,6 +56,21 @@ def test_mask_channels_of_the_published_coco_models() -> None:
         assert raw.category.shape == (1, 80, 3872)
         sizes = [(80, 88), (80, 88), (40, 44), (20, 22), (20, 22)]
         assert [m.shape[1:] for m in raw.masks] == [(c, *s) for c, s in zip(channels, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("head", ["vanilla", "decoupled", "decoupled-light"])
+def test_with_positional_encoding_masks_start_at_their_cell(head: str) -> None:
+    net = model(head=head, position_frequencies=5).eval()
+    with torch.no_grad():
+        raw = net(torch.randn(1, 3, 128, 192))
+    for side, masks in zip(net.config.grid.grids, raw.masks, strict=True):
+        logits = net.cell_logits(masks[0], torch.arange(side**2), side)  # (S * S, h, w)
+        height, width = logits.shape[1:]
+        best = logits.flatten(1).argmax(1)
+        places = torch.stack([(best % width + 0.5) / width, (best // width + 0.5) / height], 1)
+        middles = (torch.arange(side) + 0.5) / side
+        cells = torch.stack([middles.repeat(side), middles.repeat_interleave(side)], 1)
+        assert (places - cells).abs().max() < 1.5 / min(height, width)
 
 
 def test_decoupled_logits_are_those_of_the_product() -> None:

@@ -92,7 +92,7 @@ def sound_rows(
     ignored. Raises `DataError` with ``source`` and the number of the first bad row.
     """
     sound = []
-    fills = _surely_fill(rows, known) if masks else []
+    fills = surely_fill(rows, known) if masks else []
     for number, row in enumerate(rows, 1):
         try:
             sound.append(_sound_row(row, known, need, masks, masks and fills[number - 1]))
@@ -291,8 +291,11 @@ def run_lengths(shape: Any, size: Size | None) -> Rle:
     return sound_rle(shape, size, allow_empty=True)
 
 
-def _surely_fill(rows: Unchecked, known: Known) -> list[bool]:
-    """Which rows have compressed run lengths that fill their image; all at once, since one by one takes longer."""
+def surely_fill(rows: Unchecked, known: Known) -> list[bool]:
+    """Which rows, or annotations, have compressed run lengths that fill their image.
+
+    All at once, since one by one takes longer.
+    """
     numbers, counts, pixels = [], [], []
     for number, row in enumerate(rows):
         shape = row.get("segmentation") if isinstance(row, Mapping) else None

@@ -136,7 +136,7 @@ def _surely_fill(counts: Sequence[bytes], pixels: Int[np.ndarray, "n"]) -> Bool[
     lengths = ends - starts + 1
     if lengths.max() > 7:  # so many characters hold more than any image, and no sum of such numbers overflows
         return sound
-    of = np.searchsorted(bounds, ends, "right")  # the text of each number
+    of = np.repeat(np.arange(len(bounds)), np.diff(np.searchsorted(ends, bounds), prepend=0))  # the text of each number
     numbers = (codes[starts] & 31).astype(np.int64)
     for digit in range(1, lengths.max()):
         longer = np.flatnonzero(lengths > digit)

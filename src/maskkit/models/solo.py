@@ -41,6 +41,7 @@ from maskkit.models.base import Model
 from maskkit.nn import grid
 from maskkit.nn.grid import Deformable, GridConfig
 from maskkit.nn.losses import dice_loss, mask_loss_from_boxes, normaliser
+from maskkit.nn.positional_encoding import encode_cells, encode_positions
 from maskkit.ranges import Count, Weight, Whole
 from maskkit.targets import Batch, Target
 
@@ -62,6 +63,10 @@ class SoloConfig(BackboneModelConfig):
     """Channels of the towers."""
     head_convs: Whole = 7
     """Convolutions of each tower."""
+    position_frequencies: Whole = 0
+    """Frequencies, per axis, of the positional encoding that features get as further channels before the masks'
+    convolution (`maskkit.nn.positional_encoding`). Its weights for them start as the encoding of the cell, column or
+    row, so that each mask starts there. 0 for none, as published."""
 
 
 class SoloRaw(NamedTuple):
@@ -96,11 +101,16 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
         self.category = grid.output_conv(config.head_width, config.num_classes)
         coordinates = {"vanilla": [2], "decoupled": [1, 1], "decoupled-light": [2]}[config.head]
         self.towers = nn.ModuleList(grid.tower(config.width + more, *head) for more in coordinates)
+        width = config.head_width + 4 * config.position_frequencies
         if config.head == "vanilla":
-            outputs = [[grid.output_conv(config.head_width, s * s, 1) for s in config.grid.grids]]
+            outputs = [[grid.output_conv(width, s * s, 1) for s in config.grid.grids]]
         else:  # columns, then rows
-            outputs = [[grid.output_conv(config.head_width, s) for s in config.grid.grids] for _ in range(2)]
+            outputs = [[grid.output_conv(width, s) for s in config.grid.grids] for _ in range(2)]
         self.outputs = nn.ModuleList(nn.ModuleList(convs) for convs in outputs)
+        if config.position_frequencies:
+            for axes, convs in zip(("xy",) if config.head == "vanilla" else ("x", "y"), outputs, strict=True):
+                for conv, side in zip(convs, config.grid.grids, strict=True):
+                    _start_at_places(conv, side, axes, config.position_frequencies)
 
     # forward ---------------------------------------------------------------------------------------------------------
 
@@ -120,6 +130,8 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
             given = places.split(1, 1) if len(self.towers) == 2 else [places]  # x for columns, y for rows
             drawn = [t(torch.cat([level, place], 1)) for t, place in zip(self.towers, given, strict=True)]
             large = [resize(x, (x.shape[2] * 2, x.shape[3] * 2)) for x in drawn]
+            if self.config.position_frequencies:
+                large = [torch.cat([x, encode_cells(x, self.config.position_frequencies)], 1) for x in large]
             large = large * (len(self.outputs) // len(large))  # the light head makes both from one
             masks.append(torch.cat([convs[i](x) for convs, x in zip(self.outputs, large, strict=True)], 1))  # type: ignore[index]
         return SoloRaw(torch.cat(category, 2), *masks)
@@ -201,3 +213,17 @@ class Solo(Model[SoloRaw, ObjectMasks[Tensor]]):
             rows.append(first + side + at.repeat_interleave(side))
             first += 2 * side
         return torch.cat(columns), torch.cat(rows)
+
+
+@torch.no_grad()
+def _start_at_places(conv: nn.Conv2d, side: int, axes: str, frequencies: int) -> None:
+    """Let each mask start where its cell of a grid of ``side`` cells is, or its column (x) or row (y)."""
+    middle = (torch.arange(side) + 0.5) / side
+    if axes == "xy":
+        places = torch.stack([middle.repeat(side), middle.repeat_interleave(side)], 1)
+    else:
+        places = middle[:, None].expand(-1, 2)
+    kept = torch.tensor([axis in axes for axis in "xyxy"]).repeat_interleave(frequencies)  # sines, cosines
+    weight = conv.weight[:, -4 * frequencies :]
+    weight.zero_()
+    weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = encode_positions(places, frequencies) * kept

@@ -3,7 +3,7 @@
 A mask is the inner product of an embedding with the features of every cell. Where both carry the encoding of their
 position (`encode_positions`) as further channels, the mask starts near the position of the embedding. Without them it
 starts on everything that looks alike all over the image, and learning which of many similar objects to segment takes
-long. The small presets of SOLOv2 and Mask2Former, which are trained for minutes, use it; the papers do not.
+long. The small presets of SOLO, SOLOv2 and Mask2Former, which are trained for minutes, use it; the papers do not.
 """
 
 import math

@@ -15,6 +15,7 @@ from maskkit.zoo.recipes import (
     LIGHT_GRID,
     LIGHT_SHORT_SIDES,
     SMALL_TOWERS,
+    SMALL_TRAIN,
     imagenet_input,
     mmdetection_file,
     small_grid,
@@ -104,8 +105,13 @@ METHOD = Method(
         *small_presets(
             "solo",
             lambda size: SoloConfig(
-                backbone=FROZEN_MOBILENET, grid=small_grid(size), **SMALL_TOWERS, head="decoupled-light"
+                backbone=FROZEN_MOBILENET,
+                grid=small_grid(size),
+                **SMALL_TOWERS,
+                head="decoupled-light",
+                position_frequencies=6,
             ),
+            train=replace(SMALL_TRAIN, lr=3e-4),
         ),
     ),
     rename=rename,

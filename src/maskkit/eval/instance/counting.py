@@ -17,7 +17,7 @@ Kind = Literal["bbox", "segm"]
 
 Records = Sequence[Mapping[str, Any]]
 """Objects or detections, complete: ``image_id``, ``category_id``, ``bbox``, ``area``, ``iscrowd``, ``segmentation`` as
-compressed run lengths, and of detections ``score`` and perhaps ``mask_score``, which ranks the mask in its place."""
+compressed run lengths, and of detections ``score``."""
 
 
 class Counts(NamedTuple):
@@ -60,38 +60,48 @@ def fastest() -> Library:
         return faster_coco_eval()
 
 
-def count(
+class Pair(NamedTuple):
+    """Ground truth and detections as a library holds them."""
+
+    library: Library
+    truth: Any
+    found: Any
+
+
+def pair(
     objects: Records,
     found: Records,
     images: Sequence[Mapping[str, Any]],
     classes: Sequence[int],
-    kind: Kind,
-    limits: Sequence[int],
-    library: Library | None = None,
-) -> Counts:
-    """Match detections with objects, with each of the ``limits`` per image. ``images`` are COCO's records of them, and
-    ``classes`` the category ids."""
-    library = library or fastest()
+    masks: bool,
+) -> Pair:
+    """Objects and detections, with their masks if they are to be counted, for the fastest library. ``images`` are
+    COCO's records of them, and ``classes`` the category ids."""
+    library = fastest()
     # the libraries keep ids as doubles or unsigned numbers: those of a user may be negative or beyond 2^53
     numbers = {image["id"]: n for n, image in enumerate(images, 1)}, {c: n for n, c in enumerate(classes, 1)}
     about = {
         "images": [{"id": n, **{k: i[k] for k in ("height", "width") if k in i}} for n, i in enumerate(images, 1)],
         "categories": [{"id": n, "name": str(n)} for n in numbers[1].values()],
     }
-    truth, detections = (
-        library.dataset({**about, "annotations": _annotations(records, *numbers, kind)}) for records in (objects, found)
-    )
-    evaluation = library.evaluation(truth, detections, kind)
+    sides = (library.dataset({**about, "annotations": _annotations(r, *numbers, masks)}) for r in (objects, found))
+    return Pair(library, *sides)
+
+
+def count(pair: Pair, kind: Kind, limits: Sequence[int]) -> Counts:
+    """Match detections with objects, with each of the ``limits`` per image."""
+    evaluation = pair.library.evaluation(pair.truth, pair.found, kind)
     evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     evaluation.accumulate()
-    return Counts(evaluation.eval["precision"], evaluation.eval["recall"])
+    counted = evaluation.eval  # hotcoco makes it anew each time
+    return Counts(counted["precision"], counted["recall"])
 
 
 def _annotations(
-    records: Records, images: Mapping[ImageId, int], classes: Mapping[int, int], kind: Kind
+    records: Records, images: Mapping[ImageId, int], classes: Mapping[int, int], masks: bool
 ) -> list[dict[str, Any]]:
-    """The records as COCO's, without what this kind does not read."""
+    """The records as COCO's, with their masks on request."""
     annotations = []
     for number, record in enumerate(records, 1):
         row = {
@@ -102,9 +112,9 @@ def _annotations(
             "iscrowd": record["iscrowd"],
             "bbox": record["bbox"],
         }
-        if kind == "segm":
+        if masks:
             row["segmentation"] = record["segmentation"]
         if "score" in record:
-            row["score"] = record.get("mask_score", record["score"]) if kind == "segm" else record["score"]
+            row["score"] = record["score"]
         annotations.append(row)
     return annotations

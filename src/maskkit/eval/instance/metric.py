@@ -20,9 +20,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from maskkit.errors import DataError
-from maskkit.eval.instance.counting import Counts, Kind, count
+from maskkit.eval.instance.counting import Counts, Kind, count, pair
 from maskkit.eval.numbers import Metric, mean, shown
-from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows
+from maskkit.eval.rows import Known, Unchecked, box, number, place, run_lengths, sound_rows, surely_fill
 from maskkit.files import write_json
 from maskkit.geometry import polygons
 from maskkit.geometry import rle as mask_math
@@ -124,9 +124,14 @@ def evaluate(
         raise DataError("the ground truth has boxes only, so masks cannot be evaluated; evaluate boxes only")
     found = counted_rows(rows, truth, "segm" in kinds)
     known = _objects(truth, masks="segm" in kinds)
-    classes = list(class_names(truth))
+    classes, masks = list(class_names(truth)), "segm" in kinds
+    same = masks and not any(o["unknown"] for o in known) and not any("mask_score" in row for row in found)
+    sides = None
     for kind in kinds:
-        counts = count(_of_kind(known, kind), found, truth["images"], classes, kind, limits)
+        if sides is None or not same:  # the libraries take long to read them
+            of_kind = _of_kind(known, kind), _ranked(found, kind)
+            sides = pair(*of_kind, truth["images"], classes, masks=same or kind == "segm")
+        counts = count(sides, kind, limits)
         numbers[kind] = _summary(counts, limits)
         precision[kind], recall[kind] = counts.precision[..., 0, -1], counts.recall[..., 0, -1]
     objects = Counter(a["category_id"] for a in truth["annotations"] if not a.get("iscrowd"))
@@ -182,16 +187,21 @@ def _of_kind(objects: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
     return [{**o, "iscrowd": 1} if o["unknown"] else o for o in objects] if kind == "segm" else objects
 
 
+def _ranked(found: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+    return [{**row, "score": row.get("mask_score", row["score"])} for row in found] if kind == "segm" else found
+
+
 def _objects(truth: Mapping[str, Any], masks: bool) -> list[dict[str, Any]]:
     """`sound_objects` of both kinds, where polygons stay, since hotcoco rasterises them in less time than we do.
 
     With ``masks``, an object without one has that of its box and is ``unknown``.
     """
-    known = Known.of_coco(truth)
+    known, annotations = Known.of_coco(truth), truth["annotations"]
+    fills = surely_fill(annotations, known) if masks else [False] * len(annotations)
     sound = []
-    for place_in_file, annotation in enumerate(truth["annotations"], 1):
+    for place_in_file, annotation in enumerate(annotations, 1):
         try:
-            sound.append({"id": place_in_file, **_sound_object(annotation, known, masks)})
+            sound.append({"id": place_in_file, **_sound_object(annotation, known, masks, fills[place_in_file - 1])})
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"ground truth, annotation {annotation.get('id', place_in_file)}: {error}") from None
     return sound
@@ -201,7 +211,7 @@ def _have_masks(records: Unchecked) -> bool:
     return not records or any(isinstance(r, Mapping) and r.get("segmentation") for r in records)
 
 
-def _sound_object(annotation: Mapping[str, Any], known: Known, masks: bool) -> dict[str, Any]:
+def _sound_object(annotation: Mapping[str, Any], known: Known, masks: bool, fills: bool) -> dict[str, Any]:
     image_id, category_id = place(annotation, known)
     size = known.sizes[image_id]
     shape, xywh, area = (annotation.get(key) for key in ("segmentation", "bbox", "area"))
@@ -209,7 +219,10 @@ def _sound_object(annotation: Mapping[str, Any], known: Known, masks: bool) -> d
         raise ValueError("has neither a bbox nor a segmentation")
     rle = parts = None
     if shape and (masks or not xywh or area is None):
-        if not isinstance(shape, list) or size is None:
+        if fills:
+            counts = shape["counts"]
+            rle = {"size": list(shape["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
+        elif not isinstance(shape, list) or size is None:
             rle = run_lengths(shape, size)
         elif not (parts := polygons.stated_parts(shape)) or not xywh or area is None:
             rle = polygons.as_stated(shape, size)
