@@ -55,7 +55,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
     "mask2former-swin-t": ("Mask2Former Swin-T", OF_PAIRS),
     "yolact": ("YOLACT R-50", {**INFERENCE, "parts": "from JPEG to run lengths"}),
     "protocol": ("COCO metrics", {"memory-to-numbers": "from memory", "files-to-numbers": "from files"}),
-    "folder": ("A folder of images", {"predict": "maskkit predict"}),
+    "folder": ("A folder of images", {"photographs": "480 x 640", "large": "1200 x 1600"}),
     "ultralytics": ("Small models as files", {k: INFERENCE[k] for k in ("onnx", "openvino")}),
 }
 """Title of each subject, and titles of what is measured of it."""
@@ -160,7 +160,7 @@ def measured(subject: str, measure: str, given: argparse.Namespace) -> Compariso
         if subject == "protocol":
             found = protocol(measure, given, Path(name))
         elif subject == "folder":
-            found = of_folder(given, Path(name))
+            found = of_folder(measure, given, Path(name))
         elif subject == "ultralytics":
             found = small_files(measure, given, Path(name))
         elif subject == "yolact":
@@ -280,7 +280,7 @@ def yolact(measure: str, given: argparse.Namespace, folder: Path) -> Comparison:
         network.head.conf.weight, std=0.5
     )  # spread class logits: a hundred objects, the most expensive case
     names = Categories.of([f"class {i}" for i in range(preset.model.num_classes)])
-    image = drawn_jpegs(folder, 1)[0]
+    image = drawn_jpegs(folder, 1, (427, 640))[0]
 
     def read() -> Any:
         item = next(loose_images([image]))
@@ -359,9 +359,9 @@ def protocol(measure: str, given: argparse.Namespace, folder: Path) -> Compariso
     return {"what": what, "sides": times, "note": note}
 
 
-def of_folder(given: argparse.Namespace, folder: Path) -> Comparison:
-    """`maskkit predict` of the built-in model on JPEGs, beside its network alone on the same images."""
-    import numpy as np
+def of_folder(measure: str, given: argparse.Namespace, folder: Path) -> Comparison:
+    """`maskkit predict` of the built-in model on JPEGs, with its start, beside its network alone on the same ones."""
+    import torch
 
     from maskkit.api import load
     from maskkit.cli.predict import predict
@@ -370,19 +370,22 @@ def of_folder(given: argparse.Namespace, folder: Path) -> Comparison:
 
     photographs = folder / "photographs"
     photographs.mkdir()
-    images = drawn_jpegs(photographs, 32)
-    segmenter = load("built-in", "cpu", given.threads)
+    size = {"photographs": (480, 640), "large": (1200, 1600)}[measure]
+    images = drawn_jpegs(photographs, 96, size)
+    segmenter = load("built-in", "cpu")
     read = [prepare(*item.read(segmenter.input), segmenter.input) for item in loose_images(images)]
     inputs = [stack([image], segmenter.input) for image in read]
 
     def network() -> int:
-        return sum(len(next(iter(segmenter.runtime.run(np.asarray(i.images), i.sizes).values()))) for i in inputs)
+        torch.set_num_threads(given.threads)
+        return sum(len(next(iter(segmenter.runtime.run(i.images, i.sizes).values()))) for i in inputs)
 
     def whole() -> int:
         return predict((str(photographs),), out=str(folder / "out"), threads=given.threads)
 
     sides: dict[str, Callable] = {"network alone": lambda: network, OURS: lambda: whole}
-    return {"what": f"{len(images)} images of 1200 x 1600", "sides": in_turns(sides, given.rounds)[1]}
+    what = f"{len(images)} images of {size[0]} x {size[1]}"
+    return {"what": what, "sides": in_turns(sides, given.rounds)[1]}
 
 
 def small_files(measure: str, given: argparse.Namespace, folder: Path) -> Comparison:
@@ -425,15 +428,15 @@ def small_files(measure: str, given: argparse.Namespace, folder: Path) -> Compar
     return {"what": "640 x 640", "sides": in_turns(sides, given.rounds)[1]}
 
 
-def drawn_jpegs(folder: Path, count: int) -> list[Path]:
-    """Drawn photographs as JPEG files: one of 427 x 640, several of 1200 x 1600."""
+def drawn_jpegs(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Drawn photographs of ``size`` (height, width) as JPEG files."""
     from PIL import Image
 
     from maskkit.data.shapes import draw
 
     paths = []
     for seed in range(count):
-        pixels = draw(seed, (427, 640) if count == 1 else (1200, 1600), (6, 10))[0].permute(1, 2, 0).numpy()
+        pixels = draw(seed, size, (6, 10))[0].permute(1, 2, 0).numpy()
         paths.append(folder / f"{seed:03}.jpg")
         Image.fromarray(pixels).save(paths[-1], quality=90)
     return paths
