@@ -46,7 +46,7 @@ lint: install
 # the site in docs/_build/html, from the pages of docs/, the cards of the zoo and the docstrings; warnings are errors
 docs: install
 	rm -rf docs/_build
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -q -W --keep-going -j auto docs docs/_build/html
 
 # the notebooks with what they print and draw, kept in them
 notebooks: install
