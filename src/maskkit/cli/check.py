@@ -67,7 +67,7 @@ def check(
     if model is not None:
         from maskkit.api import load
 
-        _list_label_errors(load(model, device), report.datasets, batch, top, out)
+        _list_label_errors(load(model, device, throughput=True), report.datasets, batch, top, out)
     return 1 if report.errors else 0
 
 

@@ -79,7 +79,8 @@ def prelabel(
         overlap: Share of a tile that its neighbours see too, below 0.5.
         batch: Images per forward pass.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
-        threads: Processor cores of the network; by default all.
+        threads: Processor cores of the network; by default all. Of several images up to four are predicted at the same
+            time, each on its share of them.
         fetch: Downloads.
     """
     if not sources:
@@ -104,7 +105,7 @@ def prelabel(
         return _label_dataset(Path(data), from_, to, out, model, iou, batch, device, threads)
     failures: list[Failure] = []
     paths = image_files(sources, failures)
-    segmenter = load(model, device, threads)
+    segmenter = load(model, device, threads, throughput=len(paths) > 1)
     if tile is not None:
         segmenter = segmenter.with_tiles(tile, overlap)
     if order == "uncertain" and segmenter.task_name == "semantic":
