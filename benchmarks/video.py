@@ -236,7 +236,7 @@ def speed(data: Path, models: list[str], stop: float | None, threads: int) -> No
         frames = sum(1 for _ in data.glob("*/frames/*.jpg"))
         count = frames if stop is None else min(frames, int(stop * 24))
         for name in models:
-            model = api.load(name, "cpu", threads)
+            model = api.load(name, "cpu", threads, throughput=True)  # as maskkit predict does
             run(model, path, Path(folder) / "first", 0.5)
             begin, clock = time.process_time(), time.perf_counter()
             run(model, path, Path(folder) / "out", stop)

@@ -92,8 +92,8 @@ def predict(
             that maskkit eval --predictions can evaluate them. Without it images are numbered from 1.
         resume: Continue the run in the folder: images that are done are skipped.
         device: cpu, cuda, cuda:1, mps; by default an accelerator where there is one.
-        threads: Processor cores of the network; by default all. Of several images up to four are predicted at the same
-            time, each on its share of them.
+        threads: Processor cores of the network; by default all. Of several images, or frames of a file, up to four are
+            predicted at the same time, each on its share of them.
         score: Leave out objects below this score. By default the threshold with the highest F1 on the validation images
             of the training; 0.3 for weights from elsewhere.
         classes: Keep only objects of these classes.
@@ -129,6 +129,7 @@ def predict(
     from maskkit.infer.draw import Style
     from maskkit.infer.results import Results
     from maskkit.infer.selection import Selection
+    from maskkit.infer.video import is_camera
 
     failures: list[Failure] = []
     clip = clip_of(sources, track, every, start, stop)
@@ -147,7 +148,8 @@ def predict(
         raise MaskkitError(f"{overlays}: overlays would overwrite the images; choose another --out")
     threads = threads or (1 if cluster else None)
     made = partial(_segmenter, model, threads=threads, tile=tile, overlap=overlap, tta=tta, megapixels=megapixels)
-    segmenter = made("cpu" if cluster else device, throughput=len(paths) > 1)
+    several = len(paths) > 1 or (clip is not None and not is_camera(sources[0]))  # a camera's frames come one by one
+    segmenter = made("cpu" if cluster else device, throughput=several)
     score = segmenter.score if score is None else score
     selection = Selection(classes, max_objects, max_overlap)
     selection.check(segmenter.categories, segmenter.task_name)

@@ -106,7 +106,12 @@ class Video(ABC):
 def is_video(source: str) -> bool:
     """Whether the name of a source is that of a video file, or the number of a camera."""
     path = Path(source)
-    return (source.isdecimal() and not path.exists()) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
+    return is_camera(source) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
+
+
+def is_camera(source: str) -> bool:
+    """Whether the name of a source is the number of a camera."""
+    return source.isdecimal() and not Path(source).exists()
 
 
 def open_video(source: str | Path | int) -> Video:
@@ -114,7 +119,7 @@ def open_video(source: str | Path | int) -> Video:
 
     Raises `DataError` for a source that is none of these or cannot be opened, `MaskkitError` if PyAV is not installed.
     """
-    if isinstance(source, int) or (str(source).isdecimal() and not Path(source).exists()):
+    if isinstance(source, int) or is_camera(str(source)):
         return _Stream(f"camera {source}", partial(_camera, int(str(source))))
     path = Path(source)
     return _Folder(path) if path.is_dir() else _Stream(str(path), partial(_file, path), path)
