@@ -101,7 +101,7 @@ class Predictor:
         pixels of their image, unless it is too large. An image that cannot be read raises `DataError`, or is passed to
         ``failed``.
         """
-        workers = workers or int(self.streams > 1)
+        workers = max(workers, self.streams // 2)  # reading an image takes less than a pass
         outputs = self._outputs(items, batch, workers, failed, pixels)
         found: dict[int, Prediction] = {}
         following = 0
