@@ -31,18 +31,19 @@ def test_later_masks_lie_on_top_and_may_be_empty() -> None:
     expected = image.copy()
     expected[1:4, 2:6] = [60, 10, 10]
     expected[0, 5] = expected[1, 6] = [10, 10, 60]
-    assert np.array_equal(paint.paint_objects(image, iter(masks), colours, 0.5, contour=0), expected)
+    painted = paint.paint_objects(image, iter(masks), colours, 0.5, contour=0)
+    assert np.array_equal(np.asarray(painted), expected)
     assert (image == 20).all()
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)), st.integers(1, 4), st.booleans())
 def test_a_contour_is_what_lies_near_another_pixel_and_not_along_the_edge(mask, width, margin) -> None:
     size = tuple(np.add(mask.shape, 6 if margin else 0).tolist())
-    place = (3, 3) if margin else (0, 0)
+    top, left = (3, 3) if margin else (0, 0)
     whole = np.zeros(size, bool)
-    whole[place[0] :, place[1] :][: mask.shape[0], : mask.shape[1]] = mask
+    whole[top:, left:][: mask.shape[0], : mask.shape[1]] = mask
     painted = paint.paint_objects(
-        np.zeros((*size, 3), np.uint8), [(mask, *place)], np.full((1, 3), 200, np.uint8), 0.5, width
+        np.zeros((*size, 3), np.uint8), [(mask, top, left)], np.full((1, 3), 200, np.uint8), 0.5, width
     )
     assert np.array_equal(np.asarray(painted)[..., 0] == 200, paint.borders(whole.astype(int), width) & whole)
     assert np.array_equal(np.asarray(painted)[..., 0] > 0, whole)
