@@ -61,8 +61,8 @@ def load(
     An exported file (``.onnx``, or ``.xml`` of OpenVINO) is loaded without torch. ``threads`` limits the processor
     cores of the network; for a checkpoint that sets torch's number of threads in the whole process. With
     ``throughput`` several images of `Segmenter.predict_many` or `Segmenter.evaluate` are predicted at the same time on
-    a CPU, each on its share of those cores: more images per second, and more time and memory for each (a ``.pt2`` file
-    takes one at a time). ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a
+    a CPU, each on its share of those cores: more images per second, and more time and memory for each (``.xml`` and
+    ``.pt2`` files take one at a time). ``device`` None uses an accelerator where there is one. For speed a checkpoint predicts with a
     copy whose batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model itself, on the CPU,
     and can be trained further. Raises `DataError` for a file that is missing or is not a checkpoint, `MaskkitError` for
     a device that is not there.
@@ -96,7 +96,7 @@ def _load_exported(path: Path, suffix: str, device: str | None, threads: int | N
     runtime: FileRuntime
     streams = 1
     if suffix in FILES:
-        if throughput and device in (None, "cpu"):
+        if throughput and suffix == ".onnx" and device in (None, "cpu"):  # OpenVINO gains nothing
             streams, threads = split(threads or cores())
         runtime = FILES[suffix](path, device, threads, streams)
     else:
