@@ -64,8 +64,8 @@ def load(
     a CPU, each on its share of those cores: more images per second, and more time and memory for each (``.xml`` and
     ``.pt2`` files take one at a time). ``device`` None uses an accelerator where there is one. For speed a checkpoint
     predicts with a copy whose batch norm is folded into the convolutions; ``segmenter.runtime.model`` is the model
-    itself, on the CPU, and can be trained further. Raises `DataError` for a file that is missing or is not a checkpoint,
-    `MaskkitError` for a device that is not there.
+    itself, on the CPU, and can be trained further. Raises `DataError` for a file that is missing or is not a
+    checkpoint, `MaskkitError` for a device that is not there.
     """
     if (suffix := Path(source).suffix) in SUFFIXES:
         file = find_weights(source) if in_repository(source) else Path(source)
