@@ -98,7 +98,7 @@ def _load_exported(path: Path, suffix: str, device: str | None, threads: int | N
     if suffix in FILES:
         if throughput and suffix == ".onnx" and device in (None, "cpu"):  # OpenVINO gains nothing
             streams, threads = split(threads or cores())
-        runtime = FILES[suffix](path, device, threads, streams)
+        runtime = FILES[suffix](path, device, threads)
     else:
         from maskkit.infer.torch_runtime import PackageRuntime
 

@@ -146,7 +146,7 @@ def _put(files: list[Path], path: Path) -> None:
 def open_runtime(path: Path, device: str | None = None, threads: int | None = None) -> Runtime:
     """The runtime of an exported file."""
     if path.suffix in FILES:
-        return FILES[path.suffix](path, device, threads, 1)
+        return FILES[path.suffix](path, device, threads)
     from maskkit.infer.torch_runtime import PackageRuntime
 
     return PackageRuntime(path)

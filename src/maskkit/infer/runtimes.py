@@ -7,7 +7,6 @@ A `Runtime` takes normalised images and gives the decoder's arrays. `OnnxRuntime
 from __future__ import annotations
 
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,12 +99,10 @@ class OnnxRuntime(FileRuntime):
     """An ONNX file in ONNX Runtime.
 
     ``device`` None or ``cpu`` runs on the processor, ``cuda`` on an NVIDIA GPU (package onnxruntime-gpu). ``threads``
-    None uses all cores; `run` may be called from ``streams`` threads, each with that many.
+    None uses all cores. `run` may be called from several threads.
     """
 
-    def __init__(
-        self, path: str | Path, device: str | None = None, threads: int | None = None, streams: int = 1
-    ) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         ort = require("onnxruntime", "export")
         path = Path(path)
         require_file(path)
@@ -141,13 +138,10 @@ class OpenVinoRuntime(FileRuntime):
     """An OpenVINO file (``.xml`` with its ``.bin``).
 
     Runs in the precision that the file was exported for; without this, OpenVINO takes bfloat16 on processors that have
-    it, and gives other masks there. ``device`` is OpenVINO's name, ``CPU`` by default. ``threads`` None uses all cores;
-    `run` may be called from ``streams`` threads, each with that many.
+    it, and gives other masks there. ``device`` is OpenVINO's name, ``CPU`` by default.
     """
 
-    def __init__(
-        self, path: str | Path, device: str | None = None, threads: int | None = None, streams: int = 1
-    ) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         openvino = require("openvino", "openvino")
         path = Path(path)
         require_file(path)
@@ -163,30 +157,26 @@ class OpenVinoRuntime(FileRuntime):
         precision = PRECISIONS[self.exported.precision]
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads * streams
-        if streams > 1:
-            config["NUM_STREAMS"] = streams
+            config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(model, (device or "CPU").upper(), config)
+            compiled = core.compile_model(model, (device or "CPU").upper(), config)
         except RuntimeError as error:
             raise MaskkitError(
                 f"{path}: OpenVINO cannot run it on {device or 'CPU'} ({one_line(error)}); it has "
                 f"{', '.join(core.available_devices)}"
             ) from None
-        self._requests = threading.local()
+        self._request = compiled.create_infer_request()
 
     def _infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        request = getattr(self._requests, "mine", None) or self._compiled.create_infer_request()
-        self._requests.mine = request  # one for each thread
-        found = request.infer(dict(feeds))
+        found = self._request.infer(dict(feeds))
         return [found[name].copy() for name in self.exported.outputs]
 
 
-FILES: dict[str, Callable[[Path, str | None, int | None, int], FileRuntime]] = {
+FILES: dict[str, Callable[[Path, str | None, int | None], FileRuntime]] = {
     ".onnx": OnnxRuntime,
     ".xml": OpenVinoRuntime,
 }
-"""The runtime of each kind of exported file that needs no torch, by suffix, for a path, a device, threads, streams."""
+"""The runtime of each kind of exported file that needs no torch, by suffix, for a path, a device and threads."""
 
 
 def require(module: str, extra: str) -> Any:
