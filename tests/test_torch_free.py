@@ -20,7 +20,7 @@ import json
 import numpy as np
 import maskkit, maskkit.api, maskkit.prediction, maskkit.decode
 import maskkit.geometry.rle, maskkit.geometry.polygons, maskkit.geometry.resample
-import maskkit.infer.draw, maskkit.infer.preprocess, maskkit.infer.runtimes, maskkit.infer.sources
+import maskkit.infer.preprocess, maskkit.infer.runtimes, maskkit.infer.sources
 from maskkit.config import InputConfig
 from maskkit.decode import from_dict
 from maskkit.infer.predict import Predictor

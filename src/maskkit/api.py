@@ -70,17 +70,17 @@ def load(
     if (suffix := Path(source).suffix) in SUFFIXES:
         file = find_weights(source) if in_repository(source) else Path(source)
         return _load_exported(file, suffix, str(device) if device is not None else None, threads, throughput)
+    import torch
+
     from maskkit.checkpoints.checkpoint import load_model
     from maskkit.infer.runtimes import split
     from maskkit.infer.torch_runtime import find_device
 
     found, streams = find_device(device), 1  # before the file is read or downloaded
-    if threads is not None or throughput:
-        import torch
-
-        if throughput and found.type == "cpu":
-            streams, threads = split(threads or torch.get_num_threads())
-        torch.set_num_threads(threads or torch.get_num_threads())
+    if throughput and found.type == "cpu":
+        streams, threads = split(threads or torch.get_num_threads())
+    if threads is not None:
+        torch.set_num_threads(threads)
     checkpoint = load_model(find_weights(source))
     segmenter = Segmenter.of(
         checkpoint.model, checkpoint.config.input, checkpoint.categories, checkpoint.info, found, fold=True

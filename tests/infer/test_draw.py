@@ -1,5 +1,7 @@
 """Drawing: what is changed and what is not, sizes, formats, many objects."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +269,8 @@ def test_characters_that_no_font_has_are_escapes():
     assert shown == "x\\U000e0fff"
     shown = fonts.fitted("日本", 11)[1]
     assert shown in ("日本", "\\u65e5\\u672c")
+
+
+def test_drawing_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = sys.modules['supervision'] = None; import maskkit.infer.draw"
+    subprocess.run([sys.executable, "-c", code], check=True)

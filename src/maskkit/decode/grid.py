@@ -131,7 +131,8 @@ def _exceeding(
     """Where ``lines``, interpolated down the columns, exceed ``threshold``: pixels between the rows ``above`` and
     ``below``, with the share ``weight`` of the latter.
 
-    Between two values that exceed it, or do not, neither does what lies between; only the rest is interpolated.
+    What lies between two values that exceed it exceeds it too, and between two that do not, nothing does; only the
+    rest is interpolated.
     """
     sure = lines > threshold
     region = sure[above]
